@@ -1,0 +1,33 @@
+"""Open up a CLIP model: what every layer, head, token and MLP wrote into its embeddings.
+
+The public names, nothing else. They are imported on first use, so that `import clip_anatomy` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clip_anatomy.anatomy.parts import Contributions, Parts, decompose
+    from clip_anatomy.model.clip import Clip
+    from clip_anatomy.model.load import load
+
+_HOME = {
+    "Clip": "model.clip",
+    "Contributions": "anatomy.parts",
+    "Parts": "anatomy.parts",
+    "decompose": "anatomy.parts",
+    "load": "model.load",
+}
+
+__all__ = ["Clip", "Contributions", "Parts", "decompose", "load"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"clip_anatomy.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'clip_anatomy' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,74 @@
+"""Every error that clip-anatomy raises on purpose.
+
+ClipAnatomyError
+├── BadInput                 what was handed in cannot be used
+│   ├── BadImage             one image (path, PIL, array or tensor)
+│   ├── BadText              one text or prompt template
+│   └── BadSpec              a model, layer, head or option name
+├── ModelError               the model itself
+│   ├── UnsupportedModel     an architecture that the linear split does not cover
+│   ├── BadCheckpoint        a file that is not these weights
+│   └── ParityError          our forward and the host library's disagree
+├── StoreError               a store on disk: wrong model, damaged, in use
+├── OutputError              a place that cannot be written
+└── MissingExtra             an optional library is not installed
+
+A message says what was given, what was expected, and ends with what to type instead.
+"""
+
+
+class ClipAnatomyError(Exception):
+    """Base of the tree: catch this to catch everything the library raises on purpose."""
+
+
+class BadInput(ClipAnatomyError, ValueError):
+    """What was handed in cannot be used."""
+
+
+class BadImage(BadInput):
+    """An image that cannot be read or has no usable pixels."""
+
+
+class BadText(BadInput):
+    """A text that the tower cannot encode."""
+
+
+class BadSpec(BadInput):
+    """A name (model, layer, head, option) that is not known."""
+
+
+class ModelError(ClipAnatomyError):
+    """The model itself cannot be opened."""
+
+
+class UnsupportedModel(ModelError):
+    """An architecture that the linear split does not cover; names what was found."""
+
+
+class BadCheckpoint(ModelError):
+    """A file that does not hold the weights it should."""
+
+
+class ParityError(ModelError):
+    """Our forward and the host library's own disagree by more than float error."""
+
+
+class StoreError(ClipAnatomyError):
+    """A store on disk that cannot be used as asked."""
+
+
+class OutputError(ClipAnatomyError, OSError):
+    """A place that cannot be written."""
+
+
+class MissingExtra(ClipAnatomyError, ImportError):
+    """An optional library is not installed; the message is the line that installs it.
+
+    Example:
+        >>> raise MissingExtra("open_clip", "open-clip")
+        Traceback (most recent call last):
+        clip_anatomy.errors.MissingExtra: open_clip is not installed. Type: pip install 'clip-anatomy[open-clip]'
+    """
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed. Type: pip install 'clip-anatomy[{extra}]'")

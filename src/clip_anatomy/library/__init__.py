@@ -1,0 +1,1 @@
+"""Many images: sources, the store on disk, the walk that fills it."""

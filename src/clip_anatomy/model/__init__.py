@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the towers, their weights, pixels and texts."""

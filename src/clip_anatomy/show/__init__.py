@@ -1,0 +1,1 @@
+"""Leaves: figures, reports and the command line. Nothing imports them."""

@@ -1,0 +1,1 @@
+"""Synthetic scenes with complete ground truth: what the demo model is trained and measured on."""

@@ -1,0 +1,22 @@
+"""Shape checks for the whole package, and the fixtures everyone uses."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every `Float[Tensor, "image layer ..."]` of the package is checked at each call while tests run, and costs nothing otherwise.
+install_import_hook("clip_anatomy", "beartype.beartype")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The workplace's shared folder beside the project; tests that need it skip without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no shared folder beside the project ({folder.name}/): oracles and photographs are not here")
+    return folder
