@@ -1,0 +1,74 @@
+"""The frozen end of a tower: from the residual stream to the joint space, as a linear map per part.
+
+Residual stream at the readout row (design: Gandelsman et al. 2024, equations 1–4; the two sharings of LayerNorm's mean):
+
+    stream    = start + Σ_layer [ Σ_head z_h W_O^h + b_O + mlp ]
+    embedding = ((stream − mean) / σ ⊙ γ + β) P
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.model.tower import Block, Tower
+from clip_anatomy.model.trace import Trace
+
+Convention = Literal["own", "even"]
+CONVENTIONS: tuple[Convention, ...] = ("own", "even")
+
+
+def check_convention(convention: str) -> None:
+    """Raise BadSpec for anything but "own" or "even"."""
+    if convention not in CONVENTIONS:
+        raise BadSpec(f"convention {convention!r} is not known. Type one of: {', '.join(map(repr, CONVENTIONS))}")
+
+
+def centre(x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part width"]:
+    """Subtract each vector's own mean over the width."""
+    return x - x.mean(-1, keepdim=True)
+
+
+def to_joint(tower: Tower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
+    """(x ⊙ γ) P in float32: the end of the tower without its mean, its 1/σ and its biases."""
+    return (x * tower.ln_post.weight.float()) @ tower.projection.float()
+
+
+def write_heads(
+    tower: Tower, block: Block, mixed: Float[Tensor, "image head d"]
+) -> Float[Tensor, "image head width"]:
+    """What each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
+    weight = block.out.weight.float().unflatten(1, (tower.heads, tower.d))  # [width, head, d]
+    wrote = torch.einsum("bhd,whd->bhw", mixed, weight)
+    return wrote if block.scale_attention is None else wrote * block.scale_attention.float()
+
+
+def out_bias(block: Block, width: int, device: torch.device) -> Float[Tensor, " width"]:
+    """b_O of one block (LayerScale folded in); zeros where the host has none."""
+    if block.out.bias is None:
+        return torch.zeros(width, device=device)
+    bias = block.out.bias.float()
+    return bias if block.scale_attention is None else bias * block.scale_attention.float()
+
+
+def terms(tower: Tower) -> int:
+    """K of the even sharing: start, and attention and MLP of every layer."""
+    return 2 * tower.layers + 1
+
+
+def shared_term(tower: Tower, trace: Trace) -> Float[Tensor, "image embed"]:
+    """What one of the K terms gets under the even sharing: ((−mean/σ) γ + β) P / K."""
+    mean = trace.stream.mean(-1, keepdim=True) * trace.scale[:, None]
+    ones = torch.ones(tower.width, device=mean.device)
+    beta = tower.ln_post.bias.float() @ tower.projection.float()
+    return (beta - mean * to_joint(tower, ones)) / terms(tower)
+
+
+def pull_back(
+    tower: Tower, unit: Float[Tensor, "text embed"], convention: Convention
+) -> Float[Tensor, "text width"]:
+    """Texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
+    direction = unit.float() @ tower.projection.float().T * tower.ln_post.weight.float()
+    return centre(direction) if convention == "own" else direction

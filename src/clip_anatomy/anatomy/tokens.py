@@ -1,0 +1,125 @@
+"""Per-token parts, contracted with texts while the tower runs.
+
+⟨text, part of (head, token)⟩ = scale · a[head, token] · v[head, token] · (W_O^h direction): texts are carried back to the d
+numbers a head writes, tokens are never carried forward to the joint space.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.anatomy.linear import Convention, out_bias, pull_back, shared_term
+from clip_anatomy.model.forward import Readout, Step, causal_mask, linear
+from clip_anatomy.model.tower import Tower, WordEmbedding
+from clip_anatomy.model.trace import Trace, record
+
+QUERY_BLOCK = 64  # rows of attention held at once where the mean of all rows is needed
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """What is needed to run the tower again: the tower and its inputs (pixels or token ids)."""
+
+    tower: Tower
+    inputs: Tensor
+
+
+def token_count(tower: Tower, inputs: Tensor) -> int:
+    """Number of tokens a batch has: patches and class token, or the columns of the token ids."""
+    if isinstance(tower.embedding, WordEmbedding):
+        return inputs.shape[1]
+    row, col = tower.embedding.weight.shape[2:]
+    return (inputs.shape[2] // row) * (inputs.shape[3] // col) + 1
+
+
+def readout_attention(tower: Tower, step: Step, readout: Readout) -> Float[Tensor, "image head token"]:
+    """Attention of the readout row(s) to every token, in float32: one row, or the weighted mean over rows."""
+    if step.attention is not None:
+        return step.attention
+    assert step.query is not None
+    assert step.key is not None
+    key = step.key.transpose(-1, -2)
+    if readout.index is not None:
+        rows = torch.arange(len(key), device=key.device)
+        query = step.query[rows, :, readout.index][:, :, None]  # [image, head, 1, d]
+        scores = (query @ key).squeeze(2).float() * tower.d**-0.5
+        mask = causal_mask(tower, readout, key.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        return scores.softmax(-1)
+    assert readout.weights is not None
+    total = torch.zeros(key.shape[0], key.shape[1], key.shape[-1], device=key.device)
+    for first in range(0, key.shape[-1], QUERY_BLOCK):
+        block = slice(first, first + QUERY_BLOCK)
+        attention = ((step.query[:, :, block] @ key).float() * tower.d**-0.5).softmax(-1)
+        total += torch.einsum("bq,bhqn->bhn", readout.weights[:, block], attention)
+    return total
+
+
+def values(tower: Tower, step: Step) -> Float[Tensor, "image head token d"]:
+    """Values of every token; the folded last block computes them here."""
+    if step.value is not None:
+        return step.value
+    v = linear(tower.blocks[step.layer].value, step.normed)
+    return v.unflatten(2, (tower.heads, tower.d)).transpose(1, 2)
+
+
+def head_directions(
+    tower: Tower, layer: int, direction: Float[Tensor, "text width"]
+) -> Float[Tensor, "head d text"]:
+    """Directions of the residual stream carried back through W_O^h to what each head writes."""
+    block = tower.blocks[layer]
+    scaled = direction if block.scale_attention is None else direction * block.scale_attention.float()
+    weight = block.out.weight.float().unflatten(1, (tower.heads, tower.d))
+    return torch.einsum("whd,tw->hdt", weight, scaled)
+
+
+def token_contributions(
+    source: TokenSource, text: Float[Tensor, "text embed"], convention: Convention, *, only_readout: bool = False
+) -> tuple[Float[Tensor, "image layer head token text"], Trace]:
+    """Contribution of every (layer, head, token) to the cosine with each text, and the trace of the same forward.
+
+    Args:
+        source: tower and inputs.
+        text: embeddings of the other tower, of any length.
+        convention: how LayerNorm's mean and the biases are shared.
+        only_readout: keep the readout token alone (class-to-class attention): token axis of length 1.
+
+    Returns:
+        Contributions and trace.
+    """
+    tower = source.tower
+    with torch.no_grad():
+        unit = torch.nn.functional.normalize(text.float(), dim=-1).to(tower.device)
+        direction = pull_back(tower, unit, convention)
+        found: list[Tensor] = []
+
+        def contract(step: Step, readout: Readout) -> None:
+            attention = readout_attention(tower, step, readout)
+            value = values(tower, step)
+            if only_readout:
+                index = 0 if readout.index is None else readout.index
+                rows = torch.arange(len(attention), device=attention.device)
+                attention, value = attention[rows, :, index][:, :, None], value[rows, :, index][:, :, None]
+            dots = value.float() @ head_directions(tower, step.layer, direction)
+            found.append(dots.mul_(attention[..., None]))
+
+        trace, _ = record(tower, source.inputs, contract)
+        result = torch.stack(found, 1)
+        result *= trace.scale.view(-1, 1, 1, 1, 1)
+        if convention == "even":
+            result += _even_shares(tower, trace, unit, direction, tokens=token_count(tower, source.inputs))
+        result /= trace.embedding.norm(dim=-1).view(-1, 1, 1, 1, 1)
+    return result, trace
+
+
+def _even_shares(
+    tower: Tower, trace: Trace, unit: Tensor, direction: Tensor, *, tokens: int
+) -> Float[Tensor, "image layer 1 1 text"]:
+    """b_O, the mean and β, spread over heads and tokens."""
+    biases = torch.stack([out_bias(block, tower.width, trace.start.device) for block in tower.blocks])
+    written = (biases @ direction.T)[None] * (trace.scale * trace.mass)[:, None, None]  # [image, layer, text]
+    shared = (shared_term(tower, trace) @ unit.T)[:, None]
+    return ((written + shared) / (tower.heads * tokens))[:, :, None, None]

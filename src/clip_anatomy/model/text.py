@@ -1,0 +1,102 @@
+"""Words to token ids, and prompts to embeddings. Tokenizers are borrowed from the model's own library."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from clip_anatomy.errors import BadText, MissingExtra
+
+
+class Tokenizer(Protocol):
+    """Texts to ids [text, token]; pieces of one text as people read them, start and end marks included."""
+
+    def __call__(self, texts: list[str]) -> Tensor: ...
+
+    def pieces(self, text: str) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class BorrowedTokenizer:
+    """A library's tokenizer behind our two verbs."""
+
+    encode: Callable[[list[str]], Tensor]
+    words: Callable[[list[int]], list[str]]
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Token ids [text, token], padded to the context and cut at its end."""
+        return self.encode(texts)
+
+    def pieces(self, text: str) -> list[str]:
+        """The tokens of one text as strings, padding left out."""
+        ids = self.encode([text])[0].tolist()
+        while len(ids) > 1 and ids[-1] == 0:
+            ids.pop()
+        return self.words(ids)
+
+
+def open_clip_tokenizer(tokenizer: Any) -> BorrowedTokenizer:
+    """Wrap a tokenizer of open_clip (its SimpleTokenizer, or its wrapper around a Hugging Face one)."""
+
+    def words(ids: list[int]) -> list[str]:
+        inner = getattr(tokenizer, "tokenizer", None)
+        if inner is not None:
+            return [str(x) for x in inner.convert_ids_to_tokens(ids)]
+        return [tokenizer.decode([i]).strip() for i in ids]
+
+    return BorrowedTokenizer(lambda texts: tokenizer(texts), words)
+
+
+def transformers_tokenizer(tokenizer: Any, context: int) -> BorrowedTokenizer:
+    """Wrap a tokenizer of transformers."""
+
+    def encode(texts: list[str]) -> Tensor:
+        batch = tokenizer(texts, padding="max_length", truncation=True, max_length=context, return_tensors="pt")
+        return batch["input_ids"]
+
+    def words(ids: list[int]) -> list[str]:
+        names = [str(x).replace("</w>", "") for x in tokenizer.convert_ids_to_tokens(ids)]
+        end = str(tokenizer.eos_token)
+        return names[: names.index(end) + 1] if end in names else names
+
+    return BorrowedTokenizer(encode, words)
+
+
+def default_tokenizer(vocabulary: int, context: int) -> BorrowedTokenizer | None:
+    """CLIP's own byte-pair tokenizer (it ships with open_clip), when the vocabulary has its size."""
+    if vocabulary != 49408:
+        return None
+    try:
+        from open_clip import SimpleTokenizer
+    except ImportError as e:
+        raise MissingExtra("open_clip (CLIP's tokenizer)", "open-clip") from e
+    return open_clip_tokenizer(SimpleTokenizer(context_length=context))
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """Return the texts as a list, or raise BadText: one string instead of a list, none at all, something else in it."""
+    if isinstance(texts, str):
+        raise BadText(f"texts is one string; a list was expected. Type: [{texts!r}]")
+    items = list(texts)
+    if not items:
+        raise BadText('no text was given. Type at least one, e.g. ["a photo of a dog"]')
+    for i, text in enumerate(items):
+        if not isinstance(text, str):
+            raise BadText(f"text {i} is a {type(text).__name__}, not a string: {text!r}. Type: str(...)")
+    return items
+
+
+def fill_templates(text: str, templates: Sequence[str]) -> list[str]:
+    """Put a text into prompt templates, each with one `{}`."""
+    for template in templates:
+        if template.count("{}") != 1:
+            raise BadText(f"template {template!r} must hold exactly one {{}}. Type, e.g.: 'a photo of a {{}}.'")
+    return [template.replace("{}", text) for template in templates]
+
+
+def average_prompts(embeddings: Tensor) -> Tensor:
+    """CLIP's recipe for several prompts of one text: normalise each, mean, normalise. [prompt, embed] → [embed]."""
+    unit = torch.nn.functional.normalize(embeddings, dim=-1)
+    return torch.nn.functional.normalize(unit.mean(0), dim=-1)
