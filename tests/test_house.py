@@ -1,0 +1,94 @@
+"""The house rules that a machine can check: imports go one way, names are public, files are small, lint and types are clean."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import clip_anatomy
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "clip_anatomy"
+ORDER = ["errors", "world", "model", "pools", "anatomy", "maps", "measure", "library", "show"]
+MAY_NAME = {
+    "open_clip": {"model/sources.py", "model/text.py"},
+    "transformers": {"model/sources.py"},
+    "timm": set(),
+    "zarr": {"library/store.py"},
+    "matplotlib": {"show/figures.py"},
+    "ray": set(),
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.parent != PACKAGE], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    here = ORDER.index(room(path))
+    for name in imported(path):
+        if name.startswith("clip_anatomy."):
+            there = name.split(".")[1]
+            assert ORDER.index(there) <= here, f"{path.name} (in {room(path)}) imports {name}"
+
+
+@pytest.mark.parametrize("library", MAY_NAME)
+def test_each_outside_library_is_named_in_its_own_files_only(library: str) -> None:
+    naming = {str(f.relative_to(PACKAGE)) for f in FILES if any(n.split(".")[0] == library for n in imported(f))}
+    assert naming <= MAY_NAME[library]
+
+
+def test_all_is_the_public_names() -> None:
+    for name in clip_anatomy.__all__:
+        assert getattr(clip_anatomy, name).__doc__, f"{name} has no docstring"
+    assert sorted(clip_anatomy.__all__) == list(clip_anatomy.__all__) or set(clip_anatomy.__all__) == set(
+        clip_anatomy._HOME
+    )
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = clip_anatomy.nothing
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, clip_anatomy; print(*sorted({'torch','open_clip','transformers','matplotlib','zarr'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_readable(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400, "at 400 lines something is split or deleted"
+
+
+def test_no_path_of_a_machine_and_no_registry_host_is_written() -> None:
+    hosts = ["pypi" + ".org", "pythonhosted" + ".org", "npmjs" + ".org", "deb.debian" + ".org", "/work" + "/main", "/root" + "/"]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".json", ".html", ".txt", ".jsonl", ""} and path.is_file():
+            text = path.read_text(errors="ignore")
+            assert not [h for h in hosts if h in text], name
+
+
+def test_lint_is_clean() -> None:
+    for command in (["check"], ["format", "--check"]):
+        run = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_types_are_clean() -> None:
+    run = subprocess.run([sys.executable, "-m", "basedpyright"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-4000:]
