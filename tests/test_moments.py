@@ -88,6 +88,18 @@ def test_taking_images_out_undoes_merging_them(removed, chunks, seed) -> None:
         kept.without(kept.merge(Moments.of(x[:1], ids=[0], chunks=chunks)))
 
 
+def test_an_empty_batch_changes_nothing() -> None:
+    x = RANDOM.normal(size=(9, 1, 1, 2))
+    some = Moments.of(x, groups=[4] * 9, ids=range(9), chunks=2)
+    none = Moments.of(x[:0], groups=[], ids=[], chunks=2)
+    assert none.count == 0
+    for both in (some.merge(none), none.merge(some), some.without(none)):
+        assert both.groups == (4,)
+        assert torch.equal(both.means, some.means)
+        assert torch.equal(both.scatters, some.scatters)
+    assert not none.covariance.any()
+
+
 def test_a_small_variance_on_a_large_mean_survives_a_million_images() -> None:
     x = RANDOM.normal(size=(1000, 1, 1, 2)) * 1e-4 + 1e3
     total = one = Moments.of(x)

@@ -115,14 +115,13 @@ class Moments:
         label = one_each(groups, len(data), "groups", torch.zeros(len(data), dtype=torch.int64))
         names = torch.unique(label)
         row = torch.searchsorted(names, label)
-        blank = Moments.empty(
-            data.shape[1:],
+        blank = Moments(
+            *_zeros(data.shape[1:], len(names) or 1, chunks),
             tuple(names.tolist()) or (0,),
-            chunks=chunks,
-            layers=tuple(layers),
-            convention=convention,
-            model=model,
-            basis=basis,
+            tuple(layers),
+            convention,
+            model,
+            basis,
         )
         for g, c in torch.unique(torch.stack([row, cell], 1), dim=0).tolist():
             part = data[(row == g) & (cell == c)]
@@ -132,31 +131,6 @@ class Moments:
             blank.means[g, c] = mean
             blank.scatters[g, c] = centred.transpose(-1, -2) @ centred
         return blank
-
-    @staticmethod
-    def empty(
-        shape: Sequence[int],
-        groups: tuple[int, ...] = (0,),
-        *,
-        chunks: int = 1,
-        layers: tuple[int, ...] = (),
-        convention: str = "own",
-        model: str = "",
-        basis: HeadBasis | None = None,
-    ) -> "Moments":
-        """Moments of no image over heads of [layer, head, d] = `shape`: the neutral element of `merge`."""
-        layer, head, d = shape
-        cells = (len(groups), chunks)
-        return Moments(
-            torch.zeros(cells, dtype=torch.int64),
-            torch.zeros(*cells, layer, head, d, dtype=torch.float64),
-            torch.zeros(*cells, layer, head, d, d, dtype=torch.float64),
-            groups,
-            layers,
-            convention,
-            model,
-            basis,
-        )
 
     @staticmethod
     def merged(parts: "Iterable[Moments]") -> "Moments":
@@ -176,7 +150,7 @@ class Moments:
                 difference.
         """
         self._refuse_unlike(other)
-        groups = tuple(sorted({*self.groups, *other.groups}))
+        groups = tuple(sorted({*self._filled(), *other._filled()})) or (0,)
         a, b = self._spread(groups), other._spread(groups)
         n = a.counts + b.counts
         weight = _ratio(b.counts, n)
@@ -188,7 +162,7 @@ class Moments:
     def without(self, other: "Moments") -> "Moments":
         """Moments after taking out images that were merged in before (the inverse of `merge`, to float64 rounding)."""
         self._refuse_unlike(other)
-        if missing := sorted({*other.groups} - {*self.groups}):
+        if missing := sorted({*other._filled()} - {*self.groups}):
             raise BadInput(f"groups {missing} are not in these moments: only what was merged can be taken out.")
         b = other._spread(self.groups)
         n = self.counts - b.counts
@@ -207,15 +181,12 @@ class Moments:
     @cached_property
     def pooled(self) -> "Moments":
         """One cell over all groups and chunks."""
-        if self.counts.numel() == 1:
-            return self
-        n = self.counts.sum()
-        share = _ratio(self.counts, n)
-        mean = (self.means * share).sum((0, 1))
-        gap = (self.means - mean).flatten(0, 1)
-        weighted = gap * self.counts.flatten().double()[:, None, None, None]
-        scatter = self.scatters.sum((0, 1)) + torch.einsum("clhd,clhe->lhde", weighted, gap)
-        return replace(self, counts=n[None, None], means=mean[None, None], scatters=scatter[None, None], groups=(0,))
+        return self.ungrouped._pool(1)
+
+    @cached_property
+    def ungrouped(self) -> "Moments":
+        """The chunks, each over all groups."""
+        return replace(self._pool(0), groups=(0,))
 
     @property
     def count(self) -> int:
@@ -310,23 +281,31 @@ class Moments:
 
     # ---- within
 
+    def _pool(self, axis: int) -> "Moments":
+        """All cells along one axis as one."""
+        if self.counts.shape[axis] == 1:
+            return self
+        n = self.counts.sum(axis, keepdim=True)
+        mean = (self.means * _ratio(self.counts, n)).sum(axis, keepdim=True)
+        gap = self.means - mean
+        between = (gap * _cells(self.counts.double(), 3))[..., None] * gap[..., None, :]
+        groups = self.groups[:1] if axis == 0 else self.groups
+        scatters = (self.scatters + between).sum(axis, keepdim=True)
+        return replace(self, counts=n, means=mean, scatters=scatters, groups=groups)
+
+    def _filled(self) -> list[int]:
+        """Labels of the groups that hold images."""
+        return [label for label, n in zip(self.groups, self.counts.sum(1).tolist(), strict=True) if n]
+
     def _spread(self, groups: tuple[int, ...]) -> "Moments":
-        """The same moments over a longer group axis."""
+        """The same moments over another group axis, which holds at least the filled groups."""
         if groups == self.groups:
             return self
-        wide = Moments.empty(
-            self.means.shape[2:],
-            groups,
-            chunks=self.chunks,
-            layers=self.layers,
-            convention=self.convention,
-            model=self.model,
-            basis=self.basis,
-        )
-        for at, label in enumerate(self.groups):
-            to = groups.index(label)
-            wide.counts[to], wide.means[to], wide.scatters[to] = self.counts[at], self.means[at], self.scatters[at]
-        return wide
+        counts, means, scatters = _zeros(self.means.shape[2:], len(groups), self.chunks)
+        for label in self._filled():
+            at, to = self.groups.index(label), groups.index(label)
+            counts[to], means[to], scatters[to] = self.counts[at], self.means[at], self.scatters[at]
+        return replace(self, counts=counts, means=means, scatters=scatters, groups=groups)
 
     def _refuse_unlike(self, other: "Moments") -> None:
         for name in ("model", "convention", "layers", "chunks"):
@@ -343,6 +322,15 @@ class Moments:
             and not torch.allclose(self.basis.rows, other.basis.rows, atol=1e-6)
         ):
             raise BadInput("moments in different head coordinates do not merge: take both with the same basis.")
+
+
+def _zeros(shape: Sequence[int], groups: int, chunks: int) -> tuple[Tensor, Tensor, Tensor]:
+    layer, head, d = shape
+    return (
+        torch.zeros(groups, chunks, dtype=torch.int64),
+        torch.zeros(groups, chunks, layer, head, d, dtype=torch.float64),
+        torch.zeros(groups, chunks, layer, head, d, d, dtype=torch.float64),
+    )
 
 
 def _cells(x: Tensor, more: int) -> Tensor:
