@@ -74,7 +74,14 @@ def test_files_stay_readable(path: Path) -> None:
 
 
 def test_no_path_of_a_machine_and_no_registry_host_is_written() -> None:
-    hosts = ["pypi" + ".org", "pythonhosted" + ".org", "npmjs" + ".org", "deb.debian" + ".org", "/work" + "/main", "/root" + "/"]
+    hosts = [
+        "pypi" + ".org",
+        "pythonhosted" + ".org",
+        "npmjs" + ".org",
+        "deb.debian" + ".org",
+        "/work" + "/main",
+        "/root" + "/",
+    ]
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     for name in tracked:
         path = ROOT / name
@@ -90,5 +97,7 @@ def test_lint_is_clean() -> None:
 
 
 def test_types_are_clean() -> None:
-    run = subprocess.run([sys.executable, "-m", "basedpyright"], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable], cwd=ROOT, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stdout[-4000:]

@@ -6,8 +6,10 @@ The public names, nothing else. They are imported on first use, so that `import 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from clip_anatomy import errors
+
 if TYPE_CHECKING:
-    from clip_anatomy.anatomy.parts import Contributions, Parts, decompose
+    from clip_anatomy.anatomy.parts import Contributions, Parts, decompose, decompose_text
     from clip_anatomy.model.clip import Clip
     from clip_anatomy.model.load import load
 
@@ -16,10 +18,11 @@ _HOME = {
     "Contributions": "anatomy.parts",
     "Parts": "anatomy.parts",
     "decompose": "anatomy.parts",
+    "decompose_text": "anatomy.parts",
     "load": "model.load",
 }
 
-__all__ = ["Clip", "Contributions", "Parts", "decompose", "load"]
+__all__ = ["Clip", "Contributions", "Parts", "decompose", "decompose_text", "errors", "load"]
 __version__ = "0.1.0"
 
 

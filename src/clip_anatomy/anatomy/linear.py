@@ -36,9 +36,7 @@ def to_joint(tower: Tower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*p
     return (x * tower.ln_post.weight.float()) @ tower.projection.float()
 
 
-def write_heads(
-    tower: Tower, block: Block, mixed: Float[Tensor, "image head d"]
-) -> Float[Tensor, "image head width"]:
+def write_heads(tower: Tower, block: Block, mixed: Float[Tensor, "image head d"]) -> Float[Tensor, "image head width"]:
     """What each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
     weight = block.out.weight.float().unflatten(1, (tower.heads, tower.d))  # [width, head, d]
     wrote = torch.einsum("bhd,whd->bhw", mixed, weight)
@@ -66,9 +64,7 @@ def shared_term(tower: Tower, trace: Trace) -> Float[Tensor, "image embed"]:
     return (beta - mean * to_joint(tower, ones)) / terms(tower)
 
 
-def pull_back(
-    tower: Tower, unit: Float[Tensor, "text embed"], convention: Convention
-) -> Float[Tensor, "text width"]:
+def pull_back(tower: Tower, unit: Float[Tensor, "text embed"], convention: Convention) -> Float[Tensor, "text width"]:
     """Texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
     direction = unit.float() @ tower.projection.float().T * tower.ln_post.weight.float()
     return centre(direction) if convention == "own" else direction

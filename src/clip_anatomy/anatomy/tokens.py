@@ -66,9 +66,7 @@ def values(tower: Tower, step: Step) -> Float[Tensor, "image head token d"]:
     return v.unflatten(2, (tower.heads, tower.d)).transpose(1, 2)
 
 
-def head_directions(
-    tower: Tower, layer: int, direction: Float[Tensor, "text width"]
-) -> Float[Tensor, "head d text"]:
+def head_directions(tower: Tower, layer: int, direction: Float[Tensor, "text width"]) -> Float[Tensor, "head d text"]:
     """Directions of the residual stream carried back through W_O^h to what each head writes."""
     block = tower.blocks[layer]
     scaled = direction if block.scale_attention is None else direction * block.scale_attention.float()

@@ -104,7 +104,9 @@ class Clip:
                 raise BadText(f"ids run from {int(ids.min())} to {int(ids.max())}; the vocabulary has {vocabulary}.")
         else:
             if self.tokenizer is None:
-                raise BadText("this model came without a tokenizer. Type: load(model, tokenizer=...), or pass token ids.")
+                raise BadText(
+                    "this model came without a tokenizer. Type: load(model, tokenizer=...), or pass token ids."
+                )
             ids = self.tokenizer(check_texts(texts))
         ids = ids.to(self.device)
         if tower.causal and len(ids):
@@ -147,8 +149,12 @@ class Clip:
             ids = self.ids(texts)
             return torch.cat([forward(self.text_tower, part) for part in ids.split(4 * BATCH)]).float()
         if isinstance(texts, Tensor):
-            raise BadText("templates need strings, not token ids. Type: encode_text(['dog'], templates=['a photo of a {}.'])")
-        return torch.stack([average_prompts(self.encode_text(fill_templates(t, templates))) for t in check_texts(texts)])
+            raise BadText(
+                "templates need strings, not token ids. Type: encode_text(['dog'], templates=['a photo of a {}.'])"
+            )
+        return torch.stack(
+            [average_prompts(self.encode_text(fill_templates(t, templates))) for t in check_texts(texts)]
+        )
 
 
 def tensors(value: Any) -> Iterable[Tensor]:

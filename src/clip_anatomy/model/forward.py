@@ -92,7 +92,9 @@ def project_out(block: Block, mixed: Float[Tensor, "*rows width"]) -> Float[Tens
 
 def project_in(
     tower: Tower, block: Block, normed: Float[Tensor, "image token width"]
-) -> tuple[Float[Tensor, "image head token d"], Float[Tensor, "image head token d"], Float[Tensor, "image head token d"]]:
+) -> tuple[
+    Float[Tensor, "image head token d"], Float[Tensor, "image head token d"], Float[Tensor, "image head token d"]
+]:
     """Query, key and value of every head, from ln1's output."""
     b, n, _ = normed.shape
     if block.qkv is not None:

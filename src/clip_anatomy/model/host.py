@@ -14,7 +14,9 @@ from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.model.tower import Activation, Pool, Tower
 from clip_anatomy.model.weights import Facts, Names, open_clip_towers, transformers_towers
 
-PLAIN = "Plain CLIP-ViTs are supported: open_clip's ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 … and transformers' CLIPModel."
+PLAIN = (
+    "Plain CLIP-ViTs are supported: open_clip's ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 … and transformers' CLIPModel."
+)
 
 
 @dataclass(frozen=True)

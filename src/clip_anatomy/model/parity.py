@@ -93,13 +93,20 @@ def prove(
         TOLERANCE[image_tower.dtype],
     )
     if not proof.holds:
-        worse = (image_tower, pixels, their_image) if not proof.image <= proof.tolerance else (text_tower, ids, their_text)
-        raise ParityError(
-            f"our forward and {against} disagree: image tower {proof.image:.1e}, text tower {proof.text:.1e} relative, "
-            f"allowed {proof.tolerance:.0e}. {_diagnosis(*worse, proof.tolerance)} "
-            "To look at it anyway, type: load(..., parity=False)."
+        worse = (
+            (image_tower, pixels, their_image) if not proof.image <= proof.tolerance else (text_tower, ids, their_text)
         )
+        judge(proof, _diagnosis(*worse, proof.tolerance))
     return proof
+
+
+def judge(proof: Proof, why: str = "") -> None:
+    """Raise ParityError when a proof does not hold."""
+    if not proof.holds:
+        raise ParityError(
+            f"our forward and {proof.against} disagree: image tower {proof.image:.1e}, text tower {proof.text:.1e} relative, "
+            f"allowed {proof.tolerance:.0e}. {why} To look at it anyway, type: load(..., parity=False)"
+        )
 
 
 def _diagnosis(tower: Tower, inputs: Tensor, theirs: Tensor, tolerance: float) -> str:

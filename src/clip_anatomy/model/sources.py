@@ -1,6 +1,6 @@
 """Where models come from: each library's names and saved formats, opened with that library's own code."""
 
-import warnings
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra, UnsupportedModel
 from clip_anatomy.model.checkpoint import is_openai, read_json, read_state, strip_marks
-from clip_anatomy.model.pixels import Preprocess
+from clip_anatomy.model.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.model.text import Tokenizer, default_tokenizer, open_clip_tokenizer, transformers_tokenizer
-
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,14 @@ def need_transformers() -> Any:
 
 def live(module: nn.Module, tokenizer: Any) -> Opened:
     """Tokenizer and preprocessing of a model object that the user built."""
+    visual: Any = getattr(module, "visual", None)
     if type(module).__module__.startswith("transformers"):
         config: Any = module.config
         text: Any = config.text_config
         preprocess = transformers_preprocess({}, config.vision_config.image_size)
     else:
         text = None
-        preprocess = open_clip_preprocess(getattr(module.visual, "preprocess_cfg", None), module.visual.image_size)
+        preprocess = open_clip_preprocess(getattr(visual, "preprocess_cfg", None), visual.image_size)
     if tokenizer is not None:
         return Opened(module, _wrap(tokenizer), preprocess)
     if text is not None:
@@ -94,7 +92,9 @@ def open_clip_named(rest: str, weights: Path | None) -> Opened:
     if weights is not None:
         return _open_clip_file(open_clip, name, config, {}, weights)
     if tag not in open_clip.list_pretrained_tags_by_model(name):
-        raise BadSpec(f"open_clip:{name} has no weights {tag!r}.{_near(tag, open_clip.list_pretrained_tags_by_model(name))}")
+        raise BadSpec(
+            f"open_clip:{name} has no weights {tag!r}.{_near(tag, open_clip.list_pretrained_tags_by_model(name))}"
+        )
     wants = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
     check_activation(wants, bool(config.get("quick_gelu", False)), name, f"the weights {tag!r}")
     try:
@@ -189,15 +189,12 @@ def transformers_named(name: str | Path) -> Opened:
         raise BadCheckpoint(f"{name}: the weights lack or misfit {', '.join(sorted(wrong)[:3])}. Save the model again.")
     context = config.text_config.max_position_embeddings
     tokenizer: Tokenizer | None = None
-    try:
+    # Without these files transformers makes up a tokenizer with an empty vocabulary instead of failing.
+    if not Path(name).is_dir() or any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.json")):
         tokenizer = transformers_tokenizer(transformers.AutoTokenizer.from_pretrained(name), context)
-    except (OSError, ValueError, KeyError, AttributeError):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                tokenizer = default_tokenizer(config.text_config.vocab_size, context)
-            except MissingExtra:
-                tokenizer = None
+    else:
+        with contextlib.suppress(MissingExtra):
+            tokenizer = default_tokenizer(config.text_config.vocab_size, context)
     processor: dict[str, Any] = {}
     saved = Path(name) / "preprocessor_config.json"
     if saved.is_file():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadText, MissingExtra
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Texts to ids [text, token]; pieces of one text as people read them, start and end marks included."""
 

@@ -28,9 +28,7 @@ class Trace:
     embedding: Float[Tensor, "image embed"]  # the host's own formula
 
 
-def record(
-    tower: Tower, inputs: Tensor, each: Callable[[Step, Readout], None] | None = None
-) -> tuple[Trace, Readout]:
+def record(tower: Tower, inputs: Tensor, each: Callable[[Step, Readout], None] | None = None) -> tuple[Trace, Readout]:
     """Run one tower and keep what the exact split needs.
 
     Args:
@@ -68,9 +66,7 @@ def record(
             scale = (stream.var(-1, unbiased=False) + tower.ln_post.eps).rsqrt()
             embedding = embed_readout(tower, last, readout)
         mass = torch.as_tensor(readout.mass, device=x.device, dtype=torch.float32).expand(len(x))
-        trace = Trace(
-            start, torch.stack(mixed, 1), torch.stack(wrote, 1), stream, scale, mass, embedding.float()
-        )
+        trace = Trace(start, torch.stack(mixed, 1), torch.stack(wrote, 1), stream, scale, mass, embedding.float())
     return trace, readout
 
 

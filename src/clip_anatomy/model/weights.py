@@ -7,6 +7,7 @@ cover, and `UnsupportedModel` names it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -70,7 +71,15 @@ class Names:
         return sorted(set(self._tensors) - self._taken)
 
 
-IGNORED = {"logit_scale", "logit_bias", "attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size"}
+IGNORED = {
+    "logit_scale",
+    "logit_bias",
+    "attn_mask",
+    "text.attn_mask",
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+}
 
 
 def finish(names: Names, found: str) -> None:
@@ -168,7 +177,7 @@ def transformers_towers(names: Names, image: Facts, text: Facts, *, found: str) 
     return image_tower, text_tower
 
 
-def _facts(facts: Facts) -> dict[str, object]:
+def _facts(facts: Facts) -> dict[str, Any]:
     return {k: getattr(facts, k) for k in ("heads", "activation", "pool", "pool_before_norm", "causal", "eos")}
 
 
