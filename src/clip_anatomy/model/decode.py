@@ -5,10 +5,9 @@ import threading
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from os import PathLike, fspath
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ def read_image(
     """Read one picture: what is shown beside a map, and what `Preprocess` is given.
 
     Transparency is dropped, not composited: the colours stored under it come out, as from open_clip's own
-    transform. 16-bit grey is scaled to 8 bits (open_clip clips it to white). Of an animation the first frame is
+    transform. 16-bit grey is scaled to 8 bits (open_clip clips it to white), floats are rounded to them. Of an animation the first frame is
     taken. Colour profiles are not applied. The result carries no EXIF, so reading it again changes nothing.
 
     Args:
@@ -71,23 +70,15 @@ def read_image(
         (3, 2)
     """
     label = label_of(source)
-    try:
-        if isinstance(source, Image.Image):
-            image = _loaded(source, label, upright=upright)
-        elif isinstance(source, Tensor | np.ndarray):
-            image = _from_array(source, label)
-        elif isinstance(source, str | PathLike):
-            image = _read_file(fspath(source), label, allow_urls=allow_urls, upright=upright)
-        else:
-            raise BadImage(f"{label} is not a picture. Type a path, or PIL.Image.open(io.BytesIO(data)) for raw bytes")
-        return image if keep_mode else to_rgb(image)
-    except BadImage:
-        raise
-    except Exception as error:  # decoders raise anything at all on damaged data
-        raise BadImage(
-            f"{label} is damaged: {error or type(error).__name__}. Type the path of a whole copy; for what is left "
-            "of a truncated one set PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True first"
-        ) from error
+    if isinstance(source, Image.Image):
+        image = _loaded(source, label, upright=upright)
+    elif isinstance(source, Tensor | np.ndarray):
+        image = _from_array(source, label)
+    elif isinstance(source, str | PathLike):
+        image = _read_file(fspath(source), label, allow_urls=allow_urls, upright=upright)
+    else:
+        raise BadImage(f"{label} is not a picture. Type a path, or PIL.Image.open(io.BytesIO(data)) for raw bytes")
+    return image if keep_mode else to_rgb(image)
 
 
 def label_of(source: object) -> str:
@@ -98,7 +89,7 @@ def label_of(source: object) -> str:
         return f"the {str(source.dtype).removeprefix('torch.')} {_kind(source)} {list(source.shape)}"
     if isinstance(source, str | PathLike):
         name = str(fspath(source))
-        return name if len(name) <= 200 else f"{name[:200]}…"
+        return (name if len(name) <= 200 else f"{name[:200]}…") or "''"
     return f"a value of type {type(source).__name__}"
 
 
@@ -109,7 +100,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:
         image = image.copy()
         del image.info["transparency"]
-    return image.convert("RGB")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:  # the modes that only Pillow's own inside uses
+        raise BadImage(f"{label_of(image)}: {error}. Type: image.convert('RGBA').convert('RGB')") from error
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -120,17 +114,21 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def as_8bit(image: Image.Image) -> Image.Image:
+def as_8bit(image: Image.Image, label: str | None = None) -> Image.Image:
     """Scale 16-bit and float images to 8 bits; every other mode is handed back as it is.
+
+    Args:
+        image: of any mode.
+        label: what it is called in a message, if not by its mode and size.
 
     Raises:
         BadImage: 32-bit integers or floats beyond 0..1, whose white is not known.
     """
     # Before Pillow 11 a 16-bit grey PNG or PGM opened as 32-bit integers: there, and only there, 65535 is white.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return _from_array(np.asarray(image).astype(np.uint16), label_of(image))
+        return _from_array(np.asarray(image).astype(np.uint16), label or label_of(image))
     if image.mode in ("I", "F"):
-        return _from_array(np.asarray(image), label_of(image))
+        return _from_array(np.asarray(image), label or label_of(image), "numpy.asarray(image)")
     # Pillow would interpolate the colour numbers of "PA" as if they were brightness.
     return image.convert("RGBA") if image.mode == "PA" else image
 
@@ -154,20 +152,15 @@ def _read_file(name: str, label: str, *, allow_urls: bool, upright: bool) -> Ima
     except (OSError, ValueError) as error:
         if isinstance(error, BadImage):
             raise
-        raise BadImage(f"{label} cannot be opened: {error}. Type the path of a picture that you may read") from error
+        why = getattr(error, "strerror", None) or error
+        raise BadImage(f"{label} cannot be opened: {why}. Type the path of a picture that you may read") from error
     with file:
         return _decoded(file, label, upright=upright)
 
 
-def _decoded(file: BinaryIO, label: str, *, upright: bool) -> Image.Image:
-    try:
-        with _quiet():
-            image = Image.open(file)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _bomb(label, error) from error
-    except UnidentifiedImageError as error:
-        fix = _OTHER_TOOLS.get(Path(label).suffix.lower(), "Save it as PNG or JPEG; what can be read: python -m PIL")
-        raise BadImage(f"{label} is not a picture that can be read here. {fix}") from error
+def _decoded(file: BytesIO | BufferedReader, label: str, *, upright: bool) -> Image.Image:
+    with _decoding(label), _quiet():
+        image = Image.open(file)
     with image:
         if image.format == "EPS":  # decoding one runs Ghostscript, a program of its own, on the file
             raise BadImage(f"{label} is a PostScript drawing. Export it as PNG first")
@@ -178,19 +171,40 @@ def _loaded(image: Image.Image, label: str, *, upright: bool) -> Image.Image:
     """Decode, turn and strip: a copy that owes nothing to a file."""
     if 0 in image.size:
         raise BadImage(f"{label} has no pixels: it is {image.size[0]} × {image.size[1]}. Type the path of another")
-    try:
+    with _decoding(label):
         if image.format in _SILENT_DECODERS:
             image.load()  # outside the lock: threads decode at the same time
         with _quiet():
             image.load()
             turn = _TURN.get(_orientation(image)) if upright else None  # after load: Pillow turns TIFFs itself
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _bomb(label, error) from error
-    image = as_8bit(image)
+    image = as_8bit(image, label)
     image = image.copy() if turn is None else image.transpose(turn)
     # Above all the EXIF orientation goes: it must not turn the picture a second time. Only a colour key stays.
     image.info = {key: value for key, value in image.info.items() if key == "transparency"}
     return image
+
+
+@contextmanager
+def _decoding(label: str) -> Generator[None]:
+    """Say in our words what Pillow's decoders raise, which on damaged data is anything at all."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        asked = re.search(r"\d+", str(error))
+        pixels = int(asked.group()) if asked else 0
+        raise BadImage(
+            f"{label} has {pixels:,} pixels, and Pillow's guard against decompression bombs allows "
+            f"{Image.MAX_IMAGE_PIXELS or 0:,}. Scale it down, or, if you trust it, type first: "
+            f"PIL.Image.MAX_IMAGE_PIXELS = {pixels:_}"
+        ) from error
+    except UnidentifiedImageError as error:
+        fix = _OTHER_TOOLS.get(Path(label).suffix.lower(), "Save it as PNG or JPEG; what can be read: python -m PIL")
+        raise BadImage(f"{label} is not a picture that can be read here, or its beginning is damaged. {fix}") from error
+    except Exception as error:
+        raise BadImage(
+            f"{label} is damaged: {str(error) or type(error).__name__}. Type the path of a whole copy; for what is "
+            "left of a truncated one type first: PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True"
+        ) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -212,25 +226,15 @@ def _quiet() -> Generator[None]:
         yield
 
 
-def _bomb(label: str, error: Exception) -> BadImage:
-    asked = re.search(r"\d+", str(error))
-    pixels = int(asked.group()) if asked else 0
-    return BadImage(
-        f"{label} has {pixels:,} pixels, and Pillow's guard against decompression bombs allows "
-        f"{Image.MAX_IMAGE_PIXELS or 0:,}. Scale it down, or, if you trust it, type first: "
-        f"PIL.Image.MAX_IMAGE_PIXELS = {pixels:_}"
-    )
-
-
 def _kind(array: np.ndarray | Tensor) -> str:
     return "tensor" if isinstance(array, Tensor) else "array"
 
 
-def _from_array(source: np.ndarray | Tensor, label: str) -> Image.Image:
+def _from_array(source: np.ndarray | Tensor, label: str, name: str | None = None) -> Image.Image:
     values = _channels_last(source, label)
     if values.size == 0:
         raise BadImage(f"{label} has no pixels. Type one with at least one row and one column")
-    name = _kind(source)
+    name = name or _kind(source)  # what the fix calls it
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * 255
     elif values.dtype == np.uint16:  # 65535 → 255, to the nearest
