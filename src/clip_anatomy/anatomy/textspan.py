@@ -135,7 +135,8 @@ def _fill(
     rank = len(frame)
     span.rank[at] = max(rank, 1)  # a head that never writes has rank 0, and is covered all the same
     total = covariance.trace()
-    if rank == 0 or float(total) <= 0:
+    size = total + span.mean[at].square().sum()
+    if rank == 0 or float(total) <= NOISE * float(size):  # writes nothing, or the same for every image
         span.unnamed[at] = True
         return
     texts = texts_in(pool, frame, span.basis, at)
