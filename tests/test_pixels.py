@@ -84,7 +84,7 @@ def test_bit_equal_to_open_clip_in_every_mode_and_from_files(mode, resize, tmp_p
     image = noise(90, 61, mode)
     assert preprocess.geometry(90, 61).resized[0] == 43 or resize != "longest"
     assert torch.equal(preprocess(image)[:, seen], theirs(image)[:, seen])
-    suffix = {"CMYK": "tif", "YCbCr": "tif", "HSV": None}.get(mode, "png")
+    suffix = {"CMYK": "tif", "YCbCr": None, "HSV": None}.get(mode, "png")
     if suffix:
         path = tmp_path / f"picture.{suffix}"
         image.save(path)
