@@ -71,4 +71,5 @@ class MissingExtra(ClipAnatomyError, ImportError):
     """
 
     def __init__(self, library: str, extra: str) -> None:
+        """Write the install line."""
         super().__init__(f"{library} is not installed. Type: pip install 'clip-anatomy[{extra}]'")

@@ -42,8 +42,7 @@ def readout_attention(tower: Tower, step: Step, readout: Readout) -> Float[Tenso
     assert step.key is not None
     key = step.key.transpose(-1, -2)
     if readout.index is not None:
-        rows = torch.arange(len(key), device=key.device)
-        query = step.query[rows, :, readout.index][:, :, None]  # [image, head, 1, d]
+        query = readout.rows(step.query.transpose(1, 2))[:, :, None]  # [image, head, 1, d]
         scores = (query @ key).squeeze(2).float() * tower.d**-0.5
         mask = causal_mask(tower, readout, key.shape[-1])
         if mask is not None:

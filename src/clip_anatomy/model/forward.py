@@ -29,13 +29,16 @@ class Readout:
 
     index: Int[Tensor, " image"] | None
     weights: Float[Tensor, "image token"] | None
+    column: int | None = None  # the index, where it is the same for every image: a slice is cheaper than a gather
 
-    def rows(self, x: Float[Tensor, "image token width"]) -> Float[Tensor, "image width"]:
-        """Read the rows: [image, token, width] → [image, width]."""
+    def rows(self, x: Float[Tensor, "image token *rest"]) -> Float[Tensor, "image *rest"]:
+        """Read the rows: [image, token, …] → [image, …]."""
+        if self.column is not None:
+            return x[:, self.column]
         if self.index is not None:
             return x[torch.arange(len(x), device=x.device), self.index]
         assert self.weights is not None
-        return torch.einsum("bn,bnw->bw", self.weights.to(x.dtype), x)
+        return torch.einsum("bn,bn...->b...", self.weights.to(x.dtype), x)
 
     @property
     def mass(self) -> Float[Tensor, " image"] | float:
@@ -149,7 +152,8 @@ def readout_of(tower: Tower, inputs: Tensor, tokens: int) -> Readout:
     elif tower.pool == "eos":
         index = (inputs == tower.eos).int().argmax(1)
     else:
-        index = torch.full((n,), tokens - 1 if tower.pool == "last" else 0, device=inputs.device)
+        column = tokens - 1 if tower.pool == "last" else 0
+        return Readout(torch.full((n,), column, device=inputs.device), None, column)
     return Readout(index, None)
 
 

@@ -125,7 +125,7 @@ def _open_clip_file(
     state = read_state(weights)
     if is_openai(state):
         check_activation(True, bool(config.get("quick_gelu", False)), name, f"OpenAI's own weights in {weights.name}")
-    return _open_clip_state(open_clip, name, config, preprocess, strip_marks(state), weights)
+    return _open_clip_state(open_clip, name, config, preprocess, strip_marks(state), file_name=weights.name)
 
 
 def _open_clip_state(
@@ -134,7 +134,8 @@ def _open_clip_state(
     config: Mapping[str, Any],
     preprocess: Mapping[str, Any],
     state: Mapping[str, Tensor],
-    weights: Path,
+    *,
+    file_name: str,
 ) -> Opened:
     known = {k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg", "model_cfg")}
     kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
@@ -144,7 +145,7 @@ def _open_clip_state(
         model: nn.Module = kind(**known)
     except (TypeError, KeyError, AssertionError) as e:
         raise BadCheckpoint(f"the config of {name} is not one of open_clip's ({e}).") from e
-    load_strictly(model, state, f"{weights.name} as {name}")
+    load_strictly(model, state, f"{file_name} as {name}")
     visual: Any = model.visual
     size = getattr(visual, "image_size", config["vision_cfg"].get("image_size", 224))
     text_cfg = config.get("text_cfg", {})
@@ -277,7 +278,7 @@ def _openai(state: dict[str, Tensor], path: Path) -> Opened:
             "layers": _depth(state, "transformer.resblocks."),
         },
     }
-    return _open_clip_state(open_clip, path.stem, config, {}, strip_marks(state), path)
+    return _open_clip_state(open_clip, path.stem, config, {}, strip_marks(state), file_name=path.name)
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -14,9 +14,13 @@ from clip_anatomy.errors import BadText, MissingExtra
 class Tokenizer(Protocol):
     """Texts to ids [text, token]; pieces of one text as people read them, start and end marks included."""
 
-    def __call__(self, texts: list[str]) -> Tensor: ...
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Token ids [text, token]."""
+        ...
 
-    def pieces(self, text: str) -> list[str]: ...
+    def pieces(self, text: str) -> list[str]:
+        """Tokens of one text as strings."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def open_clip_tokenizer(tokenizer: Any) -> BorrowedTokenizer:
             return [str(x) for x in inner.convert_ids_to_tokens(ids)]
         return [tokenizer.decode([i]).strip() for i in ids]
 
-    return BorrowedTokenizer(lambda texts: tokenizer(texts), words)
+    return BorrowedTokenizer(tokenizer, words)
 
 
 def transformers_tokenizer(tokenizer: Any, context: int) -> BorrowedTokenizer:

@@ -33,16 +33,22 @@ class Names:
     """A state dict that remembers which names were taken.
 
     Parameters stay the user's own: what is handed out shares their storage and carries no gradient.
+
+    Args:
+        tensors: name → tensor.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """Start with nothing taken."""
         self._tensors = dict(tensors)
         self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
+        """Say whether the host has this tensor."""
         return name in self._tensors
 
     def take(self, name: str) -> Tensor:
+        """Borrow a tensor that every plain CLIP-ViT has, or raise UnsupportedModel."""
         if name not in self._tensors:
             raise UnsupportedModel(
                 f"the model has no tensor '{name}', which every plain CLIP-ViT of its library has. "
@@ -52,22 +58,26 @@ class Names:
         return self._tensors[name].detach()
 
     def maybe(self, name: str) -> Tensor | None:
+        """Borrow a tensor that some have."""
         return self.take(name) if name in self._tensors else None
 
     def linear(self, prefix: str) -> Linear:
+        """Borrow a linear layer, with or without bias."""
         return Linear(self.take(f"{prefix}.weight"), self.maybe(f"{prefix}.bias"))
 
     def norm(self, prefix: str, eps: float) -> Norm:
+        """Borrow a LayerNorm."""
         return Norm(self.take(f"{prefix}.weight"), self.take(f"{prefix}.bias"), eps)
 
     def count(self, prefix: str) -> int:
-        """Number of consecutive blocks named prefix.0, prefix.1, …"""
+        """Count the consecutive blocks named prefix.0, prefix.1, …"""
         n = 0
         while any(name.startswith(f"{prefix}.{n}.") for name in self._tensors):
             n += 1
         return n
 
     def left(self) -> list[str]:
+        """List what nobody took."""
         return sorted(set(self._tensors) - self._taken)
 
 

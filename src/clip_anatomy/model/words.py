@@ -29,7 +29,7 @@ class WordTokenizer:
         >>> tokenizer = WordTokenizer.bundled()
         >>> tokenizer(["a red circle"]).shape
         torch.Size([1, 32])
-        >>> tokenizer.pieces("A red zebra")
+        >>> tokenizer.split("A red zebra")
         ['a', 'red', 'zebra']
         >>> tokenizer.unknown("A red zebra")
         ['zebra']
@@ -99,27 +99,42 @@ class WordTokenizer:
             return [self.ids[word]]
         return [_MARKS - 1, *(1 + byte for byte in word.encode("utf-8", "surrogatepass"))]
 
-    def pieces(self, text: str) -> list[str]:
-        """Split a text into the words that `positions` locates."""
+    def split(self, text: str) -> list[str]:
+        """Split a text into words and runs of other signs, lower case: what `positions` locates."""
         return [match.group() for match in _WORD.finditer(text.lower())]
 
-    def positions(self, text: str) -> list[tuple[int, int]]:
-        """Return for each of the text's `pieces` the range of its tokens in a row of ids; empty where it was cut off.
+    def pieces(self, text: str) -> list[str]:
+        """Return one readable string per token of a text, the opening and closing marks included.
+
+        A word outside the vocabulary shows as "·" and its bytes.
 
         Example:
-            >>> WordTokenizer.bundled().positions("a red circle")
-            [(1, 2), (2, 3), (3, 4)]
+            >>> WordTokenizer.bundled().pieces("A red ox")
+            ['<start>', 'a', 'red', '·', 'o', 'x', '<end>']
+        """
+        named = {_MARKS - 1: "·"} | {at: word for word, at in self.ids.items()}
+        ids = self.encode(text, self.context - 2)
+        return ["<start>", *(named.get(at) or bytes([at - 1]).decode("latin-1") for at in ids), "<end>"]
+
+    def positions(self, text: str) -> list[tuple[int, int]]:
+        """Return for each word of `split` the range of its tokens in a row of ids; empty where it was cut off.
+
+        Example:
+            >>> WordTokenizer.bundled().positions("a red ox")
+            [(1, 2), (2, 3), (3, 6)]
         """
         ranges, at, last = [], 1, self.context - 1
-        for piece in self.pieces(text):
-            after = at + len(self._spell(piece))
+        for word in self.split(text):
+            after = at + len(self._spell(word))
             ranges.append((min(at, last), min(after, last)))
             at = after
         return ranges
 
     def unknown(self, text: str) -> list[str]:
         """Return the words that the model was never trained on, each once, in order."""
-        return list(dict.fromkeys(piece for piece in self.pieces(text) if piece not in self.ids and any(map(str.isalnum, piece))))
+        return list(
+            dict.fromkeys(piece for piece in self.split(text) if piece not in self.ids and any(map(str.isalnum, piece)))
+        )
 
     def decode(self, ids: "Tensor | list[int]") -> str:
         """Turn ids back into text: lower case, words apart by one space."""
