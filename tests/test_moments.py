@@ -17,6 +17,15 @@ from clip_anatomy.errors import BadInput, OutputError
 RANDOM = np.random.default_rng(7)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Matrices this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def two_pass(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, covariance and E[xxᵀ] of [image, layer, head, d] by numpy, one head at a time."""
     mean = x.mean(0)

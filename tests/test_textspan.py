@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_anatomy.anatomy.basis import HeadBasis
-from clip_anatomy.anatomy.evaluate import ablate_layers, evaluate
+from clip_anatomy.anatomy.evaluate import ablate_layers, batch_of, evaluate
 from clip_anatomy.anatomy.moments import Moments
 from clip_anatomy.anatomy.stability import stability
 from clip_anatomy.anatomy.textspan import RankWarning, numerical_rank, textspan
@@ -31,6 +31,15 @@ def _bench() -> ModuleType:
 
 
 transcribed = _bench().transcribed
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Matrices this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -309,6 +318,19 @@ def test_evaluation_in_one_pass_equals_replacing_the_heads_of_every_image() -> N
             assert int(found.unique[row, column]) == len(used)
     assert "large" in found.table()
     assert f"{100 * found.whole:.2f}" in found.table()
+
+
+def test_a_batch_of_parts_sums_to_the_unit_embedding() -> None:
+    parts = SimpleNamespace(heads=torch.randn(7, 3, 2, 9), embedding=torch.randn(7, 9), convention="own")
+    for layers in ((0, 1, 2), (2,)):
+        # Frames of as many dimensions as the joint space hold any contribution.
+        basis = HeadBasis.of(torch.randn(len(layers), 2, 9, 9), layers=layers)
+        heads, rest, labels = batch_of(parts, torch.zeros(7, dtype=torch.int64), basis)
+        unit = torch.nn.functional.normalize(parts.embedding, dim=1)
+        np.testing.assert_allclose(basis.restore(heads).sum((1, 2)) + rest, unit, atol=1e-6)
+        assert len(labels) == 7
+    heads, rest, _ = batch_of(parts, torch.zeros(7, dtype=torch.int64))
+    np.testing.assert_allclose(heads.sum((1, 2)) + rest, unit, atol=1e-6)
 
 
 def test_stability_equals_spans_of_resampled_images() -> None:

@@ -14,10 +14,11 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from clip_anatomy.anatomy.basis import HeadBasis
+from clip_anatomy.anatomy.batches import HasHeads, contributions_of
 from clip_anatomy.anatomy.span import Span
 from clip_anatomy.errors import BadInput
 
-__all__ = ["Batch", "Replaced", "ablate_layers", "evaluate"]
+__all__ = ["Batch", "Replaced", "ablate_layers", "batch_of", "evaluate"]
 
 Batch = tuple[Float[Tensor, "image layer head d"], Float[Tensor, "image embed"], Int64[Tensor, " image"]]
 """(heads, rest, labels): head contributions in the coordinates of the moments, the sum of everything else in the joint
@@ -61,6 +62,21 @@ class Replaced:
             f"whole model {whole}, heads kept {kept}, all heads at their mean {mean} (percent of {self.images} images)"
         )
         return "\n".join([head, *rows, foot])
+
+
+def batch_of(parts: HasHeads, labels: Int64[Tensor, " image"], basis: HeadBasis | None = None) -> Batch:
+    """Turn `Parts` of a batch into what `evaluate` reads.
+
+    Args:
+        parts: the split of a batch.
+        labels: class of each image.
+        basis: the frames of the moments, or None for the joint space. Layers that it leaves out count as rest: they are
+            never ablated.
+    """
+    heads, _ = contributions_of(parts, basis, parts.convention)
+    kept = parts.heads if basis is None else parts.heads[:, list(basis.layers)]
+    rest = (parts.embedding - kept.sum((1, 2))) / parts.embedding.norm(dim=-1, keepdim=True)
+    return heads, rest.detach().cpu(), labels
 
 
 def evaluate(
