@@ -1,0 +1,116 @@
+"""The command line: one verb per question. `clip-anatomy --help` imports no verb, so it answers at once.
+
+A verb is a function in a file of its own; its signature and its docstring are the command and its help. To add one, add a line
+to VERBS.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Any
+
+from clip_anatomy import __version__
+from clip_anatomy.errors import ClipAnatomyError
+
+VERBS = {  # name → (where its function is, what it answers)
+    "demo": (
+        "clip_anatomy.show.commands.demo:demo",
+        "Explain the bundled pictures, and yours, with the bundled model.",
+    ),
+    "explain": (
+        "clip_anatomy.show.commands.explain:explain",
+        "Say why pictures match texts: layers, heads, MLPs, patches.",
+    ),
+    "check": ("clip_anatomy.show.commands.check:check", "Prove that a model is opened and split exactly."),
+}
+EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback."
+FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143
+
+# What a message of the Python API says, and what it is called here.
+_SAID_HERE = {
+    "allow_urls=True": "--allow-urls",
+    "device='cpu'": "--device cpu",
+    "or weights=FILE": "or add --weights FILE",
+    "weights=FILE": "--weights FILE",
+}
+
+
+def app() -> Any:
+    """The cyclopts application with all verbs, none of them imported."""
+    from cyclopts import App, Parameter
+
+    built = App(
+        name="clip-anatomy",
+        help="Open up a CLIP model: what each layer, head, MLP and patch said about a picture and a text.",
+        help_epilogue=EPILOGUE,
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for place, (name, (where, answers)) in enumerate(VERBS.items()):
+        built.command(where, name=name, help=answers, sort_key=place)
+    return built
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `clip-anatomy`; by default those of this process.
+
+    Returns:
+        0 done · 1 a check failed, or a picture could not be read under --strict · 2 bad input · 3 a defect of this program ·
+        130 stopped with Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode gets "?" for a letter, not an error
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("CLIP_ANATOMY_DEBUG", "") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _say("stopped; nothing half-written", STOPPED)
+    except BrokenPipeError:  # the reader of our output has gone, as in `clip-anatomy … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ClipAnatomyError as e:
+        if debug:
+            raise
+        return _say(f"error: {_here(str(e))}", BAD_INPUT)
+    except Exception as e:
+        if debug:
+            raise
+        return _say(f"a defect of clip-anatomy: {type(e).__name__}: {e}. To see where, add --debug", BROKEN)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    try:
+        code = app()(words, exit_on_error=False, print_error=False)
+    except CycloptsError as e:
+        verb = words[0] if words and words[0] in VERBS else ""
+        return _say(f"error: {e}. Type: clip-anatomy {verb + ' ' if verb else ''}--help".replace("..", "."), BAD_INPUT)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    print(f"clip-anatomy: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _here(message: str) -> str:
+    for there, here in _SAID_HERE.items():
+        message = message.replace(there, here)
+    return message
+
+
+if __name__ == "__main__":
+    sys.exit(main())

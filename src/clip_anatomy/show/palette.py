@@ -1,0 +1,46 @@
+"""The two colours of every figure: orange says yes, blue says no, nothing says nothing (transparent)."""
+
+import base64
+from io import BytesIO
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+
+YES = (224, 90, 0)
+NO = (24, 100, 200)
+STRONGEST = 0.86  # opacity of the largest value
+
+
+def colour(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "row col 4"]:
+    """Signed values as red, green, blue, opacity: opacity grows with the value, zero is transparent.
+
+    Args:
+        values: signed numbers.
+        limit: the absolute value that gets the full colour.
+    """
+    share = (values.double() / max(limit, 1e-30)).clamp(-1, 1).numpy()
+    rgb = np.where((share >= 0)[..., None], np.array(YES), np.array(NO))
+    return np.concatenate([rgb, np.rint(np.abs(share) * 255 * STRONGEST)[..., None]], -1).astype(np.uint8)
+
+
+def limit_of(*values: Tensor) -> float:
+    """One scale for several maps: the largest absolute value, or, where a few stand far out, the 99.5th percentile.
+
+    Example:
+        >>> limit_of(torch.tensor([0.5, -2.0]))
+        2.0
+    """
+    flat = torch.cat([v.double().abs().flatten() for v in values])
+    top, high = float(flat.max()), float(flat.quantile(0.995))
+    return high if 0 < high < top / 2 else top
+
+
+def data_uri(values: Float[Tensor, "row col"], limit: float) -> str:
+    """A map as a tiny PNG, one pixel a value, that a page scales up."""
+    file = BytesIO()
+    Image.fromarray(colour(values, limit)).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,227 @@
+"""The numbers of `explain`: every share adds up, and the whole is what the host library says."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import clip_anatomy as ca
+from clip_anatomy.errors import BadImage, BadInput, BadText
+from clip_anatomy.model.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.model.text import default_tokenizer
+from clip_anatomy.model.words import WordTokenizer
+from clip_anatomy.show.explain import Answer, answer, signed, sink, summands, to_dict
+from clip_anatomy.show.pictures import open_picture, view_of
+from clip_anatomy.show.texts import ask, foreign_share, shorten, words_read
+
+CLIP = ca.load(tiny.open_clip_model(layers=3, heads=2))
+IDS = torch.tensor([[1, 5, 9, 99, 0, 0], [1, 7, 99, 0, 0, 0], [1, 50, 60, 70, 80, 99]])
+
+
+@cache
+def answers(count: int = 2, texts: int = 3) -> tuple[list[Answer], torch.Tensor]:
+    pixels = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return answer(CLIP, pixels, CLIP.encode_text(IDS[:texts])), pixels
+
+
+def test_cosine_and_probability_are_the_host_librarys() -> None:
+    found, pixels = answers()
+    with torch.no_grad():
+        assert CLIP.host is not None
+        image = CLIP.host.encode_image(pixels, normalize=True)
+        text = CLIP.host.encode_text(torch.nn.functional.pad(IDS, (0, 6)), normalize=True)
+    cosine = image @ text.T
+    softmax = (CLIP.host.logit_scale.exp() * cosine).softmax(-1)
+    for i, each in enumerate(found):
+        torch.testing.assert_close(each.cosine, cosine[i], atol=1e-5, rtol=0)
+        torch.testing.assert_close(each.probability, softmax[i], atol=1e-4, rtol=0)
+
+
+def test_every_way_of_adding_up_gives_the_cosine() -> None:
+    found, _ = answers()
+    for each in (*found, *(f.contrast() for f in found)):
+        assert each.residue.abs().max() < 1e-6
+        assert each.place_residue.abs().max() < 1e-6
+        for k in range(3):
+            assert sum(v.value for v in summands(each, k)) == pytest.approx(float(each.cosine[k]), abs=1e-5)
+            by_part = sum(v.value for v in each.voices(k)) + float(each.start[k]) + float(each.bias[k])
+            assert by_part == pytest.approx(float(each.cosine[k]), abs=1e-5)
+            by_layer = float(each.layers(k).sum()) + float(each.start[k]) + float(each.bias[k])
+            assert by_layer == pytest.approx(float(each.cosine[k]), abs=1e-5)
+
+
+def test_contrast_is_the_text_minus_the_mean_of_the_others() -> None:
+    found, _ = answers(1)
+    contrast = found[0].contrast()
+    for k in range(3):
+        others = [j for j in range(3) if j != k]
+        for name in ("cosine", "heads", "mlps", "start", "bias", "patches", "own"):
+            x = getattr(found[0], name).numpy().astype(np.float64)
+            np.testing.assert_allclose(getattr(contrast, name)[..., k], x[..., k] - x[..., others].mean(-1), atol=1e-6)
+
+
+def test_one_text_has_no_contrast() -> None:
+    found, _ = answers(1, texts=1)
+    with pytest.raises(BadInput, match="--text"):
+        found[0].contrast()
+    assert float(found[0].probability[0]) == 1.0
+
+
+def test_a_patch_answers_for_its_own_place() -> None:
+    """Each patch's share against a loop over cut-out pixels with the library's own layers: one block, one patch at a time."""
+    model: Any = tiny.open_clip_model(layers=1, heads=2, d=8)
+    clip = ca.load(model)
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        text = torch.nn.functional.normalize(clip.encode_text(IDS), dim=-1)
+        embedding = model.encode_image(pixels)[0]
+        v, block = model.visual, model.visual.transformer.resblocks[0]
+        places = [(row, col) for row in range(4) for col in range(4)]
+        cut = [pixels[0, :, 8 * r : 8 * r + 8, 8 * c : 8 * c + 8] for r, c in places]
+        tokens = torch.stack([v.class_embedding, *((v.conv1.weight * x).sum((1, 2, 3)) for x in cut)])
+        x = block.ln_1(v.ln_pre(tokens + v.positional_embedding))
+        q, k, value = (x @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).view(17, 3, 2, 8).unbind(1)
+        stream = v.transformer(v.ln_pre(tokens + v.positional_embedding)[None])[0, 0]
+        found = answer(clip, pixels, clip.encode_text(IDS))[0]
+        for at, (row, col) in enumerate(places, 1):
+            wrote = torch.zeros(16)
+            for head in range(2):
+                attention = (q[0, head] @ k[:, head].T / 8**0.5).softmax(-1)[at]
+                wrote += block.attn.out_proj.weight[:, 8 * head : 8 * head + 8] @ (attention * value[at, head])
+            share = (wrote - wrote.mean()) / (stream.var(unbiased=False) + v.ln_post.eps).sqrt() * v.ln_post.weight
+            torch.testing.assert_close(
+                found.patches[row, col], text @ (share @ v.proj) / embedding.norm(), atol=1e-6, rtol=1e-4
+            )
+
+
+def test_json_holds_what_sums_to_the_cosine() -> None:
+    found, _ = answers(1)
+    texts = ["a", "b", "c"]
+    held = json.loads(json.dumps(to_dict(found[0], texts), allow_nan=False))
+    for k, one in enumerate(held):
+        parts = np.sum(one["heads"]) + np.sum(one["mlps"]) + one["start"] + one["bias"]
+        assert parts == pytest.approx(one["cosine"], abs=1e-5)
+        assert np.sum(one["patches"]) + one["class_token"] == pytest.approx(np.sum(one["heads"]), abs=1e-5)
+        assert abs(one["residue"]) < 1e-6
+        name, value = one["yes_and_no"]["yes"][0]
+        loudest = found[0].voices(k)[0]
+        assert (name, value) == (loudest.name, pytest.approx(loudest.value, rel=1e-6))
+        mean_of_others = np.mean([other["cosine"] for other in held if other is not one])
+        assert one["against_other_texts"]["cosine"] == pytest.approx(one["cosine"] - mean_of_others, abs=1e-6)
+
+
+@given(row=st.integers(0, 5), col=st.integers(0, 5), texts=st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_a_sink_is_a_patch_that_fills_every_map(row: int, col: int, texts: int) -> None:
+    found, _ = answers(1, texts)
+    patches = torch.full((6, 6, texts), 0.001)
+    assert sink(replace(found[0], patches=patches)) is None
+    patches[row, col] = -0.1
+    at = sink(replace(found[0], patches=patches))
+    assert at is not None
+    assert at[:2] == (row, col)
+    assert at[2] == pytest.approx(0.1 / (0.1 + 35 * 0.001), rel=1e-2)
+
+
+def test_numbers_are_written_with_a_sign_and_without_minus_zero() -> None:
+    assert [signed(x) for x in (0.01234, -0.5, 0.0, -0.00001)] == ["+0.0123", "−0.5000", "0.0000", "0.0000"]
+
+
+# --- texts ---
+
+
+def test_an_empty_text_is_refused_with_what_to_type() -> None:
+    for bad in ("", "  \n", "\u200b"):
+        with pytest.raises(BadText, match=r"text 2 is empty\. Type"):
+            ask(["a dog", bad], None)
+    with pytest.raises(BadText, match="no text was given"):
+        ask([], None)
+
+
+def test_a_repeated_text_is_asked_once() -> None:
+    assert [q.text for q in ask(["a", "b", "a"], None)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("make", [WordTokenizer.bundled, lambda: default_tokenizer(49408, 77)], ids=["demo", "CLIP"])
+def test_words_that_do_not_fit_are_counted(make: Callable[[], Any]) -> None:
+    tokenizer = make()
+    context = 32 if isinstance(tokenizer, WordTokenizer) else 77
+    assert words_read("a red circle", tokenizer) == (3, 3)
+    assert words_read(" ".join(["red"] * (context - 2)), tokenizer) == (context - 2, context - 2)
+    assert words_read(" ".join(["red"] * (context - 1)), tokenizer) == (context - 2, context - 1)
+    assert words_read(" ".join(["red"] * 10_000), tokenizer) == (context - 2, 10_000)
+    (question,) = ask([" ".join(["red"] * 10_000)], tokenizer)
+    assert question.notes[0].startswith(f"Only the first {context - 2} of its 10,000 words were read")
+    assert len(question.short) <= 90
+
+
+def test_one_endless_word_is_said_to_be_cut() -> None:
+    (question,) = ask(["x" * 5_000], default_tokenizer(49408, 77))
+    assert question.notes == ("It is too long: only its beginning was read.",)
+
+
+def test_the_demo_model_says_what_it_does_not_know() -> None:
+    tokenizer = WordTokenizer.bundled()
+    known, strange = ask(["a red circle", "a zebra on the motorway"], tokenizer)
+    assert known.notes == ()
+    assert strange.notes[0].startswith("This model does not know: zebra, motorway.")
+
+
+def test_letters_of_other_scripts_are_noted_for_other_models() -> None:
+    tokenizer = default_tokenizer(49408, 77)
+    latin, chinese, arabic = ask(["ein Bär", "一只红色的鸟", "طائر أحمر"], tokenizer)
+    assert latin.notes == ()
+    for question in (chinese, arabic):
+        assert question.notes[0].startswith("Most of it is not in Latin letters")
+    assert foreign_share("123 !?") == 0.0
+
+
+def test_titles_stay_on_one_line() -> None:
+    assert shorten("a\nb\x07  c") == "a b c"
+    assert len(shorten("word " * 100, 40)) <= 40
+
+
+# --- pictures ---
+
+SQUARE = Preprocess(size=(32, 32), mean=OPENAI_MEAN, std=OPENAI_STD)
+
+
+def test_what_the_model_sees_of_a_wide_picture() -> None:
+    picture = view_of(Image.new("RGB", (60, 30)), "x", SQUARE.geometry(60, 30))
+    assert (picture.seen.left, picture.seen.right) == (15.0, 45.0)
+    assert picture.cropped
+    assert picture.canvas == picture.view == (0.0, 0.0, 30.0, 60.0)
+
+
+def test_of_a_long_and_thin_picture_only_what_is_seen_is_shown() -> None:
+    picture = view_of(Image.new("RGB", (20_000, 20)), "x", SQUARE.geometry(20_000, 20))
+    assert not picture.cropped
+    assert max(picture.shown.size) / min(picture.shown.size) < 1.2
+
+
+def test_a_padded_picture_is_drawn_with_its_padding() -> None:
+    padded = replace(SQUARE, resize="longest")
+    picture = view_of(Image.new("RGB", (60, 30)), "x", padded.geometry(60, 30))
+    assert picture.canvas == (-15.0, 0.0, 45.0, 60.0)
+
+
+def test_pixels_are_those_of_the_library(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(path)
+    _, pixels = open_picture(str(path), CLIP)
+    torch.testing.assert_close(pixels, CLIP.pixels([path]), atol=0, rtol=0)
+
+
+def test_a_folder_is_refused_with_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match=r"is a folder\. Type the pictures in it: .*/\*\.jpg"):
+        open_picture(str(tmp_path), CLIP)
