@@ -75,6 +75,4 @@ def _stray_word(text: str, rng: random.Random) -> str:
 
 def stream(batches: Batches, workers: int) -> DataLoader[Batch]:
     """Return a loader that draws ahead in `workers` processes (0: in this one; more than 1 would repeat steps)."""
-    return DataLoader(
-        batches, batch_size=None, num_workers=min(workers, 1), prefetch_factor=4 if workers else None
-    )
+    return DataLoader(batches, batch_size=None, num_workers=min(workers, 1), prefetch_factor=4 if workers else None)

@@ -4,13 +4,14 @@ Compiled for a CPU it takes a quarter of the time of the library's modules at th
 own length. `tests/test_training.py` proves it equal to open_clip's `encode_image` and `encode_text`.
 """
 
-import open_clip
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def block(layer: nn.Module, x: Tensor, heads: int, mask: Tensor | None) -> Tensor:
+def block(layer: Any, x: Tensor, heads: int, mask: Tensor | None) -> Tensor:
     """Run one residual block of open_clip's transformer, [row, token, width] to the same."""
     rows, tokens, width = x.shape
     attn = layer.attn
@@ -22,7 +23,7 @@ def block(layer: nn.Module, x: Tensor, heads: int, mask: Tensor | None) -> Tenso
     return x + layer.mlp.c_proj(F.gelu(layer.mlp.c_fc(layer.ln_2(x))))
 
 
-def class_token(model: open_clip.CLIP, images: Tensor) -> Tensor:
+def class_token(model: Any, images: Tensor) -> Tensor:
     """Return the image tower's class token after the last LayerNorm, before the projection, [image, width]."""
     visual = model.visual
     patches = visual.conv1(images).flatten(2).transpose(1, 2)
@@ -33,7 +34,7 @@ def class_token(model: open_clip.CLIP, images: Tensor) -> Tensor:
     return visual.ln_post(x[:, 0])
 
 
-def text_embedding(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
+def text_embedding(model: Any, tokens: Tensor) -> Tensor:
     """Return text embeddings for rows of any length up to the context (padding after the end has no influence)."""
     length = tokens.shape[1]
     x = model.token_embedding(tokens) + model.positional_embedding[:length]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -27,18 +28,18 @@ from training.data import CLASSES, Batch, Batches, stream
 from training.towers import class_token, text_embedding
 
 HERE = Path(__file__).parent
-CONFIG = HERE.parent / "src" / "clip_anatomy" / "model" / "demo" / "config.json"
+CONFIG = HERE.parent / "src" / "clip_anatomy" / "model" / "demo" / "open_clip_config.json"
 
 
 @dataclass(frozen=True)
 class Towers:
     """The two forward passes, compiled or not."""
 
-    image: Callable[[open_clip.CLIP, Tensor], Tensor] = class_token
-    text: Callable[[open_clip.CLIP, Tensor], Tensor] = text_embedding
+    image: Callable[[Any, Tensor], Tensor] = class_token
+    text: Callable[[Any, Tensor], Tensor] = text_embedding
 
 
-def build(config: Path = CONFIG) -> open_clip.CLIP:
+def build(config: Path = CONFIG) -> Any:
     """Return an untrained model of the shipped configuration."""
     return open_clip.CLIP(**json.loads(config.read_text(encoding="utf-8"))["model_cfg"])
 
@@ -73,7 +74,7 @@ def rate(step: int, args: argparse.Namespace) -> float:
 
 
 def loss_of(
-    model: open_clip.CLIP, heads: nn.ModuleDict, batch: Batch, step: int, args: argparse.Namespace, towers: Towers
+    model: Any, heads: nn.ModuleDict, batch: Batch, step: int, *, args: argparse.Namespace, towers: Towers
 ) -> dict[str, Tensor]:
     """Return the losses of a step: `attributes`, `contrastive` and what is minimised, `total`."""
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
@@ -89,7 +90,7 @@ def loss_of(
     return {"attributes": attributes, "contrastive": contrastive, "total": share * attributes + contrastive}
 
 
-def measure(model: open_clip.CLIP, pictures: int, split: str = "val") -> Report:
+def measure(model: Any, pictures: int, split: str = "val") -> Report:
     """Evaluate the model in float32 on the world's validation split."""
     tokenizer = WordTokenizer.bundled()
     model.eval()
@@ -151,15 +152,19 @@ def train(args: argparse.Namespace) -> None:
     if args.compile:
         towers = Towers(torch.compile(class_token, dynamic=False), torch.compile(text_embedding, dynamic=False))
     cast = torch.autocast("cpu", dtype=torch.bfloat16) if args.bfloat16 else nullcontext()
-    log = (run / "log.jsonl").open("a", encoding="utf-8")
     sums: dict[str, float] = {}
     began, since = time.time(), start
-    print(f"from step {start} to {args.steps}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    for step, batch in enumerate(stream(Batches(args.seed, args.images, args.captions, start, args.steps), args.workers), start):
+    print(
+        f"from step {start} to {args.steps}, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
+        flush=True,
+    )
+    for step, batch in enumerate(
+        stream(Batches(args.seed, args.images, args.captions, start, args.steps), args.workers), start
+    ):
         for group in optimiser.param_groups:
             group["lr"] = rate(step, args)
         with cast:
-            losses = loss_of(model, heads, batch, step, args, towers)
+            losses = loss_of(model, heads, batch, step, args=args, towers=towers)
         optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -170,19 +175,22 @@ def train(args: argparse.Namespace) -> None:
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         done = step + 1
         if done % args.every == 0 or done == args.steps:
-            line: dict[str, object] = {"step": done, "seconds": round((time.time() - began) / (done - since), 3), "lr": rate(step, args)}
+            line: dict[str, object] = {
+                "step": done,
+                "seconds": round((time.time() - began) / (done - since), 3),
+                "lr": rate(step, args),
+            }
             line |= {name: round(total / (done - since), 4) for name, total in sums.items()}
             if done > args.stage2 and (done % args.measure == 0 or done == args.steps):
                 report = measure(model, args.pictures)
                 line |= {"accuracy": {k: round(v, 4) for k, v in report.accuracy.items()}}
                 line |= {"worst_group": round(report.worst_group, 4), "group_mean": round(report.group_mean, 4)}
-                line |= {"scale": round(float(model.logit_scale.exp()), 2)}
+                line |= {"scale": round(float(model.logit_scale.detach().exp()), 2)}
             print(json.dumps(line), flush=True)
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+            with (run / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
             save(run, model, heads, optimiser, done)
             sums, began, since = {}, time.time(), done
-    log.close()
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -60,7 +60,9 @@ def _water(lattice: np.ndarray, size: int) -> Rgb:
     _, y = _axes(size)
     bend = _noise(lattice, 6, 6, size)
     waves = np.sin(2 * np.pi * (8.5 * y + 1.6 * bend + lattice[:, -1:, -1:]))
-    return _over(_mix((0.02, 0.28, 0.42), (0.08, 0.46, 0.56), 1 - y + 0 * bend), (0.50, 0.80, 0.82), (waves - 0.35) * 0.9)
+    return _over(
+        _mix((0.02, 0.28, 0.42), (0.08, 0.46, 0.56), 1 - y + 0 * bend), (0.50, 0.80, 0.82), (waves - 0.35) * 0.9
+    )
 
 
 def _night(lattice: np.ndarray, size: int) -> Rgb:
@@ -94,7 +96,9 @@ def _brick(lattice: np.ndarray, size: int) -> Rgb:
     course = np.floor(y * 8 + lattice[:, :1, :1]).astype(int)
     along = x * 4 + 0.5 * (course % 2) + lattice[:, 1:2, :1]
     tint = np.take_along_axis(
-        lattice.reshape(len(lattice), 1, -1), (course * 13 + np.floor(along).astype(int)).reshape(len(lattice), 1, -1), 2
+        lattice.reshape(len(lattice), 1, -1),
+        (course * 13 + np.floor(along).astype(int)).reshape(len(lattice), 1, -1),
+        2,
     ).reshape(along.shape)
     base = _mix((0.44, 0.20, 0.15), (0.62, 0.33, 0.25), tint)
     in_y, in_x = np.mod(y * 8 + lattice[:, :1, :1], 1), np.mod(along, 1)

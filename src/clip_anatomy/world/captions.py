@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from clip_anatomy.world.facts import Facts
-from clip_anatomy.world.names import BACKGROUNDS, COLOURS, COUNTS, POSITIONS, SHAPES, TEXTURES
+from clip_anatomy.world.names import BACKGROUNDS, COLOURS, COUNTS, POSITIONS, SHAPES
 
 PLURAL = 5  # a claim's count when the caption speaks of several objects without saying how many
 
@@ -116,7 +116,7 @@ def truth(facts: Facts, claims: list[Claim]) -> Bool[np.ndarray, "image text"]:
     count = facts.count[:, None]
     true &= (said == -1) | (count == said) | ((said == PLURAL) & (count > 1) & ~facts.mixed[:, None])
     blank: Kind = (-1, -1, -1)
-    pairs = np.array([(claim.kinds + (blank, blank))[:2] for claim in claims])  # [text, 2, 3]
+    pairs = np.array([(*claim.kinds, blank, blank)[:2] for claim in claims])  # [text, 2, 3]
     drawn = np.stack([facts.shape, facts.colour, facts.texture], axis=-1)[:, :, None, None]  # [image, 2, 1, 1, 3]
     match = ((pairs == -1) | (drawn == pairs)).all(axis=-1)  # [image, kind drawn, text, kind said]
     both = np.array([len(claim.kinds) == 2 for claim in claims])
@@ -247,9 +247,7 @@ def _sentence(facts: Facts, row: int, said: set[str], mixed: bool, rng: random.R
     return text, Claim(kinds, count, size, position, background, digit)
 
 
-def _plain_statement(
-    facts: Facts, row: int, topic: str, mixed: bool, rng: random.Random
-) -> tuple[str, Claim] | None:
+def _plain_statement(facts: Facts, row: int, topic: str, mixed: bool, rng: random.Random) -> tuple[str, Claim] | None:
     """Write a sentence about one attribute alone, without naming an object where English allows it."""
     column = rng.randrange(2) if mixed else 0
     kind = _kind(facts, row, column, {topic})
@@ -271,7 +269,13 @@ def _plain_statement(
     if topic == "background":
         code = int(facts.background[row])
         name = BACKGROUNDS[code]
-        options = (f"the background is {name}", f"a {name} background", f"something {setting(code)}", name, setting(code))
+        options = (
+            f"the background is {name}",
+            f"a {name} background",
+            f"something {setting(code)}",
+            name,
+            setting(code),
+        )
         return rng.choice(options), Claim(background=code)
     if topic == "size":
         code = int(facts.size[row])
@@ -291,4 +295,6 @@ def _plain_statement(
     digit = int(facts.digit[row])
     if not digit:
         return rng.choice(("no number", "there is no number")), Claim(digit=0)
-    return rng.choice((f"the number {digit}", f"a label with the number {digit}", f"it says {digit}")), Claim(digit=digit)
+    return rng.choice((f"the number {digit}", f"a label with the number {digit}", f"it says {digit}")), Claim(
+        digit=digit
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.world.captions import Claim, describe
 from clip_anatomy.world.dice import SPLITS, Dice
 from clip_anatomy.world.facts import AGREE, TIED, Facts, draw_facts
@@ -59,6 +60,9 @@ class World:
             half of the pictures each. The natural draw has 95 % for both.
         length: number of pictures.
 
+    Raises:
+        BadSpec: the split is unknown or the size too small.
+
     Example:
         >>> world = World(split="test", length=10)
         >>> scene = world[3]
@@ -75,9 +79,9 @@ class World:
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn."""
         if self.split not in SPLITS:
-            raise ValueError(f"World has no split {self.split!r}; use one of {', '.join(SPLITS)}")
+            raise BadSpec(f"World has no split {self.split!r}; use one of {', '.join(SPLITS)}")
         if self.size < 16:
-            raise ValueError(f"World draws pictures of at least 16 pixels, not {self.size}; use World(size=64)")
+            raise BadSpec(f"World draws pictures of at least 16 pixels, not {self.size}; use World(size=64)")
 
     def __len__(self) -> int:
         """Return the number of pictures."""

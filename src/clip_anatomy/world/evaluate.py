@@ -103,6 +103,11 @@ def classifier(encode_text: Callable[[list[str]], Tensor], attribute: str) -> Te
     return mean / mean.norm(dim=-1, keepdim=True)
 
 
+def _share(right: np.ndarray) -> float:
+    """Return the share of right answers, NaN where nothing was asked (a measurement on very few pictures)."""
+    return float(right.mean()) if len(right) else float("nan")
+
+
 def _embed(encode_image: Callable[[Tensor], Tensor], world: World, indices: np.ndarray, batch: int) -> Tensor:
     parts = [
         encode_image(pixels(world.batch(indices[at : at + batch]).images)).float()
@@ -143,7 +148,7 @@ def evaluate(
         wanted = target(facts, name)
         asked = wanted >= 0
         right = (images @ texts.T).argmax(dim=1).numpy()[asked] == wanted[asked]
-        accuracy[name], count[name] = float(right.mean()), int(asked.sum())
+        accuracy[name], count[name] = _share(right), int(asked.sum())
 
     # The balanced draw: 8 groups as likely, true and false labels as likely.
     fair = World(seed=seed, split=split, balanced=True, length=20 * n)
@@ -156,7 +161,7 @@ def evaluate(
     groups = {}
     for code, name in enumerate(GROUPS):
         here = pool.group[tied] == code
-        groups[name], count[name] = float(right[here].mean()), int(here.sum())
+        groups[name], count[name] = _share(right[here]), int(here.sum())
     indices = np.concatenate([told, untold])
     some = pool[indices]
     images = _embed(encode_image, fair, indices, batch)
@@ -166,7 +171,7 @@ def evaluate(
         "count with a false digit": (some.digit > 0) & (some.digit != some.count),
         "count with no digit": some.digit == 0,
     }.items():
-        accuracy[name], count[name] = float(right[rows].mean()), int(rows.sum())
+        accuracy[name], count[name] = _share(right[rows]), int(rows.sum())
     values = np.array(list(groups.values()))
     weights = np.tile([TIED, 1 - TIED], len(GROUPS) // 2)
     return Report(

@@ -26,9 +26,7 @@ COUNTS = ("one", "two", "three", "four")
 TIES = {0: (0, 1), 1: (1, 0), 2: (2, 3), 3: (3, 2)}
 
 # Eight groups: a tied shape on its own background (even codes) or on its partner's (odd codes).
-GROUPS = tuple(
-    f"{SHAPES[shape]} on {BACKGROUNDS[background]}" for shape, pair in TIES.items() for background in pair
-)
+GROUPS = tuple(f"{SHAPES[shape]} on {BACKGROUNDS[background]}" for shape, pair in TIES.items() for background in pair)
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,

@@ -40,7 +40,9 @@ def render(
             of_shape = drawn[facts.shape[drawn, kind[drawn]] == shape]
             for rows in (of_shape[facts.size[of_shape] == 0], of_shape[facts.size[of_shape] == 1]):
                 if len(rows):
-                    _draw_objects(canvas, masks, facts, rows, slot, shape, kind[rows], size, pad)
+                    _draw_objects(
+                        canvas, masks, facts, rows, slot=slot, shape=shape, kind=kind[rows], size=size, pad=pad
+                    )
     _draw_labels(canvas, facts, size, pad)
     inner = slice(pad, -pad)
     return (canvas[:, inner, inner] * 255 + 0.5).astype(np.uint8), masks[:, :, inner, inner]
@@ -63,6 +65,7 @@ def _draw_objects(
     masks: np.ndarray,
     facts: Facts,
     images: np.ndarray,
+    *,
     slot: int,
     shape: int,
     kind: np.ndarray,
