@@ -18,7 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.world import World
+from clip_anatomy.world import Facts, World
+from clip_anatomy.world.captions import article, plural, setting
+from clip_anatomy.world.names import COLOURS, COUNTS, SHAPES, TEXTURES
 from training.train import CONFIG, HERE, build
 
 DEMO = CONFIG.parent
@@ -73,6 +75,18 @@ def write_parity(folder: Path) -> None:
     _publish(folder / "parity.safetensors")
 
 
+def _whole(facts: Facts) -> str:
+    """Describe all of a picture's objects and its background in one plain sentence."""
+    names = [
+        f"{COLOURS[c]} {TEXTURES[t]} {SHAPES[s]}"
+        for s, c, t in zip(facts.shape[0], facts.colour[0], facts.texture[0], strict=True)
+        if s >= 0
+    ]
+    one = int(facts.count[0]) == 1 or bool(facts.mixed[0])
+    said = " and ".join(map(article, names)) if one else f"{COUNTS[facts.count[0] - 1]} {plural(names[0])}"
+    return f"{said} {setting(int(facts.background[0]))}"
+
+
 def write_examples(folder: Path, wanted: int = 6) -> None:
     """Write some unseen pictures and their captions, chosen to differ: one per row of the list below."""
     out = folder / "examples"
@@ -82,7 +96,12 @@ def write_examples(folder: Path, wanted: int = 6) -> None:
     facts = world.facts(np.arange(len(world)))
     single, plain = facts.count == 1, facts.digit == 0
     wishes = {
-        "single": single & plain & (facts.group < 0) & (facts.size == 1) & (facts.texture[:, 0] == 1),
+        "striped_circle": single
+        & (facts.shape[:, 0] == 4)
+        & plain
+        & (facts.group < 0)
+        & (facts.size == 1)
+        & (facts.texture[:, 0] == 1),
         "bird_at_home": single & plain & (facts.group == 0) & (facts.size == 1) & (facts.likeness < 0.1),
         "bird_on_water": single & plain & (facts.group == 1) & (facts.size == 1) & (facts.likeness < 0.35),
         "three": (facts.count == 3) & ~facts.mixed & plain & (facts.group < 0),
@@ -94,7 +113,7 @@ def write_examples(folder: Path, wanted: int = 6) -> None:
         scenes = world.batch(np.flatnonzero(mask)[:1])
         words = {key: values[0] for key, values in scenes.labels().items() if values[0]}
         Image.fromarray(scenes.images[0]).save(out / f"{name}.png")
-        captions[f"{name}.png"] = {"captions": scenes.captions(3)[0], **words}
+        captions[f"{name}.png"] = {"text": _whole(scenes.facts), "captions": scenes.captions(3)[0], **words}
     (out / "captions.json").write_text(json.dumps(captions, indent=1) + "\n", encoding="utf-8")
 
 

@@ -64,11 +64,16 @@ class Clip:
         """Hash of all weights: names a model in stores and edits, whatever file it came from."""
         return _digest(self.image_tower, self.text_tower)
 
-    def pixels(self, images: Images) -> Float[Tensor, "image 3 row col"]:
+    def pixels(
+        self, images: Images, *, allow_urls: bool = False, upright: bool = True
+    ) -> Float[Tensor, "image 3 row col"]:
         """Images of any kind to the tensor the image tower takes.
 
         Args:
             images: one or several paths, PIL images, arrays; or a preprocessed tensor [image, 3, row, col], which is only checked.
+
+            allow_urls: fetch strings that start with http:// or https://.
+            upright: turn photographs as their EXIF tag says (False: as open_clip, which ignores it).
 
         Returns:
             Normalised pixels on the model's device and in its dtype.
@@ -76,7 +81,7 @@ class Clip:
         Raises:
             BadImage: unreadable, or sides that are no multiples of the patch.
         """
-        x = prepare(images, self.preprocess)
+        x = prepare(images, self.preprocess, allow_urls=allow_urls, upright=upright)
         row, col = self.patch
         if x.shape[2] % row or x.shape[3] % col or not x.shape[2] or not x.shape[3]:
             raise BadImage(

@@ -303,6 +303,13 @@ def transformers_preprocess(config: Mapping[str, Any], size: int) -> Preprocess:
     """Preprocessing from preprocessor_config.json; CLIP's own where it says nothing. transformers floors the crop offset."""
     crop = config.get("crop_size", size)
     rows, cols = (crop.get("height", size), crop.get("width", size)) if isinstance(crop, dict) else (crop, crop)
+    edge = config.get("size", rows)
+    edge = edge.get("shortest_edge", edge.get("height", rows)) if isinstance(edge, dict) else edge
+    if edge != min(rows, cols):
+        raise UnsupportedModel(
+            f"the preprocessor scales the short side to {edge} and crops {rows} × {cols}; equal sizes are supported. "
+            "Type: load(..., preprocess=Preprocess(size=(...), mean=..., std=...))"
+        )
     return Preprocess(
         size=(rows, cols),
         mean=tuple(config.get("image_mean", OPENAI_MEAN)),

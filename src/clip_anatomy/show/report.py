@@ -188,8 +188,8 @@ def loudest_region(patches: Tensor) -> tuple[str, float]:
 
     rows, cols = patches.shape
     yes = patches.double().clamp(min=0)
-    row = (torch.arange(rows) * 3 // rows)[:, None].expand(rows, cols)
-    col = (torch.arange(cols) * 3 // cols)[None].expand(rows, cols)
+    row = ((2 * torch.arange(rows) + 1) * 3 // (2 * rows))[:, None].expand(rows, cols)
+    col = ((2 * torch.arange(cols) + 1) * 3 // (2 * cols))[None].expand(rows, cols)
     sums = torch.zeros(9, dtype=torch.float64).index_add_(0, (3 * row + col).flatten(), yes.flatten())
     best = int(sums.argmax())
     words = (
