@@ -1,0 +1,210 @@
+"""Pictures that lie about as files, and pictures that are in memory already."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.errors import BadInput
+from clip_anatomy.library.images import SUFFIXES, ImageData, Picture, hash_of
+from clip_anatomy.library.labels import NAMES, Note, Table, note_for, read_rows, read_table
+
+__all__ = ["HANDED", "Folder", "Handed", "Listing"]
+
+HANDED = "(a Python list)"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All pictures under a folder, in the order of their paths. The first folder level is the label, if there is one.
+
+    Attributes:
+        root: the folder.
+        table: path (or file name) → label, group, captions; it wins over class folders.
+    """
+
+    root: Path
+    table: Table = field(default_factory=dict[str, Note], repr=False)
+
+    @staticmethod
+    def of(root: Path, table: Table | None = None) -> "Folder":
+        """Open a folder; without a table its own `metadata.csv` (or .json, .jsonl; `labels.csv`) is taken, if it has one.
+
+        Raises:
+            BadInput: none of the paths in the table is there.
+        """
+        root = root.resolve()
+        if not table:
+            own = next((root / name for name in NAMES if (root / name).is_file()), None)
+            table = {} if own is None else read_table(own)
+        found = Folder(root, table)
+        if table and not found.knows_any():
+            raise BadInput(
+                f"none of the {len(table)} paths in the table (first: {next(iter(table))!r}) is a file under {root}. "
+                "Write them relative to that folder, or as plain file names"
+            )
+        return found
+
+    @property
+    def spec(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the tree, sorted."""
+        for path in self.paths():
+            first, _, rest = path.partition("/")
+            note = note_for(self.table, path)
+            label = note.label or (first if rest else "")
+            yield Picture(path, self.root / path, path, label, note.group, note.captions, note.meta)
+
+    def paths(self) -> Iterator[str]:
+        """Paths relative to the folder, with forward slashes."""
+        self.check()
+        for folder, below, files in os.walk(self.root, onerror=_raise):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            for name in sorted(files):
+                if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                    yield Path(folder, name).relative_to(self.root).as_posix()
+
+    def count(self) -> int:
+        """Number of picture files."""
+        return sum(1 for _ in self.paths())
+
+    def check(self) -> None:
+        """Raise BadInput when the folder has gone."""
+        if not self.root.is_dir():
+            raise BadInput(f"the folder {self.root} cannot be reached. Bring it back and type the same command again")
+
+    def fetch(self, path: str) -> ImageData:
+        """The file at `path`."""
+        return self.root / path
+
+    def knows_any(self) -> bool:
+        """Whether the table says something about at least one file."""
+        return any((self.root / name).is_file() for name in list(self.table)[:100]) or any(
+            path in self.table or path.rsplit("/", 1)[-1] in self.table for path in self.paths()
+        )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures named by a file: one path a line, or a table with a column of paths. Paths are relative to that file.
+
+    Attributes:
+        file: the list or table.
+        table: labels for a plain list.
+        tabular: whether the file is a table itself.
+    """
+
+    file: Path
+    table: Table = field(default_factory=dict[str, Note], repr=False)
+    tabular: bool = False
+
+    @staticmethod
+    def of_lines(file: Path, table: Table | None = None) -> "Listing":
+        """Open a plain list of paths."""
+        return Listing(file.resolve(), table or {})
+
+    @staticmethod
+    def of_table(file: Path) -> "Listing":
+        """Open a table whose rows are the pictures."""
+        return Listing(file.resolve(), tabular=True)
+
+    @property
+    def spec(self) -> str:
+        """The list's path."""
+        return str(self.file)
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the list in its own order."""
+        self.check()
+        for path, note in self._entries():
+            yield Picture(path, self.fetch(path), path, note.label, note.group, note.captions, note.meta)
+
+    def _entries(self) -> Iterator[tuple[str, Note]]:
+        if self.tabular:
+            yield from read_rows(self.file)
+            return
+        try:
+            with self.file.open(encoding="utf-8-sig") as lines:
+                for line in lines:
+                    path = line.strip()
+                    if path and not path.startswith("#"):
+                        yield path, note_for(self.table, path)
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{self.file} is not a text file with one path a line ({error})") from error
+
+    def count(self) -> int:
+        """Number of entries."""
+        return sum(1 for _ in self._entries())
+
+    def check(self) -> None:
+        """Raise BadInput when the list has gone."""
+        if not self.file.is_file():
+            raise BadInput(f"the list {self.file} cannot be reached. Bring it back and type the same command again")
+
+    def fetch(self, path: str) -> ImageData:
+        """The file at `path`, beside the list or in `images/` beside it."""
+        base = self.file.parent
+        there = base / Path(path).expanduser()
+        inner = base / "images" / path
+        return inner if not there.exists() and inner.exists() else there
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A Python list: paths, `Picture`s, or images in memory, which are called by a hash of their pixels."""
+
+    pictures: tuple[Picture, ...] = field(repr=False)
+
+    @staticmethod
+    def of(images: Sequence[Any]) -> "Handed":
+        """Take a list as it is.
+
+        Raises:
+            BadInput: it is empty, or holds something else.
+        """
+        if not len(images):
+            raise BadInput("an empty list of images. Give at least one path, PIL image or array")
+        return Handed(tuple(_picture(image) for image in images))
+
+    @property
+    def spec(self) -> str:
+        """What is said of it: a list cannot be opened again from a name, its files can."""
+        return HANDED
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the list."""
+        return iter(self.pictures)
+
+    def count(self) -> int:
+        """Length of the list."""
+        return len(self.pictures)
+
+    def check(self) -> None:
+        """Nothing can go away."""
+
+    def fetch(self, path: str) -> ImageData:
+        """The file of an entry that was a path."""
+        return Path(path)
+
+
+def _picture(image: Any) -> Picture:
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, str | Path):
+        path = Path(image).expanduser().resolve()
+        return Picture(path.as_posix(), path, path.as_posix())
+    if isinstance(image, Image.Image | np.ndarray | Tensor | bytes):
+        return Picture(hash_of(image), image)
+    raise BadInput(f"a value of type {type(image).__name__} in the list. Give paths, PIL images, arrays or `Picture`s")
+
+
+def _raise(error: OSError) -> None:
+    raise BadInput(f"{error.filename} cannot be read: {error.strerror}. Type a folder that you may read") from error

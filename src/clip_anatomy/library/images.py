@@ -1,0 +1,243 @@
+"""What a collection hands over: pictures one at a time, each with an id that stays the same on every walk.
+
+A `Source` is anything that can be walked again and again in the same order; `open_source` makes one of what people type.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.model.pixels import Preprocess, read_image
+
+__all__ = ["FORMS", "Decoded", "ImageData", "Picture", "Source", "decode", "open_source", "picture_of", "read_data"]
+
+ImageData = Path | bytes | Image.Image | np.ndarray | Tensor
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif"})
+FORMS = (
+    "a folder | a list of paths in a .txt | a table .csv, .json or .jsonl | tar files (one, a folder of them, or 'a-*.tar') | "
+    "hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list"
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a collection, not yet decoded, and what is known about it.
+
+    Attributes:
+        id: names it for good: the same on every walk, different for different images.
+        data: a path, the bytes of an image file, or an image in memory; an error where it could not even be read.
+        path: where `Source.fetch` finds it again; None when it lives in memory only.
+        label: its class, "" if not known.
+        group: its group (for worst-group figures), "" if not known.
+        captions: texts that describe it.
+        meta: whatever else the table says: column → text or number.
+    """
+
+    id: str
+    data: ImageData | BadImage
+    path: str | None = None
+    label: str = ""
+    group: str = ""
+    captions: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A collection of pictures."""
+
+    @property
+    def spec(self) -> str:
+        """What `open_source` makes this collection of again, on this machine."""
+        ...
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the pictures, always in the same order."""
+        ...
+
+    def count(self) -> int | None:
+        """How many there are, where that is cheap to say."""
+        ...
+
+    def check(self) -> None:
+        """Raise BadInput if the collection cannot be reached (any more)."""
+        ...
+
+    def fetch(self, path: str) -> ImageData:
+        """The image at a picture's `path`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One picture as the model takes it, and the facts of its file.
+
+    Attributes:
+        pixels: preprocessed.
+        row: rows of the upright original.
+        col: its columns.
+        size: bytes of its file, or of its pixels where there is none.
+        digest: hash of those bytes: equal for equal files, whatever they are called.
+    """
+
+    pixels: Float[Tensor, "3 row col"]
+    row: int
+    col: int
+    size: int
+    digest: str
+
+
+def read_data(data: ImageData, name: str, *, keep_mode: bool = False) -> Image.Image:
+    """Decode a picture's data upright.
+
+    Raises:
+        BadImage: it cannot be used; the message starts with `name`.
+    """
+    if not isinstance(data, bytes):
+        return read_image(data, keep_mode=keep_mode)
+    if not data:
+        raise BadImage(f"{name} is empty (0 bytes). Put a whole copy in its place")
+    try:
+        with Image.open(BytesIO(data)) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise BadImage(
+                    f"{name} has {image.width * image.height:,} pixels, {limit:,} are allowed. Scale it down, or type "
+                    f"first: PIL.Image.MAX_IMAGE_PIXELS = {image.width * image.height:_}"
+                )
+            return read_image(image, keep_mode=keep_mode)
+    except BadImage as error:
+        raise BadImage(f"{name}: {error}") from error
+    except Exception as error:  # decoders raise anything at all on damaged data
+        raise BadImage(f"{name} is not a picture that can be read here ({type(error).__name__}: {error})") from error
+
+
+def decode(picture: Picture, preprocess: Preprocess) -> Decoded:
+    """Decode and preprocess one picture.
+
+    Raises:
+        BadImage: it cannot be used.
+    """
+    data = picture.data
+    if isinstance(data, BadImage):
+        raise data
+    image = read_data(data, picture.id, keep_mode=True)
+    raw = _bytes_of(data)
+    pixels = preprocess(image)
+    return Decoded(pixels, image.height, image.width, len(raw), hashlib.blake2b(raw, digest_size=16).hexdigest())
+
+
+def _bytes_of(data: ImageData) -> bytes:
+    if isinstance(data, Path):
+        return data.read_bytes()
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, Image.Image):
+        return data.tobytes()
+    array = data.detach().cpu().numpy() if isinstance(data, Tensor) else data
+    return np.ascontiguousarray(array).view(np.uint8).tobytes()
+
+
+def open_source(source: Any, labels: str | Path | None = None) -> Source:
+    """Make a collection of what people type.
+
+    Args:
+        source: a folder (class folders give the labels; a `metadata.csv`, `.json` or `.jsonl` in it gives more); a text
+            file with one path a line; a table (CSV, JSON, JSONL) with a column of paths; webdataset-style tars: one
+            file, a folder that holds nothing else, or a pattern such as `train-*.tar`; `hf-dataset:NAME[:SPLIT]` or a
+            folder that `save_to_disk` wrote; `world:COUNT[:SPLIT]`, the demo world; a list of paths, images or
+            `Picture`s; or any object that is a `Source` itself.
+        labels: a table for folders, lists and tars: path → label, group, captions and other columns.
+
+    Returns:
+        The collection.
+
+    Raises:
+        BadInput: nothing of this kind, or nothing there.
+
+    Example:
+        >>> source = open_source("world:3:test")
+        >>> [picture.id for picture in source]
+        ['world-0-test-0', 'world-0-test-1', 'world-0-test-2']
+    """
+    from clip_anatomy.library import datasets, folders, tars, worlds
+    from clip_anatomy.library.labels import read_table
+
+    if isinstance(source, Sequence) and not isinstance(source, str | bytes):
+        return folders.Handed.of(source)
+    if not isinstance(source, str | Path):
+        if isinstance(source, Source):
+            return source
+        raise BadInput(f"a source of type {type(source).__name__} is not known. Type one of: {FORMS}")
+    name = str(source)
+    scheme, _, rest = name.partition(":")
+    named: dict[str, Callable[[str], Source]] = {"world": worlds.Worlds.of, "hf-dataset": datasets.HubDataset.of}
+    if scheme in named and rest:
+        return named[scheme](rest)
+    table = {} if labels is None else read_table(Path(labels))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if datasets.is_saved(path):
+            return datasets.HubDataset.of(str(path.resolve()))
+        if tars.only_tars(path):
+            return tars.Tars.of(path / "*.tar", table)
+        return folders.Folder.of(path, table)
+    if any(c in path.name for c in "*?[") or path.suffix == ".tar":
+        return tars.Tars.of(path, table)
+    if not path.exists():
+        raise BadInput(f"there is no {name!r} here. Type one of: {FORMS}")
+    if path.suffix.lower() in {".csv", ".json", ".jsonl", ".tsv"}:
+        return folders.Listing.of_table(path)
+    if path.suffix.lower() in {".txt", ".lst", ""}:
+        return folders.Listing.of_lines(path, table)
+    if path.suffix.lower() in SUFFIXES:
+        return folders.Handed.of([path])
+    raise BadInput(f"{name!r} is no collection. Type one of: {FORMS}")
+
+
+def picture_of(source: str, path: str | None, name: str) -> Image.Image:
+    """The original picture of a row: `picture_of(row.source, row.path, row.id)`.
+
+    Raises:
+        BadImage: it was handed over in memory, or is no longer where it was.
+    """
+    if path is None:
+        raise BadImage(f"{name} was handed over in memory; a store does not keep pictures. Index files instead")
+    try:
+        return read_data(_opened(source).fetch(path), name)
+    except BadInput as error:
+        raise BadImage(f"{name} cannot be shown: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _opened(spec: str) -> "Source":
+    from clip_anatomy.library.folders import HANDED, Folder, Handed
+
+    if spec == HANDED:
+        return Handed(())
+    return Folder(Path(spec)) if Path(spec).is_dir() and Path(spec).is_absolute() else open_source(spec)
+
+
+def hash_of(data: ImageData) -> str:
+    """A name for an image that has none: hash of its kind, its shape and its values."""
+    shape = data.size if isinstance(data, Image.Image) else getattr(data, "shape", ())
+    kind = data.mode if isinstance(data, Image.Image) else str(getattr(data, "dtype", "bytes"))
+    total = hashlib.blake2b(repr((kind, tuple(shape))).encode(), digest_size=16)
+    total.update(_bytes_of(data))
+    return f"image-{total.hexdigest()}"
+
+
+def stack(pixels: Sequence[Float[Tensor, "3 row col"]]) -> Float[Tensor, "image 3 row col"]:
+    """Several pictures' pixels as one batch."""
+    return torch.stack(list(pixels))

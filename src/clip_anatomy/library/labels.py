@@ -1,0 +1,153 @@
+"""Tables of labels, groups and captions in the formats people have: CSV, JSON, JSONL, COCO's annotation file."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from clip_anatomy.errors import BadInput
+
+__all__ = ["Note", "Table", "note_for", "read_rows", "read_table"]
+
+PATH = ("path", "file", "file_name", "filename", "img_filename", "image", "image_path", "filepath")
+LABEL = ("label", "class", "class_name", "category", "target", "y")
+GROUP = ("group", "group_name")
+CAPTIONS = ("captions", "caption", "texts", "text", "description")
+NAMES = ("metadata.csv", "metadata.json", "metadata.jsonl", "labels.csv", "labels.json")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a table says about one image."""
+
+    label: str = ""
+    group: str = ""
+    captions: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Table = Mapping[str, Note]
+"""Path as written in the table → what it says."""
+
+
+def read_table(path: Path) -> dict[str, Note]:
+    """Read a whole table into memory, by path.
+
+    Raises:
+        BadInput: no such file, not a table, or no column of paths.
+    """
+    table: dict[str, Note] = {}
+    for name, note in read_rows(path):
+        table[name] = note
+    return table
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Note]]:
+    """Read a table row by row.
+
+    Columns (or JSON keys) are found by their usual names; all others are kept as `meta`. JSON may be a list of records, a
+    mapping from path to label, captions or record, or COCO's `images` + `annotations`.
+
+    Args:
+        path: a .csv, .tsv, .json or .jsonl file in UTF-8.
+
+    Yields:
+        Path as written, and what the table says about it.
+
+    Raises:
+        BadInput: no such file, not a table, or no column of paths; names what was found.
+    """
+    try:
+        kind = path.suffix.lower()
+        if kind in {".csv", ".tsv"}:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                yield from _of_records(path, csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ","))
+        elif kind == ".jsonl":
+            with path.open(encoding="utf-8-sig") as file:
+                yield from _of_records(path, (json.loads(line) for line in file if line.strip()))
+        elif kind == ".json":
+            yield from _of_json(path, json.loads(path.read_text(encoding="utf-8-sig")))
+        else:
+            raise BadInput(f"{path} is no table of labels. Type a .csv, .tsv, .json or .jsonl file")
+    except FileNotFoundError:
+        raise BadInput(f"there is no table {path}. Type the path of a .csv, .json or .jsonl file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise BadInput(f"{path} is not a readable table ({error}). Save it as CSV or JSON in UTF-8") from error
+
+
+def note_for(table: Table, path: str) -> Note:
+    """What a table says about a path, by the whole path or else by the file's name."""
+    return table.get(path) or table.get(path.rsplit("/", 1)[-1]) or Note()
+
+
+def _of_json(path: Path, value: Any) -> Iterator[tuple[str, Note]]:
+    if isinstance(value, dict):
+        value = cast("dict[str, Any]", value)
+        if isinstance(value.get("images"), list):
+            yield from _of_coco(path, value)
+            return
+        for name, said in value.items():
+            yield name, _note_of(said)
+        return
+    if isinstance(value, list):
+        yield from _of_records(path, cast("list[Any]", value))
+        return
+    raise BadInput(f"{path} holds a JSON {type(value).__name__}. Type a list of records, or path → label or captions")
+
+
+def _note_of(said: Any) -> Note:
+    if isinstance(said, dict):
+        return _note(cast("dict[str, Any]", said))
+    if isinstance(said, list):
+        return Note(captions=tuple(str(s) for s in cast("list[Any]", said)))
+    return Note(label=str(said))
+
+
+def _of_coco(path: Path, value: dict[str, Any]) -> Iterator[tuple[str, Note]]:
+    captions: dict[Any, list[str]] = {}
+    for said in value.get("annotations", ()):
+        if "caption" in said:
+            captions.setdefault(said.get("image_id"), []).append(str(said["caption"]))
+    images: list[Any] = value["images"]
+    for record, (name, note) in zip(images, _of_records(path, images), strict=True):
+        yield name, replace(note, captions=(*note.captions, *captions.get(record.get("id"), ())))
+
+
+def _of_records(path: Path, records: Iterable[Any]) -> Iterator[tuple[str, Note]]:
+    for at, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise BadInput(f"{path}, record {at + 1}: {type(record).__name__} instead of an object with a path")
+        known = cast("dict[str, Any]", record)
+        name = next((known[k] for k in PATH if known.get(k)), None)
+        if name is None:
+            columns = ", ".join(str(k) for k in known) or "none"
+            raise BadInput(
+                f"{path}, record {at + 1}: no path. One of {', '.join(PATH)} was expected, it has: {columns}"
+            )
+        yield str(name), _note(known)
+
+
+def _note(record: Mapping[str, Any]) -> Note:
+    label, group = (_first(record, names) for names in (LABEL, GROUP))
+    captions = _first(record, CAPTIONS)
+    said = (
+        cast("list[Any]", captions) if isinstance(captions, list) else [captions] if captions not in (None, "") else []
+    )
+    used = {*PATH, *(k for names in (LABEL, GROUP, CAPTIONS) for k in (_name(record, names),) if k)}
+    meta = {str(k): v for k, v in record.items() if k not in used and _plain(v)}
+    return Note("" if label is None else str(label), "" if group is None else str(group), tuple(map(str, said)), meta)
+
+
+def _name(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((k for k in names if k in record), None)
+
+
+def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    name = _name(record, names)
+    return None if name is None else record[name]
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool) and value != ""
