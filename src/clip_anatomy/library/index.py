@@ -18,7 +18,7 @@ from clip_anatomy.library.walk import Progress, Summary, Walk
 from clip_anatomy.library.writer import Writer
 from clip_anatomy.model.clip import Clip
 
-__all__ = ["Progress", "Summary", "index"]
+__all__ = ["Progress", "Summary", "index", "model_of"]
 
 COMMIT_SECONDS = 30.0
 
@@ -83,6 +83,11 @@ def index(
     with Writer.open(folder, clip, about) as writer, _stop_on_signal() as stopped:
         walk = Walk(writer, clip, opened, stopped, report, commit_seconds, workers)
         return walk.run(batch, prune=prune)
+
+
+def model_of(store: Path) -> str | None:
+    """Spec of the model that a store was made with; None if there is no store yet."""
+    return About.load(store).model if (store / NAME).exists() else None
 
 
 def _settings(

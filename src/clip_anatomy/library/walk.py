@@ -27,6 +27,7 @@ __all__ = ["Progress", "Summary", "Walk"]
 
 COMMIT_BYTES = 64 * 2**20
 REPORT_SECONDS = 0.2
+MOST_AHEAD = 512  # decoded images that may wait
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ class Walk:
     def _pass(self, pictures: Iterable[Picture]) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = self.workers or cores
-        window = 2 * max(workers, self.pace.size if self.pace.found is not None else self.pace.sizes[-1])
+        ahead_of_model = self.pace.size if self.pace.found is not None else self.pace.sizes[-1]
+        window = max(2 * workers, min(2 * ahead_of_model, MOST_AHEAD))
         on_cpu = self.clip.device.type == "cpu"
         work: list[Work] = []
         self.committed_at = time.monotonic()
