@@ -242,6 +242,14 @@ def test_nothing_of_size_tokens_squared_or_tokens_times_embed_is_ever_made() -> 
     assert not [s for s in Watch.seen if s.count(tokens) > 1 or (tokens in s and embed in s)]
 
 
+def test_a_trace_keeps_its_rows_alone_alive() -> None:
+    """A row that is a view would keep every token of every layer in memory."""
+    trace = ca.decompose(ca.load(tiny.open_clip_model()), torch.randn(2, 3, 32, 32)).trace
+    for name in ("start", "mixed", "mlp", "stream"):
+        t = getattr(trace, name)
+        assert t.untyped_storage().nbytes() == t.numel() * t.element_size(), name
+
+
 def test_unknown_convention_says_what_to_type() -> None:
     with pytest.raises(ca.errors.BadSpec, match="Type one of: 'own', 'even'"):
         check_convention("official")

@@ -194,11 +194,11 @@ def _own(tower: Tower, trace: Trace) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return to_joint(tower, centre(x) * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
-    heads = [joint(write_heads(tower, block, trace.mixed[:, i])) for i, block in enumerate(tower.blocks)]
+    wrote = torch.stack([write_heads(tower, block, trace.mixed[:, i]) for i, block in enumerate(tower.blocks)], 1)
     biases = sum(out_bias(block, tower.width, trace.start.device) for block in tower.blocks)
     bias = joint(biases * trace.mass[:, None]) + tower.ln_post.bias.float() @ tower.projection.float()
     return {
-        "heads": torch.stack(heads, 1),
+        "heads": joint(wrote),
         "mlps": joint(trace.mlp),
         "start": joint(trace.start),
         "bias": bias + _projection_bias(tower),

@@ -69,8 +69,7 @@ def head_directions(tower: Tower, layer: int, direction: Float[Tensor, "text wid
     """Directions of the residual stream carried back through W_O^h to what each head writes."""
     block = tower.blocks[layer]
     scaled = direction if block.scale_attention is None else direction * block.scale_attention.float()
-    weight = block.out.weight.float().unflatten(1, (tower.heads, tower.d))
-    return torch.einsum("whd,tw->hdt", weight, scaled)
+    return (scaled @ block.out.weight.float()).unflatten(1, (tower.heads, tower.d)).permute(1, 2, 0)
 
 
 def token_contributions(

@@ -32,9 +32,9 @@ class Readout:
     column: int | None = None  # the index, where it is the same for every image: a slice is cheaper than a gather
 
     def rows(self, x: Float[Tensor, "image token *rest"]) -> Float[Tensor, "image *rest"]:
-        """Read the rows: [image, token, …] → [image, …]."""
+        """Read the rows: [image, token, …] → [image, …], a tensor of its own (a view would keep all tokens alive)."""
         if self.column is not None:
-            return x[:, self.column]
+            return x[:, self.column].clone()
         if self.index is not None:
             return x[torch.arange(len(x), device=x.device), self.index]
         assert self.weights is not None
