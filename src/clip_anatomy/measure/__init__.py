@@ -1,0 +1,1 @@
+"""Protocols and measures: what a claim of this package is checked with."""
