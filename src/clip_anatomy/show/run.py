@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from clip_anatomy import __version__
 from clip_anatomy.errors import BadImage
 from clip_anatomy.model.clip import Clip
-from clip_anatomy.show.explain import answer, sink, to_dict
+from clip_anatomy.show.explain import answer, signed, sink, to_dict
 from clip_anatomy.show.pictures import label_of, open_picture
 from clip_anatomy.show.progress import note, progress
 from clip_anatomy.show.report import Answered, Story, render
@@ -185,7 +185,7 @@ def table(found: Found) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
-    names = [shorten(question.text, 40) for question in found.questions]
+    names = [shorten(question.text, 46) for question in found.questions]
     for each in found.answered:
         whole = each.answer
         shown = whole if len(names) < 2 else whole.contrast()
@@ -200,7 +200,7 @@ def table(found: Found) -> None:
             voices = shown.voices(k)
             share = [f"{float(whole.probability[k]):.1%}"] if shown.against else []
             ends = [Text(f"{v.name} {v.signed}") for v in (voices[0], voices[-1])]
-            view.add_row(Text(names[k]), f"{float(whole.cosine[k]):.4f}", *share, *ends)
+            view.add_row(Text(names[k]), signed(float(whole.cosine[k])), *share, *ends)
         console.print(view)
     if len(names) > 1:
         console.print(

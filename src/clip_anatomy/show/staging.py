@@ -13,7 +13,7 @@ from clip_anatomy.errors import OutputError
 
 MARK = "explain.json"  # its `schema` says that a folder is ours
 SCHEMA = "clip-anatomy/explain/1"
-REPORT = "report.html"
+REPORT = "index.html"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def staged(out: Path) -> Generator[Staging]:
                 f"{out / REPORT} is there and was not written by clip-anatomy. Type another folder: --out NAME"
             )
         # Beside `out`, or in it where it exists already: renames stay within one file system either way.
-        beside = next(p for p in (out, *out.absolute().parents) if p.is_dir())
+        beside = next(p for p in (out, *out.absolute().parents) if p.exists())
         folder = beside / f".{out.name or 'report'}.partial-{secrets.token_hex(4)}"
         folder.mkdir()
     except OutputError:
@@ -104,10 +104,10 @@ def as_json(value: dict[str, Any]) -> str:
 
 def _ours(folder: Path) -> bool:
     try:
-        head = (folder / MARK).open("rb").read(200)
+        with (folder / MARK).open("rb") as file:
+            return SCHEMA.encode() in file.read(200)
     except OSError:
         return False
-    return SCHEMA.encode() in head
 
 
 def _failed(place: Path, error: Exception) -> OutputError:

@@ -22,7 +22,7 @@ def demo(
 
     Args:
         photos: pictures of yours, looked at beside the bundled ones.
-        text: what to look for; by default the true captions of the bundled pictures.
+        text: what to look for; by default the true descriptions of the bundled pictures.
         out: folder for the report; by default clip-anatomy-demo, and none with --json.
         as_json: print all numbers as JSON on stdout; without --out nothing is drawn or written.
 
@@ -49,10 +49,10 @@ def demo(
             from clip_anatomy.show.texts import ask
 
             clip = load("demo")
-            captions = bundled()
-        questions = ask(text or list(captions.values()), clip.tokenizer)
+            pictures = bundled()
+        questions = ask(text or [described for described, _ in pictures.values()], clip.tokenizer)
         sources = [
-            *(run.Source(str(path), path.name, f"In truth: {caption}.") for path, caption in captions.items()),
+            *(run.Source(str(path), path.name, truth) for path, (_, truth) in pictures.items()),
             *(run.Source(photo) for photo in photos),
         ]
         found = run.look(clip, sources, questions, notes=[DEMO_NOTE] if photos else [])
@@ -70,12 +70,47 @@ def demo(
     return 0
 
 
-def bundled() -> dict[Path, str]:
-    """Paths of the bundled pictures, with a true caption each."""
+_PLACES = {
+    "sky": "in the sky",
+    "water": "in the water",
+    "night": "at night",
+    "grass": "on the grass",
+    "sand": "on the sand",
+    "brick": "on a brick wall",
+    "snow": "in the snow",
+    "wood": "on wood",
+}
+
+
+def bundled() -> dict[Path, tuple[str, str]]:
+    """Paths of the bundled pictures, each with a description in the world's words, and the whole truth."""
     import json
 
     from clip_anatomy.model.demo import examples
 
     paths = examples()
     known = json.loads((paths[0].parent / "captions.json").read_text(encoding="utf-8")) if paths else {}
-    return {path: str(known[path.name]["captions"][0]) for path in paths if path.name in known}
+    found: dict[Path, tuple[str, str]] = {}
+    for path in paths:
+        if path.name in known:
+            text = describe(known[path.name])
+            digit = known[path.name].get("digit")
+            found[path] = text, f"In truth: {text}{f', and a printed {digit}' if digit else ''}."
+    return found
+
+
+def describe(labels: dict[str, str]) -> str:
+    """One English description of a picture of the demo world from its attributes.
+
+    Example:
+        >>> describe({"count": "two", "texture": "solid", "colour": "red", "shape": "fish", "background": "water"})
+        'two solid red fish in the water'
+    """
+    things = f"{labels['texture']} {labels['colour']} {labels['shape']}"
+    place = _PLACES.get(labels["background"], f"on {labels['background']}")
+    if "shape2" in labels:
+        return f"a {things} and a {labels['texture2']} {labels['colour2']} {labels['shape2']} {place}"
+    if labels["count"] == "one":
+        return f"a {things} {place}"
+    plural = {"fish": "", "cross": "es"}.get(labels["shape"], "s")
+    return f"{labels['count']} {things}{plural} {place}"

@@ -21,7 +21,7 @@ def explain(
 ) -> int:
     """Say why pictures match texts: which layers, heads, MLPs and patches said yes and no.
 
-    Writes report.html (one page that holds everything), a PNG for each picture and text, and explain.json into a folder.
+    Writes index.html (one page that holds everything), a PNG for each picture and text, and explain.json into a folder.
     All shares add up to the cosine exactly. Give two texts or more: what speaks for one more than for the others is the
     clearest answer.
 
