@@ -5,6 +5,7 @@ to VERBS.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -12,6 +13,7 @@ from typing import Any
 
 from clip_anatomy import __version__
 from clip_anatomy.errors import ClipAnatomyError
+from clip_anatomy.show.wording import said_here
 
 VERBS = {  # name → (where its function is, what it answers)
     "demo": (
@@ -26,14 +28,6 @@ VERBS = {  # name → (where its function is, what it answers)
 }
 EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback."
 FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143
-
-# What a message of the Python API says, and what it is called here.
-_SAID_HERE = {
-    "allow_urls=True": "--allow-urls",
-    "device='cpu'": "--device cpu",
-    "or weights=FILE": "or add --weights FILE",
-    "weights=FILE": "--weights FILE",
-}
 
 
 def app() -> Any:
@@ -63,11 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done · 1 a check failed, or a picture could not be read under --strict · 2 bad input · 3 a defect of this program ·
-        130 stopped with Ctrl-C.
+        130 stopped with Ctrl-C · 143 ended.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode gets "?" for a letter, not an error
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if argv is None:  # a process of its own: being ended clears up as Ctrl-C does
+        signal.signal(signal.SIGTERM, _end)
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CLIP_ANATOMY_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]
@@ -76,18 +72,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _say("stopped; nothing half-written", STOPPED)
+    except _EndedError:
+        return _say("ended; nothing half-written", ENDED)
     except BrokenPipeError:  # the reader of our output has gone, as in `clip-anatomy … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ClipAnatomyError as e:
         if debug:
             raise
-        return _say(f"error: {_here(str(e))}", BAD_INPUT)
+        return _say(f"error: {said_here(str(e))}", BAD_INPUT)
     except Exception as e:
         if debug:
             raise
         return _say(f"a defect of clip-anatomy: {type(e).__name__}: {e}. To see where, add --debug", BROKEN)
     return code
+
+
+class _EndedError(BaseException):
+    """The process was asked to end (SIGTERM)."""
+
+
+def _end(*_: object) -> None:
+    raise _EndedError
 
 
 def _run(words: list[str]) -> int:
@@ -104,12 +110,6 @@ def _run(words: list[str]) -> int:
 def _say(message: str, code: int) -> int:
     print(f"clip-anatomy: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _here(message: str) -> str:
-    for there, here in _SAID_HERE.items():
-        message = message.replace(there, here)
-    return message
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def draw(picture: Picture, found: Answer, text: int, words: str, caption: str) -
         file = BytesIO()
         with warnings.catch_warnings():  # a letter that no installed font has is drawn as a box
             warnings.filterwarnings("ignore", message=".*Glyph.*missing from.*")
-            figure.savefig(file, format="png", metadata={"Software": "clip-anatomy"})
+            figure.savefig(file, format="png", metadata={"Software": "clip-anatomy"}, pil_kwargs={"compress_level": 4})
     return file.getvalue()
 
 
@@ -106,7 +106,8 @@ def _title(figure: "Figure", found: Answer, text: int, words: str, caption: str)
 
 
 def _heading(axes: "Axes", title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=7)
+    # Not set_title, which measures every tick of the panel before it knows where to stand.
+    axes.annotate(title, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=10, fontweight="bold")
 
 
 def _frame(axes: "Axes", picture: Picture) -> None:
@@ -175,10 +176,9 @@ def _heads(axes: "Axes", found: Answer, text: int) -> None:
     axes.imshow(colour(found.heads[..., text], limit), aspect="auto", interpolation="nearest", extent=(-0.5, heads - 0.5, layers - 0.5, -0.5))  # fmt: skip
     axes.set_xticks(_ticks(heads))
     axes.set_yticks(_ticks(layers))
-    axes.set_xticks([x + 0.5 for x in range(heads - 1)], minor=True)
-    axes.set_yticks([y + 0.5 for y in range(layers - 1)], minor=True)
-    axes.grid(which="minor", color=LINE, linewidth=0.5)
-    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=FAINT)
+    axes.vlines([x + 0.5 for x in range(heads - 1)], -0.5, layers - 0.5, color=LINE, linewidth=0.5)
+    axes.hlines([y + 0.5 for y in range(layers - 1)], -0.5, heads - 0.5, color=LINE, linewidth=0.5)
+    axes.tick_params(length=0, labelsize=8, labelcolor=FAINT)
     axes.set_xlabel("head", fontsize=8.5, color=FAINT, labelpad=2)
     axes.set_ylabel("layer, the first on top", fontsize=8.5, color=FAINT, labelpad=2)
     _heading(axes, f"which heads (full colour: ±{limit:.4f})")
@@ -186,10 +186,12 @@ def _heads(axes: "Axes", found: Answer, text: int) -> None:
 
 def _layers(axes: "Axes", found: Answer, text: int) -> None:
     values = found.layers(text).tolist()
-    edge = max(abs(v) for row in found.layers(text).tolist() for v in row) or 1.0
-    for layer, (attention, mlp) in enumerate(values):
-        axes.barh(layer - 0.19, attention, 0.34, color=_hex(attention))
-        axes.barh(layer + 0.19, mlp, 0.34, color=_hex(mlp), alpha=0.42, hatch="////", edgecolor="white", linewidth=0)
+    edge = max(abs(v) for row in values for v in row) or 1.0
+    places = range(len(values))
+    attention, mlp = ([row[half] for row in values] for half in (0, 1))
+    axes.barh([y - 0.19 for y in places], attention, 0.34, color=[_hex(v) for v in attention])
+    pale: dict[str, Any] = {"alpha": 0.42, "hatch": "////", "edgecolor": "white", "linewidth": 0}
+    axes.barh([y + 0.19 for y in places], mlp, 0.34, color=[_hex(v) for v in mlp], **pale)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_xlim(-1.08 * edge, 1.08 * edge)
     axes.set_ylim(len(values) - 0.5, -0.5)

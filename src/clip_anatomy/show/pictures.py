@@ -13,6 +13,7 @@ from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.pixels import Box, Geometry, prepare_many, read_image
 
 SHOWN = 560  # longest side of a picture in the report, in pixels
+TINY = 160  # pictures up to this side are stored without loss and shown with square pixels
 LONGEST = 2.2  # sides further apart than this: only what the model saw is shown
 
 
@@ -23,14 +24,14 @@ class Picture:
     Attributes:
         label: its name as typed.
         size: (width, height) of the original in pixels.
-        shown: the part that figures show, scaled down.
+        encoded: the part that figures show, scaled down: PNG for small drawings, JPEG for photographs.
         view: that part in pixels of the original.
         seen: what the model saw, in pixels of the original; beyond its edges where the model pads.
     """
 
     label: str
     size: tuple[int, int]
-    shown: Image.Image = field(repr=False)
+    encoded: bytes = field(repr=False)
     view: Box
     seen: Box
 
@@ -45,15 +46,15 @@ class Picture:
         a, b = self.view, self.seen
         return Box(min(a.top, b.top), min(a.left, b.left), max(a.bottom, b.bottom), max(a.right, b.right))
 
+    @property
+    def shown(self) -> Image.Image:
+        """The part that figures show."""
+        return Image.open(BytesIO(self.encoded))
+
     def data_uri(self) -> str:
-        """The shown part as an address that holds its own bytes: PNG for small drawings, JPEG for photographs."""
-        file, small = BytesIO(), max(self.shown.size) <= 160
-        if small:
-            self.shown.save(file, "PNG", optimize=True)
-        else:
-            self.shown.save(file, "JPEG", quality=82, optimize=True)
-        kind = "png" if small else "jpeg"
-        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        """The shown part as an address that holds its own bytes."""
+        kind = "png" if self.encoded.startswith(b"\x89PNG") else "jpeg"
+        return f"data:image/{kind};base64,{base64.b64encode(self.encoded).decode()}"
 
 
 def open_picture(source: str, clip: Clip, *, allow_urls: bool = False) -> tuple[Picture, Tensor]:
@@ -98,7 +99,16 @@ def view_of(image: Image.Image, label: str, where: Geometry) -> Picture:
         (int(view.left), int(view.top), max(int(view.left) + 1, round(view.right)), max(1, round(view.bottom)))
     )
     shown = read_image(part).resize(size, Image.Resampling.LANCZOS)
-    return Picture(label, (width, height), shown, view, seen)
+    return Picture(label, (width, height), _encoded(shown), view, seen)
+
+
+def _encoded(image: Image.Image) -> bytes:
+    file = BytesIO()
+    if max(image.size) <= TINY:
+        image.save(file, "PNG", optimize=True)
+    else:
+        image.save(file, "JPEG", quality=85, optimize=True)
+    return file.getvalue()
 
 
 def label_of(source: str) -> str:

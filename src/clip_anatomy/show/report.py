@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_anatomy.show.explain import Answer, Voice, signed, sink, summands
 from clip_anatomy.show.palette import data_uri, limit_of
-from clip_anatomy.show.pictures import Picture
+from clip_anatomy.show.pictures import TINY, Picture
 from clip_anatomy.show.texts import Question
 
 PAGE = Path(__file__).parent / "page"
@@ -236,7 +236,7 @@ def _frame(picture: Picture, overlay: str) -> str:
     box = picture.canvas
     ratio = (box.right - box.left) / (box.bottom - box.top)
     veil = f'<div class="seen" style="{_place(picture)}"></div>' if picture.cropped else ""
-    mapped = (" mapped" if overlay else "") + (" tiny" if max(picture.shown.size) <= 160 else "")
+    mapped = (" mapped" if overlay else "") + (" tiny" if max(picture.shown.size) <= TINY else "")
     return (
         f'<div class="frame{mapped}" style="aspect-ratio:{ratio:.4f}">'
         f'<div class="picture" role="img" aria-label="{escape(picture.label)}" style="{_percent(picture.view, box)}"></div>'

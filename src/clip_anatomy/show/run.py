@@ -14,6 +14,7 @@ from clip_anatomy.show.progress import note, progress
 from clip_anatomy.show.report import Answered, Story, render
 from clip_anatomy.show.staging import MARK, REPORT, SCHEMA, Staging, as_json
 from clip_anatomy.show.texts import Question, shorten
+from clip_anatomy.show.wording import said_here
 
 
 class Source(NamedTuple):
@@ -82,7 +83,7 @@ def look(
                 picture = replace(picture, label=source.label or picture.label)
                 answered.append(Answered(picture, answer(clip, clip.pixels(pixels), texts)[0], source.caption))
             except BadImage as e:
-                failed.append((label_of(source.path), str(e)))
+                failed.append((label_of(source.path), said_here(str(e))))
             step()
     if not answered:
         if len(failed) == 1:

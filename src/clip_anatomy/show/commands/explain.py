@@ -66,7 +66,8 @@ def explain(
         notes = [DEMO_NOTE] if model == "demo" else []
         found = run.look(clip, [run.Source(path) for path in images], questions, allow_urls=allow_urls, notes=notes)
         if staging is not None:
-            run.write(found, staging, "Why this picture matches this text")
+            one = len(found.answered) == 1
+            run.write(found, staging, f"Why {'this picture matches' if one else 'these pictures match'} a text")
     run.tell_notes(found)
     if as_json:
         print(json_text(run.as_dict(found)), end="")

@@ -1,0 +1,20 @@
+"""Hints of the Python API in the words of the command line."""
+
+_HERE = {
+    "allow_urls=True": "--allow-urls",
+    "device='cpu'": "--device cpu",
+    "or weights=FILE": "or add --weights FILE",
+    "weights=FILE": "--weights FILE",
+}
+
+
+def said_here(message: str) -> str:
+    """Put what a message tells people to type into options of the command line, on one line.
+
+    Example:
+        >>> said_here("none is fetched. Type: allow_urls=True")
+        'none is fetched. Type: --allow-urls'
+    """
+    for there, here in _HERE.items():
+        message = message.replace(there, here)
+    return " ".join(message.split())
