@@ -56,9 +56,7 @@ def test_each_outside_library_is_named_in_its_own_files_only(library: str) -> No
 def test_all_is_the_public_names() -> None:
     for name in clip_anatomy.__all__:
         assert getattr(clip_anatomy, name).__doc__, f"{name} has no docstring"
-    assert sorted(clip_anatomy.__all__) == list(clip_anatomy.__all__) or set(clip_anatomy.__all__) == set(
-        clip_anatomy._HOME
-    )
+    assert set(clip_anatomy.__all__) == {*clip_anatomy._HOME, "errors"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = clip_anatomy.nothing
 

@@ -9,20 +9,39 @@ from typing import TYPE_CHECKING, Any
 from clip_anatomy import errors
 
 if TYPE_CHECKING:
+    from clip_anatomy.anatomy.moments import Moments
     from clip_anatomy.anatomy.parts import Contributions, Parts, decompose, decompose_text
+    from clip_anatomy.anatomy.textspan import textspan
+    from clip_anatomy.maps.heatmap import Maps, heatmap
     from clip_anatomy.model.clip import Clip
     from clip_anatomy.model.load import load
 
 _HOME = {
     "Clip": "model.clip",
     "Contributions": "anatomy.parts",
+    "Maps": "maps.heatmap",
+    "Moments": "anatomy.moments",
     "Parts": "anatomy.parts",
     "decompose": "anatomy.parts",
     "decompose_text": "anatomy.parts",
+    "heatmap": "maps.heatmap",
     "load": "model.load",
+    "textspan": "anatomy.textspan",
 }
 
-__all__ = ["Clip", "Contributions", "Parts", "decompose", "decompose_text", "errors", "load"]
+__all__ = [
+    "Clip",
+    "Contributions",
+    "Maps",
+    "Moments",
+    "Parts",
+    "decompose",
+    "decompose_text",
+    "errors",
+    "heatmap",
+    "load",
+    "textspan",
+]
 __version__ = "0.1.0"
 
 
