@@ -6,14 +6,17 @@ The prompts are our own. Every answer is kept with the atlas as it came, so that
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from clip_anatomy.anatomy.roles import UNNAMED, Role
+from clip_anatomy.anatomy.span import Span
 from clip_anatomy.errors import BadInput
 from clip_anatomy.library.llm import Answer, LanguageModel
+from clip_anatomy.pools.pool import Pool
 
-__all__ = ["Naming", "Verdict", "common_role", "more_like", "spurious"]
+__all__ = ["Naming", "Verdict", "common_role", "more_like", "name_heads", "spurious"]
 
 LONGEST_ROLE = 40
 LONGEST_TEXT = 160
@@ -101,6 +104,51 @@ def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known:
     role = re.sub(r"[^\w &/-]+", "", str(told.get("role", ""))).strip().lower()[:LONGEST_ROLE]
     role = "mixed" if role in ("unclear", "none", "mixed", "nothing", "unknown") else role
     return Naming(role, _share(told.get("confidence")), _plain(str(told.get("why", "")))[:300], answer)
+
+
+def name_heads(
+    model: LanguageModel,
+    named: Mapping[tuple[int, int], Role],
+    span: Span,
+    texts: Pool,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[tuple[int, int], Role], list[Answer]]:
+    """Ask for the role of every head that is not unnamed; where an answer cannot be read, the role by texts stays.
+
+    Args:
+        model: whom to ask.
+        named: (layer, head) → role by texts.
+        span: picks and figures.
+        texts: the pool behind them; its properties are the names to prefer.
+        progress: called with (heads done, heads in all).
+
+    Returns:
+        (layer, head) → role, and the answers as they came.
+
+    Raises:
+        EndpointError: no answer.
+    """
+    found, answers = dict(named), list[Answer]()
+    known = tuple(dict.fromkeys(name for name in texts.properties if name))
+    heads = [at for at, role in named.items() if role.name != UNNAMED]
+    for done, (layer, head) in enumerate(heads, 1):
+        picks = span.picks(layer, head, texts.texts)[: span.within]
+        before = [0.0, *(pick.cumulative for pick in picks)]
+        told = common_role(
+            model, [(pick.text, pick.cumulative - was) for pick, was in zip(picks, before, strict=False)], known
+        )
+        answers.append(told.answer)
+        mine = named[layer, head]
+        if told.role:
+            found[layer, head] = replace(
+                mine, name=told.role, confidence=told.confidence, source=model.name, why=told.why, raw=told.answer.text
+            )
+        else:
+            found[layer, head] = replace(mine, raw=told.answer.text)
+        if progress is not None:
+            progress(done, len(heads))
+    return found, answers
 
 
 def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[str], Answer]:
