@@ -9,8 +9,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pictures import SMALL, encoded, picture, png_claiming, written
+from PIL import Image
 
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.library.ahead import ahead
@@ -21,7 +21,15 @@ from clip_anatomy.model.pixels import read_image
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("dog/b.jpg", "dog/a.jpg", "cat/deep/c.png", "top.png", ".hidden/x.png", "dog/.thumb.jpg", "dog/notes.txt"):
+    for name in (
+        "dog/b.jpg",
+        "dog/a.jpg",
+        "cat/deep/c.png",
+        "top.png",
+        ".hidden/x.png",
+        "dog/.thumb.jpg",
+        "dog/notes.txt",
+    ):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if name.endswith("txt"):
@@ -173,7 +181,9 @@ def test_a_truncated_tar_is_reported_and_the_others_are_walked(tmp_path):
 
 
 def test_a_dataset_saved_by_datasets_is_a_collection(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="the extra is not installed: pip install 'clip-anatomy[datasets]'")
+    datasets = pytest.importorskip(
+        "datasets", reason="the extra is not installed: pip install 'clip-anatomy[datasets]'"
+    )
     images = [{"bytes": encoded(picture(20 + at), "PNG"), "path": None} for at in range(3)]
     kinds = {
         "picture": datasets.Image(),
@@ -200,8 +210,8 @@ def test_a_dataset_saved_by_datasets_is_a_collection(tmp_path):
     assert picture_of(test.spec, "0", "it").size[0] == 21
     with pytest.raises(BadInput, match="splits train, test"):
         open_source(f"hf-dataset:{tmp_path / 'two'}")
+    rows.remove_columns("picture").save_to_disk(tmp_path / "three")
     with pytest.raises(BadInput, match="no image column"):
-        rows.remove_columns("picture").save_to_disk(tmp_path / "three")
         open_source(tmp_path / "three")
 
 
@@ -219,7 +229,9 @@ def test_a_world_is_a_collection_whose_ids_do_not_depend_on_its_length():
 
 def test_a_python_list_of_anything(tree):
     array = np.asarray(picture(8, 6))
-    source = open_source([tree / "top.png", array, array.copy(), picture(8, 6), torch.zeros(3, 4, 4), Picture("own", array)])
+    source = open_source(
+        [tree / "top.png", array, array.copy(), picture(8, 6), torch.zeros(3, 4, 4), Picture("own", array)]
+    )
     ids = [p.id for p in source]
     assert ids[0] == (tree / "top.png").as_posix()
     assert ids[1] == ids[2]  # the same pixels: the same image

@@ -18,7 +18,14 @@ ON_CPU = (4, 8, 16, 32, 64)
 ON_GPU = (16, 32, 64, 128, 256, 512)
 TRIES = 2
 SLOW_SECONDS = 6.0
-SIGNS = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc", "could not create a memory")
+SIGNS = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a memory",
+    "could not create a primitive",  # what oneDNN says when it has no memory for its code
+)
 
 
 @dataclass

@@ -220,7 +220,7 @@ class Store:
     def column(self, name: str) -> list[Any]:
         """One column of all images: id, path, size, row, col, digest, label, group or key; or a key of `meta`."""
         plain = ("key", "id", "path", "size", "row", "col", "digest", "label", "group")
-        what, given = (f'"{name}"', ()) if name in plain else ("json_extract(meta, ?)", (f'$."{name}"',))
+        what, given = (f'images."{name}"', ()) if name in plain else ("json_extract(meta, ?)", (f'$."{name}"',))
         text = f"SELECT {what}, block, place FROM images JOIN blocks ON blocks.key = block WHERE status = 'done' ORDER BY turn, place"
         with closing(sql.connect_to_read(self.path)) as rows:
             self._check_epoch(sql.facts_of(rows))
