@@ -102,8 +102,9 @@ def _run(words: list[str]) -> int:
     try:
         code = app()(words, exit_on_error=False, print_error=False)
     except CycloptsError as e:
-        verb = words[0] if words and words[0] in VERBS else ""
-        return _say(f"error: {e}. Type: clip-anatomy {verb + ' ' if verb else ''}--help".replace("..", "."), BAD_INPUT)
+        said = str(e) if str(e).endswith(("?", ".")) else f"{e}."
+        verb = f"{words[0]} " if words and words[0] in VERBS else ""
+        return _say(f"error: {said} Type: clip-anatomy {verb}--help", BAD_INPUT)
     return code if isinstance(code, int) else 0
 
 
