@@ -21,6 +21,7 @@ __all__ = ["Grown", "grow"]
 
 SEEDS = 5  # texts of a head that more are asked for
 ASKED = 12  # texts asked of the language model for each of these heads
+EVERYTHING = 10**6  # descriptions of one property, more than any grammar has
 HEADS = 24  # heads that a round is for: those with most left to explain
 
 
@@ -119,11 +120,10 @@ def _more(
         )
         # Some more than wanted, because part of them is in the pool already.
         made = grammar.expand(asked, 2 * len(pool)) if asked else Pool(())
-        fresh = [
-            (text, name) for text, name in zip(made.texts, made.properties, strict=True) if text.lower() not in known
-        ]
-        fresh = fresh[: max(len(pool) // 2, 50)]
-        return Pool(tuple(text for text, _ in fresh), tuple(name for _, name in fresh), "more by the grammar")
+        fresh = tuple(text for text in made.texts if text.lower() not in known)[: max(len(pool) // 2, 50)]
+        own = grammar.pool(EVERYTHING)
+        about = dict(zip(own.texts, own.properties, strict=True))
+        return Pool(fresh, tag(fresh, [about.get(text, "") for text in fresh], grammar), "more by the grammar")
     found: dict[str, str] = {}
     for some in seeds:
         texts, answer = more_like(model, some, ASKED)

@@ -28,7 +28,7 @@ from clip_anatomy.model.clip import Clip
 __all__ = ["FULL", "Writer"]
 
 FULL = 16_384  # images of a block that is not merged any more
-OURS = frozenset({"lock", sql.NAME, f"{sql.NAME}-journal", FOLDER, tally.FOLDER, BASIS, f".{NAME}.part", NAME})
+OURS = frozenset({"lock", sql.NAME, f"{sql.NAME}-journal", FOLDER, tally.FOLDER, BASIS, NAME})
 
 
 class Writer:
@@ -276,6 +276,9 @@ class Writer:
         for path in (self.folder / FOLDER).iterdir():
             if path.name not in named:
                 shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if _is_part(path):
+                path.unlink(missing_ok=True)
         kept = {file for (file,) in self.rows.execute("SELECT file FROM kept")}
         if (self.folder / tally.FOLDER).is_dir():
             for path in (self.folder / tally.FOLDER).iterdir():
@@ -314,8 +317,13 @@ def flush(paths: Iterable[Path]) -> None:
 def _refuse_foreign(folder: Path) -> None:
     if folder.is_file():
         raise OutputError(f"{folder} is a file. Type the path of a new folder")
-    if folder.is_dir() and (others := [p.name for p in folder.iterdir() if p.name not in OURS]):
+    if folder.is_dir() and (others := [p.name for p in folder.iterdir() if p.name not in OURS and not _is_part(p)]):
         raise OutputError(f"{folder} is no store and not empty (it holds {others[0]!r}). Type the path of a new folder")
+
+
+def _is_part(path: Path) -> bool:
+    """A file that was being written when its writer was killed."""
+    return path.name.startswith((f".{BASIS}", f".{NAME}")) and path.name.endswith(".part")
 
 
 def _make(folder: Path, clip: Clip, about: About) -> None:
