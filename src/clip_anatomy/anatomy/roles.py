@@ -10,7 +10,7 @@ whose texts lie far apart. Each is scaled to add up to one; a role is the proper
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = ["MIXED", "UNNAMED", "Role", "roles", "tag"]
 
 UNNAMED = "unnamed"  # its texts explain too little of it
 MIXED = "mixed"  # no property leads clearly
+BOTH = " + "  # between the properties of a text that is about several: its vote is split, and it says nothing of their spread
 LEAD = 0.1  # of the winner's share: a smaller lead is none
 
 
@@ -63,18 +64,26 @@ class Role:
 
 
 def tag(texts: Sequence[str], properties: Sequence[str], grammar: Grammar) -> tuple[str, ...]:
-    """Say what untagged texts are about by the words of a vocabulary in them; "" where they say nothing, or two things as often.
+    """Say what untagged texts are about by the words of a vocabulary in them.
+
+    Args:
+        texts: descriptions.
+        properties: what is known already, "" where nothing is.
+        grammar: whose vocabulary is looked for.
+
+    Returns:
+        A property each; several joined by " + " where words of several are equally many; "" where no word is known.
 
     Example:
         >>> from clip_anatomy.pools import general_grammar
-        >>> tag(["a rusty thing", "hm"], ["", ""], general_grammar())
-        ('texture', '')
+        >>> tag(["a rusty thing", "a red dog", "hm"], ["", "", ""], general_grammar())
+        ('texture', 'colour + animal', '')
     """
     found: list[str] = []
     for text, known in zip(texts, properties, strict=True):
-        counted = Counter(name for _, name in grammar.words_in(text)).most_common(2) if not known else []
-        clear = len(counted) == 1 or (len(counted) == 2 and counted[0][1] > counted[1][1])
-        found.append(known or (counted[0][0] if clear else ""))
+        counted = Counter(name for _, name in grammar.words_in(text)) if not known else Counter[str]()
+        most = max(counted.values(), default=0)
+        found.append(known or BOTH.join(name for name, times in counted.items() if times == most))
     return tuple(found)
 
 
@@ -92,7 +101,7 @@ def roles(
         span: what `textspan` found; its first `span.within` picks are looked at.
         moments: the moments behind it.
         pool_embeddings: the same pool [text, embed].
-        properties: what each text is about, "" where nobody knows (see `tag`).
+        properties: what each text is about, "" where nobody knows, "a + b" where it is about both (see `tag`).
         lead: a winner that is not this far ahead of the second, as a share of its own, leaves the head "mixed".
 
     Returns:
@@ -113,7 +122,7 @@ def roles(
     pool = check_pool(pool_embeddings, moments)
     if len(properties) != len(pool):
         raise BadInput(f"{len(properties)} properties for {len(pool)} texts: give one for each.")
-    names = tuple(dict.fromkeys(name for name in properties if name))
+    names = tuple(dict.fromkeys(name for text in properties for name in text.split(BOTH) if name))
     if not names:
         raise BadInput(
             "no text of this pool says what property it is about, so roles cannot be told. Write the property after a tab in each "
@@ -129,13 +138,14 @@ def roles(
 
 def _by_picks(span: Span, properties: Sequence[str], names: tuple[str, ...]) -> Float64[Tensor, "layer head property"]:
     """What each property's texts add to the explained variance, among a head's first picks."""
-    places: Mapping[str, int] = {name: at for at, name in enumerate(names)}
-    where = torch.tensor([places.get(name, len(names)) for name in (*properties, "")])  # −1, no pick, falls on the last
+    votes = torch.zeros(len(properties) + 1, len(names), dtype=torch.float64)  # the last row: no pick
+    for text, told in enumerate(properties):
+        about = [names.index(name) for name in told.split(BOTH) if name]
+        for place in about:
+            votes[text, place] += 1 / len(about)
     within = min(span.within, span.texts_per_head)
     gain = span.cumulative[:, :, :within].diff(dim=2, prepend=torch.zeros_like(span.cumulative[:, :, :1])).clamp(min=0)
-    found = torch.zeros(*gain.shape[:2], len(names) + 1, dtype=torch.float64)
-    found.scatter_add_(2, where[span.indices[:, :, :within]], gain)
-    return found[:, :, :-1]
+    return torch.einsum("lhp,lhpn->lhn", gain, votes[span.indices[:, :, :within]])
 
 
 def _by_spread(
@@ -145,7 +155,9 @@ def _by_spread(
     covariance = moments.covariance
     found = torch.zeros(*covariance.shape[:2], len(names), dtype=torch.float64)
     for place, name in enumerate(names):
-        texts = pool[[at for at, other in enumerate(properties) if other == name]]
+        texts = pool[[at for at, told in enumerate(properties) if told == name]]
+        if len(texts) < 2:
+            continue
         apart = texts - texts.mean(0)
         for layer, head in torch.nonzero(span.covered).tolist():
             inside = apart if moments.basis is None else apart @ moments.basis.rows[layer, head].T
