@@ -19,12 +19,13 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clip_anatomy.model.words import WordTokenizer
 from clip_anatomy.world.evaluate import MEAN, STD, Report, evaluate
-from training.data import CLASSES, Batch, Batches, stream
+from training.data import CLASSES, OUTLINE, Batch, Batches, stream
 from training.towers import class_token, text_embedding
 
 HERE = Path(__file__).parent
@@ -61,9 +62,16 @@ def contrastive_loss(image: Tensor, text: Tensor, true: Tensor, scale: Tensor) -
 
 
 def attribute_loss(heads: nn.ModuleDict, token: Tensor, labels: dict[str, Tensor]) -> Tensor:
-    """Return the mean cross-entropy of the attribute heads; pictures where an attribute is not asked do not count."""
-    losses = [F.cross_entropy(heads[name](token).float(), labels[name], ignore_index=-1) for name in CLASSES]
-    return torch.stack(losses).mean()
+    """Return the mean cross-entropy of the attribute heads plus that of the outline head.
+
+    Pictures where an attribute is not asked do not count.
+    """
+    losses = {
+        name: F.cross_entropy(head(token).float(), labels[name], ignore_index=-1, reduction="sum")
+        / (labels[name] >= 0).sum().clamp(min=1)
+        for name, head in heads.items()
+    }
+    return torch.stack([losses[name] for name in CLASSES]).mean() + losses["outline"]
 
 
 def rate(step: int, args: argparse.Namespace) -> float:
@@ -99,23 +107,33 @@ def measure(model: Any, pictures: int, split: str = "val") -> Report:
     return report
 
 
+def groups_of(model: nn.Module, heads: nn.Module) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return parameter names in the optimiser's order and its two groups: matrices decay, vectors do not."""
+    named = [*((f"model.{k}", p) for k, p in model.named_parameters())]
+    named += [(f"heads.{k}", p) for k, p in heads.named_parameters()]
+    matrices, vectors = [x for x in named if x[1].ndim >= 2], [x for x in named if x[1].ndim < 2]
+    return [name for name, _ in matrices + vectors], [
+        {"params": [p for _, p in matrices]},
+        {"params": [p for _, p in vectors], "weight_decay": 0.0},
+    ]
+
+
 def save(run: Path, model: nn.Module, heads: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Write weights and optimiser state as one safetensors file, whole or not at all."""
+    names = groups_of(model, heads)[0]
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"heads.{k}": v for k, v in heads.state_dict().items()}
     for at, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{at}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= {f"optimiser.{names[at]}/{k}": torch.as_tensor(v) for k, v in state.items()}
     save_file({k: v.contiguous().clone() for k, v in tensors.items()}, run / "part", {"step": str(step)})
     (run / "part").replace(run / "checkpoint.safetensors")
 
 
 def resume(run: Path, model: nn.Module, heads: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Load a checkpoint where there is one; return the step to go on from."""
+    """Load a checkpoint where there is one; return the step to go on from. A head that it lacks starts afresh."""
     path = run / "checkpoint.safetensors"
     if not path.exists():
         return 0
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
     tensors = load_file(path)
@@ -124,11 +142,12 @@ def resume(run: Path, model: nn.Module, heads: nn.Module, optimiser: torch.optim
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     model.load_state_dict(under("model."))
-    heads.load_state_dict(under("heads."))
+    heads.load_state_dict(under("heads."), strict=False)
+    index = {name: at for at, name in enumerate(groups_of(model, heads)[0])}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in under("optimiser.").items():
-        at, name = key.split(".", 1)
-        state.setdefault(int(at), {})[name] = value
+        name, part = key.rsplit("/", 1)
+        state.setdefault(index[name], {})[part] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return step
 
@@ -140,13 +159,10 @@ def train(args: argparse.Namespace) -> None:
     run = Path(args.run)
     run.mkdir(parents=True, exist_ok=True)
     model = build()
-    heads = nn.ModuleDict({name: nn.Linear(model.visual.proj.shape[0], n) for name, n in CLASSES.items()})
+    width = model.visual.proj.shape[0]
+    heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in (CLASSES | {"outline": OUTLINE}).items()})
     parameters = [*model.parameters(), *heads.parameters()]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(groups_of(model, heads)[1], lr=args.lr, betas=(0.9, 0.98), weight_decay=args.decay)
     start = resume(run, model, heads, optimiser)
     towers = Towers()
     if args.compile:
