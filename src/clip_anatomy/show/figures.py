@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from clip_anatomy.errors import MissingExtra
 from clip_anatomy.show.explain import Answer, Voice, signed, summands
-from clip_anatomy.show.palette import NO, YES, colour, limit_of
+from clip_anatomy.show.palette import NO, YES, colour, ends_of, limit_of
 from clip_anatomy.show.pictures import Picture
 from clip_anatomy.show.texts import shorten
 
@@ -142,7 +142,7 @@ def _map(axes: "Axes", picture: Picture, found: Answer, text: int) -> None:
     _frame(axes, picture)
     _heading(axes, "where it says yes and no" if found.against is None else "where, against the other texts")
     _veil(axes, picture)
-    _legend(axes, limit)
+    _legend(axes, limit, ends_of(found.patches, limit))
 
 
 def _veil(axes: "Axes", picture: Picture) -> None:
@@ -157,14 +157,14 @@ def _veil(axes: "Axes", picture: Picture) -> None:
         axes.fill_between([left, right], top, bottom, color="white", alpha=0.72, linewidth=0)
 
 
-def _legend(axes: "Axes", limit: float) -> None:
+def _legend(axes: "Axes", limit: float, ends: tuple[str, str]) -> None:
     """The colour scale under a map."""
     import torch
 
     bar = axes.inset_axes((0.0, -0.105, 1.0, 0.035))
     bar.imshow(colour(torch.linspace(-limit, limit, 201)[None], limit), extent=(-1, 1, 0, 1), aspect="auto")
     bar.set_yticks([])
-    bar.set_xticks([-1, 0, 1], [f"no {signed(-limit)}", "0", f"yes {signed(limit)}"], fontsize=8, color=FAINT)
+    bar.set_xticks([-1, 0, 1], [ends[0], "0", ends[1]], fontsize=8, color=FAINT)
     bar.tick_params(length=0, pad=2)
     bar.get_xticklabels()[0].set_horizontalalignment("left")
     bar.get_xticklabels()[2].set_horizontalalignment("right")

@@ -39,6 +39,18 @@ def limit_of(*values: Tensor) -> float:
     return high if 0 < high < top / 2 else top
 
 
+def ends_of(values: Tensor, limit: float) -> tuple[str, str]:
+    """What the two ends of a colour scale say; ≤ and ≥ where values beyond it were cut to the full colour.
+
+    Example:
+        >>> ends_of(torch.tensor([1.0, -0.2]), 0.5)
+        ('no ≤ −0.5000', 'yes ≥ +0.5000')
+    """
+    beyond = float(values.abs().max()) > limit * (1 + 1e-6)
+    low, high = ("≤ ", "≥ ") if beyond else ("", "")
+    return f"no {low}−{limit:.4f}", f"yes {high}+{limit:.4f}"
+
+
 def data_uri(values: Float[Tensor, "row col"], limit: float) -> str:
     """A map as a tiny PNG, one pixel a value, that a page scales up."""
     file = BytesIO()

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from clip_anatomy.show.explain import Answer, Voice, signed, sink, summands
-from clip_anatomy.show.palette import data_uri, limit_of
+from clip_anatomy.show.palette import data_uri, ends_of, limit_of
 from clip_anatomy.show.pictures import TINY, Picture
 from clip_anatomy.show.texts import Question
 
@@ -155,10 +155,11 @@ def _card(each: Answered, text: int, questions: Sequence[Question], *, unfolded:
 
 def _view(name: str, picture: Picture, found: Answer, text: int) -> str:
     limit = limit_of(found.patches)
+    no, yes = ends_of(found.patches, limit)
     overlay = _grid_image(found.patches[..., text], limit, "patch", _place(picture))
     return f"""<div class="{name}"><p>{_sentence(found, text)}</p><div class="panels">
 <div><h3>Where in the picture</h3><figure>{_frame(picture, overlay)}
-<div class="scale"><span class="no num">no {signed(-limit)}</span><i></i><span class="yes num">yes {signed(limit)}</span></div>
+<div class="scale"><span class="no num">{no}</span><i></i><span class="yes num">{yes}</span></div>
 <figcaption>One scale for all texts of this picture. Point at a patch for its number, press to see the picture beneath.</figcaption></figure></div>
 <div><h3>Which layers and heads of the model</h3>{_stack(found, text)}
 {_sums(found, text)}</div><div>{_voices(found, text)}</div></div></div>"""
