@@ -17,10 +17,10 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.model.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.show import palette
-from clip_anatomy.show.explain import Answer, answer
+from clip_anatomy.show.explain import Answer, answer, loudest_region
 from clip_anatomy.show.figures import draw
 from clip_anatomy.show.pictures import Picture, view_of
-from clip_anatomy.show.report import Answered, Story, loudest_region, render
+from clip_anatomy.show.report import Answered, Story, render
 from clip_anatomy.show.texts import Question
 
 CLIP = ca.load(tiny.open_clip_model(layers=3, heads=2))

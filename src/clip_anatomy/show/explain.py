@@ -177,6 +177,28 @@ def sink(found: Answer, share: float = 0.3) -> tuple[int, int, float] | None:
     return row, col, float(f"{float(least[row, col]):.3g}")
 
 
+def loudest_region(patches: Tensor) -> tuple[str, float]:
+    """The ninth of a map with most of its yes, in words, and its share of all yes."""
+    rows, cols = patches.shape
+    yes = patches.double().clamp(min=0)
+    row = ((2 * torch.arange(rows) + 1) * 3 // (2 * rows))[:, None].expand(rows, cols)
+    col = ((2 * torch.arange(cols) + 1) * 3 // (2 * cols))[None].expand(rows, cols)
+    sums = torch.zeros(9, dtype=torch.float64).index_add_(0, (3 * row + col).flatten(), yes.flatten())
+    best = int(sums.argmax())
+    words = (
+        "upper left",
+        "top",
+        "upper right",
+        "left side",
+        "middle",
+        "right side",
+        "lower left",
+        "bottom",
+        "lower right",
+    )
+    return words[best], float(sums[best] / sums.sum().clamp(min=1e-30))
+
+
 def summands(found: Answer, text: int) -> list[Voice]:
     """The sum that makes one cosine, in six lines."""
     patches: Float[Tensor, "row col"] = found.patches[..., text].double()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from clip_anatomy.show.explain import Answer, Voice, signed, sink, summands
+from clip_anatomy.show.explain import Answer, Voice, loudest_region, signed, sink, summands
 from clip_anatomy.show.palette import data_uri, ends_of, limit_of
 from clip_anatomy.show.pictures import TINY, Picture
 from clip_anatomy.show.texts import Question
@@ -181,30 +181,6 @@ def _sentence(found: Answer, text: int) -> str:
         f"{begin} The loudest single voice is {loudest.name}, which says {says} ({_value(loudest.value)}). "
         f"Of all the patches’ yes, {share:.0%} comes from the {where} of the picture."
     )
-
-
-def loudest_region(patches: Tensor) -> tuple[str, float]:
-    """The ninth of a map with most of its yes, in words, and its share of all yes."""
-    import torch
-
-    rows, cols = patches.shape
-    yes = patches.double().clamp(min=0)
-    row = ((2 * torch.arange(rows) + 1) * 3 // (2 * rows))[:, None].expand(rows, cols)
-    col = ((2 * torch.arange(cols) + 1) * 3 // (2 * cols))[None].expand(rows, cols)
-    sums = torch.zeros(9, dtype=torch.float64).index_add_(0, (3 * row + col).flatten(), yes.flatten())
-    best = int(sums.argmax())
-    words = (
-        "upper left",
-        "top",
-        "upper right",
-        "left side",
-        "middle",
-        "right side",
-        "lower left",
-        "bottom",
-        "lower right",
-    )
-    return words[best], float(sums[best] / sums.sum().clamp(min=1e-30))
 
 
 def _voices(found: Answer, text: int) -> str:
