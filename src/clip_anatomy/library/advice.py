@@ -167,7 +167,7 @@ def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[
     given = {text.strip().lower() for text in texts}
     found: dict[str, str] = {}
     for line in answer.text.splitlines():
-        text = re.sub(r"^\s*(?:[-*•–]|\(?\d+[.):])\s*", "", line).strip().strip("\"'“”`").rstrip(".").strip()
+        text = re.sub(r"^\s*(?:[-*•–]|\(?\d+[.):])\s*", "", line).strip(" .\"'“”`")
         if text and len(text) <= LONGEST_TEXT and not text.endswith(":") and text.lower() not in given:
             found.setdefault(text.lower(), text)
     return list(found.values())[:n], answer

@@ -94,7 +94,7 @@ def codes_of(columns: Mapping[str, Sequence[object]]) -> tuple[Int64[Tensor, "im
 
 
 def attribute_shares(
-    batches: Iterable[tuple[Float[Tensor, "image layer head d"], Int64[Tensor, "image attribute"]]],
+    batches: Iterable[tuple[Float[Tensor, "_image layer head d"], Int64[Tensor, "_image attribute"]]],
     attributes: Sequence[str],
     layers: Sequence[int] | None = None,
 ) -> Truth:
@@ -102,7 +102,7 @@ def attribute_shares(
 
     Args:
         batches: head contributions (coordinates of any orthonormal frame) and the images' codes, −1 where an attribute
-            does not apply to an image.
+            does not apply to an image. (`_image`: batches may differ in size.)
         attributes: names of the attributes.
         layers: layer numbers of the model (default 0, 1, …).
 

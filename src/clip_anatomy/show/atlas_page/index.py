@@ -115,8 +115,10 @@ def _truth(atlas: Atlas) -> str:
         if asked
         else "none of them is named"
     )
+    mixed = int(told["mixed"])
+    more = f"; {mixed} more {'is' if mixed == 1 else 'are'} called mixed" if mixed else ""
     return f"""<div class="truth"><h3>Checked against the truth</h3><p>What is in these pictures is known. {int(told["clear"])} heads are driven
-by one attribute (it explains {percent(told["bar"])} or more of what they add); {rate}{f", {int(told['mixed'])} are called mixed" if told.get("mixed") else ""}.</p></div>"""
+by one attribute (it explains {percent(told["bar"])} or more of what they add); {rate}{more}.</p></div>"""
 
 
 def _card(head: AtlasHead, shown: Shown) -> str:
@@ -171,7 +173,8 @@ def _footer(atlas: Atlas) -> str:
     return f"""<footer id="how"><h2>How to read this</h2>
 <p><b>Texts.</b> For each head, texts are picked one after the other: always the one along which most of what is left of the head's variance
 over the images lies (TextSpan, Gandelsman et al. 2024). The bar of a text is what it <i>adds</i> to those before it. The mark on a long bar is the
-most that any as many directions could explain. Heads whose first {atlas.within} texts explain less than {percent(atlas.threshold)} are called unnamed.</p>
+most that any as many directions could explain. The choice also weighs how much of a text lies in the head's space at all, so that a later text may
+add more than an earlier one. Heads whose first {atlas.within} texts explain less than {percent(atlas.threshold)} are called unnamed.</p>
 <p><b>Margin and stability.</b> A margin of 0 means that another text came as close as makes no difference: read the words as “something like
 this”. Stability says how often the text is picked again when the images are drawn anew.</p>
 <p><b>Roles.</b> A role is the property that most of this evidence speaks for, from two sides: what the picked texts are about, and how far the head tells
