@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from clip_anatomy.anatomy.basis import HeadBasis, basis_of
+from clip_anatomy.anatomy.basis import HeadBasis
 from clip_anatomy.anatomy.files import read_safetensors, write_safetensors
 from clip_anatomy.anatomy.linear import check_convention
 from clip_anatomy.errors import BadInput, BadSpec, OutputError, StoreError
@@ -154,9 +154,8 @@ class About:
             raise StoreError(f"{path} is damaged ({error}). Index anew, or put its copy back") from error
 
 
-def save_basis(clip: Clip, about: About, folder: Path) -> None:
+def save_basis(basis: HeadBasis, folder: Path) -> None:
     """Write the frames of the kept heads in float32 (their error, 6e-8, is far below that of float16 coordinates)."""
-    basis = basis_of(clip.image_tower, about.convention, about.layers)
     write_safetensors(
         folder / BASIS,
         {"rows": basis.rows.float(), "factor": basis.factor.float()},

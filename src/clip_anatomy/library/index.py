@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from clip_anatomy.anatomy.basis import basis_of
 from clip_anatomy.errors import BadInput
 from clip_anatomy.library.about import NAME, About, layers_of, parts_of
 from clip_anatomy.library.images import open_source
@@ -80,8 +81,9 @@ def index(
     about = _settings(clip, folder, layers, keep, convention)
     if batch is not None and batch < 1:
         raise BadInput(f"batch={batch}: at least one image at once. Type batch=32, or leave it away")
-    with Writer.open(folder, clip, about) as writer, _stop_on_signal() as stopped:
-        walk = Walk(writer, clip, opened, stopped, report, commit_seconds, workers)
+    basis = basis_of(clip.image_tower, about.convention, about.layers)
+    with Writer.open(folder, about, basis) as writer, _stop_on_signal() as stopped:
+        walk = Walk(writer, clip, basis, opened, stopped, report, commit_seconds, workers)
         return walk.run(batch, prune=prune)
 
 

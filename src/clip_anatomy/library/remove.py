@@ -42,7 +42,7 @@ def remove(
         raise BadInput(
             "remove takes ids or where. Type: remove(store, ids=['a.jpg']) or remove(store, where='label = ?', ...)"
         )
-    with Writer.open(Path(store), None, None) as writer:
+    with Writer.open(Path(store)) as writer:
         rows = writer.rows
         if ids is not None:
             text = "SELECT key FROM images WHERE id = ? AND status = 'done'"

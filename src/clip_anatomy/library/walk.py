@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from clip_anatomy.anatomy.basis import basis_of
+from clip_anatomy.anatomy.basis import HeadBasis
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.library import rows as sql
 from clip_anatomy.library.ahead import ahead
@@ -94,6 +94,7 @@ class Walk:
 
     writer: Writer
     clip: Clip
+    basis: HeadBasis
     source: Source
     stopped: threading.Event
     report: Callable[[Progress], None] | None
@@ -117,7 +118,6 @@ class Walk:
         facts = sql.facts_of(writer.rows)
         known = int(facts["batch"]) if batch is None and "batch" in facts else batch
         self.pace = Pace.on(self.clip.device, known)
-        self.basis = basis_of(self.clip.image_tower, writer.about.convention, writer.about.layers)
         self.key = sql.source_key(writer.rows, source.spec)
         self.last = writer.rows.execute("SELECT coalesce(max(key), 0) FROM images").fetchone()[0]
         self.total = source.count()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_anatomy.anatomy.basis import HeadBasis
 from clip_anatomy.errors import OutputError, StoreError
 from clip_anatomy.library import rows as sql
 from clip_anatomy.library import tally
@@ -23,7 +24,6 @@ from clip_anatomy.library.about import BASIS, NAME, About, digest_of, save_basis
 from clip_anatomy.library.blocks import FOLDER, Block, folder_of
 from clip_anatomy.library.lock import writing
 from clip_anatomy.library.store import need_zarr, read_blocks, write_block
-from clip_anatomy.model.clip import Clip
 
 __all__ = ["FULL", "Writer"]
 
@@ -42,13 +42,13 @@ class Writer:
 
     @staticmethod
     @contextmanager
-    def open(folder: Path, clip: Clip | None, about: About | None) -> "Generator[Writer]":
+    def open(folder: Path, about: About | None = None, basis: HeadBasis | None = None) -> "Generator[Writer]":
         """Open a store to write, and make it if it is not there.
 
         Args:
             folder: where.
-            clip: the model whose frames a new store gets.
             about: what a new store is to be, or what an old one must be; None to take an old one as it is.
+            basis: the frames that a new store gets.
 
         Raises:
             StoreError: in use, of another model, made in another way; or the folder holds something else.
@@ -56,7 +56,7 @@ class Writer:
         """
         need_zarr()
         if not (folder / NAME).exists():
-            if about is None or clip is None:
+            if about is None or basis is None:
                 About.load(folder)  # says what is missing
             _refuse_foreign(folder)
         with saving(folder):
@@ -64,8 +64,8 @@ class Writer:
         with writing(folder):
             if not (folder / NAME).exists():
                 assert about is not None
-                assert clip is not None
-                _make(folder, clip, about)
+                assert basis is not None
+                _make(folder, basis, about)
             found = About.load(folder)
             if about is not None:
                 found.refuse_unlike(about, folder)
@@ -326,11 +326,11 @@ def _is_part(path: Path) -> bool:
     return path.name.startswith((f".{BASIS}", f".{NAME}")) and path.name.endswith(".part")
 
 
-def _make(folder: Path, clip: Clip, about: About) -> None:
+def _make(folder: Path, basis: HeadBasis, about: About) -> None:
     rows = sql.connect(folder)
     try:
         with saving(folder):
-            save_basis(clip, about, folder)
+            save_basis(basis, folder)
             sql.set_fact(rows, BASIS, digest_of(folder / BASIS))
             sql.set_fact(rows, NAME, about.text_digest)
             about.save(folder)  # last: a folder with it is a whole store
