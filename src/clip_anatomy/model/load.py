@@ -12,9 +12,12 @@ from clip_anatomy.model import sources
 from clip_anatomy.model.checkpoint import check_finite
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.host import Host, read_host
+from clip_anatomy.model.open_clip_models import open_clip_named
+from clip_anatomy.model.opened import Opened
 from clip_anatomy.model.parity import Proof, prove
 from clip_anatomy.model.pixels import Preprocess
 from clip_anatomy.model.text import Tokenizer
+from clip_anatomy.model.transformers_models import transformers_named
 
 FORMS = (
     "demo | open_clip:NAME/TAG | open_clip:NAME (with weights=FILE) | hf:ORG/NAME | a folder or file saved by open_clip or "
@@ -83,11 +86,11 @@ def load(
     return _clip(name, read_host(module), tokenizer or opened.tokenizer, preprocess or opened.preprocess, parity)
 
 
-def _open(name: str, weights: str | Path | None) -> "sources.Opened":
+def _open(name: str, weights: str | Path | None) -> Opened:
     scheme, _, rest = name.partition(":")
-    routes: dict[str, Callable[[], sources.Opened]] = {
-        "open_clip": lambda: sources.open_clip_named(rest, None if weights is None else Path(weights)),
-        "hf": lambda: sources.transformers_named(rest),
+    routes: dict[str, Callable[[], Opened]] = {
+        "open_clip": lambda: open_clip_named(rest, None if weights is None else Path(weights)),
+        "hf": lambda: transformers_named(rest),
     }
     if scheme in routes and rest:
         if weights is not None and scheme != "open_clip":

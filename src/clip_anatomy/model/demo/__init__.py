@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from clip_anatomy.model.checkpoint import check_finite, read_json, read_state
 from clip_anatomy.model.clip import Clip
+from clip_anatomy.model.open_clip_models import open_clip_preprocess
 from clip_anatomy.model.parity import TOLERANCE, Proof, judge, relative
-from clip_anatomy.model.sources import open_clip_preprocess
 from clip_anatomy.model.trace import forward
 from clip_anatomy.model.weights import Facts, Names, open_clip_towers
 from clip_anatomy.model.words import WordTokenizer
