@@ -135,7 +135,7 @@ def draw_facts(dice: Dice, *, tied: float = TIED, agree: float = AGREE) -> Facts
 
 def _radius(dice: Dice, count: np.ndarray, size: np.ndarray) -> Float[np.ndarray, " image"]:
     """Return objects' radii: small ones differ from large ones at every count."""
-    base = np.select([size == 0, count == 1, count == 2], [0.152, 0.245, 0.212], 0.195)
+    base = np.select([size == 0, count == 1, count == 2], [0.162, 0.245, 0.212], 0.195)
     return (base * (0.96 + 0.08 * dice())).astype(np.float32)
 
 

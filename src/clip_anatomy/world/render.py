@@ -82,7 +82,7 @@ def _draw_objects(
     u, v = (cos * x + sin * y) * mirror, cos * y - sin * x
     distance = outline(shape, u / radius, v / radius, facts.likeness[images, None, None]) * radius
 
-    tone = _texture(facts.texture[images, kind], u, v, size)
+    tone = _texture(facts.texture[images, kind], x, y, size)
     colour = np.array(PALETTE, np.float32)[facts.colour[images, kind]][:, None, None]
     fill = colour * (1 - 0.68 * tone[..., None])
     body = np.clip(0.5 - (distance + INK) * size, 0, 1)[..., None]
@@ -100,17 +100,20 @@ def _draw_objects(
     masks[at, slot, rows, cols] = covered
 
 
-def _texture(codes: np.ndarray, u: np.ndarray, v: np.ndarray, size: int) -> Float[np.ndarray, "image row col"]:
-    """Return how dark the second tone is at each point, 0–1. Periods are in picture widths, the same at every object size."""
-    tone = np.zeros(u.shape, dtype=np.float32)
+def _texture(codes: np.ndarray, x: np.ndarray, y: np.ndarray, size: int) -> Float[np.ndarray, "image row col"]:
+    """Return how dark the second tone is at each point, 0–1.
+
+    Textures are upright in the picture, however the object is turned; periods are in picture widths at every size.
+    """
+    tone = np.zeros(codes.shape + np.broadcast_shapes(x.shape, y.shape)[1:], dtype=np.float32)
     for code, name in enumerate(TEXTURES):
         rows = np.flatnonzero(codes == code)
         if not len(rows) or name == "solid":
             continue
-        a, b = u[rows], v[rows]
+        a, b = x[rows], y[rows]
         if name == "striped":
             period = 0.094
-            wave = np.abs(np.mod((a + b) * 0.7071 / period, 1) - 0.5) * 2  # a triangle wave, slope 2 / period
+            wave = np.abs(np.mod(b / period, 1) - 0.5) * 2  # a triangle wave, slope 2 / period
             tone[rows] = np.clip(0.5 + (0.5 - wave) * (period / 2) * size, 0, 1)
         elif name == "dotted":
             period = 0.108

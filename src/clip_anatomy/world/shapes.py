@@ -71,7 +71,7 @@ def _triangle(x: Plane, y: Plane, _: PerImage) -> Plane:
 
 
 def _cross(x: Plane, y: Plane, _: PerImage) -> Plane:
-    return np.minimum(box(x, y, 0.98, 0.34), box(x, y, 0.34, 0.98))
+    return np.minimum(box(x, y, 0.98, 0.29), box(x, y, 0.29, 0.98))
 
 
 def _heart(x: Plane, y: Plane, _: PerImage) -> Plane:
