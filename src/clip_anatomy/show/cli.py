@@ -25,6 +25,12 @@ VERBS = {  # name → (where its function is, what it answers)
         "Say why pictures match texts: layers, heads, MLPs, patches.",
     ),
     "check": ("clip_anatomy.show.commands.check:check", "Prove that a model is opened and split exactly."),
+    "index": (
+        "clip_anatomy.show.commands.index:index",
+        "Walk a collection once and keep what every head saw.",
+    ),
+    "verify": ("clip_anatomy.show.commands.index:verify", "Find what is damaged or missing in a store."),
+    "atlas": ("clip_anatomy.show.commands.atlas:atlas", "Say in words, with evidence, what every head is about."),
 }
 EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback."
 FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143
