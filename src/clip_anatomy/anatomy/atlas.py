@@ -97,7 +97,7 @@ class AtlasHead:
     def holds(self, words: str) -> float:
         """Share of its variance that its texts with all of these words add."""
         wanted = words.lower().split()
-        return sum(text.gain for text in self.texts if all(word in text.text.lower() for word in wanted))
+        return sum((text.gain for text in self.texts if all(word in text.text.lower() for word in wanted)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Atlas:
     @property
     def explained(self) -> float:
         """Mean share of the heads' variance that their first texts explain."""
-        return sum(head.explained for head in self.heads) / max(len(self.heads), 1)
+        return sum((head.explained for head in self.heads), 0.0) / max(len(self.heads), 1)
 
     def with_role(self, name: str, confidence: float = 0.0) -> tuple[AtlasHead, ...]:
         """Heads of a role, the surest first.

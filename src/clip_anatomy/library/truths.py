@@ -14,6 +14,7 @@ __all__ = ["is_world", "truth_of"]
 
 WORLD = (*ATTRIBUTES, "digit")
 ROW_COLUMNS = ("label", "group")
+OWN_COLUMNS = ("size",)  # of the file in the store, of the objects in the demo world
 MOST_VALUES = 1000  # a column of more values than this is a name, not an attribute
 
 
@@ -39,7 +40,9 @@ def truth_of(store: Store, columns: Sequence[str] | None = None) -> Truth:
     """
     world = columns is None and is_world(store)
     names = tuple(columns) if columns else (WORLD if world else ROW_COLUMNS)
-    values = {name: store.column(name) for name in names}
+    if odd := [name for name in names if not name or '"' in name]:
+        raise BadInput(f"{odd[0]!r} is no column. Type, for example: --truth label,group")
+    values = {name: _column(store, name, meta=world) for name in names}
     if world:
         values["digit"] = ["none" if value is None else value for value in values["digit"]]
     for name, column in values.items():
@@ -54,6 +57,13 @@ def truth_of(store: Store, columns: Sequence[str] | None = None) -> Truth:
         else torch.ones(len(store), dtype=torch.bool)
     )
     return attribute_shares(_batches(store, codes, single), known, store.about.layers)
+
+
+def _column(store: Store, name: str, *, meta: bool) -> list[object]:
+    """A column of the table that came with the images where `meta` says so, even if the store has one of that name itself."""
+    if meta and name in OWN_COLUMNS:
+        return [row.meta.get(name) for row in store.rows()]
+    return store.column(name)
 
 
 def _batches(store: Store, codes: Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,474 @@
+"""From a store to an atlas: figures against brute force, evidence, truth, a growing pool, a language model, the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from chat import Server, serving
+from PIL import Image
+
+import clip_anatomy as ca
+from clip_anatomy.anatomy.atlas import Atlas
+from clip_anatomy.anatomy.textspan import textspan
+from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.library.atlas import atlas, pool_of
+from clip_anatomy.library.evidence import evidence, rows_at
+from clip_anatomy.library.index import index
+from clip_anatomy.library.llm import EndpointError, LanguageModel
+from clip_anatomy.library.store import Store
+from clip_anatomy.library.thumbs import thumbnails
+from clip_anatomy.library.truths import truth_of
+from clip_anatomy.measure.truth import attribute_shares
+from clip_anatomy.model.clip import Clip
+from clip_anatomy.model.shelf import Shelf
+from clip_anatomy.pools import Pool
+from clip_anatomy.pools.world import world_grammar, world_pool
+from clip_anatomy.show import cli
+from clip_anatomy.world import World
+from clip_anatomy.world.evaluate import target
+from clip_anatomy.world.names import ATTRIBUTES
+
+IMAGES = 300
+VERB = ("clip_anatomy.show.commands.atlas:atlas", "Say what each head is about.")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The bundled model, a store of pictures of its world, and their atlas."""
+    folder = tmp_path_factory.mktemp("atlas")
+    clip = ca.load("demo")
+    index(clip, f"world:{IMAGES}:test", folder / "store", workers=1)
+    store = Store.open(folder / "store", clip)
+    found = atlas(store, clip, resamples=20, images=3, picks=4, cache=folder / "texts.sqlite")
+    return SimpleNamespace(clip=clip, store=store, atlas=found, texts=folder / "texts.sqlite")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as running:
+        yield running
+
+
+def asked(server: Server, tmp_path: Path, **settings: Any) -> LanguageModel:
+    return LanguageModel(server.url, "tiny", shelf=Shelf(tmp_path / "answers.sqlite"), sleep=lambda _: None, **settings)
+
+
+# ---- figures and evidence
+
+
+def test_an_atlas_holds_what_the_steps_give_by_themselves(demo: SimpleNamespace) -> None:
+    pool = world_pool()
+    embeddings = torch.nn.functional.normalize(demo.clip.encode_text(list(pool.texts)), dim=-1)
+    span = textspan(demo.store.moments(), embeddings, 20)
+    found = demo.atlas
+    assert (found.images, found.pool_texts, len(found.heads)) == (IMAGES, len(pool), 48)
+    for head in found.heads[::7]:
+        at = head.layer, head.head
+        assert [text.text for text in head.texts] == [pick.text for pick in span.picks(*at, pool.texts)]
+        assert sum(text.gain for text in head.texts) == pytest.approx(float(span.cumulative[at][-1]))
+        assert head.explained == pytest.approx(float(span.cumulative[at][9]))
+        assert head.explained <= head.ceiling + 1e-9
+        properties = dict(zip(pool.texts, pool.properties, strict=True))
+        assert all(text.property == properties[text.text] for text in head.texts)
+        assert all(0 <= (text.as_early or 0) <= (text.again or 0) <= 1 for text in head.texts)
+        assert head.variance == pytest.approx(float(demo.store.heads(*at).double().var(0).sum()), rel=1e-6)
+
+
+def test_evidence_is_what_sorting_all_images_gives(demo: SimpleNamespace) -> None:
+    store = demo.store
+    pool = world_pool()
+    span = textspan(store.moments(), demo.clip.encode_text(list(pool.texts)), 5)
+    found = evidence(store, span, picks=3, each=4, piece=37)
+    again = evidence(store, span, picks=3, each=4, piece=100_000)
+    assert torch.equal(found.most, again.most)
+    assert torch.equal(found.least, again.least)
+    for layer, head in ((0, 1), (7, 5)):
+        x = store.heads(layer, head).float() - span.mean[layer, head].float()
+        for pick in range(3):
+            values = x @ span.directions[layer, head, pick].float()
+            order = values.argsort(descending=True, stable=True)
+            assert torch.allclose(found.most_value[layer, head, pick], values[order[:8]], atol=1e-6)
+            assert torch.allclose(found.least_value[layer, head, pick], values[order.flip(0)[:8]], atol=1e-6)
+            assert torch.allclose(values[found.most[layer, head, pick]], values[order[:8]], atol=1e-6)
+    rows = rows_at(store, [5, 299, 0])
+    assert {place: row.id for place, row in rows.items()} == {p: f"world-0-test-{p}" for p in (5, 299, 0)}
+
+
+def test_evidence_of_another_span_is_refused(demo: SimpleNamespace) -> None:
+    span = textspan(demo.store.moments(), demo.clip.encode_text(["a star", "a ring"]), 2)
+    with pytest.raises(BadInput, match="span its own moments"):
+        evidence(demo.store, replace(span, layers=(*range(1, 8), 9)))
+
+
+def test_copies_of_one_picture_stand_once(demo: SimpleNamespace, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for at in range(6):
+        image = Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+        image.save(photos / f"{at}.png")
+        if at == 3:
+            for copy in range(5):
+                image.save(photos / f"copy-{copy}.png")
+    index(demo.clip, photos, tmp_path / "store", workers=1)
+    pool = Pool(("something red", "something blue", "a star"), ("a", "a", "b"))
+    found = atlas(tmp_path / "store", demo.clip, pool, texts_per_head=2, resamples=0, images=4, cache=False)
+    for head in found.heads:
+        for text in head.texts:
+            names = ["copy" if seen.id.startswith("copy") or seen.id == "3.png" else seen.id for seen in text.most]
+            assert len(names) == len(set(names))
+            assert len(names) >= 3
+    assert any("Only 11 images" in note for note in found.notes)
+    assert any("Stability was not measured" in note for note in found.notes)
+    (photos / "1.png").unlink()
+    shown = {
+        row.id: (image, why)
+        for row, image, why in thumbnails(rows_at(Store.open(tmp_path / "store"), range(11)).values())
+    }
+    gone = [why for image, why in shown.values() if image is None]
+    assert len(gone) == 1
+    assert "1.png" in gone[0]
+
+
+# ---- truth
+
+
+def test_truth_comes_from_the_rows_as_from_the_world_itself(demo: SimpleNamespace) -> None:
+    facts = World(split="test", length=IMAGES).facts(np.arange(IMAGES))
+    names = (*ATTRIBUTES, "digit")
+    codes = np.stack([target(facts, name) if name != "digit" else facts.digit for name in names], 1)
+    single = torch.from_numpy(~facts.mixed)
+    heads = torch.cat([heads for _, heads in demo.store.batches()])
+    expected = attribute_shares([(heads[single], torch.from_numpy(codes)[single])], names)
+    found = truth_of(demo.store)
+    assert found.attributes == names
+    assert torch.allclose(found.share, expected.share, atol=1e-9)
+    assert found.images == int(single.sum())
+    by_label = truth_of(demo.store, ["label"])
+    assert by_label.attributes == ("label",)
+    assert by_label.images == IMAGES
+    with pytest.raises(BadInput, match="tells images apart"):
+        truth_of(demo.store, ["no_such_column"])
+
+
+def test_roles_agree_with_the_truth_on_the_demo_model(demo: SimpleNamespace) -> None:
+    told = demo.atlas.agreement
+    assert told["clear"] >= 3, "the bundled model has heads that one attribute drives"
+    assert told["asked"] >= 0.6 * told["clear"], "most of them are named"
+    assert told["right"] >= 0.8 * told["asked"]
+
+
+# ---- keeping and selecting
+
+
+def test_an_atlas_survives_json_and_answers_questions(demo: SimpleNamespace, tmp_path: Path) -> None:
+    found: Atlas = demo.atlas
+    (tmp_path / "atlas.json").write_text(json.dumps(found.to_dict(), allow_nan=False))
+    assert Atlas.load(tmp_path) == found
+    assert sum(found.roles.values()) == 48
+    role = next(head.role.name for head in found.heads if head.role.named)
+    chosen = found.with_role(role)
+    assert [head.role.name for head in chosen] == [role] * len(chosen)
+    assert [head.role.confidence for head in chosen] == sorted((h.role.confidence for h in chosen), reverse=True)
+    assert set(found.select(f"role={role}")) == {(head.layer, head.head) for head in chosen}
+    words = found.heads[3].texts[0].text
+    assert (found.heads[3].layer, found.heads[3].head) in found.select(f"words={words}")
+    assert found.with_words(words)[0].holds(words) == max(head.holds(words) for head in found.heads)
+    assert found.select("7.1, 0.5") == ((7, 1), (0, 5))
+    for spec, message in (
+        ("role=nothing", "no head of this atlas has the role 'nothing'. Type one of: "),
+        ("words=xylophone", "no text of any head holds the words 'xylophone'"),
+        ("9.9", "head 9.9 is not in this atlas"),
+        ("everything", "Type role=ROLE, words=WORDS or LAYER.HEAD"),
+    ):
+        with pytest.raises(BadSpec, match=message.replace(".", r"\.")):
+            found.select(spec)
+
+
+def test_files_that_are_no_atlas_are_named(tmp_path: Path) -> None:
+    for text, message in (
+        (None, "does not exist"),
+        ("", "is no atlas"),
+        ("[1]", "is no atlas"),
+        ("{}", "is no atlas"),
+        ('{"schema": "clip-anatomy/explain/1"}', "not 'clip-anatomy/atlas/1'"),
+        ('{"schema": "clip-anatomy/atlas/1", "heads": 3}', "is no atlas"),
+    ):
+        if text is not None:
+            (tmp_path / "atlas.json").write_text(text)
+        with pytest.raises(BadInput, match=message):
+            Atlas.load(tmp_path / "atlas.json")
+
+
+# ---- a growing pool
+
+
+def test_a_pool_grows_until_it_no_longer_pays(demo: SimpleNamespace) -> None:
+    small = Pool(world_pool().texts[::6], world_pool().properties[::6], "few")
+    rounds: list[Any] = []
+    found = atlas(
+        demo.store,
+        demo.clip,
+        small,
+        adaptive=True,
+        rounds=4,
+        resamples=0,
+        picks=0,
+        cache=demo.texts,
+        on_round=rounds.append,
+    )
+    assert found.curve == tuple(rounds)
+    assert 2 <= len(rounds) <= 5
+    assert [one.texts for one in rounds] == sorted({one.texts for one in rounds})
+    assert rounds[0].texts == len(small)
+    assert rounds[1].explained > rounds[0].explained
+    flat = rounds[-1].explained - rounds[-2].explained < 0.01 * rounds[-2].explained
+    assert flat or len(rounds) == 5
+    assert "grown from 45 texts" in found.pool
+    assert found.pool_texts == rounds[-1].texts
+    known = set(world_grammar().expand(small.texts, 3000).texts) | set(small.texts)
+    assert any(text.text not in small.texts for head in found.heads for text in head.texts)
+    assert len(known) > found.pool_texts
+    with pytest.raises(BadInput, match="rounds=6"):
+        atlas(demo.store, demo.clip, small, adaptive=True, rounds=0, resamples=0, picks=0, cache=demo.texts)
+
+
+# ---- a language model
+
+
+def naming(question: str) -> str:
+    if "What is common" in question:
+        role = "texture of things" if "strip" in question else "unclear"
+        return json.dumps({"role": role, "confidence": 0.75, "why": "they say so"})
+    if "spurious" in question:
+        return json.dumps({"spurious": "yes", "why": "it comes along"})
+    return "a striped object in the snow\na dotted bird\nsomething checkered at night"
+
+
+def test_a_language_model_names_heads_and_grows_the_pool(demo: SimpleNamespace, server: Server, tmp_path: Path) -> None:
+    server.answer = naming
+    model = asked(server, tmp_path, price=(1.0, 2.0))
+    settings: dict[str, Any] = {
+        "resamples": 0,
+        "picks": 0,
+        "cache": demo.texts,
+        "model": model,
+        "adaptive": True,
+        "rounds": 1,
+    }
+    found = atlas(demo.store, demo.clip, task="counting things", **settings)
+    named = [head.role for head in found.heads if head.role.source == "tiny"]
+    assert len(named) == sum(head.role.name != "unnamed" for head in found.heads)
+    assert {role.name for role in named} <= {"texture of things", "mixed"}
+    assert all(role.why == "they say so" and json.loads(role.raw)["confidence"] == 0.75 for role in named)
+    assert all(role.shares for role in named), "what the texts say stays beside it"
+    assert found.curve[1].texts == found.curve[0].texts + 3
+    assert found.cues == (("texture of things", "yes", "it comes along"),)
+    assert "questions asked, 0 answered from disk" in found.bill
+    assert "cost" in found.bill
+    count = len(server.seen)
+    again = atlas(demo.store, demo.clip, task="counting things", **settings)
+    assert len(server.seen) == count
+    assert "language model: 0 questions asked" in again.bill
+    assert again.heads == found.heads
+
+
+def test_a_stopped_run_goes_on_where_the_language_model_fell_silent(
+    demo: SimpleNamespace, server: Server, tmp_path: Path
+) -> None:
+    def tired(question: str) -> str:
+        return naming(question) if len(server.seen) <= 9 else ""
+
+    server.answer = tired
+    model = asked(server, tmp_path, tries=2)
+    settings: dict[str, Any] = {"resamples": 0, "picks": 0, "cache": demo.texts, "model": model}
+    with pytest.raises(EndpointError, match="What was answered before is kept"):
+        atlas(demo.store, demo.clip, **settings)
+    first = {json.dumps(body["messages"]) for _, _, body in server.seen[:9]}
+    server.seen.clear()
+    server.answer = naming
+    atlas(demo.store, demo.clip, **settings)
+    assert not first & {json.dumps(body["messages"]) for _, _, body in server.seen}
+
+
+def test_answers_that_cannot_be_read_leave_the_role_by_texts(
+    demo: SimpleNamespace, server: Server, tmp_path: Path
+) -> None:
+    server.answer = lambda _: "I would say they are colourful."
+    found = atlas(demo.store, demo.clip, resamples=0, picks=0, cache=demo.texts, model=asked(server, tmp_path))
+    for mine, theirs in zip(demo.atlas.heads, found.heads, strict=True):
+        assert replace(theirs.role, raw="") == mine.role
+    assert {head.role.raw for head in found.heads if head.role.name != "unnamed"} == {"I would say they are colourful."}
+
+
+# ---- what does not fit
+
+
+def test_what_does_not_fit_is_refused(demo: SimpleNamespace, tmp_path: Path) -> None:
+    other = replace(demo.clip, name="other", image_tower=replace(demo.clip.image_tower, activation="quick_gelu"))
+    with pytest.raises(StoreError, match=r"was made with demo"):
+        atlas(demo.store, other)
+    with pytest.raises(StoreError, match="is no store"):
+        atlas(tmp_path, demo.clip)
+    with pytest.raises(BadInput, match="--llm URL"):
+        atlas(demo.store, demo.clip, task="counting")
+    index(demo.clip, "world:1:test", tmp_path / "one", workers=1)
+    with pytest.raises(BadInput, match="holds 1 images"):
+        atlas(tmp_path / "one", demo.clip)
+
+
+def test_pools_of_any_kind(demo: SimpleNamespace, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("something striped\nsomething red\nxyz\nxyz\nalles Gute\ta wish\n")
+    pool, _ = pool_of(file, demo.clip)
+    assert pool.properties == ("texture", "colour", "", "a wish")
+    assert pool_of(None, demo.clip)[0].texts == world_pool().texts
+    assert pool_of("general", demo.clip)[0].properties.count("colour") == 120
+    file.write_text("abc\nxyz\n")
+    found = atlas(demo.store, demo.clip, file, resamples=0, picks=0, texts_per_head=2, cache=False)
+    assert set(found.roles) <= {"mixed", "unnamed"}
+    assert any("None of the texts says what property" in note for note in found.notes)
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def main(
+    demo: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    monkeypatch.setitem(cli.VERBS, "atlas", VERB)
+    monkeypatch.setenv("CLIP_ANATOMY_CACHE", str(demo.texts.parent))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = cli.main(["atlas", *words])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def test_the_verb_writes_pages_json_and_parquet(main: Any, demo: SimpleNamespace, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    code, out, err = main(str(demo.store.path), "--texts", "8", "--images", "2", "--resamples", "5")
+    assert code == 0
+    assert "48 heads over 300 images" in out
+    assert "named heads that one attribute drives" in out
+    assert "atlas: clip-anatomy-atlas/index.html" in err
+    folder = tmp_path / "clip-anatomy-atlas"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "atlas.json",
+        "atlas.parquet",
+        "heads",
+        "images",
+        "index.html",
+    ]
+    found = Atlas.load(folder)
+    table = pq.read_table(folder / "atlas.parquet")
+    assert table.num_rows == sum(len(head.texts) for head in found.heads) == 48 * 8
+    assert table.column("text").to_pylist() == [text.text for head in found.heads for text in head.texts]
+    assert table.column("gain").to_pylist() == [text.gain for head in found.heads for text in head.texts]
+    assert table.schema.metadata[b"digest"].decode() == demo.clip.digest
+    assert len(list((folder / "heads").iterdir())) == 48
+    used = {seen.row for head in found.heads for text in head.texts for seen in (*text.most, *text.least)}
+    assert {int(file.stem) for file in (folder / "images").iterdir()} == used
+    (folder / "mine.txt").write_text("stays")
+    assert main(str(demo.store.path), "--texts", "3", "--images", "1", "--resamples", "0")[0] == 0
+    assert (folder / "mine.txt").read_text() == "stays"
+    assert len(Atlas.load(folder).heads[0].texts) == 3
+    assert len(list((folder / "images").iterdir())) < len(used)
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+def test_json_goes_to_stdout_and_nothing_is_written(main: Any, demo: SimpleNamespace, tmp_path: Path) -> None:
+    code, out, err = main(str(demo.store.path), "--json", "--texts", "2", "--resamples", "0")
+    assert code == 0
+    assert Atlas.of_dict(json.loads(out)).images == IMAGES
+    assert list(tmp_path.iterdir()) == []
+    assert "note: The bundled demo model knows only a small drawn world" in err
+
+
+def test_bad_input_is_one_line_with_what_to_type(main: Any, demo: SimpleNamespace, tmp_path: Path) -> None:
+    store = str(demo.store.path)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("my own page")
+    (tmp_path / "empty.txt").write_text("\n")
+    for words, message in (
+        (["nowhere"], "nowhere is no store. Make one: clip-anatomy index SOURCE nowhere"),
+        ([store, "--pool", "nothing.txt"], "nothing.txt does not exist"),
+        ([store, "--pool", "empty.txt"], "holds no description"),
+        ([store, "--llm", "http://127.0.0.1:9/v1"], "Type: --llm-model NAME"),
+        ([store, "--task", "counting"], "Type: --llm http://127.0.0.1:8000/v1"),
+        ([store, "--llm", "mysite", "--llm-model", "x"], "is no address of a language model"),
+        ([store, "--texts", "0"], "type --texts 20"),
+        ([store, "--truth", "moon"], "tells images apart"),
+        ([store, "--out", "site"], "site holds files of something else. Type another folder"),
+        ([store, "--out", "empty.txt"], "is a file; a folder was expected"),
+        ([store, "--texts", "many"], "--help"),
+    ):
+        code, out, err = main(*words)
+        assert code == 2, (words, err)
+        assert message in err
+        assert "Traceback" not in err
+        assert out == ""
+    assert (tmp_path / "site" / "index.html").read_text() == "my own page"
+    assert not (tmp_path / "clip-anatomy-atlas").exists()
+
+
+def test_ctrl_c_leaves_the_old_atlas_and_nothing_else(demo: SimpleNamespace, tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from clip_anatomy.show import cli\n"
+        f"cli.VERBS['atlas'] = {VERB!r}\n"
+        "import clip_anatomy.library.thumbs as thumbs\n"
+        "make = thumbs.small\n"
+        "def slow(*a):\n print('working', file=sys.stderr, flush=True); time.sleep(0.05); return make(*a)\n"
+        "thumbs.small = slow\n"
+        "sys.exit(cli.main())\n"
+    )
+    environment = {**os.environ, "CLIP_ANATOMY_CACHE": str(demo.texts.parent), "OMP_NUM_THREADS": "1"}
+    words = ["atlas", str(demo.store.path), "--out", str(tmp_path / "out"), "--texts", "4", "--resamples", "0"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "atlas.json").write_text('{"schema": "clip-anatomy/atlas/1"}')
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        assert process.stderr is not None
+        while "working" not in process.stderr.readline():
+            assert process.poll() is None
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["atlas.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_model_may_be_named_anew(main: Any, demo: SimpleNamespace, tmp_path: Path) -> None:
+    assert isinstance(demo.clip, Clip)
+    code, _, err = main(str(demo.store.path), "--model", "nothing-like-it")
+    assert code == 2
+    assert "nothing-like-it" in err
