@@ -9,7 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 from crashing import IMAGES, die_in_a_transaction, run
-from test_index import same
+from stores import same
 
 from clip_anatomy.library.remove import remove
 from clip_anatomy.library.store import Store
