@@ -31,6 +31,7 @@ UNNAMED = "unnamed"  # its texts explain too little of it
 MIXED = "mixed"  # no property leads clearly
 BOTH = " + "  # between the properties of a text that is about several: its vote is split, and it says nothing of their spread
 LEAD = 0.1  # of the winner's share: a smaller lead is none
+DOUBTED = 2.5  # times that, where the witnesses disagree
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def roles(
         moments: the moments behind it.
         pool_embeddings: the same pool [text, embed].
         properties: what each text is about, "" where nobody knows, "a + b" where it is about both (see `tag`).
-        lead: a winner that is not this far ahead of the second, as a share of its own, leaves the head "mixed".
+        lead: a winner that is not this far ahead of the second, as a share of its own (2.5 times as far where the witnesses
+            disagree), leaves the head "mixed".
 
     Returns:
         (layer, head) → role, for the heads that the span covers.
@@ -183,7 +185,8 @@ def _role(
         return Role(UNNAMED, 0.0, tuple(shares), *firsts)
     best = shares[0][1]
     second = shares[1][1] if len(shares) > 1 else 0.0
-    if len(names) > 1 and (best - second < lead * best or best <= 1.5 / len(names)):
-        return Role(MIXED, 0.0, tuple(shares), *firsts)
     agree = all(first in ("", shares[0][0]) for first in firsts)
+    needed = lead * best * (1 if agree else DOUBTED)
+    if len(names) > 1 and (best - second < needed or best <= 1.5 / len(names)):
+        return Role(MIXED, 0.0, tuple(shares), *firsts)
     return Role(shares[0][0], best if agree else best / 2, tuple(shares), *firsts)
