@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.library.images import Picture, decode
 from clip_anatomy.library.index import index
+from clip_anatomy.library.sources.picture import Picture, decode
 from clip_anatomy.library.store import Store
 
 KB = 1000

@@ -9,7 +9,7 @@ from pictures import encoded, noise, written
 from tiny import open_clip_model
 
 import clip_anatomy as ca
-from clip_anatomy.library.images import open_source
+from clip_anatomy.library.sources.opening import open_source
 from clip_anatomy.library.store import Store
 
 

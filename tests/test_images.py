@@ -14,8 +14,9 @@ from PIL import Image
 
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.library.ahead import ahead
-from clip_anatomy.library.images import Picture, Source, decode, open_source, picture_of
-from clip_anatomy.library.labels import read_table
+from clip_anatomy.library.sources.labels import read_table
+from clip_anatomy.library.sources.opening import open_source, picture_of
+from clip_anatomy.library.sources.picture import Picture, Source, decode
 from clip_anatomy.model.pixels import read_image
 
 

@@ -18,9 +18,9 @@ import clip_anatomy as ca
 from clip_anatomy.anatomy.moments import Moments
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, OutputError, StoreError
 from clip_anatomy.library import writer as writer_module
-from clip_anatomy.library.images import open_source
 from clip_anatomy.library.index import index, model_of
 from clip_anatomy.library.remove import remove
+from clip_anatomy.library.sources.opening import open_source
 from clip_anatomy.library.store import Store
 from clip_anatomy.library.verify import verify
 

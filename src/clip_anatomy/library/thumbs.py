@@ -1,12 +1,14 @@
 """Pictures of a store, small, for reports: fetched again from where they came."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from PIL import Image
 
 from clip_anatomy.errors import ClipAnatomyError
-from clip_anatomy.library.images import Source, open_source, read_data
 from clip_anatomy.library.rows import Row
+from clip_anatomy.library.sources.opening import open_source
+from clip_anatomy.library.sources.picture import Source, read_data
 
 __all__ = ["thumbnails"]
 
@@ -34,11 +36,13 @@ def thumbnails(rows: Iterable[Row], side: int = SIDE) -> Iterator[tuple[Row, Ima
             except (ClipAnatomyError, OSError) as error:
                 sources[row.source] = str(error)
         source = sources[row.source]
-        if isinstance(source, str):
-            yield row, None, source
-            continue
         try:
-            image = read_data(source.fetch(row.path), row.id)
+            # A Python list is no place to go back to, but its paths may be.
+            data = Path(row.path) if isinstance(source, str) else source.fetch(row.path)
+            if isinstance(source, str) and not Path(row.path).is_file():
+                yield row, None, source
+                continue
+            image = read_data(data, row.id)
         except (ClipAnatomyError, OSError, LookupError, ValueError) as error:
             yield row, None, str(error)
             continue

@@ -18,8 +18,8 @@ from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.library import rows as sql
 from clip_anatomy.library.ahead import ahead
 from clip_anatomy.library.coordinates import Arrays, arrays_of
-from clip_anatomy.library.images import Decoded, Picture, Source, decode, stack
 from clip_anatomy.library.pace import Pace, in_parts
+from clip_anatomy.library.sources.picture import Decoded, Picture, Source, decode, stack
 from clip_anatomy.library.writer import FULL, Writer
 from clip_anatomy.model.clip import Clip
 

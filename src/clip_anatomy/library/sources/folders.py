@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.library.images import SUFFIXES, ImageData, Picture, hash_of
-from clip_anatomy.library.labels import NAMES, Note, Table, note_for, read_rows, read_table
+from clip_anatomy.library.sources.labels import NAMES, Note, Table, note_for, read_rows, read_table
+from clip_anatomy.library.sources.picture import SUFFIXES, ImageData, Picture, hash_of
 
 __all__ = ["HANDED", "Folder", "Handed", "Listing"]
 

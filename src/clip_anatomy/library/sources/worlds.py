@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.library.images import ImageData, Picture
+from clip_anatomy.library.sources.picture import ImageData, Picture
 from clip_anatomy.world import World
 
 __all__ = ["Worlds"]

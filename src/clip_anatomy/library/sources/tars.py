@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from clip_anatomy.errors import BadImage, BadInput
-from clip_anatomy.library.images import SUFFIXES, ImageData, Picture
-from clip_anatomy.library.labels import CAPTIONS, GROUP, LABEL, Note, Table, note_for
+from clip_anatomy.library.sources.labels import CAPTIONS, GROUP, LABEL, Note, Table, note_for
+from clip_anatomy.library.sources.picture import SUFFIXES, ImageData, Picture
 
 __all__ = ["Tars", "only_tars"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_anatomy.errors import BadInput, MissingExtra
-from clip_anatomy.library.images import ImageData, Picture
-from clip_anatomy.library.labels import CAPTIONS, GROUP, LABEL
+from clip_anatomy.library.sources.labels import CAPTIONS, GROUP, LABEL
+from clip_anatomy.library.sources.picture import ImageData, Picture
 
 __all__ = ["HubDataset", "is_saved"]
 

@@ -1,12 +1,11 @@
 """What a collection hands over: pictures one at a time, each with an id that stays the same on every walk.
 
-A `Source` is anything that can be walked again and again in the same order; `open_source` makes one of what people type.
+A `Source` is anything that can be walked again and again in the same order; `opening.open_source` makes one of what people type.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,17 +16,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.errors import BadImage
 from clip_anatomy.model.pixels import Preprocess, read_image
-
-__all__ = ["FORMS", "Decoded", "ImageData", "Picture", "Source", "decode", "open_source", "picture_of", "read_data"]
 
 ImageData = Path | bytes | Image.Image | np.ndarray | Tensor
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif"})
-FORMS = (
-    "a folder | a list of paths in a .txt | a table .csv, .json or .jsonl | tar files (one, a folder of them, or 'a-*.tar') | "
-    "hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list"
-)
 
 
 @dataclass(frozen=True)
@@ -147,86 +140,6 @@ def _bytes_of(data: ImageData) -> bytes:
         return data.tobytes()
     array = data.detach().cpu().numpy() if isinstance(data, Tensor) else data
     return np.ascontiguousarray(array).view(np.uint8).tobytes()
-
-
-def open_source(source: Any, labels: str | Path | None = None) -> Source:
-    """Make a collection of what people type.
-
-    Args:
-        source: a folder (class folders give the labels; a `metadata.csv`, `.json` or `.jsonl` in it gives more); a text
-            file with one path a line; a table (CSV, JSON, JSONL) with a column of paths; webdataset-style tars: one
-            file, a folder that holds nothing else, or a pattern such as `train-*.tar`; `hf-dataset:NAME[:SPLIT]` or a
-            folder that `save_to_disk` wrote; `world:COUNT[:SPLIT]`, the demo world; a list of paths, images or
-            `Picture`s; or any object that is a `Source` itself.
-        labels: a table for folders, lists and tars: path → label, group, captions and other columns.
-
-    Returns:
-        The collection.
-
-    Raises:
-        BadInput: nothing of this kind, or nothing there.
-
-    Example:
-        >>> source = open_source("world:3:test")
-        >>> [picture.id for picture in source]
-        ['world-0-test-0', 'world-0-test-1', 'world-0-test-2']
-    """
-    from clip_anatomy.library import datasets, folders, tars, worlds
-    from clip_anatomy.library.labels import read_table
-
-    if isinstance(source, Sequence) and not isinstance(source, str | bytes):
-        return folders.Handed.of(source)
-    if not isinstance(source, str | Path):
-        if isinstance(source, Source):
-            return source
-        raise BadInput(f"a source of type {type(source).__name__} is not known. Type one of: {FORMS}")
-    name = str(source)
-    scheme, _, rest = name.partition(":")
-    named: dict[str, Callable[[str], Source]] = {"world": worlds.Worlds.of, "hf-dataset": datasets.HubDataset.of}
-    if scheme in named and rest:
-        return named[scheme](rest)
-    table = {} if labels is None else read_table(Path(labels))
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if datasets.is_saved(path):
-            return datasets.HubDataset.of(str(path.resolve()))
-        if tars.only_tars(path):
-            return tars.Tars.of(path / "*.tar", table)
-        return folders.Folder.of(path, table)
-    if any(c in path.name for c in "*?[") or path.suffix == ".tar":
-        return tars.Tars.of(path, table)
-    if not path.exists():
-        raise BadInput(f"there is no {name!r} here. Type one of: {FORMS}")
-    if path.suffix.lower() in {".csv", ".json", ".jsonl", ".tsv"}:
-        return folders.Listing.of_table(path)
-    if path.suffix.lower() in {".txt", ".lst", ""}:
-        return folders.Listing.of_lines(path, table)
-    if path.suffix.lower() in SUFFIXES:
-        return folders.Handed.of([path])
-    raise BadInput(f"{name!r} is no collection. Type one of: {FORMS}")
-
-
-def picture_of(source: str, path: str | None, name: str) -> Image.Image:
-    """The original picture of a row: `picture_of(row.source, row.path, row.id)`.
-
-    Raises:
-        BadImage: it was handed over in memory, or is no longer where it was.
-    """
-    if path is None:
-        raise BadImage(f"{name} was handed over in memory; a store does not keep pictures. Index files instead")
-    try:
-        return read_data(_opened(source).fetch(path), name)
-    except BadInput as error:
-        raise BadImage(f"{name} cannot be shown: {error}") from error
-
-
-@lru_cache(maxsize=16)
-def _opened(spec: str) -> "Source":
-    from clip_anatomy.library.folders import HANDED, Folder, Handed
-
-    if spec == HANDED:
-        return Handed(())
-    return Folder(Path(spec)) if Path(spec).is_dir() and Path(spec).is_absolute() else open_source(spec)
 
 
 def hash_of(data: ImageData) -> str:

@@ -1,0 +1,1 @@
+"""Where pictures come from: folders, lists, tars, Hugging Face datasets, the demo world."""

@@ -1,0 +1,220 @@
+"""What is compared: the parts of an image that a search looks at, as plain vectors whose dot products are exact.
+
+heads      x = [(u_h − μ_h) for the chosen heads]           side by side: heads do not mix
+whole      x = embedding / ‖embedding‖
+without    x = embedding / ‖embedding‖ − Σ_h (u_h − μ_h) Q_h  the chosen heads set to their mean (μ = 0: to nothing)
+
+`focus` keeps of each only what the texts of one property tell apart: their directions V (orthonormal rows) replace x by x Vᵀ.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float64
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.library.blocks import Block
+from clip_anatomy.library.store import Store
+
+__all__ = ["MODES", "Part", "Space", "mean_embedding", "space_of"]
+
+MODES = ("heads", "whole", "without")
+PIECE = 65_536
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of the store, centred and projected.
+
+    Attributes:
+        at: (place of the layer, head) of a head; None for the embedding.
+        centre: taken away from every image; None for nothing.
+        project: what it is multiplied with then; None for nothing.
+        text: takes a text embedding to the same numbers; None where it stays as it is.
+        size: numbers that come out.
+    """
+
+    at: tuple[int, int] | None
+    centre: Float64[Tensor, " d"] | None
+    project: Float64[Tensor, "d out"] | None
+    text: Float64[Tensor, "out embed"] | None
+    size: int
+
+    def read(self, block: Block) -> Float16[np.ndarray, "image d"]:
+        """The stored numbers of a block's images."""
+        return block.embedding() if self.at is None else block.heads(self.at[0])[self.at[1]]
+
+    def apply(self, x: Float[Tensor, "image d"]) -> Float[Tensor, "image out"]:
+        """Centre and project numbers as they are stored, in their own precision."""
+        x = x if self.centre is None else x - self.centre.to(x)
+        return x if self.project is None else x @ self.project.to(x)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The vectors of a search.
+
+    Attributes:
+        mode: one of MODES.
+        pairs: the chosen heads; none in mode "whole".
+        parts: what they are made of.
+        summed: parts add up to one vector instead of standing side by side.
+        centred: whether means are taken away.
+        focus: directions that are looked at; None for all.
+    """
+
+    mode: str
+    pairs: tuple[tuple[int, int], ...]
+    parts: tuple[Part, ...] = field(repr=False)
+    summed: bool
+    centred: bool
+    focus: Float64[Tensor, "out embed"] | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Numbers of one image's vector."""
+        return self.parts[0].size if self.summed else sum(part.size for part in self.parts)
+
+    def join(self, pieces: Sequence[Float[Tensor, "image _out"]]) -> Float[Tensor, "image out"]:
+        """Applied parts → vectors."""
+        if not self.summed:
+            return torch.cat([*pieces], -1)
+        total = pieces[0]
+        for piece in pieces[1:]:
+            total = total + piece
+        return total
+
+    def place(
+        self, heads: Float[Tensor, "image layer head d"], embedding: Float[Tensor, "image embed"]
+    ) -> Float64[Tensor, "image out"]:
+        """Vectors of pictures.
+
+        Args:
+            heads: coordinates of all stored heads.
+            embedding: of unit length.
+        """
+        return self.join(
+            [
+                part.apply((embedding if part.at is None else heads[:, part.at[0], part.at[1]]).double())
+                for part in self.parts
+            ]
+        )
+
+    def place_text(self, text: Float[Tensor, "text embed"]) -> Float64[Tensor, "text out"]:
+        """Vectors of texts: their dot product with an image's is the image's contribution to ⟨image, text⟩, its mean taken away."""
+        found = [text.double() if part.text is None else text.double() @ part.text.T for part in self.parts]
+        return found[0] if self.summed else torch.cat(found, -1)
+
+    def rows(self, store: Store, rows: Sequence[int]) -> Float64[Tensor, "image out"]:
+        """Vectors of stored images, from the stored numbers in float64."""
+        found: list[Tensor] = []
+        for part in self.parts:
+            layer = None if part.at is None else store.about.layers[part.at[0]]
+            x = (
+                store.heads(layer, part.at[1], rows)
+                if layer is not None and part.at is not None
+                else _units(store, rows)
+            )
+            found.append(part.apply(x.double()))
+        return self.join(found)
+
+    def shares(
+        self, vectors: Float64[Tensor, "image out"], direction: Float64[Tensor, " out"]
+    ) -> Float64[Tensor, "image part"]:
+        """Dot products part by part; they add up to the whole one. One column where parts are summed."""
+        products = vectors * direction
+        if self.summed:
+            return products.sum(-1, keepdim=True)
+        return torch.stack([piece.sum(-1) for piece in products.split([part.size for part in self.parts], -1)], -1)
+
+    def joint(self, direction: Float64[Tensor, " out"], store: Store) -> Float64[Tensor, "part embed"]:
+        """The same direction in the joint space, one row a part (one row where parts are summed)."""
+        if self.summed or self.mode == "whole":
+            return (direction if self.focus is None else direction @ self.focus)[None]
+        pieces = direction.split([part.size for part in self.parts])
+        if self.focus is not None:
+            return torch.stack([piece @ self.focus for piece in pieces])
+        rows = store.basis.rows
+        return torch.stack(
+            [piece @ rows[part.at] for part, piece in zip(self.parts, pieces, strict=True) if part.at is not None]
+        )
+
+
+def space_of(
+    store: Store,
+    mode: str,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    centred: bool,
+    focus: Float64[Tensor, "out embed"] | None = None,
+) -> Space:
+    """Set up the vectors of a search.
+
+    Args:
+        store: the store.
+        mode: one of MODES.
+        pairs: (layer, head) of the chosen heads.
+        centred: take the stored means away (of heads; of the embedding where that is compared).
+        focus: orthonormal rows; only what lies along them counts.
+
+    Raises:
+        BadSpec: unknown mode, no heads where some are needed, or heads that are not stored.
+    """
+    if mode not in MODES:
+        raise BadSpec(f"mode {mode!r} is not known. Type one of: {', '.join(MODES)}")
+    if mode != "whole" and not pairs:
+        raise BadSpec("no heads were chosen. Type heads='role=colour', '9.3,10.1', 'words=striped', 'auto' or 'all'")
+    ats: list[tuple[int, int]] = []
+    for layer, head in pairs:
+        place = store.layer_at(layer)
+        if not 0 <= head < store.about.heads:
+            raise BadSpec(
+                f"head {layer}.{head} is not stored: a layer has heads 0 to {store.about.heads - 1}. Type one of these"
+            )
+        ats.append((place, head))
+    d, embed = store.about.d, store.about.embed
+    size = embed if focus is None else len(focus)
+    across = None if focus is None else focus.T
+    # Heads are set to their mean also when the embedding itself is not centred: setting them to zero would move it far away.
+    means = store.moments().mean if (centred and mode == "heads") or mode == "without" else None
+    parts: list[Part] = []
+    if mode != "heads":
+        parts.append(Part(None, mean_embedding(store) if centred else None, across, focus, size))
+    if mode == "without":
+        assert means is not None
+        for at in ats:
+            rows = store.basis.rows[at]
+            parts.append(Part(at, means[at], -rows if across is None else -(rows @ across), focus, size))
+    elif mode == "heads":
+        for at in ats:
+            rows = store.basis.rows[at]
+            centre = None if means is None else means[at]
+            parts.append(
+                Part(at, centre, None, rows, d) if across is None else Part(at, centre, rows @ across, focus, size)
+            )
+    chosen = () if mode == "whole" else tuple((layer, head) for layer, head in pairs)
+    return Space(mode, chosen, tuple(parts), mode == "without", centred, focus)
+
+
+def mean_embedding(store: Store) -> Float64[Tensor, " embed"]:
+    """Mean of the unit embeddings of all images; reads them once."""
+    total = torch.zeros(store.about.embed, dtype=torch.float64)
+    for block in store.blocks:
+        found = block.embedding()
+        for first in range(0, len(block), PIECE):
+            total += torch.from_numpy(found[first : first + PIECE]).double().sum(0)
+    return total / max(len(store), 1)
+
+
+def _units(store: Store, rows: Sequence[int]) -> Tensor:
+    """Unit embeddings exactly as they are stored."""
+    found = torch.zeros(len(rows), store.about.embed, dtype=torch.float16)
+    wanted = np.asarray(rows, dtype=np.int64)
+    for block in store.blocks:
+        here = np.flatnonzero((wanted >= block.start) & (wanted < block.start + len(block)))
+        if len(here):
+            found[torch.from_numpy(here)] = torch.from_numpy(block.embedding()[wanted[here] - block.start])
+    return found
