@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import clip_anatomy as ca
-from clip_anatomy.model.parity import relative
 from clip_anatomy.model.open_clip_models import check_activation
+from clip_anatomy.model.parity import relative
 
 MODEL_CFG = {
     "embed_dim": 16,

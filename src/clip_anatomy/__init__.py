@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING, Any
 from clip_anatomy import errors
 
 if TYPE_CHECKING:
+    from clip_anatomy.anatomy.atlas import Atlas
     from clip_anatomy.anatomy.moments import Moments
     from clip_anatomy.anatomy.parts import Contributions, Parts, decompose, decompose_text
     from clip_anatomy.anatomy.textspan import textspan
+    from clip_anatomy.library.atlas import atlas
+    from clip_anatomy.library.index import index
+    from clip_anatomy.library.store import Store
+    from clip_anatomy.library.verify import verify
     from clip_anatomy.maps.heatmap import Maps, heatmap
     from clip_anatomy.model.clip import Clip
     from clip_anatomy.model.load import load
 
 _HOME = {
+    "Atlas": "anatomy.atlas",
+    "Store": "library.store",
+    "atlas": "library.atlas",
+    "index": "library.index",
+    "verify": "library.verify",
     "Clip": "model.clip",
     "Contributions": "anatomy.parts",
     "Maps": "maps.heatmap",
@@ -30,17 +40,22 @@ _HOME = {
 }
 
 __all__ = [
+    "Atlas",
     "Clip",
     "Contributions",
     "Maps",
     "Moments",
     "Parts",
+    "Store",
+    "atlas",
     "decompose",
     "decompose_text",
     "errors",
     "heatmap",
+    "index",
     "load",
     "textspan",
+    "verify",
 ]
 __version__ = "0.1.0"
 
