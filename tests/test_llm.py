@@ -205,6 +205,12 @@ def test_roles_are_read_however_they_are_wrapped(
     assert named.answer.text == text.strip()
 
 
+def test_names_of_two_words_come_back_as_the_pool_writes_them(server: Server, model: LanguageModel) -> None:
+    server.replies = [said('{"role": "Body part", "confidence": 1}')]
+    assert common_role(model, [("a hand", 1.0)], ["body_part", "colour"]).role == "body_part"
+    assert "body part, colour" in server.seen[0][2]["messages"][-1]["content"]
+
+
 def test_more_like_these(server: Server, model: LanguageModel) -> None:
     server.replies = [
         said('Here are some:\n1. a pink wall\n- "a green door".\n* Something red\n(3) a pink wall\n\n• ' + "x" * 400)

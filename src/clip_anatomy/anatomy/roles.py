@@ -31,6 +31,7 @@ UNNAMED = "unnamed"  # its texts explain too little of it
 MIXED = "mixed"  # no property leads clearly
 BOTH = " + "  # between the properties of a text that is about several: its vote is split, and it says nothing of their spread
 LEAD = 0.1  # of the winner's share: a smaller lead is none
+LEAST = 0.15  # of the evidence: a smaller share is no name, however many properties there are
 DOUBTED = 2.5  # times that, where the witnesses disagree
 
 
@@ -187,6 +188,6 @@ def _role(
     second = shares[1][1] if len(shares) > 1 else 0.0
     agree = all(first in ("", shares[0][0]) for first in firsts)
     needed = lead * best * (1 if agree else DOUBTED)
-    if len(names) > 1 and (best - second < needed or best <= 1.5 / len(names)):
+    if len(names) > 1 and (best - second < needed or best < max(LEAST, 1.2 / len(names))):
         return Role(MIXED, 0.0, tuple(shares), *firsts)
     return Role(shares[0][0], best if agree else best / 2, tuple(shares), *firsts)

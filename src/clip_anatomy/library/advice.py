@@ -98,10 +98,11 @@ def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known:
     if not texts:
         raise BadInput("a head without texts has no role to ask for: span it first, textspan(moments, pool)")
     lines = "\n".join(f"- {_plain(text)} ({100 * share:.0f} %)" for text, share in texts)
-    names = KNOWN_PROMPT.format(known=", ".join(known)) if known else ""
+    names = KNOWN_PROMPT.format(known=", ".join(map(_spaced, known))) if known else ""
     answer = model.ask(ROLE_PROMPT.format(texts=lines, known=names), most_tokens=200)
     told = _object(answer.text)
     role = re.sub(r"[^\w &/-]+", "", str(told.get("role", ""))).strip().lower()[:LONGEST_ROLE]
+    role = {_spaced(name): name for name in known}.get(role, role)
     role = "mixed" if role in ("unclear", "none", "mixed", "nothing", "unknown") else role
     return Naming(role, _share(told.get("confidence")), _plain(str(told.get("why", "")))[:300], answer)
 
@@ -219,6 +220,10 @@ def _share(value: object) -> float:
     if math.isnan(number):
         return 0.0
     return min(1.0, max(0.0, number / 100 if number > 1 else number))
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _plain(text: str) -> str:

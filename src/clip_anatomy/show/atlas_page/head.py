@@ -3,7 +3,7 @@
 from html import escape
 
 from clip_anatomy.anatomy.atlas import AtlasHead, AtlasText
-from clip_anatomy.show.atlas_page.parts import Shown, bar, document, percent, pictures, pill, place_of, swatches
+from clip_anatomy.show.atlas_page.parts import Shown, bar, document, percent, pictures, pill, place_of, swatches, words
 
 __all__ = ["head_page"]
 
@@ -41,8 +41,8 @@ def head_page(shown: Shown, at: int) -> str:
 
 
 def _step(head: AtlasHead, arrow: str) -> str:
-    rel, words = ("prev", f"{arrow} {head.name}") if arrow == "←" else ("next", f"{head.name} {arrow}")
-    return f'<a rel="{rel}" href="{UP}{place_of(head)}">{words} <span class="soft">{escape(head.role.name)}</span></a>'
+    rel, label = ("prev", f"{arrow} {head.name}") if arrow == "←" else ("next", f"{head.name} {arrow}")
+    return f'<a rel="{rel}" href="{UP}{place_of(head)}">{label} <span class="soft">{words(head.role.name)}</span></a>'
 
 
 def _summary(head: AtlasHead, shown: Shown) -> str:
@@ -63,7 +63,7 @@ def _evidence(text: AtlasText, place: int, shown: Shown) -> str:
 
 
 def _about(text: AtlasText) -> str:
-    return f' <small class="soft">{escape(text.property)}</small>' if text.property else ""
+    return f' <small class="soft">{words(text.property)}</small>' if text.property else ""
 
 
 def _figures(text: AtlasText) -> str:
@@ -104,7 +104,7 @@ def _table(rest: tuple[AtlasText, ...], before: int) -> str:
 def _role(head: AtlasHead, shown: Shown) -> str:
     role = head.role
     shares = "".join(
-        f"<tr><td>{escape(name)}</td><td>{bar(share, percent(share), 'wide')}</td><td class='num'>{percent(share)}</td></tr>"
+        f"<tr><td>{words(name)}</td><td>{bar(share, percent(share), 'wide')}</td><td class='num'>{percent(share)}</td></tr>"
         for name, share in role.shares[:SHARES]
     )
     table = f'<table class="shares">{shares}</table>' if shares else ""
@@ -112,8 +112,8 @@ def _role(head: AtlasHead, shown: Shown) -> str:
     if role.by_picks or role.by_spread:
         same = "Both sides agree." if role.by_picks == role.by_spread else "The two sides do not agree."
         sides = (
-            f"<p>The picked texts are about <b>{escape(role.by_picks or 'nothing known')}</b>; the texts that it tells apart best are about "
-            f"<b>{escape(role.by_spread or 'nothing known')}</b>. {same}</p>"
+            f"<p>The picked texts are about <b>{words(role.by_picks or 'nothing known')}</b>; the texts that it tells apart best are about "
+            f"<b>{words(role.by_spread or 'nothing known')}</b>. {same}</p>"
         )
     said = ""
     if role.raw:
@@ -137,7 +137,7 @@ def _truth(head: AtlasHead) -> str:
     if not head.truth:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{bar(share, percent(share), 'wide true')}</td><td class='num'>{percent(share)}</td></tr>"
+        f"<tr><td>{words(name)}</td><td>{bar(share, percent(share), 'wide true')}</td><td class='num'>{percent(share)}</td></tr>"
         for name, share in head.truth[:SHARES]
     )
     return f"""<h2>What truly drives it</h2><p>What is in these pictures is known: the share of the head's variance that each attribute explains

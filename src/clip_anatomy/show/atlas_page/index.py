@@ -18,12 +18,14 @@ from clip_anatomy.show.atlas_page.parts import (
     pill,
     place_of,
     swatches,
+    words,
 )
 
 __all__ = ["index_page"]
 
 TEXTS = 3  # shown on a card
 STRIP = 6
+FAINT = 0.62  # a cell paler than this takes the page's ink, also in the dark
 LETTERS = ((6, 10), (8, 7), (12, 4))  # of a role that fit into a cell of the map, by heads in a row
 
 
@@ -82,11 +84,11 @@ def _cell(head: AtlasHead | None, shown: Shown, heads: int) -> str:
         return "<span></span>"
     role = head.role
     first = head.texts[0].text if head.texts else "no text"
-    tip = f"{head.name} · {role.name}{f' {percent(role.confidence)}' if role.named else ''} · {first}"
+    tip = f"{head.name} · {role.name.replace('_', ' ')}{f' {percent(role.confidence)}' if role.named else ''} · {first}"
     letters = next((n for most, n in LETTERS if heads <= most), 3)
-    short = escape(role.name[:letters]) if role.named else ("·" if role.name == UNNAMED else "~")
+    short = words(role.name[:letters]) if role.named else ("·" if role.name == UNNAMED else "~")
     return (
-        f'<a class="cell {kind(role, shown)}" style="--sure:{_strength(head):.2f}" href="{place_of(head)}" data-head="{head.name}" '
+        f'<a class="cell {kind(role, shown)}{" faint" if _strength(head) < FAINT else ""}" style="--sure:{_strength(head):.2f}" href="{place_of(head)}" data-head="{head.name}" '
         f'data-tip="{escape(tip)}" aria-label="{escape(tip)}">{short}</a>'
     )
 
@@ -99,7 +101,7 @@ def _strength(head: AtlasHead) -> float:
 def _legend(shown: Shown) -> str:
     rows = "".join(
         f'<button type="button" class="chip {f"r{shown.hues[role]}" if role in shown.hues else role}" data-role="{escape(role)}" aria-pressed="false">'
-        f"<i></i>{escape(role)} <small>{count}</small></button>"
+        f"<i></i>{words(role)} <small>{count}</small></button>"
         for role, count in sorted(shown.atlas.roles.items(), key=lambda one: (one[0] in (UNNAMED, MIXED), -one[1]))
     )
     return f'<div class="legend" role="group" aria-label="Filter by role">{rows}</div>'
@@ -148,7 +150,7 @@ def _more(atlas: Atlas) -> str:
         )
     if atlas.cues:
         rows = "".join(
-            f'<tr><td>{escape(cue)}</td><td class="{said}">{escape(said)}</td><td class="soft">{escape(why)}</td></tr>'
+            f'<tr><td>{words(cue)}</td><td class="{said}">{escape(said)}</td><td class="soft">{escape(why)}</td></tr>'
             for cue, said, why in atlas.cues
         )
         parts.append(

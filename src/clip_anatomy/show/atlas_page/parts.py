@@ -8,7 +8,7 @@ from pathlib import Path
 from clip_anatomy.anatomy.atlas import Atlas, AtlasHead, Seen
 from clip_anatomy.anatomy.roles import MIXED, UNNAMED, Role
 
-__all__ = ["Shown", "bar", "document", "note", "percent", "pictures", "pill", "place_of", "swatches"]
+__all__ = ["Shown", "bar", "document", "note", "percent", "pictures", "pill", "place_of", "swatches", "words"]
 
 FOLDER = Path(__file__).parent
 HUES = 14  # further roles take the same hues again, darker
@@ -74,7 +74,17 @@ def kind(role: Role, shown: Shown) -> str:
 def pill(role: Role, shown: Shown) -> str:
     """The name of a role on its colour, with how sure it is."""
     sure = f" <small>{percent(role.confidence)}</small>" if role.named else ""
-    return f'<span class="pill {kind(role, shown)}">{escape(role.name)}{sure}</span>'
+    return f'<span class="pill {kind(role, shown)}">{words(role.name)}{sure}</span>'
+
+
+def words(name: str) -> str:
+    """A property or role as people write it, safe in HTML.
+
+    Example:
+        >>> words("body_part")
+        'body part'
+    """
+    return escape(name.replace("_", " "))
 
 
 def percent(share: float) -> str:

@@ -157,7 +157,7 @@ def _table(found: "Atlas") -> None:
     for head in found.heads:
         sure = f"{head.role.confidence:.0%}" if head.role.named else ""
         words = Text(" · ".join(text.text for text in head.texts[:2]))
-        row = [head.name, Text(head.role.name), sure, f"{head.explained:.0%}", words]
+        row = [head.name, Text(head.role.name.replace("_", " ")), sure, f"{head.explained:.0%}", words]
         view.add_row(*row, *([f"{head.truth[0][0]} {head.truth[0][1]:.0%}" if head.truth else ""] if truth else []))
     console.print(view)
     told = found.agreement
