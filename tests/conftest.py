@@ -1,9 +1,14 @@
 """Shape checks for the whole package, and the fixtures everyone uses."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+# Caches of text embeddings stay out of the user's own folder.
+os.environ.setdefault("CLIP_ANATOMY_CACHE", tempfile.mkdtemp(prefix="clip-anatomy-tests-"))
 
 # Every `Float[Tensor, "image layer ..."]` of the package is checked at each call while tests run, and costs nothing otherwise.
 install_import_hook("clip_anatomy", "beartype.beartype")

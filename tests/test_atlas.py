@@ -21,11 +21,11 @@ from PIL import Image
 import clip_anatomy as ca
 from clip_anatomy.anatomy.atlas import Atlas
 from clip_anatomy.anatomy.textspan import textspan
-from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.errors import BadInput, BadSpec, EndpointError, StoreError
 from clip_anatomy.library.atlas import atlas, pool_of
 from clip_anatomy.library.evidence import evidence, rows_at
 from clip_anatomy.library.index import index
-from clip_anatomy.library.llm import EndpointError, LanguageModel
+from clip_anatomy.library.llm import LanguageModel
 from clip_anatomy.library.store import Store
 from clip_anatomy.library.thumbs import thumbnails
 from clip_anatomy.library.truths import truth_of

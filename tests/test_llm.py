@@ -12,9 +12,9 @@ import pytest
 from chat import Server, said, serving
 
 from clip_anatomy.anatomy.roles import Role
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, EndpointError
 from clip_anatomy.library.advice import common_role, more_like, spurious
-from clip_anatomy.library.llm import Bill, EndpointError, LanguageModel
+from clip_anatomy.library.llm import Bill, LanguageModel
 from clip_anatomy.model.shelf import Shelf
 
 

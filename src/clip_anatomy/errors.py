@@ -10,6 +10,7 @@ ClipAnatomyError
 │   ├── BadCheckpoint        a file that is not these weights
 │   └── ParityError          our forward and the host library's disagree
 ├── StoreError               a store on disk: wrong model, damaged, in use
+├── EndpointError            a language model that does not answer as it should
 ├── OutputError              a place that cannot be written
 └── MissingExtra             an optional library is not installed
 
@@ -55,6 +56,10 @@ class ParityError(ModelError):
 
 class StoreError(ClipAnatomyError):
     """A store on disk that cannot be used as asked."""
+
+
+class EndpointError(ClipAnatomyError):
+    """A language model's endpoint that does not answer as it should."""
 
 
 class OutputError(ClipAnatomyError, OSError):

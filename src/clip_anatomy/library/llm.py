@@ -20,7 +20,7 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from clip_anatomy.errors import BadInput, ClipAnatomyError
+from clip_anatomy.errors import BadInput
 from clip_anatomy.model.shelf import Shelf, cache_folder
 
 __all__ = ["Answer", "Bill", "EndpointError", "LanguageModel"]
@@ -28,10 +28,6 @@ __all__ = ["Answer", "Bill", "EndpointError", "LanguageModel"]
 KEY_VARIABLE = "CLIP_ANATOMY_LLM_KEY"
 LARGEST = 8 * 2**20  # bytes of an answer
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
-
-
-class EndpointError(ClipAnatomyError):
-    """A language model's endpoint that does not answer as it should."""
 
 
 class _Again(Exception):

@@ -56,9 +56,9 @@ def index(
     from clip_anatomy.show.walking import walking
 
     with progress("opening the model"):
-        from clip_anatomy.library.sources.opening import open_source
         from clip_anatomy.library.index import index as walk
         from clip_anatomy.library.index import model_of
+        from clip_anatomy.library.sources.opening import open_source
         from clip_anatomy.model.load import load
 
         opened = open_source(source, labels)  # a wrong path is said before minutes of loading
