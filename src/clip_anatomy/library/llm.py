@@ -20,7 +20,7 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, EndpointError
 from clip_anatomy.model.shelf import Shelf, cache_folder
 
 __all__ = ["Answer", "Bill", "EndpointError", "LanguageModel"]
