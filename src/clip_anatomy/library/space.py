@@ -130,6 +130,16 @@ class Space:
             return products.sum(-1, keepdim=True)
         return torch.stack([piece.sum(-1) for piece in products.split([part.size for part in self.parts], -1)], -1)
 
+    def average(self, direction: Float64[Tensor, " out"]) -> float:
+        """What was taken away from every image's dot product with a direction, together with the means."""
+        pieces = [direction] * len(self.parts) if self.summed else direction.split([part.size for part in self.parts])
+        total = 0.0
+        for part, piece in zip(self.parts, pieces, strict=True):
+            if part.centre is not None:
+                centre = part.centre if part.project is None else part.centre @ part.project
+                total += float(centre @ piece)
+        return total
+
     def joint(self, direction: Float64[Tensor, " out"], store: Store) -> Float64[Tensor, "part embed"]:
         """The same direction in the joint space, one row a part (one row where parts are summed)."""
         if self.summed or self.mode == "whole":
