@@ -14,6 +14,7 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.library.coordinates import arrays_of
 from clip_anatomy.library.rows import Row
 from clip_anatomy.library.sources.picture import SUFFIXES
+from clip_anatomy.library.space import units
 from clip_anatomy.library.store import Store
 from clip_anatomy.model.clip import Clip
 
@@ -167,7 +168,7 @@ class _Reader:
                 for layer in about.layers
             ]
         )
-        return Example(name, heads.float(), self.store.embeddings([row.index], unit=True)[0], row)
+        return Example(name, heads.float(), units(self.store, [row.index])[0].float(), row)
 
     def _picture(self, given: Any) -> Example:
         clip = self.clip()
@@ -179,7 +180,7 @@ class _Reader:
         name = Path(given).name if isinstance(given, str | Path) else "the picture"
         # [layer, head, 1, d] → [layer, head, d]
         heads, embedding = torch.from_numpy(arrays.heads)[:, :, 0].float(), torch.from_numpy(arrays.embedding)[0]
-        return Example(name, heads, torch.nn.functional.normalize(embedding.float(), dim=-1), None, given)
+        return Example(name, heads, embedding.float(), None, given)
 
 
 def _each(given: Any) -> list[Any]:

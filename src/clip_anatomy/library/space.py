@@ -19,7 +19,7 @@ from clip_anatomy.errors import BadSpec
 from clip_anatomy.library.blocks import Block
 from clip_anatomy.library.store import Store
 
-__all__ = ["MODES", "Part", "Space", "mean_embedding", "space_of"]
+__all__ = ["MODES", "Part", "Space", "mean_embedding", "space_of", "units"]
 
 MODES = ("heads", "whole", "without")
 PIECE = 65_536
@@ -116,7 +116,7 @@ class Space:
             x = (
                 store.heads(layer, part.at[1], rows)
                 if layer is not None and part.at is not None
-                else _units(store, rows)
+                else units(store, rows)
             )
             found.append(part.apply(x.double()))
         return self.join(found)
@@ -219,7 +219,7 @@ def mean_embedding(store: Store) -> Float64[Tensor, " embed"]:
     return total / max(len(store), 1)
 
 
-def _units(store: Store, rows: Sequence[int]) -> Tensor:
+def units(store: Store, rows: Sequence[int]) -> Tensor:
     """Unit embeddings exactly as they are stored."""
     found = torch.zeros(len(rows), store.about.embed, dtype=torch.float16)
     wanted = np.asarray(rows, dtype=np.int64)

@@ -1,0 +1,491 @@
+"""Search against brute force on the same numbers and against the joint-space split made anew; its choices; what it refuses."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pictures import encoded, written
+from PIL import Image
+from tiny import open_clip_model
+
+import clip_anatomy as ca
+from clip_anatomy.anatomy.moments import Moments
+from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError, StoreError
+from clip_anatomy.library.approximate import build_index
+from clip_anatomy.library.atlas import atlas
+from clip_anatomy.library.captions import search_captions, search_texts
+from clip_anatomy.library.choose import agreeing
+from clip_anatomy.library.index import index
+from clip_anatomy.library.remove import remove
+from clip_anatomy.library.scan import best, scores
+from clip_anatomy.library.search import rows_of, search
+from clip_anatomy.library.space import space_of
+from clip_anatomy.library.store import Store
+from clip_anatomy.library.why import why
+
+PAIRS = [(1, 0), (0, 1)]
+
+
+def spots(seed):
+    """A small picture that no other seed makes."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def tokenizer(texts):
+    """A number for each word, the largest one at the end."""
+    ids = torch.zeros(len(texts), 12, dtype=torch.int64)
+    for at, text in enumerate(texts):
+        words = [98, *(1 + zlib.crc32(word.encode()) % 90 for word in text.split()[:10]), 99]
+        ids[at, : len(words)] = torch.tensor(words)
+    return ids
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.set_num_threads(1)
+    return ca.load(open_clip_model(layers=2, heads=2, d=8), tokenizer=tokenizer, parity=False)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for at in range(12):
+        written(folder / f"{at:02d}.png", encoded(spots(at), "PNG"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(clip, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    pictures = folder / "photos"
+    pictures.mkdir()
+    for at in range(40):
+        written(pictures / f"{at:02d}.png", encoded(spots(at), "PNG"))
+    written(pictures / "copy of 03.png", encoded(spots(3), "PNG"))
+    table = [
+        {"path": f"{at:02d}.png", "label": "odd" if at % 2 else "even", "captions": [f"a {at}"]} for at in range(40)
+    ]
+    written(pictures / "metadata.json", json.dumps(table).encode())
+    index(clip, pictures, folder / "store")
+    return Store.open(folder / "store")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    torch.set_num_threads(1)
+    demo = ca.load("demo")
+    folder = tmp_path_factory.mktemp("world") / "store"
+    index(demo, "world:150:test", folder)
+    opened = Store.open(folder)
+    return demo, opened, atlas(opened, demo, texts_per_head=8, resamples=0, cache=False)
+
+
+def brute(store, pairs, query, *, centred, cosine):
+    """By loops, in float32, from the stored numbers."""
+    moments = store.moments().mean
+    x = np.concatenate(
+        [
+            store.heads(*at).float().numpy() - (moments[store.layer_at(at[0]), at[1]].float().numpy() if centred else 0)
+            for at in pairs
+        ],
+        1,
+    )
+    found = np.array([float(np.dot(row, x[query])) for row in x], dtype=np.float32)
+    if cosine:
+        found /= np.array([np.linalg.norm(row) * np.linalg.norm(x[query]) for row in x], dtype=np.float32)
+    return found
+
+
+# ---- exact
+
+
+@pytest.mark.parametrize("measure", ["cosine", "dot"])
+@pytest.mark.parametrize("centred", [True, False])
+def test_results_are_those_of_brute_force(store, clip, measure, centred):
+    name = store.column("id")[7]
+    found = search(store, name, PAIRS, k=len(store), measure=measure, centred=centred, fold=False)
+    expected = brute(store, PAIRS, 7, centred=centred, cosine=measure == "cosine")
+    order = [at for at in np.argsort(-expected, kind="stable").tolist() if at != 7]
+    scale = float(np.abs(expected).max())
+    assert [hit.row.index for hit in found.hits] == order
+    assert np.allclose([hit.score for hit in found.hits], expected[order], atol=2e-6 * scale)
+    for hit in found.hits:
+        assert sum(hit.shares) == pytest.approx(hit.score, abs=1e-9)
+
+
+def test_scores_are_inner_products_in_the_joint_space(store, clip):
+    """Independent of frames and of the store: the split of both pictures, made anew in the joint space."""
+    parts = ca.decompose(clip, [spots(at) for at in (2, 9)])
+    unit = parts.heads / parts.embedding.norm(dim=-1)[:, None, None, None]
+    expected = sum(float(unit[0, layer, head] @ unit[1, layer, head]) for layer, head in PAIRS)
+    found = search(store, "02.png", PAIRS, k=40, measure="dot", centred=False, clip=clip)
+    score = next(hit.score for hit in found.hits if hit.row.id == "09.png")
+    assert score == pytest.approx(expected, rel=3e-3)
+    text = clip.encode_text(["a dog"])
+    contribution = parts.toward(text).heads[1]
+    found = search(store, "text:a dog", PAIRS, k=41, centred=False, clip=clip, fold=False)
+    score = next(hit.score for hit in found.hits if hit.row.id == "09.png")
+    assert found.measure == "dot"
+    assert score == pytest.approx(sum(float(contribution[at][0]) for at in PAIRS), abs=2e-4)
+
+
+def test_whole_and_without_are_the_embedding_with_heads_set_to_their_mean(store, clip):
+    e = store.embeddings(unit=True).double()
+    found = search(store, "05.png", mode="whole", k=3)
+    expected = torch.nn.functional.normalize(e, dim=-1) @ torch.nn.functional.normalize(e[5], dim=-1)
+    assert found.hits[0].score == pytest.approx(float(expected.topk(2).values[1]), abs=1e-6)
+    assert found.heads == ()
+    mean, rows = store.moments().mean, store.basis.rows
+    left = e.clone()
+    for layer, head in PAIRS:
+        left -= (store.heads(layer, head).double() - mean[layer, head]) @ rows[layer, head]
+    unit = torch.nn.functional.normalize(left, dim=-1)
+    expected = unit @ unit[5]
+    got = search(store, "05.png", PAIRS, mode="without", k=60, fold=False)
+    assert {hit.row.index: hit.score for hit in got.hits} == pytest.approx(
+        {at: float(expected[at]) for at in range(len(store)) if at != 5}, abs=1e-6
+    )
+
+
+def test_focus_compares_only_along_what_texts_differ_in(store, clip):
+    texts = torch.nn.functional.normalize(clip.encode_text(["a dog", "a cat"]).double(), dim=-1)
+    along = torch.nn.functional.normalize(texts[0] - texts[1], dim=0)
+    found = search(store, "05.png", PAIRS, focus=["a dog", "a cat"], measure="dot", k=60, clip=clip, fold=False)
+    mean, rows = store.moments().mean, store.basis.rows
+    x = torch.stack([(store.heads(*at).double() - mean[at]) @ rows[at] @ along for at in PAIRS], 1)
+    expected = x @ x[5]
+    assert {hit.row.index: hit.score for hit in found.hits} == pytest.approx(
+        {at: float(expected[at]) for at in range(len(store)) if at != 5}, abs=1e-9
+    )
+
+
+def test_threads_and_pieces_change_nothing(store):
+    space = space_of(store, "heads", PAIRS, centred=True)
+    direction = torch.ones(space.size, dtype=torch.float64)
+    before = torch.get_num_threads()
+    one = scores(store, space, direction, cosine=True, threads=1)
+    assert torch.equal(one, scores(store, space, direction, cosine=True, threads=4))
+    assert torch.get_num_threads() == before
+
+
+@given(
+    values=st.lists(st.integers(-3, 3), min_size=1, max_size=40),
+    k=st.integers(1, 50),
+    keep=st.lists(st.booleans(), min_size=40, max_size=40),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_best_are_sorted_stable_and_allowed(values, k, keep):
+    allowed = np.array([at for at in range(len(values)) if keep[at]], dtype=np.int64)
+    expected = sorted(allowed.tolist(), key=lambda at: (-values[at], at))[:k]
+    assert best(torch.tensor(values, dtype=torch.float32), k, allowed) == expected
+
+
+def test_stores_of_several_blocks_with_removed_images(clip, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for some in (range(6), range(6, 12)):
+        for at in some:
+            written(tmp_path / "photos" / f"{at:02d}.png", encoded(spots(at), "PNG"))
+        index(clip, tmp_path / "photos", tmp_path / "store")
+    remove(tmp_path / "store", ids=["03.png"], wipe=False)
+    opened = Store.open(tmp_path / "store")
+    found = search(opened, "04.png", PAIRS, k=20, measure="dot", centred=False)
+    assert sorted([*found.ids, "04.png"]) == sorted(opened.column("id"))
+    assert "03.png" not in found.ids
+    expected = brute(opened, PAIRS, opened.column("id").index("04.png"), centred=False, cosine=False)
+    assert [hit.score for hit in found.hits] == pytest.approx(
+        sorted(np.delete(expected, opened.column("id").index("04.png")), reverse=True), abs=1e-6
+    )
+    assert {at: row.id for at, row in rows_of(opened, range(len(opened))).items()} == dict(
+        enumerate(opened.column("id"))
+    )
+
+
+# ---- questions
+
+
+def test_a_file_of_the_store_finds_itself_and_a_stored_id_does_not(store, clip):
+    path = store.rows("id = '03.png'")[0].path
+    source = store.rows("id = '03.png'")[0].source
+    found = search(store, str(Path(source) / path), PAIRS, k=3, clip=clip)
+    assert found.hits[0].row.id in ("03.png", "copy of 03.png")
+    assert found.hits[0].score == pytest.approx(1.0, abs=1e-5)
+    assert len(found.hits[0].copies) == 1, "the equal file is folded into it"
+    stored = search(store, "03.png", PAIRS, k=60)
+    assert not {"03.png", "copy of 03.png"} & {*stored.ids}
+    assert "copy of 03.png" in search(store, "03.png", PAIRS, k=60, fold=False).ids
+
+
+def test_more_and_less_are_the_mean_of_both(store):
+    found = search(store, ["01.png", "02.png"], PAIRS, less="03.png", less_weight=0.5, k=40, fold=False)
+    mean = store.moments().mean
+    x = torch.cat([store.heads(*at).double() - mean[at] for at in PAIRS], 1)
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    aim = torch.nn.functional.normalize((unit[1] + unit[2]) / 2 - 0.5 * unit[3], dim=0)
+    ids = store.column("id")
+    assert [ids[1], ids[2], ids[3]] == ["01.png", "02.png", "03.png"]
+    expected = unit @ aim
+    assert [hit.score for hit in found.hits] == pytest.approx(
+        [float(expected[hit.row.index]) for hit in found.hits], abs=1e-9
+    )
+    assert found.query == "01.png + 02.png − 03.png"
+
+
+def test_a_picture_and_a_text(store, clip):
+    alone = search(store, "01.png", PAIRS, k=40, clip=clip)
+    both = search(store, "01.png", PAIRS, text="a dog", text_weight=0.0, k=40, clip=clip)
+    assert alone.ids == both.ids
+    heavy = search(store, "01.png", PAIRS, text="a dog", text_weight=1e6, k=40, clip=clip, measure="cosine")
+    only = search(store, "text:a dog", PAIRS, k=41, clip=clip, measure="cosine")
+    assert [name for name in only.ids if name != "01.png"][:5] == heavy.ids[:5]
+
+
+def test_pages_continue_each_other(store):
+    whole = search(store, "01.png", PAIRS, k=12).hits
+    pages = [search(store, "01.png", PAIRS, k=5, offset=at).hits for at in (0, 5, 10)]
+    assert [hit for page in pages for hit in page][:12] == list(whole)
+    assert search(store, "01.png", PAIRS, k=5, offset=1000).hits == ()
+
+
+def test_filters_are_sql_and_read_only(store):
+    found = search(store, "01.png", PAIRS, k=60, where="label = ?", parameters=["odd"])
+    assert {hit.row.label for hit in found.hits} == {"odd"}
+    assert found.matched == 20
+    nothing = search(store, "01.png", PAIRS, where="label = 'none'")
+    assert nothing.hits == ()
+    assert "matches none of 41 images" in nothing.notes[0]
+    before = (store.path / "rows.sqlite").read_bytes()
+    for bad in (
+        "label = ",
+        "1); DROP TABLE images; --",
+        "id IN (SELECT value FROM facts)",
+        "nothing = 1",
+        "load_extension('x')",
+    ):
+        with pytest.raises(BadInput, match="is not SQL that can be used here"):
+            search(store, "01.png", PAIRS, where=bad)
+    assert (store.path / "rows.sqlite").read_bytes() == before
+
+
+# ---- choosing heads
+
+
+def test_agreement_is_measured_against_chance():
+    torch.manual_seed(0)
+    x = torch.randn(4000, 2, 2, 6).double() * torch.tensor([1.0, 3.0])[None, :, None, None]
+    moments = Moments.of(x)
+    z = torch.stack([agreeing(moments, x[a : a + 5], x[:0]) for a in range(0, 4000, 5)])
+    assert z.mean().abs() < 0.1
+    assert 0.9 < float(z.std()) < 1.1, "in standard deviations of what chance does, whatever the head's size"
+    planted = x[:5].clone()
+    planted[:, 1, 0] = planted[0, 1, 0]
+    found = agreeing(moments, planted, x[:0])
+    assert divmod(int(found.argmax()), 2) == (1, 0)
+    assert found[1, 0] > 3
+    both = agreeing(moments, planted, planted[:3])
+    assert both[1, 0] < found[1, 0], "what the pictures to be unlike share does not count"
+
+
+def test_pictures_that_share_a_colour_choose_heads_of_colour(world):
+    demo, store, _ = world
+    rows = [row for row in store.rows() if row.meta["colour"] == "red" and "colour2" not in row.meta][:5]
+    found = search(store, [row.id for row in rows], "auto", k=5, clip=demo)
+    assert len(rows) == 5
+    assert "they agree" in found.heads[0].why
+    truth = store.column("colour")
+    shares = [sum(truth[hit.row.index] == "red" for hit in found.hits) / 5, truth.count("red") / len(truth)]
+    assert shares[0] > 2 * shares[1]
+
+
+def test_roles_words_and_bare_words(world):
+    demo, store, named = world
+    by_role = search(store, "world-0-test-1", "role=colour", k=3, clip=demo, atlas=named)
+    assert [(u.layer, u.head) for u in by_role.heads] == [(h.layer, h.head) for h in named.with_role("colour")]
+    assert search(store, "world-0-test-1", "colour", k=3, clip=demo, atlas=named).ids == by_role.ids
+    word = named.with_role("colour")[0].texts[0].text.split()[-1]
+    by_words = search(store, "world-0-test-1", f"words=the {word}", k=3, clip=demo, atlas=named)
+    assert f"hold 'the {word}'" in by_words.heads[0].why
+    strange = search(store, "world-0-test-1", "words=zebra", k=3, clip=demo, atlas=named)
+    assert "no text of any head holds 'zebra'" in strange.notes[0]
+    with pytest.raises(BadSpec, match="no head has the role 'smell'"):
+        search(store, "world-0-test-1", "role=smell", clip=demo, atlas=named)
+    with pytest.raises(BadSpec, match="no word to choose heads by"):
+        search(store, "world-0-test-1", "words=of the", clip=demo, atlas=named)
+
+
+def test_an_atlas_is_made_once_and_kept_in_the_store(world):
+    demo, store, _ = world
+    kept = store.path / "atlas.json"
+    kept.unlink(missing_ok=True)
+    first = search(store, "world-0-test-1", "role=background", k=3, clip=demo)
+    said = kept.stat().st_mtime_ns
+    again = search(store, "world-0-test-1", "role=background", k=3, clip=demo)
+    assert (first.ids, said) == (again.ids, kept.stat().st_mtime_ns)
+    kept.write_text("{")
+    assert search(store, "world-0-test-1", "role=background", k=3, clip=demo).ids == first.ids
+    with pytest.raises(BadSpec, match="focus 'smell' is no property"):
+        search(store, "world-0-test-1", "all", focus="smell", clip=demo)
+
+
+def test_colour_heads_find_colours(world):
+    demo, store, named = world
+    truth = store.column("colour")
+
+    def right(**how):
+        found = [search(store, f"world-0-test-{at}", k=10, clip=demo, atlas=named, **how) for at in range(0, 60, 4)]
+        return sum(truth[hit.row.index] == truth[4 * at] for at, one in enumerate(found) for hit in one.hits) / 150
+
+    assert right(heads="role=colour") > right(mode="whole") + 0.1
+
+
+# ---- why
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"heads": PAIRS},
+        {"heads": PAIRS, "measure": "dot", "centred": False},
+        {"mode": "whole"},
+        {"mode": "without", "heads": PAIRS},
+    ],
+)
+def test_patches_rest_and_average_make_the_score(store, clip, how):
+    found = search(store, "05.png", k=3, clip=clip, **how)
+    told = why(clip, store, found, found.hits[1])
+    assert told.total == pytest.approx(found.hits[1].score, rel=3e-3, abs=2e-4)
+    assert told.patches.shape == (4, 4)
+    assert float(told.shown().sum()) * told.length == pytest.approx(float(told.patches.sum()) - told.average, abs=1e-5)
+
+
+def test_a_deleted_picture_is_named(clip, photos, tmp_path):
+    index(clip, photos, tmp_path / "store")
+    found = search(tmp_path / "store", "05.png", PAIRS, k=3, clip=clip)
+    for file in photos.glob("*.png"):
+        file.unlink()
+    with pytest.raises(BadImage, match="cannot be shown"):
+        why(clip, Store.open(tmp_path / "store"), found, found.hits[0])
+
+
+# ---- texts
+
+
+def test_text_heads_split_the_cosine_of_texts(clip):
+    texts = ["a dog", "a cat", "one fish", "a dog on a mat"]
+    image = clip.encode_image(torch.randn(1, 3, 32, 32))[0]
+    found = search_texts(clip, image, texts, PAIRS, k=4, centred=False)
+    parts = ca.decompose_text(clip, texts)
+    expected = parts.toward(image[None]).heads[..., 0]
+    want = {text: sum(float(expected[at][layer, head]) for layer, head in PAIRS) for at, text in enumerate(texts)}
+    assert {hit.text: hit.score for hit in found.hits} == pytest.approx(want, abs=1e-6)
+    assert [hit.score for hit in found.hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-6)
+    for heads in ("all", "auto", "words=a cat", "1.1"):
+        assert search_texts(clip, image, texts, heads, k=2).heads
+    for bad in ("9.9", "colour"):
+        with pytest.raises(BadSpec, match="text"):
+            search_texts(clip, image, texts, bad)
+
+
+def test_captions_of_a_store(store, clip, photos, tmp_path):
+    found = search_captions(store, "05.png", clip, "all", k=3)
+    assert found.texts == 40
+    assert found.hits[0].ids
+    index(clip, photos, tmp_path / "store")
+    with pytest.raises(BadInput, match="have no captions"):
+        search_captions(tmp_path / "store", "05.png", clip)
+    with pytest.raises(BadInput, match="searched by a picture"):
+        search_captions(store, "text:a dog", clip)
+
+
+# ---- approximate
+
+
+def test_an_approximate_index_says_its_recall(store, tmp_path):
+    pytest.importorskip("faiss", exc_type=ImportError)
+    built = build_index(store, PAIRS, tmp_path / "index", lists=4, k=5, queries=20)
+    assert built.recall[-1][0] == built.lists
+    assert built.recall[-1][1] > 0.9, "all lists: only 8-bit numbers are lost"
+    assert [r[1] for r in built.recall] == sorted(r[1] for r in built.recall)
+    assert "recall@5 against the exact scan" in built.told
+    exact = search(store, "07.png", PAIRS, k=5, fold=False)
+    near = search(store, "07.png", PAIRS, k=5, fold=False, approximate=tmp_path / "index")
+    assert not near.exact
+    assert len({*exact.ids} & {*near.ids}) >= 4
+    with pytest.raises(StoreError, match=r"serves heads 1\.0,0\.1"):
+        search(store, "07.png", [(0, 0)], approximate=tmp_path / "index")
+    with pytest.raises(BadInput, match="built for cosine"):
+        search(store, "07.png", PAIRS, measure="dot", approximate=tmp_path / "index")
+    with pytest.raises(BadInput, match="cannot filter"):
+        search(store, "07.png", PAIRS, where="1", approximate=tmp_path / "index")
+    with pytest.raises(StoreError, match="no search index"):
+        search(store, "07.png", PAIRS, approximate=tmp_path)
+    with pytest.raises(BadSpec, match="a fixed set"):
+        build_index(store, "auto", tmp_path / "other")
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"query": None}, "nothing was asked"),
+        ({"query": "no such.jpg"}, "there is no picture"),
+        ({"query": "id:nobody"}, "has the id"),
+        ({"query": "text: "}, "a text is empty"),
+        ({"heads": "9.0"}, "layer 9 is not in"),
+        ({"heads": "0.7"}, "head 0.7 is not stored"),
+        ({"heads": "0.1,0.1"}, "named twice"),
+        ({"heads": "0.1.2"}, "LAYER.HEAD was expected"),
+        ({"heads": "colours=red"}, "is not known"),
+        ({"heads": []}, "no heads were chosen"),
+        ({"mode": "half"}, "mode 'half' is not known"),
+        ({"measure": "angle"}, "measure 'angle' is not known"),
+        ({"k": 0}, "k is 1 or more"),
+        ({"offset": -1}, "k is 1 or more"),
+        ({"query": "01.png", "less": "01.png", "less_weight": 1.0}, "cancels out"),
+        ({"where": "nonsense ="}, "not SQL"),
+    ],
+)
+def test_bad_input_is_named(store, clip, how, message):
+    asked = {"query": "01.png", "heads": PAIRS, "clip": clip, **how}
+    with pytest.raises(BadInput, match=message):
+        search(store, asked.pop("query"), asked.pop("heads"), asked.pop("k", 5), **asked)
+
+
+def test_a_k_larger_than_the_store_and_an_empty_store(store, clip, tmp_path):
+    found = search(store, "01.png", PAIRS, k=500)
+    assert len(found) == 39
+    assert "39 of 500 images were found" in found.notes[-1]
+    (tmp_path / "one").mkdir()
+    written(tmp_path / "one" / "a.png", encoded(spots(1), "PNG"))
+    index(clip, tmp_path / "one", tmp_path / "store")
+    remove(tmp_path / "store", ids=["a.png"])
+    with pytest.raises(BadInput, match="holds no images"):
+        search(tmp_path / "store", "text:x", clip=clip)
+    with pytest.raises(StoreError, match="is no store"):
+        search(tmp_path / "nothing", "x")
+
+
+def test_another_model_is_refused_by_name(store, world):
+    demo, _, named = world
+    with pytest.raises(StoreError, match="was made with"):
+        search(store, "01.png", PAIRS, clip=demo)
+    with pytest.raises(StoreError, match="this atlas is of demo"):
+        search(store, "01.png", "role=colour", atlas=named)
+    other = ca.load(open_clip_model(layers=2, heads=2, d=8, seed=5), parity=False)
+    with pytest.raises(ClipAnatomyError, match="was made with"):
+        search(store, torch.zeros(1, 3, 32, 32), PAIRS, clip=other)
+
+
+def test_a_ranking_is_json(store):
+    found = search(store, "01.png", PAIRS, k=3)
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [hit["id"] for hit in told["hits"]] == found.ids
+    assert sum(told["hits"][0]["heads"].values()) == pytest.approx(told["hits"][0]["score"])
+    assert found.told(found.hits[0]).count(",") == 1
