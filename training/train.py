@@ -213,15 +213,17 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; the defaults are the recipe of the shipped weights."""
     parser = argparse.ArgumentParser(description="Train the bundled CLIP on the demo world.")
     parser.add_argument("--run", default=str(HERE / "run"), help="folder of the checkpoint and the log")
-    parser.add_argument("--steps", type=int, default=9_500)
+    parser.add_argument("--steps", type=int, default=7_800)
     parser.add_argument("--stage2", type=int, default=1500, help="first step of the text tower's alignment")
     parser.add_argument("--stage3", type=int, default=2000, help="first step of contrastive training of both towers")
-    parser.add_argument("--release", type=int, default=5000, help="step at which the attribute heads are gone")
+    parser.add_argument("--release", type=int, default=5200, help="step at which the attribute heads are gone")
     parser.add_argument("--images", type=int, default=64, help="pictures a step")
     parser.add_argument("--captions", type=int, default=2, help="captions a picture")
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--warmup", type=int, default=300)
-    parser.add_argument("--fall", type=float, default=0.35, help="share of the steps over which the rate falls to zero")
+    parser.add_argument(
+        "--fall", type=float, default=0.427, help="share of the steps over which the rate falls to zero"
+    )
     parser.add_argument("--decay", type=float, default=0.05, help="weight decay")
     parser.add_argument("--every", type=int, default=100, help="steps between log lines and checkpoints")
     parser.add_argument("--measure", type=int, default=500, help="steps between measurements on the validation split")

@@ -15,7 +15,7 @@ MIXED = 0.15  # share of pictures with two different objects
 SINGLE = 0.5  # share of one-object pictures among the rest
 WEAK = 0.5  # share of tied objects whose outline lies between the two shapes of their pair
 HYBRID = 0.10  # share of those whose outline leans to the partner's side
-CROWDED, APART = 1.0, 2.2  # range of the least distance between centres, in radii; drawn per picture
+CROWDED, APART = 0.6, 2.2  # range of the distance between neighbours, in radii; drawn per picture
 MARGIN = 0.02  # free border around objects, in picture widths
 LABEL = (0.155, 0.185)  # width and height of the printed label, in picture widths
 
@@ -166,7 +166,7 @@ def _place(
     """Return centres: a single object at its position, several ones apart from each other and from the label."""
     tries = 24
     throws = dice(4, tries, 2)
-    # How close objects may come to each other, in radii: from overlapping by half to well apart.
+    # How close objects come to each other: from hiding most of a neighbour, which makes counting hard, to standing apart.
     spacing = (CROWDED + (APART - CROWDED) * dice())[:, None]
     low = (radius + MARGIN)[:, None, None]
     centre = np.full((len(count), 4, 2), 0.5, dtype=np.float32)
@@ -182,9 +182,10 @@ def _place(
             apart = np.linalg.norm(candidate - centre[rows, j][:, None], axis=-1) - spacing[rows] * radius[rows, None]
             gap = np.minimum(gap, apart)
         from_label = np.abs(candidate - label[rows][:, None]).max(axis=-1) - radius[rows, None] - 0.10
-        gap = np.where((corner[rows] >= 0)[:, None], np.minimum(gap, from_label), gap)
-        # The first candidate with room; failing that, the roomiest.
-        best = np.where((gap > 0).any(axis=1), (gap > 0).argmax(axis=1), gap.argmax(axis=1))
+        room = np.where((corner[rows] >= 0)[:, None], np.minimum(gap, from_label), gap)
+        # The closest candidate that keeps the distances; failing that, the roomiest.
+        closest = np.where(room > 0, gap, np.inf).argmin(axis=1)
+        best = np.where((room > 0).any(axis=1), closest, room.argmax(axis=1))
         centre[rows, k] = candidate[np.arange(len(rows)), best]
     one = np.flatnonzero(count == 1)
     side = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1], [0, 0]], dtype=np.float32)[position[one]]
