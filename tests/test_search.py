@@ -147,9 +147,9 @@ def test_whole_and_without_are_the_embedding_with_heads_set_to_their_mean(store,
         left -= (store.heads(layer, head).double() - mean[layer, head]) @ rows[layer, head]
     unit = torch.nn.functional.normalize(left, dim=-1)
     expected = unit @ unit[5]
-    got = search(store, "05.png", PAIRS, mode="without", k=60, fold=False)
+    got = search(store, "05.png", PAIRS, mode="without", k=60, fold=False)  # stored units are rounded to float16
     assert {hit.row.index: hit.score for hit in got.hits} == pytest.approx(
-        {at: float(expected[at]) for at in range(len(store)) if at != 5}, abs=1e-6
+        {at: float(expected[at]) for at in range(len(store)) if at != 5}, abs=3e-5
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 from jaxtyping import Float64
 from torch import Tensor
 
+from clip_anatomy.library.asked import Asked
 from clip_anatomy.library.rows import Row
 from clip_anatomy.library.space import Space
 
-__all__ = ["Hit", "Ranking", "Used"]
+__all__ = ["SCHEMA", "Hit", "Ranking", "Used"]
 
 SCHEMA = "clip-anatomy/search/1"
 
@@ -77,6 +78,7 @@ class Ranking:
         notes: what a reader must know.
         space: the vectors that were compared.
         direction: what was looked for, in them; of unit length for cosines.
+        asked: the pictures and texts that were asked for.
     """
 
     query: str
@@ -97,6 +99,7 @@ class Ranking:
     notes: tuple[str, ...] = ()
     space: Space | None = field(default=None, repr=False, compare=False)
     direction: Float64[Tensor, " out"] | None = field(default=None, repr=False, compare=False)
+    asked: Asked | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Number of hits."""

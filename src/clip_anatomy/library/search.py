@@ -189,6 +189,7 @@ def search(
         notes=tuple(notes),
         space=ready.space,
         direction=ready.direction,
+        asked=ready.asked,
     )
 
 

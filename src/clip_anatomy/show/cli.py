@@ -30,6 +30,10 @@ VERBS = {  # name → (where its function is, what it answers)
         "Walk a collection once and keep what every head saw.",
     ),
     "verify": ("clip_anatomy.show.commands.index:verify", "Find what is damaged or missing in a store."),
+    "search": (
+        "clip_anatomy.show.commands.search:search",
+        "Find pictures that share a property with a picture or a text.",
+    ),
     "atlas": ("clip_anatomy.show.commands.atlas:atlas", "Say in words, with evidence, what every head is about."),
 }
 EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback."

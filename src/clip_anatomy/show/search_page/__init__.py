@@ -1,0 +1,1 @@
+"""The result of a search as a page, a contact sheet and a table."""
