@@ -189,7 +189,7 @@ def space_of(
     size = embed if focus is None else len(focus)
     across = None if focus is None else focus.T
     # Heads are set to their mean also when the embedding itself is not centred: setting them to zero would move it far away.
-    means = store.moments().mean if (centred and mode == "heads") or mode == "without" else None
+    means = _means(store) if (centred and mode == "heads") or mode == "without" else None
     parts: list[Part] = []
     if mode != "heads":
         parts.append(Part(None, mean_embedding(store) if centred else None, across, focus, size))
@@ -207,6 +207,20 @@ def space_of(
             )
     chosen = () if mode == "whole" else tuple((layer, head) for layer, head in pairs)
     return Space(mode, chosen, tuple(parts), mode == "without", centred, focus)
+
+
+_KNOWN: dict[tuple[str, int, int], Float64[Tensor, "layer head d"]] = {}
+KNOWN = 4  # stores whose means are remembered: reading them takes as long as a scan
+
+
+def _means(store: Store) -> Float64[Tensor, "layer head d"]:
+    """Mean of every head, read once per store as it stands."""
+    key = str(store.path.absolute()) + store.about.digest + store.about.created, store.epoch, len(store)
+    if key not in _KNOWN:
+        while len(_KNOWN) >= KNOWN:
+            _KNOWN.pop(next(iter(_KNOWN)), None)
+        _KNOWN[key] = store.moments().mean
+    return _KNOWN[key]
 
 
 def mean_embedding(store: Store) -> Float64[Tensor, " embed"]:
