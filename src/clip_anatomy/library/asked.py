@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -162,13 +163,10 @@ class _Reader:
             raise BadInput(f"no image of {self.store.path} has the id {name!r}. Ids are those of Store.column('id')")
         row = found[0]
         about = self.store.about
-        heads = torch.stack(
-            [
-                torch.cat([self.store.heads(layer, head, [row.index]) for head in range(about.heads)])
-                for layer in about.layers
-            ]
-        )
-        return Example(name, heads.float(), units(self.store, [row.index])[0].float(), row)
+        block = next(b for b in self.store.blocks if b.start <= row.index < b.start + len(b))
+        place = row.index - block.start
+        heads = np.stack([block.heads(at)[:, place] for at in range(len(about.layers))])
+        return Example(name, torch.from_numpy(heads).float(), units(self.store, [row.index])[0].float(), row)
 
     def _picture(self, given: Any) -> Example:
         clip = self.clip()

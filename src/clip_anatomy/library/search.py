@@ -30,6 +30,8 @@ from clip_anatomy.model.clip import Clip
 __all__ = ["Prepared", "prepare", "rows_of", "search"]
 
 MEASURES = ("cosine", "dot")
+MANY = 2000  # results that are sorted anew at once
+AT_ONCE = 400  # places in one query of rows
 SPARE = 32  # images fetched beyond those that were asked for, in case some are copies
 
 
@@ -326,9 +328,11 @@ def _hits(
             break
         ask_for *= 2
     folded = {place: tuple(ids) for place, ids in copies.values()}
-    chosen = kept[:wanted]
+    chosen = kept[max(offset - SPARE, 0) :] if len(kept) > MANY else kept
+    skipped = len(kept) - len(chosen)
+    # The scan's float32 may swap neighbours: the order is that of float64, over some more than are shown.
     values, shares = _exactly(store, ready, chosen)
-    order = sorted(range(len(chosen)), key=lambda at: (-values[at], chosen[at]))[offset:]
+    order = sorted(range(len(chosen)), key=lambda at: (-values[at], chosen[at]))[offset - skipped : wanted - skipped]
     return tuple(
         Hit(offset + rank, values[at], rows[chosen[at]], tuple(shares[at]), folded.get(chosen[at], ()))
         for rank, at in enumerate(order, 1)
@@ -352,14 +356,18 @@ def rows_of(store: Store, places: Sequence[int]) -> dict[int, Row]:
         store: the store.
         places: places on its image axis.
     """
-    found: dict[int, Row] = {}
     wanted: Int64[np.ndarray, " some"] = np.unique(np.asarray(places, dtype=np.int64))
+    found: dict[int, Row] = {}
+    terms: list[str] = []
+    values: list[int] = []
     for block in store.blocks:
         here = wanted[(wanted >= block.start) & (wanted < block.start + len(block))] - block.start
-        if len(here):
-            inside = here if block.alive is None else block.alive[here]
-            for first in range(0, len(inside), 500):
-                some = inside[first : first + 500].tolist()
-                where = f"block = ? AND place IN ({', '.join('?' * len(some))})"
-                found |= {row.index: row for row in store.rows(where, [block.key, *some])}
+        for first in range(0, len(here), AT_ONCE):
+            some = here[first : first + AT_ONCE]
+            inside = some if block.alive is None else block.alive[some]
+            terms.append(f"block = ? AND place IN ({', '.join('?' * len(inside))})")
+            values += [block.key, *inside.tolist()]
+        if terms and (len(values) > AT_ONCE or block is store.blocks[-1]):
+            found |= {row.index: row for row in store.rows(" OR ".join(terms), values)}
+            terms, values = [], []
     return found
