@@ -270,15 +270,14 @@ def _texts(found: "TextRanking") -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=130)
-    view = Table(
-        title=Text(f"captions like {found.query}, by {len(found.heads)} heads of the text tower"), pad_edge=False
-    )
+    view = Table(pad_edge=False)
     for name in ("", "score", "caption", "of"):
         view.add_column(name, justify="right" if name in ("", "score") else "left", overflow="fold")
     for hit in found.hits:
         of = ", ".join(hit.ids[:2]) + (f" and {len(hit.ids) - 2} more" if len(hit.ids) > 2 else "")
         view.add_row(str(hit.rank), f"{hit.score:.3f}".replace("-", "−"), Text(hit.text), Text(of))
     console.print(view)
+    print(f"captions like {found.query}, of {found.texts:,}, by {len(found.heads)} heads of the text tower")
 
 
 def _build(opened: "Store", heads: str | None, out: Path, *, measure: str | None, centred: bool | None) -> int:
