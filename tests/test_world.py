@@ -233,7 +233,7 @@ def test_the_shipped_model_meets_the_bars() -> None:
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()}, strict=True)
     model.eval()
     words = WordTokenizer.bundled()
-    report = evaluate(model.encode_image, lambda texts: model.encode_text(words(texts)), 1000)
+    report = evaluate(model.encode_image, lambda texts: model.encode_text(words(texts)), 600)
     for attribute, bar in {
         "shape": 0.95,
         "colour": 0.95,
