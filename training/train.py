@@ -1,7 +1,7 @@
 """Train the bundled CLIP on the demo world: `python -m training.train` (seeded, resumes from its checkpoint).
 
-Stage 1 teaches the image tower the attributes (cross-entropy heads on its class token; contrastive training alone stays
-near chance on shape for thousands of steps). Stage 2 aligns the text tower and the two projections to it. Stage 3
+Stage 1 teaches the image tower the attributes (cross-entropy heads on its class token; a prototype trained contrastively alone was
+still near chance on shape after 1,000 steps). Stage 2 aligns the text tower and the two projections to it. Stage 3
 trains both towers contrastively while the heads' share of the loss falls to zero; the last stretch is a plain CLIP's.
 The learning rate warms up, stays, and falls linearly to zero over the last part.
 """
