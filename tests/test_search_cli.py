@@ -78,7 +78,7 @@ def test_json_is_what_the_python_api_finds(store, capsys):
     assert told["schema"] == "clip-anatomy/search/1"
 
 
-def test_modes_filters_and_texts(store, capsys):
+def test_modes_filters_and_texts(store, here, capsys):
     for words in (
         ["05.png", "--whole"],
         ["05.png", "--without", "role=colour"],
