@@ -125,7 +125,7 @@ def main() -> None:
     rows = []
     for name in args.models:
         for batch in args.batches:
-            repeat = args.repeat or {1: 21, 8: 7}.get(batch, 3)
+            repeat = args.repeat or {1: 11, 8: 5}.get(batch, 2)
             row = measure(name, batch, args.device, dtype, repeat)
             rows.append(row)
             print(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from clip_anatomy.anatomy.textspan import textspan
     from clip_anatomy.library.atlas import atlas
     from clip_anatomy.library.index import index
+    from clip_anatomy.library.ranking import Ranking
+    from clip_anatomy.library.search import search
     from clip_anatomy.library.store import Store
     from clip_anatomy.library.verify import verify
     from clip_anatomy.maps.heatmap import Maps, heatmap
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Atlas": "anatomy.atlas",
+    "Ranking": "library.ranking",
     "Store": "library.store",
+    "search": "library.search",
     "atlas": "library.atlas",
     "index": "library.index",
     "verify": "library.verify",
@@ -46,6 +50,7 @@ __all__ = [
     "Maps",
     "Moments",
     "Parts",
+    "Ranking",
     "Store",
     "atlas",
     "decompose",
@@ -54,6 +59,7 @@ __all__ = [
     "heatmap",
     "index",
     "load",
+    "search",
     "textspan",
     "verify",
 ]

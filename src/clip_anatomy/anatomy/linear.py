@@ -39,10 +39,12 @@ def to_joint(tower: Tower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*p
 def write_heads(tower: Tower, block: Block, mixed: Float[Tensor, "image head d"]) -> Float[Tensor, "image head width"]:
     """What each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
     weight = block.out.weight.float()
-    if (
-        len(mixed) == 1
-    ):  # one matrix product that reads W_O once, in order: half the time of a batch of one-row products
-        wrote = (weight @ torch.block_diag(*mixed[0]).T)[None].transpose(1, 2)
+    if len(mixed) == 1:
+        # One product with the heads set apart reads W_O once and in order: half the time of one-row products per head.
+        h = torch.arange(tower.heads, device=mixed.device)
+        apart = mixed.new_zeros(tower.heads, tower.d, tower.heads)
+        apart[h, :, h] = mixed[0]
+        wrote = (weight @ apart.flatten(0, 1)).T[None]
     else:
         each = weight.unflatten(1, (tower.heads, tower.d)).permute(1, 2, 0)  # [head, d, width], a view
         wrote = torch.bmm(mixed.transpose(0, 1), each).transpose(0, 1)

@@ -19,6 +19,7 @@ from clip_anatomy.anatomy.linear import (
 )
 from clip_anatomy.anatomy.tokens import TokenSource, token_contributions
 from clip_anatomy.model.clip import Clip, Images
+from clip_anatomy.model.forward import Readout, Step
 from clip_anatomy.model.tower import Tower
 from clip_anatomy.model.trace import Trace, record
 
@@ -179,22 +180,28 @@ def decompose_text(
 
 def _split(tower: Tower, inputs: Tensor, convention: Convention, texts: Tensor | None) -> Parts:
     source = TokenSource(tower, inputs)
+    each_wrote: list[Tensor] = []
+
+    def write(step: Step, _: Readout) -> None:
+        # Now, while this block's W_O is still in the cache: at the end of the forward it would be read from memory again.
+        each_wrote.append(write_heads(tower, tower.blocks[step.layer], step.mixed.float()))
+
     known = None
     if texts is None:
-        trace, _ = record(tower, inputs)
+        trace, _ = record(tower, inputs, write)
     else:
-        contributions, trace = token_contributions(source, texts, convention)
+        contributions, trace = token_contributions(source, texts, convention, each=write)
         known = (texts.float(), contributions)
     with torch.no_grad():
-        fields: dict[str, Any] = _own(tower, trace) if convention == "own" else _even(tower, trace)
+        wrote = torch.stack(each_wrote, 1)
+        fields: dict[str, Any] = (_own if convention == "own" else _even)(tower, trace, wrote)
     return Parts(trace.embedding, **fields, convention=convention, trace=trace, source=source, known=known)
 
 
-def _own(tower: Tower, trace: Trace) -> dict[str, Tensor]:
+def _own(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return to_joint(tower, centre(x) * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
-    wrote = torch.stack([write_heads(tower, block, trace.mixed[:, i]) for i, block in enumerate(tower.blocks)], 1)
     biases = sum(out_bias(block, tower.width, trace.start.device) for block in tower.blocks)
     bias = joint(biases * trace.mass[:, None]) + tower.ln_post.bias.float() @ tower.projection.float()
     return {
@@ -205,20 +212,15 @@ def _own(tower: Tower, trace: Trace) -> dict[str, Tensor]:
     }
 
 
-def _even(tower: Tower, trace: Trace) -> dict[str, Tensor]:
+def _even(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
     share = shared_term(tower, trace)
-    heads = [
-        joint(
-            write_heads(tower, block, trace.mixed[:, i])
-            + (out_bias(block, tower.width, trace.start.device) * trace.mass[:, None, None]) / tower.heads
-        )
-        for i, block in enumerate(tower.blocks)
-    ]
+    biases = torch.stack([out_bias(block, tower.width, trace.start.device) for block in tower.blocks])
+    spread = biases[None, :, None] * trace.mass.view(-1, 1, 1, 1) / tower.heads
     return {
-        "heads": torch.stack(heads, 1) + share[:, None, None] / tower.heads,
+        "heads": joint(wrote + spread) + share[:, None, None] / tower.heads,
         "mlps": joint(trace.mlp) + share[:, None],
         "start": joint(trace.start) + share,
         "bias": torch.zeros_like(trace.embedding) + _projection_bias(tower),

@@ -4,6 +4,7 @@
 numbers a head writes, tokens are never carried forward to the joint space.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +74,12 @@ def head_directions(tower: Tower, layer: int, direction: Float[Tensor, "text wid
 
 
 def token_contributions(
-    source: TokenSource, text: Float[Tensor, "text embed"], convention: Convention, *, only_readout: bool = False
+    source: TokenSource,
+    text: Float[Tensor, "text embed"],
+    convention: Convention,
+    *,
+    only_readout: bool = False,
+    each: Callable[[Step, Readout], None] | None = None,
 ) -> tuple[Float[Tensor, "image layer head token text"], Trace]:
     """Contribution of every (layer, head, token) to the cosine with each text, and the trace of the same forward.
 
@@ -81,6 +87,7 @@ def token_contributions(
         source: tower and inputs.
         text: embeddings of the other tower, of any length.
         convention: how LayerNorm's mean and the biases are shared.
+        each: called with every step too, for what else is wanted of the same forward.
         only_readout: keep the readout token alone (class-to-class attention): token axis of length 1.
 
     Returns:
@@ -93,6 +100,8 @@ def token_contributions(
         found: list[Tensor] = []
 
         def contract(step: Step, readout: Readout) -> None:
+            if each is not None:
+                each(step, readout)
             attention = readout_attention(tower, step, readout)
             value = values(tower, step)
             if only_readout:

@@ -81,6 +81,16 @@ def activate(kind: Activation, x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
 
 
+def add_linear(
+    x: Float[Tensor, "*rows width"], layer: Linear, y: Float[Tensor, "*rows in"], scale: Tensor | None
+) -> Float[Tensor, "*rows width"]:
+    """x + scale · linear(y): without LayerScale the product is accumulated onto x + b, one pass over memory fewer."""
+    if scale is not None:
+        return x + linear(layer, y) * scale
+    base = x.clone() if layer.bias is None else x + layer.bias
+    return base.flatten(0, -2).addmm_(y.flatten(0, -2), layer.weight.T).view_as(base)
+
+
 def mlp(tower: Tower, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
     """What the block's MLP writes, given the residual stream (its LayerNorm and LayerScale included)."""
     y = linear(block.down, activate(tower.activation, linear(block.up, norm(block.ln2, x))))
@@ -186,13 +196,14 @@ def walk(
         if step.after is not None:
             x = step.after
         yield step
+        del step  # while the next block runs, only who kept something of this one pays for it
 
 
 def _full_step(tower: Tower, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
     normed = norm(block.ln1, x)
     q, k, v = project_in(tower, block, normed)
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=tower.causal).transpose(1, 2).flatten(2)
-    middle = x + project_out(block, mixed)
+    middle = add_linear(x, block.out, mixed, block.scale_attention)
     wrote = mlp(tower, block, middle)
     after = middle + wrote
     z = readout.rows(mixed).unflatten(1, (tower.heads, tower.d))
@@ -218,12 +229,24 @@ def _folded_step(tower: Tower, block: Block, layer: int, x: Tensor, readout: Rea
     return Step(layer, x, normed, None, None, None, attention, z, wrote, None, middle + wrote)
 
 
-def embed_readout(tower: Tower, last: Step, readout: Readout) -> Float[Tensor, "image embed"]:
-    """The joint-space embedding, in the host's own order of operations: pool, ln_post, projection."""
+def embed_readout(
+    tower: Tower,
+    stream: Float[Tensor, "image width"],
+    after: Float[Tensor, "image token width"] | None,
+    readout: Readout,
+) -> Float[Tensor, "image embed"]:
+    """The joint-space embedding, in the host's own order of operations: pool, ln_post, projection.
+
+    Args:
+        tower: the tower.
+        stream: the readout row of the last residual stream.
+        after: all rows of it; needed only where every row is normalised before they are averaged.
+        readout: which rows.
+    """
     if readout.index is None and not tower.pool_before_norm:
-        assert last.after is not None
-        row = readout.rows(norm(tower.ln_post, last.after))
+        assert after is not None
+        row = readout.rows(norm(tower.ln_post, after))
     else:
-        row = norm(tower.ln_post, last.readout)
+        row = norm(tower.ln_post, stream)
     y = row @ tower.projection.to(row.dtype)
     return y if tower.projection_bias is None else y + tower.projection_bias

@@ -48,23 +48,23 @@ def record(tower: Tower, inputs: Tensor, each: Callable[[Step, Readout], None] |
         start = readout.rows(x).float()
         mixed: list[Tensor] = []
         wrote: list[Tensor] = []
-        last: Step | None = None
+        row, after = x[:, 0], None
         for step in walk(tower, x, readout):
             mixed.append(step.mixed.float())
             wrote.append(step.mlp.float())
             if each is not None:
                 each(step, readout)
-            last = step
-        assert last is not None
-        stream = last.readout.float()
+            row, after = step.readout, step.after if readout.index is None else None
+            del step
+        stream = row.float()
         if normed_first:
             scale = torch.ones(len(x), device=x.device)
-            row = norm(tower.ln_post, last.after).float()[:, 1:].mean(1) if last.after is not None else stream
-            embedding = row.to(tower.dtype) @ tower.projection
+            assert after is not None
+            embedding = norm(tower.ln_post, after).float()[:, 1:].mean(1).to(tower.dtype) @ tower.projection
             embedding = embedding if tower.projection_bias is None else embedding + tower.projection_bias
         else:
             scale = (stream.var(-1, unbiased=False) + tower.ln_post.eps).rsqrt()
-            embedding = embed_readout(tower, last, readout)
+            embedding = embed_readout(tower, row, after, readout)
         mass = torch.as_tensor(readout.mass, device=x.device, dtype=torch.float32).expand(len(x))
         trace = Trace(start, torch.stack(mixed, 1), torch.stack(wrote, 1), stream, scale, mass, embedding.float())
     return trace, readout
@@ -86,8 +86,8 @@ def forward(tower: Tower, inputs: Tensor) -> Float[Tensor, "image embed"]:
     with torch.no_grad():
         x = embed_image(tower, inputs) if tower.kind == "image" else embed_text(tower, inputs)
         readout = readout_of(tower, inputs, x.shape[1])
-        last: Step | None = None
+        row, after = x[:, 0], None
         for step in walk(tower, x, readout):
-            last = step
-        assert last is not None
-        return embed_readout(tower, last, readout)
+            row, after = step.readout, step.after if readout.index is None else None
+            del step
+        return embed_readout(tower, row, after, readout)
