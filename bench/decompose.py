@@ -74,7 +74,7 @@ def measure(name: str, batch: int, device: str, dtype: torch.dtype, repeat: int)
 
 
 def child(name: str, size: int, what: str) -> None:
-    """Run once in this process and print its peak memory in MB above the loaded model."""
+    """Run once in this process and print its peak memory in MB beyond what opening the model took."""
     model = create(name, "cpu", torch.float32)
     clip = ca.load(model, parity=False)
     pixels, texts = torch.randn(1, 3, size, size), torch.randn(10, clip.image_tower.embed)
@@ -136,7 +136,7 @@ def main() -> None:
     mem = memory(args.models[0]) if args.memory else []
     if mem:
         print(
-            "\npeak memory above the loaded model, one image, ten texts; last column: [token, token, head, d] of one layer"
+            "\npeak memory beyond what opening the model had already taken (0: less than that), one image, ten texts; last column: [token, token, head, d] of one layer"
         )
         print(f"{'model':<10}{'tokens':>8}{'forward':>10}{'split':>10}{'official':>10}")
         for row in mem:
