@@ -325,7 +325,7 @@ def test_answers_that_cannot_be_read_leave_the_role_by_texts(
 
 
 def test_what_does_not_fit_is_refused(demo: SimpleNamespace, tmp_path: Path) -> None:
-    other = replace(demo.clip, name="other", image_tower=replace(demo.clip.image_tower, activation="quick_gelu"))
+    other = replace(demo.clip, name="other", vision=replace(demo.clip.image_tower, activation="quick_gelu"))
     with pytest.raises(StoreError, match=r"was made with demo"):
         atlas(demo.store, other)
     with pytest.raises(StoreError, match="is no store"):
@@ -424,7 +424,7 @@ def test_bad_input_is_one_line_with_what_to_type(main: Any, demo: SimpleNamespac
         ([store, "--llm", "mysite", "--llm-model", "x"], "is no address of a language model"),
         ([store, "--texts", "0"], "type --texts 20"),
         ([store, "--truth", "moon"], "tells images apart"),
-        ([store, "--out", "site"], "site holds files of something else. Type another folder"),
+        ([store, "--out", "site"], "Type another folder: --out NAME"),
         ([store, "--out", "empty.txt"], "is a file; a folder was expected"),
         ([store, "--texts", "many"], "--help"),
     ):

@@ -11,9 +11,10 @@ import pytest
 from clip_anatomy.anatomy.atlas import Atlas, AtlasHead, AtlasText, Round, Seen
 from clip_anatomy.anatomy.roles import Role
 from clip_anatomy.library.rows import Row
-from clip_anatomy.show.atlas_page.folder import building, write_atlas
+from clip_anatomy.show.atlas_page.folder import ATLAS, write_atlas
 from clip_anatomy.show.atlas_page.index import index_page
 from clip_anatomy.show.atlas_page.parts import Shown
+from clip_anatomy.show.staging import staged
 
 NASTY = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"> & \"quotes\""
 
@@ -72,8 +73,8 @@ def folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page") / "an atlas"
     rows = [Row(k, f"world-0-test-{k}", str(k), 1, 64, 64, str(k), source="world:8:test") for k in range(7)]
     rows.append(Row(7, "lost", "/nowhere/lost.png", 1, 64, 64, "lost", source="/nowhere"))
-    with building(out) as part:
-        missing = write_atlas(atlas, rows, part)
+    with staged(out, ATLAS) as staging:
+        missing = write_atlas(atlas, rows, staging.folder)
     assert len(missing) == 1
     return out
 

@@ -11,13 +11,13 @@ import clip_anatomy
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "clip_anatomy"
-ORDER = ["errors", "world", "model", "pools", "anatomy", "maps", "measure", "library", "show"]
+ORDER = ["errors", "world", "model", "pools", "anatomy", "maps", "measure", "library", "retrieval", "repairs", "show"]
 MAY_NAME = {
     "open_clip": {"model/opened.py", "model/text.py"},
     "transformers": {"model/opened.py"},
     "timm": set(),
     "zarr": {"library/store.py"},
-    "matplotlib": {"show/figures.py"},
+    "matplotlib": {"show/figures.py", "show/figures_ablate.py", "show/figures_repair.py"},
     "ray": set(),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -16,17 +16,17 @@ from tiny import open_clip_model
 import clip_anatomy as ca
 from clip_anatomy.anatomy.moments import Moments
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError, StoreError
-from clip_anatomy.library.approximate import build_index
 from clip_anatomy.library.atlas import atlas
-from clip_anatomy.library.captions import search_captions, search_texts
-from clip_anatomy.library.choose import agreeing
 from clip_anatomy.library.index import index
 from clip_anatomy.library.remove import remove
-from clip_anatomy.library.scan import best, scores
-from clip_anatomy.library.search import rows_of, search
-from clip_anatomy.library.space import space_of
 from clip_anatomy.library.store import Store
-from clip_anatomy.library.why import why
+from clip_anatomy.retrieval.approximate import build_index
+from clip_anatomy.retrieval.captions import search_captions, search_texts
+from clip_anatomy.retrieval.choose import agreeing
+from clip_anatomy.retrieval.scan import best, scores
+from clip_anatomy.retrieval.search import rows_of, search
+from clip_anatomy.retrieval.space import space_of
+from clip_anatomy.retrieval.why import why
 
 PAIRS = [(1, 0), (0, 1)]
 
@@ -306,7 +306,11 @@ def test_roles_words_and_bare_words(world):
     demo, store, named = world
     by_role = search(store, "world-0-test-1", "role=colour", k=3, clip=demo, atlas=named)
     assert [(u.layer, u.head) for u in by_role.heads] == [(h.layer, h.head) for h in named.with_role("colour")]
-    assert search(store, "world-0-test-1", "colour", k=3, clip=demo, atlas=named).ids == by_role.ids
+    by_property = search(store, "world-0-test-1", "property=colour", k=3, clip=demo, atlas=named)
+    shares = {(h.layer, h.head): dict(h.role.shares).get("colour", 0.0) for h in named.heads}
+    assert {(u.layer, u.head) for u in by_property.heads} == {at for at, share in shares.items() if share >= 0.15}
+    assert by_property.focus == "colour"
+    assert search(store, "world-0-test-1", "colour", k=3, clip=demo, atlas=named).ids == by_property.ids
     word = named.with_role("colour")[0].texts[0].text.split()[-1]
     by_words = search(store, "world-0-test-1", f"words=the {word}", k=3, clip=demo, atlas=named)
     assert f"hold 'the {word}'" in by_words.heads[0].why

@@ -1,6 +1,8 @@
 """`python -m clip_anatomy` is `clip-anatomy`."""
 
+import sys
+
 from clip_anatomy.show.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clip_anatomy.anatomy import linear
 from clip_anatomy.errors import BadInput
-from clip_anatomy.model.tower import Tower
+from clip_anatomy.model.resnet import ImageTower
 from clip_anatomy.model.trace import Trace
 
 __all__ = ["HeadBasis", "basis_of", "coordinates_of", "even_scalars"]
@@ -159,7 +159,7 @@ def even_scalars(
     return torch.stack([times * scale / norm, mean * scale / norm, 1 / norm], dim=-1)
 
 
-def basis_of(tower: Tower, convention: str = "own", layers: Sequence[int] | None = None) -> HeadBasis:
+def basis_of(tower: ImageTower, convention: str = "own", layers: Sequence[int] | None = None) -> HeadBasis:
     """Frames of all heads of a tower, from its weights alone.
 
     Args:
@@ -179,16 +179,15 @@ def basis_of(tower: Tower, convention: str = "own", layers: Sequence[int] | None
     maps: list[Tensor] = []
     biases: list[Tensor] = []
     with torch.no_grad():
-        one_each = torch.eye(tower.d, device=tower.projection.device)[:, None].expand(-1, tower.heads, -1)
+        one_each = torch.eye(tower.d, device=tower.device)[:, None].expand(-1, tower.heads, -1)
         for layer in kept:
             wrote = linear.write_heads(tower, tower.blocks[layer], one_each)  # [d, head, width]
-            wrote = linear.centre(wrote) if convention == "own" else wrote
-            maps.append(linear.to_joint(tower, wrote).transpose(0, 1))
+            joint = linear.own_to_joint if convention == "own" else linear.to_joint
+            maps.append(joint(tower, wrote).transpose(0, 1))
             biases.append(linear.to_joint(tower, linear.out_bias(tower.blocks[layer], tower.width, wrote.device)))
         if convention == "own":
             return HeadBasis.of(torch.stack(maps), "own", kept)
-        mean = linear.to_joint(tower, torch.ones(tower.width, device=tower.projection.device))
-        beta = tower.ln_post.bias.float() @ tower.projection.float()
+        mean, beta = linear.shared_directions(tower)
         return HeadBasis.even(
             torch.stack(maps), torch.stack(biases), mean, beta, terms=linear.terms(tower), layers=kept
         )

@@ -201,7 +201,7 @@ class Moments:
     @property
     def mean(self) -> Float64[Tensor, "layer head d"]:
         """Mean contribution of each head."""
-        return self.pooled.means[0, 0]
+        return (self.means * _ratio(self.counts, self.counts.sum())).sum((0, 1))
 
     @property
     def covariance(self) -> Float64[Tensor, "layer head d d"]:

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from clip_anatomy.anatomy.linear import (
     Convention,
-    centre,
     check_convention,
     out_bias,
+    own_to_joint,
+    projection_bias,
+    shared_directions,
     shared_term,
     to_joint,
     write_heads,
@@ -20,8 +22,8 @@ from clip_anatomy.anatomy.linear import (
 from clip_anatomy.anatomy.tokens import TokenSource, token_contributions
 from clip_anatomy.model.clip import Clip, Images
 from clip_anatomy.model.forward import Readout, Step
-from clip_anatomy.model.tower import Tower
-from clip_anatomy.model.trace import Trace, record
+from clip_anatomy.model.resnet import ImageTower, ResNet
+from clip_anatomy.model.trace import Trace, record, trace_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Contributions:
 
     cosine: Float[Tensor, "image text"]
     heads: Float[Tensor, "image layer head text"]
-    mlps: Float[Tensor, "image layer text"]
+    mlps: Float[Tensor, "image mlp text"]
     start: Float[Tensor, "image text"]
     bias: Float[Tensor, "image text"]
 
@@ -44,11 +46,13 @@ class Parts:
     """An embedding, exactly as the sum of what wrote it (not normalised: `total()` equals the host's `encode_image`).
 
     For the text tower the first axis counts texts and the readout row is the end-of-text token; all else is the same.
+    A CLIP-ResNet is split where its tokens meet the joint space: one layer, the heads of its attention pool, whose token 0 is the
+    mean of all places; `mlps` is empty, `start` is zero and `bias` is the out-projection's.
 
     Attributes:
         embedding: what the host library returns.
         heads: what every head wrote, summed over the tokens it looked at.
-        mlps: what every MLP wrote.
+        mlps: what every MLP wrote, one per layer (none in a CLIP-ResNet).
         start: the residual stream before the first block.
         bias: LayerNorm's β and every out-projection's b_O (`own`); zero under `even`, which spreads both over the parts.
         convention: how LayerNorm's mean and the biases are shared: "own" or "even".
@@ -56,7 +60,7 @@ class Parts:
 
     embedding: Float[Tensor, "image embed"]
     heads: Float[Tensor, "image layer head embed"]
-    mlps: Float[Tensor, "image layer embed"]
+    mlps: Float[Tensor, "image mlp embed"]
     start: Float[Tensor, "image embed"]
     bias: Float[Tensor, "image embed"]
     convention: Convention
@@ -147,7 +151,7 @@ def decompose(
     """
     check_convention(convention)
     wanted = clip.encode_text(texts) if texts is not None and not isinstance(texts, Tensor) else texts
-    return _split(clip.image_tower, clip.pixels(images), convention, wanted)
+    return _split(clip.vision, clip.pixels(images), convention, wanted)
 
 
 def decompose_text(
@@ -178,41 +182,44 @@ def decompose_text(
     return _split(clip.text_tower, clip.ids(texts), convention, images)
 
 
-def _split(tower: Tower, inputs: Tensor, convention: Convention, texts: Tensor | None) -> Parts:
+def _split(tower: ImageTower, inputs: Tensor, convention: Convention, texts: Tensor | None) -> Parts:
     source = TokenSource(tower, inputs)
     each_wrote: list[Tensor] = []
 
     def write(step: Step, _: Readout) -> None:
+        assert not isinstance(tower, ResNet)
         # Now, while this block's W_O is still in the cache: at the end of the forward it would be read from memory again.
         each_wrote.append(write_heads(tower, tower.blocks[step.layer], step.mixed.float()))
 
     known = None
     if texts is None:
-        trace, _ = record(tower, inputs, write)
+        trace = trace_of(tower, inputs) if isinstance(tower, ResNet) else record(tower, inputs, write)[0]
     else:
         contributions, trace = token_contributions(source, texts, convention, each=write)
         known = (texts.float(), contributions)
     with torch.no_grad():
+        if isinstance(tower, ResNet):
+            each_wrote.append(write_heads(tower, tower.pool, trace.mixed[:, 0]))
         wrote = torch.stack(each_wrote, 1)
         fields: dict[str, Any] = (_own if convention == "own" else _even)(tower, trace, wrote)
     return Parts(trace.embedding, **fields, convention=convention, trace=trace, source=source, known=known)
 
 
-def _own(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
+def _own(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
-        return to_joint(tower, centre(x) * trace.scale.view(-1, *[1] * (x.dim() - 1)))
+        return own_to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
     biases = sum(out_bias(block, tower.width, trace.start.device) for block in tower.blocks)
-    bias = joint(biases * trace.mass[:, None]) + tower.ln_post.bias.float() @ tower.projection.float()
+    bias = joint(biases * trace.mass[:, None]) + shared_directions(tower)[1]
     return {
         "heads": joint(wrote),
         "mlps": joint(trace.mlp),
         "start": joint(trace.start),
-        "bias": bias + _projection_bias(tower),
+        "bias": bias + projection_bias(tower),
     }
 
 
-def _even(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
+def _even(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
@@ -223,9 +230,5 @@ def _even(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head wid
         "heads": joint(wrote + spread) + share[:, None, None] / tower.heads,
         "mlps": joint(trace.mlp) + share[:, None],
         "start": joint(trace.start) + share,
-        "bias": torch.zeros_like(trace.embedding) + _projection_bias(tower),
+        "bias": torch.zeros_like(trace.embedding) + projection_bias(tower),
     }
-
-
-def _projection_bias(tower: Tower) -> Tensor | float:
-    return 0.0 if tower.projection_bias is None else tower.projection_bias.float()

@@ -13,25 +13,34 @@ from torch import Tensor
 
 from clip_anatomy.anatomy.linear import Convention, out_bias, pull_back, shared_term
 from clip_anatomy.model.forward import Readout, Step, causal_mask, linear
+from clip_anatomy.model.resnet import ImageTower, ResNet, run_resnet, transformer
 from clip_anatomy.model.tower import Tower, WordEmbedding
-from clip_anatomy.model.trace import Trace, record
+from clip_anatomy.model.trace import Trace, record, trace_pool
 
 QUERY_BLOCK = 64  # rows of attention held at once where the mean of all rows is needed
 
 
 @dataclass(frozen=True)
 class TokenSource:
-    """What is needed to run the tower again: the tower and its inputs (pixels or token ids)."""
+    """What is needed to run a tower again: the tower, of any kind, and its inputs (pixels or token ids)."""
 
-    tower: Tower
+    network: ImageTower
     inputs: Tensor
 
+    @property
+    def tower(self) -> Tower:
+        """The tower where it is a transformer; raises UnsupportedModel for a CLIP-ResNet."""
+        return transformer(self.network)
 
-def token_count(tower: Tower, inputs: Tensor) -> int:
-    """Number of tokens a batch has: patches and class token, or the columns of the token ids."""
-    if isinstance(tower.embedding, WordEmbedding):
+
+def token_count(tower: ImageTower, inputs: Tensor) -> int:
+    """Number of tokens a batch has: patches and class token (or mean token), or the columns of the token ids."""
+    if isinstance(tower, ResNet):
+        row, col = tower.patch
+    elif isinstance(tower.embedding, WordEmbedding):
         return inputs.shape[1]
-    row, col = tower.embedding.weight.shape[2:]
+    else:
+        row, col = tower.embedding.weight.shape[2:]
     return (inputs.shape[2] // row) * (inputs.shape[3] // col) + 1
 
 
@@ -66,7 +75,9 @@ def values(tower: Tower, step: Step) -> Float[Tensor, "image head token d"]:
     return v.unflatten(2, (tower.heads, tower.d)).transpose(1, 2)
 
 
-def head_directions(tower: Tower, layer: int, direction: Float[Tensor, "text width"]) -> Float[Tensor, "head d text"]:
+def head_directions(
+    tower: ImageTower, layer: int, direction: Float[Tensor, "text width"]
+) -> Float[Tensor, "head d text"]:
     """Directions of the residual stream carried back through W_O^h to what each head writes."""
     block = tower.blocks[layer]
     scaled = direction if block.scale_attention is None else direction * block.scale_attention.float()
@@ -87,32 +98,20 @@ def token_contributions(
         source: tower and inputs.
         text: embeddings of the other tower, of any length.
         convention: how LayerNorm's mean and the biases are shared.
-        each: called with every step too, for what else is wanted of the same forward.
         only_readout: keep the readout token alone (class-to-class attention): token axis of length 1.
+        each: called with every step too, for what else is wanted of the same forward (a CLIP-ResNet has none).
 
     Returns:
         Contributions and trace.
     """
-    tower = source.tower
+    tower = source.network
     with torch.no_grad():
         unit = torch.nn.functional.normalize(text.float(), dim=-1).to(tower.device)
         direction = pull_back(tower, unit, convention)
-        found: list[Tensor] = []
-
-        def contract(step: Step, readout: Readout) -> None:
-            if each is not None:
-                each(step, readout)
-            attention = readout_attention(tower, step, readout)
-            value = values(tower, step)
-            if only_readout:
-                index = 0 if readout.index is None else readout.index
-                rows = torch.arange(len(attention), device=attention.device)
-                attention, value = attention[rows, :, index][:, :, None], value[rows, :, index][:, :, None]
-            dots = value.float() @ head_directions(tower, step.layer, direction)
-            found.append(dots.mul_(attention[..., None]))
-
-        trace, _ = record(tower, source.inputs, contract)
-        result = torch.stack(found, 1)
+        if isinstance(tower, ResNet):
+            result, trace = _from_pool(tower, source.inputs, direction, only_readout=only_readout)
+        else:
+            result, trace = _from_blocks(tower, source.inputs, direction, only_readout=only_readout, each=each)
         result *= trace.scale.view(-1, 1, 1, 1, 1)
         if convention == "even":
             result += _even_shares(tower, trace, unit, direction, tokens=token_count(tower, source.inputs))
@@ -120,8 +119,47 @@ def token_contributions(
     return result, trace
 
 
+def _from_blocks(
+    tower: Tower,
+    inputs: Tensor,
+    direction: Float[Tensor, "text width"],
+    *,
+    only_readout: bool,
+    each: Callable[[Step, Readout], None] | None,
+) -> tuple[Float[Tensor, "image layer head token text"], Trace]:
+    found: list[Tensor] = []
+
+    def contract(step: Step, readout: Readout) -> None:
+        if each is not None:
+            each(step, readout)
+        attention = readout_attention(tower, step, readout)
+        value = values(tower, step)
+        if only_readout:
+            index = 0 if readout.index is None else readout.index
+            rows = torch.arange(len(attention), device=attention.device)
+            attention, value = attention[rows, :, index][:, :, None], value[rows, :, index][:, :, None]
+        dots = value.float() @ head_directions(tower, step.layer, direction)
+        found.append(dots.mul_(attention[..., None]))
+
+    trace, _ = record(tower, inputs, contract)
+    return torch.stack(found, 1), trace
+
+
+def _from_pool(
+    tower: ResNet, inputs: Tensor, direction: Float[Tensor, "text width"], *, only_readout: bool
+) -> tuple[Float[Tensor, "image 1 head token text"], Trace]:
+    """The same for the attention pool of a CLIP-ResNet; token 0 is the mean token, which is the one that asks."""
+    pooled = run_resnet(tower, inputs)
+    tokens, attention = (
+        (pooled.tokens[:, :1], pooled.attention[..., :1]) if only_readout else (pooled.tokens, pooled.attention)
+    )
+    value = linear(tower.pool.value, tokens).unflatten(2, (tower.heads, tower.d)).transpose(1, 2).float()
+    dots = (value @ head_directions(tower, 0, direction)).mul_(attention[..., None])
+    return dots[:, None], trace_pool(pooled)
+
+
 def _even_shares(
-    tower: Tower, trace: Trace, unit: Tensor, direction: Tensor, *, tokens: int
+    tower: ImageTower, trace: Trace, unit: Tensor, direction: Tensor, *, tokens: int
 ) -> Float[Tensor, "image layer 1 1 text"]:
     """b_O, the mean and β, spread over heads and tokens."""
     biases = torch.stack([out_bias(block, tower.width, trace.start.device) for block in tower.blocks])

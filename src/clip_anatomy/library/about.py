@@ -17,6 +17,7 @@ from clip_anatomy.anatomy.files import read_safetensors, write_safetensors
 from clip_anatomy.anatomy.linear import check_convention
 from clip_anatomy.errors import BadInput, BadSpec, OutputError, StoreError
 from clip_anatomy.model.clip import Clip
+from clip_anatomy.model.resnet import ResNet
 
 __all__ = ["About", "layers_of", "parts_of"]
 
@@ -65,7 +66,9 @@ class About:
     def of(clip: Clip, layers: tuple[int, ...], keep: tuple[str, ...], convention: str) -> "About":
         """Describe a store that is about to be made with this model."""
         check_convention(convention)
-        tower = clip.image_tower
+        tower = clip.vision
+        if "mlps" in keep and isinstance(tower, ResNet):
+            raise BadSpec("a CLIP-ResNet has no MLPs that write into the joint space. Type keep='heads'")
         return About(
             model=clip.name,
             digest=clip.digest,

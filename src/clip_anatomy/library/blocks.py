@@ -18,6 +18,7 @@ from jaxtyping import Float16, Float32, Int64
 
 from clip_anatomy.errors import StoreError
 from clip_anatomy.library.about import About
+from clip_anatomy.library.kept import mapped, run
 
 __all__ = ["Block", "folder_of"]
 
@@ -61,6 +62,22 @@ class Block:
         path = self.folder / "heads" / "c" / str(at) / "0" / "0" / "0"
         return self._living(self._mapped(path, np.float16, shape, indexed=about.heads), 1)
 
+    def run(self, at: tuple[int, int] | None) -> Float16[np.ndarray, "image d"]:
+        """Coordinates of one head (place of its layer, its number), or the embeddings (None); stays mapped for the next time."""
+        about = self.about
+        width, head, indexed = (about.embed, 0, 0) if at is None else (about.d, at[1], about.heads)
+        name = "embedding/c/0/0" if at is None else f"heads/c/{at[0]}/0/0/0"
+        numbers = self.count * width
+        size = 2 * numbers * max(indexed, 1)
+        found = run(
+            f"{self.folder}/{name}",
+            np.float16,
+            numbers,
+            2 * head * numbers,
+            lambda path: self._check(path, size, indexed),
+        )
+        return self._living(found.reshape(self.count, width), 0)
+
     def mlps(self, at: int) -> Float16[np.ndarray, "image embed"]:
         """What the MLP of the `at`-th kept layer wrote."""
         path = self.folder / "mlps" / "c" / str(at) / "0" / "0"
@@ -79,24 +96,27 @@ class Block:
         return array if self.alive is None else np.take(array, self.alive, axis)
 
     def _mapped(self, path: Path, dtype: type, shape: tuple[int, ...], *, indexed: int = 0) -> np.ndarray:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        count = int(np.prod(shape))
+        self._check(path, count * np.dtype(dtype).itemsize, indexed)
+        return mapped(path, dtype, count).reshape(shape)
+
+    def _check(self, path: Path, size: int, indexed: int) -> None:
+        """Refuse a file that is not there, or not whole."""
         expected = size + (indexed * INDEX_ENTRY + INDEX_SUM if indexed else 0)
         try:
             found = path.stat().st_size
-            if found == expected:
-                if indexed:
-                    self._check_index(path, indexed, size // indexed)
-                # Copy-on-write, so that torch can take it without a warning; nothing ever reaches the file.
-                return np.asarray(np.memmap(path, dtype, "c", shape=shape))
         except FileNotFoundError:
             raise StoreError(
                 f"{path} is missing: the store was changed since it was opened, or is damaged. Open it again; to look for "
                 f"damage, type: clip-anatomy verify {self.folder.parents[1]}"
             ) from None
-        raise StoreError(
-            f"{path} has {found:,} bytes instead of {expected:,}: it is damaged. Type: clip-anatomy verify "
-            f"{self.folder.parents[1]}"
-        )
+        if found != expected:
+            raise StoreError(
+                f"{path} has {found:,} bytes instead of {expected:,}: it is damaged. Type: clip-anatomy verify "
+                f"{self.folder.parents[1]}"
+            )
+        if indexed:
+            self._check_index(path, indexed, size // indexed)
 
     def _check_index(self, path: Path, chunks: int, size: int) -> None:
         """Zarr may put chunks anywhere in a shard; we rely on the order in which it does."""

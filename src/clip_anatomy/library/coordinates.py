@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Float16, Float32
 from torch import Tensor
 
 from clip_anatomy.anatomy.basis import HeadBasis, coordinates_of
-from clip_anatomy.anatomy.linear import centre, shared_term, to_joint
+from clip_anatomy.anatomy.linear import own_to_joint, shared_term, to_joint
 from clip_anatomy.library.about import About
 from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.tower import Tower
-from clip_anatomy.model.trace import Trace, record
+from clip_anatomy.model.resnet import ImageTower
+from clip_anatomy.model.trace import Trace, trace_of
 
 __all__ = ["Arrays", "arrays_of"]
 
@@ -54,8 +54,8 @@ def arrays_of(clip: Clip, basis: HeadBasis, about: About, pixels: Float[Tensor, 
     Returns:
         Arrays on the CPU.
     """
-    tower = clip.image_tower
-    trace, _ = record(tower, pixels.to(clip.device, tower.dtype))
+    tower = clip.vision
+    trace = trace_of(tower, pixels.to(clip.device, tower.dtype))
     norm = trace.embedding.norm(dim=-1)
     heads = coordinates_of(basis, trace).permute(1, 2, 0, 3).to(torch.float16).contiguous()
     unit = (trace.embedding / norm[:, None]).to("cpu", torch.float16)
@@ -70,9 +70,9 @@ def arrays_of(clip: Clip, basis: HeadBasis, about: About, pixels: Float[Tensor, 
     )
 
 
-def mlps_of(tower: Tower, trace: Trace, about: About) -> Float[Tensor, "image layer embed"]:
+def mlps_of(tower: ImageTower, trace: Trace, about: About) -> Float[Tensor, "image layer embed"]:
     """What the MLPs of the kept layers wrote into the joint space, in the store's convention."""
     wrote = trace.mlp[:, list(about.layers)]
     if about.convention == "own":
-        return to_joint(tower, centre(wrote) * trace.scale[:, None, None])
+        return own_to_joint(tower, wrote * trace.scale[:, None, None])
     return to_joint(tower, wrote * trace.scale[:, None, None]) + shared_term(tower, trace)[:, None]

@@ -81,7 +81,7 @@ def index(
     about = _settings(clip, folder, layers, keep, convention)
     if batch is not None and batch < 1:
         raise BadInput(f"batch={batch}: at least one image at once. Type batch=32, or leave it away")
-    basis = basis_of(clip.image_tower, about.convention, about.layers)
+    basis = basis_of(clip.vision, about.convention, about.layers)
     with Writer.open(folder, about, basis) as writer, _stop_on_signal() as stopped:
         walk = Walk(writer, clip, basis, opened, stopped, report, commit_seconds, workers)
         return walk.run(batch, prune=prune)
@@ -103,7 +103,7 @@ def _settings(
     old = About.load(folder) if (folder / NAME).exists() else None
     if old is not None:
         old.refuse_other(clip.name, clip.digest, folder)
-    kept = layers_of("all" if layers is None else layers, clip.image_tower.layers)
+    kept = layers_of("all" if layers is None else layers, clip.vision.layers)
     return About.of(
         clip,
         old.layers if old is not None and layers is None else kept,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int64
+from jaxtyping import Float, Float16, Float32, Float64, Int64
 from torch import Tensor
 
 from clip_anatomy.anatomy.basis import HeadBasis
@@ -103,7 +103,14 @@ class Store:
         at = self.layer_at(layer)
         if not 0 <= head < self.about.heads:
             raise BadSpec(f"head {head}: a layer has 0 to {self.about.heads - 1}. Type one of these")
-        return self._gather(lambda block: block.heads(at)[head], rows, (self.about.d,), np.float16)
+        # All of it once: mapped and let go. Some rows, as searches ask for: from what stays mapped.
+        some = rows is not None and not isinstance(rows, slice)
+        return self.gather(
+            (lambda block: block.run((at, head))) if some else (lambda block: block.heads(at)[head]),
+            rows,
+            (self.about.d,),
+            np.float16,
+        )
 
     def scan(
         self, pairs: Sequence[tuple[int, int]], size: int = 65_536
@@ -147,12 +154,12 @@ class Store:
 
     def embeddings(self, rows: Rows = None, *, unit: bool = False) -> Float32[Tensor, "image embed"]:
         """Embeddings as the model gives them, or of unit length. Kept in float16: the cosine loses less than 1e-6."""
-        found = self._gather(Block.embedding, rows, (self.about.embed,), np.float16).float()
+        found = self.gather(Block.embedding, rows, (self.about.embed,), np.float16).float()
         return torch.nn.functional.normalize(found, dim=-1) if unit else found * self.norms(rows)[:, None]
 
     def norms(self, rows: Rows = None) -> Float32[Tensor, " image"]:
         """‖embedding‖: multiply with it to undo the division of the parts."""
-        return self._gather(Block.norm, rows, (), np.float32)
+        return self.gather(Block.norm, rows, (), np.float32)
 
     def mlps(self, layer: int, rows: Rows = None) -> Float16[Tensor, "image embed"]:
         """What one MLP wrote into the joint space, divided by ‖embedding‖.
@@ -163,7 +170,7 @@ class Store:
         if "mlps" not in self.about.keep:
             raise StoreError(f"{self.path} holds no MLPs. Make a store with: clip-anatomy index … --keep heads,mlps")
         at = self.layer_at(layer)
-        return self._gather(lambda block: block.mlps(at), rows, (self.about.embed,), np.float16)
+        return self.gather(lambda block: block.mlps(at), rows, (self.about.embed,), np.float16)
 
     def layer_at(self, layer: int) -> int:
         """Place of a layer among those kept.
@@ -190,6 +197,12 @@ class Store:
         from clip_anatomy.library.tally import moments_of_store
 
         return moments_of_store(self, groups, chunks)
+
+    def means(self) -> Float64[Tensor, "layer head d"]:
+        """Mean of every head over all images, in the coordinates of `basis`."""
+        from clip_anatomy.library.tally import moments_of_store
+
+        return moments_of_store(self, None, None, framed=False).mean
 
     # ---- rows
 
@@ -253,7 +266,15 @@ class Store:
     def _by_key(self) -> dict[int, Block]:
         return {block.key: block for block in self.blocks}
 
-    def _gather(self, read: Callable[[Block], np.ndarray], rows: Rows, shape: tuple[int, ...], dtype: type) -> Tensor:
+    def gather(self, read: Callable[[Block], np.ndarray], rows: Rows, shape: tuple[int, ...], dtype: type) -> Tensor:
+        """Rows of any array of the blocks, in the order asked for.
+
+        Args:
+            read: block → its array, image axis first.
+            rows: which images; all for None.
+            shape: of one image's entry.
+            dtype: of the numbers.
+        """
         if rows is None or isinstance(rows, slice):
             pieces = [read(block) for block in self.blocks]
             whole = np.concatenate(pieces) if pieces else np.zeros((0, *shape), dtype)

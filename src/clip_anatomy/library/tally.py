@@ -151,8 +151,9 @@ def moments_of_blocks(
     return total
 
 
-def moments_of_store(store: "Store", groups: str | None, chunks: int | None) -> Moments:
-    """Moments of a store: see `Store.moments`."""
+def moments_of_store(store: "Store", groups: str | None, chunks: int | None, *, framed: bool = True) -> Moments:
+    """Moments of a store: see `Store.moments`. The frames, which are large, are left out if not `framed`."""
+    basis = store.basis if framed else None
     column = groups or ""
     if column and column not in ("group", "label"):
         raise BadInput(f"groups={groups!r} is not a column for moments. Type one of: 'group', 'label'")
@@ -172,11 +173,14 @@ def moments_of_store(store: "Store", groups: str | None, chunks: int | None) -> 
                 continue
             found = renumbered(found, kept.names, names)
             rest = [block for block in store.blocks if block.key not in kept.covers]
-            more = moments_of_blocks(rest, store.about, rows, column=column, chunks=kept.chunks, names=names)
-            return replace(found.merge(more), basis=store.basis)
+            if rest:
+                found = found.merge(
+                    moments_of_blocks(rest, store.about, rows, column=column, chunks=kept.chunks, names=names)
+                )
+            return replace(found, basis=basis)
         number = chunks or (1 if column else chunks_for(store.about))
         found = moments_of_blocks(store.blocks, store.about, rows, column=column, chunks=number, names=names)
-        return replace(found, basis=store.basis)
+        return replace(found, basis=basis)
 
 
 def names_of(rows: sqlite3.Connection, column: str, keys: Iterable[int] | None = None) -> tuple[str, ...]:

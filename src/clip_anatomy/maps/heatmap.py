@@ -1,93 +1,67 @@
-"""`heatmap`: every method behind one function, one registry."""
+"""`heatmap`: every method behind one function."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.anatomy.tokens import TokenSource, token_contributions
-from clip_anatomy.errors import BadSpec
-from clip_anatomy.maps.dense import RECIPES, dense_tokens
-from clip_anatomy.maps.surgery import feature_surgery, single_text
+from clip_anatomy.errors import BadSpec, BadText
+from clip_anatomy.maps.dense import Recipe
+from clip_anatomy.maps.looking import Look, Size, looks
+from clip_anatomy.maps.maps import Maps
+from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.maps.methods import METHODS, method_of, own_method
+from clip_anatomy.maps.sinks import sinks_of, without_sinks
+from clip_anatomy.maps.windows import Windows, slid
 from clip_anatomy.model.clip import Clip, Images
+from clip_anatomy.model.text import check_texts
+
+__all__ = ["METHODS", "Maps", "heatmap"]
 
 BATCH = 16
 
 
-@dataclass(frozen=True)
-class Maps:
-    """One map per image and text.
-
-    Attributes:
-        values: the method's own numbers, not stretched: cosines, shares of a cosine, or surgery's differences.
-        method: which method made them.
-    """
-
-    values: Float[Tensor, "image text row col"]
-    method: str
-
-    def stretched(self) -> Float[Tensor, "image text row col"]:
-        """Each map from 0 to 1 (maps of different texts are then not on one scale)."""
-        low, high = self.values.amin((2, 3), keepdim=True), self.values.amax((2, 3), keepdim=True)
-        return (self.values - low) / (high - low).clamp_min(1e-12)
-
-    def resized(self, size: tuple[int, int]) -> "Maps":
-        """Bilinear to (row, col) pixels."""
-        return Maps(F.interpolate(self.values, size, mode="bilinear", align_corners=False), self.method)
-
-
-# A method takes pixels [image, 3, row, col] and text embeddings to similarities [image, token, text], class token first.
-Method = Callable[[Clip, Tensor, Tensor], Tensor]
-
-
-def _decomposition(clip: Clip, pixels: Tensor, text: Tensor) -> Tensor:
-    shares, _ = token_contributions(TokenSource(clip.image_tower, pixels), text, "own")
-    total = shares.sum((1, 2))
-    return total if len(text) == 1 else total - total.mean(-1, keepdim=True)
-
-
-def _surgery(clip: Clip, pixels: Tensor, text: Tensor) -> Tensor:
-    tokens = dense_tokens(clip.image_tower, pixels, RECIPES["surgery"])
-    return single_text(tokens, text, clip.encode_text([""])) if len(text) == 1 else feature_surgery(tokens, text)
-
-
-def _dense(name: str) -> Method:
-    def similarity(clip: Clip, pixels: Tensor, text: Tensor) -> Tensor:
-        tokens = dense_tokens(clip.image_tower, pixels, RECIPES[name])
-        return F.normalize(tokens, dim=-1) @ F.normalize(text.float(), dim=-1).T
-
-    return similarity
-
-
-METHODS: dict[str, Method] = {
-    "decomposition": _decomposition,
-    "surgery": _surgery,
-    **{name: _dense(name) for name in RECIPES if name != "surgery"},
-}
-
-
-def heatmap(clip: Clip, images: Images | Tensor, texts: Sequence[str] | Tensor, method: str = "decomposition") -> Maps:
+def heatmap(
+    clip: Clip,
+    images: Images | Tensor,
+    texts: Sequence[str] | Tensor,
+    method: str | Recipe = "decomposition",
+    *,
+    templates: Sequence[str] | None = None,
+    size: Size = None,
+    window: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+    replace_sinks: bool = False,
+    **options: Any,
+) -> Maps:
     """Show where in each image each text is answered.
 
-    Methods: "decomposition" (exact share of the cosine written from each patch by the heads, minus the mean over the texts when
-    there are several; Gandelsman et al. 2024, §4.3); "surgery" (CLIP Surgery, feature surgery over the texts, or against the
-    empty text when there is one); "raw" (cosine of the last patch tokens); "maskclip", "maskclip_ffn", "sclip", "clearclip",
-    "naclip", "kk", "gem" (see `maps.dense`).
+    `METHODS` has every method with one line of what it is, its options and their defaults.
 
     Args:
         clip: an opened model.
         images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col] of any size in patches.
-        texts: strings, or embeddings [text, embed].
-        method: a name of METHODS.
+        texts: strings, or embeddings [text, embed] of any length.
+        method: a name of METHODS, or a `Recipe` of your own.
+        templates: prompts with one `{}` each, averaged as CLIP's own recipe does.
+        size: None looks through the model's own resize and crop; a number makes that the short side and crops nothing;
+            (row, col) squashes. Sides are rounded to whole patches.
+        window: look through windows of so many pixels a side and average where they overlap: for large pictures, each window
+            at the size the model was trained on. Without `size` the picture keeps its own pixels.
+        stride: pixels from one window to the next; half a window by default.
+        replace_sinks: give patches that the model looks at whatever they show (see `sinks`) the mean of the places around them;
+            one more forward.
+        **options: of the method.
 
     Returns:
-        Maps at patch resolution.
+        Maps at patch resolution; `maps.on_picture(i)` lays them on the original pixels.
 
     Raises:
-        BadSpec: unknown method.
+        UnsupportedModel: a method that has no meaning on this kind of model.
+        BadSpec: unknown method, an option it does not have, or a value it cannot take.
+        BadText: no text, one that is blank or stands twice.
         BadImage: an image cannot be used.
 
     Example:
@@ -97,12 +71,67 @@ def heatmap(clip: Clip, images: Images | Tensor, texts: Sequence[str] | Tensor, 
         >>> maps.values.shape
         torch.Size([1, 2, 8, 8])
     """
-    if method not in METHODS:
-        raise BadSpec(f"method {method!r} is not known. Type one of: {', '.join(METHODS)}")
-    pixels = clip.pixels(images)
-    text = texts if isinstance(texts, Tensor) else clip.encode_text(texts)
-    text = text.to(clip.device)
-    found = torch.cat([METHODS[method](clip, part, text) for part in pixels.split(BATCH)])
-    row, col = clip.patch
-    grid = (pixels.shape[2] // row, pixels.shape[3] // col)
-    return Maps(found[:, 1:].transpose(1, 2).unflatten(2, grid).float(), method)
+    chosen, name, option = _chosen(clip, method, options)
+    names, text = _texts(clip, texts, templates)
+    if templates is not None and isinstance(other := getattr(option, "against", None), str):
+        option = replace(option, against=clip.encode_text([other], templates=templates))  # pyright: ignore[reportCallIssue]
+    patch = clip.patch
+    windows = None if window is None else Windows.of(window, stride, patch)
+    if stride is not None and windows is None:
+        raise BadSpec(f"stride={stride!r} is the step between windows. Type also: window={clip.preprocess.size[0]}")
+
+    def look_at(pixels: Tensor, images: list[int]) -> Tensor:
+        with torch.no_grad():
+            found = chosen.run(clip, pixels, text, option.of(images))
+        values = found.transpose(1, 2).unflatten(2, (pixels.shape[2] // patch[0], pixels.shape[3] // patch[1])).float()
+        return without_sinks(values, sinks_of(clip.vision, pixels).found) if replace_sinks else values
+
+    parts: list[tuple[Look, Maps]] = []
+    for look in looks(clip, images, size, BATCH, own=windows is not None):
+        if windows is None:
+            values = look_at(look.pixels, list(look.images))
+        else:
+            values = slid(
+                look.pixels, windows, patch, lambda x, i, of=look.images: look_at(x, [of[j] for j in i]), BATCH
+            )
+        parts.append((look, Maps(values, name, names, look.geometries)))
+    return _in_order(parts)
+
+
+def _chosen(clip: Clip, method: str | Recipe, given: dict[str, Any]) -> tuple[Method, str, Options]:
+    if isinstance(method, Recipe):
+        if given:
+            raise BadSpec(f"a Recipe holds its own options. Type: dataclasses.replace(recipe, {next(iter(given))}=...)")
+        return own_method(clip), "recipe", method
+    found = method_of(clip, method)
+    return found, method, found.chosen(method, given)
+
+
+def _texts(
+    clip: Clip, texts: Sequence[str] | Tensor, templates: Sequence[str] | None
+) -> tuple[tuple[str, ...], Tensor]:
+    if isinstance(texts, Tensor):
+        embed = clip.text_tower.embed
+        if texts.dim() != 2 or not len(texts) or texts.shape[1] != embed:
+            raise BadText(
+                f"text embeddings are {list(texts.shape)}; [text, {embed}] was expected. Type: clip.encode_text([...])"
+            )
+        return tuple(f"text {i}" for i in range(len(texts))), texts.to(clip.device)
+    names = tuple(check_texts(texts))
+    if blank := [i for i, text in enumerate(names) if not text.strip()]:
+        raise BadText(f"text {blank[0]} is blank: there is nothing to look for. Type a word or a sentence")
+    if twice := [text for i, text in enumerate(names) if text in names[:i]]:
+        raise BadText(
+            f"text {twice[0]!r} stands twice: every map is drawn against the others. Type: list(dict.fromkeys(texts))"
+        )
+    return names, clip.encode_text(names, templates=templates)
+
+
+def _in_order(parts: list[tuple[Look, Maps]]) -> Maps:
+    whole = Maps.joined([maps for _, maps in parts])
+    places = [image for look, _ in parts for image in look.images]
+    if places == sorted(places):
+        return whole
+    order = sorted(range(len(places)), key=places.__getitem__)
+    known = None if whole.geometries is None else tuple(whole.geometries[i] for i in order)
+    return Maps(whole.values[order], whole.method, whole.texts, known)

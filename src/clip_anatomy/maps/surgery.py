@@ -1,9 +1,18 @@
 """CLIP Surgery's feature surgery in closed form (Li et al. 2023, §3.3): what all texts share is taken out of the similarity."""
 
-import torch
+from dataclasses import dataclass, field, replace
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.maps.dense import RECIPES, dense_tokens
+from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.maps.points import points
+from clip_anatomy.model.clip import Clip
+
+__all__ = ["feature_surgery", "points", "single_text"]
 
 
 def feature_surgery(
@@ -22,6 +31,7 @@ def feature_surgery(
         Similarities.
 
     Example:
+        >>> import torch
         >>> feature_surgery(torch.randn(1, 5, 8), torch.randn(3, 8)).sum(-1).abs().max() < 1e-6
         tensor(True)
     """
@@ -40,30 +50,45 @@ def single_text(
     )
 
 
-def points(
-    map_: Float[Tensor, "row col"], size: tuple[int, int], *, threshold: float = 0.8
-) -> tuple[Float[Tensor, "point 2"], Float[Tensor, "point 2"]]:
-    """Point prompts for SAM from one map (Li et al. 2023, §3.5).
+@dataclass(frozen=True)
+class SurgeryOptions(Options):
+    """What CLIP Surgery lets people choose.
 
-    The map is halved (bilinear) and stretched to 0..1; positives are the cells of at least `threshold`, at most half of all;
-    negatives are as many of the lowest.
-
-    Args:
-        map_: similarities per patch.
-        size: (row, col) of the picture in pixels.
-        threshold: from 0 to 1.
-
-    Returns:
-        Positive and negative points as (x, y) pixels.
+    Attributes:
+        depth: how many of the last blocks the second path runs through (the paper's code: six, whatever the model's depth).
+        against: what a single text is compared with: a text (put into the templates too, if there are any), or its embedding.
     """
-    half = F.interpolate(map_[None, None].float(), (map_.shape[0] // 2, map_.shape[1] // 2), mode="bilinear")[0, 0]
-    low, high = half.min(), half.max()
-    flat = ((half - low) / (high - low).clamp_min(1e-12)).flatten()
-    order = flat.argsort(descending=True, stable=True)
-    count = min(int((flat >= threshold).sum()), len(flat) // 2)
-    cell = torch.tensor([size[1] / half.shape[1], size[0] / half.shape[0]])
 
-    def centres(cells: Tensor) -> Tensor:
-        return (torch.stack([cells % half.shape[1], cells // half.shape[1]], 1) + 0.5) * cell
+    depth: int = 6
+    against: str | Tensor = field(default="", compare=False)
 
-    return centres(order[:count]), centres(order[len(order) - count :])
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.depth < 1:
+            raise BadSpec(f"depth={self.depth} is too small. Type: depth=6")
+
+
+def contrast(clip: Clip, against: str | Tensor) -> Float[Tensor, "1 embed"]:
+    """The embedding that a single text is compared with."""
+    if isinstance(against, str):
+        return clip.encode_text([against])
+    return against.to(clip.device).float().reshape(1, -1)
+
+
+def surgery(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: SurgeryOptions
+) -> Float[Tensor, "image token text"]:
+    """Architecture surgery, then feature surgery over the texts; one text is compared with the empty text."""
+    tokens = dense_tokens(clip.image_tower, pixels, replace(RECIPES["surgery"], depth=options.depth))
+    if len(text) == 1:
+        return single_text(tokens[:, 1:], text, contrast(clip, options.against))
+    return feature_surgery(tokens, text)[:, 1:]
+
+
+SURGERY = {
+    "surgery": Method(
+        surgery,
+        "v–v attention in the last six blocks; what all texts share is taken out (CLIP Surgery)",
+        SurgeryOptions(),
+    )
+}

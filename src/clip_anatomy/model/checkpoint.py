@@ -13,6 +13,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadCheckpoint
 
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # extra entries of OpenAI's own files
+RESNET_MARK = "visual.attnpool.positional_embedding"
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -90,7 +91,12 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
 
 def is_openai(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict is OpenAI's own: it carries three extra integers."""
-    return set(state) >= OPENAI_MARKS and "visual.class_embedding" in state
+    return set(state) >= OPENAI_MARKS and has_open_clip_names(state)
+
+
+def has_open_clip_names(state: Mapping[str, Tensor]) -> bool:
+    """Whether the image tower's tensors are called as in open_clip and OpenAI's code: a ViT or a ResNet."""
+    return "visual.class_embedding" in state or RESNET_MARK in state
 
 
 def strip_marks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from clip_anatomy.errors import BadImage, BadText
 from clip_anatomy.model.forward import readout_of
 from clip_anatomy.model.parity import Proof
 from clip_anatomy.model.pixels import ImageLike, Preprocess, prepare
+from clip_anatomy.model.resnet import ImageTower, ResNet, transformer
 from clip_anatomy.model.text import Tokenizer, average_prompts, check_texts, fill_templates
 from clip_anatomy.model.tower import PatchEmbedding, Tower
 from clip_anatomy.model.trace import forward
@@ -28,7 +29,7 @@ class Clip:
 
     Attributes:
         name: the spec it was loaded from.
-        image_tower: pixels → joint space.
+        vision: pixels → joint space: a transformer, or a CLIP-ResNet.
         text_tower: token ids → joint space.
         preprocess: how the model wants its pixels.
         tokenizer: texts → ids; None when the model came without one.
@@ -38,7 +39,7 @@ class Clip:
     """
 
     name: str
-    image_tower: Tower = field(repr=False)
+    vision: ImageTower = field(repr=False)
     text_tower: Tower = field(repr=False)
     preprocess: Preprocess
     tokenizer: Tokenizer | None = field(repr=False)
@@ -48,21 +49,32 @@ class Clip:
     host: nn.Module | None = field(default=None, repr=False)
 
     @property
+    def image_tower(self) -> Tower:
+        """The image tower where it is a transformer, for what needs one.
+
+        Raises:
+            UnsupportedModel: it is a CLIP-ResNet; `vision` is either.
+        """
+        return transformer(self.vision)
+
+    @property
     def patch(self) -> tuple[int, int]:
         """(row, col) pixels of one patch."""
-        e = self.image_tower.embedding
+        if isinstance(self.vision, ResNet):
+            return self.vision.patch
+        e = self.vision.embedding
         assert isinstance(e, PatchEmbedding)
         return e.weight.shape[2], e.weight.shape[3]
 
     @property
     def device(self) -> torch.device:
         """Where the weights live."""
-        return self.image_tower.device
+        return self.vision.device
 
     @cached_property
     def digest(self) -> str:
         """Hash of all weights: names a model in stores and edits, whatever file it came from."""
-        return _digest(self.image_tower, self.text_tower)
+        return _digest(self.vision, self.text_tower)
 
     def pixels(
         self, images: Images, *, allow_urls: bool = False, upright: bool = True
@@ -88,7 +100,7 @@ class Clip:
                 f"pixels are {x.shape[2]} × {x.shape[3]} (row × col); multiples of the patch {row} × {col} were expected. "
                 f"Type: images of {max(row, x.shape[2] // row * row)} × {max(col, x.shape[3] // col * col)}"
             )
-        return x.to(self.device, self.image_tower.dtype)
+        return x.to(self.device, self.vision.dtype)
 
     def ids(self, texts: Sequence[str] | Tensor) -> Int[Tensor, "text token"]:
         """Texts to token ids, cut after the last end-of-text token where nothing behind it can be seen (causal towers).
@@ -130,7 +142,7 @@ class Clip:
             2
         """
         x = self.pixels(images)
-        return torch.cat([forward(self.image_tower, part) for part in x.split(BATCH)]).float()
+        return torch.cat([forward(self.vision, part) for part in x.split(BATCH)]).float()
 
     def encode_text(
         self, texts: Sequence[str] | Tensor, templates: Sequence[str] | None = None
@@ -174,10 +186,12 @@ def tensors(value: Any) -> Iterable[Tensor]:
             yield from tensors(getattr(value, f.name))
 
 
-def _digest(*towers: Tower) -> str:
+def _digest(*towers: ImageTower) -> str:
     total = hashlib.blake2b(digest_size=16)
     for tower in towers:
-        total.update(repr((tower.heads, tower.activation, tower.pool, tower.causal)).encode())
+        resnet = isinstance(tower, ResNet)
+        facts = (tower.heads, "resnet") if resnet else (tower.heads, tower.activation, tower.pool, tower.causal)
+        total.update(repr(facts).encode())
         for t in tensors(tower):
             total.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return total.hexdigest()

@@ -122,12 +122,19 @@ def project_in(
 
 def position(embedding: PatchEmbedding, grid: tuple[int, int]) -> Float[Tensor, "token width"]:
     """Position vectors for a grid of patches: the model's own, or resampled (bicubic) into a new tensor."""
-    if grid == embedding.grid:
-        return embedding.position
-    first, rest = embedding.position[:1], embedding.position[1:]
-    old = rest.reshape(1, *embedding.grid, -1).permute(0, 3, 1, 2).float()
-    new = F.interpolate(old, size=grid, mode="bicubic", align_corners=False)
-    return torch.cat([first, new.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1).to(first.dtype)])
+    return resample_position(embedding.position, embedding.grid, grid)
+
+
+def resample_position(
+    own: Float[Tensor, "old_token width"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "token width"]:
+    """Position vectors (one for the readout token, then one per place) of one grid for another one."""
+    if new == old:
+        return own
+    first, rest = own[:1], own[1:]
+    places = rest.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    resampled = F.interpolate(places, size=new, mode="bicubic", align_corners=False)
+    return torch.cat([first, resampled.permute(0, 2, 3, 1).reshape(new[0] * new[1], -1).to(first.dtype)])
 
 
 def embed_image(tower: Tower, pixels: Float[Tensor, "image 3 row col"]) -> Float[Tensor, "image token width"]:
@@ -215,7 +222,8 @@ def _folded_step(tower: Tower, block: Block, layer: int, x: Tensor, readout: Rea
     q = linear(block.query, readout.rows(normed)).unflatten(1, (tower.heads, tower.d))
     # q·(W_K x + b_K) = (W_Kᵀ q)·x + a constant that softmax removes: [head, width] instead of [token, width] keys.
     folded = torch.einsum("bhd,hdw->bhw", q * tower.d**-0.5, block.key.weight.unflatten(0, (tower.heads, tower.d)))
-    scores = (folded @ normed.transpose(1, 2)).float()
+    scores = folded @ normed.transpose(1, 2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half precision is too coarse, double is kept
     mask = causal_mask(tower, readout, x.shape[1])
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], float("-inf"))
@@ -226,7 +234,7 @@ def _folded_step(tower: Tower, block: Block, layer: int, x: Tensor, readout: Rea
         z = z + block.value.bias.view(tower.heads, tower.d)
     middle = readout.rows(x) + project_out(block, z.flatten(1))
     wrote = mlp(tower, block, middle)
-    return Step(layer, x, normed, None, None, None, attention, z, wrote, None, middle + wrote)
+    return Step(layer, x, normed, None, None, None, attention.float(), z, wrote, None, middle + wrote)
 
 
 def embed_readout(

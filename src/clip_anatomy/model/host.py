@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.model.resnet import ImageTower
+from clip_anatomy.model.resnet_weights import open_clip_resnet
 from clip_anatomy.model.tower import Activation, Pool, Tower
 from clip_anatomy.model.weights import Facts, Names, open_clip_towers, transformers_towers
 
 PLAIN = (
-    "Plain CLIP-ViTs are supported: open_clip's ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 … and transformers' CLIPModel."
+    "Plain CLIPs are supported: open_clip's ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 …, RN50, RN101, RN50x4 … and "
+    "transformers' CLIPModel."
 )
 
 
@@ -25,7 +28,7 @@ class Host:
 
     library: str
     module: nn.Module
-    image_tower: Tower
+    image_tower: ImageTower
     text_tower: Tower
     encode_image: Callable[[Tensor], Tensor]
     encode_text: Callable[[Tensor], Tensor]
@@ -58,42 +61,32 @@ def read_host(module: nn.Module) -> Host:
     raise UnsupportedModel(f"found {home}.{name}. {PLAIN}")
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of a module by name."""
     return {**dict(module.named_buffers()), **dict(module.named_parameters(remove_duplicate=False))}
 
 
 def _read_open_clip(model: Any) -> Host:
     visual = model.visual
     found = type(visual).__name__
-    if found != "VisionTransformer":
-        what = {"ModifiedResNet": "a CLIP-ResNet", "TimmModel": "a timm image tower (SigLIP, EVA, ConvNeXt …)"}
+    if found not in ("VisionTransformer", "ModifiedResNet"):
+        what = {"TimmModel": "a timm image tower (SigLIP, EVA, ConvNeXt …)"}
         raise UnsupportedModel(f"found {what.get(found, 'an image tower')} ({found}). {PLAIN}")
     text = model.text if hasattr(model, "text") else model
     if hasattr(model, "text") and type(text).__name__ != "TextTransformer":
         raise UnsupportedModel(f"found the text tower {type(text).__name__}. {PLAIN}")
-    if visual.pool_type not in ("tok", "avg") or visual.attn_pool is not None:
-        pool = "attention pooling" if visual.attn_pool is not None else f"pool_type={visual.pool_type!r}"
-        raise UnsupportedModel(f"found an image tower with {pool}. {PLAIN}")
     if getattr(text, "use_pad_mask", False):
         raise UnsupportedModel(f"found a text tower with a padding mask. {PLAIN}")
     text_pool = str(getattr(text, "text_pool_type", None) or text.pool_type)
     if text_pool not in ("first", "last", "argmax", "eos"):
         raise UnsupportedModel(f"found a text tower with pool_type={text_pool!r}. {PLAIN}")
-    image_facts = _open_clip_facts(
-        visual.transformer,
-        pool="class" if visual.pool_type == "tok" else "mean",
-        pool_before_norm=bool(visual.final_ln_after_pool),
-        grid=tuple(visual.grid_size),
-    )
     text_facts = _open_clip_facts(
         text.transformer,
         pool=text_pool,
         causal=text.attn_mask is not None,
         eos=getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None),
     )
-    image_tower, text_tower = open_clip_towers(
-        Names(_tensors(model)), image_facts, text_facts, found=f"open_clip {type(model).__name__}"
-    )
+    image_tower, text_tower = _open_clip_pair(model, visual, text_facts)
     bias = getattr(model, "logit_bias", None)
     return Host(
         library=_library("open_clip"),
@@ -105,6 +98,22 @@ def _read_open_clip(model: Any) -> Host:
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=0.0 if bias is None else float(bias.detach()),
     )
+
+
+def _open_clip_pair(model: Any, visual: Any, text_facts: Facts) -> tuple[ImageTower, Tower]:
+    names, called = Names(tensors_of(model)), f"open_clip {type(model).__name__}"
+    if type(visual).__name__ == "ModifiedResNet":
+        return open_clip_resnet(names, visual, text_facts, found=called)
+    if visual.pool_type not in ("tok", "avg") or visual.attn_pool is not None:
+        pool = "attention pooling" if visual.attn_pool is not None else f"pool_type={visual.pool_type!r}"
+        raise UnsupportedModel(f"found an image tower with {pool}. {PLAIN}")
+    image_facts = _open_clip_facts(
+        visual.transformer,
+        pool="class" if visual.pool_type == "tok" else "mean",
+        pool_before_norm=bool(visual.final_ln_after_pool),
+        grid=tuple(visual.grid_size),
+    )
+    return open_clip_towers(names, image_facts, text_facts, found=called)
 
 
 def _open_clip_facts(transformer: Any, **rest: Any) -> Facts:
@@ -127,7 +136,7 @@ def _read_transformers(model: Any) -> Host:
     image, text = model.config.vision_config, model.config.text_config
     pool: Pool = "argmax" if text.eos_token_id == 2 else "eos"
     image_tower, text_tower = transformers_towers(
-        Names(_tensors(model)),
+        Names(tensors_of(model)),
         _transformers_facts(image, pool="class"),
         _transformers_facts(text, pool=pool, causal=True, eos=text.eos_token_id),
         found="transformers CLIPModel",

@@ -11,7 +11,7 @@ from clip_anatomy.errors import BadCheckpoint, BadSpec
 from clip_anatomy.model import sources
 from clip_anatomy.model.checkpoint import check_finite
 from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.host import Host, read_host
+from clip_anatomy.model.host import Host, read_host, tensors_of
 from clip_anatomy.model.open_clip_models import open_clip_named
 from clip_anatomy.model.opened import Opened
 from clip_anatomy.model.parity import Proof, prove
@@ -69,7 +69,7 @@ def load(
         raise BadSpec(f"dtype {dtype!r} is not known. Type one of: {', '.join(DTYPES)}")
     if isinstance(spec, nn.Module):
         host = read_host(spec)
-        check_finite(dict(spec.named_parameters()), f"the live {host.library} model")
+        check_finite(tensors_of(spec), f"the live {host.library} model")
         opened = sources.live(spec, tokenizer)
         return _clip(type(spec).__name__, host, opened.tokenizer, preprocess or opened.preprocess, parity)
     where = _device(device)
@@ -82,7 +82,7 @@ def load(
     if opened.module is None:
         raise BadSpec(f"{name!r} did not open a model. Type one of: {FORMS}")
     module = opened.module.to(device=where, dtype=DTYPES[dtype]).eval()
-    check_finite(dict(module.named_parameters()), name)
+    check_finite(tensors_of(module), name)
     return _clip(name, read_host(module), tokenizer or opened.tokenizer, preprocess or opened.preprocess, parity)
 
 
@@ -126,7 +126,7 @@ def _clip(name: str, host: Host, tokenizer: Tokenizer | None, preprocess: Prepro
         proof = prove(host.image_tower, host.text_tower, host.encode_image, host.encode_text, against=host.library)
     return Clip(
         name=name,
-        image_tower=host.image_tower,
+        vision=host.image_tower,
         text_tower=host.text_tower,
         preprocess=preprocess,
         tokenizer=tokenizer,

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from clip_anatomy.errors import BadCheckpoint, BadSpec, UnsupportedModel
-from clip_anatomy.model.checkpoint import is_openai, read_state, strip_marks
+from clip_anatomy.model.checkpoint import RESNET_MARK, is_openai, read_state, strip_marks
 from clip_anatomy.model.opened import Opened, near, need_open_clip
 from clip_anatomy.model.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.model.resnet_weights import openai_resnet
 from clip_anatomy.model.text import Tokenizer, default_tokenizer, open_clip_tokenizer
 
 
@@ -100,6 +101,8 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     """Load a state dict whose names and shapes must all fit, or raise BadCheckpoint naming the first that do not."""
     want = model.state_dict()
     got = {k: v for k, v in state.items() if k in want or not k.endswith(("position_ids", "attn_mask"))}
+    # A counter of the training, which some tools drop on saving; nothing reads it.
+    got |= {k: v for k, v in want.items() if k.endswith("num_batches_tracked") and k not in got}
     missing, extra = sorted(want.keys() - got.keys()), sorted(got.keys() - want.keys())
     shapes = [
         f"{k} is {list(got[k].shape)}, {list(want[k].shape)} was expected"
@@ -116,18 +119,11 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 def openai_file(state: dict[str, Tensor], path: Path) -> Opened:
     """OpenAI's architecture, read off the shapes; heads are 64 wide, the activation is QuickGELU (Radford et al. 2021)."""
     open_clip = need_open_clip()
-    width, patch = state["visual.conv1.weight"].shape[0], state["visual.conv1.weight"].shape[-1]
-    grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
     text_width = state["ln_final.weight"].shape[0]
     config = {
         "embed_dim": state["text_projection"].shape[1],
         "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": grid * patch,
-            "layers": _depth(state, "visual.transformer.resblocks."),
-            "width": width,
-            "patch_size": patch,
-        },
+        "vision_cfg": openai_resnet(state) if RESNET_MARK in state else _openai_vit(state),
         "text_cfg": {
             "context_length": len(state["positional_embedding"]),
             "vocab_size": len(state["token_embedding.weight"]),
@@ -137,6 +133,17 @@ def openai_file(state: dict[str, Tensor], path: Path) -> Opened:
         },
     }
     return _from_state(open_clip, path.stem, config, {}, strip_marks(state), file_name=path.name)
+
+
+def _openai_vit(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    width, patch = state["visual.conv1.weight"].shape[0], state["visual.conv1.weight"].shape[-1]
+    grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
+    return {
+        "image_size": grid * patch,
+        "layers": _depth(state, "visual.transformer.resblocks."),
+        "width": width,
+        "patch_size": patch,
+    }
 
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:

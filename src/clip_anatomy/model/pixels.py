@@ -29,6 +29,8 @@ __all__ = [
     "ImageLike",
     "Prepared",
     "Preprocess",
+    "is_preprocessed",
+    "listed",
     "prepare",
     "prepare_many",
     "read_image",
@@ -78,7 +80,7 @@ def prepare(
         >>> prepare([Image.new("RGB", (40, 30)), np.zeros((64, 64, 3), dtype=np.uint8)], preprocess).shape
         torch.Size([2, 3, 32, 32])
     """
-    if isinstance(sources, Tensor) and _is_preprocessed(sources):
+    if isinstance(sources, Tensor) and is_preprocessed(sources):
         for _, error in _bad_rows(sources):
             raise error
         return sources
@@ -113,7 +115,7 @@ def prepare_many(
         >>> done.kept, done.errors[0][0]
         ((0,), 1)
     """
-    if isinstance(sources, Tensor) and _is_preprocessed(sources):
+    if isinstance(sources, Tensor) and is_preprocessed(sources):
         errors = tuple(_bad_rows(sources))
         kept = [i for i in range(len(sources)) if i not in dict(errors)]
         return Prepared(sources[kept] if errors else sources, tuple(kept), errors)
@@ -129,7 +131,7 @@ def prepare_many(
 def _each(
     sources: object, preprocess: Preprocess, allow_urls: bool, upright: bool, *, stop: bool
 ) -> Iterator[Tensor | BadImage]:
-    alone, pictures = _listed(sources)
+    alone, pictures = listed(sources)
     index = -1
     for index, picture in enumerate(pictures):
         try:
@@ -143,7 +145,7 @@ def _each(
         raise BadImage("no picture was given. Type the path of at least one")
 
 
-def _listed(sources: object) -> tuple[bool, Iterable[Any]]:
+def listed(sources: object) -> tuple[bool, Iterable[Any]]:
     """Whether it is one picture, and an iterable of pictures either way."""
     if isinstance(sources, Tensor | np.ndarray):
         return (False, iter(sources)) if sources.ndim == 4 else (True, [sources])
@@ -154,7 +156,8 @@ def _listed(sources: object) -> tuple[bool, Iterable[Any]]:
     raise BadImage(f"{label_of(sources)} is neither a picture nor a list of them. Type a path, or a list of paths")
 
 
-def _is_preprocessed(tensor: Tensor) -> bool:
+def is_preprocessed(tensor: Tensor) -> bool:
+    """Whether a tensor is a batch [image, 3, row, col] that was normalised already; BadImage where it is nearly one."""
     if tensor.ndim != 4 or not tensor.is_floating_point():
         return False
     if tensor.shape[1] != 3:

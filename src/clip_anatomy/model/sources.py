@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from clip_anatomy.errors import BadCheckpoint, MissingExtra
-from clip_anatomy.model.checkpoint import is_openai, read_json, read_state
+from clip_anatomy.model.checkpoint import RESNET_MARK, has_open_clip_names, is_openai, read_json, read_state
 from clip_anatomy.model.open_clip_models import open_clip_file, open_clip_preprocess, openai_file
 from clip_anatomy.model.opened import Opened, need_open_clip
 from clip_anatomy.model.text import Tokenizer, default_tokenizer, open_clip_tokenizer, transformers_tokenizer
@@ -73,10 +73,11 @@ def file(path: Path) -> Opened:
     state = read_state(path)
     if is_openai(state):
         return openai_file(state, path)
-    if "visual.class_embedding" in state:
+    if has_open_clip_names(state):
+        example = "RN50" if RESNET_MARK in state else "ViT-B-32"
         raise BadCheckpoint(
             f"{path} holds open_clip weights, but no config says which architecture and activation. "
-            f"Type: load('open_clip:ViT-B-32', weights='{path.name}') with its name, or put {path.stem}.json beside it"
+            f"Type: load('open_clip:{example}', weights='{path.name}') with its name, or put {path.stem}.json beside it"
         )
     if "vision_model.embeddings.class_embedding" in state:
         raise BadCheckpoint(f"{path} holds transformers weights. Type the folder that has config.json beside them.")

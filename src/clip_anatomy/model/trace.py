@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.model.forward import Readout, Step, embed_image, embed_readout, embed_text, norm, readout_of, walk
+from clip_anatomy.model.resnet import ImageTower, Pooled, ResNet, run_resnet
 from clip_anatomy.model.tower import Tower
 
 
@@ -21,7 +22,7 @@ class Trace:
 
     start: Float[Tensor, "image width"]
     mixed: Float[Tensor, "image layer head d"]  # z_h = Σ_token a v
-    mlp: Float[Tensor, "image layer width"]
+    mlp: Float[Tensor, "image mlp width"]  # one of each layer; none in a CLIP-ResNet
     stream: Float[Tensor, "image width"]  # the readout row of the last residual stream
     scale: Float[Tensor, " image"]  # 1/σ of ln_post; 1 where the row weights already hold it
     mass: Float[Tensor, " image"]  # Σ of row weights: how often a bias of every row counts
@@ -81,8 +82,22 @@ def _weigh_by_sigma(tower: Tower, x: Tensor, readout: Readout) -> Readout:
     return Readout(None, readout.weights * sigma)
 
 
-def forward(tower: Tower, inputs: Tensor) -> Float[Tensor, "image embed"]:
+def trace_of(tower: ImageTower, inputs: Tensor) -> Trace:
+    """What the exact split needs of one forward of any tower (pixels, or token ids)."""
+    return trace_pool(run_resnet(tower, inputs)) if isinstance(tower, ResNet) else record(tower, inputs)[0]
+
+
+def trace_pool(pooled: Pooled) -> Trace:
+    """The same of a CLIP-ResNet: one layer, nothing before it, no MLP, and no LayerNorm behind it (a scale of 1)."""
+    embedding = pooled.embedding.float()
+    nothing, one = torch.zeros_like(embedding), torch.ones(len(embedding), device=embedding.device)
+    return Trace(nothing, pooled.mixed.float()[:, None], nothing[:, None][:, :0], embedding, one, one, embedding)
+
+
+def forward(tower: ImageTower, inputs: Tensor) -> Float[Tensor, "image embed"]:
     """The embedding alone, in the tower's dtype (what the host's encode_image / encode_text returns)."""
+    if isinstance(tower, ResNet):
+        return run_resnet(tower, inputs).embedding
     with torch.no_grad():
         x = embed_image(tower, inputs) if tower.kind == "image" else embed_text(tower, inputs)
         readout = readout_of(tower, inputs, x.shape[1])

@@ -48,11 +48,11 @@ class Names:
         return name in self._tensors
 
     def take(self, name: str) -> Tensor:
-        """Borrow a tensor that every plain CLIP-ViT has, or raise UnsupportedModel."""
+        """Borrow a tensor that every CLIP of the kind has, or raise UnsupportedModel."""
         if name not in self._tensors:
             raise UnsupportedModel(
-                f"the model has no tensor '{name}', which every plain CLIP-ViT of its library has. "
-                "Supported: open_clip CLIP with a VisionTransformer, transformers CLIPModel."
+                f"the model has no tensor '{name}', which every CLIP of its kind has. "
+                "Supported: open_clip CLIP with a VisionTransformer or a ModifiedResNet, transformers CLIPModel."
             )
         self._taken.add(name)
         return self._tensors[name].detach()
@@ -98,8 +98,8 @@ def finish(names: Names, found: str) -> None:
     if left:
         shown = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
         raise UnsupportedModel(
-            f"{found}: tensors that a plain CLIP-ViT does not have: {shown}. "
-            "Use a plain ViT of open_clip (ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14, …) or a transformers CLIPModel."
+            f"{found}: tensors that a plain CLIP does not have: {shown}. "
+            "Use a plain ViT or ResNet of open_clip (ViT-B-32, ViT-B-16, ViT-L-14, RN50, …) or a transformers CLIPModel."
         )
 
 
@@ -132,13 +132,20 @@ def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> 
         projection_bias=None,
         **_facts(image),
     )
+    text_tower = open_clip_text(names, text)
+    finish(names, found)
+    return image_tower, text_tower
+
+
+def open_clip_text(names: Names, text: Facts) -> Tower:
+    """Borrow the text tower of a state dict with open_clip's names."""
     t = "text." if "text.token_embedding.weight" in names else ""
     tokens = names.take(f"{t}token_embedding.weight")
     projection, bias = names.maybe(f"{t}text_projection"), None
     if projection is None:
         layer = names.linear(f"{t}text_projection")
         projection, bias = layer.weight.T, layer.bias
-    text_tower = Tower(
+    return Tower(
         embedding=WordEmbedding(tokens, names.take(f"{t}positional_embedding")),
         ln_pre=None,
         blocks=_open_clip_blocks(names, f"{t}transformer.resblocks", tokens.shape[1], text),
@@ -147,8 +154,6 @@ def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> 
         projection_bias=bias,
         **_facts(text),
     )
-    finish(names, found)
-    return image_tower, text_tower
 
 
 def transformers_towers(names: Names, image: Facts, text: Facts, *, found: str) -> tuple[Tower, Tower]:

@@ -52,10 +52,10 @@ def checks(clip: Clip) -> Iterator[Check]:
         forward, whose parity the recorded embeddings prove.
     """
     pixels, ids = _random_inputs(clip)
-    allowed = TOLERANCE[clip.image_tower.dtype]
+    allowed = TOLERANCE[clip.vision.dtype]
     sums = max(allowed, TOLERANCE[torch.float32])  # parts are summed in float32 whatever the model's dtype is
     with torch.no_grad():
-        ours = forward(clip.image_tower, pixels), forward(clip.text_tower, ids)
+        ours = forward(clip.vision, pixels), forward(clip.text_tower, ids)
         if clip.host is not None:
             host = read_host(clip.host)
             theirs = host.encode_image(pixels), host.encode_text(ids)
@@ -91,7 +91,7 @@ def _sums(
 
 def _random_inputs(clip: Clip) -> tuple[Tensor, Tensor]:
     """Two pictures and two texts that differ, so that mixing up a batch shows."""
-    pixels, ids = random_pixels(clip.image_tower), random_ids(clip.text_tower)
+    pixels, ids = random_pixels(clip.vision), random_ids(clip.text_tower)
     other = ids.clone()
     end = max(1, 2 * ids.shape[1] // 3)  # where random_ids puts the end of the text
     other[0, :end] = ids[0, :end].flip(0)

@@ -24,6 +24,14 @@ VERBS = {  # name → (where its function is, what it answers)
         "clip_anatomy.show.commands.explain:explain",
         "Say why pictures match texts: layers, heads, MLPs, patches.",
     ),
+    "heatmap": (
+        "clip_anatomy.show.commands.heatmap:heatmap",
+        "Show where in pictures texts are answered, by any method.",
+    ),
+    "segment": (
+        "clip_anatomy.show.commands.segment:segment",
+        "Cut out of pictures what texts say: masks, points and boxes.",
+    ),
     "check": ("clip_anatomy.show.commands.check:check", "Prove that a model is opened and split exactly."),
     "index": (
         "clip_anatomy.show.commands.index:index",
@@ -35,6 +43,27 @@ VERBS = {  # name → (where its function is, what it answers)
         "Find pictures that share a property with a picture or a text.",
     ),
     "atlas": ("clip_anatomy.show.commands.atlas:atlas", "Say in words, with evidence, what every head is about."),
+    "ablate": (
+        "clip_anatomy.show.commands.ablate:ablate",
+        "Say which layers, heads and MLPs the answers hang on.",
+    ),
+    "apply": ("clip_anatomy.show.commands.apply:apply", "Embed pictures with an edited model."),
+    "export": (
+        "clip_anatomy.show.commands.apply:export",
+        "Write an edited model as one file of torch code, or as ONNX.",
+    ),
+    "probe": (
+        "clip_anatomy.show.commands.probe:probe",
+        "Say what a linear classifier reads off the embedding, and off parts of it.",
+    ),
+    "repair": (
+        "clip_anatomy.show.commands.repair:repair",
+        "Find what a wrong answer hangs on, silence it, keep the rest.",
+    ),
+    "bench": (
+        "clip_anatomy.show.commands.bench:bench",
+        "Measure by a published protocol, or compare all map methods.",
+    ),
 }
 EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback."
 FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143

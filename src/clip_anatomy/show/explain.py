@@ -37,18 +37,18 @@ class Answer:
         cosine: between picture and text.
         probability: softmax over these texts alone, with the model's own logit scale.
         heads: what each head said, over all it looked at.
-        mlps: what each MLP said.
+        mlps: what each MLP said (a CLIP-ResNet has none behind its one layer of heads).
         start: what was there before the first layer: nearly the same for every picture.
         bias: what LayerNorm and the heads' biases add: nearly the same for every picture.
         patches: what the heads read from each patch, over all layers and heads.
-        own: what the heads read from the class token itself.
+        own: what the heads read from the class token itself (from the mean token in a CLIP-ResNet).
         against: None, or what was subtracted from every text: "the mean of the other texts".
     """
 
     cosine: Float[Tensor, " text"]
     probability: Float[Tensor, " text"]
     heads: Float[Tensor, "layer head text"]
-    mlps: Float[Tensor, "layer text"]
+    mlps: Float[Tensor, "mlp text"]
     start: Float[Tensor, " text"]
     bias: Float[Tensor, " text"]
     patches: Float[Tensor, "row col text"]
@@ -98,7 +98,7 @@ class Answer:
             for head, value in enumerate(row)
         ]
         found += [Voice(f"layer {layer} MLP", value) for layer, value in enumerate(self.mlps[:, text].tolist())]
-        assert len(found) == layers * (heads + 1)
+        assert len(found) == layers * heads + len(self.mlps)
         return sorted(found, key=lambda voice: -voice.value)
 
     def places(self, text: int) -> list[Voice]:
@@ -112,7 +112,8 @@ class Answer:
 
     def layers(self, text: int) -> Float[Tensor, "layer 2"]:
         """What the attention and the MLP of each layer said to one text."""
-        return torch.stack([self.heads[..., text].sum(1), self.mlps[:, text]], 1)
+        heads = self.heads[..., text].sum(1)
+        return torch.stack([heads, self.mlps[:, text] if len(self.mlps) else torch.zeros_like(heads)], 1)
 
 
 def answer(clip: Clip, pixels: Float[Tensor, "image 3 row col"], texts: Float[Tensor, "text embed"]) -> list[Answer]:
@@ -200,11 +201,17 @@ def loudest_region(patches: Tensor) -> tuple[str, float]:
 
 
 def summands(found: Answer, text: int) -> list[Voice]:
-    """The sum that makes one cosine, in six lines."""
+    """The sum that makes one cosine, in six lines; in four for a CLIP-ResNet, where nothing but heads writes."""
     patches: Float[Tensor, "row col"] = found.patches[..., text].double()
-    return [
+    places = [
         Voice("heads reading patches that say yes", float(patches.clamp(min=0).sum())),
         Voice("heads reading patches that say no", float(patches.clamp(max=0).sum())),
+    ]
+    if not len(found.mlps):
+        own = Voice("heads reading the mean of all places", float(found.own[text]))
+        return [*places, own, Voice("biases", float(found.bias[text]))]
+    return [
+        *places,
         Voice("heads reading the class token", float(found.own[text])),
         Voice("MLPs", float(found.mlps[:, text].double().sum())),
         Voice("start: alike for every picture", float(found.start[text])),

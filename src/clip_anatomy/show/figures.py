@@ -67,7 +67,7 @@ def draw(picture: Picture, found: Answer, text: int, words: str, caption: str) -
 
     rows = [found] if len(found.cosine) < 2 else [found, found.contrast()]
     high = HEAD + (ROW * 2 if len(rows) > 1 else 1.35 * ROW)
-    with rc_context({**STYLE, "font.family": _families()}):
+    with rc_context({**STYLE, "font.family": families()}):
         figure = Figure(figsize=(WIDE, high), dpi=DPI, facecolor="white")
         _title(figure, found, text, words, caption)
 
@@ -233,7 +233,8 @@ def _extent(box: tuple[float, float, float, float]) -> tuple[float, float, float
     return left, right, bottom, top
 
 
-def _families() -> list[str]:
+def families() -> list[str]:
+    """Fonts to draw with, those that every machine has first."""
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}

@@ -268,14 +268,22 @@ def _stack(found: Answer, text: int) -> str:
 <div class="under">full: attention, pale: MLP; longest ±{edge:.4f}</div></div>"""
 
 
+def _how(story: Story) -> str:
+    if story.answered and all(not len(each.answer.mlps) for each in story.answered):
+        return """<p>A CLIP-ResNet pools its places by one attention layer: the mean of all places asks, every head answers with one vector,
+and their sum is the picture’s embedding. Each of them can be compared with the text on its own:</p>
+<div class="formula">cosine = Σ<sub>head</sub> Σ<sub>place</sub> head’s share + biases</div>"""
+    return """<p>A vision transformer keeps one running sum for its summary token. Every attention head and every MLP adds one vector to it; the final
+sum, normalised and projected, is the picture’s embedding. The last normalisation is held at the value it had for this picture, so
+each addition can be projected on its own and compared with the text:</p>
+<div class="formula">cosine = start + Σ<sub>layer</sub> ( Σ<sub>head</sub> Σ<sub>patch</sub> head’s share + MLP’s share ) + biases</div>"""
+
+
 def _footer(story: Story) -> str:
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in story.facts)
     worst = max((float(e.answer.residue.abs().max()) for e in story.answered), default=0.0)
     return f"""<footer><h2>How the numbers are made</h2>
-<p>A vision transformer keeps one running sum for its summary token. Every attention head and every MLP adds one vector to it; the final
-sum, normalised and projected, is the picture’s embedding. The last normalisation is held at the value it had for this picture, so
-each addition can be projected on its own and compared with the text:</p>
-<div class="formula">cosine = start + Σ<sub>layer</sub> ( Σ<sub>head</sub> Σ<sub>patch</sub> head’s share + MLP’s share ) + biases</div>
+{_how(story)}
 <p></p><p>A head reads from patches, weighted by its attention: that gives the map. Each share is ⟨text, part⟩ divided by the lengths of both
 embeddings. Shares say what was <i>written</i> directly into the result, not what would happen if a part were removed: later parts may
 have read what earlier ones wrote. The share in percent is a softmax over the given texts only: with other texts it would be another.</p>

@@ -104,8 +104,8 @@ def as_dict(found: Found, files: Sequence[str] = ()) -> dict[str, Any]:
         "model": {
             "name": clip.name,
             "digest": clip.digest,
-            "layers": clip.image_tower.layers,
-            "heads": clip.image_tower.heads,
+            "layers": clip.vision.layers,
+            "heads": clip.vision.heads,
             "logit_scale": clip.logit_scale,
             "logit_bias": clip.logit_bias,
             "preprocess": clip.preprocess.to_dict(),
@@ -158,7 +158,7 @@ def write(found: Found, staging: Staging, title: str) -> None:
 
 def facts(clip: Clip) -> list[tuple[str, str]]:
     """Name and value of what is needed to make a report again."""
-    tower, pre = clip.image_tower, clip.preprocess
+    tower, pre = clip.vision, clip.preprocess
     rows, cols = pre.size
     proof = "skipped"
     if clip.proof is not None:

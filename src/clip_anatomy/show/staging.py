@@ -11,9 +11,38 @@ from typing import Any
 
 from clip_anatomy.errors import OutputError
 
-MARK = "explain.json"  # its `schema` says that a folder is ours
+MARK = "explain.json"
 SCHEMA = "clip-anatomy/explain/1"
 REPORT = "index.html"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder of output holds.
+
+    Attributes:
+        noun: what it is called.
+        mark: its JSON file, whose `schema` says that a folder is ours.
+        schema: that schema.
+        names: everything that such a folder may hold: what the new one lacks is taken away with the old one. Empty where the
+            names vary; then old files that are not written anew stay.
+    """
+
+    noun: str
+    mark: str
+    schema: str
+    names: tuple[str, ...] = ()
+
+    def owns(self, folder: Path) -> bool:
+        """Whether the mark of this kind is in a folder."""
+        try:
+            with (folder / self.mark).open("rb") as file:
+                return self.schema.encode() in file.read(200)
+        except OSError:
+            return False
+
+
+EXPLAIN = Kind("report", MARK, SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -37,20 +66,21 @@ class Staging:
 
 
 @contextmanager
-def staged(out: Path) -> Generator[Staging]:
-    """Write into a staging folder; leaving without an error moves its files to `out`, one atomic rename each.
+def staged(out: Path, kind: Kind = EXPLAIN) -> Generator[Staging]:
+    """Write into a staging folder; leaving without an error moves what is in it to `out`, one atomic rename each.
 
     Fails where `out` cannot be written before any work is done. Files in `out` that are not ours stay; after an error, or
     Ctrl-C, nothing is left behind.
 
     Args:
         out: the folder to make or to fill.
+        kind: what will be in it.
 
     Yields:
         The staging folder.
 
     Raises:
-        OutputError: `out` cannot be written, or holds a report of something else.
+        OutputError: `out` cannot be written, or holds a page of something else.
 
     Example:
         >>> import tempfile
@@ -63,51 +93,55 @@ def staged(out: Path) -> Generator[Staging]:
     out = Path(out).expanduser()
     try:
         if out.exists() and not out.is_dir():
-            raise OutputError(f"{out} is a file; a folder was expected. Type: --out {out}-report")
-        if out.is_dir() and not _ours(out) and (out / REPORT).exists():
-            raise OutputError(
-                f"{out / REPORT} is there and was not written by clip-anatomy. Type another folder: --out NAME"
-            )
+            raise OutputError(f"{out} is a file; a folder was expected. Type: --out {out}-{kind.noun}")
+        if out.is_dir() and not kind.owns(out):
+            theirs = [name for name in (REPORT, *kind.names) if (out / name).exists()]
+            if theirs:
+                raise OutputError(
+                    f"{out} holds files of something else: {theirs[0]} was not written by clip-anatomy as its "
+                    f"{kind.noun}. Type another folder: --out NAME"
+                )
         # Beside `out`, or in it where it exists already: renames stay within one file system either way.
         beside = next(p for p in (out, *out.absolute().parents) if p.exists())
-        folder = beside / f".{out.name or 'report'}.partial-{secrets.token_hex(4)}"
+        folder = beside / f".{out.name or kind.noun}.partial-{secrets.token_hex(4)}"
         folder.mkdir()
     except OutputError:
         raise
     except (OSError, ValueError) as e:
         raise _failed(out, e) from e
     try:
-        yield Staging(out, folder)
         try:
-            _publish(folder, out)
+            yield Staging(out, folder)
+            _publish(folder, out, kind)
+        except OutputError:
+            raise
         except OSError as e:
             raise _failed(out, e) from e
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _publish(folder: Path, out: Path) -> None:
+def _publish(folder: Path, out: Path, kind: Kind) -> None:
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(out)
         return
-    # The report comes last, so that it never names a picture that is not there yet.
-    for file in sorted(folder.iterdir(), key=lambda p: (p.name in (MARK, REPORT), p.name)):
-        file.replace(out / file.name)
+    # The page comes last, so that it never names a picture that is not there yet.
+    last = (kind.mark, REPORT)
+    new = sorted((p.name for p in folder.iterdir()), key=lambda name: (name in last, name))
+    old = folder / ".old"
+    old.mkdir()
+    for name in [*new, *(name for name in kind.names if name not in new)]:
+        if name in kind.names and (out / name).exists():
+            (out / name).rename(old / name)
+        if name in new:
+            (folder / name).replace(out / name)
 
 
 def as_json(value: dict[str, Any]) -> str:
     """JSON as every verb prints it: one top-level key a line, plain ASCII, no NaN."""
     rows = [f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in value.items()]
     return "{\n" + ",\n".join(rows) + "\n}\n"
-
-
-def _ours(folder: Path) -> bool:
-    try:
-        with (folder / MARK).open("rb") as file:
-            return SCHEMA.encode() in file.read(200)
-    except OSError:
-        return False
 
 
 def _failed(place: Path, error: Exception) -> OutputError:

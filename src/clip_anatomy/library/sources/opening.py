@@ -12,7 +12,8 @@ from clip_anatomy.library.sources.picture import SUFFIXES, Source, read_data
 
 FORMS = (
     "a folder | a list of paths in a .txt | a table .csv, .json or .jsonl | tar files (one, a folder of them, or 'a-*.tar') | "
-    "hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list"
+    "hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list | published data sets: "
+    "imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial]"
 )
 
 
@@ -23,8 +24,9 @@ def open_source(source: Any, labels: str | Path | None = None) -> Source:
         source: a folder (class folders give the labels; a `metadata.csv`, `.json` or `.jsonl` in it gives more); a text
             file with one path a line; a table (CSV, JSON, JSONL) with a column of paths; webdataset-style tars: one
             file, a folder that holds nothing else, or a pattern such as `train-*.tar`; `hf-dataset:NAME[:SPLIT]` or a
-            folder that `save_to_disk` wrote; `world:COUNT[:SPLIT]`, the demo world; a list of paths, images or
-            `Picture`s; or any object that is a `Source` itself.
+            folder that `save_to_disk` wrote; `world:COUNT[:SPLIT]`, the demo world; `imagenet:FOLDER`,
+            `waterbirds:FOLDER`, `cub:FOLDER`, `cifar10:FOLDER` or `cifar100:FOLDER`, each also with a split and `partial`
+            behind; a list of paths, images or `Picture`s; or any object that is a `Source` itself.
         labels: a table for folders, lists and tars: path → label, group, captions and other columns.
 
     Returns:
@@ -38,7 +40,7 @@ def open_source(source: Any, labels: str | Path | None = None) -> Source:
         >>> [picture.id for picture in source]
         ['world-0-test-0', 'world-0-test-1', 'world-0-test-2']
     """
-    from clip_anatomy.library.sources import datasets, folders, tars, worlds
+    from clip_anatomy.library.sources import cifar, cub, datasets, folders, imagenet, tars, waterbirds, worlds
     from clip_anatomy.library.sources.labels import read_table
 
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
@@ -49,7 +51,15 @@ def open_source(source: Any, labels: str | Path | None = None) -> Source:
         raise BadInput(f"a source of type {type(source).__name__} is not known. Type one of: {FORMS}")
     name = str(source)
     scheme, _, rest = name.partition(":")
-    named: dict[str, Callable[[str], Source]] = {"world": worlds.Worlds.of, "hf-dataset": datasets.HubDataset.of}
+    named: dict[str, Callable[[str], Source]] = {
+        "world": worlds.Worlds.of,
+        "hf-dataset": datasets.HubDataset.of,
+        "imagenet": imagenet.imagenet,
+        "waterbirds": waterbirds.waterbirds,
+        "cub": cub.cub,
+        "cifar10": cifar.cifar10,
+        "cifar100": cifar.cifar100,
+    }
     if scheme in named and rest:
         return named[scheme](rest)
     table = {} if labels is None else read_table(Path(labels))

@@ -66,7 +66,7 @@ def load_demo(device: torch.device, dtype: torch.dtype, *, parity: bool = True) 
         judge(proof)
     return Clip(
         name="demo",
-        image_tower=image_tower,
+        vision=image_tower,
         text_tower=text_tower,
         preprocess=open_clip_preprocess(config.get("preprocess_cfg"), vision["image_size"]),
         tokenizer=WordTokenizer.bundled(),

@@ -85,14 +85,15 @@ def atlas(
             from clip_anatomy.library.llm import LanguageModel
             from clip_anatomy.library.store import Store
             from clip_anatomy.model.load import load
-            from clip_anatomy.show.atlas_page.folder import PAGE, building, write_atlas
+            from clip_anatomy.show.atlas_page.folder import ATLAS, PAGE, write_atlas
             from clip_anatomy.show.atlas_page.table import has_parquet
+            from clip_anatomy.show.staging import staged
 
             asked = None
             if llm is not None and llm_model is not None:
                 asked = LanguageModel(llm, llm_model, timeout=llm_timeout, price=llm_price)
             opened = Store.open(store)
-            part = None if folder is None else stack.enter_context(building(folder))
+            part = None if folder is None else stack.enter_context(staged(folder, ATLAS)).folder
             clip = load(model or opened.about.model, weights=weights, device=device)
         with stages() as tell:
             found = make(

@@ -64,7 +64,7 @@ def check(
 
         console = Console(highlight=False)
         view = Table(
-            title=Text(f"{model}: {clip.image_tower.layers} layers × {clip.image_tower.heads} heads"),
+            title=Text(f"{model}: {clip.vision.layers} layers × {clip.vision.heads} heads"),
             title_justify="left",
         )
         for name in ("claim", "tower", "convention", "error", "allowed", "holds"):

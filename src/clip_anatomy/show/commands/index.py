@@ -31,7 +31,7 @@ def index(
     Nothing is done twice, and a kill costs at most half a minute of work.
 
     Args:
-        source: a folder (class folders give labels) | a .txt list | a table .csv, .json or .jsonl | tar files | hf-dataset:NAME[:SPLIT] | world:COUNT[:SPLIT].
+        source: a folder (class folders give labels) | a .txt list | a table .csv, .json or .jsonl | tar files | hf-dataset:NAME[:SPLIT] | world:COUNT[:SPLIT] | imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial].
         store: folder of the store; made if it is not there.
         model: demo | open_clip:NAME/TAG | open_clip:NAME with --weights | hf:ORG/NAME | a folder or file with a saved model. By default the model of the store that is there, else demo.
         weights: a checkpoint file for open_clip:NAME.

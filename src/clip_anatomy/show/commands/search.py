@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from clip_anatomy.library.captions import TextRanking
-    from clip_anatomy.library.ranking import Ranking
     from clip_anatomy.library.store import Store
     from clip_anatomy.model.clip import Clip
+    from clip_anatomy.retrieval.captions import TextRanking
+    from clip_anatomy.retrieval.ranking import Ranking
 
 DEFAULT_OUT = Path("clip-anatomy-search")
 
@@ -57,8 +57,8 @@ def search(
     Args:
         store: a store that `clip-anatomy index` made.
         query: pictures, ids of the store, or texts; image:, id: or text: in front says which.
-        heads: role=colour | words=texture of fabric | 9.3,10.1 | auto (in which the pictures agree more than chance) | all. With --captions heads of the text tower: all | auto | words=WORDS | 2.1,3.0.
-        only: what about it: a role, or words ("its background").
+        heads: property=colour | role=colour | words=texture of fabric | 9.3,10.1 | auto (in which the pictures agree more than chance) | all. With --captions heads of the text tower: all | auto | words=WORDS | 2.1,3.0.
+        only: what about it: a property (colour), or words ("its background").
         text: a text that the results should match as well; repeat it for several.
         less: a picture, id or text that they should be unlike; repeat it for several.
         without: compare the whole embedding without these heads, typed as for --heads: takes a property out.
@@ -105,12 +105,13 @@ def search(
     folder = out if out is not None or as_json or sheet is not None or captions or build is not None else DEFAULT_OUT
     with ExitStack() as stack:
         with progress(f"opening {store}"):
-            from clip_anatomy.library.search import search as find
             from clip_anatomy.library.store import Store
-            from clip_anatomy.show.search_page.folder import PAGE, building
+            from clip_anatomy.retrieval.search import search as find
+            from clip_anatomy.show.search_page.folder import PAGE, SEARCH
+            from clip_anatomy.show.staging import staged
 
             opened = Store.open(store)
-            part = None if folder is None else stack.enter_context(building(folder))
+            part = None if folder is None else stack.enter_context(staged(folder, SEARCH)).folder
 
         @cache
         def load_model() -> "Clip":
@@ -249,7 +250,7 @@ def _captions(
     urls: bool,
 ) -> int:
     """Find captions for a picture and print them."""
-    from clip_anatomy.library.captions import search_captions
+    from clip_anatomy.retrieval.captions import search_captions
     from clip_anatomy.show.stages import stages
     from clip_anatomy.show.staging import as_json as json_text
 
@@ -283,7 +284,7 @@ def _texts(found: "TextRanking") -> None:
 def _build(opened: "Store", heads: str | None, out: Path, *, measure: str | None, centred: bool | None) -> int:
     """Build an approximate index and print its recall."""
     from clip_anatomy.errors import BadInput
-    from clip_anatomy.library.approximate import build_index
+    from clip_anatomy.retrieval.approximate import build_index
     from clip_anatomy.show.stages import stages
 
     if heads is None:

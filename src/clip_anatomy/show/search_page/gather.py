@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.errors import ClipAnatomyError
-from clip_anatomy.library.asked import Asked, Example
-from clip_anatomy.library.ranking import Hit, Ranking
 from clip_anatomy.library.store import Store
 from clip_anatomy.library.thumbs import small, thumbnails
-from clip_anatomy.library.why import why
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.pixels import read_image
+from clip_anatomy.retrieval.asked import Asked, Example
+from clip_anatomy.retrieval.ranking import Hit, Ranking
+from clip_anatomy.retrieval.why import why
 
 __all__ = ["SIDE", "Shown", "gather", "gather_query"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clip_anatomy.library.ranking import Hit, Ranking
+from clip_anatomy.retrieval.ranking import Hit, Ranking
 from clip_anatomy.show.palette import data_uri, limit_of
 from clip_anatomy.show.search_page.gather import Shown
 

@@ -5,7 +5,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
-from clip_anatomy.library.ranking import Ranking
+from clip_anatomy.retrieval.ranking import Ranking
 from clip_anatomy.show.palette import colour, limit_of
 from clip_anatomy.show.search_page.gather import SIDE, Shown
 

@@ -1,0 +1,104 @@
+"""Attention alone: what the readout token looks at, whatever the text. The maps of all texts are the same."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.anatomy.tokens import readout_attention
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.model.clip import Clip
+from clip_anatomy.model.forward import Step, embed_image, readout_of, walk
+from clip_anatomy.model.tower import Tower
+
+
+@dataclass(frozen=True)
+class AttentionOptions(Options):
+    """Which attention.
+
+    Attributes:
+        layer: counted from the end if negative; the last by default.
+    """
+
+    layer: int = -1
+
+
+@dataclass(frozen=True)
+class RolloutOptions(Options):
+    """Where the product over layers begins.
+
+    Attributes:
+        start: first layer of it.
+    """
+
+    start: int = 0
+
+
+def layer_of(tower: Tower, layer: int, name: str) -> int:
+    """A layer's number, counted from the front.
+
+    Raises:
+        BadSpec: the tower has no such layer.
+    """
+    if not -tower.layers <= layer < tower.layers:
+        raise BadSpec(f"{name}={layer}: this model has layers 0 to {tower.layers - 1}. Type: {name}={tower.layers - 1}")
+    return layer % tower.layers
+
+
+def all_attention(step: Step) -> Float[Tensor, "image head query token"]:
+    """The whole attention of a block that ran for all rows."""
+    assert step.query is not None
+    assert step.key is not None
+    scores = step.query @ step.key.transpose(-1, -2) * step.query.shape[-1] ** -0.5
+    return scores.float().softmax(-1)
+
+
+def attention(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: AttentionOptions
+) -> Float[Tensor, "image token text"]:
+    """The readout token's attention to every patch, averaged over heads."""
+    tower = clip.image_tower
+    layer = layer_of(tower, options.layer, "layer")
+    x = embed_image(tower, pixels)
+    readout = readout_of(tower, pixels, x.shape[1])
+    for step in walk(tower, x, readout):
+        if step.layer == layer:
+            return _for_all(readout_attention(tower, step, readout).mean(1)[:, 1:], text)
+    raise AssertionError("the layer was checked")
+
+
+def rollout(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: RolloutOptions
+) -> Float[Tensor, "image token text"]:
+    """Attention multiplied through the layers, half of each step staying where it is (Abnar & Zuidema 2020, §3)."""
+    tower = clip.image_tower
+    start = layer_of(tower, options.start, "start")
+    x = embed_image(tower, pixels)
+    readout = readout_of(tower, pixels, x.shape[1])
+    rolled = torch.eye(x.shape[1], device=x.device).expand(len(x), -1, -1)
+    for step in walk(tower, x, readout, fold_last=False):
+        if step.layer >= start:
+            rolled = (all_attention(step).mean(1) @ rolled + rolled) / 2  # rows of both sum to 1
+    return _for_all(readout.rows(rolled)[:, 1:], text)
+
+
+def _for_all(found: Float[Tensor, "image token"], text: Float[Tensor, "text embed"]) -> Tensor:
+    return found.float()[..., None].expand(-1, -1, len(text))
+
+
+ATTENTION = {
+    "attention": Method(
+        attention,
+        "what the class token looks at in one block, mean over heads; the same for every text",
+        AttentionOptions(),
+        per_text=False,
+    ),
+    "rollout": Method(
+        rollout,
+        "attention multiplied through all blocks; the same for every text",
+        RolloutOptions(),
+        per_text=False,
+    ),
+}

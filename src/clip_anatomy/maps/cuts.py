@@ -1,0 +1,119 @@
+"""From maps to labels: the best text per pixel, where it lies above a cut."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int16
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec
+
+__all__ = ["NOTHING", "RULES", "UNSEEN", "checked_rule", "cut", "cut_chunks", "otsu"]
+
+UNSEEN = -1
+"""The label of pixels that the model's crop left out."""
+NOTHING = 0
+"""The label of pixels that belong to no text."""
+
+RULES = {
+    "otsu": "the cut that parts the map into two groups with the least spread in each (Otsu 1979), per picture",
+    "mean": "the mean of the map, per picture (Gandelsman et al. 2024)",
+    "half": "half-way between the lowest and the highest value, per picture",
+    "none": "no cut: every pixel gets the text (or the background text) that scores most",
+}
+
+
+def cut(
+    scores: Float[Tensor, "text row col"], texts: int, threshold: str | float
+) -> tuple[Int16[np.ndarray, "row col"], float]:
+    """Labels from maps: the best text per pixel, where it is above the cut.
+
+    Args:
+        scores: the texts' maps, then those of background texts; NaN where nothing was seen.
+        texts: how many of them are no background texts.
+        threshold: a rule of RULES, or a share of the range.
+
+    Returns:
+        Labels (k + 1 for text k, 0 for none, −1 unseen), and the cut.
+    """
+    return cut_chunks([scores], texts, threshold)
+
+
+def cut_chunks(
+    chunks: Iterable[Float[Tensor, "_ row col"]], texts: int, threshold: str | float
+) -> tuple[Int16[np.ndarray, "row col"], float]:
+    """The same for maps that come a few at a time: a large picture's maps of many classes do not fit into memory together."""
+    best = label = rival = unseen = None
+    first = 0
+    for scores in chunks:
+        if unseen is None:
+            unseen = scores[0].isnan()
+        own = scores[: max(0, texts - first)]
+        if len(own):
+            high, place = own.max(0)
+            if best is None or label is None:
+                best, label = high, place + first
+            else:
+                label = torch.where(high > best, place + first, label)
+                best = torch.maximum(best, high)
+        if len(own) < len(scores):
+            high = scores[len(own) :].amax(0)
+            rival = high if rival is None else torch.maximum(rival, high)
+        first += len(scores)
+    assert best is not None
+    assert label is not None
+    assert unseen is not None
+    if rival is not None:
+        best = best - rival
+    values = best[~unseen].double().cpu().numpy()
+    level = _level(values, threshold, rivals=rival is not None)
+    kept = torch.where((best > level) & ~unseen, label + 1, NOTHING)
+    return torch.where(unseen, UNSEEN, kept).to(torch.int16).cpu().numpy(), level
+
+
+def otsu(values: Float[np.ndarray, " value"]) -> float:
+    """The cut that leaves the least variance within two groups (Otsu 1979), exactly: over all places between sorted values.
+
+    Example:
+        >>> otsu(np.array([0.0, 0.1, 0.2, 5.0, 5.1]))
+        2.6
+    """
+    ordered = np.sort(values.astype(np.float64))
+    count = len(ordered)
+    if count < 2 or ordered[0] == ordered[-1]:
+        return float(ordered[-1]) if count else 0.0
+    below = np.arange(1, count)
+    sums = np.cumsum(ordered - ordered.mean())[:-1]
+    between = sums**2 * (1.0 / below + 1.0 / (count - below))
+    at = int(between.argmax())
+    return float((ordered[at] + ordered[at + 1]) / 2)
+
+
+def _level(values: np.ndarray, threshold: str | float, *, rivals: bool) -> float:
+    if not len(values):
+        return 0.0
+    low, high = float(values.min()), float(values.max())
+    if threshold == "none":
+        return 0.0 if rivals else -np.inf
+    if threshold == "otsu":
+        return otsu(values)
+    if threshold == "mean":
+        return float(values.mean())
+    return low + (0.5 if isinstance(threshold, str) else threshold) * (high - low)
+
+
+def checked_rule(threshold: str | float) -> str | float:
+    """A rule of RULES, or a share from 0 to 1 (also as a string, from a command line).
+
+    Raises:
+        BadSpec: it is neither.
+    """
+    if isinstance(threshold, str) and threshold not in RULES:
+        try:
+            threshold = float(threshold)
+        except ValueError as error:
+            raise BadSpec(f"threshold {threshold!r} is not known. Type one of: {', '.join(RULES)}, or 0.4") from error
+    if not isinstance(threshold, str) and not 0 <= threshold <= 1:
+        raise BadSpec(f"threshold {threshold}: a share from 0 to 1 was expected. Type: threshold=0.4")
+    return threshold

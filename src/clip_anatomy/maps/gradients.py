@@ -1,0 +1,255 @@
+"""Gradient maps: one forward, then vector–Jacobian products of all texts together through the last blocks only.
+
+    gradcam   weights = mean over patches of ∂cos/∂x, map = ReLU(x · weights), x = ln1's output        (Selvaraju et al. 2017)
+    chefer    Ā = mean over heads of ReLU(∂cos/∂A ⊙ A), R ← R + Ā R through the last blocks, row of the readout token
+                                                                                    (Chefer et al. 2021, bi-modal, CLIP version)
+    legrad    per block: s = cos(ln_post(mean over tokens of the stream), text), mean over heads and queries of ReLU(∂s/∂A),
+              summed over blocks                                                                    (Bousselham et al. 2024, §3)
+
+What lies before the first block that is asked for never enters a graph, and the last block runs for the readout row alone. The maps
+of different texts are not on one scale: ReLU keeps each method from being linear in the text.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.maps.attention import layer_of
+from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.model.clip import Clip
+from clip_anatomy.model.forward import (
+    Readout,
+    embed_image,
+    embed_readout,
+    linear,
+    mlp,
+    norm,
+    project_in,
+    project_out,
+    readout_of,
+    walk,
+)
+from clip_anatomy.model.tower import Block, Tower
+
+MOST_BYTES = 256_000_000  # of gradients at once: more texts are taken in turns
+
+
+@dataclass(frozen=True)
+class GradcamOptions(Options):
+    """Which tokens.
+
+    Attributes:
+        layer: the block whose ln1 output is weighed, counted from the end if negative. The last is the usual choice and works
+            badly on CLIP, whose last patch tokens are read by one attention only.
+    """
+
+    layer: int = -1
+
+
+@dataclass(frozen=True)
+class DepthOptions(Options):
+    """Through how many of the last blocks.
+
+    Attributes:
+        layers: how many.
+    """
+
+    layers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse no block at all."""
+        if self.layers < 1:
+            raise BadSpec(f"layers={self.layers}: 1 or more were expected. Type: layers=1")
+
+
+def gradcam(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: GradcamOptions
+) -> Float[Tensor, "image token text"]:
+    """Grad-CAM on the tokens of one block."""
+    tower, unit = clip.image_tower, F.normalize(text, dim=-1)
+    first = layer_of(tower, options.layer, "layer")
+    x, readout = _before(tower, pixels, first)
+    normed = norm(tower.blocks[first].ln1, x)
+
+    def rest(normed: Tensor) -> Tensor:
+        return _embed(tower, _run(tower, first, x, readout, normed=normed)[0], readout)
+
+    pull = torch.func.vjp(rest, normed)[1]
+    maps: list[Tensor] = []
+    for some in unit.split(_at_once(normed.numel(), len(unit))):
+        (slopes,) = _pulled(pull, some, len(x))  # [text, image, token, width]
+        weights = slopes[:, :, 1:].float().mean(2)
+        maps.append(torch.einsum("bnw,tbw->bnt", normed[:, 1:].float(), weights).relu_())
+    return torch.cat(maps, -1)
+
+
+def chefer(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DepthOptions
+) -> Float[Tensor, "image token text"]:
+    """Relevance propagated through the attention of the last blocks."""
+    tower, unit = clip.image_tower, F.normalize(text, dim=-1)
+    first = tower.layers - min(options.layers, tower.layers)
+    x, readout = _before(tower, pixels, first)
+    with torch.no_grad():
+        _, attention = _run(tower, first, x, readout)
+    # A zero is added to each attention: the slope with respect to it is ∂cos/∂A, what flows through later blocks included.
+    zeros = tuple(torch.zeros_like(a) for a in attention)
+    pull = torch.func.vjp(lambda *added: _embed(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)[1]
+    maps: list[Tensor] = []
+    for some in unit.split(_at_once(sum(a.numel() for a in attention), len(unit))):
+        slopes = _pulled(pull, some, len(x))  # per block [text, image, head, query, token]
+        relevance: Tensor | None = None  # R − I of the blocks so far
+        for a, slope in zip(attention, slopes, strict=True):
+            step = (slope * a).relu_().float().mean(2)
+            relevance = step if relevance is None else step + step @ relevance + _shown(relevance, step)
+        assert relevance is not None
+        row = relevance[:, :, 0] if relevance.shape[2] == 1 else readout.rows(relevance.movedim(0, 2)).movedim(1, 0)
+        maps.append(row[..., 1:].permute(1, 2, 0))
+    return torch.cat(maps, -1)
+
+
+def legrad(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DepthOptions
+) -> Float[Tensor, "image token text"]:
+    """LeGrad: how much more attention to a patch, by any token, would raise the cosine."""
+    tower, unit = clip.image_tower, F.normalize(text, dim=-1)
+    first = tower.layers - min(options.layers, tower.layers)
+    x, _ = _before(tower, pixels, first)
+    total: Tensor | None = None
+    for block in tower.blocks[first:]:
+        q, k, v = project_in(tower, block, norm(block.ln1, x))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+        def stream(mixed: Tensor, block: Block = block, x: Tensor = x) -> tuple[Tensor, Tensor]:
+            middle = x + project_out(block, mixed)
+            after = middle + mlp(tower, block, middle)
+            return _project(tower, norm(tower.ln_post, after.mean(1))), after
+
+        pull, after = _vjp(stream, mixed)
+        maps: list[Tensor] = []
+        for some in unit.split(_at_once(2 * mixed.numel() + v.shape[1] * x.shape[1] ** 2 * len(x), len(unit))):
+            (slopes,) = _pulled(pull, some, len(x))  # [text, image, token, width]
+            per_head = slopes.unflatten(-1, (tower.heads, tower.d)).transpose(2, 3)
+            maps.append((per_head @ v.transpose(-1, -2)).relu_().float().mean((2, 3)))
+        one = torch.cat(maps)[..., 1:].permute(1, 2, 0)
+        total, x = one if total is None else total + one, after
+    assert total is not None
+    return total
+
+
+def _before(
+    tower: Tower, pixels: Float[Tensor, "image 3 row col"], first: int
+) -> tuple[Float[Tensor, "image token width"], Readout]:
+    """The residual stream into a block, without a graph."""
+    x = embed_image(tower, pixels)
+    readout = readout_of(tower, pixels, x.shape[1])
+    if first:
+        for step in walk(replace(tower, blocks=tower.blocks[:first]), x, readout, fold_last=False):
+            assert step.after is not None
+            x = step.after
+    return x, readout
+
+
+def _run(
+    tower: Tower,
+    first: int,
+    x: Float[Tensor, "image token width"],
+    readout: Readout,
+    added: tuple[Tensor, ...] = (),
+    *,
+    normed: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """The last blocks with their attention written out.
+
+    Args:
+        tower: the tower.
+        first: the first of them.
+        x: residual stream into it.
+        readout: the rows the embedding is read from; the last block runs for them alone where they are one.
+        added: added to the attention of each block.
+        normed: ln1's output in the first block, where it is not to be computed from x.
+
+    Returns:
+        The last stream ([image, width] of the readout row, or all rows), and each block's attention [image, head, query, token].
+    """
+    attention: list[Tensor] = []
+    for at, block in enumerate(tower.blocks[first:]):
+        y = normed if normed is not None and not at else norm(block.ln1, x)
+        q, k, v = project_in(tower, block, y)
+        one = first + at == tower.layers - 1 and readout.index is not None
+        if one:
+            q = linear(block.query, readout.rows(y)).unflatten(1, (tower.heads, 1, tower.d))
+        a = (q @ k.transpose(-1, -2) * tower.d**-0.5).softmax(-1)
+        attention.append(a)
+        if added:
+            a = a + added[at]
+        mixed = (a @ v).transpose(1, 2).flatten(2)
+        middle = (readout.rows(x)[:, None] if one else x) + project_out(block, mixed)
+        x = middle + mlp(tower, block, middle)
+    return x, attention
+
+
+def _embed(tower: Tower, x: Float[Tensor, "image token width"], readout: Readout) -> Float[Tensor, "image embed"]:
+    """The last stream → embeddings of unit length."""
+    if readout.index is not None:  # the readout row alone
+        return F.normalize(embed_readout(tower, x[:, 0], None, readout), dim=-1)
+    return F.normalize(embed_readout(tower, readout.rows(x), x, readout), dim=-1)
+
+
+def _project(tower: Tower, row: Float[Tensor, "image width"]) -> Float[Tensor, "image embed"]:
+    y = row @ tower.projection.to(row.dtype)
+    return F.normalize(y if tower.projection_bias is None else y + tower.projection_bias, dim=-1)
+
+
+def _vjp(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor
+) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], Tensor]:
+    """What pulls slopes back through the function's first value, and its second value."""
+    found: tuple[Any, ...] = torch.func.vjp(function, x, has_aux=True)
+    return found[1], found[2]
+
+
+def _pulled(
+    pull: Callable[[Tensor], tuple[Tensor, ...]], unit: Float[Tensor, "text embed"], images: int
+) -> tuple[Tensor, ...]:
+    """Slopes of each image's cosine with each text: a leading text axis before every input's own."""
+    cotangents = unit[:, None].expand(-1, images, -1)
+    return torch.func.vmap(pull)(cotangents)
+
+
+def _at_once(numbers: int, texts: int) -> int:
+    """How many texts' gradients fit into memory, each of so many float32 numbers."""
+    return max(1, min(texts, MOST_BYTES // (4 * numbers)))
+
+
+def _shown(relevance: Tensor, step: Tensor) -> Tensor:
+    """R + Ā R = (I + Ā)(I + r): the r of it, in the rows that the step has (one, where the last block ran for one)."""
+    return relevance if relevance.shape[2] == step.shape[2] else relevance[:, :, :1]
+
+
+GRADIENTS = {
+    "gradcam": Method(
+        gradcam,
+        "tokens of the last block, weighed by the gradient of the cosine (Grad-CAM)",
+        GradcamOptions(),
+        alone=True,
+    ),
+    "legrad": Method(
+        legrad,
+        "gradient of the cosine by attention, all heads and queries, last two blocks (LeGrad)",
+        DepthOptions(layers=2),
+        alone=True,
+    ),
+    "chefer": Method(
+        chefer,
+        "attention times its gradient, class token's row of the last block (Chefer)",
+        DepthOptions(layers=1),
+        alone=True,
+    ),
+}

@@ -1,0 +1,81 @@
+"""MaskCLIP: the values of the last block, and the paper's two refinements of its predictions (Zhou et al. 2022, §3.2–3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.maps.dense import Recipe, dense_path, keys
+from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.maps.recipes import similarities
+from clip_anatomy.model.clip import Clip
+
+
+@dataclass(frozen=True)
+class MaskclipOptions(Options):
+    """Which MaskCLIP: publications differ.
+
+    Attributes:
+        residual: add the values to the residual stream (as published) or not (as later papers run it).
+        ffn: run the last MLP on the result; likewise.
+        denoise: prompt denoising: a text whose probability is below this in every patch is taken for absent: cosine −1. The
+            paper's value is 0.5; None for off.
+        smooth_keys: key smoothing: the result is each text's probability, averaged over the patches with the cosine of their
+            keys as weight. Keys are normalised over their features, as the paper says; its code normalises over the patches.
+    """
+
+    residual: bool = False
+    ffn: bool = False
+    denoise: float | None = None
+    smooth_keys: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a probability that is none."""
+        if self.denoise is not None and not 0 < self.denoise < 1:
+            raise BadSpec(f"denoise={self.denoise!r} is no probability between 0 and 1. Type: denoise=0.5")
+
+
+def denoised(
+    cosine: Float[Tensor, "image token text"], scale: float, threshold: float
+) -> Float[Tensor, "image token text"]:
+    """Cosines with −1 for each text whose probability reaches the threshold in no patch of the image."""
+    most = (cosine * scale).softmax(-1).amax(1, keepdim=True)
+    return cosine.masked_fill(most < threshold, -1.0)
+
+
+def smoothed(
+    cosine: Float[Tensor, "image token text"], key: Float[Tensor, "image token width"], scale: float
+) -> Float[Tensor, "image token text"]:
+    """Probabilities of the texts, averaged over patches: mean_j cos(k_i, k_j) p_j."""
+    unit = torch.nn.functional.normalize(key.float(), dim=-1)
+    return unit @ (unit.transpose(1, 2) @ (cosine * scale).softmax(-1)) / key.shape[1]
+
+
+def maskclip(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: MaskclipOptions
+) -> Float[Tensor, "image token text"]:
+    """Cosine of every patch's value with every text, refined where asked."""
+    recipe = Recipe(("identity",), residual=options.residual, ffn=options.ffn)
+    tokens, step = dense_path(clip.image_tower, pixels, recipe)
+    found = similarities(tokens, text)
+    if options.denoise is not None:
+        found = denoised(found, clip.logit_scale, options.denoise)
+    if options.smooth_keys:
+        found = smoothed(found, keys(clip.image_tower, step)[:, 1:], clip.logit_scale)
+    return found
+
+
+MASKCLIP = {
+    "maskclip": Method(
+        maskclip,
+        "values of the last block alone (MaskCLIP as later papers run it: no residual, no MLP)",
+        MaskclipOptions(),
+    ),
+    "maskclip_ffn": Method(
+        maskclip,
+        "values of the last block, with residual and MLP (MaskCLIP as published)",
+        MaskclipOptions(residual=True, ffn=True),
+    ),
+}

@@ -1,0 +1,165 @@
+"""`clip-anatomy heatmap`: where in these pictures is this text answered?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from clip_anatomy.show.commands.explain import DEMO_NOTE
+
+if TYPE_CHECKING:
+    from clip_anatomy.show.maps_page.gather import Source
+
+DEFAULT_OUT = Path("clip-anatomy-heatmap")
+
+
+def heatmap(
+    *images: str,
+    text: Annotated[list[str] | None, Parameter(alias="-t")] = None,
+    method: list[str] | None = None,
+    size: str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    replace_sinks: bool = False,
+    layers: bool = False,
+    words: bool = False,
+    colours: str = "signed",
+    sanity: bool = False,
+    demo: bool = False,
+    model: Annotated[str, Parameter(alias="-m")] = "demo",
+    weights: str | None = None,
+    out: Annotated[Path | None, Parameter(alias="-o")] = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    strict: bool = False,
+    device: str = "auto",
+    allow_urls: bool = False,
+) -> int:
+    """Show where in pictures texts are answered: overlays on the original pixels, contact sheets, one page with everything.
+
+    Writes into a folder: an overlay for each picture, text and method, contact-sheet.png, index.html and heatmap.json.
+
+        clip-anatomy heatmap photo.jpg --text "a dog" --text "a cat"
+        clip-anatomy heatmap holiday/ --text "a dog" --method all --size whole
+        clip-anatomy heatmap photo.jpg --text "a dog on a sofa" --layers --words
+
+    Args:
+        images: pictures, or folders of pictures.
+        text: what to look for; repeat it for several. Most methods compare the texts with each other.
+        method: one method or several (repeat it, or separate by commas), or all; methods stand side by side on the contact sheet. By default decomposition: the exact share of the cosine that was read from each place.
+        size: crop (the model's own, the default) | whole (nothing cut off) | 512 (short side) | 336x448 (row x col).
+        window: look through square windows of so many pixels, for large pictures; without --size at the picture's own size.
+        stride: from one window to the next; by default half a window.
+        replace_sinks: give patches that the model looks at whatever they show the mean of the places around them.
+        layers: also which layer read it: a GIF for each picture, a slider on the page.
+        words: also a map for every word of each text.
+        colours: signed (orange for, blue against) | heat (each map from its lowest to its highest value).
+        sanity: also ask whether the maps mean anything: random texts, random weights, a contrast text, sinks, and what happens to the model when patches are taken out in the order of the map.
+        demo: look at the bundled pictures, with their own descriptions if no text is given.
+        model: demo | open_clip:NAME/TAG | open_clip:NAME with --weights | hf:ORG/NAME | a folder or file with a saved model.
+        weights: a checkpoint file for open_clip:NAME.
+        out: folder to write; by default clip-anatomy-heatmap, and none with --json.
+        as_json: print all maps as JSON on stdout; without --out nothing is drawn or written.
+        strict: exit with 1 if any picture could not be read (the others are done all the same).
+        device: auto, cpu, cuda, cuda:1, mps.
+        allow_urls: fetch pictures given as http(s) addresses.
+
+    Returns:
+        Exit code: 0 done, 1 a picture could not be read under --strict.
+    """
+    from contextlib import ExitStack
+
+    from clip_anatomy.errors import BadSpec
+    from clip_anatomy.show.progress import note, progress
+    from clip_anatomy.show.staging import REPORT
+    from clip_anatomy.show.staging import as_json as json_text
+
+    if colours not in ("signed", "heat"):
+        raise BadSpec(f"--colours {colours} is not known. Type --colours signed or --colours heat")
+    if stride is not None and window is None:
+        raise BadSpec(f"--stride {stride} is the step between windows. Type --window 224 --stride {stride}")
+    if layers and window is not None:
+        raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")
+    folder = out if out is not None or as_json else DEFAULT_OUT
+    with ExitStack() as stack:
+        with progress(f"opening {model}"):
+            from clip_anatomy.model.load import load
+            from clip_anatomy.show.maps_page import run
+            from clip_anatomy.show.maps_page.gather import Asked, asked_of, checked_methods, parsed_size
+            from clip_anatomy.show.staging import staged
+
+            looked = parsed_size(size)
+            sources, described = sources_of(images, demo, "heatmap")
+            staging = None if folder is None else stack.enter_context(staged(folder, run.KIND))
+            clip = load(model, weights=weights, device=device)
+        questions, left_out = asked_of(text or described, clip.tokenizer)
+        given = (("window", window), ("stride", stride), ("replace_sinks", replace_sinks or None))
+        options = tuple((name, value) for name, value in given if value is not None)
+        asked = Asked(
+            tuple(question.text for question in questions), checked_methods(clip, method or []), looked, options, layers, words
+        )  # fmt: skip
+        notes = [*([DEMO_NOTE] if model == "demo" and not demo else []), *left_out]
+        found = run.walk(clip, sources, questions, asked, staging, how=colours, notes=notes, allow_urls=allow_urls)
+    judged = None
+    if sanity:
+        from clip_anatomy.show.maps_page.judge import judge
+
+        judged = judge(clip, sources, asked, allow_urls=allow_urls)
+    for said in (*notes, *(f"“{q.short}”: {said}" for q in questions for said in q.notes)):
+        note(f"note: {said}")
+    for _, error in found.failed:
+        note(f"not read: {error}")
+    if as_json:
+        held = run.as_dict(clip, questions, asked, found, notes)
+        print(json_text(held if judged is None else {**held, "sanity": judged.to_list()}), end="")
+    else:
+        _table(found.images)
+        if judged is not None:
+            print(f"\n{judged.table()}")
+    if folder is not None:
+        note(f"maps: {folder / REPORT}")
+    return 1 if strict and found.failed else 0
+
+
+def sources_of(images: tuple[str, ...], demo: bool, verb: str) -> tuple[list["Source"], list[str]]:
+    """The pictures to look at, and the descriptions of the bundled ones.
+
+    Raises:
+        BadImage: no picture was given.
+    """
+    from clip_anatomy.errors import BadImage
+    from clip_anatomy.show.commands.demo import bundled
+    from clip_anatomy.show.maps_page.gather import Source, expanded
+
+    if not images and not demo:
+        raise BadImage(
+            f'no picture was given. Type: clip-anatomy {verb} photo.jpg --text "a dog", or clip-anatomy {verb} --demo'
+        )
+    known = bundled() if demo else {}
+    described = list(dict.fromkeys(text for text, _ in known.values()))
+    return [*(Source(str(path), path.name) for path in known), *expanded(images)], described
+
+
+def _table(images: list[dict[str, object]]) -> None:
+    """Print for each picture, method and text where its map is highest."""
+    from typing import Any, cast
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from clip_anatomy.show.explain import signed
+    from clip_anatomy.show.texts import shorten
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
+    view = Table(pad_edge=False)
+    for name in ("picture", "method", "text", "lowest", "highest", "highest at (x, y)"):
+        view.add_column(name, justify="right" if name in ("lowest", "highest") else "left", overflow="fold")
+    for image in images:
+        for one in cast("list[dict[str, Any]]", image["maps"]):
+            x, y = one["peak"]
+            name = Text(shorten(Path(str(image["image"])).name, 32))
+            ends = signed(one["lowest"]), signed(one["highest"])
+            view.add_row(name, one["method"], Text(shorten(one["text"], 40)), *ends, f"{x:.0f}, {y:.0f}")
+    console.print(view)

@@ -1,0 +1,273 @@
+"""`clip-anatomy repair`: find what a model should not look at, silence it, keep the rest."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from clip_anatomy.anatomy.selection import Selection
+    from clip_anatomy.library.store import Store
+    from clip_anatomy.model.clip import Clip
+    from clip_anatomy.repairs.cue import Found
+    from clip_anatomy.repairs.repair import Repaired
+
+DEFAULT_OUT = Path("clip-anatomy-repair")
+EDIT, FIGURE, RESULT = "edit.json", "repair.png", "repair.json"
+
+
+def repair(
+    store: str,
+    *,
+    label: str = "label",
+    classes: str | None = None,
+    group: Annotated[str | None, Parameter(alias="-g")] = None,
+    cue: Annotated[str | None, Parameter(alias="-c")] = None,
+    also: str | None = None,
+    template: list[str] | None = None,
+    select: Annotated[str | None, Parameter(alias="-s")] = None,
+    yes: Annotated[bool, Parameter(alias="-y")] = False,
+    split: str | None = None,
+    seed: int = 0,
+    images: int = 20_000,
+    heads_only: bool = False,
+    cost: float = 2.0,
+    most: int = 10,
+    atlas: Path | None = None,
+    protocol: str | None = None,
+    out: Annotated[Path | None, Parameter(alias="-o")] = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> int:
+    """Find the heads and MLPs that a wrong answer hangs on, silence those that you choose, and save the edit.
+
+    Shows the suspects with their names, what silencing each does, and asks which to silence. Then it measures on pictures that had
+    no part in the choice, and writes edit.json (for `clip-anatomy apply`), repair.png and repair.json into a folder.
+
+        clip-anatomy repair world:4000                  the demo world: birds are taken for fish over water
+        clip-anatomy repair world:4000 --label count    ... and objects are counted by reading a printed digit
+        clip-anatomy repair STORE --group place --cue "forest, sea"
+
+    Args:
+        store: a store that `clip-anatomy index` made (--keep heads,mlps lets it silence MLPs too), or world:COUNT, which is indexed first.
+        label: column of the right answers.
+        classes: class names "a, b, c", or a text file of one a line; by default the values of the column.
+        group: column of the groups, or of what misleads; by default group.
+        cue: what may mislead the model, in words: "sky, water"; by default the words of the groups.
+        also: columns of other questions that must be kept: colour,size.
+        template: prompt with one {}; repeat it for several.
+        select: silence these without asking: 7.0,7.3 | role=background | mlp=2 | several joined by +.
+        yes: silence what is suggested without asking.
+        split: column that says test for the pictures to report on; by default split, else halves by id.
+        seed: of these halves.
+        images: pictures of each half, at most.
+        heads_only: leave MLPs alone.
+        cost: points that the average, and each other question, may lose.
+        most: parts to silence, at most.
+        atlas: atlas.json, or folder of an atlas, that names the heads; by default they are named from the pictures to choose on.
+        protocol: paper: run the published Waterbirds table instead, on a folder with Waterbirds or a store of it.
+        out: folder for edit, figure and JSON; by default clip-anatomy-repair.
+        as_json: print the result as JSON on stdout; does not ask.
+        model: the store's model under another name or path; by default as it was indexed.
+        weights: a checkpoint file for open_clip:NAME.
+        device: auto, cpu, cuda, cuda:1, mps.
+
+    Returns:
+        Exit code 0.
+    """
+    from clip_anatomy.errors import BadInput
+    from clip_anatomy.show.figures import need_matplotlib
+    from clip_anatomy.show.progress import note, progress
+    from clip_anatomy.show.stages import stages
+    from clip_anatomy.show.staging import as_json as json_text
+    from clip_anatomy.show.staging import staged
+
+    if protocol is not None:
+        from clip_anatomy.show.paper import paper
+
+        return paper(store, protocol, model=model, weights=weights, out=out, as_json=as_json, device=device)
+    if not 0 <= cost <= 100 or most < 1 or images < 1:
+        raise BadInput(f"--cost {cost}, --most {most}, --images {images}: type --cost 2 --most 10 --images 20000")
+    need_matplotlib()
+    folder = DEFAULT_OUT if out is None else out
+    with staged(folder) as staging:
+        opened, clip = _opened(store, folder, model, weights, device)
+        with progress("importing"):
+            from clip_anatomy.repairs.cue import find_cue
+            from clip_anatomy.repairs.repair import edit_of
+            from clip_anatomy.repairs.repair import repair as measure
+            from clip_anatomy.repairs.silenced import selection_of
+            from clip_anatomy.show.repair_page import screen
+        with stages() as tell:
+            found = find_cue(
+                opened, clip, label=label, classes=classes, group=group, cue=cue,
+                also=None if also is None else [name for name in also.split(",") if name.strip()],
+                templates=template, split=split, seed=seed, images=images, heads_only=heads_only, cost=cost / 100, most=most,
+                atlas=atlas, report=tell,
+            )  # fmt: skip
+        page = screen.console()
+        say: Callable[..., None] = (lambda *said: None) if as_json else page.print
+        for piece in (*screen.before(opened, found), *screen.found_parts(found), *screen.ways(found)):
+            say(piece)
+        selection = selection_of(found.best.parts)
+        if select is not None:
+            selection = _read(select, opened, found)
+        elif not yes and not as_json:
+            selection = _ask(opened, found, selection)
+        told = measure(opened, found, selection)
+        others = [
+            (one.how, measure(opened, found, selection_of(one.parts)))
+            for one in found.choices
+            if one.parts and selection_of(one.parts) != selection
+        ]
+        for piece in screen.after(found, told, others):
+            say(piece)
+        edit = edit_of(opened, clip, found, selection, f"{found.plan.main.column}, cue: {', '.join(found.plan.cue)}")
+        result = _result(opened, found, told, others, select)
+        staging.write(FIGURE, _figure(opened, found, told))
+        edit.save(staging.folder / EDIT)
+        staging.write(RESULT, json_text(result))
+    _sweep(folder)
+    for message in dict.fromkeys([*found.notes, *told.notes]):
+        note(f"note: {message}")
+    if as_json:
+        print(json_text(result), end="")
+    note(f"edit: {folder / EDIT} · figure: {folder / FIGURE} · use it: clip-anatomy apply {folder / EDIT} PICTURES")
+    return 0
+
+
+def _opened(store: str, folder: Path, model: str | None, weights: str | None, device: str) -> "tuple[Store, Clip]":
+    """The store and its model; a world is indexed into the folder of the result first."""
+    from clip_anatomy.show.progress import progress
+    from clip_anatomy.show.walking import walking
+
+    with progress(f"opening {store}"):
+        from clip_anatomy.library.index import index
+        from clip_anatomy.library.sources.opening import open_source
+        from clip_anatomy.library.store import Store
+        from clip_anatomy.model.load import load
+
+        place = Path(store)
+        if not store.startswith("world:") or place.is_dir():
+            opened = Store.open(place)
+            return opened, load(model or opened.about.model, weights=weights, device=device)
+        # A repair needs groups of some size: unseen pictures, where either background is as likely, if nothing else is said.
+        spec = store if store.count(":") > 1 else f"{store}:val:balanced"
+        source = open_source(spec)
+        clip = load(model or "demo", weights=weights, device=device)
+    place = folder / spec.replace(":", "-")
+    with walking(spec) as report:
+        index(clip, source, place, keep="heads,mlps", report=report)
+    return Store.open(place, clip), clip
+
+
+def _read(spec: str, opened: "Store", found: "Found") -> "Selection":
+    from clip_anatomy.anatomy.selection import Selection
+    from clip_anatomy.repairs.silenced import selects
+
+    selection = Selection.parse(spec, opened.about.layers, opened.about.heads, found.atlas)
+    selects(opened, selection)
+    return selection
+
+
+def _ask(opened: "Store", found: "Found", suggested: "Selection") -> "Selection":
+    """Ask which parts to silence, showing what each answer does on the validation split, until one is kept."""
+    from clip_anatomy.errors import ClipAnatomyError
+    from clip_anatomy.repairs.repair import try_out
+    from clip_anatomy.show.progress import note
+    from clip_anatomy.show.repair_page.screen import percent
+
+    selection = suggested
+    asked = f"Silence which? Enter takes {suggested.spec}; or type 7.0,7.3+mlp=2, role=ROLE, none: "
+    while True:
+        words = _answer(asked)
+        try:
+            selection = _read(words, opened, found) if words else selection
+            told = try_out(opened, found, selection)
+        except ClipAnatomyError as error:
+            note(f"{error}")
+            continue
+        note(
+            f"{selection.told}: on the validation split average {percent(found.before.average)} → {percent(told.average)}, worst group "
+            f"{percent(found.before.worst)} → {percent(told.worst)}, mean over groups {percent(found.before.mean)} → {percent(told.mean)}"
+        )
+        if _answer("Keep this? Enter or y, or n to try others: ").lower() in ("", "y", "yes"):
+            return selection
+        asked = f"Silence which? Enter takes {selection.spec}: "
+
+
+def _answer(question: str) -> str:
+    """One line that a person typed; the question goes to stderr."""
+    from clip_anatomy.errors import BadInput
+
+    print(question, end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        print(file=sys.stderr)
+        raise BadInput("nobody answered. Type --yes to silence what is suggested, or --select 7.0,7.3")
+    return line.strip()
+
+
+def _result(
+    opened: "Store", found: "Found", told: "Repaired", others: "list[tuple[str, Repaired]]", select: str | None
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    plan = found.plan
+    suspects = [
+        {**asdict(one), "part": one.part.name, "variance": one.variance, "silenced_alone": _scored(one.alone)}
+        for one in found.suspects
+    ]
+    for one in suspects:
+        del one["alone"]
+    return {
+        **told.to_dict(),
+        "store": str(opened.path),
+        "model": opened.about.model,
+        "question": {"column": plan.main.column, "classes": list(plan.main.classes)},
+        "cue": list(plan.cue),
+        "groups_by": plan.rule,
+        "split": {"told": found.split.told, "validation": len(found.split.validation), "test": len(found.split.test)},
+        "asked_for": select,
+        "validation_before": _scored(found.before),
+        "choices": [
+            {"how": one.how, "silence": [part.name for part in one.parts], "validation": _scored(one.score), "suggested": one is found.best}
+            for one in found.choices
+        ],
+        "other_ways": [{"how": how, **one.to_dict()} for how, one in others],
+        "suspects": suspects,
+        "all_notes": [*found.notes, *told.notes],
+    }  # fmt: skip
+
+
+def _scored(told: Any) -> dict[str, Any]:
+    groups = [None if value != value else value for value in told.groups]  # noqa: PLR0124
+    others = [None if value != value else value for value in told.others]  # noqa: PLR0124
+    return {"average": told.average, "worst": told.worst, "mean": told.mean, "groups": groups, "others": others}
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the means of edits that stood here before."""
+    named = (folder / EDIT).read_text(encoding="utf-8")
+    for old in folder.glob(f"{Path(EDIT).stem}-*.safetensors"):
+        if old.name not in named:
+            old.unlink(missing_ok=True)
+
+
+def _figure(opened: "Store", found: "Found", told: "Repaired") -> bytes:
+    """Fetch the pictures behind the silenced parts and draw the figure."""
+    from clip_anatomy.library.thumbs import thumbnails
+    from clip_anatomy.repairs.repair import examples
+    from clip_anatomy.repairs.silenced import selects
+    from clip_anatomy.show.figures_repair import draw_repair
+    from clip_anatomy.show.progress import progress
+
+    with progress("drawing"):
+        seen = examples(opened, found, selects(opened, told.selection))
+        rows = {row.id: row for one in seen for row in one.rows}
+        pictures = {row.id: image for row, image, _ in thumbnails(rows.values()) if image is not None}
+        return draw_repair(found, told, f"{opened.path.name}, model {opened.about.model}", seen, pictures)

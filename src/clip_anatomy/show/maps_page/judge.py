@@ -1,0 +1,101 @@
+"""`heatmap --sanity`: whether the maps that were just drawn mean anything, method by method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from clip_anatomy.errors import BadImage
+from clip_anatomy.maps.looking import Size
+from clip_anatomy.measure.faithfulness import Faithfulness, faithfulness
+from clip_anatomy.measure.removal import REMOVALS
+from clip_anatomy.measure.sanity import Sanity, sanity
+from clip_anatomy.model.clip import Clip
+from clip_anatomy.model.pixels import read_image
+from clip_anatomy.show.maps_page.gather import Asked, Source
+from clip_anatomy.show.stages import stages
+
+__all__ = ["MOST", "Judged", "judge"]
+
+MOST = 8  # pictures: the answers are about methods, and each picture and method costs some 150 forwards
+STEPS = 8
+DRAWS = 2
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of every method.
+
+    Attributes:
+        methods: sanity, and faithfulness by each way of removal.
+        images: pictures that were used.
+        left: pictures beyond MOST that were not.
+    """
+
+    methods: tuple[tuple[Sanity, tuple[Faithfulness, ...]], ...]
+    images: int
+    left: int
+
+    def table(self) -> str:
+        """Everything for people."""
+        lines = [text for one, further in self.methods for text in (one.table(), *(f.table() for f in further), "")]
+        if self.left:
+            lines.append(f"(the first {self.images} pictures; {self.left} more were drawn and not judged)")
+        return "\n".join(lines).rstrip("\n")
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Everything, ready for JSON: one entry per method."""
+        return [
+            {**one.to_dict(), "faithfulness": [f.to_dict() for f in further], "pictures_left_out": self.left}
+            for one, further in self.methods
+        ]
+
+
+def judge(clip: Clip, sources: Sequence[Source], asked: Asked, *, allow_urls: bool = False) -> Judged:
+    """Judge the methods on the first pictures that can be read.
+
+    Args:
+        clip: an opened model.
+        sources: the pictures, at least one of which can be read.
+        asked: texts, methods, size and options, as they were drawn.
+        allow_urls: fetch http(s) addresses.
+    """
+    pictures: list[Image.Image] = []
+    taken = 0
+    for source in sources:
+        if len(pictures) == MOST:
+            break
+        taken += 1
+        try:
+            pictures.append(read_image(source.path, allow_urls=allow_urls, keep_mode=True))
+        except BadImage:
+            continue  # it was named when it was to be drawn
+    size: Size = min(clip.preprocess.size) if asked.size == "whole" else asked.size  # pyright: ignore
+    options = dict(asked.options)
+    found: list[tuple[Sanity, tuple[Faithfulness, ...]]] = []
+    with stages() as tell:
+        for at, method in enumerate(asked.methods):
+
+            def report(what: str, done: int, total: int, method: str = method, at: int = at) -> None:
+                share = done / (total or len(pictures))
+                tell(f"{method}: {what}", int(100 * (at + share)), 100 * len(asked.methods))
+
+            one = sanity(clip, pictures, asked.texts, method, size=size, report=report, **options)
+            further = tuple(
+                faithfulness(
+                    clip,
+                    pictures,
+                    asked.texts,
+                    method,
+                    removal=removal,
+                    steps=STEPS,
+                    draws=DRAWS,
+                    size=size,
+                    report=report,
+                    **options,
+                )
+                for removal in REMOVALS
+            )
+            found.append((one, further))
+    return Judged(tuple(found), len(pictures), len(sources) - taken)

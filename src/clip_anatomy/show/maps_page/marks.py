@@ -1,0 +1,52 @@
+"""Points and boxes drawn on a picture, so that people see what SAM will be asked."""
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from clip_anatomy.maps.points import Prompts
+
+__all__ = ["marked"]
+
+YES, NO, RIM = (30, 150, 60), (205, 40, 50), (255, 255, 255)
+FINE = 3  # drawn so many times larger, then scaled down: smooth rings
+
+
+def marked(
+    picture: Image.Image, prompts: Prompts, colour: Sequence[int] = (224, 90, 0), longest: int = 640
+) -> Image.Image:
+    """Draw prompts: green + for points that say yes, red − for those that say no, boxes in a colour.
+
+    Args:
+        picture: the original in RGB.
+        prompts: in its pixels.
+        colour: of the boxes.
+        longest: side of the drawing.
+
+    Returns:
+        A picture no larger than `longest`; small ones are enlarged to at least 256 pixels.
+    """
+    side = max(picture.size)
+    scale = min(longest, max(side, 256)) / side
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    shown = picture.resize(size, Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS)
+    canvas = shown.resize((size[0] * FINE, size[1] * FINE), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(canvas)
+    unit = scale * FINE
+    for left, top, right, bottom in prompts.boxes:
+        edges = (left * unit, top * unit, max(left + 1, right) * unit - 1, max(top + 1, bottom) * unit - 1)
+        draw.rectangle(edges, outline=RIM, width=5 * FINE)
+        draw.rectangle(
+            [e + s * FINE for e, s in zip(edges, (1, 1, -1, -1), strict=True)], outline=tuple(colour), width=3 * FINE
+        )
+    radius = FINE * max(4.0, min(9.0, math.sqrt(size[0] * size[1]) / 45))
+    for (x, y), yes in sorted(zip(prompts.points, prompts.labels, strict=True), key=lambda one: one[1]):
+        at, ink = (x * unit, y * unit), YES if yes else NO
+        draw.circle(at, radius + 1.5 * FINE, fill=RIM)
+        draw.circle(at, radius, fill=ink)
+        arm = 0.55 * radius
+        draw.line((at[0] - arm, at[1], at[0] + arm, at[1]), RIM, round(1.8 * FINE))
+        if yes:
+            draw.line((at[0], at[1] - arm, at[0], at[1] + arm), RIM, round(1.8 * FINE))
+    return canvas.resize(size, Image.Resampling.LANCZOS)

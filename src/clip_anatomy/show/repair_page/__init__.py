@@ -1,0 +1,1 @@
+"""What a repair shows: one screen of text, one figure."""

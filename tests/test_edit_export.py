@@ -1,0 +1,333 @@
+"""An edited model leaves the package: one file of torch code, ONNX, and embeddings of a folder from the command line."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+from torch import Tensor
+
+import clip_anatomy as ca
+from clip_anatomy.anatomy import export as exporting
+from clip_anatomy.anatomy.edit import Edit
+from clip_anatomy.anatomy.edited import EditedClip
+from clip_anatomy.anatomy.export import export
+from clip_anatomy.anatomy.means import Means
+from clip_anatomy.errors import MissingExtra, ModelError, OutputError
+from clip_anatomy.show.cli import main
+
+torch.set_num_threads(1)
+
+ALONE = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("clip_anatomy", "open_clip", "transformers", "jaxtyping", "PIL"):
+            raise ImportError(f"{name} is not there")
+sys.meta_path.insert(0, Blocked())
+import warnings
+warnings.simplefilter("error")
+import torch
+from safetensors.torch import load_file, save_file
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from edited_clip import load
+model = load(sys.argv[1])
+given = load_file(sys.argv[2])
+with torch.no_grad():
+    found = {"image": model.encode_image(given["pixels"]), "text": model.encode_text(given["ids"])}
+    found["features"] = model.get_image_features(pixel_values=given["pixels"])
+    found["half"] = model.to(torch.bfloat16).encode_image(given["pixels"]).float()
+    model = load(sys.argv[1])
+    warnings.simplefilter("ignore")  # the compiler's own
+    for backend in sys.argv[4:]:
+        torch._dynamo.reset()
+        compiled = torch.compile(model.encode_image, backend=backend, fullgraph=True)
+        found[backend] = compiled(given["pixels"])
+        found[backend + " one"] = compiled(given["pixels"][:1])
+save_file({k: v.contiguous().clone() for k, v in found.items()}, sys.argv[3])
+"""
+
+
+def pixels(n: int, seed: int = 0, side: int = 32) -> Tensor:
+    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    return ca.load(tiny.open_clip_model(layers=2, heads=3))
+
+
+@pytest.fixture(scope="module")
+def edit(clip: Any) -> Edit:
+    means = Means.of(clip, pixels(6, 1), class_to_class=True)
+    return Edit.of(clip, "0.1,1.2+mlp=1+class-to-class=0,1", means, measured_on="six noises", notes="for a test")
+
+
+def run_alone(folder: Path, clip: Any, tmp_path: Path, *backends: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """What the exported file computes in a process that has no clip_anatomy."""
+    from safetensors.torch import load_file, save_file
+
+    images, ids = pixels(3, 2), torch.full((2, 12), 99)
+    save_file({"pixels": images, "ids": ids}, tmp_path / "given.safetensors")
+    where = [str(folder), str(tmp_path / "given.safetensors"), str(tmp_path / "found.safetensors")]
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *where, *backends], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_file(tmp_path / "found.safetensors"), images, ids
+
+
+def test_one_file_runs_and_compiles_without_the_package(clip: Any, edit: Edit, tmp_path: Path) -> None:
+    folder = export(clip, edit, tmp_path / "out")
+    found, images, ids = run_alone(folder, clip, tmp_path, "aot_eager")
+    edited = EditedClip(clip, edit)
+    expected = edited.encode_image(images)
+    for name in ("image", "features", "aot_eager"):
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found["aot_eager one"], expected[:1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found["text"], edited.encode_text(ids), atol=1e-5, rtol=1e-5)
+    assert float((found["half"] - expected).norm() / expected.norm()) < 5e-2
+    names = {"README.md", "check.safetensors", "config.json", "edit.json", "edited_clip.py", "weights.safetensors"}
+    assert {p.name for p in folder.iterdir()} == names | {p.name for p in folder.glob("edit-*.safetensors")}
+    assert Edit.load(folder / "edit.json").told == edit.told
+
+
+@pytest.mark.parametrize("make", [tiny.transformers_model, lambda: tiny.open_clip_model(vision={"pool_type": "avg"})])
+def test_the_file_reads_back_other_models_too(make: Any, tmp_path: Path) -> None:
+    clip = ca.load(make())
+    edit = Edit.of(clip, "0.1,1.0+mlp=1", Means.of(clip, pixels(6, 1)))
+    again = exporting.standalone.load(export(clip, edit, tmp_path / "out"))
+    torch.testing.assert_close(again.encode_image(pixels(2)), EditedClip(clip, edit).encode_image(pixels(2)))
+
+
+@pytest.mark.slow
+def test_inductor_compiles_it_whole(clip: Any, edit: Edit, tmp_path: Path) -> None:
+    found, images, _ = run_alone(export(clip, edit, tmp_path / "out"), clip, tmp_path, "inductor")
+    torch.testing.assert_close(found["inductor"], EditedClip(clip, edit).encode_image(images), atol=1e-5, rtol=1e-4)
+
+
+def test_the_file_checks_itself_and_sees_other_weights(clip: Any, edit: Edit, tmp_path: Path, capsys: Any) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = export(clip, edit, tmp_path / "out")
+    assert exporting.standalone.check(folder) < 1e-5
+    runpy.run_path(str(folder / "edited_clip.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("relative difference from the embeddings taken on export:")
+    weights = load_file(folder / "weights.safetensors")
+    weights["replaced.constant"] += 0.1
+    save_file(weights, folder / "weights.safetensors")
+    assert exporting.standalone.check(folder) > 1e-2
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"schema": "clip-anatomy/edited-model/9"}))
+    with pytest.raises(ValueError, match="this file reads 'clip-anatomy/edited-model/1'"):
+        exporting.standalone.load(folder)
+
+
+def test_onnx_agrees_for_any_batch_and_says_nothing(clip: Any, edit: Edit, tmp_path: Path, capfd: Any) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    folder = export(clip, edit, tmp_path / "out", onnx=True)
+    said = capfd.readouterr()
+    assert said.out + said.err == ""
+    edited = EditedClip(clip, edit)
+    session = onnxruntime.InferenceSession(str(folder / "image.onnx"), providers=["CPUExecutionProvider"])
+    for n in (1, 4, 7):
+        images = pixels(n, n)
+        ours = edited.encode_image(images)
+        theirs = torch.tensor(session.run(None, {"image": images.numpy()})[0])
+        assert float(((ours - theirs).norm(dim=-1) / ours.norm(dim=-1)).max()) < 1e-4
+    session = onnxruntime.InferenceSession(str(folder / "text.onnx"), providers=["CPUExecutionProvider"])
+    ids = torch.randint(1, 98, (5, 12), generator=torch.Generator().manual_seed(0))
+    ids[torch.arange(5), torch.tensor([3, 11, 5, 7, 2])] = 99
+    ours, theirs = edited.encode_text(ids), torch.tensor(session.run(None, {"text": ids.numpy()})[0])
+    assert float(((ours - theirs).norm(dim=-1) / ours.norm(dim=-1)).max()) < 1e-4
+
+
+def test_an_onnx_file_that_disagrees_is_not_kept(clip: Any, edit: Edit, tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(exporting, "ONNX_TOLERANCE", -1.0)
+    with pytest.raises(ModelError, match=r"onnxruntime's image embeddings differ by .*export without ONNX"):
+        export(clip, edit, tmp_path / "out", onnx=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_its_own_export_is_replaced(clip: Any, edit: Edit, tmp_path: Path, monkeypatch: Any) -> None:
+    folder = export(clip, edit, tmp_path / "out")
+    (folder / "old.txt").write_text("x")
+    export(clip, Edit.empty(clip), folder)
+    assert not (folder / "old.txt").exists()
+    assert "nothing: these are the model's own embeddings" in (folder / "README.md").read_text()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError, match=r"is no exported model. Type another folder: --out NAME"):
+        export(clip, edit, mine)
+    assert (mine / "thesis.txt").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is no exported model"):
+        export(clip, edit, tmp_path / "file")
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"onnx is not installed. Type: pip install 'clip-anatomy\[export\]'"):
+        export(clip, edit, tmp_path / "other", onnx=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine", "out"]
+
+
+# ---- the command line, on the demo world
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return ca.load("demo")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: Any) -> Path:
+    from clip_anatomy.world import World
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for at, image in enumerate(World(split="test", length=9).batch(np.arange(9)).images):
+        Image.fromarray(image).save(folder / f"{at}.png")
+    (folder / "3.png").write_bytes(b"not a picture")
+    (folder / "4.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(demo: Any, tmp_path_factory: Any) -> Path:
+    folder = tmp_path_factory.mktemp("edits")
+    means = Means.of(demo, pixels(5, 3, 64))
+    Edit.of(demo, "7.1,7.2", means).save(folder / "a.json")
+    Edit.of(demo, "mlp=7", means).save(folder / "b.json")
+    Edit.of(demo, "7.1", by="zero").save(folder / "c.json")
+    live = ca.load(tiny.open_clip_model())
+    Edit.of(live, "0.0", by="zero").save(folder / "live.json")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "jsonl"])
+def test_apply_embeds_a_folder_and_names_bad_files(
+    suffix: str, files: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
+    demo = ca.load("demo")
+    out = tmp_path / f"e.{suffix}"
+    asked = ["-t", "a circle", "-t", "a bird", "--batch", "4"]
+    spec = f"{files / 'a.json'}+{files / 'b.json'}"
+    assert main(["apply", spec, str(pictures), "--out", str(out), *asked]) == 0
+    told = capsys.readouterr()
+    assert "not used: 3.png: " in told.err
+    assert "not used: 4.png: 4.png is empty" in told.err or "4.png" in told.err
+    assert "7 images, 2 not used" in told.out
+    names = ["0.png", "1.png", "2.png", "5.png", "6.png", "7.png", "8.png"]
+    edited = EditedClip(demo, Edit.load(files / "a.json") + Edit.load(files / "b.json"))
+    shown = demo.pixels([pictures / name for name in names])
+    expected, plain = edited.encode_image(shown), demo.encode_image(shown)
+    texts = torch.nn.functional.normalize(demo.encode_text(["a circle", "a bird"]), dim=-1)
+
+    def chances(x: Tensor) -> Tensor:
+        return (demo.logit_scale * torch.nn.functional.normalize(x, dim=-1) @ texts.T).softmax(-1)
+
+    if suffix == "npz":
+        with np.load(out, allow_pickle=False) as found:
+            assert found["ids"].tolist() == names
+            assert found["texts"].tolist() == ["a circle", "a bird"]
+            got = {key: torch.tensor(found[key]) for key in ("embedding", "before", "after")}
+    elif suffix == "safetensors":
+        from safetensors import safe_open
+
+        with safe_open(out, "pt") as handle:
+            assert json.loads(handle.metadata()["ids"]) == names
+            got = {key: handle.get_tensor(key) for key in ("embedding", "before", "after")}
+    else:
+        head, *rows = [json.loads(line) for line in out.read_text().splitlines()]
+        assert (head["schema"], head["model"]) == ("clip-anatomy/applied/1", "demo")
+        assert [row["id"] for row in rows] == names
+        got = {"embedding": torch.tensor([row["embedding"] for row in rows])}
+        got |= {key: torch.tensor([list(row[key].values()) for row in rows]) for key in ("before", "after")}
+    torch.testing.assert_close(got["embedding"], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got["before"], chances(plain), atol=1e-4, rtol=0)
+    torch.testing.assert_close(got["after"], chances(expected), atol=1e-4, rtol=0)
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_apply_speaks_json_and_is_strict_when_asked(files: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "e.npz"
+    code = main(["apply", str(files / "a.json"), str(pictures), "--out", str(out), "--json", "--strict"])
+    told = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert (told["schema"], told["done"], len(told["failed"]), told["changed"]) == ("clip-anatomy/apply/1", 7, 2, None)
+    assert told["moved"] > 0
+
+
+def test_an_interrupted_apply_leaves_nothing_half_written(files: Path, tmp_path: Path, demo: Any) -> None:
+    from clip_anatomy.library.sources.opening import open_source
+    from clip_anatomy.repairs.apply import apply
+
+    calls = 0
+
+    class Stopping(EditedClip):
+        def encode_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise KeyboardInterrupt
+            return super().encode_both(image)
+
+    model = Stopping(demo, Edit.load(files / "a.json"))
+    for suffix in ("npz", "jsonl", "safetensors"):
+        calls = 0
+        (tmp_path / f"e.{suffix}").write_text("an older one")
+        with pytest.raises(KeyboardInterrupt):
+            apply(model, open_source("world:9"), tmp_path / f"e.{suffix}", batch=4)
+        assert (tmp_path / f"e.{suffix}").read_text() == "an older one"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_export_from_the_command_line(files: Path, tmp_path: Path, capsys: Any, demo: Any) -> None:
+    out = tmp_path / "out"
+    assert main(["export", str(files / "a.json"), "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "weights.safetensors" in told.out
+    assert "from edited_clip import load" in told.err
+    images = pixels(2, 5, 64)
+    expected = EditedClip(demo, Edit.load(files / "a.json")).encode_image(images)
+    torch.testing.assert_close(exporting.standalone.load(out).encode_image(images), expected, atol=1e-5, rtol=1e-5)
+    assert main(["export", str(out / "edit.json"), "--out", str(out), "--json"]) == 0  # from itself, onto itself
+    assert json.loads(capsys.readouterr().out)["edit"] == ["head 7.1 by its mean", "head 7.2 by its mean"]
+
+
+BAD = {
+    "no edit": (["apply", "no.json", "world:2"], r"there is no edit 'no\.json'"),
+    "conflict": (["apply", "{a}+{c}", "world:2"], r"replace head 7\.1 in two ways"),
+    "another model": (["apply", "{live}", "world:2", "-m", "demo"], r"made for another model"),
+    "live model": (["apply", "{live}", "world:2"], r"a model called 'CLIP', which cannot be opened.*Type --model"),
+    "no folder": (["apply", "{a}", "nowhere"], r"there is no 'nowhere' here"),
+    "nothing there": (["apply", "{a}", "{empty}"], r"no picture of .* could be used"),
+    "odd suffix": (["apply", "{a}", "world:2", "--out", "e.pt"], r"kept as \.npz, \.safetensors, \.jsonl"),
+    "no place": (["apply", "{a}", "world:2", "--out", "nowhere/e.npz"], r"nowhere/e\.npz cannot be written"),
+    "batch": (["apply", "{a}", "world:2", "--batch", "0"], r"Type batch=32"),
+    "empty text": (["apply", "{a}", "world:2", "-t", " "], r"text 1 is empty"),
+    "export elsewhere": (["export", "{a}", "--out", "{folder}"], r"is no exported model"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named(name: str, files: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    named = {key: str(files / f"{key}.json") for key in ("a", "c", "live")}
+    words, message = BAD[name]
+    words = [word.format(**named, empty=tmp_path / "empty", folder=files) for word in words]
+    assert main(words) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]

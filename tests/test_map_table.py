@@ -1,0 +1,105 @@
+"""All map methods in one table: longhand on the demo world, on photographs with masks, the command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import minis
+import numpy as np
+import pytest
+import tiny
+import torch
+from sklearn.metrics import average_precision_score, jaccard_score
+from torch import Tensor
+
+import clip_anatomy as ca
+from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.methods import METHODS
+from clip_anatomy.measure.datasets.registry import open_masked
+from clip_anatomy.measure.world_maps import (
+    THRESHOLDS,
+    VARIANTS,
+    cases_of_masks,
+    cases_of_world,
+    map_table,
+    patch_mask,
+)
+from clip_anatomy.show.cli import main
+from clip_anatomy.world.dataset import World
+from clip_anatomy.world.names import COLOURS, SHAPES
+
+
+def test_patches_lie_on_the_object_when_half_of_them_does() -> None:
+    mask = torch.rand(24, 16) < 0.5
+    for row in range(3):
+        for col in range(2):
+            share = mask[row * 8 : row * 8 + 8, col * 8 : col * 8 + 8].float().mean()
+            assert bool(patch_mask(mask, (3, 2))[row, col]) == bool(share >= 0.5)
+
+
+def test_the_table_of_methods_equals_the_longhand_on_the_demo_world() -> None:
+    demo = ca.load("demo")
+    world = World(split="test", length=12 * 12 + 200)
+    cases = list(cases_of_world(demo, 12, asked_for="shape"))
+    single = [i for i in range(len(world)) if world.facts(np.array([i])).count[0] == 1][:12]
+    for threshold in THRESHOLDS:
+        (row,) = map_table(demo, cases, ["decomposition"], threshold=threshold)
+        assert row.maps == 12
+        assert row.method == "decomposition"
+    (row,) = map_table(demo, cases, ["raw"])
+    truth, said, precision, hits = [], [], [], 0
+    for at, index in enumerate(single):
+        scene = world[index]
+        _, text, mask = cases[0].asked[at]
+        assert text == scene.facts.shape[0, 0]
+        share = scene.masks[0, 0].reshape(8, 8, 8, 8).mean((1, 3))
+        np.testing.assert_array_equal(mask.numpy(), share >= 0.5)
+        map_ = heatmap(demo, cases[0].pixels[at : at + 1], cases[0].texts, method="raw").values[0, text].numpy()
+        truth.append(share >= 0.5)
+        said.append(map_ > map_.mean())
+        if truth[-1].any():
+            precision.append(average_precision_score(truth[-1].ravel(), map_.ravel()))
+            hits += truth[-1].ravel()[map_.argmax()]
+    a, b = np.stack(truth).ravel(), np.stack(said).ravel()
+    assert row.mean_iou == pytest.approx((jaccard_score(a, b) + jaccard_score(~a, ~b)) / 2)
+    assert row.pixel_accuracy == pytest.approx((a == b).mean())
+    assert row.average_precision == pytest.approx(np.mean(precision), abs=1e-4)
+    assert row.pointing == pytest.approx(hits / len(precision))
+
+
+def test_objects_are_asked_for_by_colour_and_shape() -> None:
+    demo = ca.load("demo")
+    (case,) = cases_of_world(demo, 3)
+    facts = World(split="test", length=236).facts(np.arange(236))
+    rows = np.flatnonzero(facts.count == 1)[:3]
+    names = [f"{COLOURS[text // 12]} {SHAPES[text % 12]}" for _, text, _ in case.asked]
+    assert names == [f"{COLOURS[facts.colour[row, 0]]} {SHAPES[facts.shape[row, 0]]}" for row in rows]
+    alone = demo.encode_text([f"here we see a {names[0]}"]) @ case.texts.T
+    assert int(alone.argmax()) == case.asked[0][1]
+
+
+def test_the_table_of_methods_on_photographs(tmp_path: Path) -> None:
+    def tokenizer(texts: list[str]) -> Tensor:
+        return torch.tensor([[1, *[ord(c) % 90 for c in text[-9:].rjust(9)], 99] for text in texts])
+
+    clip, place = ca.load(tiny.open_clip_model(layers=2), tokenizer=tokenizer), tmp_path
+    minis.sample(place)
+    (place / "masks" / "1.png").write_bytes(b"")
+    data, skipped = open_masked("sample", place), []
+    cases = list(cases_of_masks(clip, data, prompts=1, skipped=skipped))
+    assert [name for name, _ in skipped] == ["1"]
+    rows = map_table(clip, cases)
+    assert [row.method for row in rows] == [*(name for name, m in METHODS.items() if not m.needs), *VARIANTS]
+    assert all(row.maps == sum(len(case.asked) for case in cases) > 0 for row in rows)
+    assert all(0 <= row.mean_iou <= 1 for row in rows)
+    with pytest.raises(ca.errors.BadSpec, match="Type one of: mean, half, otsu"):
+        map_table(clip, cases, threshold="high")
+
+
+def test_bench_maps(capsys: Any) -> None:
+    words = ["bench", "maps", "--pictures", "3", "--method", "raw", "--method", "surgery"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in found["rows"]] == ["raw", "surgery"]
+    assert main(words) == 0
+    assert "pointing" in capsys.readouterr().out

@@ -1,0 +1,201 @@
+"""`clip-anatomy repair`: one screen, a figure, an edit that works, answers at the prompt, Ctrl-C, bad input."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+import clip_anatomy as ca
+from clip_anatomy.anatomy.edit import Edit
+from clip_anatomy.anatomy.edited import EditedClip
+from clip_anatomy.show.cli import main
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("world") / "store"
+    ca.index(ca.load("demo"), "world:400:val:balanced", folder, keep="heads,mlps")
+    return folder
+
+
+def answered(monkeypatch, *lines):
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+@pytest.fixture(scope="module")
+def repaired(store, tmp_path_factory):
+    """One run with everything: screen, notes, folder."""
+    import contextlib
+
+    out = tmp_path_factory.mktemp("out") / "repair"
+    screen, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(said):
+        code = main(["repair", str(store), "--yes", "--out", str(out)])
+    return code, screen.getvalue(), said.getvalue(), out
+
+
+def test_the_whole_story_is_on_one_screen(repaired):
+    code, screen, said, _ = repaired
+    assert code == 0
+    assert len(screen.splitlines()) <= 48
+    for word in (
+        "BEFORE",
+        "FOUND",
+        "WAYS",
+        "AFTER",
+        "worst group",
+        "average (shape)",
+        "role=background",
+        "by group accuracy",
+    ):
+        assert word in screen, word
+    assert re.search(r"●\s+7\.[03]\s+background \d+%", screen)
+    assert re.search(r"worst group .* \d+\.\d %  .*\+\d+\.\d", screen)
+    assert "clip-anatomy apply" in said
+
+
+def test_the_folder_holds_edit_figure_and_json(repaired):
+    _, screen, _, out = repaired
+    told = json.loads((out / "repair.json").read_text())
+    assert told["schema"] == "clip-anatomy/repair/1"
+    assert told["worst_group"]["change"] > 0.1
+    low, high = told["worst_group"]["change_within"]
+    assert low < told["worst_group"]["change"] < high
+    assert f"{100 * told['average']['after']:.1f} %" in screen
+    assert {one["how"] for one in told["choices"]} >= {"role=background", "by name", "by variance", "by group accuracy"}
+    assert sum(one["suggested"] for one in told["choices"]) == 1
+    with Image.open(out / "repair.png") as picture:
+        assert picture.width > 1200
+        assert picture.height > 700
+    assert not list(out.parent.glob(".*partial-*"))
+
+
+def test_the_saved_edit_does_what_the_screen_said(repaired, store):
+    _, _, _, out = repaired
+    told = json.loads((out / "repair.json").read_text())
+    clip = ca.load("demo")
+    edit = Edit.load(out / "edit.json")
+    assert edit.parts.spec == told["silenced"]
+    from clip_anatomy.library.sources.opening import open_source
+    from clip_anatomy.repairs.questions import plan_of
+    from clip_anatomy.repairs.split import split_of
+
+    opened = ca.Store.open(store)
+    halves = split_of(opened)
+    plan = plan_of(opened, clip, halves.validation)
+    rows = halves.test
+    labels = plan.labels(opened, rows)[0]
+    here = rows[(labels >= 0).numpy()]
+    source, known = open_source("world:400:val:balanced"), opened.rows()
+    pixels = clip.pixels([source.fetch(known[at].path) for at in here.tolist()])
+    guess = (EditedClip(clip, edit).encode_image(pixels) @ plan.main.texts.T).argmax(1)
+    right = float((guess == labels[labels >= 0]).float().mean())
+    assert right == pytest.approx(told["average"]["after"], abs=0.011)  # float16 in the store: two images may tip
+    assert told["average"]["images"] == len(here)
+
+
+def test_answers_at_the_prompt_choose(store, tmp_path, monkeypatch, capsys):
+    answered(monkeypatch, "9.9", "role=background", "n", "7.0,7.3+mlp=2", "y")
+    assert main(["repair", str(store), "--out", str(tmp_path / "r")]) == 0
+    said = capsys.readouterr().err
+    assert "heads that do not exist: 9.9" in said
+    assert "Silence which? Enter takes" in said
+    assert said.count("on the validation split average") == 2
+    assert json.loads((tmp_path / "r" / "repair.json").read_text())["silenced"] == "7.0,7.3+mlp=2"
+
+
+def test_without_an_answer_nothing_is_written(store, tmp_path, monkeypatch, capsys):
+    answered(monkeypatch)
+    assert main(["repair", str(store), "--out", str(tmp_path / "r")]) == 2
+    assert "nobody answered. Type --yes" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_at_the_prompt_leaves_nothing(store, tmp_path, monkeypatch, capsys):
+    class Stopped:
+        def readline(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Stopped())
+    assert main(["repair", str(store), "--out", str(tmp_path / "r")]) == 130
+    assert "stopped; nothing half-written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_select_and_json_do_not_ask(store, tmp_path, capsys):
+    words = ["repair", str(store), "--select", "role=background", "--json", "--out", str(tmp_path / "r"), "--cost", "5"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert told["asked_for"] == "role=background"
+    assert {(7, 0), (7, 3), (2, 0)} <= {tuple(pair) for pair in told["selection"]["heads"]}
+    assert told == json.loads((tmp_path / "r" / "repair.json").read_text())
+
+
+def test_a_world_is_indexed_first_and_only_once(tmp_path, capsys):
+    words = ["repair", "world:160", "--label", "count", "--yes", "--out", str(tmp_path / "r")]
+    assert main(words) == 0
+    kept = tmp_path / "r" / "world-160-val-balanced"
+    assert len(ca.Store.open(kept)) == 160
+    assert ca.Store.open(kept).about.keep == ("heads", "mlps")
+    stamp = sorted((path.name, path.stat().st_mtime_ns) for path in kept.glob("blocks/*"))
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "digit disagrees" in capsys.readouterr().out
+    assert main([*words, "--select", "7.0"]) == 0
+    assert len(list((tmp_path / "r").glob("edit-*.safetensors"))) == 1  # the means of the edit before are gone
+    assert stamp == sorted((path.name, path.stat().st_mtime_ns) for path in kept.glob("blocks/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--select", "8.0"], "heads that do not exist: 8.0. Type LAYER.HEAD with a layer of 0-7"),
+        (["--select", "role=nothing"], "no head of this atlas has the role 'nothing'. Type one of"),
+        (["--select", "start"], "a repair silences heads and MLPs"),
+        (["--classes", "bird"], "two or more are needed. Type --classes"),
+        (["--classes", "bird, fish"], "match no class name"),
+        (["--group", "nothing"], "in no groups, and no cue is suspected. Type --group COLUMN"),
+        (["--cost", "-1"], "type --cost 2"),
+        (["--atlas", "no/such"], "does not exist"),
+    ],
+)
+def test_bad_input_is_named(store, tmp_path, capsys, words, said):
+    assert main(["repair", str(store), "--yes", "--out", str(tmp_path / "r"), *words]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_store_and_a_bad_world_are_named(tmp_path, capsys):
+    assert main(["repair", str(tmp_path / "none"), "--yes", "--out", str(tmp_path / "r")]) == 2
+    assert "is no store. Make one: clip-anatomy index" in capsys.readouterr().err
+    assert main(["repair", "world:many", "--yes", "--out", str(tmp_path / "r")]) == 2
+    assert "is no world" in capsys.readouterr().err
+
+
+def test_being_stopped_while_the_world_is_drawn_keeps_what_is_done(tmp_path):
+    """Ctrl-C during the index: the store goes on where it was, the folder holds no half result."""
+    out = tmp_path / "r"
+    words = [sys.executable, "-m", "clip_anatomy.show.cli", "repair", "world:6000", "--yes", "--out", str(out)]
+    run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    store = out / "world-6000-val-balanced" / "store.json"
+    limit = time.monotonic() + 60
+    while not store.exists() and run.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert not (out / "repair.json").exists()
+    assert not list(tmp_path.glob(".*partial-*"))
+    assert len(ca.Store.open(store.parent)) < 6000
