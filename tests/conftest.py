@@ -5,7 +5,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# Property tests draw the same examples on every run, so that main is green or red for what a commit changed;
+# HYPOTHESIS_PROFILE=random draws new ones (docs/decisions.md).
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("random", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Caches of text embeddings stay out of the user's own folder.
 os.environ.setdefault("CLIP_ANATOMY_CACHE", tempfile.mkdtemp(prefix="clip-anatomy-tests-"))
