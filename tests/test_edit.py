@@ -160,6 +160,13 @@ def test_the_encoder_equals_the_sum_over_parts(
     close(EditedClip(clip, edit).encode_image(images), edit.apply(ca.decompose(clip, images)), 5e-5)
 
 
+@pytest.mark.parametrize("size", [(16, 40), (16, 64)])  # (16, 64) has as many patches as the model's own (32, 32)
+def test_an_empty_edit_takes_pictures_of_any_size(clip: Any, size: tuple[int, int]) -> None:
+    images = pixels(2, 3, size)
+    edit = Edit.of(clip, Selection(), by="zero")
+    close(EditedClip(clip, edit).encode_image(images), ca.decompose(clip, images).embedding, 5e-5)
+
+
 def test_only_the_subspace_is_replaced_or_only_it_is_kept(clip: Any, means: Means) -> None:
     images = pixels(4)
     parts = ca.decompose(clip, images)

@@ -55,7 +55,8 @@ class EditedClip(EditedModel):
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Preprocessed pixels [image, 3, row, col] → edited embeddings [image, embed], in the model's dtype."""
-        y = self._unedited(image) if not self.edit and self._unmoved() else self.image_tower(image, self.replaced)
+        own = not self.edit and self._unmoved() and self._fits(image)
+        y = self._unedited(image) if own else self.image_tower(image, self.replaced)
         return F.normalize(y, dim=-1) if normalize else y
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Any:
@@ -70,6 +71,12 @@ class EditedClip(EditedModel):
         """Whether device and precision are still those of the model whose weights are borrowed."""
         mine, theirs = self.image_tower.projection, self.clip.image_tower.projection
         return (mine.device, mine.dtype) == (theirs.device, theirs.dtype)
+
+    def _fits(self, image: Tensor) -> bool:
+        """Whether the pictures have the size that the host library takes: at any other, it fails or places patches wrongly."""
+        e = self.clip.image_tower.embedding
+        assert isinstance(e, PatchEmbedding)
+        return tuple(image.shape[-2:]) == tuple(n * side for n, side in zip(e.grid, e.weight.shape[2:], strict=True))
 
     def _unedited(self, image: Tensor) -> Tensor:
         """The host library's own embeddings, to the last bit, where there is a host."""
