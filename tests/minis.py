@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip_anatomy.measure.datasets.names import CITYSCAPES, COCO_STUFF, COCO_THINGS, POTSDAM
+from clip_anatomy.measure.datasets.names import CITYSCAPES, COCO_STUFF, COCO_THINGS, CONTEXT_CLASSES, POTSDAM
 
 Truth = dict[str, np.ndarray]
 SIZES = [(36, 48), (50, 40), (40, 40)]
@@ -70,6 +70,36 @@ def context(root: Path, *, background: bool) -> Truth:
         grey(stored, root / "SegmentationClassContext" / f"{name}.png")
         truth[name] = stored if background else np.where(stored == 0, -1, stored - 1)
     lines(root / "ImageSets" / "SegmentationContext" / "val.txt", list(truth))
+    return truth
+
+
+def context_mat(root: Path, *, background: bool, packed: bool = True) -> Truth:
+    """The annotation itself: MATLAB files of 459 labels and the two lists that name them, as the data set ships them."""
+    from scipy.io import savemat
+
+    rng, truth = np.random.default_rng(13), Truth()
+    theirs = {"potted plant": "pottedplant", "television": "tvmonitor"}
+    full = [theirs.get(name, name) for name in CONTEXT_CLASSES]
+    short = {"table": "diningtable", "bedclothes": "bedcloth", "cloth": "clothes"}
+    names = sorted({*full, *(f"thing{i:03d}" for i in range(400))})
+    # As shipped, the 59 do not stand in alphabetical order: the twenty objects of VOC come first.
+    chosen = [full[at] for at in rng.permutation(59)]
+    lines(root / "labels.txt", [f"{i}: {name}" for i, name in enumerate(names, 1)])
+    lines(root / "59_labels.txt", ["0: empty", *(f"{i}: {short.get(n, n)}" for i, n in enumerate(chosen, 1))])
+    (root / "trainval").mkdir(parents=True, exist_ok=True)
+    used = ["aeroplane", "wood", "table", "bedclothes", "cloth"]
+    stored = {0: 0, 1 + names.index("thing007"): 0, 255: 0} | {1 + names.index(n): 1 + chosen.index(n) for n in used}
+    assert names[254] not in used
+    if names[254] in full:
+        stored[255] = 1 + chosen.index(names[254])
+    for at, size in enumerate(SIZES):
+        name = f"2008_{at:06d}"
+        numbers = blocks(rng, size, list(stored))
+        picture(rng, size, root / "JPEGImages" / f"{name}.jpg")
+        savemat(root / "trainval" / f"{name}.mat", {"LabelMap": numbers.astype(np.uint16)}, do_compression=packed)
+        found = shifted(numbers, stored)
+        truth[name] = found if background else found - 1
+    lines(root / "ImageSets" / "Main" / "val.txt", list(truth))
     return truth
 
 
@@ -236,7 +266,7 @@ def coco_maps(root: Path) -> tuple[Truth, Truth]:
         stored = blocks(rng, size, [0, 17, 89, 156, 255])
         picture(rng, size, root / "val2017" / f"{name}.jpg")
         grey(stored, root / "stuffthingmaps" / "val2017" / f"{name}.png")
-        things[name] = shifted(stored, {v: -1 if v == 255 else first.get(v + 1, 0) for v in range(256)})
+        things[name] = shifted(stored, {v: first.get(v + 1, 0) for v in range(256)})
         wholes[name] = shifted(stored, {v: every.get(v + 1, -1) for v in range(256)})
     return things, wholes
 

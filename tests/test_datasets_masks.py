@@ -1,15 +1,20 @@
 """Readers of data sets with masks or labels, on miniatures in the real formats, on real COCO files, and on broken ones."""
 
+import io
 import json
+import tempfile
 from pathlib import Path
 
 import minis
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError
 from clip_anatomy.measure.datasets.masked import Labelled, Masked, check_sizes, read_ids
+from clip_anatomy.measure.datasets.matlab import matlab_table
 from clip_anatomy.measure.datasets.names import (
     CITYSCAPES,
     COCO_STUFF,
@@ -83,12 +88,97 @@ def test_context_with_its_own_list_of_names(tmp_path: Path) -> None:
         open_masked("context60", tmp_path)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("background", [True, False])
+def test_context_from_its_label_maps_of_459(background: bool, packed: bool, tmp_path: Path) -> None:
+    truth = minis.context_mat(tmp_path, background=background, packed=packed)
+    data = open_masked("context60" if background else "context59", tmp_path)
+    assert isinstance(data, Masked)
+    assert "459 labels to 59 by their names" in data.notes[0]
+    for entry in data.entries:
+        check_sizes(entry.picture(), entry.mask())
+        np.testing.assert_array_equal(entry.mask(), truth[entry.id])
+    # All forms ask for the same texts, whatever their order and spelling.
+    assert set(data.classes) - {"background"} == set(CONTEXT_CLASSES)
+
+
+def test_context_lists_that_do_not_fit_and_damaged_label_maps(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    minis.context_mat(tmp_path, background=True)
+    entry = open_masked("context60", tmp_path).entries[0]
+    file = tmp_path / "trainval" / f"{entry.id}.mat"
+    whole = file.read_bytes()
+    for content, says in (
+        (whole[:-9], "cannot be read"),
+        (whole[:200], "cannot be read"),
+        (b"", "no MATLAB 5 file"),
+        (b"MATLAB 7.3 MAT-file", "is a MATLAB 7.3 file"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(BadInput, match=says):
+            entry.mask()
+    for value, says in (({"Other": np.eye(3)}, "holds no LabelMap"), ({"LabelMap": "text"}, "is no table of numbers")):
+        savemat(file, value)
+        with pytest.raises(BadInput, match=says):
+            entry.mask()
+    savemat(file, {"LabelMap": np.full((36, 48), 460, np.uint16)})
+    with pytest.raises(BadInput, match="unknown ids: 460"):
+        entry.mask()
+    (tmp_path / "labels.txt").write_text((tmp_path / "labels.txt").read_text().replace("wood", "stone floor"))
+    with pytest.raises(BadInput, match=r"wood of 59_labels\.txt are not in labels\.txt"):
+        open_masked("context60", tmp_path)
+    (tmp_path / "labels.txt").unlink()
+    with pytest.raises(BadInput, match=r"no labels\.txt, which says"):
+        open_masked("context60", tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4", "f8", "i8"])
+def test_tables_of_matlab_files_are_what_scipy_wrote(dtype: str, tmp_path: Path) -> None:
+    from scipy.io import loadmat, savemat
+
+    file, rng = tmp_path / "a.mat", np.random.default_rng(0)
+    for shape in ((1, 1), (1, 7), (5, 1), (31, 40)):
+        for high in (3, 120):  # small numbers are stored in smaller types
+            for packed in (True, False):
+                table = rng.integers(0, high, shape).astype(dtype)
+                held = {"before": np.eye(2), "word": "x", "LabelMap": table, "box": {"a": 1}}
+                savemat(file, held, do_compression=packed)
+                np.testing.assert_array_equal(matlab_table(file, "LabelMap"), table)
+                np.testing.assert_array_equal(matlab_table(file, "before"), loadmat(file)["before"])
+
+
+@given(seed=st.integers(0, 2**32 - 1), packed=st.booleans())
+@settings(max_examples=60)
+def test_damaged_matlab_files_are_refused_or_read(seed: int, packed: bool) -> None:
+    from scipy.io import savemat
+
+    rng, buffer = np.random.default_rng(seed), io.BytesIO()
+    savemat(buffer, {"a": np.eye(3), "LabelMap": np.arange(42, dtype=np.uint16).reshape(6, 7)}, do_compression=packed)
+    content = bytearray(buffer.getvalue())
+    if seed % 2:
+        content = content[: rng.integers(0, len(content))]
+    for at in rng.integers(0, max(1, len(content)), 3):
+        content[at : at + 1] = bytes([rng.integers(0, 256)])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.mat"
+        file.write_bytes(content)
+        try:
+            assert matlab_table(file, "LabelMap").ndim == 2
+        except BadInput as error:
+            assert "Bring back" in str(error) or "-v7" in str(error)  # noqa: PT017
+
+
 def test_the_other_form_of_cod10k(tmp_path: Path) -> None:
     truth = minis.cod10k(tmp_path)
     (tmp_path / "Test" / "Image").rename(tmp_path / "Test" / "Imgs")
     (tmp_path / "Test" / "GT_Object").rename(tmp_path / "Test" / "GT")
     data = open_masked("cod10k", tmp_path / "Test")
     assert [entry.id for entry in data.entries] == sorted(truth)
+    for file in (tmp_path / "Test" / "GT").iterdir():
+        Image.open(file).convert("RGB").save(file)  # some copies hold them in colours
+    for entry in data.entries:
+        np.testing.assert_array_equal(entry.mask(), truth[entry.id])
 
 
 def test_class_lists_have_their_published_lengths() -> None:

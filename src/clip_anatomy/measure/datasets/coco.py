@@ -28,8 +28,9 @@ MAPS = "stuffthingmaps"
 def open_coco_object(path: Path, *, split: str = "val2017") -> Masked:
     """COCO-Object: eighty things and the background.
 
-    From `stuffthingmaps` where they are (stuff is background, unlabelled pixels are left out), else from the instances, larger
-    ones painted first, so that what is small or in front stays visible; every other pixel is background.
+    From `stuffthingmaps` where they are, else from the instances, larger ones painted first, so that what is small or in front
+    stays visible. Every other pixel is background, stuff and unlabelled ones alike: so is the data set that papers share, which
+    GroupViT's authors made from `stuffthingmaps`.
 
     Args:
         path: the folder.
@@ -41,7 +42,7 @@ def open_coco_object(path: Path, *, split: str = "val2017") -> Masked:
     order = {number: at + 1 for at, number in enumerate(COCO_THINGS)}
     classes = ("background", *COCO_THINGS.values())
     if (path / MAPS / split).is_dir():
-        table = {number - 1: order.get(number, 0) for number in range(1, 183)} | {255: IGNORED}
+        table = {number - 1: order.get(number, 0) for number in range(1, 183)} | {255: 0}
         return Masked(f"COCO-Object {split}, 81 classes", classes, _mapped(path, split, table), 0, (_SAID[MAPS],))
     found = _read(path, split, ("instances",))
     painted = partial(_painted, table=order, rest=0)

@@ -36,7 +36,7 @@ def open_cod10k(path: Path, *, split: str = "Test") -> Masked:
         mask = root / masks / f"{file.stem}.png"
 
         def read() -> "Int[np.ndarray, 'row col']":
-            ids = read_ids(mask)
+            ids = read_ids(mask, grey=True)
             return (ids > (127 if ids.max() > 1 else 0)).astype(np.int32)
 
         return Entry(file.stem, lambda: read_picture(file), read)

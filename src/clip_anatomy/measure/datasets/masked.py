@@ -108,14 +108,18 @@ def lines_of(path: Path) -> list[str]:
     """The non-empty lines of a text file, stripped."""
     try:
         return [
-            line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+            line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
         ]
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}). Bring it back, and type the same again") from error
 
 
-def read_ids(path: Path) -> "Int[np.ndarray, 'row col']":
+def read_ids(path: Path, *, grey: bool = False) -> "Int[np.ndarray, 'row col']":
     """The numbers in a mask: a PNG with a palette, with grey levels of 8 or 16 bits, or black and white (0 and 1).
+
+    Args:
+        path: the file.
+        grey: of a picture in colours, take its brightness: for masks of one object, which some copies hold as RGB.
 
     Raises:
         BadInput: unreadable, or a picture in colours.
@@ -123,8 +127,8 @@ def read_ids(path: Path) -> "Int[np.ndarray, 'row col']":
     try:
         with Image.open(path) as opened:
             opened.load()
-            ids = np.array(opened)
-    except (OSError, ValueError, SyntaxError) as error:
+            ids = np.array(opened.convert("L") if grey and opened.mode in ("RGB", "RGBA", "LA") else opened)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"the mask {path} cannot be read ({error}). Bring back the original file") from error
     if ids.ndim != 2:
         raise BadInput(
@@ -166,16 +170,26 @@ def paired(
     table: Mapping[int, int],
     *,
     what: str,
+    read: "Callable[[Path], Int[np.ndarray, 'row col']] | None" = None,
 ) -> tuple[Entry, ...]:
     """Entries from a list of ids whose pictures and masks are files.
+
+    Args:
+        ids: the list.
+        picture_of: id → picture.
+        mask_of: id → mask.
+        table: stored number → class number or IGNORED.
+        what: the list's name, for the message.
+        read: how a mask is read; by default `read_ids`.
 
     Raises:
         BadInput: the list is empty.
     """
+    numbers = read_ids if read is None else read
 
     def entry(name: str) -> Entry:
         picture, mask = picture_of(name), mask_of(name)
-        return Entry(name, lambda: read_picture(picture), lambda: relabel(read_ids(mask), table, str(mask)))
+        return Entry(name, lambda: read_picture(picture), lambda: relabel(numbers(mask), table, str(mask)))
 
     found = tuple(entry(name) for name in ids)
     if not found:
