@@ -1,6 +1,5 @@
 """`Selection`: which parts of an embedding are meant, as a value, in words, and as people type it."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,13 +7,8 @@ from typing import Any
 from clip_anatomy.anatomy.atlas import Atlas
 from clip_anatomy.errors import BadSpec
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "joined", "layer_numbers"]
 
-FORMS = (
-    "9.3,10.1 | layer=0-5 | last=4 | mlp=all | mlp=3,4 | class-to-class=all | role=background | words=striped fabric | "
-    "start | token=0 | all, or several joined by +"
-)
-MOST_TOKENS = 1_000_000  # a slip of the finger must not fill the memory
 NAMED = 4  # heads that `told` names one by one
 
 
@@ -56,7 +50,7 @@ class Selection:
     @staticmethod
     def every(layers: "int | Sequence[int]", heads: int) -> "Selection":
         """All heads of some layers (a number of them, or their numbers)."""
-        return Selection(heads=tuple((layer, head) for layer in _numbers(layers) for head in range(heads)))
+        return Selection(heads=tuple((layer, head) for layer in layer_numbers(layers) for head in range(heads)))
 
     @staticmethod
     def parse(spec: str, layers: "int | Sequence[int]", heads: int, atlas: Atlas | None = None) -> "Selection":
@@ -82,14 +76,9 @@ class Selection:
             >>> len(Selection.parse("last=2", 12, 12))
             24
         """
-        there = _numbers(layers)
-        found = Selection()
-        pieces = [piece.strip() for piece in spec.split("+")]
-        if not all(pieces):
-            raise BadSpec(f"{spec!r} names no part. Type {FORMS}")
-        for piece in pieces:
-            found |= _read(piece, there, heads, atlas)
-        return found.checked(there, heads)
+        from clip_anatomy.anatomy.selection_of import selection_of
+
+        return selection_of(spec, layer_numbers(layers), heads, atlas)
 
     def checked(self, layers: "int | Sequence[int]", heads: int, tokens: int | None = None) -> "Selection":
         """The same selection, if all of its parts exist.
@@ -102,14 +91,14 @@ class Selection:
         Raises:
             BadSpec: names the parts that do not exist and what does.
         """
-        there = _numbers(layers)
+        there = layer_numbers(layers)
         if wrong := [f"{layer}.{head}" for layer, head in self.heads if layer not in there or head >= heads]:
             raise BadSpec(
-                f"heads that do not exist: {_few(wrong)}. Type LAYER.HEAD with a layer of {_said(there)} and a head of 0-{heads - 1}"
+                f"heads that do not exist: {_few(wrong)}. Type LAYER.HEAD with a layer of {joined(there)} and a head of 0-{heads - 1}"
             )
         for name, told in (("mlps", "mlp"), ("class_to_class", "class-to-class")):
             if wrong := [str(layer) for layer in getattr(self, name) if layer not in there]:
-                raise BadSpec(f"{told}={','.join(wrong)}: no such layer. Type {told}={_said(there)} or some of these")
+                raise BadSpec(f"{told}={','.join(wrong)}: no such layer. Type {told}={joined(there)} or some of these")
         if tokens is not None and (wrong := [str(token) for token in self.tokens if token >= tokens]):
             raise BadSpec(f"tokens that do not exist: {_few(wrong)}. Type token=0-{tokens - 1} (0 is the class token)")
         return self
@@ -153,17 +142,17 @@ class Selection:
         if self.heads:
             layers = sorted({layer for layer, _ in self.heads})
             names = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
-            many = f"{len(self.heads)} heads of layer{'s'[: len(layers) > 1]} {_said(layers)}"
+            many = f"{len(self.heads)} heads of layer{'s'[: len(layers) > 1]} {joined(layers)}"
             few = f"head{'s'[: len(self.heads) > 1]} {names}"
             said.append(few if len(self.heads) <= NAMED else many)
         if self.mlps:
-            said.append(f"MLP{'s'[: len(self.mlps) > 1]} {_said(self.mlps)}")
+            said.append(f"MLP{'s'[: len(self.mlps) > 1]} {joined(self.mlps)}")
         if self.class_to_class:
-            said.append(f"class-to-class attention {_said(self.class_to_class)}")
+            said.append(f"class-to-class attention {joined(self.class_to_class)}")
         if self.start:
             said.append("start")
         if self.tokens:
-            said.append(f"token{'s'[: len(self.tokens) > 1]} {_said(self.tokens)}")
+            said.append(f"token{'s'[: len(self.tokens) > 1]} {joined(self.tokens)}")
         return "; ".join(said) or "nothing"
 
     @property
@@ -175,10 +164,10 @@ class Selection:
             '9.3,10.1+mlp=0-2+start'
         """
         said = [",".join(f"{layer}.{head}" for layer, head in self.heads)] if self.heads else []
-        said += [f"mlp={_said(self.mlps, ',')}"] if self.mlps else []
-        said += [f"class-to-class={_said(self.class_to_class, ',')}"] if self.class_to_class else []
+        said += [f"mlp={joined(self.mlps, ',')}"] if self.mlps else []
+        said += [f"class-to-class={joined(self.class_to_class, ',')}"] if self.class_to_class else []
         said += ["start"] if self.start else []
-        said += [f"token={_said(self.tokens, ',')}"] if self.tokens else []
+        said += [f"token={joined(self.tokens, ',')}"] if self.tokens else []
         return "+".join(said) or "none"
 
     # ---- keeping
@@ -216,79 +205,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _numbers(layers: "int | Sequence[int]") -> tuple[int, ...]:
+def layer_numbers(layers: "int | Sequence[int]") -> tuple[int, ...]:
+    """Numbers of the layers that there are: so many, or these."""
     return tuple(range(layers)) if isinstance(layers, int) else tuple(layers)
 
 
-def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> Selection:
-    """One piece between two `+`."""
-    kind, given, value = (part.strip() for part in piece.partition("="))
-    kind = kind.lower().removesuffix("s") if kind.lower() in ("layers", "mlps", "tokens") else kind.lower()
-    if given and kind in ("role", "words"):
-        return _by_name(piece, layers, atlas)
-    if given and kind == "layer":
-        return Selection.every(_listed(kind, value, layers), heads)
-    if given and kind == "last":
-        if not value.isdigit() or not 1 <= int(value) <= len(layers):
-            raise BadSpec(f"last={value}: there are {len(layers)} layers. Type last=1 to last={len(layers)}")
-        return Selection.every(layers[-int(value) :], heads)
-    if given and kind == "mlp":
-        return Selection(mlps=_listed(kind, value, layers))
-    if given and kind == "class-to-class":
-        return Selection(class_to_class=_listed(kind, value, layers))
-    if given and kind == "token":
-        return Selection(tokens=_listed(kind, value, None))
-    if not given and kind in ("all", "none", "start"):
-        return Selection.every(layers, heads) if kind == "all" else Selection(start=kind == "start")
-    if not given and re.fullmatch(r"[\d.,\s]+", piece):
-        return Selection(heads=tuple(_pair(part.strip()) for part in piece.split(",")))
-    raise BadSpec(f"{piece!r} names no part. Type {FORMS}")
-
-
-def _by_name(piece: str, layers: tuple[int, ...], atlas: Atlas | None) -> Selection:
-    if atlas is None:
-        raise BadSpec(
-            f"{piece}: heads have names in an atlas only. Make one: clip-anatomy atlas STORE --out FOLDER, and give it"
-        )
-    found = tuple((layer, head) for layer, head in atlas.select(piece) if layer in layers)
-    if not found:
-        raise BadSpec(
-            f"{piece}: such heads are in layers that are not here. Type a name that fits one of layers {_said(layers)}"
-        )
-    return Selection(heads=found)
-
-
-def _pair(part: str) -> tuple[int, int]:
-    if not (pair := re.fullmatch(r"(\d+)\.(\d+)", part)):
-        raise BadSpec(f"head {part!r}: LAYER.HEAD was expected. Type, for example, 9.3,10.1")
-    return int(pair[1]), int(pair[2])
-
-
-def _listed(kind: str, value: str, layers: tuple[int, ...] | None) -> tuple[int, ...]:
-    """`all`, `3,4`, `0-5` or `0-2,7` as numbers; layers are checked, tokens (None) are not."""
-    if value == "all" and layers is not None:
-        return layers
-    found: list[int] = []
-    for part in value.split(","):
-        ends = re.fullmatch(r"(\d+)(?:\s*[-–]\s*(\d+))?", part.strip())
-        if not ends:
-            last = 1 if layers is None else max(layers)
-            every = "" if layers is None else f" or {kind}=all"
-            raise BadSpec(f"{kind}={value}: numbers were expected. Type {kind}=0-{last}, {kind}=0,{last}{every}")
-        first, last = int(ends[1]), int(ends[2] or ends[1])
-        if last < first:
-            raise BadSpec(f"{kind}={value}: {part.strip()} runs backwards. Type {kind}={last}-{first}")
-        if layers is not None and last not in layers:  # before the range is built: it may be absurdly long
-            raise BadSpec(f"{kind}={value}: there is no layer {last}. Type {kind}={_said(layers)} or some of these")
-        if last >= MOST_TOKENS:
-            raise BadSpec(f"{kind}={value}: no image has so many tokens. Type {kind}=0-9")
-        found += range(first, last + 1)
-    if layers is not None and (missing := sorted(set(found) - set(layers))):
-        raise BadSpec(f"{kind}={value}: there is no layer {missing[0]}. Type {kind}={_said(layers)} or some of these")
-    return tuple(found)
-
-
-def _said(numbers: Iterable[int], between: str = ", ") -> str:
+def joined(numbers: Iterable[int], between: str = ", ") -> str:
     """Numbers with runs joined: 0-5, 8."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
