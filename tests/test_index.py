@@ -18,9 +18,9 @@ from clip_anatomy.library.about import About
 from clip_anatomy.library.coordinates import arrays_of
 from clip_anatomy.library.index import index
 from clip_anatomy.library.pace import Pace, in_parts, is_out_of_memory
+from clip_anatomy.library.progress import Progress
 from clip_anatomy.library.store import Store
 from clip_anatomy.library.verify import verify
-from clip_anatomy.library.walk import Progress
 from clip_anatomy.show.walking import line_of
 
 __all__ = ["clip", "photos", "saved"]  # fixtures

@@ -200,9 +200,8 @@ def test_photographs_are_indexed_searched_and_drawn(shared, tmp_path):
         == 0
     )
     told = json.loads((tmp_path / "out" / "search.json").read_text())
-    assert told["hits"][0]["id"] == first
-    assert told["hits"][0]["score"] == pytest.approx(1.0, abs=1e-3)
-    assert (tmp_path / "out" / "index.html").read_text().count('class="map"') == 12
+    assert len(told["hits"]) == 11
+    assert first not in {hit["id"] for hit in told["hits"]}
 
 
 def test_the_page_in_a_browser(store, tmp_path):

@@ -1,6 +1,6 @@
 """Blocks of images on disk, read through the page cache: a head of a block is one contiguous run of bytes.
 
-A block is an immutable folder of zarr v3 arrays (written by `store.write_block`), uncompressed, so that what zarr calls an
+A block is an immutable folder of zarr v3 arrays (written by `write_block`), uncompressed, so that what zarr calls an
 inner chunk can be mapped into memory as it is. Reading therefore needs no zarr and copies nothing.
 
     blocks/000007/zarr.json            a group
@@ -12,6 +12,7 @@ inner chunk can be mapped into memory as it is. Reading therefore needs no zarr 
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
@@ -20,7 +21,7 @@ from clip_anatomy.errors import StoreError
 from clip_anatomy.library.about import About
 from clip_anatomy.library.kept import mapped, run
 
-__all__ = ["Block", "folder_of"]
+__all__ = ["Block", "folder_of", "read_blocks"]
 
 FOLDER = "blocks"
 INDEX_ENTRY, INDEX_SUM = 16, 4  # bytes of zarr's shard index: offset and length of each chunk, a CRC at the end
@@ -125,3 +126,17 @@ class Block:
             index = np.frombuffer(file.read(chunks * INDEX_ENTRY), "<u8").reshape(chunks, 2)
         if index[:, 0].tolist() != [at * size for at in range(chunks)] or (index[:, 1] != size).any():
             raise StoreError(f"{path} was not written by this package, or is damaged. Type: clip-anatomy verify STORE")
+
+
+def read_blocks(rows: Any, folder: Path, about: About) -> tuple[Block, ...]:
+    """The blocks of a store in order, and which of their images are still there."""
+    dead: dict[int, list[int]] = {}
+    for key, place in rows.execute("SELECT block, place FROM holes"):
+        dead.setdefault(key, []).append(place)
+    blocks: list[Block] = []
+    start = 0
+    for key, count in rows.execute("SELECT key, count FROM blocks ORDER BY turn").fetchall():
+        alive = np.setdiff1d(np.arange(count), dead[key]) if key in dead else None
+        blocks.append(Block(folder_of(folder, key), about, count, key, alive, start))
+        start += len(blocks[-1])
+    return tuple(blocks)

@@ -14,8 +14,9 @@ from typing import Any
 from clip_anatomy.anatomy.basis import basis_of
 from clip_anatomy.errors import BadInput
 from clip_anatomy.library.about import NAME, About, layers_of, parts_of
+from clip_anatomy.library.progress import Progress, Summary
 from clip_anatomy.library.sources.opening import open_source
-from clip_anatomy.library.walk import Progress, Summary, Walk
+from clip_anatomy.library.walk import Walk
 from clip_anatomy.library.writer import Writer
 from clip_anatomy.model.clip import Clip
 

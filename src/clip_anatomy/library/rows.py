@@ -6,7 +6,7 @@ SQLite's transactions are the store's transactions: an array file counts only on
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import Any
 
 from clip_anatomy.errors import BadInput, StoreError
 
-__all__ = ["Row", "connect", "connect_to_read", "facts_of", "mark_of", "query"]
+__all__ = ["Row", "connect", "connect_to_read", "facts_of", "mark_of", "query", "query_places", "row_of"]
 
 NAME = "rows.sqlite"
 WAIT_SECONDS = 60.0
+AT_ONCE = 65_536
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sources (key INTEGER PRIMARY KEY, spec TEXT NOT NULL UNIQUE);
@@ -173,7 +174,7 @@ def write_row(rows: sqlite3.Connection, values: Mapping[str, Any]) -> None:
 
 def query(
     rows: sqlite3.Connection, status: str, where: str | None, parameters: Sequence[Any] | Mapping[str, Any]
-) -> Iterable[sqlite3.Row]:
+) -> list[sqlite3.Row]:
     """Rows of one status that satisfy a condition, in the order of the arrays.
 
     The condition sees a view of the rows and nothing else: it can neither write nor reach another table.
@@ -181,15 +182,42 @@ def query(
     Raises:
         BadInput: the condition is not SQL over these columns.
     """
+    return [row for piece in _select(rows, "*", status, (where, parameters), order="turn, place, key") for row in piece]
+
+
+def query_places(
+    rows: sqlite3.Connection, where: str | None, parameters: Sequence[Any] | Mapping[str, Any]
+) -> Iterator[list[tuple[int, int]]]:
+    """Block and place of the images that are there and satisfy a condition, some at a time, in no order.
+
+    Raises:
+        BadInput: the condition is not SQL over these columns.
+    """
+    for piece in _select(rows, "block, place", "done", (where, parameters)):
+        yield [(row[0], row[1]) for row in piece]
+
+
+def _select(
+    rows: sqlite3.Connection,
+    what: str,
+    status: str,
+    condition: tuple[str | None, Sequence[Any] | Mapping[str, Any]],
+    *,
+    order: str = "",
+) -> Iterator[list[sqlite3.Row]]:
+    where, parameters = condition
     columns = ", ".join(f'images."{name}"' for name in ("key", *COLUMNS))
     inner = (
         f"SELECT {columns}, turn FROM images LEFT JOIN blocks ON blocks.key = images.block WHERE status = '{status}'"
     )
-    text = f"SELECT * FROM ({inner}) AS images WHERE (\n{where or '1'}\n) ORDER BY turn, place, key"
+    last = f" ORDER BY {order}" if order else ""
+    text = f"SELECT {what} FROM ({inner}) AS images WHERE (\n{where or '1'}\n){last}"
     rows.set_authorizer(_allow)
     rows.row_factory = sqlite3.Row
     try:
-        return rows.execute(text, parameters).fetchall()
+        found = rows.execute(text, parameters)
+        while piece := found.fetchmany(AT_ONCE):
+            yield piece
     except (sqlite3.Error, sqlite3.Warning) as error:
         known = 'id, path, size, "row", "col", digest, label, "group", captions, meta'
         raise BadInput(
@@ -207,3 +235,15 @@ def _allow(action: int, first: str | None, second: str | None, *_: str | None) -
     if action == sqlite3.SQLITE_READ and first in ("images", "blocks"):
         return sqlite3.SQLITE_OK
     return sqlite3.SQLITE_DENY
+
+
+def row_of(index: int, found: Any, specs: Mapping[int, str]) -> Row:
+    """A row of SQLite as a `Row`."""
+    same = ("id", "path", "size", "row", "col", "digest", "label", "group", "status", "error")
+    return Row(
+        index=index,
+        captions=tuple(json.loads(found["captions"])),
+        meta=json.loads(found["meta"]),
+        source=specs.get(found["source"], ""),
+        **{name: found[name] for name in same},
+    )

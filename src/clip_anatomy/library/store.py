@@ -1,4 +1,4 @@
-"""`Store`: the parts of many images on disk, read by head; and the one place where zarr is named.
+"""`Store`: the parts of many images on disk, read by head.
 
 STORE/store.json          what it is of (`About`)          STORE/rows.sqlite   one row an image
 STORE/basis.safetensors   frames of the head coordinates   STORE/moments/      kept statistics
@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Float64, Int64
+from jaxtyping import Float16, Float32, Float64, Int64
 from torch import Tensor
 
 from clip_anatomy.anatomy.basis import HeadBasis
-from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, StoreError
+from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.library import rows as sql
 from clip_anatomy.library.about import About, load_basis
-from clip_anatomy.library.blocks import Block, folder_of
-from clip_anatomy.library.rows import Row
+from clip_anatomy.library.blocks import Block, read_blocks
+from clip_anatomy.library.rows import Row, row_of
 from clip_anatomy.model.clip import Clip
 
 if TYPE_CHECKING:
     from clip_anatomy.anatomy.moments import Moments
 
-__all__ = ["Store", "write_block"]
+__all__ = ["Store"]
 
 Rows = Sequence[int] | np.ndarray | Tensor | slice | None
 """Which images: indices on the store's image axis, a slice, or None for all."""
@@ -230,6 +230,30 @@ class Store:
             found = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
         return [row_of(index, r, specs) for index, r in found if index >= 0 or status != "done"]
 
+    def places(
+        self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> Int64[np.ndarray, " image"]:
+        """Indices of the images that satisfy a condition, ascending: `[row.index for row in rows(where)]` without the rows.
+
+        Args:
+            where: as for `rows`.
+            parameters: as for `rows`.
+
+        Raises:
+            BadInput: the condition is not SQL over these columns.
+        """
+        with closing(sql.connect_to_read(self.path)) as rows:
+            self._check_epoch(sql.facts_of(rows))
+            pieces = [np.array(piece, np.int64) for piece in sql.query_places(rows, where, parameters)]
+        found = np.concatenate([np.zeros((0, 2), np.int64), *pieces])  # [image, (block, place)]
+        found = found[np.lexsort((found[:, 1], found[:, 0]))]
+        kept: list[np.ndarray] = []
+        for block in self.blocks:
+            first, last = np.searchsorted(found[:, 0], [block.key, block.key + 1])
+            inside = found[first:last, 1]
+            kept.append(block.start + (inside if block.alive is None else np.searchsorted(block.alive, inside)))
+        return np.concatenate([np.zeros(0, np.int64), *kept])
+
     def column(self, name: str) -> list[Any]:
         """One column of all images: id, path, size, row, col, digest, label, group or key; or a key of `meta`."""
         plain = ("key", "id", "path", "size", "row", "col", "digest", "label", "group")
@@ -275,10 +299,11 @@ class Store:
             shape: of one image's entry.
             dtype: of the numbers.
         """
-        if rows is None or isinstance(rows, slice):
+        if rows is None:
             pieces = [read(block) for block in self.blocks]
-            whole = np.concatenate(pieces) if pieces else np.zeros((0, *shape), dtype)
-            return torch.from_numpy(whole if rows is None else whole[rows])
+            return torch.from_numpy(np.concatenate(pieces) if pieces else np.zeros((0, *shape), dtype))
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
         wanted = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows).reshape(-1)
         if wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= len(self)):
             raise BadInput(f"rows {wanted[:5].tolist()} …: whole numbers from 0 to {len(self) - 1} were expected")
@@ -288,93 +313,3 @@ class Store:
             if len(here):
                 found[here] = read(block)[wanted[here].astype(np.int64) - block.start]
         return torch.from_numpy(found)
-
-
-def read_blocks(rows: Any, folder: Path, about: About) -> tuple[Block, ...]:
-    """The blocks of a store in order, and which of their images are still there."""
-    dead: dict[int, list[int]] = {}
-    for key, place in rows.execute("SELECT block, place FROM holes"):
-        dead.setdefault(key, []).append(place)
-    blocks: list[Block] = []
-    start = 0
-    for key, count in rows.execute("SELECT key, count FROM blocks ORDER BY turn").fetchall():
-        alive = np.setdiff1d(np.arange(count), dead[key]) if key in dead else None
-        blocks.append(Block(folder_of(folder, key), about, count, key, alive, start))
-        start += len(blocks[-1])
-    return tuple(blocks)
-
-
-def row_of(index: int, found: Any, specs: Mapping[int, str]) -> Row:
-    """A row of SQLite as a `Row`."""
-    import json
-
-    same = ("id", "path", "size", "row", "col", "digest", "label", "group", "status", "error")
-    return Row(
-        index=index,
-        captions=tuple(json.loads(found["captions"])),
-        meta=json.loads(found["meta"]),
-        source=specs.get(found["source"], ""),
-        **{name: found[name] for name in same},
-    )
-
-
-def need_zarr() -> Any:
-    """Import zarr, or say how to install it.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import zarr
-    except ImportError as error:
-        raise MissingExtra("zarr", "library") from error
-    return zarr
-
-
-def write_block(folder: Path, about: About, count: int, read: Callable[[str, int], Float[np.ndarray, "..."]]) -> None:
-    """Write one block as a zarr v3 group, a layer at a time.
-
-    Args:
-        folder: where; must not exist.
-        about: of the store.
-        count: images in the block.
-        read: name of an array and place of a layer → its values: "heads" [head, image, d], "mlps" [image, embed],
-            "embedding" [image, embed], "norm" [image].
-
-    Raises:
-        MissingExtra: zarr is not installed.
-        OSError: the disk is full or gone.
-    """
-    zarr = need_zarr()
-    group = zarr.create_group(folder, zarr_format=3, attributes={"format": about.format, "images": count})
-    # Empty chunks are written too: with zarr's default a missing file would not prove that something is missing.
-    common: dict[str, Any] = {
-        "compressors": None,
-        "filters": None,
-        "fill_value": 0,
-        "config": {"write_empty_chunks": True},
-    }
-    layers, heads, d, embed = len(about.layers), about.heads, about.d, about.embed
-    unit = {"unit": "contribution / ‖embedding‖"}
-    array = group.create_array(
-        "heads", shape=(layers, heads, count, d), chunks=(1, 1, count, d), shards=(1, heads, count, d), dtype="float16",
-        dimension_names=("layer", "head", "image", "d"), attributes={**unit, "layers": list(about.layers)}, **common,
-    )  # fmt: skip
-    for at in range(layers):
-        array[at] = read("heads", at)
-    if "mlps" in about.keep:
-        array = group.create_array(
-            "mlps", shape=(layers, count, embed), chunks=(1, count, embed), dtype="float16",
-            dimension_names=("layer", "image", "embed"), attributes={**unit, "layers": list(about.layers)}, **common,
-        )  # fmt: skip
-        for at in range(layers):
-            array[at] = read("mlps", at)
-    array = group.create_array(
-        "embedding", shape=(count, embed), chunks=(count, embed), dtype="float16",
-        dimension_names=("image", "embed"), attributes={"unit": "of unit length"}, **common,
-    )  # fmt: skip
-    array[:] = read("embedding", 0)
-    array = group.create_array(
-        "norm", shape=(count,), chunks=(count,), dtype="float32", dimension_names=("image",), **common
-    )
-    array[:] = read("norm", 0)

@@ -5,10 +5,9 @@ they are deleted when the next writer opens the store, and their images are done
 """
 
 import json
-import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from clip_anatomy.anatomy.basis import HeadBasis
-from clip_anatomy.errors import OutputError, StoreError
+from clip_anatomy.errors import OutputError
 from clip_anatomy.library import rows as sql
 from clip_anatomy.library import tally
 from clip_anatomy.library.about import BASIS, NAME, About, digest_of, save_basis
-from clip_anatomy.library.blocks import FOLDER, Block, folder_of
+from clip_anatomy.library.blocks import FOLDER, Block, folder_of, read_blocks
+from clip_anatomy.library.durable import flush, saving
 from clip_anatomy.library.lock import writing
-from clip_anatomy.library.store import need_zarr, read_blocks, write_block
+from clip_anatomy.library.write_block import need_zarr, write_block
 
 __all__ = ["FULL", "Writer"]
 
@@ -284,34 +284,6 @@ class Writer:
             for path in (self.folder / tally.FOLDER).iterdir():
                 if path.name not in kept:
                     path.unlink(missing_ok=True)
-
-
-@contextmanager
-def saving(folder: Path) -> Generator[None]:
-    """Turn a full or vanished disk into one clear error."""
-    try:
-        yield
-    except OutputError:
-        raise
-    except (OSError, sqlite3.OperationalError) as error:
-        raise OutputError(
-            f"{folder} cannot be written any more ({error}). Everything committed so far is kept. Free some space or bring "
-            "the disk back, and type the same command again: it goes on"
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{folder / sql.NAME} is damaged ({error}). Type: clip-anatomy verify {folder}") from error
-
-
-def flush(paths: Iterable[Path]) -> None:
-    """Wait until files and folders are on the disk."""
-    for path in paths:
-        if path.is_dir() and os.name == "nt":
-            continue
-        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _refuse_foreign(folder: Path) -> None:

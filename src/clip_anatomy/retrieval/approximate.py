@@ -214,19 +214,19 @@ def _recall(
     cosine: bool,
     tell: Callable[[str, int, int], None],
 ) -> tuple[tuple[tuple[int, float, float], ...], float]:
-    """Share of the exact scan's k best that each width finds, and the seconds that both take."""
+    """Share of the exact scan's k best, the image itself aside, that each width finds, and the seconds that both take."""
     widths = sorted({min(width, index.nlist) for width in (*PROBED, index.nlist // 4, index.nlist) if width > 0})
     right, spent = dict.fromkeys(widths, 0.0), dict.fromkeys(widths, 0.0)
     exact = 0.0
     vectors = _vectors(store, space, asked, cosine=cosine)
-    for done, vector in enumerate(vectors, 1):
+    for done, (own, vector) in enumerate(zip(asked, vectors, strict=True), 1):
         began = time.perf_counter()
-        truth = set(best(scores(store, space, torch.from_numpy(vector).double(), cosine=cosine), k))
+        truth = {*best(scores(store, space, torch.from_numpy(vector).double(), cosine=cosine), k + 1)} - {int(own)}
         exact += time.perf_counter() - began
         for width in widths:
             index.nprobe = width
             began = time.perf_counter()
-            found = index.search(vector[None], len(truth))[1][0]
+            found = index.search(vector[None], len(truth) + 1)[1][0]
             spent[width] += time.perf_counter() - began
             right[width] += len(truth & {int(at) for at in found}) / len(truth)
         tell("measuring recall", done, len(vectors))

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
+from clip_anatomy.library.about import digest_of
 from clip_anatomy.library.coordinates import arrays_of
 from clip_anatomy.library.rows import Row
 from clip_anatomy.library.sources.picture import SUFFIXES
@@ -35,6 +36,7 @@ class Example:
         embedding: of unit length.
         row: its row, if it is an image of the store.
         picture: what was given, if it is not.
+        digest: hash of its file, where it is one: equal for equal files.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Example:
     embedding: Float[Tensor, " embed"] = field(repr=False)
     row: Row | None = None
     picture: Any = field(default=None, repr=False)
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,10 @@ class Asked:
     def rows(self) -> list[Row]:
         """The stored images among the pictures."""
         return [one.row for one in (*self.more, *self.less) if one.row is not None]
+
+    def digests(self) -> frozenset[str]:
+        """Hashes of the files that were given."""
+        return frozenset(one.digest for one in (*self.more, *self.less) if one.digest)
 
 
 def ask(
@@ -166,7 +173,9 @@ class _Reader:
         block = next(b for b in self.store.blocks if b.start <= row.index < b.start + len(b))
         place = row.index - block.start
         heads = np.stack([block.heads(at)[:, place] for at in range(len(about.layers))])
-        return Example(name, torch.from_numpy(heads).float(), units(self.store, [row.index])[0].float(), row)
+        return Example(
+            name, torch.from_numpy(heads).float(), units(self.store, [row.index])[0].float(), row, digest=row.digest
+        )
 
     def _picture(self, given: Any) -> Example:
         clip = self.clip()
@@ -178,7 +187,8 @@ class _Reader:
         name = Path(given).name if isinstance(given, str | Path) else "the picture"
         # [layer, head, 1, d] → [layer, head, d]
         heads, embedding = torch.from_numpy(arrays.heads)[:, :, 0].float(), torch.from_numpy(arrays.embedding)[0]
-        return Example(name, heads, embedding.float(), None, given)
+        digest = digest_of(value) if isinstance(value, Path) else None
+        return Example(name, heads, embedding.float(), None, given, digest)
 
 
 def _each(given: Any) -> list[Any]:

@@ -1,61 +1,26 @@
-"""Which heads a search looks at: named one by one, by role, by words, or found by themselves."""
+"""Which heads a search looks at: named one by one, by property, role or words, or found by themselves."""
 
 import re
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.anatomy.atlas import Atlas, AtlasHead
-from clip_anatomy.anatomy.moments import Moments
-from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.library.store import Store
+from clip_anatomy.retrieval.by_themselves import HALF, MOST, along, by_themselves
 from clip_anatomy.retrieval.ranking import Used
 
-__all__ = ["HeadSpec", "agreeing", "along", "checked_pairs", "choose", "holding", "property_in"]
+__all__ = ["HeadSpec", "checked_pairs", "choose", "holding", "property_in"]
 
 HeadSpec = str | Sequence[tuple[int, int]]
 """(layer, head) pairs, "9.3,10.1", "all", "auto", "property=colour", "role=colour", "words=texture of fabric", or a bare word: a property, else words."""
 
-MOST = 8  # heads chosen by words or by themselves, at most
-MOST_OF_IT = 0.75  # heads are added until they hold this share of the variance along a text
 PART = 0.15  # least share of a head's explained variance that texts of a property explain; chosen on the demo world's validation split
-HALF = 0.5  # heads that are less than half as good as the best one are left out
-SURE = 3.0  # standard deviations of what chance does; 1 in 740 if it were normal
-EMPTY_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "its",
-        "it",
-        "this",
-        "that",
-        "is",
-        "are",
-        "be",
-        "only",
-        "just",
-        "same",
-        "like",
-        "with",
-        "and",
-        "or",
-        "for",
-        "by",
-        "but",
-        "from",
-        "as",
-        "any",
-        "some",
-    ]
-)
+EMPTY = "a an the of in on at to its it this that is are be only just same like with and or for by but from as any some"
+SPELT = {"color": "colour", "colors": "colour", "grey": "gray"}  # what is written two ways
 
 
 def choose(
@@ -93,7 +58,7 @@ def choose(
     if spec == "all":
         return tuple(Used(layer, head) for layer in about.layers for head in range(about.heads)), ()
     if spec == "auto":
-        return _by_themselves(store, more, less, text)
+        return by_themselves(store, more, less, text)
     if not given and re.fullmatch(r"[\d.,\s]+", spec):
         try:
             pairs = [tuple(int(n) for n in part.strip().split(".")) for part in spec.split(",") if part.strip()]
@@ -106,23 +71,27 @@ def choose(
         raise BadSpec(
             f"heads {spec!r} is not known. Type property=PROPERTY, role=ROLE, words=WORDS, LAYER.HEAD,LAYER.HEAD, auto or all"
         )
-    named = atlas()
     if kind == "role" and given:
-        return _with_role(store, named, value.strip())
-    if (name := property_in(spec, named)) is not None:
-        return _with_property(store, named, name)
-    words = value if given else spec
-    return _with_words(store, named, words, embed)
+        return _with_role(store, atlas(), value.strip())
+    if (name := property_in(spec, atlas)) is not None:
+        return _with_property(store, atlas(), name)
+    return _with_words(store, atlas(), value if given else spec, embed)
 
 
-def property_in(spec: HeadSpec, atlas: Atlas) -> str | None:
-    """The property that a choice of heads names: `property=colour`, or `colour` alone where the atlas knows it; else None."""
+def property_in(spec: HeadSpec, atlas: Callable[[], Atlas]) -> str | None:
+    """The property that a choice of heads names; None if it names none.
+
+    `property=colour` does, and so does a bare word or two that come down to a property the atlas knows: "colour", "its colors",
+    "the background only".
+    """
     if not isinstance(spec, str):
         return None
     kind, given, value = spec.strip().partition("=")
-    if given:
-        return value.strip() if kind == "property" else None
-    return kind if kind in _roles_of(atlas) else None
+    if (given and kind != "property") or kind in ("auto", "all") or kind[:1].isdigit():
+        return None
+    words = _words(value if given else kind)
+    known = next((name for name in _roles_of(atlas()) if _words(name) == words), None) if len(words) == 1 else None
+    return known or (value.strip() if given else None)
 
 
 def checked_pairs(store: Store, spec: HeadSpec) -> tuple[tuple[int, int], ...]:
@@ -202,7 +171,8 @@ def holding(head: AtlasHead, words: str) -> float:
 
 
 def _words(text: str) -> set[str]:
-    found = set(re.findall(r"\w+", text.lower())) - EMPTY_WORDS
+    said: list[str] = re.findall(r"\w+", text.lower())
+    found = {SPELT.get(word, word) for word in said} - {*EMPTY.split()}
     return {word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found}
 
 
@@ -224,86 +194,3 @@ def _with_words(
     return found, (
         f"no text of any head holds {words!r}; these are the heads that vary most along the model's own embedding of it",
     )
-
-
-def along(moments: Moments, text: Float[Tensor, "text embed"], why: str) -> tuple[Used, ...]:
-    """Heads whose contributions vary most along some texts: tᵀ Q_hᵀ C_h Q_h t, as a share of all heads'."""
-    assert moments.basis is not None
-    inside = torch.einsum("te,lhde->tlhd", torch.nn.functional.normalize(text.double(), dim=-1), moments.basis.rows)
-    varies = torch.einsum("tlhd,lhde,tlhe->lh", inside, moments.covariance, inside)
-    share = varies / varies.sum().clamp_min(1e-300)
-    order = share.flatten().argsort(descending=True, stable=True).tolist()[:MOST]
-    found: list[Used] = []
-    told = 0.0
-    for at in order:
-        layer, head = divmod(at, share.shape[1])
-        if told < MOST_OF_IT:
-            found.append(Used(moments.layers[layer], head, f"{why}, {float(share[layer, head]):.0%} of all heads"))
-        told += float(share[layer, head])
-    return tuple(found)
-
-
-def agreeing(
-    moments: Moments, more: Float[Tensor, "more layer head d"], less: Float[Tensor, "less layer head d"]
-) -> Float64[Tensor, "layer head"]:
-    """How much more some pictures agree in each head than pictures drawn by chance, in standard deviations.
-
-    With x = u − μ and P = n(n − 1)/2 pairs: the mean of ⟨x_i, x_j⟩ over pairs of independent images has expectation 0 and variance
-    tr(C²)/P, exactly (its terms are uncorrelated). With pictures to be unlike, the mean over n·m pairs of both kinds is taken
-    off, which adds tr(C²)/(n m). For one picture alone: (|x|² − tr C) / √(2 tr(C²)), how unusual it is (the scale is that of
-    a normal distribution).
-    """
-    covariance = moments.covariance
-    square = covariance.square().sum((-1, -2)).clamp_min(1e-300)  # tr(C²), C symmetric
-    x, y = more.double() - moments.mean, less.double() - moments.mean
-    n, m = len(x), len(y)
-    if n < 1:
-        raise BadInput("no picture was given to choose heads by. Type heads='role=ROLE', or give a picture")
-    if n == 1 and m == 0:
-        return (x[0].square().sum(-1) - covariance.diagonal(dim1=-2, dim2=-1).sum(-1)) / (2 * square).sqrt()
-    total = x.sum(0)
-    together = torch.zeros_like(square)
-    variance = torch.zeros_like(square)
-    if n > 1:
-        pairs = n * (n - 1) / 2
-        together = (total.square().sum(-1) - x.square().sum((0, -1))) / 2 / pairs
-        variance = square / pairs
-    if m:
-        together = together - (total * y.sum(0)).sum(-1) / (n * m)
-        variance = variance + square / (n * m)
-    return together / variance.sqrt()
-
-
-def _by_themselves(
-    store: Store, more: Tensor, less: Tensor, text: Tensor | None
-) -> tuple[tuple[Used, ...], tuple[str, ...]]:
-    if len(store) < 2:
-        raise BadInput(f"{store.path} has too few images to know what is unusual. Type heads='all', or LAYER.HEAD")
-    moments = store.moments()
-    if not len(more):
-        if text is None:
-            raise BadInput("there is nothing to choose heads by. Type heads='role=ROLE', or give a picture")
-        return along(moments, text, "varies along the text"), ()
-    score = agreeing(moments, more, less)
-    many = len(more) > 1 or len(less) > 0
-    word = "they agree" if many else "it is unusual here"
-    found = _best_of(moments, score, lambda value: f"{word}, {value:+.1f} σ over chance".replace("-", "−"), SURE)
-    if found:
-        return found, ()
-    best = tuple(Used(layer, head) for layer in store.about.layers for head in range(store.about.heads))
-    said = "these pictures agree in no head more than chance does" if many else "this picture is unusual in no head"
-    return best, (f"{said}; all heads are compared. Type --heads role=ROLE to ask for a property",)
-
-
-def _best_of(moments: Moments, score: Tensor, why: Callable[[float], str], least: float) -> tuple[Used, ...]:
-    """The heads with at least half of the best score and more than `least`, best first."""
-    heads = score.shape[1]
-    order = score.flatten().argsort(descending=True, stable=True).tolist()[:MOST]
-    best = float(score.max())
-    found: list[Used] = []
-    for at in order:
-        layer, head = divmod(at, heads)
-        value = float(score[layer, head])
-        if value > least and value >= HALF * best:
-            found.append(Used(moments.layers[layer], head, why(value)))
-    return tuple(found)

@@ -46,6 +46,7 @@ class Hit:
         row: what is known of it.
         shares: what each head (`Ranking.heads`) adds to the score; they add up to it. One number where heads are not compared.
         copies: ids of equal files that were folded into it.
+        alike: texts that it has in common with what was asked for, the closest first; see `alike`.
     """
 
     rank: int
@@ -53,6 +54,7 @@ class Hit:
     row: Row
     shares: tuple[float, ...]
     copies: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Ranking:
         seconds: that the scan took.
         where: the filter.
         focus: the property that alone was compared, "" for none.
+        choice: how the heads were chosen, as it was typed; "" where they were given as pairs.
+        sought: texts that lie closest to what was looked for; see `alike`.
         exact: False where an approximate index was asked.
         notes: what a reader must know.
         space: the vectors that were compared.
@@ -95,6 +99,8 @@ class Ranking:
     seconds: float = 0.0
     where: str = ""
     focus: str = ""
+    choice: str = ""
+    sought: tuple[str, ...] = ()
     exact: bool = True
     notes: tuple[str, ...] = ()
     space: Space | None = field(default=None, repr=False, compare=False)
@@ -125,11 +131,12 @@ class Ranking:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         plain = ("query", "store", "model", "mode", "measure", "centred", "images", "matched", "offset", "seconds")
-        more = ("where", "focus", "exact")
+        more = ("where", "focus", "choice", "exact")
         return {
             "schema": SCHEMA,
             **{name: getattr(self, name) for name in (*plain, *more)},
             "notes": list(self.notes),
+            "sought": list(self.sought),
             "heads": [asdict(one) for one in self.heads],
             "hits": [_hit(hit, self.heads) for hit in self.hits],
         }
@@ -155,5 +162,6 @@ def _hit(hit: Hit, heads: Sequence[Used]) -> dict[str, Any]:
         "index": row["index"],
         "source": row["source"],
         "heads": shares,
+        "alike": list(hit.alike),
         "copies": list(hit.copies),
     }

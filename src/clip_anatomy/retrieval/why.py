@@ -1,9 +1,10 @@
 """Why a picture was found: which of its patches wrote what made the score, exactly."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from PIL import Image
 from torch import Tensor
 
@@ -14,7 +15,9 @@ from clip_anatomy.library.store import Store
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.retrieval.ranking import Hit, Ranking
 
-__all__ = ["Why", "why"]
+__all__ = ["Why", "why", "whys"]
+
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -61,35 +64,70 @@ def why(clip: Clip, store: Store, ranking: Ranking, hit: Hit) -> Why:
         BadInput: the ranking was read from a file and no longer knows its vectors.
         BadImage: the picture is no longer where it was.
     """
+    if ranking.space is None:
+        raise BadInput("this ranking was not made here: search again to ask why")
+    picture = picture_of(hit.row.source, hit.row.path, hit.row.id)
+    return whys(clip, store, ranking, [picture], ranking.space.rows(store, [hit.row.index]))[0]
+
+
+def whys(
+    clip: Clip,
+    store: Store,
+    ranking: Ranking,
+    pictures: Sequence[Image.Image],
+    vectors: Float64[Tensor, "image out"],
+) -> list[Why]:
+    """The same for pictures at hand, hits or not, eight to a forward.
+
+    Args:
+        clip: the store's model.
+        store: the store.
+        ranking: what a search found.
+        pictures: the pictures, upright.
+        vectors: their vectors in `ranking.space`, whose lengths a cosine is divided by.
+
+    Raises:
+        BadInput: the ranking was read from a file and no longer knows its vectors.
+    """
     space, direction = ranking.space, ranking.direction
     if space is None or direction is None:
         raise BadInput("this ranking was not made here: search again to ask why")
-    picture = picture_of(hit.row.source, hit.row.path, hit.row.id)
-    pixels = clip.pixels(picture)
     joint = space.joint(direction, store)
-    source = TokenSource(clip.vision, pixels)
-    lengths = joint.norm(dim=-1).clamp_min(1e-30)
-    shares, trace = token_contributions(source, joint.float(), "even" if store.about.convention == "even" else "own")
-    written = shares[0].double().cpu() * lengths  # [layer, head, token, part]
-    if space.mode == "heads":
-        tokens = torch.stack([written[layer, head, :, at] for at, (layer, head) in enumerate(space.pairs)]).sum(0)
-        rest = float(tokens[0])
+    average = space.average(direction)
+    found: list[Why] = []
+    for first in range(0, len(pictures), BATCH):
+        some = pictures[first : first + BATCH]
+        pixels = clip.pixels([*some])
+        patches, rest = _along(clip, store, ranking, joint, pixels)
+        lengths = vectors[first : first + BATCH].norm(dim=-1).tolist()
+        found += [
+            Why(patches[at], rest[at], average, max(lengths[at], 1e-12) if ranking.measure == "cosine" else 1.0, one)
+            for at, one in enumerate(some)
+        ]
+    return found
+
+
+def _along(
+    clip: Clip, store: Store, ranking: Ranking, joint: Float64[Tensor, "part embed"], pixels: Tensor
+) -> tuple[Float[Tensor, "image row col"], list[float]]:
+    """What patches, and what is none, wrote along the direction."""
+    assert ranking.space is not None
+    mode, pairs = ranking.space.mode, ranking.space.pairs
+    convention = "even" if store.about.convention == "even" else "own"
+    shares, trace = token_contributions(TokenSource(clip.vision, pixels), joint.float(), convention)
+    written = shares.double().cpu() * joint.norm(dim=-1).clamp_min(1e-30)  # [image, layer, head, token, part]
+    if mode == "heads":
+        tokens = torch.stack([written[:, layer, head, :, at] for at, (layer, head) in enumerate(pairs)]).sum(0)
+        rest = tokens[:, 0]
     else:
-        kept = torch.ones(written.shape[:2], dtype=torch.float64)
-        for layer, head in space.pairs:
+        kept = torch.ones(written.shape[1:3], dtype=torch.float64)
+        for layer, head in pairs:
             kept[layer, head] = 0.0
-        tokens = (written[..., 0] * kept[..., None]).sum((0, 1))
+        by_head = written[..., 0] * kept[..., None]  # [image, layer, head, token]
+        gone = (written[..., 0] * (1 - kept)[..., None]).sum((1, 2, 3))
+        tokens = by_head.sum((1, 2))
         unit = torch.nn.functional.normalize(trace.embedding.double(), dim=-1).cpu()
-        gone = float((written[..., 0] * (1 - kept)[..., None]).sum())
-        rest = float(unit[0] @ joint[0]) - gone - float(tokens[1:].sum())
-    vector = space.rows(store, [hit.row.index])[0]
+        rest = unit @ joint[0] - gone - tokens[:, 1:].sum(-1)
     row, col = clip.patch
     grid = (pixels.shape[2] // row, pixels.shape[3] // col)
-    patches = tokens[1:].unflatten(0, grid)
-    return Why(
-        patches.float(),
-        rest,
-        space.average(direction),
-        float(vector.norm()) if ranking.measure == "cosine" else 1.0,
-        picture,
-    )
+    return tokens[:, 1:].unflatten(1, grid).float(), rest.tolist()
