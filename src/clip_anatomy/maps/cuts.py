@@ -100,6 +100,8 @@ def _level(values: np.ndarray, threshold: str | float, *, rivals: bool) -> float
         return otsu(values)
     if threshold == "mean":
         return float(values.mean())
+    if threshold == 0:  # all of it, the lowest value too
+        return -np.inf
     return low + (0.5 if isinstance(threshold, str) else threshold) * (high - low)
 
 

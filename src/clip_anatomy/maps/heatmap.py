@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_anatomy.errors import BadSpec, BadText
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.maps.dense import Recipe
 from clip_anatomy.maps.looking import Look, Size, looks
 from clip_anatomy.maps.maps import Maps
 from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.maps.methods import METHODS, method_of, own_method
 from clip_anatomy.maps.sinks import sinks_of, without_sinks
+from clip_anatomy.maps.texts import Texts
 from clip_anatomy.maps.windows import Windows, slid
 from clip_anatomy.model.clip import Clip, Images
-from clip_anatomy.model.text import check_texts
 
 __all__ = ["METHODS", "Maps", "heatmap"]
 
@@ -26,7 +26,7 @@ BATCH = 16
 def heatmap(
     clip: Clip,
     images: Images | Tensor,
-    texts: Sequence[str] | Tensor,
+    texts: Sequence[str] | Tensor | Texts,
     method: str | Recipe = "decomposition",
     *,
     templates: Sequence[str] | None = None,
@@ -43,11 +43,11 @@ def heatmap(
     Args:
         clip: an opened model.
         images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col] of any size in patches.
-        texts: strings, or embeddings [text, embed] of any length.
+        texts: strings, or embeddings [text, embed] of any length; `Texts.of(clip, texts)` embeds strings once for many calls.
         method: a name of METHODS, or a `Recipe` of your own.
         templates: prompts with one `{}` each, averaged as CLIP's own recipe does.
-        size: None looks through the model's own resize and crop; a number makes that the short side and crops nothing;
-            (row, col) squashes. Sides are rounded to whole patches.
+        size: None looks through the model's own resize and crop; "whole" crops nothing, with the model's own short side; a
+            number makes that the short side; (row, col) squashes. Sides are rounded to whole patches.
         window: look through windows of so many pixels a side and average where they overlap: for large pictures, each window
             at the size the model was trained on. Without `size` the picture keeps its own pixels.
         stride: pixels from one window to the next; half a window by default.
@@ -72,9 +72,9 @@ def heatmap(
         torch.Size([1, 2, 8, 8])
     """
     chosen, name, option = _chosen(clip, method, options)
-    names, text = _texts(clip, texts, templates)
-    if templates is not None and isinstance(other := getattr(option, "against", None), str):
-        option = replace(option, against=clip.encode_text([other], templates=templates))  # pyright: ignore[reportCallIssue]
+    asked = Texts.of(clip, texts, templates)
+    if asked.templates is not None and isinstance(other := getattr(option, "against", None), str):
+        option = replace(option, against=clip.encode_text([other], templates=asked.templates))  # pyright: ignore[reportCallIssue]
     patch = clip.patch
     windows = None if window is None else Windows.of(window, stride, patch)
     if stride is not None and windows is None:
@@ -82,7 +82,7 @@ def heatmap(
 
     def look_at(pixels: Tensor, images: list[int]) -> Tensor:
         with torch.no_grad():
-            found = chosen.run(clip, pixels, text, option.of(images))
+            found = chosen.run(clip, pixels, asked.embeddings, option.of(images))
         values = found.transpose(1, 2).unflatten(2, (pixels.shape[2] // patch[0], pixels.shape[3] // patch[1])).float()
         return without_sinks(values, sinks_of(clip.vision, pixels).found) if replace_sinks else values
 
@@ -94,7 +94,7 @@ def heatmap(
             values = slid(
                 look.pixels, windows, patch, lambda x, i, of=look.images: look_at(x, [of[j] for j in i]), BATCH
             )
-        parts.append((look, Maps(values, name, names, look.geometries)))
+        parts.append((look, Maps(values, name, asked.names, look.geometries)))
     return _in_order(parts)
 
 
@@ -105,26 +105,6 @@ def _chosen(clip: Clip, method: str | Recipe, given: dict[str, Any]) -> tuple[Me
         return own_method(clip), "recipe", method
     found = method_of(clip, method)
     return found, method, found.chosen(method, given)
-
-
-def _texts(
-    clip: Clip, texts: Sequence[str] | Tensor, templates: Sequence[str] | None
-) -> tuple[tuple[str, ...], Tensor]:
-    if isinstance(texts, Tensor):
-        embed = clip.text_tower.embed
-        if texts.dim() != 2 or not len(texts) or texts.shape[1] != embed:
-            raise BadText(
-                f"text embeddings are {list(texts.shape)}; [text, {embed}] was expected. Type: clip.encode_text([...])"
-            )
-        return tuple(f"text {i}" for i in range(len(texts))), texts.to(clip.device)
-    names = tuple(check_texts(texts))
-    if blank := [i for i, text in enumerate(names) if not text.strip()]:
-        raise BadText(f"text {blank[0]} is blank: there is nothing to look for. Type a word or a sentence")
-    if twice := [text for i, text in enumerate(names) if text in names[:i]]:
-        raise BadText(
-            f"text {twice[0]!r} stands twice: every map is drawn against the others. Type: list(dict.fromkeys(texts))"
-        )
-    return names, clip.encode_text(names, templates=templates)
 
 
 def _in_order(parts: list[tuple[Look, Maps]]) -> Maps:

@@ -11,6 +11,7 @@ from clip_anatomy.anatomy.tokens import TokenSource, token_contributions
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.looking import Size, looks
 from clip_anatomy.maps.maps import Maps
+from clip_anatomy.maps.texts import Texts
 from clip_anatomy.model.clip import Clip, Images
 from clip_anatomy.model.resnet import ResNet
 
@@ -18,7 +19,12 @@ __all__ = ["cumulative", "layer_maps"]
 
 
 def layer_maps(
-    clip: Clip, images: Images | Tensor, texts: Sequence[str], *, size: Size = None, minus_mean: bool | None = None
+    clip: Clip,
+    images: Images | Tensor,
+    texts: Sequence[str] | Tensor | Texts,
+    *,
+    size: Size = None,
+    minus_mean: bool | None = None,
 ) -> list[Maps]:
     """Split the map of `heatmap(..., method="decomposition")` by layer: what the heads of each read from every patch.
 
@@ -27,7 +33,7 @@ def layer_maps(
     Args:
         clip: an opened model.
         images: as for `heatmap`.
-        texts: what to look for.
+        texts: as for `heatmap`.
         size: as for `heatmap`.
         minus_mean: take away the mean over the texts; None: where there are several.
 
@@ -36,6 +42,7 @@ def layer_maps(
 
     Raises:
         BadImage: an image cannot be used.
+        BadText: no text, one that is blank or stands twice.
 
     Example:
         >>> import clip_anatomy as ca
@@ -46,11 +53,12 @@ def layer_maps(
         >>> bool((sum(maps.values for maps in each) - whole.values).abs().max() < 1e-6)
         True
     """
+    asked = Texts.of(clip, texts)
     if isinstance(clip.vision, ResNet):  # one layer of heads, its attention pool: the whole map
-        whole = heatmap(clip, images, texts, size=size, minus_mean=minus_mean)
+        whole = heatmap(clip, images, asked, size=size, minus_mean=minus_mean)
         return [replace(whole, method="decomposition, layer 0")]
-    text = F.normalize(clip.encode_text(list(texts)).float(), dim=-1)
-    several = len(texts) > 1 if minus_mean is None else minus_mean
+    text = F.normalize(asked.embeddings, dim=-1)
+    several = len(asked) > 1 if minus_mean is None else minus_mean
     found: list[tuple[tuple[int, ...], list[Maps]]] = []
     for look in looks(clip, images, size, batch=1):  # a map per layer, head and text is held while one picture runs
         shares, _ = token_contributions(TokenSource(clip.image_tower, look.pixels), text, "own")
@@ -60,9 +68,8 @@ def layer_maps(
         row, col = clip.patch
         grid = look.pixels.shape[2] // row, look.pixels.shape[3] // col
         values = by_layer.permute(0, 1, 3, 2).unflatten(3, grid).float()
-        names = tuple(texts)
         each = [
-            Maps(values[:, layer], f"decomposition, layer {layer}", names, look.geometries)
+            Maps(values[:, layer], f"decomposition, layer {layer}", asked.names, look.geometries)
             for layer in range(values.shape[1])
         ]
         found.append((look.images, each))

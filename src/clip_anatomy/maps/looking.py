@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import index
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,8 +18,11 @@ from clip_anatomy.model.preprocess import Preprocess
 
 LARGEST_CELLS = 2**16  # patches of one picture: beyond it a picture is a slip of the finger, not a map
 
-Size = int | tuple[int, int] | None
-"""None: the model's own resize and crop. A number: the short side in pixels, nothing cropped. (row, col): squashed to these."""
+MOST_CELLS = 4096  # patches of a picture whose size nobody named: attention takes their square
+
+Size = int | tuple[int, int] | Literal["whole"] | None
+"""None: the model's own resize and crop. "whole": nothing cropped, the model's own short side, fewer pixels for very long pictures.
+A number: the short side in pixels, nothing cropped. (row, col): squashed to these."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +87,41 @@ def looks(clip: Clip, images: Images | Tensor, size: Size, batch: int, *, own: b
 
 
 def sized(clip: Clip, picture: tuple[int, int], size: Size) -> Preprocess:
-    """The preprocessing for one picture of (row, col) pixels: the model's own, or to whole patches without a crop."""
+    """The preprocessing for one picture of (row, col) pixels: the model's own, or to whole patches without a crop.
+
+    Raises:
+        BadSpec: a size that is none, or too large.
+    """
     if size is None:
         return clip.preprocess
-    given = (size,) if isinstance(size, int) else tuple(size)
-    if len(given) not in (1, 2) or min(given) < 1:
-        raise BadSpec(f"size {size!r}: pixels were expected. Type: size=336 (the short side) or size=(336, 448)")
-    if len(given) == 1:
-        scale = given[0] / min(picture)
-        given = picture[0] * scale, picture[1] * scale
-    sides = [max(1, round(side / patch)) * patch for side, patch in zip(given, clip.patch, strict=True)]
+    wanted = _pixels(clip, picture, size)
+    sides = [max(1, round(side / patch)) * patch for side, patch in zip(wanted, clip.patch, strict=True)]
     if sides[0] * sides[1] > LARGEST_CELLS * clip.patch[0] * clip.patch[1]:
         raise BadSpec(
             f"size {size!r} makes {sides[0]} × {sides[1]} pixels of this picture. Type a smaller one: size={clip.preprocess.size[0]}"
         )
     return replace(clip.preprocess, size=(sides[0], sides[1]), resize="squash")
+
+
+def _pixels(clip: Clip, picture: tuple[int, int], size: int | tuple[int, int] | str) -> tuple[float, float]:
+    """(row, col) before they are rounded to whole patches."""
+    if size == "whole":
+        scale = min(clip.preprocess.size) / min(picture)
+        most = MOST_CELLS * clip.patch[0] * clip.patch[1]
+        scale *= min(1.0, (most / (picture[0] * picture[1] * scale * scale)) ** 0.5)
+        return picture[0] * scale, picture[1] * scale
+    try:
+        given = [index(side) for side in (size if isinstance(size, tuple | list) else (size,))]  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        given = []
+    if len(given) not in (1, 2) or min(given) < 1:
+        raise BadSpec(
+            f"size {size!r}: pixels were expected. Type: size=336 (the short side), size=(336, 448) or size='whole'"
+        )
+    if len(given) == 2:
+        return float(given[0]), float(given[1])
+    scale = given[0] / min(picture)
+    return picture[0] * scale, picture[1] * scale
 
 
 def _together(clip: Clip, group: list[tuple[int, Tensor, Geometry]]) -> Look:

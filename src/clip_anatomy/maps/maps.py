@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,8 @@ class Maps:
                 raise BadSpec(f"there is no map of {wanted!r}. Type one of: {', '.join(map(repr, self.texts))}")
             at = self.texts.index(wanted)
             return replace(self, values=self.values[:, at : at + 1], texts=(wanted,))
-        if isinstance(wanted, int):
+        if not isinstance(wanted, slice):
+            wanted = index(wanted)
             if not -len(self) <= wanted < len(self):
                 raise IndexError(f"image {wanted} of {len(self)}")
             wanted = wanted % len(self)

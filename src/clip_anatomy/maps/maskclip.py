@@ -33,8 +33,13 @@ class MaskclipOptions(Options):
 
     def __post_init__(self) -> None:
         """Refuse a probability that is none."""
-        if self.denoise is not None and not 0 < self.denoise < 1:
-            raise BadSpec(f"denoise={self.denoise!r} is no probability between 0 and 1. Type: denoise=0.5")
+        check_probability(self.denoise)
+
+
+def check_probability(denoise: float | None) -> None:
+    """Raise BadSpec for a threshold of prompt denoising that is no probability."""
+    if denoise is not None and not 0 < denoise < 1:
+        raise BadSpec(f"denoise={denoise!r} is no probability between 0 and 1. Type: denoise=0.5")
 
 
 def denoised(

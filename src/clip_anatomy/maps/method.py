@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
+
+_NAMES = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "True or False", "NoneType": "None"}
 
 
 @dataclass(frozen=True)
@@ -60,4 +64,22 @@ class Method:
             raise BadSpec(f"method {name!r} has no option {unknown[0]!r}. Its options and their defaults: {there}")
         for key in (key for key in self.needs if given.get(key) is None):
             raise BadSpec(f"method {name!r} needs {key}. Type: heatmap(..., method={name!r}, {key}=...)")
-        return replace(self.options, **given)
+        hints = get_type_hints(type(self.options))
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
+        for key, value in plain.items():
+            kinds = _kinds(hints[key])
+            if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+                told = " or ".join(_NAMES.get(kind.__name__, kind.__name__) for kind in kinds)
+                fix = "torch.tensor(...)" if key in self.needs else repr(getattr(self.options, key))
+                raise BadSpec(
+                    f"method {name!r}: {key}={value!r} is a {type(value).__name__}; {told} was expected. Type: {key}={fix}"
+                )
+        return replace(self.options, **plain)
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The classes that a field may hold; none where its type says more than classes can (its own check refuses it)."""
+    each: tuple[Any, ...] = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if any(get_origin(one) is not None or not isinstance(one, type) for one in each):
+        return ()
+    return (*each, int) if float in each else each

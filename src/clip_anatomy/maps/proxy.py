@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,7 +27,7 @@ class ProxyOptions(Options):
         ffn: run the last MLP on the result (the paper does not).
     """
 
-    affinity: Tensor | None = field(default=None, compare=False)
+    affinity: Tensor | np.ndarray | None = field(default=None, compare=False)
     beta: float = 1.2
     gamma: float = 3.0
     residual: bool = False
@@ -34,13 +35,14 @@ class ProxyOptions(Options):
 
     def of(self, images: list[int]) -> "ProxyOptions":
         """The matrices of some images."""
-        if self.affinity is None or self.affinity.dim() != 3:
+        if self.affinity is None:
             return self
-        if max(images) >= len(self.affinity):
-            raise BadSpec(
-                f"affinity has {len(self.affinity)} matrices; image {max(images)} has none. Type: one per image"
-            )
-        return replace(self, affinity=self.affinity[images])
+        known = torch.as_tensor(self.affinity)
+        if known.dim() != 3:
+            return replace(self, affinity=known)
+        if max(images) >= len(known):
+            raise BadSpec(f"affinity has {len(known)} matrices; image {max(images)} has none. Type: one per image")
+        return replace(self, affinity=known[images])
 
 
 def guide(
@@ -65,7 +67,7 @@ def proxyclip(
     """Cosine of every patch's guided token with every text."""
     row, col = clip.patch
     patches = (pixels.shape[2] // row) * (pixels.shape[3] // col)
-    affinity = options.affinity
+    affinity = options.affinity if options.affinity is None else torch.as_tensor(options.affinity)
     if affinity is None or affinity.dim() not in (2, 3) or affinity.shape[-2:] != (patches, patches):
         found = "nothing" if affinity is None else list(affinity.shape)
         raise BadSpec(

@@ -24,7 +24,7 @@ from clip_anatomy.anatomy.tokens import head_directions
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.maps.decomposition import DecompositionOptions
 from clip_anatomy.maps.dense import Recipe, gaussian
-from clip_anatomy.maps.maskclip import denoised, smoothed
+from clip_anatomy.maps.maskclip import check_probability, denoised, smoothed
 from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.maps.recipes import similarities
 from clip_anatomy.maps.resnet_gradients import GRADIENTS
@@ -147,6 +147,10 @@ class PoolMaskclipOptions(Options):
 
     denoise: float | None = None
     smooth_keys: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a probability that is none."""
+        check_probability(self.denoise)
 
 
 def maskclip(

@@ -59,6 +59,6 @@ def chefer(
 
 
 GRADIENTS: dict[str, Method] = {
-    "gradcam": Method(gradcam, "last stage's map, weighed by the gradient of the cosine (Grad-CAM)"),
-    "chefer": Method(chefer, "attention of the pool times the gradient of the cosine (Chefer)"),
+    "gradcam": Method(gradcam, "last stage's map, weighed by the gradient of the cosine (Grad-CAM)", alone=True),
+    "chefer": Method(chefer, "attention of the pool times the gradient of the cosine (Chefer)", alone=True),
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from clip_anatomy.maps.masks import How, Masks
 from clip_anatomy.maps.methods import methods_of
 from clip_anatomy.maps.refine import REFINERS, refined
 from clip_anatomy.maps.resnet import RECIPES as POOLED
+from clip_anatomy.maps.texts import Texts
 from clip_anatomy.model.clip import Clip, Images
 from clip_anatomy.model.decode import read_image
 from clip_anatomy.model.pixels import listed
@@ -27,18 +28,17 @@ from clip_anatomy.model.resnet import ResNet
 __all__ = ["RULES", "UNSEEN", "How", "Masks", "cut", "otsu", "segment"]
 
 MOST_SCORES = 2**26  # numbers of full-size maps held at once: 5 texts of a photograph of 12 million pixels
-MOST_CELLS = 4096  # patches of one picture where `size` is "whole": attention takes its square
 
 
 def segment(
     clip: Clip,
     images: Images | Tensor,
-    texts: Sequence[str],
+    texts: Sequence[str] | Tensor | Texts,
     method: str = "decomposition",
     *,
     threshold: str | float = "otsu",
-    background: Sequence[str] = (),
-    size: Size | Literal["whole"] = "whole",
+    background: Sequence[str] | Texts = (),
+    size: Size = "whole",
     window: int | None = None,
     stride: int | None = None,
     at: str = "picture",
@@ -62,7 +62,7 @@ def segment(
     Args:
         clip: an opened model.
         images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
-        texts: one thing to cut out, or a list of classes.
+        texts: one thing to cut out, or a list of classes; strings, embeddings [text, embed], or `Texts`.
         method: of `heatmap`.
         threshold: a rule of RULES, or a number from 0 (all) to 1 (nothing): a share of the way from the lowest to the highest value.
         background: texts of what is around, which take pixels and are no label: ["grass", "sky"].
@@ -91,25 +91,24 @@ def segment(
     """
     rule = checked_rule(threshold)
     _checked(refine, at)
-    names, behind = tuple(texts), tuple(background)
-    if shared := [text for text in behind if text in names]:
+    asked = Texts.of(clip, texts, templates)
+    behind = Texts.of(clip, background, templates) if isinstance(background, str | Texts) or len(background) else None
+    if shared := [text for text in behind.names if text in asked.names] if behind else []:
         raise BadText(f"{shared[0]!r} is a text and a background text. Type it once")
+    everything = asked if behind is None else asked + behind
     pictures = images if isinstance(images, Tensor) else _read(images)
     if isinstance(pictures, Tensor) and refine:
         raise BadSpec("refine= needs the pictures, and these are preprocessed tensors. Type: segment(clip, paths, ...)")
-    told, chosen, given = _method(clip, method, len(names) + len(behind) > 1, options)
-    found = [
-        heatmap(
-            clip, part, (*names, *behind), chosen, templates=templates, size=how, window=window, stride=stride, **given
-        )
-        for part, how in ([(pictures, None)] if window and size == "whole" else _looked(clip, pictures, size))
-    ]
-    maps = found[0] if len(found) == 1 else Maps.joined(found)
+    told, chosen, given = _method(clip, method, len(everything) > 1, options)
+    own = size == "whole" and (window is not None or isinstance(pictures, Tensor))
+    maps = heatmap(
+        clip, pictures, everything, chosen, size=None if own else size, window=window, stride=stride, **given
+    )
     labels: list[np.ndarray] = []
     cuts: list[float] = []
     for i in range(len(maps)):
         image = pictures[i] if isinstance(pictures, list) else None
-        label, level = cut_chunks(_scores(maps[i], image if refine else None, at), len(names), rule)
+        label, level = cut_chunks(_scores(maps[i], image if refine else None, at), len(asked), rule)
         labels.append(label)
         cuts.append(level)
     resolution = "patch" if at == "patch" or maps.geometries is None else "picture"
@@ -117,8 +116,8 @@ def segment(
     if window is not None:
         told_size = "the whole picture at its own size" if size == "whole" else told_size
         told_size += f" in windows of {window}"
-    how = How(told, {**options, **given}, rule, behind, told_size, resolution, refine)
-    return Masks(tuple(labels), names, maps, tuple(cuts), how)
+    how = How(told, {**options, **given}, rule, () if behind is None else behind.names, told_size, resolution, refine)
+    return Masks(tuple(labels), asked.names, maps, tuple(cuts), how)
 
 
 def _scores(one: Maps, refine: Image.Image | None, at: str) -> Iterator[Float[Tensor, "text row col"]]:
@@ -173,31 +172,6 @@ def _read(images: Images) -> list[Image.Image]:
     if not found:
         raise BadImage("no picture was given. Type the path of at least one")
     return found
-
-
-def _looked(
-    clip: Clip, pictures: Tensor | list[Image.Image], size: Size | Literal["whole"]
-) -> Iterator[tuple[Tensor | list[Image.Image], Size]]:
-    """Pictures, in order, with the size at which the model sees all of each; fewer pixels for very long ones."""
-    if isinstance(pictures, Tensor) or size != "whole":
-        yield pictures, None if size == "whole" else size
-        return
-    short = min(clip.preprocess.size)
-    limit = MOST_CELLS * clip.patch[0] * clip.patch[1]
-    together: list[Image.Image] = []
-    for picture in pictures:
-        scale = short / min(picture.size)
-        pixels = picture.width * picture.height * scale * scale
-        if pixels <= limit:
-            together.append(picture)
-            continue
-        if together:
-            yield together, short
-            together = []
-        scale *= (limit / pixels) ** 0.5
-        yield [picture], (max(1, round(picture.height * scale)), max(1, round(picture.width * scale)))
-    if together:
-        yield together, short
 
 
 def _size_told(size: Size | str, tensor: bool) -> str:

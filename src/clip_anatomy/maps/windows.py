@@ -7,6 +7,7 @@ picture in patches   ┌───────────┐ a window sees what 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from jaxtyping import Float
@@ -111,7 +112,10 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def _whole(name: str, pixels: int | tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
-    sides = (pixels, pixels) if isinstance(pixels, int) else pixels
+    try:
+        sides = tuple(index(side) for side in (pixels if isinstance(pixels, tuple | list) else (pixels, pixels)))
+    except TypeError as error:
+        raise BadSpec(f"{name}={pixels!r}: pixels were expected. Type: {name}={14 * patch[0]}") from error
     if len(sides) != 2 or any(side < 1 or side % each for side, each in zip(sides, patch, strict=True)):
         fits = [max(1, round(side / each)) * each for side, each in zip((*sides, *sides)[:2], patch, strict=True)]
         told = fits[0] if isinstance(pixels, int) and fits[0] == fits[1] else tuple(fits)
