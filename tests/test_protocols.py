@@ -1,6 +1,8 @@
 """Protocols: the official figures, sliding windows longhand, every preset end to end on miniatures, bad pictures, the command."""
 
+import copy
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.measure.asked import class_words
 from clip_anatomy.measure.datasets.registry import READERS, open_masked
 from clip_anatomy.measure.foreground import (
     Foreground,
@@ -29,6 +32,7 @@ from clip_anatomy.measure.foreground import (
     stretched_map,
 )
 from clip_anatomy.measure.protocols import PROTOCOLS, SemanticSettings
+from clip_anatomy.measure.published import PUBLISHED, settings_like
 from clip_anatomy.measure.run import run
 from clip_anatomy.measure.sliding import Sliding, classes_of, grid_starts, scaled, sliding_scores
 from clip_anatomy.model.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
@@ -55,7 +59,9 @@ def mini(tmp_path: Path) -> Any:
     return write
 
 
-def test_the_paper_protocol_equals_the_official_code(shared: Path) -> None:
+@pytest.fixture(scope="module")
+def official(shared: Path) -> Any:
+    """The oracle's model, its first eight pictures, and what the official code said of them."""
     import open_clip
 
     folder = shared / "oracles" / "vit-a"
@@ -63,40 +69,38 @@ def test_the_paper_protocol_equals_the_official_code(shared: Path) -> None:
     known = {k: v for k, v in config.items() if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")}
     model = open_clip.CLIP(**known)
     model.load_state_dict({k: v.float() for k, v in load_file(folder / "weights.safetensors").items()})
-    clip = ca.load(model.eval())
-    theirs = json.loads((folder / "results.json").read_text())["segmentation_first8"]
     inputs = np.load(folder / "inputs.npz")
     images, masks = torch.tensor(inputs["images"][:8]).float(), torch.tensor(inputs["masks"]).long()
-    classifier = torch.tensor(inputs["classifier"]).float()
-    seen, near = Foreground.empty(), 0
-    figures = []
-    for image, mask in zip(images, masks, strict=True):
-        chosen = predicted_class(clip, image[None], classifier)
-        map_ = stretched_map(class_map(clip, image[None], classifier, chosen), (64, 64))
-        seen = seen.add(map_, mask)
-        near += int(((map_ - map_.mean()).abs() < 1e-6).sum())
-        figures.append(map_)
-    assert seen.precision.value == pytest.approx(theirs["mean_ap"], rel=1e-5)
-    # One pixel of 32,768 lies 2e-8 from the threshold: the official float32 sums put it on the other side. Flipped, all is equal.
-    assert near == 1
-    assert abs(seen.confusion.pixel_accuracy - theirs["pixel_accuracy"]) * 8 * 64 * 64 == pytest.approx(1, abs=1e-6)
-    at = int((figures[0] - figures[0].mean()).abs().argmin())
-    flipped = Foreground.empty().confusion
-    for index, (map_, mask) in enumerate(zip(figures, masks, strict=True)):
-        above = (map_ > map_.mean()).long()
-        if index == 0:
-            above.view(-1)[at] = 1 - above.view(-1)[at]
-        flipped = flipped.add(above, mask)
-    assert flipped.pixel_accuracy == pytest.approx(theirs["pixel_accuracy"], abs=1e-9)
-    assert flipped.mean_iou == pytest.approx(theirs["mean_iou"], abs=1e-9)
-    # Nor is a flip needed in double precision, where the pixel lies 1e-6 above.
-    exact, fine = ca.load(model.double(), parity=False), Foreground.empty()
-    for image, mask in zip(images, masks, strict=True):
-        chosen = predicted_class(exact, image[None].double(), classifier)
-        fine = fine.add(stretched_map(class_map(exact, image[None].double(), classifier, chosen), (64, 64)), mask)
-    assert fine.confusion.pixel_accuracy == pytest.approx(theirs["pixel_accuracy"], abs=1e-9)
-    assert fine.confusion.mean_iou == pytest.approx(theirs["mean_iou"], abs=1e-9)
-    assert fine.precision.value == pytest.approx(theirs["mean_ap"], rel=1e-5)
+    theirs = json.loads((folder / "results.json").read_text())["segmentation_first8"]
+    return model.eval(), images, masks, torch.tensor(inputs["classifier"]).float(), theirs
+
+
+def paper_maps(clip: Any, images: Tensor, classifier: Tensor) -> list[Tensor]:
+    chosen = [predicted_class(clip, image[None], classifier) for image in images]
+    return [
+        stretched_map(class_map(clip, image[None], classifier, at), (64, 64))
+        for image, at in zip(images, chosen, strict=True)
+    ]
+
+
+def test_the_paper_protocol_equals_the_official_code(official: Any) -> None:
+    model, images, masks, classifier, theirs = official
+    single = paper_maps(ca.load(model, parity=False), images, classifier)
+    exact = paper_maps(ca.load(copy.deepcopy(model).double(), parity=False), images.double(), classifier)
+    seen = [Foreground.empty(), Foreground.empty()]
+    for a, b, mask in zip(single, exact, masks, strict=True):
+        seen = [seen[0].add(a, mask), seen[1].add(b, mask)]
+    for one in seen:
+        assert one.precision.value == pytest.approx(theirs["mean_ap"], rel=1e-5)
+    # In double precision all figures are theirs. In single precision a pixel of 32,768 lies 2e-8 from the threshold, and on
+    # which side it falls hangs on the machine's order of summation.
+    assert seen[1].confusion.pixel_accuracy == pytest.approx(theirs["pixel_accuracy"], abs=1e-9)
+    assert seen[1].confusion.mean_iou == pytest.approx(theirs["mean_iou"], abs=1e-9)
+    near = torch.stack([(a - a.mean()).abs() < 1e-6 for a in single])
+    assert int(near.sum()) == 1
+    other = torch.stack([(a > a.mean()) != (b > b.mean()) for a, b in zip(single, exact, strict=True)])
+    assert not (other & ~near).any()
+    assert abs(seen[0].confusion.pixel_accuracy - theirs["pixel_accuracy"]) * near.numel() <= 1 + 1e-6
 
 
 def test_a_thousand_class_maps_minus_their_mean_are_one_direction(clip: Any) -> None:
@@ -129,6 +133,33 @@ def test_aligned_masks_go_where_the_picture_goes(size: tuple[int, int], resize: 
         assert torch.equal(ours, misaligned_mask(mask, where).long())
 
 
+def bilinear(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """OpenCV's INTER_LINEAR longhand: the nearest four pixels of each place, whatever the scale."""
+
+    def along(length: int, target: int) -> np.ndarray:
+        shares = np.zeros((target, length))
+        for at in range(target):
+            place = max((at + 0.5) * length / target - 0.5, 0)
+            low = min(int(place), length - 1)
+            shares[at, low] += 1 - (place - low)
+            shares[at, min(low + 1, length - 1)] += place - low
+        return shares
+
+    rows, cols = along(levels.shape[0], size[0]), along(levels.shape[1], size[1])
+    return np.rint(np.einsum("ri,cj,ijk->rck", rows, cols, levels.astype(float)))
+
+
+def test_pictures_are_scaled_as_opencv_does() -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (37, 52, 3), dtype=np.uint8)
+    preprocess = Preprocess((32, 32), OPENAI_MEAN, OPENAI_STD)
+    for side in (16, 37, 61):
+        pixels = scaled(Image.fromarray(levels), side, preprocess)
+        mean, std = (torch.tensor(x)[:, None, None] for x in (OPENAI_MEAN, OPENAI_STD))
+        ours = ((pixels * std + mean) * 255).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(ours, bilinear(levels, ours.shape[:2]), atol=1.001)  # a half may round either way
+        assert np.abs(ours - bilinear(levels, ours.shape[:2])).mean() < 0.01
+
+
 def test_sliding_windows_equal_the_longhand() -> None:
     torch.manual_seed(0)
     pixels, how = torch.randn(3, 50, 75), Sliding(side=50, window=32, stride=16)
@@ -157,6 +188,36 @@ def test_sliding_windows_equal_the_longhand() -> None:
     expected = torch.where(by_class.amax(0) < 0.4, 1, expected)
     said = classes_of(scores, (61, 83), owner, logit_scale=9.0, threshold=0.4, background=1)
     assert torch.equal(said, expected)
+
+
+def test_a_class_of_too_little_area_gives_way_to_the_next_best() -> None:
+    torch.manual_seed(0)
+    scores, owner = torch.randn(6, 9, 12), [0, 0, 1, 2, 3, 3]
+    scores[:, :, :9] += torch.tensor([0, 0, 3.0, 0, 0, 0])[:, None, None]
+    logits = F.interpolate(scores[None], (18, 30), mode="bilinear")[0] * 2
+    probability = logits.softmax(0)
+    by_class = torch.stack([probability[:2].amax(0), probability[2], probability[3], probability[4:].amax(0)])
+    first = by_class.argmax(0)
+    pixels = torch.bincount(first.flatten(), minlength=4)[1:]
+    small = [at + 1 for at in range(3) if pixels[at] <= 0.1 * pixels.sum()]
+    assert small
+    assert small != [1, 2, 3]
+    by_class[small] = 0
+    expected = torch.where(by_class.amax(0) < 0.35, 0, by_class.argmax(0))
+    assert not torch.equal(expected, first)
+    said = classes_of(scores, (18, 30), owner, logit_scale=2.0, threshold=0.35, area=0.1, background=0)
+    assert torch.equal(said, expected)
+    # And where every class is too small, all is background, with or without a threshold.
+    nothing = classes_of(scores[2:], (18, 30), [1, 2, 3, 3], logit_scale=2.0, area=1.0, background=0)
+    assert not nothing.any()
+
+
+def test_many_texts_of_a_large_picture_are_decided_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    scores, owner = torch.randn(11, 7, 9), [*range(11)]
+    whole = classes_of(scores, (20, 31), owner, logit_scale=3.0, threshold=0.3, background=4)
+    monkeypatch.setattr("clip_anatomy.measure.sliding.BAND_BYTES", 4 * 20 * 31 * 2)
+    assert torch.equal(classes_of(scores, (20, 31), owner, logit_scale=3.0, threshold=0.3, background=4), whole)
 
 
 def test_windows_cover_everything_and_stay_inside() -> None:
@@ -195,6 +256,50 @@ def test_every_protocol_runs_and_says_all_that_decides_it(protocol: str, clip: A
     assert set(found.configuration["changed from the preset"]) <= {*settings}
 
 
+@pytest.mark.parametrize("paper", PUBLISHED)
+def test_settings_of_a_paper_are_taken_and_told(paper: str, clip: Any, mini: Any) -> None:
+    place = mini("voc21")
+    wanted = settings_like(paper, "voc21")
+    small = {"side": 48, "window": 32, "stride": 16}
+    found = run(clip, "voc21", place, like=paper, prompts=1, **small)
+    config = found.configuration
+    for name, value in {**wanted, **small}.items():
+        assert config[name] == value
+    assert config["method"] == paper
+    assert config["settings of"].startswith(PUBLISHED[paper].told)
+    assert str(PUBLISHED[paper].reported["voc21"]) in config["mIoU reported there"]
+    assert set(PUBLISHED[paper].reported) == set(PUBLISHED[paper].by_protocol) <= set(PROTOCOLS)
+    # All presets of a paper are whole: windows hold patches of 16, thresholds only where there is a background.
+    for protocol in PUBLISHED[paper].by_protocol:
+        settings = replace(PROTOCOLS[protocol].settings, **settings_like(paper, protocol))
+        Sliding(settings.side, settings.window, settings.stride).check((16, 16))
+        assert (settings.threshold is not None) == (protocol in ("voc21", "context60", "coco-object"))
+    with pytest.raises(ca.errors.BadSpec, match="has none for potsdam. Type one of: voc21"):
+        run(clip, "potsdam", place, like=paper)
+
+
+def test_class_names_of_a_file_are_the_texts(clip: Any, mini: Any, tmp_path: Path) -> None:
+    place = mini("voc20")
+    file = tmp_path / "names.txt"
+    data = open_masked("voc20", place)
+    file.write_text("\n".join([*data.classes[:-1], "television, screen,monitor"]) + "\n")
+    found = run(clip, "voc20", place, names=file, **SMALL)
+    assert found.configuration["class names"].startswith("names.txt, 22 texts (SHA-256 ")
+    words = class_words(data, SemanticSettings(), file)
+    assert words.texts[-3:] == ("television", "screen", "monitor")
+    assert words.owner[-4:] == (18, 19, 19, 19)
+    file.write_text("aeroplane\nbird\n")
+    with pytest.raises(
+        ca.errors.BadInput, match="has 2 lines for 20 classes of PASCAL VOC 2012 val, 20 classes. Type a file"
+    ):
+        run(clip, "voc20", place, names=file, **SMALL)
+    with pytest.raises(ca.errors.BadInput, match="cannot be read"):
+        run(clip, "voc20", place, names=tmp_path / "none.txt", **SMALL)
+    minis.cod10k(tmp_path / "cod")
+    with pytest.raises(ca.errors.BadSpec, match="names are read for protocols of mIoU only"):
+        run(clip, "cod10k", tmp_path / "cod", names=file)
+
+
 def test_miou_of_a_protocol_equals_the_longhand(clip: Any, mini: Any) -> None:
     place = mini("voc20")
     found = run(clip, "voc20", place, method="sclip", **SMALL)
@@ -205,10 +310,10 @@ def test_miou_of_a_protocol_equals_the_longhand(clip: Any, mini: Any) -> None:
         image, mask = entry.picture(), entry.mask()
         cols, rows = image.size
         factor = 48 / min(rows, cols)
-        image = image.resize((round(cols * factor), round(rows * factor)), Image.Resampling.BILINEAR)
+        levels = bilinear(np.array(image), (round(rows * factor), round(cols * factor)))
         x = (
-            torch.tensor(np.array(image)).permute(2, 0, 1) / 255 - torch.tensor(clip.preprocess.mean)[:, None, None]
-        ) / (torch.tensor(clip.preprocess.std)[:, None, None])
+            torch.tensor(levels).permute(2, 0, 1) / 255 - torch.tensor(clip.preprocess.mean)[:, None, None]
+        ).float() / (torch.tensor(clip.preprocess.std)[:, None, None])
         total, count = torch.zeros(20, *x.shape[1:]), torch.zeros(x.shape[1:])
         for top in grid_starts(x.shape[1], 32, 16):
             for left in grid_starts(x.shape[2], 32, 16):
@@ -283,6 +388,9 @@ def test_a_stopped_run_tells_what_it_knows(clip: Any, mini: Any) -> None:
         ({"method": "lime"}, "'lime' is not known. Type one of"),
         ({"window": 30}, "30 pixels hold no whole patches of 8. Type: window=24"),
         ({"stride": 300}, "leave gaps. Type: stride=112"),
+        ({"threshold": 1.5}, "threshold=1.5 is no share. Type a number from 0 to 1"),
+        ({"logit_scale": -1.0}, "turns the order of the classes"),
+        ({"like": "lime"}, "no settings like 'lime'. Type one of: sclip, clearclip, naclip"),
         ({"prompts": 3}, "no list of 3 prompts. Type: prompts=80 or prompts=1"),
         ({"limit": 0}, "at least one picture"),
     ],

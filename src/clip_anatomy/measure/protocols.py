@@ -33,7 +33,8 @@ class SemanticSettings:
         side, window, stride: pixels of the short side, of a window, between windows.
         prompts: CLIP's 80 templates, or 1 ("a photo of a {}.").
         logit_scale: before the softmax.
-        threshold: least probability of a class; below it a pixel is background. None where there is no background.
+        threshold: least probability of a class; below it a pixel is background. None for none.
+        area: least share of what is not background; a class with less is not there (SCLIP's release). None for none.
         background: texts that stand for the background.
     """
 
@@ -44,6 +45,7 @@ class SemanticSettings:
     prompts: int = 80
     logit_scale: float = 40.0
     threshold: float | None = None
+    area: float | None = None
     background: tuple[str, ...] = ()
 
 

@@ -3,11 +3,12 @@
 The evaluation that the self–self family shares (SCLIP, ClearCLIP, NACLIP, ProxyCLIP, ResCLIP; field code on mmsegmentation),
 without mmsegmentation:
 
-    picture ─▶ short side to `side` (bilinear, long side at most 2048) ─▶ normalise
+    picture ─▶ short side to `side` (OpenCV's bilinear, long side at most 2048) ─▶ normalise
             ─▶ windows of `window`, `stride` apart, the last ones moved back into the picture
             ─▶ patch scores of each window, bilinear to its pixels, averaged where windows overlap
             ─▶ bilinear to the original size ─▶ × logit scale ─▶ softmax over texts ─▶ best text of each class
-            ─▶ class of the highest probability; the background where that is below a threshold
+            ─▶ class of the highest probability; the background where that is below a threshold (and, in SCLIP's
+               release, no class at all that has less than a share of what is not background)
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -55,13 +56,18 @@ class Sliding:
 
 
 def scaled(image: Image.Image, side: int, preprocess: Preprocess) -> Float[Tensor, "3 row col"]:
-    """A picture with its short side at `side` (its long one at most 2048), normalised for the model; nothing is cropped."""
+    """A picture with its short side at `side` (its long one at most 2048), normalised for the model; nothing is cropped.
+
+    Bilinear between the nearest four pixels, rounded to levels: OpenCV's filter, which the papers' code uses. Pillow's averages
+    over more of them when a picture shrinks.
+    """
     cols, rows = image.size
     factor = min(LONGEST / max(rows, cols), side / min(rows, cols))
-    size = max(1, int(cols * factor + 0.5)), max(1, int(rows * factor + 0.5))
-    levels = torch.from_numpy(np.array(image.convert("RGB").resize(size, Image.Resampling.BILINEAR)))
+    size = max(1, int(rows * factor + 0.5)), max(1, int(cols * factor + 0.5))
+    levels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float()
+    small = F.interpolate(levels, size, mode="bilinear", align_corners=False)[0].round()
     mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (preprocess.mean, preprocess.std))
-    return (levels.permute(2, 0, 1).float() / 255 - mean) / std
+    return (small / 255 - mean) / std
 
 
 def grid_starts(length: int, window: int, stride: int) -> list[int]:
@@ -123,6 +129,7 @@ def classes_of(
     *,
     logit_scale: float,
     threshold: float | None = None,
+    area: float | None = None,
     background: int | None = None,
 ) -> Int[Tensor, "_row _col"]:
     """The class of every pixel of the original picture.
@@ -133,6 +140,8 @@ def classes_of(
         owner: which class each text belongs to.
         logit_scale: factor before the softmax.
         threshold: least probability; below it a pixel is background. None for none.
+        area: least share of the pixels that are not background: a class with less is not there, and its pixels get their next
+            best class. None for none.
         background: class number of the background, where there is one.
 
     Returns:
@@ -143,24 +152,45 @@ def classes_of(
         >>> classes_of(scores, (1, 2), [1, 2], logit_scale=10.0, threshold=0.6, background=0).tolist()
         [[1, 0]]
     """
-    texts, rows, cols = scores.shape
-    down, across = _spread(rows, size[0]), _spread(cols, size[1])
-    wide = scores @ across.T  # [text, row, original col]
     numbers = torch.tensor(owner)
-    band = max(1, BAND_BYTES // (4 * texts * size[1]))
-    found: list[Tensor] = []
-    for first in range(0, size[0], band):
-        logits = torch.einsum("rh,thw->trw", down[first : first + band], wide) * logit_scale
-        best, at = logits.max(0)
-        said = numbers[at]  # a class is as likely as its likeliest text, so the best text's class is the best class
-        if threshold is not None and background is not None:
-            sure = (best - logits.logsumexp(0)).exp()
-            said = torch.where(sure < threshold, background, said)
-        found.append(said)
-    return torch.cat(found)
+    there = torch.ones(len(numbers), dtype=torch.bool)
+    if area is not None and background is not None:
+        best, _, _ = _likeliest(scores, there, size, logit_scale)
+        pixels = torch.bincount(numbers[best].flatten(), minlength=int(numbers.max()) + 1)
+        pixels[background] = 0
+        there = (pixels > area * pixels.sum())[numbers] | (numbers == background)
+    best, logit, total = _likeliest(scores, there, size, logit_scale, whole=threshold is not None)
+    said = numbers[best]  # a class is as likely as its likeliest text, so the best text's class is the best class
+    if background is not None:
+        said = said.masked_fill(logit.isneginf(), background)  # every class was too small
+        if threshold is not None:
+            said = said.masked_fill((logit - total).exp() < threshold, background)
+    return said
 
 
-def _spread(length: int, target: int) -> Float[Tensor, "row col"]:
-    """Bilinear interpolation along one side as a matrix, so that a picture can be enlarged in bands."""
-    eye = torch.eye(length)[None]
-    return F.interpolate(eye, target, mode="linear", align_corners=False)[0].T
+def _likeliest(
+    scores: Float[Tensor, "text row col"],
+    there: Bool[Tensor, " text"],
+    size: tuple[int, int],
+    logit_scale: float,
+    *,
+    whole: bool = False,
+) -> tuple[Int[Tensor, "_row _col"], Float[Tensor, "_row _col"], Float[Tensor, "_row _col"]]:
+    """The best text of each pixel among those that are there, its logit, and (if `whole`) the logarithm of the softmax's sum.
+
+    Some texts at a time: of 171 classes a whole photograph would take 200 MB.
+    """
+    best, top = torch.zeros(size, dtype=torch.long), torch.full(size, -torch.inf)
+    total = top.clone()
+    step = max(1, BAND_BYTES // (4 * size[0] * size[1]))
+    for first in range(0, len(scores), step):
+        logits = F.interpolate(scores[None, first : first + step], size, mode="bilinear", align_corners=False)[0]
+        logits *= logit_scale
+        if whole:
+            total = torch.logaddexp(total, logits.logsumexp(0))
+        some = there[first : first + step]
+        if bool(some.any()):
+            high, at = logits[some].max(0)
+            best = torch.where(high > top, some.nonzero()[:, 0][at] + first, best)
+            top = torch.maximum(top, high)
+    return best, top, total

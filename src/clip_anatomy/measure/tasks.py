@@ -23,6 +23,7 @@ from clip_anatomy.measure.foreground import (
     stretched_map,
 )
 from clip_anatomy.measure.multilabel import MultiLabel
+from clip_anatomy.measure.protocols import SemanticSettings
 from clip_anatomy.measure.saliency import Saliency
 from clip_anatomy.measure.segmentation import Confusion
 from clip_anatomy.measure.sliding import Sliding, classes_of, scaled, sliding_scores
@@ -100,10 +101,7 @@ class SemanticTask:
         classes: names.
         texts: unit rows.
         owner: class of each text.
-        method: a method of `heatmap`.
-        how: windows.
-        logit_scale: before the softmax.
-        threshold: least probability; None for no background by threshold.
+        settings: windows, scale, thresholds, and a method of `heatmap`.
         background: class number of the background.
     """
 
@@ -111,17 +109,13 @@ class SemanticTask:
     classes: tuple[str, ...]
     texts: Float[Tensor, "text embed"]
     owner: tuple[int, ...]
-    method: str
-    how: Sliding
-    logit_scale: float
-    threshold: float | None
+    settings: SemanticSettings
     background: int | None
     batch: int = 8
     confusion: Confusion = field(init=False)
 
     def __post_init__(self) -> None:
-        """Check the windows, start counting."""
-        self.how.check(self.clip.patch)
+        """Start counting."""
         self.confusion = Confusion.empty(len(self.classes))
 
     def see(self, entry: Entry | Tagged) -> None:
@@ -129,23 +123,21 @@ class SemanticTask:
         assert isinstance(entry, Entry)
         image, mask = entry.picture(), entry.mask()
         check_sizes(image, mask)
-        pixels = scaled(image, self.how.side, self.clip.preprocess)
-        scores = sliding_scores(pixels, self.how, self._score, self.batch)
+        asked = self.settings
+        pixels = scaled(image, asked.side, self.clip.preprocess)
+        scores = sliding_scores(pixels, Sliding(asked.side, asked.window, asked.stride), self._score, self.batch)
         said = classes_of(
-            scores,
-            mask.shape,
-            self.owner,
-            logit_scale=self.logit_scale,
-            threshold=self.threshold,
+            scores, mask.shape, self.owner, logit_scale=asked.logit_scale, threshold=asked.threshold, area=asked.area,
             background=self.background,
-        )
+        )  # fmt: skip
         self.confusion = self.confusion.add(said, torch.from_numpy(mask))
 
     def _score(self, windows: Tensor) -> Tensor:
         windows = windows.to(self.clip.device, self.clip.vision.dtype)
-        values = heatmap(self.clip, windows, self.texts.to(self.clip.device), method=self.method).values
+        method = self.settings.method
+        values = heatmap(self.clip, windows, self.texts.to(self.clip.device), method=method).values
         # Shares of a cosine are a patch's part of the whole: times the number of patches they are on the cosine's scale.
-        return values * (values.shape[2] * values.shape[3] if self.method == "decomposition" else 1)
+        return values * (values.shape[2] * values.shape[3] if method == "decomposition" else 1)
 
     def figures(self) -> dict[str, float]:
         """Mean IoU over classes, pixel accuracy, mean class accuracy."""
