@@ -1,56 +1,29 @@
-"""An edit replaces exactly the direct effects it names, in a drop-in encoder, and never touches the user's model."""
+"""An edit replaces exactly the direct effects it names, in whatever form the parts are there."""
 
-import json
-from pathlib import Path
+import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import tiny
 import tiny_resnet
 import torch
+from edits import SPEC, clip, close, means, model, pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy import edit_files
 from clip_anatomy.anatomy.basis import basis_of
 from clip_anatomy.anatomy.change import Change
 from clip_anatomy.anatomy.edit import Edit
 from clip_anatomy.anatomy.edited import EditedClip
 from clip_anatomy.anatomy.means import Means
 from clip_anatomy.anatomy.selection import Selection
-from clip_anatomy.errors import BadInput, BadSpec, ClipAnatomyError, OutputError, UnsupportedModel
+from clip_anatomy.errors import BadInput, BadSpec, ClipAnatomyError, UnsupportedModel
+from clip_anatomy.library.sources.opening import open_source
 
-torch.set_num_threads(1)
-SPEC = "0.1,1.0,2.2+mlp=0,2+class-to-class=1,2+start"
-
-
-def pixels(n: int, seed: int = 0, size: tuple[int, int] = (32, 32)) -> Tensor:
-    return torch.randn(n, 3, *size, generator=torch.Generator().manual_seed(seed))
-
-
-def close(a: Tensor, b: Tensor, atol: float = 2e-5) -> None:
-    a, b = a.detach().double(), b.detach().double()
-    torch.testing.assert_close(a, b, atol=atol * float(b.abs().max()), rtol=0)
-
-
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return tiny.open_clip_model(layers=3, heads=3)
-
-
-@pytest.fixture(scope="module")
-def clip(model: nn.Module) -> Any:
-    return ca.load(model)
-
-
-@pytest.fixture(scope="module")
-def means(clip: Any) -> Means:
-    return Means.of(clip, pixels(7, 9), class_to_class=True)
-
-
-# ---- it is what it says
+__all__ = ["clip", "means", "model"]  # fixtures
 
 
 def longhand(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -86,12 +59,8 @@ def longhand(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
     )
 
 
-def test_it_equals_a_longhand_replacement_from_the_hosts_modules() -> None:
-    import copy
-
-    host = tiny.open_clip_model(layers=3, heads=3)
-    clip = ca.load(host)
-    twin = copy.deepcopy(host)
+def test_it_equals_a_longhand_replacement_from_the_hosts_modules(model: nn.Module, clip: Any, means: Means) -> None:
+    twin = copy.deepcopy(model)
     with torch.no_grad():
         e, heads, mlps, start = longhand(twin, pixels(4))
         e0, heads0, mlps0, start0 = longhand(twin, pixels(7, 9))
@@ -109,9 +78,22 @@ def test_it_equals_a_longhand_replacement_from_the_hosts_modules() -> None:
     for layer, head in ((1, 1), (1, 2), (2, 0), (2, 1)):  # heads of layers 1 and 2 that are not replaced as a whole
         swap(heads[:, layer, head, 0], heads0[:, layer, head, 0])
     swap(start, start0)
-    edit = Edit.of(clip, SPEC, Means.of(clip, pixels(7, 9), class_to_class=True))
+    edit = Edit.of(clip, SPEC, means)
     close(edit.apply(ca.decompose(clip, pixels(4))), new)
     close(EditedClip(clip, edit).encode_image(pixels(4)), new)
+
+
+def test_in_double_precision_it_equals_the_longhand_to_twelve_digits() -> None:
+    host = tiny.open_clip_model(layers=3, heads=3).double()
+    clip = ca.load(host)
+    with torch.no_grad():
+        e, heads, mlps, start = longhand(host, pixels(4))
+    new = e - start - mlps[:, [0, 2]].sum(1) - heads[:, 2, :, 0].sum(1)  # in the last block, of the class token alone
+    for layer, head in ((0, 1), (1, 0)):
+        new = new - heads[:, layer, head].sum(1)
+    new = new - heads[:, 1, 1:, 0].sum(1)
+    edit = Edit.of(clip, "0.1,1.0+mlp=0,2+class-to-class=1,2+start", by="zero")
+    close(EditedClip(clip, edit).encode_image(pixels(4)), new, 1e-12)
 
 
 kinds = st.sampled_from(
@@ -160,13 +142,6 @@ def test_the_encoder_equals_the_sum_over_parts(
     close(EditedClip(clip, edit).encode_image(images), edit.apply(ca.decompose(clip, images)), 5e-5)
 
 
-@pytest.mark.parametrize("size", [(16, 40), (16, 64)])  # (16, 64) has as many patches as the model's own (32, 32)
-def test_an_empty_edit_takes_pictures_of_any_size(clip: Any, size: tuple[int, int]) -> None:
-    images = pixels(2, 3, size)
-    edit = Edit.of(clip, Selection(), by="zero")
-    close(EditedClip(clip, edit).encode_image(images), ca.decompose(clip, images).embedding, 5e-5)
-
-
 def test_only_the_subspace_is_replaced_or_only_it_is_kept(clip: Any, means: Means) -> None:
     images = pixels(4)
     parts = ca.decompose(clip, images)
@@ -208,10 +183,34 @@ def test_from_head_coordinates_alone(clip: Any, means: Means) -> None:
     u = basis.coordinates(parts.heads / length[..., None, None])
     shift = edit.shift({pair: u[:, pair[0], pair[1]] for pair in edit.parts.heads}, basis)
     close((parts.embedding / length + shift) * length, edit.apply(parts))
-    with pytest.raises(BadInput, match=r"heads 2\.1 are replaced but"):
+    with pytest.raises(BadInput, match=r"heads 2\.1 are replaced but.* Type \{pair: store\.heads"):
         edit.shift({(0, 1): u[:, 0, 1], (1, 2): u[:, 1, 2]}, basis)
     with pytest.raises(BadInput, match=r"only heads can be replaced.*Type EditedClip"):
         Edit.of(clip, "mlp=0", by="zero").shift({}, basis)
+    some = {pair: u[:, pair[0], pair[1]] for pair in edit.parts.heads}
+    with pytest.raises(BadInput, match=r"layers 0 are edited, the store keeps 1, 2. Index with --layers all"):
+        edit.shift(some, basis_of(clip.image_tower, "own", [1, 2]))
+    with pytest.raises(BadInput, match=r"of the convention 'even'.*Index with --convention own"):
+        edit.shift(some, basis_of(clip.image_tower, "even"))
+    with pytest.raises(BadInput, match=r"coordinates of 3 and 4 images"):
+        edit.shift(some | {(0, 1): u[:3, 0, 1]}, basis)
+
+
+def test_a_stores_heads_are_edited_without_its_pictures(tmp_path: Any) -> None:
+    from clip_anatomy.library.index import index
+    from clip_anatomy.library.store import Store
+
+    clip = ca.load("demo")
+    index(clip, "world:12", tmp_path / "s")
+    store = Store.open(tmp_path / "s")
+    edit = Edit.of(clip, "6.1,7.2", store.moments())
+    moved = store.embeddings(unit=True) + edit.shift(
+        {pair: store.heads(*pair) for pair in edit.parts.heads}, store.basis
+    )
+    world = clip.pixels([picture.data for picture in open_source("world:12")])
+    with torch.no_grad():
+        plain, found = EditedClip(clip, edit).encode_both(world)
+    close(moved, found / plain.norm(dim=-1, keepdim=True), 2e-3)  # a store keeps half precision
 
 
 def test_means_are_those_of_the_parts_in_any_batches(clip: Any) -> None:
@@ -232,266 +231,10 @@ def test_means_are_those_of_the_parts_in_any_batches(clip: Any) -> None:
         close(one.mean, other.mean, 1e-4)
 
 
-# ---- a drop-in encoder
-
-
-def test_an_empty_edit_is_the_host_to_the_last_bit() -> None:
-    for make in (tiny.open_clip_model, tiny.transformers_model):
-        host: Any = make()
-        edited = EditedClip(ca.load(host), Edit.empty(ca.load(host)))
-        images, ids = pixels(5), torch.full((2, 12), 99)
-        with torch.no_grad():
-            if hasattr(host, "encode_image"):
-                assert torch.equal(edited.encode_image(images), host.encode_image(images))
-                assert torch.equal(
-                    edited.encode_image(images, normalize=True), host.encode_image(images, normalize=True)
-                )
-                close(edited.encode_text(ids, normalize=True), host.encode_text(ids, normalize=True), 1e-6)
-            else:
-                theirs, ours = (
-                    host.get_image_features(pixel_values=images),
-                    edited.get_image_features(pixel_values=images),
-                )
-                assert torch.equal(getattr(ours, "pooler_output", ours), getattr(theirs, "pooler_output", theirs))
-                assert type(ours) is type(theirs)
-                ours = edited.get_text_features(input_ids=ids, attention_mask=torch.ones_like(ids))
-                theirs = host.get_text_features(input_ids=ids, attention_mask=torch.ones_like(ids))
-                close(getattr(ours, "pooler_output", ours), getattr(theirs, "pooler_output", theirs), 1e-6)
-    demo = ca.load("demo")  # no host module: our own forward, proven on load
-    images = pixels(2, size=(64, 64))
-    close(EditedClip(demo, Edit.empty(demo)).encode_image(images), demo.encode_image(images), 1e-6)
-
-
-def test_forward_logits_and_scale_as_in_open_clip(model: Any, clip: Any) -> None:
-    edited, images, ids = EditedClip(clip, Edit.empty(clip)), pixels(3), torch.full((2, 12), 99)
-    with torch.no_grad():
-        for ours, theirs in zip(edited(images, ids), model(images, ids), strict=True):
-            close(ours, theirs, 1e-6)
-        for ours, theirs in zip(edited.get_logits(images, ids), model.get_logits(images, ids), strict=True):
-            close(ours, theirs, 1e-5)
-        assert edited(images, None)[1] is None
-    close(edited.logit_scale.exp(), model.logit_scale.exp(), 1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_any_dtype_and_the_users_model_stays_bit_identical(
-    clip: Any, model: Any, means: Means, dtype: torch.dtype
-) -> None:
-    def state() -> dict[str, Any]:
-        return {k: (v.data_ptr(), v.dtype, v._version, v.clone()) for k, v in model.state_dict().items()}
-
-    before = state()
-    edit = Edit.of(clip, SPEC, means)
-    edited = EditedClip(clip, edit)
-    plain = edited.encode_image(pixels(3))
-    edited.load_state_dict({k: torch.zeros_like(v) for k, v in edited.state_dict().items()})
-    edited = EditedClip(clip, edit).to(dtype)
-    found = edited.encode_image(pixels(3))
-    assert found.dtype == dtype
-    close(found, plain, {torch.float64: 1e-6, torch.float16: 2e-2, torch.bfloat16: 1e-1}[dtype])
-    assert not list(edited.parameters())  # nothing that an optimiser could move
-    with pytest.raises(AttributeError):
-        _ = edited.visual
-    for name, (pointer, kind, version, value) in state().items():
-        assert (pointer, kind, version) == before[name][:3], name
-        assert torch.equal(value, before[name][3])
-
-
-def test_a_half_precision_model_is_edited_in_its_own_precision() -> None:
-    clip = ca.load(tiny.open_clip_model(layers=2, heads=2, d=8).to(torch.bfloat16))
-    edit = Edit.of(clip, "0.1,1.0+mlp=1", Means.of(clip, pixels(4)))
-    found = EditedClip(clip, edit).encode_image(pixels(3))
-    assert found.dtype == torch.bfloat16
-    close(found, edit.apply(ca.decompose(clip, pixels(3))), 3e-2)
-
-
-def test_batches_agree_with_one_by_one_and_gradients_reach_the_pixels(clip: Any, means: Means) -> None:
-    edited, images = EditedClip(clip, Edit.of(clip, SPEC, means)), pixels(5).requires_grad_()
-    batch = edited.encode_image(images)
-    close(torch.cat([edited.encode_image(one[None]) for one in images]), batch, 1e-5)
-    batch.sum().backward()
-    assert images.grad is not None
-    assert float(images.grad.abs().sum()) > 0
-    assert edited.encode_image(images[:0]).shape == (0, 12)
-
-
-def test_the_demo_edit_moves_the_answer_only_through_its_parts() -> None:
-    """Of a text orthogonal to what the edited head can write, every dot product stays as it was."""
-    clip = ca.load("demo")
-    edit = Edit.of(clip, "7.1", Means.of(clip, pixels(4, size=(64, 64))))
-    rows = basis_of(clip.image_tower).rows[7, 1]
-    out = torch.eye(128, dtype=torch.float64) - rows.T @ rows
-    a = EditedClip(clip, edit).encode_image(pixels(3, 1, (64, 64))).double()
-    b = clip.encode_image(pixels(3, 1, (64, 64))).double()
-    close(a @ out, b @ out, 1e-5)
-    assert float((a - b).norm()) > 1e-3
-
-
-# ---- algebra
-
-
-def test_edits_compose_and_are_undone(clip: Any, means: Means) -> None:
-    a, b = Edit.of(clip, "0.1,1.0", means, notes="a"), Edit.of(clip, "1.0+mlp=2", means, notes="b")
-    both = a + b
-    assert both.parts == a.parts | b.parts
-    assert both.notes == "a; b"
-    assert (both - b).told == ["head 0.1 by its mean"]
-    assert both.undo(b.parts).told == both.undo("1.0+mlp=2").told == (both - b).told
-    assert not both.undo()
-    assert (Edit.empty(clip) + a).told == a.told
-    images = pixels(3)
-    disjoint = Edit.of(clip, "mlp=2", by="zero")
-    parts = ca.decompose(clip, images)
-    moved = (a.apply(parts) - parts.embedding) + (disjoint.apply(parts) - parts.embedding)
-    close((a + disjoint).apply(parts) - parts.embedding, moved, 1e-5)
-    close((a + disjoint - disjoint).apply(parts), a.apply(parts), 1e-6)
-
-
-def test_a_conflict_another_model_and_what_is_not_there_are_named(clip: Any, means: Means) -> None:
-    a, zero = Edit.of(clip, "0.1", means), Edit.of(clip, "0.1", by="zero")
-    with pytest.raises(BadInput, match=r"replace head 0\.1 in two ways: head 0\.1 by its mean and head 0\.1 by zero"):
-        _ = a + zero
-    assert (a.undo(zero.parts) + zero).told == ["head 0.1 by zero"]
-    other_means = Edit.of(clip, "0.1", Means.of(clip, pixels(3, 77)))
-    with pytest.raises(BadInput, match="with other numbers"):
-        _ = a + other_means
-    with pytest.raises(BadInput, match=r"not in this edit.*head 0\.1 by zero"):
-        _ = a - zero
-    stranger = ca.load(tiny.open_clip_model(layers=3, heads=3, seed=5))
-    with pytest.raises(BadInput, match="the edits are of two models"):
-        _ = a + Edit.of(stranger, "0.1", by="zero")
-    with pytest.raises(BadInput, match=r"made for another model: .*Type load\("):
-        EditedClip(stranger, a)
-    half = ca.load(tiny.open_clip_model(layers=3, heads=3).to(torch.bfloat16))
-    with pytest.raises(BadInput, match=r"in float32; CLIP is here in bfloat16.*dtype='float32'"):
-        EditedClip(half, a)
-
-
-# ---- on disk
-
-
-def test_it_is_a_small_readable_file_without_pickle(clip: Any, means: Means, tmp_path: Path) -> None:
-    edit = Edit.of(clip, SPEC, means, measured_on="seven noises", notes="ünsinn") + Edit.of(
-        clip, "1.2", means, directions={(1, 2): torch.eye(12)[:3]}
-    )
-    path = edit.save(tmp_path / "quiet.json")
-    told = json.loads(path.read_text())
-    assert told["schema"] == "clip-anatomy/edit/1"
-    assert told["model"]["digest"] == clip.digest
-    assert {"part": "head 0.1", "by": "mean", "mean": "head 0.1 mean"} in told["parts"]
-    files = sorted(file.name for file in tmp_path.iterdir())
-    assert files == [told["tensors"]["file"], "quiet.json"]
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 10_000
-    again = Edit.load(path)
-    assert (again.told, again.measured_on, again.notes) == (edit.told, "seven noises; 7 images", "ünsinn")
-    assert all(a.same(b) for a, b in zip(again.changes, edit.changes, strict=True))
-    assert torch.equal(EditedClip(clip, again).encode_image(pixels(2)), EditedClip(clip, edit).encode_image(pixels(2)))
-    edit.undo("0.1").save(path)  # an overwritten edit leaves no file of the old one
-    assert len(list(tmp_path.iterdir())) == 2
-    Edit.of(clip, "0.1", by="zero").save(path)
-    assert [file.name for file in tmp_path.iterdir()] == ["quiet.json"]
-    assert Edit.load(path).told == ["head 0.1 by zero"]
-
-
-def test_an_interrupted_save_leaves_the_old_edit(clip: Any, means: Means, tmp_path: Path, monkeypatch: Any) -> None:
-    path = Edit.of(clip, "0.1", means).save(tmp_path / "e.json")
-
-    def full(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(edit_files, "write_text", full)
-    with pytest.raises(KeyboardInterrupt):
-        Edit.of(clip, "1.1", means).save(path)
-    assert Edit.load(path).told == ["head 0.1 by its mean"]
-    monkeypatch.undo()
-    with pytest.raises(OutputError, match=r"an edit is a \.json file. Type .*e\.txt\.json"):
-        Edit.empty(clip).save(tmp_path / "e.txt")
-    with pytest.raises(OutputError, match="cannot be written"):
-        Edit.of(clip, "1.1", means).save(tmp_path / "nowhere" / "e.json")
-
-
-def change(path: Path, **new: Any) -> Path:
-    path.write_text(json.dumps(json.loads(path.read_text()) | new))
-    return path
-
-
-def other(path: Path, name: str, value: Any) -> Path:
-    told = json.loads(path.read_text())
-    return change(path, model=told["model"] | {name: value})
-
-
-def damaged(path: Path) -> Path:
-    beside = path.with_name(json.loads(path.read_text())["tensors"]["file"])
-    data = bytearray(beside.read_bytes())
-    data[-3] ^= 0x40
-    beside.write_bytes(data)
-    return path
-
-
-def half(path: Path) -> Path:
-    path.with_name(json.loads(path.read_text())["tensors"]["file"]).unlink()
-    return path
-
-
-def cut(path: Path) -> Path:
-    beside = path.with_name(json.loads(path.read_text())["tensors"]["file"])
-    beside.write_bytes(beside.read_bytes()[:100])
-    return path
-
-
-def text(path: Path, content: str) -> Path:
-    path.write_text(content)
-    return path
-
-
-BAD_FILES = {
-    "missing": (lambda p: p.with_name("no.json"), r"there is no edit .*Make one: clip-anatomy repair STORE"),
-    "folder": (lambda p: p.parent, r"is a folder.*Type .*NAME\.json"),
-    "cut json": (lambda p: text(p, p.read_text()[:150]), r"not a whole JSON file.*Make it again"),
-    "not an edit": (lambda p: text(p, "[1]"), r"has the schema None.*Type the \.json file"),
-    "newer schema": (lambda p: change(p, schema="clip-anatomy/edit/9"), r"edit/9.*Type: pip install --upgrade"),
-    "no model": (lambda p: change(p, model={}), r"lacks or misspells 'name'|lacks or misspells 'layers'"),
-    "no such layer": (lambda p: other(p, "layers", 1), r"heads that do not exist: 1\.0.*Type LAYER\.HEAD"),
-    "another width": (lambda p: other(p, "embed", 13), r"its mean are \[1, 12\], \[1, 13\] was expected"),
-    "unknown part": (
-        lambda p: change(p, parts=[{"part": "heart 1.2", "by": "zero"}]),
-        r"kind 'heart' is not known|part 'heart",
-    ),
-    "half a part": (
-        lambda p: change(p, parts=[{"part": "head 1", "by": "zero"}]),
-        r"part 'head 1' is not known. Type 'head 9\.3'",
-    ),
-    "twice": (lambda p: change(p, parts=[{"part": "mlp 1", "by": "zero"}] * 2), r"mlp 1 stands twice"),
-    "unknown replacement": (
-        lambda p: change(p, parts=[{"part": "mlp 1", "by": "magic"}]),
-        r"by 'magic'.*Type one of: mean",
-    ),
-    "no mean": (
-        lambda p: change(p, parts=[{"part": "mlp 1", "by": "mean"}]),
-        r"mlp 1: replaced by its mean, but without a mean",
-    ),
-    "tensor not there": (
-        lambda p: change(p, parts=[{"part": "mlp 1", "by": "mean", "mean": "gone"}]),
-        r"the tensor 'gone' is not in the file beside it",
-    ),
-    "outside": (lambda p: change(p, tensors={"file": "../x.safetensors"}), r"names no file beside it"),
-    "half": (half, r"is half of an edit: .* is not beside it. Copy that file"),
-    "damaged": (damaged, r"is damaged or belongs to another edit"),
-    "cut tensors": (cut, r"not a readable safetensors file"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_files_are_named_with_what_to_type(name: str, clip: Any, means: Means, tmp_path: Path) -> None:
-    path = Edit.of(clip, "0.1,1.0", means).save(tmp_path / "e.json")
-    spoil, message = BAD_FILES[name]
-    with pytest.raises(BadInput, match=message):
-        Edit.load(spoil(path))
+# ---- what cannot be made
 
 
 def poisoned(means: Means) -> Means:
-    from dataclasses import replace
-
     heads = means.heads.clone()
     heads[0, 1, 3] = float("nan")
     return replace(means, heads=heads)

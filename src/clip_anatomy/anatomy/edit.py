@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from clip_anatomy.anatomy.moments import Moments
 from clip_anatomy.anatomy.parts import Parts
 from clip_anatomy.anatomy.selection import Selection
 from clip_anatomy.anatomy.span import Span
-from clip_anatomy.anatomy.tokens import token_contributions
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.model.clip import Clip
 
@@ -258,29 +256,9 @@ class Edit:
         Raises:
             BadInput: parts under another convention or of another shape.
         """
-        if parts.convention != "own" or parts.heads.shape[1:] != (self.layers, self.heads, self.embed):
-            raise BadInput(
-                f"parts {list(parts.heads.shape[1:])} under {parts.convention!r}: an edit of {self.model} needs [layer, head, embed] = "
-                f"{[self.layers, self.heads, self.embed]}. Type decompose(clip, images, 'own')"
-            )
-        length = parts.embedding.norm(dim=-1, keepdim=True)
-        new = parts.embedding.clone()
-        looked = _class_to_class(parts) * length[:, None, None] if self.parts.class_to_class else None
-        frames = {(c.layer, c.head): c for c in self.changes if c.kind == "head"}
-        for one in self.changes:
-            if one.kind == "class-to-class":
-                assert looked is not None
-                for head in range(self.heads):
-                    x = looked[:, one.layer, head]
-                    put = torch.zeros_like(x[0]) if one.mean is None else one.mean[head].to(x)
-                    gap = put * length - x
-                    over = frames.get((one.layer, head))  # what of it the head's own replacement takes anyway
-                    new = new + (gap if over is None else gap - over.takes(gap))
-                continue
-            x = _part(parts, one)
-            put = torch.zeros_like(x[0]) if one.mean is None else one.mean[0].to(x)
-            new = new + one.takes(put * length - x)
-        return new
+        from clip_anatomy.anatomy.edit_parts import edited
+
+        return edited(self, parts)
 
     def shift(
         self, coordinates: Mapping[tuple[int, int], Float[Tensor, "image d"]], basis: HeadBasis
@@ -292,34 +270,11 @@ class Edit:
             basis: their frames, convention "own".
 
         Raises:
-            BadInput: the edit replaces more than heads, or a head is not given.
+            BadInput: the edit replaces more than heads, or a head or its layer is not there.
         """
-        if any(one.kind != "head" for one in self.changes) or basis.convention != "own":
-            raise BadInput(
-                f"the edit does: {', '.join(self.told[:4])}; from a store of heads (convention 'own') only heads can be replaced. "
-                "Type EditedClip(clip, edit).encode_image(pixels)"
-            )
-        if missing := [f"{c.layer}.{c.head}" for c in self.changes if (c.layer, c.head) not in coordinates]:
-            raise BadInput(f"heads {', '.join(missing[:5])} are replaced but their coordinates are not given.")
-        images = len(next(iter(coordinates.values()))) if coordinates else 0
-        total = torch.zeros(images, self.embed, dtype=torch.float64)
-        for one in self.changes:
-            at = coordinates[one.layer, one.head].to("cpu", torch.float64)
-            x = at @ basis.rows[basis.layers.index(one.layer), one.head]
-            total += one.takes((0.0 if one.mean is None else one.mean.double()) - x)
-        return total
+        from clip_anatomy.anatomy.edit_parts import shift
 
-
-def _part(parts: Parts, one: Change) -> Float[Tensor, "image embed"]:
-    if one.kind == "head":
-        return parts.heads[:, one.layer, one.head]
-    return parts.mlps[:, one.layer] if one.kind == "mlp" else parts.start
-
-
-def _class_to_class(parts: Parts) -> Float[Tensor, "image layer head embed"]:
-    """What each head's class token read from itself, divided by ‖embedding‖."""
-    axes = torch.eye(parts.embedding.shape[1], device=parts.embedding.device)
-    return token_contributions(parts.source, axes, parts.convention, only_readout=True)[0][:, :, :, 0]
+        return shift(self, coordinates, basis)
 
 
 def _selected(one: Change, selection: Selection) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clip_anatomy.anatomy.change import Change
 from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.errors import BadImage, UnsupportedModel
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.host import read_host
 from clip_anatomy.model.standalone import SCHEMA, EditedModel
@@ -45,16 +45,24 @@ class EditedClip(EditedModel):
         torch.Size([2, 128])
     """
 
+    refusal = BadImage
+
     def __init__(self, clip: Clip, edit: Edit) -> None:
         """Borrow the weights and prepare the maps of what is replaced."""
         edit.check(clip)
         config, tensors = pack(clip, edit)
         super().__init__(config, tensors)
         self.clip, self.edit = clip, edit  # plain data: a module that it holds is not registered, and so never moved
+        self._lent = list(self.image_tower.buffers())
         self.eval()
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """Preprocessed pixels [image, 3, row, col] → edited embeddings [image, embed], in the model's dtype."""
+        """Preprocessed pixels [image, 3, row, col] → edited embeddings [image, embed], in the model's dtype.
+
+        Raises:
+            BadImage: another shape, or smaller than a patch.
+        """
+        self.refuse_odd(image)
         own = not self.edit and self._unmoved() and self._fits(image)
         y = self._unedited(image) if own else self.image_tower(image, self.replaced)
         return F.normalize(y, dim=-1) if normalize else y
@@ -68,9 +76,8 @@ class EditedClip(EditedModel):
         return self._as_host(self.encode_text(input_ids))
 
     def _unmoved(self) -> bool:
-        """Whether device and precision are still those of the model whose weights are borrowed."""
-        mine, theirs = self.image_tower.projection, self.clip.image_tower.projection
-        return (mine.device, mine.dtype) == (theirs.device, theirs.dtype)
+        """Whether the weights still are those that were borrowed, not turned to another device or precision nor loaded anew."""
+        return all(mine is lent for mine, lent in zip(self.image_tower.buffers(), self._lent, strict=True))
 
     def _fits(self, image: Tensor) -> bool:
         """Whether the pictures have the size that the host library takes: at any other, it fails or places patches wrongly."""
@@ -82,7 +89,7 @@ class EditedClip(EditedModel):
         """The host library's own embeddings, to the last bit, where there is a host."""
         if self.clip.host is None:
             return self.image_tower(image)
-        return read_host(self.clip.host).encode_image(image)
+        return read_host(self.clip.host).encode_image(image.to(self.image_tower.embedding.weight.dtype))
 
     def _as_host(self, y: Tensor) -> Any:
         module = sys.modules.get(type(self.clip.host).__module__)

@@ -34,6 +34,11 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
 
 
+def softmax(scores: Tensor) -> Tensor:
+    """Over the last axis; half precision is too coarse for it, double is kept."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+
+
 class Affine(nn.Module):
     """y = x Wᵀ + b."""
 
@@ -113,11 +118,8 @@ class Block(nn.Module):
     def mlp(self, x: Tensor) -> Tensor:
         """What the MLP writes, given the residual stream [*, width]."""
         y = self.up(self.ln2(x))
-        if self.activation == "quick_gelu":
-            y = y * torch.sigmoid(1.702 * y)
-        else:
-            y = F.gelu(y, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        y = self.down(y)
+        gelu = "tanh" if self.activation == "gelu_tanh" else "none"
+        y = self.down(y * torch.sigmoid(1.702 * y) if self.activation == "quick_gelu" else F.gelu(y, approximate=gelu))
         return y if self.scale_mlp is None else y * self.scale_mlp
 
     def mix_row(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,13 +129,12 @@ class Block(nn.Module):
         """
         normed = self.ln1(x)
         (wq, bq), (wk, _), (wv, bv) = self.side(0), self.side(1), self.side(2)
-        q = torch.einsum("bw,hdw->bhd", normed[:, 0], wq)
-        q = q if bq is None else q + bq
+        q = torch.einsum("bw,hdw->bhd", normed[:, 0], wq) + (0 if bq is None else bq)
         # q·(W_K x + b_K) = (W_Kᵀ q)·x + a constant that softmax removes.
         folded = torch.einsum("bhd,hdw->bhw", q * wq.shape[1] ** -0.5, wk)
-        attention = (folded @ normed.transpose(1, 2)).float().softmax(-1).to(normed.dtype)
-        z = torch.einsum("bhw,hdw->bhd", attention @ normed, wv)
-        return (z if bv is None else z + bv).flatten(1), attention, normed
+        attention = softmax(folded @ normed.transpose(1, 2)).to(normed.dtype)
+        z = torch.einsum("bhw,hdw->bhd", attention @ normed, wv) + (0 if bv is None else bv)
+        return z.flatten(1), attention, normed
 
 
 class Tower(nn.Module):
@@ -148,7 +149,9 @@ class Tower(nn.Module):
         """Take the tower's facts and tensors."""
         super().__init__()
         self.heads, self.pool, self.eos = int(config["heads"]), str(config["pool"]), config["eos"]
-        self.causal, self.pool_before_norm = bool(config["causal"]), bool(config["pool_before_norm"])
+        self.causal = bool(config["causal"])
+        # Whether every row is normalised before the rows are averaged.
+        self.averages_rows = self.pool == "mean" and not config["pool_before_norm"]
         self.grid = None if config["grid"] is None else tuple(config["grid"])
         eps = float(config["eps"])
         self.embedding = Affine(under(tensors, "embedding"))
@@ -161,11 +164,6 @@ class Tower(nn.Module):
             for i in range(int(config["layers"]))
         )
 
-    @property
-    def averages_rows(self) -> bool:
-        """Whether every row is normalised before the rows are averaged."""
-        return self.pool == "mean" and not self.pool_before_norm
-
     def begin(self, inputs: Tensor) -> Tensor:
         """Pixels [image, 3, row, col] or token ids [text, token] → residual stream [*, token, width]."""
         if self.grid is None:
@@ -176,10 +174,9 @@ class Tower(nn.Module):
         else:
             weight = self.embedding.weight
             patches = F.conv2d(inputs.to(weight.dtype), weight, stride=weight.shape[2:])
-            position = self.positions((patches.shape[2], patches.shape[3])).to(weight.dtype)
-            patches = patches.flatten(2).transpose(1, 2)
             token = self.class_token.to(weight.dtype).expand(patches.shape[0], 1, -1)
-            x = torch.cat([token, patches], 1) + position
+            x = torch.cat([token, patches.flatten(2).transpose(1, 2)], 1)
+            x = x + self.positions((patches.shape[2], patches.shape[3])).to(weight.dtype)
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -188,8 +185,7 @@ class Tower(nn.Module):
             return self.position
         old = self.position[1:].reshape(1, *self.grid, -1).permute(0, 3, 1, 2).float()
         new = F.interpolate(old, size=grid, mode="bicubic", align_corners=False)
-        rest = new.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1).to(self.position.dtype)
-        return torch.cat([self.position[:1], rest])
+        return torch.cat([self.position[:1], new.permute(0, 2, 3, 1).flatten(0, 2).to(self.position.dtype)])
 
     def read(self, x: Tensor) -> Tensor:
         """The rows that the embedding is read from: [image, token, k] → [image, k], or all patches where rows are averaged late."""
@@ -199,10 +195,8 @@ class Tower(nn.Module):
 
     def read_text(self, x: Tensor, ids: Tensor) -> Tensor:
         """The end-of-text rows: [text, token, width] → [text, width]."""
-        if self.pool == "first":
-            return x[:, 0]
-        if self.pool == "last":
-            return x[:, -1]
+        if self.pool in ("first", "last"):
+            return x[:, 0 if self.pool == "first" else -1]
         index = ids.argmax(1) if self.pool == "argmax" else (ids == self.eos).int().argmax(1)
         return x[torch.arange(x.shape[0], device=x.device), index]
 
@@ -249,8 +243,8 @@ class Tower(nn.Module):
         if heads:
             mixed_rows.append(self._pick(self.read(mixed), heads))
         if looked:  # what the class token read from itself
-            scores = (q[:, :, :1] @ k.transpose(2, 3)).float() * q.shape[3] ** -0.5
-            mixed_rows.append((scores.softmax(-1)[:, :, 0, :1].to(v.dtype) * v[:, :, 0]).flatten(1))
+            own = softmax((q[:, :, :1] * q.shape[3] ** -0.5) @ k.transpose(2, 3))[:, :, 0, :1]
+            mixed_rows.append((own.to(v.dtype) * v[:, :, 0]).flatten(1))
         middle = block.add_attention(x, mixed)
         wrote = block.mlp(middle)
         return middle + wrote, wrote
@@ -265,16 +259,14 @@ class Tower(nn.Module):
             mixed_rows.append(self._pick(z, heads))
         if looked:
             weight, bias = block.side(2)
-            own = torch.einsum("bw,hdw->bhd", normed[:, 0], weight)
-            own = own if bias is None else own + bias
+            own = torch.einsum("bw,hdw->bhd", normed[:, 0], weight) + (0 if bias is None else bias)
             mixed_rows.append((attention[:, :, :1] * own).flatten(1))
         middle = block.add_attention(x[:, 0], z)
         wrote = block.mlp(middle)
         return middle + wrote, wrote
 
     def _pick(self, z: Tensor, heads: list[int]) -> Tensor:
-        d = z.shape[-1] // self.heads
-        return torch.cat([z[..., h * d : (h + 1) * d] for h in heads], -1)
+        return z.unflatten(-1, (self.heads, -1))[..., heads, :].flatten(-2)
 
 
 class Replacement(nn.Module):
@@ -322,6 +314,7 @@ class EditedModel(nn.Module):
 
     logit_scale: Tensor
     logit_bias: Tensor | None
+    refusal: type[ValueError] = ValueError  # what is raised for pixels that are none
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take what `export` wrote."""
@@ -335,12 +328,20 @@ class EditedModel(nn.Module):
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Preprocessed pixels [image, 3, row, col] → edited embeddings [image, embed]."""
-        y = self.image_tower(image, self.replaced)
+        y = self.encode_both(image)[1]
         return F.normalize(y, dim=-1) if normalize else y
 
     def encode_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings [image, embed] without and with the edit, from one forward."""
+        self.refuse_odd(image)
         return self.image_tower.both(image, self.replaced)
+
+    def refuse_odd(self, image: Tensor) -> None:
+        """Raise for what is no batch of pixels, or smaller than a patch."""
+        row, col = self.image_tower.embedding.weight.shape[2:]
+        if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] < row or image.shape[3] < col:
+            expected = f"[image, 3, row, col] of at least {row} x {col} was expected. Type pixels[None] for one image"
+            raise self.refusal(f"pixels are {list(image.shape)}; {expected}")
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """Token ids [text, token] → embeddings [text, embed]; the text tower is not edited."""
