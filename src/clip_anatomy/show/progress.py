@@ -1,8 +1,13 @@
-"""Progress for people at a terminal, on stderr; nothing at all in a pipe or a log."""
+"""Progress for people, on stderr: short work shows at a terminal only, long work also in a log, a line every ten seconds."""
 
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+
+__all__ = ["note", "progress", "telling"]
+
+LOG_SECONDS = 10.0
 
 
 @contextmanager
@@ -27,6 +32,41 @@ def progress(title: str, total: int | None = None) -> Generator[Callable[[], Non
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def telling(title: str = "") -> Generator[Callable[[str, int, int | None], None]]:
+    """Show a line of words and how far long work is: a bar at a terminal, the line alone every ten seconds in a log.
+
+    Args:
+        title: what stands beside the bar until the first word comes.
+
+    Yields:
+        A function to call with the line, how much is done, and how much there is (None where it is not known).
+    """
+    if not sys.stderr.isatty():
+        said = time.monotonic()
+
+        def log(line: str, done: int, total: int | None) -> None:
+            nonlocal said
+            if time.monotonic() - said >= LOG_SECONDS:
+                said = time.monotonic()
+                print(line, file=sys.stderr, flush=True)
+
+        yield log
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda line, done, total: bar.update(task, description=line, completed=done, total=total)
 
 
 def note(message: str) -> None:

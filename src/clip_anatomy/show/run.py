@@ -1,6 +1,7 @@
 """From picture names to answers to files: what `explain` and `demo` share."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from clip_anatomy.show.explain import answer, signed, sink, to_dict
 from clip_anatomy.show.pictures import label_of, open_picture
 from clip_anatomy.show.progress import note, progress
 from clip_anatomy.show.report import Answered, Story, render
-from clip_anatomy.show.staging import MARK, REPORT, SCHEMA, Staging, as_json
+from clip_anatomy.show.staging import MARK, REPORT, SCHEMA, Staging, as_json, staged
 from clip_anatomy.show.texts import Question, shorten
 from clip_anatomy.show.wording import said_here
 
@@ -154,6 +155,30 @@ def write(found: Found, staging: Staging, title: str) -> None:
     staging.write(MARK, as_json(as_dict(found, [*files, REPORT])))
     story = Story(title, found.answered, found.questions, facts(found.clip), found.notes, found.failed)
     staging.write(REPORT, render(story))
+
+
+@contextmanager
+def report_in(folder: Path | None) -> Generator[Staging | None]:
+    """A staging folder for a report, or None where none was asked for. What is missing is said before any work is done."""
+    if folder is None:
+        yield None
+        return
+    from clip_anatomy.show.figures import need_matplotlib
+
+    need_matplotlib()
+    with staged(folder) as staging:
+        yield staging
+
+
+def tell(found: Found, folder: Path | None, *, json: bool) -> None:
+    """Print the notes, then the tables or all numbers as JSON, then where the report lies."""
+    tell_notes(found)
+    if json:
+        print(as_json(as_dict(found)), end="")
+    else:
+        table(found)
+    if folder is not None:
+        note(f"report: {folder / REPORT}")
 
 
 def facts(clip: Clip) -> list[tuple[str, str]]:

@@ -1,24 +1,22 @@
-"""Progress of work in several steps on stderr: a bar with rate and remaining time at a terminal, a plain line every ten seconds in a log."""
+"""Progress of work in several steps: what is being done, its rate and the remaining time."""
 
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from clip_anatomy.show.progress import telling
 
 __all__ = ["stages"]
-
-LOG_SECONDS = 10.0
 
 
 @dataclass
 class _Pace:
-    """When the current step began, where it stood then, and when it was last spoken of."""
+    """When the current step began, and where it stood then."""
 
     what: str = ""
     start: float = 0.0
     first: int = 0
-    said: float = field(default_factory=time.monotonic)
 
     def line(self, what: str, done: int, total: int) -> str:
         """One line: step, how far, rate, remaining time."""
@@ -41,27 +39,5 @@ def stages() -> Generator[Callable[[str, int, int], None]]:
         A function to call with what is being done, how much of it is done, and how much there is.
     """
     pace = _Pace()
-    if not sys.stderr.isatty():
-
-        def log(what: str, done: int, total: int) -> None:
-            line = pace.line(what, done, total)
-            if time.monotonic() - pace.said >= LOG_SECONDS:
-                pace.said = time.monotonic()
-                print(line, file=sys.stderr, flush=True)
-
-        yield log
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(
-            task, description=pace.line(what, done, total), completed=done, total=total
-        )
+    with telling() as tell:
+        yield lambda what, done, total: tell(pace.line(what, done, total), done, total)

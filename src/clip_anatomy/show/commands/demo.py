@@ -29,25 +29,15 @@ def demo(
     Returns:
         Exit code 0.
     """
-    from contextlib import ExitStack
+    from clip_anatomy.show.progress import progress
 
-    from clip_anatomy.show.progress import note, progress
-    from clip_anatomy.show.staging import REPORT, staged
-    from clip_anatomy.show.staging import as_json as json_text
-
+    with progress("opening the bundled model"):
+        from clip_anatomy.model.load import load
+        from clip_anatomy.show import run
+        from clip_anatomy.show.texts import ask
     folder = out if out is not None or as_json else DEFAULT_OUT
-    with ExitStack() as stack:
-        staging = None
-        if folder is not None:
-            from clip_anatomy.show.figures import need_matplotlib
-
-            need_matplotlib()
-            staging = stack.enter_context(staged(folder))
+    with run.report_in(folder) as staging:
         with progress("opening the bundled model"):
-            from clip_anatomy.model.load import load
-            from clip_anatomy.show import run
-            from clip_anatomy.show.texts import ask
-
             clip = load("demo")
             pictures = bundled()
         questions = ask(text or [described for described, _ in pictures.values()], clip.tokenizer)
@@ -57,16 +47,9 @@ def demo(
         ]
         found = run.look(clip, sources, questions, notes=[DEMO_NOTE] if photos else [])
         if staging is not None:
-            run.write(
-                found, staging, "What the bundled model says about its pictures" + (" and yours" if photos else "")
-            )
-    run.tell_notes(found)
-    if as_json:
-        print(json_text(run.as_dict(found)), end="")
-    else:
-        run.table(found)
-    if folder is not None:
-        note(f"report: {folder / REPORT}")
+            yours = " and yours" if photos else ""
+            run.write(found, staging, f"What the bundled model says about its pictures{yours}")
+    run.tell(found, folder, json=as_json)
     return 0
 
 

@@ -39,28 +39,18 @@ def explain(
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
     """
-    from contextlib import ExitStack
-
     from clip_anatomy.errors import BadImage
-    from clip_anatomy.show.progress import note, progress
-    from clip_anatomy.show.staging import REPORT, staged
-    from clip_anatomy.show.staging import as_json as json_text
+    from clip_anatomy.show.progress import progress
 
     if not images:
         raise BadImage('no picture was given. Type: clip-anatomy explain photo.jpg --text "a dog" --text "a cat"')
+    with progress(f"opening {model}"):
+        from clip_anatomy.model.load import load
+        from clip_anatomy.show import run
+        from clip_anatomy.show.texts import ask
     folder = out if out is not None or as_json else DEFAULT_OUT
-    with ExitStack() as stack:
-        staging = None
-        if folder is not None:
-            from clip_anatomy.show.figures import need_matplotlib
-
-            need_matplotlib()
-            staging = stack.enter_context(staged(folder))
+    with run.report_in(folder) as staging:
         with progress(f"opening {model}"):
-            from clip_anatomy.model.load import load
-            from clip_anatomy.show import run
-            from clip_anatomy.show.texts import ask
-
             clip = load(model, weights=weights, device=device)
         questions = ask(text or [], clip.tokenizer)
         notes = [DEMO_NOTE] if model == "demo" else []
@@ -68,13 +58,7 @@ def explain(
         if staging is not None:
             one = len(found.answered) == 1
             run.write(found, staging, f"Why {'this picture matches' if one else 'these pictures match'} a text")
-    run.tell_notes(found)
-    if as_json:
-        print(json_text(run.as_dict(found)), end="")
-    else:
-        run.table(found)
-    if folder is not None:
-        note(f"report: {folder / REPORT}")
+    run.tell(found, folder, json=as_json)
     return 1 if strict and found.failed else 0
 
 
