@@ -95,11 +95,21 @@ def test_an_interrupted_save_leaves_the_old_edit(clip: Any, means: Means, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         Edit.of(clip, "1.1", means).save(path)
     assert Edit.load(path).told == ["head 0.1 by its mean"]
+    assert len(list(tmp_path.iterdir())) == 2  # and nothing of the new one
     monkeypatch.undo()
     with pytest.raises(OutputError, match=r"an edit is a \.json file. Type .*e\.txt\.json"):
         Edit.empty(clip).save(tmp_path / "e.txt")
     with pytest.raises(OutputError, match="cannot be written"):
         Edit.of(clip, "1.1", means).save(tmp_path / "nowhere" / "e.json")
+
+
+def test_a_copy_of_the_readable_file_alone_keeps_its_means(clip: Any, means: Means, tmp_path: Path) -> None:
+    path = Edit.of(clip, "0.1", means).save(tmp_path / "e.json")
+    copied = path.with_name("before.json")
+    copied.write_text(path.read_text())
+    Edit.of(clip, "1.1", means).save(path)
+    assert Edit.load(copied).told == ["head 0.1 by its mean"]
+    assert Edit.load(path).told == ["head 1.1 by its mean"]
 
 
 def change(path: Path, **new: Any) -> Path:
@@ -137,6 +147,7 @@ def text(path: Path, content: str) -> Path:
 
 
 BAD_FILES = {
+    "nothing": (lambda p: Path(), r"no file of an edit is named.*several: a\.json\+b\.json"),
     "missing": (lambda p: p.with_name("no.json"), r"there is no edit .*Make one: clip-anatomy repair STORE"),
     "folder": (lambda p: p.parent, r"is a folder.*Type .*NAME\.json"),
     "cut json": (lambda p: text(p, p.read_text()[:150]), r"not a whole JSON file.*Make it again"),

@@ -23,6 +23,7 @@ __all__ = ["SCHEMA", "load_edit", "save_edit", "write_text"]
 
 SCHEMA = "clip-anatomy/edit/1"
 FORMAT = "clip-anatomy edit 1"
+LARGEST = 2**20  # bytes of a JSON file that is looked into; an edit of every head of an H/14 has 40 kB
 AGAIN = "Make it again with Edit.of(clip, selection, moments).save(path), or copy both of its files once more"
 
 
@@ -61,16 +62,23 @@ def save_edit(edit: Edit, path: Path) -> Path:
         "notes": edit.notes,
         "tensors": {"file": beside.name, "blake2b": digest} if tensors else None,
     }
-    write_text(path, _laid_out(told))
+    try:
+        write_text(path, _laid_out(told))
+    except BaseException:
+        if beside != before and not _named_elsewhere(beside, path):
+            beside.unlink(missing_ok=True)
+        raise
     if tensors:  # as readable as the JSON file: safetensors' own files are for one's own eyes only
         beside.chmod(path.stat().st_mode)
-    if before is not None and before != beside:
+    if before is not None and before != beside and not _named_elsewhere(before, path):
         before.unlink(missing_ok=True)
     return path
 
 
 def load_edit(path: Path) -> Edit:
     """Read an edit; see `Edit.load`."""
+    if path == Path():
+        raise BadInput("no file of an edit is named. Type the .json file that Edit.save wrote; several: a.json+b.json")
     if path.is_dir():
         raise BadInput(f"{path} is a folder; the .json file of an edit was expected. Type {path}/NAME.json")
     try:
@@ -164,6 +172,17 @@ def _tensor_file(path: Path) -> Path | None:
         return path.with_name(name) if ours else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _named_elsewhere(tensors: Path, path: Path) -> bool:
+    """Whether another edit in the folder names these tensors: a copy that somebody made of the JSON file alone."""
+    for other in tensors.parent.glob("*.json"):
+        try:
+            if other != path and other.stat().st_size < LARGEST and tensors.name in other.read_text(encoding="utf-8"):
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

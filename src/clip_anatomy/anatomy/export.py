@@ -26,6 +26,11 @@ __all__ = ["ONNX_TOLERANCE", "export"]
 MODULE = "edited_clip.py"
 EDIT = "edit.json"
 ONNX_TOLERANCE = 1e-4
+SCALED = {
+    "shortest": "scaled to cover {0}, the middle cut out",
+    "squash": "scaled to {0} whatever their aspect",
+    "longest": "scaled to fit into {0}, the rest padded",
+}
 LARGEST_IN_ONE_FILE = 2**30  # bytes of weights; a protobuf file ends at 2 GB
 
 
@@ -51,7 +56,7 @@ def export(clip: Clip, edit: Edit, folder: str | Path, *, onnx: bool = False) ->
         MissingExtra: onnx, onnxruntime or onnxscript is not installed.
         ModelError: the ONNX model's embeddings differ by more than 1e-4 of their length.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().absolute()
     if onnx:
         for library in ("onnx", "onnxruntime", "onnxscript"):
             if find_spec(library) is None:
@@ -109,7 +114,7 @@ class _Text(nn.Module):
 def _write_onnx(model: EditedClip, part: Path) -> None:
     plain = standalone.EditedModel(model.config, _plain(model.state_dict())).float().eval()
     pixels = torch.cat([random_pixels(model.clip.image_tower).cpu().float()] * 2)
-    ids = torch.cat([random_ids(model.clip.text_tower).cpu()] * 2)
+    ids = _texts(random_ids(model.clip.text_tower).cpu())
     for name, side, example in (("image", _Image(plain), pixels), ("text", _Text(plain), ids)):
         path = part / f"{name}.onnx"
         with torch.no_grad(), _quiet():
@@ -127,6 +132,12 @@ def _write_onnx(model: EditedClip, part: Path) -> None:
         _prove(path, name, side, example)
 
 
+def _texts(ids: Tensor) -> Tensor:
+    """A text and two shorter ones, which end elsewhere: [1, token] → [3, token]."""
+    shorter = [torch.cat([ids[:, cut:], torch.zeros_like(ids[:, :cut])], 1) for cut in (1, ids.shape[1] // 3)]
+    return torch.cat([ids, *shorter])
+
+
 def _prove(path: Path, name: str, side: nn.Module, example: Tensor) -> None:
     """Run the file with onnxruntime on one, two and three inputs, and compare."""
     import onnxruntime
@@ -134,7 +145,7 @@ def _prove(path: Path, name: str, side: nn.Module, example: Tensor) -> None:
     session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(1)
     for count in (1, 2, 3):
-        inputs = example[:1].expand(count, *example.shape[1:]).clone()
+        inputs = example[torch.arange(count) % len(example)]
         if inputs.is_floating_point():
             inputs += torch.randn(inputs.shape, generator=generator)
         with torch.no_grad():
@@ -173,6 +184,10 @@ def _replacing(folder: Path) -> Generator[Path]:
     """A folder beside, moved into place when all is done; an older export is replaced, anything else is refused."""
     if folder.exists() and not _ours(folder):
         raise OutputError(f"{folder} is there and is no exported model. Type another folder: --out NAME")
+    if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise OutputError(
+            f"{folder} is where you are: it would be exchanged under your feet. Type a folder in it: --out NAME"
+        )
     mark = secrets.token_hex(4)
     part = folder.with_name(f".{folder.name}.partial-{mark}")
     try:
@@ -208,12 +223,13 @@ def _ours(folder: Path) -> bool:
 def _readme(model: EditedClip, onnx: bool) -> str:
     edit, preprocess = model.edit, model.clip.preprocess
     rows, cols = preprocess.size
+    context = len(model.clip.text_tower.embedding.position)
     parts = "\n".join(f"- {told}" for told in edit.told) or "- nothing: these are the model's own embeddings"
     measured = f"Means were taken over {edit.measured_on}.\n" if edit.measured_on else ""
     notes = f"\n{edit.notes}\n" if edit.notes else ""
     runtime = (
-        "\n`image.onnx` takes `image` [batch, 3, row, col] in float32 and `text.onnx` takes `text` [batch, token] in int64; any "
-        "batch.\nWith onnxruntime both agreed with the file above to 1e-4 of an embedding's length when this was written.\n"
+        f"\n`image.onnx` takes `image` [batch, 3, {rows}, {cols}] in float32 and `text.onnx` takes `text` [batch, {context}] in int64; "
+        "any batch.\nWith onnxruntime both agreed with the file above to 1e-4 of an embedding's length when this was written.\n"
     )
     return f"""# {edit.model}, edited
 
@@ -231,5 +247,5 @@ model.encode_text(ids)                  # token ids of the original model's toke
 
 `python {MODULE}` compares with embeddings that were taken when this was written.
 {runtime if onnx else ""}
-Pixels: {preprocess.resize} side to {rows} x {cols}, {preprocess.interpolation}, RGB in 0..1, minus {list(preprocess.mean)}, divided by {list(preprocess.std)}.
+Pixels: {SCALED[preprocess.resize].format(f"{rows} x {cols}")}, {preprocess.interpolation}, RGB in 0..1, minus {list(preprocess.mean)}, divided by {list(preprocess.std)}.
 """
