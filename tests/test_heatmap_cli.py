@@ -194,9 +194,54 @@ def test_bad_pictures_and_texts_are_named_and_the_rest_is_done(
     assert len(held["images"]) == 2
     assert [Path(one["image"]).name for one in held["failed"]] == ["broken.jpg"]
     assert [one["text"] for one in held["texts"]] == ["a bird", "a moon"]
-    for said in ("not read: ", "text 3 is empty and was left out", "“a bird” was given 2 times"):
+    small = "tiny.png is 2 × 3 pixels, less than one patch of the model (8 × 8)"
+    assert any(small in said for said in held["notes"])
+    for said in ("not read: ", "text 3 is empty and was left out", "“a bird” was given 2 times", small):
         assert said in told.err
     assert main([*words, "--strict"]) == 1
+
+
+def test_a_second_run_leaves_nothing_of_the_first_and_nothing_else_is_touched(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["heatmap", str(folder), "-t", "a bird", "--layers", "--out", str(out)]) == 0
+    (out / "mine.png").write_bytes(b"mine")
+    held = json.loads((out / "heatmap.json").read_text())
+    (tmp_path / "beside.png").write_bytes(b"beside")
+    held["files"] += ["../beside.png", 7]  # a file that was tampered with takes nothing away elsewhere
+    (out / "heatmap.json").write_text(json.dumps(held))
+    assert main(["heatmap", str(folder / "wide.png"), "-t", "a moon", "--out", str(out)]) == 0
+    names = {p.name for p in out.iterdir()}
+    assert names == {"000-wide-00-a-moon.png", "contact-sheet.png", "index.html", "heatmap.json", "mine.png"}
+    assert (tmp_path / "beside.png").read_bytes() == b"beside"
+
+
+def test_texts_are_embedded_once_however_many_pictures_and_methods(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clip_anatomy.model.clip import Clip
+
+    asked: list[object] = []
+    encode = Clip.encode_text
+    monkeypatch.setattr(
+        Clip,
+        "encode_text",
+        lambda clip, texts, *rest, **more: (asked.append(texts), encode(clip, texts, *rest, **more))[1],
+    )
+    assert main(["heatmap", str(folder), "-t", "a bird", "-t", "a moon", "--method", "raw,surgery", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["images"]) == 3
+    assert asked.count(("a bird", "a moon")) == 1
+
+
+def test_tables_fit_a_hundred_columns_and_end(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for i in range(26):
+        shutil.copy(folder / "wide.png", tmp_path / f"{'long name ' * 6}{i:02d}.png")
+    words = [str(tmp_path), "-t", "a bird " * 20, "-t", "a moon", "--json", "--out", str(tmp_path / "out")]
+    for verb in ("heatmap", "segment"):
+        assert main([verb, *words[:-3], "--out", str(tmp_path / verb)]) == 0
+        told = capsys.readouterr().out
+        assert max(map(len, told.splitlines())) <= 100
+        assert told.count("moon") == 24
+        assert f"and 2 more pictures: {tmp_path / verb / verb}.json" in told.replace("\n", "")
 
 
 def test_a_folder_of_something_else_is_left_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -77,13 +77,25 @@ def test_pycocotools_reads_the_masks(done: Path) -> None:
 def test_prompts_lie_in_the_pictures(done: Path) -> None:
     held = json.loads((done / "prompts.json").read_text())
     for one in held["images"]:
-        asked = [*one["prompts"], one["together"]]
+        asked = [*one["prompts"], *one["together"]]
         assert [p["text"] for p in asked] == ["a green circle", "a yellow moon", "a green circle + a yellow moon"]
         for prompts in asked:
             assert len(prompts["point_coords"]) == len(prompts["point_labels"])
             for x, y in prompts["point_coords"]:
                 assert 0 <= x <= one["width"]
                 assert 0 <= y <= one["height"]
+
+
+def test_groups_of_texts_are_prompted_together(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["segment", str(folder / "two_kinds.png"), *TEXTS, "-t", "brick", "--json"]
+    assert main([*words, "--together", "brick + a green circle", "--together", "a yellow moon"]) == 0
+    told = json.loads(capsys.readouterr().out)["images"][0]
+    assert [p["text"] for p in told["together"]] == ["brick + a green circle", "a yellow moon"]
+    masks = segment(ca.load("demo"), folder / "two_kinds.png", ["a green circle", "a yellow moon", "brick"])
+    assert told["together"][0] == masks.prompts(0, "brick", "a green circle").to_dict()
+    assert told["together"][1] == told["prompts"][1]
+    assert main([*words, "--together", "brick + wood"]) == 2
+    assert "'wood' is not among the texts. Type also: --text \"wood\"" in capsys.readouterr().err
 
 
 def test_json_alone_writes_nothing_and_equals_the_files(

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int16, UInt8
+from jaxtyping import Bool, Float, Int16, UInt8
 from numpy import ndarray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from clip_anatomy.maps.cuts import UNSEEN
 from clip_anatomy.maps.masks import Masks
 
-__all__ = ["VOID", "class_colours", "coco", "npz", "painted", "png", "run_lengths"]
+__all__ = ["VOID", "class_colours", "coco", "npz", "painted", "pale", "png", "run_lengths"]
 
 VOID = 255
 """What a PNG holds where the model did not look: the value that PASCAL VOC and most evaluations ignore."""
@@ -169,7 +169,7 @@ def npz(masks: Masks, names: Sequence[str]) -> bytes:
 def painted(
     picture: Image.Image, labels: Int16[ndarray, "row col"], count: int, *, opacity: float = 0.6
 ) -> UInt8[ndarray, "row col 3"]:
-    """A picture with its labels painted over it: each text in its colour with a firm outline, what belongs to none dimmed.
+    """A picture with its labels painted over it: each text in its colour with a firm outline, what belongs to none pale.
 
     Args:
         picture: the original, of the labels' size.
@@ -178,18 +178,30 @@ def painted(
         opacity: of the paint.
     """
     base = np.asarray(picture.convert("RGB"), dtype=np.float32)
-    grey = base @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    out = 0.62 * grey[..., None] + 0.12 * base + 40  # what belongs to nobody: pale, nearly grey
+    ghost = pale(base)
+    out = ghost.copy()
     colours = np.array(class_colours(max(count, 1)), dtype=np.float32)
     held = labels > 0
-    beneath = 0.75 * grey[..., None] + 0.25 * base  # colours of the picture would be taken for colours of labels
-    out[held] = (1 - opacity) * beneath[held] + opacity * colours[labels[held] - 1]
+    inks = colours[labels[held] - 1]
+    out[held] = (1 - opacity) * ghost[held] + opacity * inks
     thick = max(1, round(min(labels.shape) / 240))
     edge = _outline(labels, thick) & held
-    out[edge] = 0.25 * base[edge] + 0.75 * (0.72 * colours[labels[edge] - 1])
+    out[edge] = 0.8 * colours[labels[edge] - 1]
     unseen = labels == UNSEEN
-    out[unseen] = 0.25 * grey[unseen][:, None] + 0.75 * 255
+    out[unseen] = 0.2 * ghost[unseen] + 0.8 * 255
     return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+
+
+def pale(picture: Float[ndarray, "row col 3"]) -> Float[ndarray, "row col 3"]:
+    """A picture as what is drawn on it is seen best: nearly grey, and light.
+
+    Its colours would be taken for those of the map or the mask, its shadows would make them muddy. Light and dark are stretched
+    to the same narrow range in every picture, so that a night is as readable as a day.
+    """
+    grey = picture @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    low, high = np.percentile(grey, (2, 98))
+    share = ((grey - low) / max(float(high - low), 48.0)).clip(-0.1, 1.1)[..., None]
+    return 0.92 * (154 + 92 * share) + 0.08 * picture
 
 
 def _outline(labels: ndarray, thick: int) -> ndarray:

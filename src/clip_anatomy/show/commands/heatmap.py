@@ -1,14 +1,11 @@
 """`clip-anatomy heatmap`: where in these pictures is this text answered?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from clip_anatomy.show.commands.explain import DEMO_NOTE
-
-if TYPE_CHECKING:
-    from clip_anatomy.show.maps_page.gather import Source
 
 DEFAULT_OUT = Path("clip-anatomy-heatmap")
 
@@ -66,8 +63,6 @@ def heatmap(
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
     """
-    from contextlib import ExitStack
-
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.show.progress import note, progress
     from clip_anatomy.show.staging import REPORT
@@ -80,39 +75,33 @@ def heatmap(
     if layers and window is not None:
         raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")
     folder = out if out is not None or as_json else DEFAULT_OUT
-    with ExitStack() as stack:
-        with progress(f"opening {model}"):
-            from clip_anatomy.model.load import load
-            from clip_anatomy.show.maps_page import run
-            from clip_anatomy.show.maps_page.gather import Asked, asked_of, checked_methods, parsed_size
-            from clip_anatomy.show.staging import staged
+    with progress(f"opening {model}"):
+        from clip_anatomy.show.maps_page import run
+        from clip_anatomy.show.maps_page.found import tell
+        from clip_anatomy.show.maps_page.gather import Asked, checked_methods, parsed_size
+        from clip_anatomy.show.maps_page.request import opened
 
-            looked = parsed_size(size)
-            sources, described = sources_of(images, demo, "heatmap")
-            staging = None if folder is None else stack.enter_context(staged(folder, run.KIND))
-            clip = load(model, weights=weights, device=device)
-        questions, left_out = asked_of(text or described, clip.tokenizer)
-        given = (("window", window), ("stride", stride), ("replace_sinks", replace_sinks or None))
-        options = tuple((name, value) for name, value in given if value is not None)
-        asked = Asked(
-            tuple(question.text for question in questions), checked_methods(clip, method or []), looked, options, layers, words
-        )  # fmt: skip
-        notes = [*([DEMO_NOTE] if model == "demo" and not demo else []), *left_out]
-        found = run.walk(clip, sources, questions, asked, staging, how=colours, notes=notes, allow_urls=allow_urls)
+    looked = parsed_size(size)
+    given = (("window", window), ("stride", stride), ("replace_sinks", replace_sinks or None))
+    options = tuple((name, value) for name, value in given if value is not None)
     judged = None
+    with opened(
+        images, text, run.KIND, folder, verb="heatmap", demo=demo, model=model, weights=weights, device=device,
+        allow_urls=allow_urls, notes=[DEMO_NOTE] if model == "demo" and not demo else [],
+    ) as request:  # fmt: skip
+        methods = checked_methods(request.clip, method or [])
+        asked = Asked(request.texts, methods, looked, options, layers, words)
+        found = run.walk(request, asked, colours)
     if sanity:
         from clip_anatomy.show.maps_page.judge import judge
 
-        judged = judge(clip, sources, asked, allow_urls=allow_urls)
-    for said in (*notes, *(f"“{q.short}”: {said}" for q in questions for said in q.notes)):
-        note(f"note: {said}")
-    for _, error in found.failed:
-        note(f"not read: {error}")
+        judged = judge(request, asked)
+    tell(request, found)
     if as_json:
-        held = run.as_dict(clip, questions, asked, found, notes)
+        held = run.as_dict(request, asked, found)
         print(json_text(held if judged is None else {**held, "sanity": judged.to_list()}), end="")
     else:
-        _table(found.images)
+        _table(found.images, len(methods) > 1, "" if folder is None else str(folder / run.KIND.mark))
         if judged is not None:
             print(f"\n{judged.table()}")
     if folder is not None:
@@ -120,46 +109,16 @@ def heatmap(
     return 1 if strict and found.failed else 0
 
 
-def sources_of(images: tuple[str, ...], demo: bool, verb: str) -> tuple[list["Source"], list[str]]:
-    """The pictures to look at, and the descriptions of the bundled ones.
-
-    Raises:
-        BadImage: no picture was given.
-    """
-    from clip_anatomy.errors import BadImage
-    from clip_anatomy.show.commands.demo import bundled
-    from clip_anatomy.show.maps_page.gather import Source, expanded
-
-    if not images and not demo:
-        raise BadImage(
-            f'no picture was given. Type: clip-anatomy {verb} photo.jpg --text "a dog", or clip-anatomy {verb} --demo'
-        )
-    known = bundled() if demo else {}
-    described = list(dict.fromkeys(text for text, _ in known.values()))
-    return [*(Source(str(path), path.name) for path in known), *expanded(images)], described
-
-
-def _table(images: list[dict[str, object]]) -> None:
+def _table(images: list[dict[str, Any]], several: bool, file: str) -> None:
     """Print for each picture, method and text where its map is highest."""
-    from typing import Any, cast
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from clip_anatomy.show.explain import signed
+    from clip_anatomy.show.maps_page.table import printed
     from clip_anatomy.show.texts import shorten
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
-    view = Table(pad_edge=False)
-    for name in ("picture", "method", "text", "lowest", "highest", "highest at (x, y)"):
-        view.add_column(name, justify="right" if name in ("lowest", "highest") else "left", overflow="fold")
-    for image in images:
-        for one in cast("list[dict[str, Any]]", image["maps"]):
-            x, y = one["peak"]
-            name = Text(shorten(Path(str(image["image"])).name, 32))
-            ends = signed(one["lowest"]), signed(one["highest"])
-            view.add_row(name, one["method"], Text(shorten(one["text"], 40)), *ends, f"{x:.0f}, {y:.0f}")
-    console.print(view)
+    def row(one: dict[str, Any]) -> list[str]:
+        x, y = one["peak"]
+        ends = signed(one["lowest"]), signed(one["highest"])
+        return [*([one["method"]] if several else []), shorten(one["text"], 40), *ends, f"{x:.0f}, {y:.0f}"]
+
+    titles = [*(["method"] if several else []), "text", ">lowest", ">highest", ">at (x, y)"]
+    printed(titles, [(Path(image["image"]).name, [row(one) for one in image["maps"]]) for image in images], file)

@@ -14,6 +14,7 @@ def segment(
     *images: str,
     text: Annotated[list[str] | None, Parameter(alias="-t")] = None,
     background: list[str] | None = None,
+    together: list[str] | None = None,
     threshold: str = "otsu",
     method: str = "decomposition",
     size: str = "whole",
@@ -40,6 +41,7 @@ def segment(
     Args:
         images: pictures, or folders of pictures.
         text: one thing to cut out, or several that compete for the pixels.
+        together: texts whose points for SAM are wanted together, joined by +, as "a dog + a cat"; repeat it for several groups. By default all.
         background: a text that takes pixels and is no label; repeat it for several.
         threshold: otsu (two groups of least spread) | mean | half | none | a number from 0 to 1 (a share of the map's range).
         method: a method of heatmap.
@@ -59,50 +61,65 @@ def segment(
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
     """
-    from contextlib import ExitStack
-
-    from clip_anatomy.show.commands.heatmap import sources_of
     from clip_anatomy.show.progress import note, progress
     from clip_anatomy.show.staging import REPORT
     from clip_anatomy.show.staging import as_json as json_text
 
     folder = out if out is not None or as_json else DEFAULT_OUT
-    with ExitStack() as stack:
-        with progress(f"opening {model}"):
-            from clip_anatomy.model.load import load
-            from clip_anatomy.show.maps_page import cutout
-            from clip_anatomy.show.maps_page.gather import asked_of, checked_methods, parsed_size
-            from clip_anatomy.show.staging import staged
+    with progress(f"opening {model}"):
+        from clip_anatomy.maps.texts import Texts
+        from clip_anatomy.show.maps_page import cutout
+        from clip_anatomy.show.maps_page.found import tell
+        from clip_anatomy.show.maps_page.gather import asked_of, checked_methods, parsed_size
+        from clip_anatomy.show.maps_page.request import opened
 
-            looked = parsed_size(size)
-            sources, described = sources_of(images, demo, "segment")
-            staging = None if folder is None else stack.enter_context(staged(folder, cutout.KIND))
-            clip = load(model, weights=weights, device=device)
-        questions, left_out = asked_of(text or described, clip.tokenizer)
+    looked = parsed_size(size)
+    with opened(
+        images, text, cutout.KIND, folder, verb="segment", demo=demo, model=model, weights=weights, device=device,
+        allow_urls=allow_urls, notes=[DEMO_NOTE] if model == "demo" and not demo else [],
+    ) as request:  # fmt: skip
+        clip = request.clip
         behind = [question.text for question in asked_of(background, clip.tokenizer)[0]] if background else []
         given: dict[str, Any] = {
             "method": _one(checked_methods(clip, [method])),
-            "background": behind,
+            "background": Texts.of(clip, behind) if behind else (),
             "threshold": threshold,
             "size": looked,
             "window": window,
             "stride": stride,
             "refine": refine,
         }
-        notes = [*([DEMO_NOTE] if model == "demo" and not demo else []), *left_out]
-        found = cutout.walk(clip, sources, questions, given, staging, notes=notes, allow_urls=allow_urls)
-    for said in (*notes, *(f"“{q.short}”: {said}" for q in questions for said in q.notes)):
-        note(f"note: {said}")
-    for _, error in found.failed:
-        note(f"not read: {error}")
+        found = cutout.walk(request, given, groups_of(together or [], request.texts.names))
+    tell(request, found)
     if as_json:
-        print(json_text(cutout.as_dict(clip, questions, found, notes)), end="")
+        print(json_text(cutout.as_dict(request, found)), end="")
     else:
-        _table(found.images)
+        _table(found.images, "" if folder is None else str(folder / cutout.KIND.mark))
     note(found.how)
     if folder is not None:
         note(f"masks: {folder / REPORT}")
     return 1 if strict and found.failed else 0
+
+
+def groups_of(wanted: list[str], texts: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Groups of texts as typed; all of them together where nothing was typed and there are several.
+
+    Raises:
+        BadSpec: one that was not asked for.
+
+    Example:
+        >>> groups_of(["a dog + a cat"], ("a cat", "a dog", "grass"))
+        (('a dog', 'a cat'),)
+    """
+    from clip_anatomy.errors import BadSpec
+
+    found: list[tuple[str, ...]] = []
+    for group in wanted:
+        parts = [part.strip() for part in group.split(" + ")] if group not in texts else [group]
+        for part in (part for part in parts if part not in texts):
+            raise BadSpec(f'--together {group!r}: {part!r} is not among the texts. Type also: --text "{part}"')
+        found.append(tuple(dict.fromkeys(parts)))
+    return tuple(found) if wanted or len(texts) < 2 else (texts,)
 
 
 def _one(methods: tuple[str, ...]) -> str:
@@ -113,25 +130,14 @@ def _one(methods: tuple[str, ...]) -> str:
     return methods[0]
 
 
-def _table(images: list[dict[str, Any]]) -> None:
+def _table(images: list[dict[str, Any]], file: str) -> None:
     """Print for each picture and text how much it holds, and its largest box."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    from clip_anatomy.show.maps_page.table import printed
     from clip_anatomy.show.texts import shorten
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)
-    view = Table(pad_edge=False)
-    for name in ("picture", "text", "share of the picture", "regions", "largest box (left, top, right, bottom)"):
-        view.add_column(
-            name, justify="right" if name in ("share of the picture", "regions") else "left", overflow="fold"
-        )
-    for image in images:
-        for one in image["prompts"]:
-            box = ", ".join(f"{edge:.0f}" for edge in one["boxes"][0]) if one["boxes"] else ""
-            name, text = Text(shorten(Path(image["image"]).name, 32)), Text(shorten(one["text"], 40))
-            view.add_row(name, text, f"{image['shares'][one['text']]:.1%}", str(len(one["boxes"])), box)
-    console.print(view)
+    def row(image: dict[str, Any], one: dict[str, Any]) -> list[str]:
+        box = ", ".join(f"{edge:.0f}" for edge in one["boxes"][0]) if one["boxes"] else ""
+        return [shorten(one["text"], 36), f"{image['shares'][one['text']]:.1%}", str(len(one["boxes"])), box]
+
+    titles = ["text", ">share", ">regions", ">largest box (x0, y0, x1, y1)"]
+    printed(titles, [(Path(i["image"]).name, [row(i, one) for one in i["prompts"]]) for i in images], file)

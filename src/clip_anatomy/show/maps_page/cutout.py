@@ -12,27 +12,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip_anatomy import __version__
-from clip_anatomy.errors import BadImage, OutputError
+from clip_anatomy.errors import OutputError
 from clip_anatomy.maps.masks import Masks
 from clip_anatomy.maps.refine import REFINERS
 from clip_anatomy.maps.segment import segment
-from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.pixels import read_image
 from clip_anatomy.show import masks as files
-from clip_anatomy.show.maps_page.gather import Source
+from clip_anatomy.show.maps_page.found import Found, file_name, image_bytes
 from clip_anatomy.show.maps_page.marks import marked
 from clip_anatomy.show.maps_page.page import Story, document
-from clip_anatomy.show.maps_page.run import ON_PAGE, ON_SHEETS, SHEET, file_name, image_bytes, refuse_if_none
+from clip_anatomy.show.maps_page.request import Request
+from clip_anatomy.show.maps_page.run import ON_PAGE, ON_SHEETS
 from clip_anatomy.show.maps_page.sheet import Cell, Row, contact_sheets
-from clip_anatomy.show.pictures import label_of
-from clip_anatomy.show.run import facts
 from clip_anatomy.show.stages import stages
-from clip_anatomy.show.staging import REPORT, Kind, Staging, as_json
-from clip_anatomy.show.texts import Question, shorten
-from clip_anatomy.show.wording import said_here
+from clip_anatomy.show.staging import REPORT, Kind, as_json
+from clip_anatomy.show.texts import shorten
 
-__all__ = ["COCO", "KIND", "NPZ", "PROMPTS", "Cut", "as_dict", "walk"]
+__all__ = ["KIND", "Cut", "as_dict", "walk"]
 
 KIND = Kind("masks", "segment.json", "clip-anatomy/segment/1")
 COCO, NPZ, PROMPTS = "masks.coco.json", "masks.npz", "prompts.json"
@@ -40,44 +36,25 @@ LONGEST = 2048  # side of the paintings
 
 
 @dataclass
-class Cut:
-    """What came of the pictures so far.
+class Cut(Found):
+    """What came of the pictures so far, and the masks.
 
     Attributes:
-        images: one entry of the JSON each, with the prompts.
         coco: COCO's dictionary.
-        failed: name and error of those that could not be read.
-        files: names written into the folder.
         how: how the masks were made.
     """
 
-    images: list[dict[str, Any]] = field(default_factory=list)
     coco: dict[str, Any] = field(default_factory=dict)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
     how: str = ""
 
 
-def walk(
-    clip: Clip,
-    sources: Sequence[Source],
-    questions: Sequence[Question],
-    given: dict[str, Any],
-    staging: Staging | None,
-    *,
-    notes: Sequence[str] = (),
-    allow_urls: bool = False,
-) -> Cut:
+def walk(request: Request, given: dict[str, Any], groups: Sequence[tuple[str, ...]]) -> Cut:
     """Cut out of every picture what the texts say, and write it before the next one is read.
 
     Args:
-        clip: an opened model.
-        sources: the pictures.
-        questions: the texts.
+        request: model, pictures, texts, and where to write.
         given: arguments of `segment`.
-        staging: where to write; None to write nothing.
-        notes: what a reader must know.
-        allow_urls: fetch http(s) addresses.
+        groups: texts whose points are wanted together.
 
     Returns:
         What was found.
@@ -86,53 +63,34 @@ def walk(
         BadImage: none of the pictures could be read.
     """
     found = Cut()
-    texts = [question.text for question in questions]
     sections: list[str] = []
     rows: list[Row] = []
-    with stages() as tell:
-        for done, source in enumerate(sources):
-            tell("cutting out", done, len(sources))
-            try:
-                if "://" not in source.path and Path(source.path).is_dir():
-                    raise BadImage(f"{label_of(source.path)} is a folder. Type the folder alone")
-                image = read_image(source.path, allow_urls=allow_urls, keep_mode=True)
-                masks = segment(clip, image, texts, **given)
-            except BadImage as error:
-                found.failed.append((label_of(source.path), said_here(str(error))))
-                continue
-            label = source.label or label_of(source.path)
-            _remember(found, masks, label)
-            if staging is not None:
-                picture = read_image(image)
-                cells = _write(found, masks, label, picture, staging)
-                if len(sections) < ON_PAGE:
-                    sections.append(_section(masks, label, cells))
-                if sum(len(row.cells) for row in rows) < ON_SHEETS:
-                    rows.append(Row(Path(label).name, cells))
-        refuse_if_none(found.failed, len(found.images))
-        if staging is not None:
+
+    def act(image: Image.Image, label: str) -> None:
+        masks = segment(request.clip, image, request.texts, **given)
+        _remember(found, masks, label, groups)
+        if request.staging is None:
+            return
+        cells = _write(request, found, masks, label, read_image(image), groups)
+        if len(sections) < ON_PAGE:
+            sections.append(_section(masks, label, cells))
+        if sum(len(row.cells) for row in rows) < ON_SHEETS:
+            rows.append(Row(Path(label).name, cells))
+
+    found.each(request, "cutting out", act)
+    if request.staging is not None:
+        with stages() as tell:
             tell("writing the page", 0, 1)
-            _finish(found, clip, questions, rows, sections, staging, notes)
+            _finish(request, found, rows, sections)
     return found
 
 
-def as_dict(clip: Clip, questions: Sequence[Question], found: Cut, notes: Sequence[str] = ()) -> dict[str, Any]:
+def as_dict(request: Request, found: Cut) -> dict[str, Any]:
     """Everything found, ready for JSON."""
-    return {
-        "schema": KIND.schema,
-        "version": __version__,
-        "model": {"name": clip.name, "digest": clip.digest, "preprocess": clip.preprocess.to_dict()},
-        "how": found.how,
-        "notes": list(notes),
-        "texts": [{"text": q.text, "notes": list(q.notes)} for q in questions],
-        "failed": [{"image": name, "error": error} for name, error in found.failed],
-        "files": found.files,
-        "images": found.images,
-        "coco": found.coco,
-    }
+    return found.header(request, KIND, how=found.how) | {"coco": found.coco}
 
 
-def _remember(found: Cut, masks: Masks, label: str) -> None:
+def _remember(found: Cut, masks: Masks, label: str, groups: Sequence[tuple[str, ...]]) -> None:
     found.how = found.how or str(masks.how)
     part = files.coco(
         masks,
@@ -156,20 +114,17 @@ def _remember(found: Cut, masks: Masks, label: str) -> None:
         "shares": {text: round(share, 6) for text, share in masks.shares(0).items()},
         "prompts": prompts,
     }
-    if len(masks.texts) > 1:
-        entry["together"] = masks.prompts(0, *range(len(masks.texts))).to_dict()
+    if groups:
+        entry["together"] = [masks.prompts(0, *group).to_dict() for group in groups]
     found.images.append(entry)
 
 
-def _write(found: Cut, masks: Masks, label: str, picture: Image.Image, staging: Staging) -> list[Cell]:
+def _write(  # noqa: PLR0917
+    request: Request, found: Cut, masks: Masks, label: str, picture: Image.Image, groups: Sequence[tuple[str, ...]]
+) -> list[Cell]:
     """Write one picture's files; gives its cells of the contact sheet."""
     place, labels = len(found.images) - 1, masks.labels[0]
-
-    def write(name: str, content: bytes) -> None:
-        staging.write(name, content)
-        found.files.append(name)
-
-    write(f"{file_name(place, label, 'mask')}.png", files.png(labels, masks.texts))
+    found.write(request, f"{file_name(place, label, 'mask')}.png", files.png(labels, masks.texts))
     if max(picture.size) > LONGEST:  # paintings are for eyes; the mask keeps every pixel
         scale = LONGEST / max(picture.size)
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
@@ -180,21 +135,25 @@ def _write(found: Cut, masks: Masks, label: str, picture: Image.Image, staging: 
         shown, smaller = picture, labels
     painting = Image.fromarray(files.painted(shown, smaller, len(masks.texts)))
     ending, content = image_bytes(painting)
-    write(f"{file_name(place, label, 'painted')}.{ending}", content)
+    found.write(request, f"{file_name(place, label, 'painted')}.{ending}", content)
     colours = files.class_colours(len(masks.texts))
     cells = [Cell(_small(picture), "the picture"), Cell(_small(painting), "masks" if len(masks.texts) > 1 else "mask")]
     for k, text in enumerate(masks.texts):
         share = masks.shares(0)[text]
         if share:
             cells.append(Cell(marked(picture, masks.prompts(0, k), colours[k]), f"{shorten(text)} {share:.1%}"))
-    if len(cells) > 3:
-        drawing = marked(picture, masks.prompts(0, *range(len(masks.texts))), (90, 90, 90))
-        cells.append(Cell(drawing, "points for all together"))
-    _into_npz(staging, f"labels_{place}", labels, fresh=place == 0)
+    for group in groups:
+        asked = masks.prompts(0, *group)
+        if sum(masks.shares(0)[text] > 0 for text in group) > 1:  # else it is what one of them says already
+            words = "points for all together" if len(group) == len(masks.texts) else f"points for {shorten(asked.text)}"
+            cells.append(Cell(marked(picture, asked, (90, 90, 90)), words))
+    _into_npz(request, f"labels_{place}", labels, fresh=place == 0)
     return cells
 
 
-def _into_npz(staging: Staging, name: str, array: np.ndarray, *, fresh: bool = False) -> None:
+def _into_npz(request: Request, name: str, array: np.ndarray, *, fresh: bool = False) -> None:
+    staging = request.staging
+    assert staging is not None
     # numpy writes an npz at once; a folder of photographs would have to be held in memory.
     held = BytesIO()
     np.lib.format.write_array(held, np.asanyarray(array), allow_pickle=False)
@@ -207,53 +166,45 @@ def _into_npz(staging: Staging, name: str, array: np.ndarray, *, fresh: bool = F
         ) from error
 
 
-def _finish(  # noqa: PLR0917
-    found: Cut,
-    clip: Clip,
-    questions: Sequence[Question],
-    rows: Sequence[Row],
-    sections: Sequence[str],
-    staging: Staging,
-    notes: Sequence[str],
-) -> None:
-    _into_npz(staging, "images", np.array([one["image"] for one in found.images]))
-    _into_npz(staging, "texts", np.array([q.text for q in questions]))
-    _into_npz(staging, "how", np.array(found.how))
-    staging.write(COCO, as_json(found.coco))
-    prompts = {"how": found.how, "images": [{k: v for k, v in one.items() if k in ("image", "width", "height", "prompts", "together")} for one in found.images]}  # fmt: skip
-    staging.write(PROMPTS, as_json(prompts))
-    found.files += [NPZ, COCO, PROMPTS]
+def _finish(request: Request, found: Cut, rows: Sequence[Row], sections: Sequence[str]) -> None:
+    assert request.staging is not None
+    questions = request.questions
+    _into_npz(request, "images", np.array([one["image"] for one in found.images]))
+    _into_npz(request, "texts", np.array([q.text for q in questions]))
+    _into_npz(request, "how", np.array(found.how))
+    found.files.append(NPZ)
+    found.write(request, COCO, as_json(found.coco))
+    kept = ("image", "width", "height", "prompts", "together")
+    prompts = [{k: v for k, v in one.items() if k in kept} for one in found.images]
+    found.write(request, PROMPTS, as_json({"how": found.how, "images": prompts}))
     texts = [f"“{shorten(q.text, 40)}”" for q in questions[:3]]
     title = f"Cut out: {', '.join(texts)}{f' and {len(questions) - 3} more' if len(questions) > 3 else ''}"
-    for i, sheet in enumerate(contact_sheets(title, f"{clip.name} - {found.how}", rows)):
-        name = f"{SHEET}{'' if i == 0 else f'-{i + 1}'}.png"
-        staging.write(name, sheet)
-        found.files.append(name)
-    told = list(notes) + [f"“{q.short}”: {said}" for q in questions for said in q.notes]
+    colours = files.class_colours(len(questions))
+    legend = [((colour,), q.short) for q, colour in zip(questions, colours, strict=True)]
+    found.write_sheets(request, contact_sheets(title, f"{request.clip.name} - {found.how}", rows, legend))
+    told = found.told(request)
     if len(found.images) > len(sections):
         told.append(f"The page shows the first {len(sections)} of {len(found.images)} pictures; the folder has all.")
-    colours = files.class_colours(len(questions))
-    legend = "".join(
+    swatches = "".join(
         f'<span><i class="swatch" style="background:rgb{colour}"></i><bdi dir="auto">{escape(q.short)}</bdi></span>'
         for q, colour in zip(questions, colours, strict=True)
     )
     lead = f"""<p>Each pixel belongs to the text that is answered most there, if it lies above a cut found in each picture by itself; pale pixels
 belong to none. A cut parts every picture in two: a mask says where a text is answered most, not whether the thing is there.
-Green points say yes to SAM, red ones no; boxes are drawn around connected regions.</p><div class="tools">{legend}</div>"""
+Green points say yes to SAM, red ones no; boxes are drawn around connected regions.</p><div class="tools">{swatches}</div>"""
     story = Story(
         title,
         told,
         found.failed,
         [
-            *facts(clip),
+            *request.facts,
             ("masks", found.how),
             *(("refined by", told) for name, told in REFINERS.items() if f"by {name}" in found.how),
         ],
         "signed",
     )
-    staging.write(REPORT, document(story, lead, sections))
-    found.files.append(REPORT)
-    staging.write(KIND.mark, as_json({k: v for k, v in as_dict(clip, questions, found, notes).items() if k != "coco"}))
+    found.write(request, REPORT, document(story, lead, sections))
+    request.staging.write(KIND.mark, as_json(found.header(request, KIND, how=found.how)))
 
 
 def _section(masks: Masks, label: str, cells: Sequence[Cell]) -> str:

@@ -14,6 +14,7 @@ from clip_anatomy.maps.maskclip import MASKCLIP
 from clip_anatomy.maps.proxy import PROXY
 from clip_anatomy.maps.recipes import DENSE
 from clip_anatomy.maps.surgery import SURGERY
+from clip_anatomy.show.masks import pale
 from clip_anatomy.show.palette import colour, limit_of
 
 __all__ = ["LOOKS", "Shades", "colours_of", "overlay", "shades_of"]
@@ -102,9 +103,8 @@ def overlay(picture: Image.Image, shades: Shades, text: int, look: str = "signed
     values = one.on_picture()[0].cpu()
     rgba = colours_of(values, shades.limits[text], look).astype(np.float32)
     base = np.asarray(shown.convert("RGB"), dtype=np.float32)
-    if look == "signed":  # colours of the picture would be taken for colours of the map
-        grey = base @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        base = 0.86 * (grey[..., None] * 0.62 + 76) + 0.14 * base
+    if look == "signed":
+        base = pale(base)
     share = rgba[..., 3:] / 255
     out = base * (1 - share) + rgba[..., :3] * share
     unseen = values.isnan().numpy()

@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 
 from clip_anatomy.errors import BadImage, BadSpec
+from clip_anatomy.library.sources.picture import SUFFIXES
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.layers import layer_maps
 from clip_anatomy.maps.looking import Size
 from clip_anatomy.maps.maps import Maps
 from clip_anatomy.maps.methods import methods_of
+from clip_anatomy.maps.texts import Texts
 from clip_anatomy.maps.words import word_maps
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.pixels import read_image
@@ -37,17 +39,17 @@ class Asked:
     """What is wanted of every picture.
 
     Attributes:
-        texts: cleaned, each once.
+        texts: cleaned, each once, and embedded.
         methods: names.
-        size: as for `heatmap`, or "whole": the model's own short side, nothing cropped.
+        size: as for `heatmap`.
         options: for every method (`window`, `stride`).
         layers: whether the exact map is also wanted layer by layer.
         words: whether every text is also wanted word by word.
     """
 
-    texts: tuple[str, ...]
+    texts: Texts
     methods: tuple[str, ...]
-    size: Size | str = None
+    size: Size = None
     options: tuple[tuple[str, Any], ...] = ()
     layers: bool = False
     words: bool = False
@@ -78,15 +80,13 @@ def expanded(paths: Iterable[str]) -> list[Source]:
     Raises:
         BadImage: a folder without a picture.
     """
-    Image.init()
-    known = set(Image.registered_extensions())
     found: list[Source] = []
     for path in paths:
         folder = Path(path) if "://" not in path else None
         if folder is None or not folder.is_dir():
             found.append(Source(path))
             continue
-        inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
+        inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not inside:
             raise BadImage(f"{label_of(path)} is a folder without pictures. Type a folder with JPEG, PNG or WebP files")
         found += [Source(str(p)) for p in inside]
@@ -125,7 +125,7 @@ def checked_methods(clip: Clip, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for name in wanted for part in (ready if name == "all" else [name])))
 
 
-def parsed_size(text: str | None) -> Size | str:
+def parsed_size(text: str | None) -> Size:
     """A size as typed: nothing, "whole", "336" or "336x448" (row x col).
 
     Raises:
@@ -135,8 +135,10 @@ def parsed_size(text: str | None) -> Size | str:
         >>> parsed_size("336x448"), parsed_size("whole"), parsed_size(None)
         ((336, 448), 'whole', None)
     """
-    if text is None or text in ("whole", "crop"):
-        return None if text == "crop" else text
+    if text is None or text == "crop":
+        return None
+    if text == "whole":
+        return "whole"
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
         raise BadSpec(
@@ -145,24 +147,19 @@ def parsed_size(text: str | None) -> Size | str:
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def look(clip: Clip, source: Source, asked: Asked, *, allow_urls: bool = False) -> Seen:
+def look(clip: Clip, image: Image.Image, label: str, asked: Asked) -> Seen:
     """Look at one picture with every method.
 
     Raises:
         BadImage: it cannot be used.
     """
-    if Path(source.path).is_dir() and "://" not in source.path:
-        raise BadImage(f"{label_of(source.path)} is a folder. Type the folder alone, or the pictures in it")
-    image = read_image(source.path, allow_urls=allow_urls, keep_mode=True)
-    size: Size = min(clip.preprocess.size) if asked.size == "whole" else asked.size  # pyright: ignore
-    options = dict(asked.options)
+    options, size = dict(asked.options), asked.size
     maps = {name: heatmap(clip, [image], asked.texts, name, size=size, **options) for name in asked.methods}
     one = next(iter(maps.values()))
     assert one.geometries is not None
     layers = tuple(layer_maps(clip, [image], asked.texts, size=size)) if asked.layers else ()
-    words = tuple(_words(clip, image, text, size, options) for text in asked.texts) if asked.words else ()
-    picture = view_of(image, source.label or label_of(source.path), one.geometries[0])
-    return Seen(picture, read_image(image), maps, layers, words)
+    words = tuple(_words(clip, image, text, size, options) for text in asked.texts.names) if asked.words else ()
+    return Seen(view_of(image, label, one.geometries[0]), read_image(image), maps, layers, words)
 
 
 def _words(clip: Clip, image: Image.Image, text: str, size: Size, options: dict[str, Any]) -> Maps:

@@ -1,19 +1,16 @@
 """`heatmap --sanity`: whether the maps that were just drawn mean anything, method by method."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from clip_anatomy.errors import BadImage
-from clip_anatomy.maps.looking import Size
 from clip_anatomy.measure.faithfulness import Faithfulness, faithfulness
 from clip_anatomy.measure.removal import REMOVALS
 from clip_anatomy.measure.sanity import Sanity, sanity
-from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.pixels import read_image
-from clip_anatomy.show.maps_page.gather import Asked, Source
+from clip_anatomy.show.maps_page.gather import Asked
+from clip_anatomy.show.maps_page.request import Request
 from clip_anatomy.show.stages import stages
 
 __all__ = ["MOST", "Judged", "judge"]
@@ -52,15 +49,14 @@ class Judged:
         ]
 
 
-def judge(clip: Clip, sources: Sequence[Source], asked: Asked, *, allow_urls: bool = False) -> Judged:
+def judge(request: Request, asked: Asked) -> Judged:
     """Judge the methods on the first pictures that can be read.
 
     Args:
-        clip: an opened model.
-        sources: the pictures, at least one of which can be read.
+        request: the model and the pictures, at least one of which can be read.
         asked: texts, methods, size and options, as they were drawn.
-        allow_urls: fetch http(s) addresses.
     """
+    clip, sources = request.clip, request.sources
     pictures: list[Image.Image] = []
     taken = 0
     for source in sources:
@@ -68,10 +64,9 @@ def judge(clip: Clip, sources: Sequence[Source], asked: Asked, *, allow_urls: bo
             break
         taken += 1
         try:
-            pictures.append(read_image(source.path, allow_urls=allow_urls, keep_mode=True))
+            pictures.append(request.read(source))
         except BadImage:
             continue  # it was named when it was to be drawn
-    size: Size = min(clip.preprocess.size) if asked.size == "whole" else asked.size  # pyright: ignore
     options = dict(asked.options)
     found: list[tuple[Sanity, tuple[Faithfulness, ...]]] = []
     with stages() as tell:
@@ -81,17 +76,17 @@ def judge(clip: Clip, sources: Sequence[Source], asked: Asked, *, allow_urls: bo
                 share = done / (total or len(pictures))
                 tell(f"{method}: {what}", int(100 * (at + share)), 100 * len(asked.methods))
 
-            one = sanity(clip, pictures, asked.texts, method, size=size, report=report, **options)
+            one = sanity(clip, pictures, asked.texts.names, method, size=asked.size, report=report, **options)
             further = tuple(
                 faithfulness(
                     clip,
                     pictures,
-                    asked.texts,
+                    asked.texts.names,
                     method,
                     removal=removal,
                     steps=STEPS,
                     draws=DRAWS,
-                    size=size,
+                    size=asked.size,
                     report=report,
                     **options,
                 )

@@ -138,23 +138,38 @@ def _block(picture: Picture, maps: Maps, look: str, before: str) -> str:
     return f"<h3>{escape(maps.method)}</h3><p class='soft'>{escape(told)}</p><div class='row'>{before}{figures}</div>"
 
 
-def _figure(picture: Picture, shades: Shades, text: int, words: str, look: str) -> str:
+def _figure(picture: Picture, shades: Shades, text: int, words: str, look: str, *, share: bool = False) -> str:
     values = shades.maps.values[0, text]
     drawn = over(picture, values, shades.limits[text], look)
     low, high = float(values.min()), float(values.max())
+    numbers = f"{signed(float(values.sum()))} in all" if share else f"{signed(low)} to {signed(high)}"
     return (
         f"<figure>{frame(picture, drawn)}<figcaption><bdi dir='auto'>{escape(shorten(words))}</bdi><br>"
-        f"<span class='soft num'>{signed(low)} to {signed(high)}</span></figcaption></figure>"
+        f"<span class='soft num'>{numbers}</span></figcaption></figure>"
     )
 
 
 def _word_block(picture: Picture, text: str, maps: Maps, look: str) -> str:
     shades = shades_of(maps)
-    figures = "".join(_figure(picture, shades, k, word, look) for k, word in enumerate(maps.texts))
-    return f"""<h3>Word by word: <bdi dir="auto">{escape(shorten(text))}</bdi></h3><p class="soft">The text tower’s own split: what each word wrote
-into the text’s embedding, met with what each patch wrote into the picture’s. The maps of the words and of
+    names = ["the whole text", *maps.texts[1:]]
+    figures = "".join(_figure(picture, shades, k, word, look, share=True) for k, word in enumerate(names))
+    return f"""<h3>Word by word: <bdi dir="auto">{escape(shorten(text))}</bdi></h3><p class="words" dir="auto">{_marked(maps)}</p>
+<p class="soft">The text tower’s own split: what each word wrote into the text’s embedding, met with what each patch wrote into the picture’s.
+A word’s colour, and the number below its map, is its share of the cosine over all patches. The maps of the words and of
 the rest (marks, MLPs, biases of the text tower) add up to the map of the sentence. Words share one scale, sentence and rest another.</p>
 <div class="row">{figures}</div>"""
+
+
+def _marked(maps: Maps) -> str:
+    """The sentence with each word in the colour of its share of the cosine."""
+    shares = maps.values[0, 1:-1].sum((1, 2))
+    limit = max(float(shares.abs().max()), 1e-12) if len(shares) else 1.0
+    words = [name.rsplit(" (", 1)[0] if name.endswith(")") else name for name in maps.texts[1:-1]]
+    return " ".join(
+        f'<span style="background:color-mix(in srgb, var({"--yes" if share > 0 else "--no"}) {75 * abs(float(share)) / limit:.0f}%, transparent)" '
+        f'title="{signed(float(share))}">{escape(word)}</span>'
+        for word, share in zip(words, shares, strict=True)
+    )
 
 
 def _layer_block(picture: Picture, seen: Seen, look: str) -> str:

@@ -12,6 +12,10 @@ SIDE, GAP, LINE = 216, 10, 18
 MOST_ACROSS = 7
 TALLEST = 6000  # pixels of one sheet
 PAPER, INK, SOFT = (251, 250, 248), (29, 33, 38), (93, 102, 112)
+BAR = 90  # pixels of a scale of colours
+
+Legend = Sequence[tuple[Sequence[tuple[int, int, int]], str]]
+"""Colours (one, or a scale of several) and what they say."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,13 @@ class Row:
     cells: Sequence[Cell]
 
 
-def contact_sheets(title: str, under: str, rows: Sequence[Row]) -> list[bytes]:
+def contact_sheets(title: str, under: str, rows: Sequence[Row], legend: Legend = ()) -> list[bytes]:
     """Draw all rows.
 
     Args:
         title: above everything.
         under: one line below it.
+        legend: what colours mean, in a line of its own.
         rows: in order; captions that are the same in every row stand above the first row only.
 
     Returns:
@@ -51,12 +56,12 @@ def contact_sheets(title: str, under: str, rows: Sequence[Row]) -> list[bytes]:
     for row in rows:
         tall = _height(row, across)
         if waiting and high + tall > TALLEST:
-            pages.append(_sheet(title, under, waiting, across, wide))
+            pages.append(_sheet(title, under, legend, waiting, across, wide))
             waiting, high = [], 0
         waiting.append((row, tall))
         high += tall
     if waiting:
-        pages.append(_sheet(title, under, waiting, across, wide))
+        pages.append(_sheet(title, under, legend, waiting, across, wide))
     return pages
 
 
@@ -81,13 +86,25 @@ def _tall(line: Sequence[Cell]) -> int:
     return max(cell.image.height for cell in line) + LINE + GAP
 
 
-def _sheet(title: str, under: str, rows: Sequence[tuple[Row, int]], across: int, wide: int) -> bytes:
-    top = 3 * GAP + 2 * LINE
+def _sheet(  # noqa: PLR0917
+    title: str, under: str, legend: Legend, rows: Sequence[tuple[Row, int]], across: int, wide: int
+) -> bytes:
+    top = 3 * GAP + (3 if legend else 2) * LINE
     sheet = Image.new("RGB", (wide, top + sum(tall for _, tall in rows) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     large, plain, fine = (ImageFont.load_default(size) for size in (19, 14, 12.5))
     draw.text((GAP, GAP), _fit(draw, title, wide - 2 * GAP, large), INK, large)
     draw.text((GAP, GAP + 24), _fit(draw, under, wide - 2 * GAP, fine), SOFT, fine)
+    at = GAP
+    for colours, words in legend:
+        bar = BAR if len(colours) > 1 else 12
+        if at + bar + 60 > wide - GAP:
+            break
+        for x in range(bar):
+            draw.line((at + x, top - 24, at + x, top - 14), _between(colours, x / max(1, bar - 1)))
+        told = _fit(draw, words, wide - GAP - at - bar - 8, fine)
+        draw.text((at + bar + 6, top - 27), told, SOFT, fine)
+        at += round(bar + 24 + draw.textlength(told, fine))
     for row, tall in rows:
         draw.line((GAP, top - 3, wide - GAP, top - 3), (227, 225, 220))
         draw.text((GAP, top + 2), _fit(draw, row.heading, wide - 2 * GAP, plain), INK, plain)
@@ -102,6 +119,14 @@ def _sheet(title: str, under: str, rows: Sequence[tuple[Row, int]], across: int,
     file = BytesIO()
     sheet.save(file, "PNG", compress_level=6)
     return file.getvalue()
+
+
+def _between(colours: Sequence[tuple[int, int, int]], share: float) -> tuple[int, int, int]:
+    place = share * (len(colours) - 1)
+    first = min(int(place), max(0, len(colours) - 2))
+    a, b = colours[first], colours[min(first + 1, len(colours) - 1)]
+    red, green, blue = (round(x + (y - x) * (place - first)) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def _fit(
