@@ -14,9 +14,9 @@ import torch
 
 import clip_anatomy as ca
 from clip_anatomy.maps.methods import METHODS
+from clip_anatomy.measure.cases import cases_of_world
 from clip_anatomy.measure.faithfulness import faithfulness
 from clip_anatomy.measure.sanity import sanity
-from clip_anatomy.measure.world_maps import cases_of_world
 from clip_anatomy.world.evaluate import article
 from clip_anatomy.world.names import SHAPES
 

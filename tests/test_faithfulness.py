@@ -15,7 +15,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.measure.faithfulness import curves, faithfulness
 from clip_anatomy.measure.removal import NOISE, impute, impute_directly, remove
-from clip_anatomy.measure.world_maps import cases_of_world
+from clip_anatomy.measure.cases import cases_of_world
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,15 +15,9 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.methods import METHODS
+from clip_anatomy.measure.cases import cases_of_masks, cases_of_world, patch_mask
 from clip_anatomy.measure.datasets.registry import open_masked
-from clip_anatomy.measure.world_maps import (
-    THRESHOLDS,
-    VARIANTS,
-    cases_of_masks,
-    cases_of_world,
-    map_table,
-    patch_mask,
-)
+from clip_anatomy.measure.map_table import THRESHOLDS, VARIANTS, map_table
 from clip_anatomy.show.cli import main
 from clip_anatomy.world.dataset import World
 from clip_anatomy.world.names import COLOURS, SHAPES
@@ -43,10 +37,10 @@ def test_the_table_of_methods_equals_the_longhand_on_the_demo_world() -> None:
     cases = list(cases_of_world(demo, 12, asked_for="shape"))
     single = [i for i in range(len(world)) if world.facts(np.array([i])).count[0] == 1][:12]
     for threshold in THRESHOLDS:
-        (row,) = map_table(demo, cases, ["decomposition"], threshold=threshold)
+        (row,) = map_table(demo, cases, ["decomposition"], threshold=threshold).rows
         assert row.maps == 12
         assert row.method == "decomposition"
-    (row,) = map_table(demo, cases, ["raw"])
+    (row,) = map_table(demo, cases, ["raw"]).rows
     truth, said, precision, hits = [], [], [], 0
     for at, index in enumerate(single):
         scene = world[index]
@@ -88,7 +82,7 @@ def test_the_table_of_methods_on_photographs(tmp_path: Path) -> None:
     data, skipped = open_masked("sample", place), []
     cases = list(cases_of_masks(clip, data, prompts=1, skipped=skipped))
     assert [name for name, _ in skipped] == ["1"]
-    rows = map_table(clip, cases)
+    rows = map_table(clip, iter(cases)).rows
     assert [row.method for row in rows] == [*(name for name, m in METHODS.items() if not m.needs), *VARIANTS]
     assert all(row.maps == sum(len(case.asked) for case in cases) > 0 for row in rows)
     assert all(0 <= row.mean_iou <= 1 for row in rows)

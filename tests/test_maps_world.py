@@ -6,14 +6,15 @@ import pytest
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.measure.world_maps import VARIANTS, cases_of_world, map_table
+from clip_anatomy.measure.cases import cases_of_world
+from clip_anatomy.measure.map_table import VARIANTS, map_table
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict:
     clip = ca.load("demo")
     names = ["decomposition", "surgery", "raw", *VARIANTS]
-    return {row.method: row for row in map_table(clip, list(cases_of_world(clip, 80)), names)}
+    return {row.method: row for row in map_table(clip, cases_of_world(clip, 80), names).rows}
 
 
 def test_the_decomposition_localises_single_objects_and_raw_cosines_do_not(rows: dict) -> None:
@@ -35,7 +36,7 @@ def test_a_method_without_contrast_draws_the_asked_text_alone_and_the_same_map(r
     few = dataclasses.replace(case, texts=case.texts[sorted({t for _, t, _ in case.asked})])
     renamed = {text: at for at, text in enumerate(sorted({t for _, t, _ in case.asked}))}
     few = dataclasses.replace(few, asked=tuple((i, renamed[t], m) for i, t, m in case.asked))
-    (alone,), (among,) = map_table(clip, [few], ["chefer"]), map_table(clip, [case], ["chefer"])
+    (alone,), (among,) = map_table(clip, [few], ["chefer"]).rows, map_table(clip, [case], ["chefer"]).rows
     assert alone.mean_iou == among.mean_iou
     whole = ca.heatmap(clip, case.pixels, case.texts, method="chefer").values
     image, text, _ = case.asked[2]

@@ -17,7 +17,7 @@ from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.sinks import sinks
 from clip_anatomy.measure.randomised import blocks_of, randomised
 from clip_anatomy.measure.sanity import LIMITS, Sanity, rank_correlation, sanity, unrelated
-from clip_anatomy.measure.world_maps import cases_of_world
+from clip_anatomy.measure.cases import cases_of_world
 from clip_anatomy.model.demo import examples
 
 

@@ -14,6 +14,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.maps.methods import methods_of
 from clip_anatomy.measure.asked import chosen_settings, class_words, task_of
 from clip_anatomy.measure.configured import configuration_of
+from clip_anatomy.measure.datasets.masked import spread
 from clip_anatomy.measure.datasets.registry import open_masked
 from clip_anatomy.measure.protocols import PROTOCOLS, LabelsSettings
 from clip_anatomy.model.clip import Clip
@@ -95,12 +96,9 @@ def run(
     chosen = chosen_settings(clip, protocol, like, settings)
     data = open_masked(PROTOCOLS[protocol].dataset, path)
     words = class_words(data, chosen, names)
-    entries = list(data.entries)
-    if limit is not None:
-        if limit < 1:
-            raise BadSpec(f"limit={limit}: at least one picture. Type: limit=100")
-        count = min(limit, len(entries))
-        entries = [entries[at * len(entries) // count] for at in range(count)]
+    if limit is not None and limit < 1:
+        raise BadSpec(f"limit={limit}: at least one picture. Type: limit=100")
+    entries = spread(data.entries, limit)
     tell = report or (lambda what, done, total: None)
     tell(f"embedding the texts of {data.name}", 0, 1)
     task = task_of(clip, data, words, chosen, lambda done, total: tell("embedding texts", done, total))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -12,10 +13,11 @@ from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.measure.segmentation import IGNORED
 from clip_anatomy.model.decode import read_image
 
-__all__ = ["Entry", "Labelled", "Masked", "Tagged", "lines_of", "need", "paired", "read_ids", "relabel"]
+__all__ = ["Entry", "Labelled", "Masked", "Tagged", "lines_of", "need", "paired", "read_ids", "relabel", "spread"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MOST_NAMED = 6
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,17 @@ def files_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+
+
+def spread(entries: Sequence[Item], limit: int | None) -> list[Item]:
+    """So many of them, evenly spread from the first on; all where there are no more, or without a limit.
+
+    Example:
+        >>> spread("abcdefgh", 3), spread("ab", 3), spread("ab", None)
+        (['a', 'c', 'f'], ['a', 'b'], ['a', 'b'])
+    """
+    count = len(entries) if limit is None else min(limit, len(entries))
+    return [entries[at * len(entries) // count] for at in range(count)]
 
 
 def check_sizes(image: Image.Image, mask: "Int[np.ndarray, 'row col']") -> None:
