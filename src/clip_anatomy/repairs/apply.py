@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from clip_anatomy.anatomy.edited import EditedClip
 from clip_anatomy.errors import BadImage, BadInput, OutputError
 from clip_anatomy.library.ahead import ahead
-from clip_anatomy.library.pace import in_parts
+from clip_anatomy.library.pace import Pace, in_parts
 from clip_anatomy.library.sources.picture import Decoded, Picture, Source, decode, stack
 from clip_anatomy.library.walk import Progress
 
@@ -38,6 +38,7 @@ class Applied:
         failed: id and message of those that could not be used.
         moved: mean angle in degrees between an image's embedding without and with the edit.
         changed: share of the images whose best text is another one with the edit; None without texts.
+        first: text → for how many images it comes first, without and with the edit.
         seconds: wall time.
     """
 
@@ -46,6 +47,7 @@ class Applied:
     failed: tuple[tuple[str, str], ...]
     moved: float
     changed: float | None
+    first: Mapping[str, tuple[int, int]]
     seconds: float
 
 
@@ -87,14 +89,18 @@ def apply(
         What was done. A picture that cannot be read is named in it, and the others are done.
 
     Raises:
-        BadInput: no picture could be used, or the collection is empty.
+        BadInput: no picture could be used, the collection is empty, or a text stands twice.
         OutputError: the file cannot be written; nothing is left behind.
     """
     out = Path(out).expanduser()
     if out.suffix not in FORMATS:
         raise OutputError(f"{out}: embeddings are kept as {', '.join(FORMATS)}. Type --out embeddings.npz")
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; a file was expected. Type --out {out / 'embeddings'}{out.suffix}")
     if batch < 1:
         raise BadInput(f"batch={batch}: at least one image at once. Type batch=32")
+    if twice := next((text for text in texts if list(texts).count(text) > 1), None):
+        raise BadInput(f"the text {twice!r} stands twice, so its probability would be halved. Leave one of the two out")
     began = time.monotonic()
     device = model.image_tower.projection.device
     prompts = None
@@ -103,6 +109,7 @@ def apply(
             prompts = torch.nn.functional.normalize(model.clip.encode_text(list(texts), templates).to(device), dim=-1)
     failed: list[tuple[str, str]] = []
     angles, changed, done = 0.0, 0, 0
+    first = torch.zeros(2, len(texts), dtype=torch.long)
     with _writing(out, model, texts) as write:
         for found in _batches(model, source, prompts, failed, batch=batch, workers=workers, report=report):
             write(found)
@@ -110,15 +117,17 @@ def apply(
             cosine = torch.nn.functional.cosine_similarity(found.embedding, found.unedited, dim=-1)
             angles += float(cosine.clamp(-1, 1).arccos().rad2deg().sum())
             if found.before is not None and found.after is not None:
-                changed += int((found.before.argmax(1) != found.after.argmax(1)).sum())
+                best = torch.stack([found.before.argmax(1), found.after.argmax(1)])
+                changed += int((best[0] != best[1]).sum())
+                first += torch.stack([one.bincount(minlength=len(texts)) for one in best])
         if not done:
             first = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
             raise BadInput(
                 f"no picture of {source.spec} could be used ({len(failed)} tried{first}). Type a folder with pictures"
             )
-    return Applied(
-        str(out), done, tuple(failed), angles / done, changed / done if texts else None, time.monotonic() - began
-    )
+    counts = {text: (int(before), int(after)) for text, before, after in zip(texts, *first.tolist(), strict=True)}
+    share = changed / done if texts else None
+    return Applied(str(out), done, tuple(failed), angles / done, share, counts, time.monotonic() - began)
 
 
 def _batches(
@@ -134,6 +143,7 @@ def _batches(
     source.check()
     total, done, said, began = source.count(), 0, 0.0, time.monotonic()
     waiting: list[tuple[Picture, Decoded]] = []
+    pace = Pace((batch,), batch)
     threads = workers or os.cpu_count() or 1
     stream = ahead(source, lambda picture: decode(picture, model.clip.preprocess), workers=threads, window=2 * batch)
     with closing(stream):
@@ -145,30 +155,33 @@ def _batches(
                 failed.append(
                     (picture.id, str(found) if isinstance(found, BadImage) else f"{type(found).__name__}: {found}")
                 )
-            if len(waiting) == batch:
-                done += batch
-                yield _embed(model, waiting, prompts, failed)
+            if len(waiting) >= pace.size:
+                done += len(waiting)
+                yield _embed(model, waiting, prompts, failed, pace)
                 waiting = []
             now = time.monotonic()
             if report is not None and now - said >= REPORT_SECONDS:
                 said = now
                 report(Progress(done, len(failed), 0, total, (done + len(failed)) / max(now - began, 1e-9)))
     if waiting:
-        yield _embed(model, waiting, prompts, failed)
+        yield _embed(model, waiting, prompts, failed, pace)
 
 
 def _embed(
-    model: EditedClip, work: list[tuple[Picture, Decoded]], prompts: Tensor | None, failed: list[tuple[str, str]]
+    model: EditedClip,
+    work: list[tuple[Picture, Decoded]],
+    prompts: Tensor | None,
+    failed: list[tuple[str, str]],
+    pace: Pace,
 ) -> _Batch:
     projection = model.image_tower.projection
-    sizes = [len(work)]
 
     def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             both = model.encode_both(pixels.to(projection.device, projection.dtype))
         return both[0].float(), both[1].float()
 
-    found = in_parts(run, stack([decoded.pixels for _, decoded in work]), sizes.append)
+    found = in_parts(run, stack([decoded.pixels for _, decoded in work]), pace.ran_out)
     unedited, edited = (torch.cat(parts) for parts in zip(*found, strict=True))
     finite = torch.isfinite(edited).all(-1) & torch.isfinite(unedited).all(-1)
     for (picture, _), good in zip(work, finite.tolist(), strict=True):

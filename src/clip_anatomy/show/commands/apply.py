@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from clip_anatomy.anatomy.edited import EditedClip
     from clip_anatomy.repairs.apply import Applied
 
+SHOWN = 12  # texts in the summary
+
 
 def apply(
     edit: str,
@@ -30,7 +32,7 @@ def apply(
 
     Args:
         edit: an edit's .json file, as `clip-anatomy repair` and `Edit.save` write it; several joined by + are all applied.
-        source: a folder | a .txt list | a table .csv, .json or .jsonl | tar files | hf-dataset:NAME[:SPLIT] | world:COUNT[:SPLIT] | one picture.
+        source: a folder | a .txt list | a table .csv, .json or .jsonl | tar files | hf-dataset:NAME[:SPLIT] | world:COUNT[:SPLIT] | one picture | a published data set such as waterbirds:FOLDER[:SPLIT].
         out: file to write: .npz, .safetensors or .jsonl. It holds ids and embeddings, and with texts the probabilities without and with the edit.
         text: what to choose between; repeat it for several texts.
         template: prompts with one {} for the texts; repeat it to average several.
@@ -163,6 +165,8 @@ def _open(edit: "Edit", model: str | None, weights: str | None, device: str) -> 
 
 
 def _tell(done: "Applied", edit: "Edit") -> None:
+    from clip_anatomy.show.texts import shorten
+
     told = edit.told
     more = f" and {len(told) - 6} more" if len(told) > 6 else ""
     print(f"{edit.model}, edited: {'; '.join(told[:6]) or 'nothing'}{more}")
@@ -170,3 +174,10 @@ def _tell(done: "Applied", edit: "Edit") -> None:
     print(f"{done.out}: {done.done:,} images{failed} in {done.seconds:.0f} s")
     print(f"embeddings turned by {done.moved:.1f} degrees on average", end="")
     print("" if done.changed is None else f"; another text comes first for {100 * done.changed:.1f} % of the images")
+    most = sorted(done.first.items(), key=lambda one: -max(one[1]))[:SHOWN]
+    width = max((len(shorten(text, 60)) for text, _ in most), default=0)
+    for at, (text, (before, after)) in enumerate(most):
+        said = (f"{100 * count / done.done:5.1f} %" for count in (before, after))
+        print(f"  {shorten(text, 60):<{width}}  first for {' → '.join(said)}{' with the edit' if not at else ''}")
+    if len(done.first) > SHOWN:
+        print(f"  … and {len(done.first) - SHOWN:,} more texts: --json tells all")
