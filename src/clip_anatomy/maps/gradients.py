@@ -10,9 +10,7 @@ What lies before the first block that is asked for never enters a graph, and the
 of different texts are not on one scale: ReLU keeps each method from being linear in the text.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +20,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.maps.attention import layer_of
 from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.maps.slopes import graph_of, pulled
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.forward import (
     Readout,
@@ -80,10 +79,10 @@ def gradcam(
     def rest(normed: Tensor) -> Tensor:
         return _embed(tower, _run(tower, first, x, readout, normed=normed)[0], readout)
 
-    pull = torch.func.vjp(rest, normed)[1]
+    pull, _ = graph_of(rest, normed)
     maps: list[Tensor] = []
     for some in unit.split(_at_once(normed.numel(), len(unit))):
-        (slopes,) = _pulled(pull, some, len(x))  # [text, image, token, width]
+        (slopes,) = pulled(pull, some, len(x))  # [text, image, token, width]
         weights = slopes[:, :, 1:].float().mean(2)
         maps.append(torch.einsum("bnw,tbw->bnt", normed[:, 1:].float(), weights).relu_())
     return torch.cat(maps, -1)
@@ -100,10 +99,10 @@ def chefer(
         _, attention = _run(tower, first, x, readout)
     # A zero is added to each attention: the slope with respect to it is ∂cos/∂A, what flows through later blocks included.
     zeros = tuple(torch.zeros_like(a) for a in attention)
-    pull = torch.func.vjp(lambda *added: _embed(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)[1]
+    pull, _ = graph_of(lambda *added: _embed(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)
     maps: list[Tensor] = []
     for some in unit.split(_at_once(sum(a.numel() for a in attention), len(unit))):
-        slopes = _pulled(pull, some, len(x))  # per block [text, image, head, query, token]
+        slopes = pulled(pull, some, len(x))  # per block [text, image, head, query, token]
         relevance: Tensor | None = None  # R − I of the blocks so far
         for a, slope in zip(attention, slopes, strict=True):
             step = (slope * a).relu_().float().mean(2)
@@ -131,10 +130,10 @@ def legrad(
             after = middle + mlp(tower, block, middle)
             return _project(tower, norm(tower.ln_post, after.mean(1))), after
 
-        pull, after = _vjp(stream, mixed)
+        pull, after = graph_of(stream, mixed)
         maps: list[Tensor] = []
         for some in unit.split(_at_once(2 * mixed.numel() + v.shape[1] * x.shape[1] ** 2 * len(x), len(unit))):
-            (slopes,) = _pulled(pull, some, len(x))  # [text, image, token, width]
+            (slopes,) = pulled(pull, some, len(x))  # [text, image, token, width]
             per_head = slopes.unflatten(-1, (tower.heads, tower.d)).transpose(2, 3)
             maps.append((per_head @ v.transpose(-1, -2)).relu_().float().mean((2, 3)))
         one = torch.cat(maps)[..., 1:].permute(1, 2, 0)
@@ -205,22 +204,6 @@ def _embed(tower: Tower, x: Float[Tensor, "image token width"], readout: Readout
 def _project(tower: Tower, row: Float[Tensor, "image width"]) -> Float[Tensor, "image embed"]:
     y = row @ tower.projection.to(row.dtype)
     return F.normalize(y if tower.projection_bias is None else y + tower.projection_bias, dim=-1)
-
-
-def _vjp(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor
-) -> tuple[Callable[[Tensor], tuple[Tensor, ...]], Tensor]:
-    """What pulls slopes back through the function's first value, and its second value."""
-    found: tuple[Any, ...] = torch.func.vjp(function, x, has_aux=True)
-    return found[1], found[2]
-
-
-def _pulled(
-    pull: Callable[[Tensor], tuple[Tensor, ...]], unit: Float[Tensor, "text embed"], images: int
-) -> tuple[Tensor, ...]:
-    """Slopes of each image's cosine with each text: a leading text axis before every input's own."""
-    cotangents = unit[:, None].expand(-1, images, -1)
-    return torch.func.vmap(pull)(cotangents)
 
 
 def _at_once(numbers: int, texts: int) -> int:

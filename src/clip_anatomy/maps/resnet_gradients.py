@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clip_anatomy.anatomy.tokens import head_directions
 from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.maps.slopes import graph_of, pulled
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.forward import linear
 from clip_anatomy.model.resnet import ResNet, features, pool_tokens, run_pool, run_resnet
@@ -30,10 +31,10 @@ def gradcam(
     with torch.no_grad():
         seen = features(resnet, pixels)
     unit = F.normalize(text.to(seen.dtype), dim=-1)
-    pull = torch.func.vjp(lambda x: F.normalize(run_pool(resnet, pool_tokens(resnet, x)).embedding, dim=-1), seen)[1]
+    pull, _ = graph_of(lambda x: F.normalize(run_pool(resnet, pool_tokens(resnet, x)).embedding, dim=-1), seen)
     maps: list[Tensor] = []
     for some in unit.split(max(1, MOST_NUMBERS // seen.numel())):
-        (slopes,) = torch.func.vmap(pull)(some[:, None].expand(-1, len(seen), -1))  # [text, image, channel, row, col]
+        (slopes,) = pulled(pull, some, len(seen))  # [text, image, channel, row, col]
         weights = slopes.float().mean((3, 4))
         maps.append(torch.einsum("bcrk,tbc->brkt", seen.float(), weights).relu_().flatten(1, 2))
     return torch.cat(maps, -1)

@@ -1,6 +1,5 @@
 """Points and boxes drawn on a picture, so that people see what SAM will be asked."""
 
-import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
@@ -34,19 +33,22 @@ def marked(
     canvas = shown.resize((size[0] * FINE, size[1] * FINE), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
     unit = scale * FINE
+    thick = FINE * max(1.0, max(size) / 256)  # figures are shown some 216 pixels wide, whatever the drawing is
     for left, top, right, bottom in prompts.boxes:
         edges = (left * unit, top * unit, max(left + 1, right) * unit - 1, max(top + 1, bottom) * unit - 1)
-        draw.rectangle(edges, outline=RIM, width=5 * FINE)
+        draw.rectangle(edges, outline=RIM, width=round(5 * thick))
         draw.rectangle(
-            [e + s * FINE for e, s in zip(edges, (1, 1, -1, -1), strict=True)], outline=tuple(colour), width=3 * FINE
+            [e + s * thick for e, s in zip(edges, (1, 1, -1, -1), strict=True)],
+            outline=tuple(colour),
+            width=round(3 * thick),
         )
-    radius = FINE * max(4.0, min(9.0, math.sqrt(size[0] * size[1]) / 45))
+    radius = 4.5 * thick
     for (x, y), yes in sorted(zip(prompts.points, prompts.labels, strict=True), key=lambda one: one[1]):
         at, ink = (x * unit, y * unit), YES if yes else NO
-        draw.circle(at, radius + 1.5 * FINE, fill=RIM)
+        draw.circle(at, radius + 1.2 * thick, fill=RIM)
         draw.circle(at, radius, fill=ink)
         arm = 0.55 * radius
-        draw.line((at[0] - arm, at[1], at[0] + arm, at[1]), RIM, round(1.8 * FINE))
+        draw.line((at[0] - arm, at[1], at[0] + arm, at[1]), RIM, round(1.5 * thick))
         if yes:
-            draw.line((at[0], at[1] - arm, at[0], at[1] + arm), RIM, round(1.8 * FINE))
+            draw.line((at[0], at[1] - arm, at[0], at[1] + arm), RIM, round(1.5 * thick))
     return canvas.resize(size, Image.Resampling.LANCZOS)
