@@ -12,12 +12,12 @@ from tiny_resnet import resnet_model
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.errors import BadSpec, BadText
+from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.sinks import sinks
+from clip_anatomy.measure.cases import cases_of_world
 from clip_anatomy.measure.randomised import blocks_of, randomised
 from clip_anatomy.measure.sanity import LIMITS, Sanity, rank_correlation, sanity, unrelated
-from clip_anatomy.measure.cases import cases_of_world
 from clip_anatomy.model.demo import examples
 
 
@@ -160,6 +160,10 @@ def test_unrelated_texts_share_no_word_and_follow_the_seed(demo: ca.Clip) -> Non
     texts = unrelated(demo, ["two red birds on water"], 20)
     assert len(set(texts)) == 20
     assert not any(word in text for text in texts for word in ("bird", "water"))
+    # Words of three letters count; those that say nothing do not.
+    others = unrelated(demo, ["the red circle and"], 60)
+    assert not any({"red", "circle"} & set(text.split()) for text in others)
+    assert any("the" in text.split() for text in others)
     assert texts == unrelated(demo, ["two red birds on water"], 20)
     assert texts != unrelated(demo, ["two red birds on water"], 20, seed=1)
     with pytest.raises(BadSpec, match="contrast="):
@@ -204,7 +208,6 @@ def test_the_command_prints_the_table_and_the_same_in_json(capsys: pytest.Captur
     assert one["checks"][0]["verdict"] == "changes with the text: no, it never looks at the text"
     assert [f["removal"] for f in one["faithfulness"]] == ["mean", "road"]
     assert one["images"] == 1
-    assert "sanity" not in json.loads((main([*asked[:-1], "--json"]), capsys.readouterr().out)[1])
 
 
 def test_bad_input_is_named(small: ca.Clip) -> None:
@@ -213,8 +216,12 @@ def test_bad_input_is_named(small: ca.Clip) -> None:
         sanity(small, pixels, ["a", "a"], contrast=["b"])
     with pytest.raises(BadSpec, match="draws=3"):
         sanity(small, pixels, ["a"], contrast=["b"], draws=0)
+    with pytest.raises(BadSpec, match=r"contrast=\[\] leaves nothing to compare with"):
+        sanity(small, pixels, ["a"], contrast=[])
     with pytest.raises(BadSpec, match="not known"):
         sanity(small, pixels, ["a"], "nothing", contrast=["b"])
+    with pytest.raises(BadImage):
+        sanity(small, [], ["a"], contrast=["b"])
 
 
 def test_a_planted_sink_is_listed_with_its_place_and_share() -> None:

@@ -80,7 +80,7 @@ def cases_of_world(
         texts = classifier(clip.encode_text, "shape")
     else:
         names = [article(f"{colour} {shape}") for colour in COLOURS for shape in SHAPES]
-        texts = clip.encode_text(names, templates=TEST_FRAMES)
+        texts = embed_texts(clip, names, TEST_FRAMES)
     row, col = clip.patch
     grid = (size // row, size // col)
     for first in range(0, len(single), BATCH):
