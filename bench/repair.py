@@ -20,9 +20,10 @@ import clip_anatomy as ca
 from clip_anatomy.anatomy.edit import Edit
 from clip_anatomy.anatomy.edited import EditedClip
 from clip_anatomy.anatomy.selection import Selection
-from clip_anatomy.repairs.cue import Found, find_cue
+from clip_anatomy.repairs.cue import find_cue
+from clip_anatomy.repairs.found import Found
 from clip_anatomy.repairs.repair import edit_of
-from clip_anatomy.repairs.silenced import selection_of
+from clip_anatomy.repairs.silenced import Silence
 from clip_anatomy.world.evaluate import Report, evaluate
 from clip_anatomy.world.names import ATTRIBUTES
 
@@ -35,13 +36,13 @@ def average(report: Report) -> float:
     return sum(report.accuracy[name] for name in names) / len(names)
 
 
-def tried(found: Found, every: bool) -> dict[str, Selection]:
-    """The choices to measure: the suggestion, the heads named after the cue, and (if asked) every other way of choosing."""
-    chosen = {f"suggested ({found.best.how})": selection_of(found.best.parts)}
+def tried(found: Found, every: bool) -> dict[str, Silence]:
+    """The choices to measure: the suggestion, by name, the best of whole parts, and (if asked) every other way of choosing."""
+    chosen = {f"suggested ({found.best.how})": found.best.silence}
     for one in found.choices:
-        asked = every or one.how.startswith("role=")
-        if asked and one.parts and selection_of(one.parts) not in chosen.values():
-            chosen[one.how] = selection_of(one.parts)
+        asked = every or one.how.startswith("role=") or one.how == "by group accuracy"
+        if asked and one.parts and one.silence not in chosen.values():
+            chosen[one.how] = one.silence
     return chosen
 
 
@@ -61,14 +62,14 @@ def main() -> None:
         ca.index(clip, f"world:{args.pictures}:val:balanced", place / "store", keep="heads,mlps")
         store = ca.Store.open(place / "store", clip)
 
-        def measured(selection: Selection, found: Found | None) -> Report:
-            edit = Edit.empty(clip) if found is None else edit_of(store, clip, found, selection)
+        def measured(silence: Silence, found: Found | None) -> Report:
+            edit = Edit.empty(clip) if found is None else edit_of(store, clip, found, silence)
             edit = Edit.load(edit.save(place / "edit.json"))  # as a person would use it
             model = EditedClip(clip, edit)
             with torch.inference_mode():
                 return evaluate(model.encode_image, clip.encode_text, args.test)
 
-        before = measured(Selection(), None)
+        before = measured(Silence(Selection()), None)
         print(
             f"{'':<46}{'worst group':>12}{'false digit':>12}{'all attributes':>15}{'shape':>8}{'count':>8}{'background':>11}{'digit':>8}"
         )
@@ -78,10 +79,10 @@ def main() -> None:
             found = find_cue(store, clip, label=question.split(",")[0], **settings)
             spent = time.perf_counter() - began
             print(f"\nwhich {question}? {spent:.1f} s to find; groups: {', '.join(found.plan.names)}")
-            for how, selection in tried(found, args.every).items():
-                report = measured(selection, found)
-                print(f"  {selection.spec}")
-                told[f"{question}: {how}"] = {"silenced": selection.spec, **row(f"  {how}", report, before)}
+            for how, silence in tried(found, args.every).items():
+                report = measured(silence, found)
+                print(f"  {silence.told}")
+                told[f"{question}: {how}"] = {"silenced": silence.told, **row(f"  {how}", report, before)}
     best = {name: rest for name, rest in told.items() if "suggested" in name}
     tied = next(rest for name, rest in best.items() if name.startswith("shape"))
     digit = next(rest for name, rest in best.items() if name.startswith("count: "))

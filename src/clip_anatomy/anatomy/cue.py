@@ -17,7 +17,8 @@ __all__ = ["Board", "Score", "alone", "climb", "first", "right", "score", "sprea
 
 MOST = 10  # parts that a choice silences, at most
 COST = 0.02  # of accuracy: what the average, and each other question, may lose
-LEAST = 0.01  # of the goal: what each silenced part must earn, or it is not worth its damage
+CELLS = 1 << 23  # answers worked on at a time
+LEAST = 0.005  # of the goal: what each silenced part must earn, or it is not worth its damage
 
 
 @dataclass(frozen=True)
@@ -126,24 +127,47 @@ def score(board: Board, logits: Float[Tensor, "image text"]) -> Score:
         >>> told.average, told.groups, told.worst, told.goal
         (0.5, (1.0, 0.0), 0.0, 0.25)
     """
-    good = right(board, logits)
-    asked = board.labels[0] >= 0
-    groups = tuple(_share(good[asked & (board.groups == at)]) for at in range(len(board.names)))
-    others = tuple(_share(right(board, logits, q)[board.labels[q] >= 0]) for q in range(1, len(board.ends)))
-    return Score(_share(good[asked]), groups, others)
-
-
-def _share(good: Bool[Tensor, " image"]) -> float:
-    return float(good.double().mean()) if len(good) else float("nan")
+    return _scores(board, logits[None])[0]
 
 
 def alone(board: Board, progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[Score, ...]:
     """Accuracies with each part silenced alone: the third way to rank parts, by held-out group accuracy."""
+    return tuple(_each(board, board.base, range(len(board.deltas)), progress))
+
+
+def _each(
+    board: Board,
+    logits: Float[Tensor, "image text"],
+    parts: Sequence[int],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Score]:
+    """Accuracies with each of these parts silenced on top of what is, some at a time."""
     found: list[Score] = []
-    for at, delta in enumerate(board.deltas):
-        found.append(score(board, board.base + delta))
-        progress(at + 1, len(board.deltas))
-    return tuple(found)
+    many = max(1, CELLS // logits.numel())
+    for start in range(0, len(parts), many):
+        found += _scores(board, logits + board.deltas[list(parts[start : start + many])])
+        progress(len(found), len(parts))
+    return found
+
+
+def _scores(board: Board, logits: Float[Tensor, "part image text"]) -> list[Score]:
+    def share(good: Bool[Tensor, "part image"], which: Bool[Tensor, " image"]) -> list[float]:
+        here = good[:, which]
+        return here.double().mean(1).tolist() if here.shape[1] else [math.nan] * len(here)
+
+    starts = (0, *board.ends)
+    good = [
+        logits[:, :, start:end].argmax(2) == labels
+        for start, end, labels in zip(starts, board.ends, board.labels, strict=False)
+    ]
+    asked = board.labels >= 0
+    averages = share(good[0], asked[0])
+    groups = [share(good[0], asked[0] & (board.groups == at)) for at in range(len(board.names))]
+    others = [share(good[at], asked[at]) for at in range(1, len(board.ends))]
+    return [
+        Score(average, tuple(group[at] for group in groups), tuple(other[at] for other in others))
+        for at, average in enumerate(averages)
+    ]
 
 
 def climb(
@@ -172,17 +196,17 @@ def climb(
     logits, chosen, seen = board.base, list[int](), [before]
     left = list(range(len(board.deltas)) if parts is None else parts)
     while left and len(chosen) < most:
-        best: tuple[float, int, Score] | None = None
-        for part in left:
-            told = score(board, logits + board.deltas[part])
-            if told.bears(before, cost, board.cue) and (best is None or told.goal > best[0]):
-                best = told.goal, part, told
-        if best is None:
+        able = [
+            (told.goal, -at, told)
+            for at, told in enumerate(_each(board, logits, left))
+            if told.bears(before, cost, board.cue)
+        ]
+        if not able:
             break
-        chosen.append(best[1])
-        left.remove(best[1])
-        logits = logits + board.deltas[best[1]]
-        seen.append(best[2])
+        _, at, told = max(able, key=lambda one: one[:2])
+        chosen.append(left.pop(-at))
+        logits = logits + board.deltas[chosen[-1]]
+        seen.append(told)
     return tuple(chosen[: _best(seen, least)])
 
 

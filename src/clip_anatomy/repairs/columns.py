@@ -38,6 +38,8 @@ def classes_of(given: Sequence[str] | str | None) -> tuple[str, ...]:
         names = tuple(line.strip() for line in lines if line.strip())
     else:
         names = listed(given)
+    if len(names) == 1 and Path(names[0]).suffix == ".txt" and not Path(names[0]).is_file():
+        raise BadInput(f"{names[0]}: there is no such file of class names. Type its path, or --classes 'a, b, c'")
     if len(names) < 2:
         raise BadInput(
             f"classes {', '.join(names) or '(none)'}: two or more are needed. Type --classes 'landbird, waterbird'"
@@ -47,8 +49,16 @@ def classes_of(given: Sequence[str] | str | None) -> tuple[str, ...]:
     return names
 
 
-def codes_in(told: Sequence[Any], classes: Sequence[str], column: str) -> Int64[Tensor, " image"]:
+def codes_in(
+    told: Sequence[Any], classes: Sequence[str], column: str, *, strict: bool = True
+) -> Int64[Tensor, " image"]:
     """Values of a column as places among the classes, −1 for empty ones.
+
+    Args:
+        told: the values.
+        classes: names of the classes.
+        column: its name, for messages.
+        strict: refuse values that are no class; else they are −1 too.
 
     Raises:
         BadInput: a value that is no class; names some.
@@ -59,7 +69,8 @@ def codes_in(told: Sequence[Any], classes: Sequence[str], column: str) -> Int64[
     """
     place = {same(name): at for at, name in enumerate(classes)}
     values = ["" if value is None else str(value) for value in told]
-    if unknown := sorted({value for value in values if value and same(value) not in place}):
+    unknown = sorted({value for value in values if value and same(value) not in place})
+    if unknown and strict:
         raise BadInput(
             f"labels of column {column!r} that match no class name: {few(unknown)}. The classes are: {few(classes)}. Type "
             f"--classes {few(unknown[:3])!r},... with the names that the labels have, or another --label"

@@ -4,119 +4,34 @@
     by variance         variance along the cue's texts minus variance along the class texts
     by group accuracy   what silencing the part does to the worst group and to the mean over groups
 
+A part is silenced whole; or, of a head, only what it writes along the cue's texts, which leaves alone what else it says.
+
 Rankings and choice see the validation split only: no label, group, embedding or head of a test image is read before the end.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from clip_anatomy.anatomy.atlas import Atlas
-from clip_anatomy.anatomy.cue import COST, LEAST, MOST, Board, Score, alone, climb, first, score, spread
+from clip_anatomy.anatomy.cue import COST, LEAST, MOST, Board, Score, alone, score, spread
 from clip_anatomy.errors import BadInput, StoreError
 from clip_anatomy.library.store import Store
 from clip_anatomy.model.clip import Clip
+from clip_anatomy.repairs.found import Found, Suspect, ranked
 from clip_anatomy.repairs.names import name_heads_of, named_after, properties_of
-from clip_anatomy.repairs.questions import Plan, plan_of
+from clip_anatomy.repairs.plan import Plan, plan_of
 from clip_anatomy.repairs.silenced import BYTES, Part, board_of, contributions, parts_of, texts_in
 from clip_anatomy.repairs.split import Split, split_of
+from clip_anatomy.repairs.ways import Rules, along_way, best_of, whole_ways
 
-__all__ = ["Choice", "Found", "Suspect", "find_cue"]
+__all__ = ["find_cue"]
 
 IMAGES = 20_000
+FEW = 20  # validation images in a group: a choice that hangs on fewer is said to
 MANY = 48  # candidates, where not all parts fit into memory
 Report = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """One part, seen three ways. Figures are of the validation split.
-
-    Attributes:
-        part: the head or MLP.
-        role: what the head is about, "" for an MLP.
-        sure: confidence of the role, 0–1.
-        texts: its first texts.
-        name: −1 … 1: how much its name speaks of the cue and not of the classes; None for an MLP, or without a cue in words.
-        cue: variance along the cue's texts, in squared parts of a cosine; None without a cue in words.
-        of_class: variance along the class texts.
-        alone: accuracies when it alone is silenced.
-    """
-
-    part: Part
-    role: str
-    sure: float
-    texts: tuple[str, ...]
-    name: float | None
-    cue: float | None
-    of_class: float
-    alone: Score
-
-    @property
-    def variance(self) -> float | None:
-        """Variance along the cue's texts minus that along the class texts."""
-        return None if self.cue is None else self.cue - self.of_class
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Some parts to silence, how they were chosen, and what that does on the validation split."""
-
-    how: str
-    parts: tuple[Part, ...]
-    score: Score
-    bears: bool = True
-
-    @property
-    def told(self) -> str:
-        """The parts as typed."""
-        return " ".join(part.name for part in self.parts) or "none"
-
-
-@dataclass(frozen=True)
-class Found:
-    """What `find_cue` found.
-
-    Attributes:
-        plan: what was asked.
-        split: the halves.
-        suspects: every part of the store.
-        choices: sets of parts, one a way of choosing.
-        best: the one to suggest: the best on the validation split of those that the rest bears; perhaps no part at all.
-        before: accuracies of the validation split with nothing silenced.
-        cost: accuracy that the average and each other question may lose.
-        cue_roles: properties that the cue's texts are about.
-        atlas: names of the heads.
-        notes: what a reader must know.
-    """
-
-    plan: Plan
-    split: Split
-    suspects: tuple[Suspect, ...]
-    choices: tuple[Choice, ...]
-    best: Choice
-    before: Score
-    cost: float
-    cue_roles: tuple[str, ...]
-    atlas: Atlas = field(repr=False)
-    notes: tuple[str, ...] = ()
-
-    def suspect(self, part: Part) -> Suspect:
-        """What is known of a part."""
-        return next(one for one in self.suspects if one.part == part)
-
-    def suspected(self, k: int = 8) -> tuple[Suspect, ...]:
-        """The parts to show: those of the suggestion, then those that stand first in any of the three rankings."""
-        orders = [self.ranked("group accuracy"), self.ranked("variance"), self.ranked("name")]
-        mixed = [part for place in range(k) for order in orders for part in order[place : place + 1]]
-        shown = list(dict.fromkeys([*self.best.parts, *mixed]))
-        return tuple(self.suspect(part) for part in shown[: max(k, len(self.best.parts))])
-
-    def ranked(self, way: str) -> list[Part]:
-        """Parts that speak of the cue, the most suspected first; `way` is "name", "variance" or "group accuracy"."""
-        return _ranked(self.suspects, way, self.before)
 
 
 def find_cue(
@@ -185,7 +100,9 @@ def find_cue(
             "contributes nothing. Type: clip-anatomy index SOURCE NEW-STORE --convention own"
         )
     if not 0 <= cost <= 1 or most < 1 or not 0 <= least <= 1 or images < 1:
-        raise BadInput(f"cost={cost}, most={most}, least={least}, images={images}: type cost=0.02, most=10, least=0.01")
+        raise BadInput(
+            f"cost={cost}, most={most}, least={least}, images={images}: type cost=0.02, most=10, least=0.005"
+        )
     halves = split_of(store, split, seed, images)
     rows = halves.validation
     plan = plan_of(
@@ -206,12 +123,15 @@ def find_cue(
     else:
         kept = parts
     before = score(board, board.base)
-    choices = _choices(suspects, board, kept, before, cue_roles, cost=cost, most=most, least=least)
-    nothing = Choice("nothing helps", (), before)
-    able = [one for one in choices if one.bears and one.parts]
-    best = max([nothing, *able], key=lambda one: (round(one.score.goal - least * len(one.parts), 6), -len(one.parts)))
-    notes = (*plan.notes, *_notes(store, plan, board, heads_only=heads_only))
-    return Found(plan, halves, suspects, choices, best, before, cost, cue_roles, named, notes)
+    rules = Rules(cost, most, least)
+    choices = whole_ways(suspects, board, kept, before, cue_roles=cue_roles, rules=rules)
+    more = _notes(store, plan, board, heads_only=heads_only)
+    heads = tuple(part for part in kept if part.head >= 0)
+    if len(plan.cue) > 1 and heads:
+        del board  # the next one is as large
+        choices = (*choices, along_way(board_of(store, plan, rows, heads, along=True), heads, before, rules))
+    best = best_of(choices, before, rules)
+    return Found(plan, halves, suspects, choices, best, before, cost, cue_roles, named, (*plan.notes, *more))
 
 
 def _atlas(store: Store, clip: Clip, halves: Split, given: "Atlas | str | Path | None", tell: Report) -> Atlas:
@@ -246,7 +166,7 @@ def _candidates(
 ) -> tuple[Part, ...]:
     """Where not all parts fit into memory: those named after the cue, then the first of each ranking, as many as fit."""
     fit = max(1, BYTES // max(4 * images * len(plan.texts), 1))
-    orders = [_ranked(suspects, way, before) for way in ("group accuracy", "variance", "name")]
+    orders = [ranked(suspects, way, before) for way in ("group accuracy", "variance", "name")]
     mixed = [part for place in range(len(suspects)) for order in orders for part in order[place : place + 1]]
     called = [one.part for one in suspects if one.role and one.role in cue_roles]
     kept = list(dict.fromkeys([*called, *mixed]))[: min(fit, MANY)]
@@ -283,46 +203,10 @@ def _suspects(
     return tuple(found)
 
 
-def _ranked(suspects: Sequence[Suspect], way: str, before: Score) -> list[Part]:
-    values = {
-        one.part: {"name": one.name, "variance": one.variance, "group accuracy": one.alone.goal - before.goal}[way]
-        for one in suspects
-    }
-    speaking = [part for part, value in values.items() if value is not None and value > 0]
-    return sorted(speaking, key=lambda part: (-(values[part] or 0.0), part))
-
-
-def _choices(
-    suspects: tuple[Suspect, ...],
-    board: Board,
-    kept: tuple[Part, ...],
-    before: Score,
-    cue_roles: tuple[str, ...],
-    *,
-    cost: float,
-    most: int,
-    least: float,
-) -> tuple[Choice, ...]:
-    def choice(how: str, places: Sequence[int]) -> Choice:
-        told = score(board, board.base + board.deltas[list(places)].sum(0))
-        return Choice(how, tuple(kept[at] for at in places), told, told.bears(before, cost, board.cue))
-
-    place = {part: at for at, part in enumerate(kept)}
-    found: list[Choice] = []
-    called = [place[one.part] for one in suspects if one.role in cue_roles and one.role and one.part in place]
-    if called:
-        found.append(choice(" + ".join(f"role={role}" for role in cue_roles), called))
-    for way in ("name", "variance"):
-        order = [place[part] for part in _ranked(suspects, way, before) if part in place]
-        if order:
-            found.append(choice(f"by {way}", first(board, order, cost=cost, most=most, least=least)))
-    return (*found, choice("by group accuracy", climb(board, cost=cost, most=most, least=least)))
-
-
 def _notes(store: Store, plan: Plan, board: Board, *, heads_only: bool) -> tuple[str, ...]:
     notes: list[str] = []
     counts = [int(((board.groups == at) & (board.labels[0] >= 0)).sum()) for at in range(len(plan.names))]
-    if small := [f"{name} ({count})" for name, count in zip(plan.names, counts, strict=True) if 0 < count < 10]:
+    if small := [f"{name} ({count})" for name, count in zip(plan.names, counts, strict=True) if 0 < count < FEW]:
         more = " Type world:4000, which draws all groups as likely, for a sharper choice." if plan.world else ""
         notes.append(f"few validation images in {', '.join(small[:4])}: the choice hangs on them.{more}")
     if "mlps" not in store.about.keep and not heads_only:

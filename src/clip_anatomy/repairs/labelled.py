@@ -9,6 +9,7 @@ import torch
 from clip_anatomy.anatomy.batches import chunk_of
 from clip_anatomy.errors import BadInput
 from clip_anatomy.library.store import Store
+from clip_anatomy.repairs.columns import column_of, columns_of
 
 __all__ = ["Labelled"]
 
@@ -71,7 +72,7 @@ def _classes(store: Store, label: str) -> tuple[np.ndarray, tuple[str, ...], int
     if len(names) < 2:
         raise BadInput(
             f"column {label!r} of {store.path} holds {'one class: ' + names[0] if names else 'no labels'}. Type --label with one "
-            f"of: {_known(store)}; or index with --labels TABLE"
+            f"of: {columns_of(store)}; or index with --labels TABLE"
         )
     place = {name: at for at, name in enumerate(names)}
     codes = np.array([place.get(one, -1) for one in told], np.int64)
@@ -84,7 +85,7 @@ def _groups(
     told = _column(store, group or "group")
     if not any(told):
         if group is not None:
-            raise BadInput(f"column {group!r} of {store.path} is empty or not there. Type one of: {_known(store)}")
+            raise BadInput(f"column {group!r} of {store.path} is empty or not there. Type one of: {columns_of(store)}")
         return labels, classes
     names = tuple(sorted({one for one in told if one}))
     place = {name: at for at, name in enumerate(names)}
@@ -109,7 +110,7 @@ def _split(
     elif split is not None:
         raise BadInput(
             f"column {split!r} of {store.path} does not say train and test; it holds: {', '.join(sorted(set(told))[:5])}. Type "
-            f"one of: {_known(store)}; or leave --split away"
+            f"one of: {columns_of(store)}; or leave --split away"
         )
     else:
         train, held, test = part > 2, part == 2, part < 2
@@ -124,16 +125,7 @@ def _split(
 
 
 def _column(store: Store, name: str) -> list[str]:
-    if '"' in name or not name:
-        raise BadInput(f"{name!r} is no column. Type one of: {_known(store)}")
-    file_facts = ("key", "size", "row", "col", "digest")  # a column of the table that came with the images comes first
-    values = [row.meta.get(name) for row in store.rows()] if name in file_facts else store.column(name)
-    return ["" if value is None else str(value) for value in values]
-
-
-def _known(store: Store) -> str:
-    some = store.rows("id = ?", [store.column("id")[0]]) if len(store) else []
-    return ", ".join(["label", "group", *(some[0].meta if some else ())])
+    return ["" if value is None else str(value) for value in column_of(store, name, np.arange(len(store)))]
 
 
 def _number(name: str, seed: int) -> int:

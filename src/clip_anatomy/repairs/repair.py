@@ -1,57 +1,62 @@
-"""What silencing some parts is worth: accuracies of the test split before and after, examples, and the edit that does it.
+"""What silencing some parts is worth: accuracies of the test split before and after, and the edit that does it.
 
 The functions behind `clip-anatomy repair`: they print nothing, so that a page can call them too.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from clip_anatomy.anatomy.cue import Board, Score, right, score
 from clip_anatomy.anatomy.edit import Edit
 from clip_anatomy.anatomy.selection import Selection
 from clip_anatomy.errors import BadInput
-from clip_anatomy.library.evidence import rows_at
-from clip_anatomy.library.rows import Row
 from clip_anatomy.library.store import Store
 from clip_anatomy.measure.bootstrap import Move, moves
 from clip_anatomy.model.clip import Clip
-from clip_anatomy.repairs.cue import Found
-from clip_anatomy.repairs.silenced import Part, answers, contributions, means_of, selects, texts_in
+from clip_anatomy.repairs.columns import few
+from clip_anatomy.repairs.found import Found
+from clip_anatomy.repairs.silenced import Silence, answers, means_of, selects, silence_of
 
-__all__ = ["Example", "Repaired", "edit_of", "examples", "repair", "try_out"]
+__all__ = ["Repaired", "edit_of", "repair", "try_out"]
 
 SCHEMA = "clip-anatomy/repair/1"
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What silencing a selection does to the test split. Accuracies are 0–1, intervals 95 %.
+    """What silencing some parts does to the test split. Accuracies are 0–1, intervals 95 %.
 
     Attributes:
-        selection: what was silenced.
+        silence: what was silenced.
         average: of the question, over all test images it is asked of.
         worst: of the worst group (before and after may be two groups).
         mean: over groups.
         groups: of the question in each group.
         others: of the other questions.
         cue: name of the other question that asks for the cue itself, "" if none does.
+        answers: class that each test image was given, before and after (places in the question's classes).
         notes: what a reader must know.
     """
 
-    selection: Selection
+    silence: Silence
     average: Move
     worst: Move
     mean: Move
     groups: tuple[Move, ...]
     others: tuple[Move, ...]
     cue: str
+    answers: Int64[Tensor, "2 image"] = field(repr=False)
     notes: tuple[str, ...] = ()
+
+    @property
+    def selection(self) -> Selection:
+        """The parts that were silenced."""
+        return self.silence.selection
 
     @property
     def worst_before(self) -> Move:
@@ -73,7 +78,8 @@ class Repaired:
         """Ready for JSON."""
         return {
             "schema": SCHEMA,
-            "silenced": self.selection.spec,
+            "silenced": self.silence.told,
+            "along_cue": self.silence.along,
             "selection": self.selection.to_dict(),
             "average": _told(self.average),
             "worst_group": {
@@ -90,35 +96,27 @@ class Repaired:
         }
 
 
-@dataclass(frozen=True)
-class Example:
-    """Pictures for which a part writes most toward one text of the cue."""
-
-    part: Part
-    text: str
-    rows: tuple[Row, ...]
-
-
-def repair(store: Store, found: Found, selection: Selection, *, seed: int = 0) -> Repaired:
+def repair(store: Store, found: Found, what: Silence | Selection, *, seed: int = 0) -> Repaired:
     """Measure on the test split what silencing some parts does. Only here the test split is read.
 
     Args:
         store: the store of `found`.
         found: what `find_cue` found.
-        selection: parts to replace by their mean over the validation images.
+        what: parts to replace by their mean over the validation images; `found.best.silence` is the suggestion.
         seed: of the bootstrap.
 
     Raises:
         BadSpec: parts that the store does not hold.
         StoreError: MLPs that were not kept.
-        BadInput: scores that are not numbers, labels that are no class, no group with a test image.
+        BadInput: scores that are not numbers, no group with a test image.
     """
-    parts, rows, plan = selects(store, selection), found.split.test, found.plan
+    silence = silence_of(what)
+    parts, rows, plan = selects(store, silence), found.split.test, found.plan
     means = means_of(store, found.split.validation, parts)
     labels = plan.labels(store, rows)
     groups = plan.groups(store, rows, labels[0])
     before = answers(store, plan, rows, (), means)
-    after = answers(store, plan, rows, parts, means)
+    after = answers(store, plan, rows, parts, means, along=silence.along)
     board = Board(before, (after - before)[None], plan.ends, labels, groups, plan.names, plan.cue_question)
     asked = labels[0] >= 0
     kept = [_pair(board, after, at, labels[at] >= 0) for at in range(1, len(plan.questions))]
@@ -141,18 +139,27 @@ def repair(store: Store, found: Found, selection: Selection, *, seed: int = 0) -
     cue = plan.questions[plan.cue_question].column if plan.cue_question else ""
     notes = [f"no test image is in the group {name!r}" for name in plan.names if name not in by_group]
     notes += [f"only {one.images} test images in {one.name!r}" for one in each if one.images < 10]
-    return Repaired(selection, average, worst, mean, each, others, cue, tuple(notes))
+    if strange := plan.strangers(store, rows):
+        notes.append(
+            f"not asked of test images that are {few(strange)}: no validation image is, so it is no class here"
+        )
+    if outside := plan.outside(store, rows, labels[0]):
+        notes.append(
+            f"{outside:,} test images are in groups that too few validation images are in: they count in the average only"
+        )
+    said = torch.stack([x[:, : plan.ends[0]].argmax(1) for x in (before, after)])
+    return Repaired(silence, average, worst, mean, each, others, cue, said, tuple(notes))
 
 
-def try_out(store: Store, found: Found, selection: Selection) -> Score:
+def try_out(store: Store, found: Found, what: Silence | Selection) -> Score:
     """Accuracies of the validation split with some parts silenced: what a person may look at while choosing.
 
     Raises:
         BadSpec: parts that the store does not hold.
         StoreError: MLPs that were not kept.
     """
-    parts, rows, plan = selects(store, selection), found.split.validation, found.plan
-    after = answers(store, plan, rows, parts, means_of(store, rows, parts))
+    parts, rows, plan = selects(store, what), found.split.validation, found.plan
+    after = answers(store, plan, rows, parts, means_of(store, rows, parts), along=silence_of(what).along)
     labels = plan.labels(store, rows)
     groups = plan.groups(store, rows, labels[0])
     return score(
@@ -160,48 +167,21 @@ def try_out(store: Store, found: Found, selection: Selection) -> Score:
     )
 
 
-def edit_of(store: Store, clip: Clip, found: Found, selection: Selection, notes: str = "") -> Edit:
-    """The edit that replaces the selection by its means over the validation images, for any use of the model.
+def edit_of(store: Store, clip: Clip, found: Found, what: Silence | Selection, notes: str = "") -> Edit:
+    """The edit that replaces the parts by their means over the validation images, for any use of the model.
 
     Args:
         store: the store of `found`.
         clip: its model.
         found: what `find_cue` found.
-        selection: the parts.
+        what: the parts.
         notes: anything to keep with it.
     """
-    rows = found.split.validation
-    means = means_of(store, rows, selects(store, selection))
+    rows, silence = found.split.validation, silence_of(what)
+    means = means_of(store, rows, selects(store, silence))
     told = f"{len(rows):,} images of {store.path.name}, the validation half"
-    return Edit.of(clip, selection, means, measured_on=told, notes=notes)
-
-
-def examples(store: Store, found: Found, parts: Sequence[Part], each: int = 3, texts: int = 2) -> tuple[Example, ...]:
-    """Validation pictures for which each part writes most toward the cue's texts that it tells apart best.
-
-    Args:
-        store: the store of `found`.
-        found: what `find_cue` found.
-        parts: which parts.
-        each: pictures of each text.
-        texts: texts of each part.
-
-    Returns:
-        Examples; none without a cue in words.
-    """
-    if len(found.plan.cue) < 2:
-        return ()
-    rows = found.split.validation
-    picked: list[tuple[Part, str, list[int]]] = []
-    for part in parts:
-        x, frame = contributions(store, part, rows)
-        inside = texts_in(frame, found.plan.cue_texts)
-        along = (x - x.mean(0)) @ (inside - inside.mean(0)).T
-        for text in along.square().mean(0).argsort(descending=True)[:texts].tolist():
-            best = along[:, text].argsort(descending=True, stable=True)[:each]
-            picked.append((part, found.plan.cue[text], rows[best.numpy()].tolist()))
-    known = rows_at(store, sorted({place for _, _, places in picked for place in places}))
-    return tuple(Example(part, text, tuple(known[at] for at in places if at in known)) for part, text, places in picked)
+    frames = dict.fromkeys(silence.selection.heads, found.plan.cue_frame) if silence.along else None
+    return Edit.of(clip, silence.selection, means, directions=frames, measured_on=told, notes=notes)
 
 
 def _pair(

@@ -1,6 +1,7 @@
 """Parts of a store one at a time, and the answers of its images with some parts at their mean.
 
-Nothing is run again (direct effects only): a part's contribution, minus its mean, is taken off the embedding.
+Nothing is run again (direct effects only): a part's contribution x, minus its mean, is taken off the embedding; along the cue only
+(x − mean) FᵀF is, with an orthonormal basis F of what tells the cue's texts apart.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +17,24 @@ from clip_anatomy.anatomy.means import Means
 from clip_anatomy.anatomy.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.library.store import Store
-from clip_anatomy.repairs.questions import Plan
+from clip_anatomy.repairs.plan import Plan
 
-__all__ = ["Part", "answers", "board_of", "contributions", "means_of", "parts_of", "selection_of", "selects"]
+__all__ = [
+    "Part",
+    "Silence",
+    "answers",
+    "board_of",
+    "contributions",
+    "means_of",
+    "parts_of",
+    "selection_of",
+    "selects",
+    "silence_of",
+    "texts_in",
+]
 
 BYTES = 1_500_000_000  # of changed answers held at a time
+ALONG = " along cue"
 
 
 @dataclass(frozen=True, order=True)
@@ -34,6 +48,24 @@ class Part:
     def name(self) -> str:
         """As it is typed."""
         return f"{self.layer}.{self.head}" if self.head >= 0 else f"mlp={self.layer}"
+
+
+@dataclass(frozen=True)
+class Silence:
+    """What is silenced: parts, whole, or (heads only) what they write along the cue's texts.
+
+    Attributes:
+        selection: the parts.
+        along: only along the cue's texts.
+    """
+
+    selection: Selection
+    along: bool = False
+
+    @property
+    def told(self) -> str:
+        """As it is typed: "2.0,7.3 along cue"."""
+        return self.selection.spec + (ALONG if self.along and self.selection else "")
 
 
 def parts_of(store: Store) -> tuple[Part, ...]:
@@ -51,13 +83,20 @@ def selection_of(parts: Sequence[Part]) -> Selection:
     )
 
 
-def selects(store: Store, selection: Selection) -> tuple[Part, ...]:
+def silence_of(what: Silence | Selection) -> Silence:
+    """Parts as they are given: a selection alone is silenced whole."""
+    return what if isinstance(what, Silence) else Silence(what)
+
+
+def selects(store: Store, what: Silence | Selection) -> tuple[Part, ...]:
     """The parts of a selection, if the store holds them.
 
     Raises:
         StoreError: MLPs that were not kept.
-        BadSpec: heads that do not exist, or parts that no store holds.
+        BadSpec: heads that do not exist, parts that no store holds, or that cannot be silenced along a cue.
     """
+    silence = silence_of(what)
+    selection = silence.selection
     selection.checked(store.about.layers, store.about.heads)
     if selection.class_to_class or selection.start or selection.tokens:
         raise BadSpec(
@@ -67,6 +106,10 @@ def selects(store: Store, selection: Selection) -> tuple[Part, ...]:
         raise StoreError(
             f"{store.path} holds no MLPs, so that {selection.told} cannot be silenced. Make a store with them: clip-anatomy index SOURCE "
             "NEW-STORE --keep heads,mlps"
+        )
+    if silence.along and selection.mlps:
+        raise BadSpec(
+            f"{silence.told}: only heads can be silenced along a cue, MLPs are silenced whole. Type {selection.spec}"
         )
     return (*(Part(*pair) for pair in selection.heads), *(Part(layer) for layer in selection.mlps))
 
@@ -92,6 +135,8 @@ def board_of(
     rows: np.ndarray,
     parts: Sequence[Part],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    along: bool = False,
 ) -> Board:
     """Answers of some images, and how each part would change them if it were replaced by its mean over these images.
 
@@ -101,12 +146,13 @@ def board_of(
         rows: which images; nothing else is read.
         parts: which parts.
         progress: called with (parts done, parts in all).
+        along: replace only what each writes along the cue's texts.
 
     Raises:
         BadInput: scores that are not finite, no label, more than fits into memory.
     """
     labels = plan.labels(store, rows)
-    texts = plan.texts
+    texts, read = plan.texts, plan.along_cue if along else plan.texts
     if (needed := 4 * len(parts) * len(rows) * len(texts)) > BYTES:
         raise BadInput(
             f"{len(parts)} parts × {len(rows):,} images × {len(texts):,} class texts would take {needed / 1e9:.0f} GB. Leave --also away, "
@@ -115,7 +161,7 @@ def board_of(
     deltas = torch.empty(len(parts), len(rows), len(texts))
     for at, part in enumerate(parts):
         x, frame = contributions(store, part, rows)
-        deltas[at] = (x.double().mean(0).float() - x) @ texts_in(frame, texts).T
+        deltas[at] = (x.double().mean(0).float() - x) @ texts_in(frame, read).T
         progress(at + 1, len(parts))
     base = store.embeddings(rows, unit=True) @ texts.T
     return Board(base, deltas, plan.ends, labels, plan.groups(store, rows, labels[0]), plan.names, plan.cue_question)
@@ -138,14 +184,14 @@ def means_of(store: Store, rows: np.ndarray, parts: Sequence[Part]) -> Means:
 
 
 def answers(
-    store: Store, plan: Plan, rows: np.ndarray, parts: Sequence[Part], means: Means
+    store: Store, plan: Plan, rows: np.ndarray, parts: Sequence[Part], means: Means, *, along: bool = False
 ) -> Float[Tensor, "image text"]:
-    """Cosines of some images with the texts of all questions, with some parts at the given means.
+    """Cosines of some images with the texts of all questions, with some parts at the given means, all or along the cue only.
 
     Parts of the cosine of the unedited embedding: its length is not taken anew, which changes no answer.
     """
-    texts = plan.texts
-    found = store.embeddings(rows, unit=True) @ texts.T
+    found = store.embeddings(rows, unit=True) @ plan.texts.T
+    texts = plan.along_cue if along else plan.texts
     for part in parts:
         x, frame = contributions(store, part, rows)
         mean = means.mlps[part.layer] if part.head < 0 else means.heads[part.layer, part.head]

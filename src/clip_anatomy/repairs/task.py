@@ -13,19 +13,12 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.library.store import Store
 from clip_anatomy.library.truths import is_world
 from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.text import average_prompts, fill_templates
-from clip_anatomy.model.text_cache import embed_texts
-from clip_anatomy.model.zero_shot import imagenet_templates
+from clip_anatomy.repairs.class_texts import WORLD, class_texts, values_of
 from clip_anatomy.repairs.columns import classes_of, codes_in, column_of, columns_of, few
-from clip_anatomy.world.evaluate import prompts
-from clip_anatomy.world.names import ATTRIBUTES
 
 __all__ = ["Task", "task_of"]
 
-TEMPLATES = ("a photo of a {}.",)
-PAPER = "imagenet"  # the 80 templates of CLIP's own recipe, which the paper takes
 FEW = 10  # images in a group: fewer say little
-DIGITS = ("1", "2", "3", "4")
 
 
 @dataclass(frozen=True)
@@ -118,10 +111,10 @@ def task_of(
         raise BadInput(
             f"column {column!r} holds no label. Type --label COLUMN with one of: {columns_of(store)}; or index with --labels TABLE"
         )
-    own = classes is None and attribute in (*ATTRIBUTES, "digit") and templates is None and texts is None
+    own = classes is None and attribute in WORLD and templates is None and texts is None
     names: tuple[str, ...]
     if own:
-        names = ATTRIBUTES.get(attribute, DIGITS)
+        names = values_of(attribute)
     elif classes is None:
         names = tuple(sorted({str(value) for value in told if value not in (None, "")}))
     else:
@@ -134,8 +127,7 @@ def task_of(
             f"'{few(names)}, another name', or another --label: {columns_of(store)}"
         )
     if texts is None:
-        sets = prompts(attribute) if own else [fill_templates(_said(name), _templates(templates)) for name in names]
-        texts = _averages(clip(), sets)
+        texts = class_texts(clip(), names, templates, attribute if own else "")
     names_of_groups, groups, notes = _groups(store, group, asked)
     used = len(set(codes[asked].tolist()))
     if used == 1:
@@ -147,24 +139,6 @@ def task_of(
     unit = torch.nn.functional.normalize(torch.as_tensor(texts).detach().cpu().float(), dim=-1)
     where = "" if groups is None else group or "group"
     return Task(attribute or column, names, unit, asked, codes[asked], where, names_of_groups, groups, tuple(notes))
-
-
-def _said(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _templates(given: Sequence[str] | str | None) -> Sequence[str]:
-    if given is None:
-        return TEMPLATES
-    if isinstance(given, str):
-        return imagenet_templates() if given == PAPER else (given,)
-    return tuple(given)
-
-
-def _averages(clip: Clip, sets: Sequence[Sequence[str]]) -> Float[Tensor, "text embed"]:
-    """One embedding per set of prompts; all are embedded together."""
-    found = embed_texts(clip, [text for one in sets for text in one]).cpu()
-    return torch.stack([average_prompts(some) for some in found.split([len(one) for one in sets])])
 
 
 def _groups(

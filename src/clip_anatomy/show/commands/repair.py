@@ -1,17 +1,15 @@
 """`clip-anatomy repair`: find what a model should not look at, silence it, keep the rest."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from clip_anatomy.anatomy.selection import Selection
     from clip_anatomy.library.store import Store
     from clip_anatomy.model.clip import Clip
-    from clip_anatomy.repairs.cue import Found
+    from clip_anatomy.repairs.found import Found
     from clip_anatomy.repairs.repair import Repaired
 
 DEFAULT_OUT = Path("clip-anatomy-repair")
@@ -60,7 +58,7 @@ def repair(
         cue: what may mislead the model, in words: "sky, water"; by default the words of the groups.
         also: columns of other questions that must be kept: colour,size.
         template: prompt with one {}; repeat it for several.
-        select: silence these without asking: 7.0,7.3 | role=background | mlp=2 | several joined by +.
+        select: silence these without asking: 7.0,7.3 | role=background | mlp=2 | several joined by +. With 'along cue' behind them, of heads only what they write along the cue's texts.
         yes: silence what is suggested without asking.
         split: column that says test for the pictures to report on; by default split, else halves by id.
         seed: of these halves.
@@ -100,8 +98,10 @@ def repair(
             from clip_anatomy.repairs.cue import find_cue
             from clip_anatomy.repairs.repair import edit_of
             from clip_anatomy.repairs.repair import repair as measure
-            from clip_anatomy.repairs.silenced import selection_of
-            from clip_anatomy.show.repair_page import screen
+            from clip_anatomy.show.repair_page import prompt, screen
+            from clip_anatomy.show.repair_page.result import result_of
+        if select is not None:
+            prompt.check(select, opened)
         with stages() as tell:
             found = find_cue(
                 opened, clip, label=label, classes=classes, group=group, cue=cue,
@@ -113,21 +113,23 @@ def repair(
         say: Callable[..., None] = (lambda *said: None) if as_json else page.print
         for piece in (*screen.before(opened, found), *screen.found_parts(found), *screen.ways(found)):
             say(piece)
-        selection = selection_of(found.best.parts)
+        silence = found.best.silence
         if select is not None:
-            selection = _read(select, opened, found)
+            silence = prompt.read(select, opened, found)
         elif not yes and not as_json:
-            selection = _ask(opened, found, selection)
-        told = measure(opened, found, selection)
+            for piece in prompt.pictures(opened, found, page):
+                say(piece)
+            silence = prompt.ask(opened, found)
+        told = measure(opened, found, silence)
         others = [
-            (one.how, measure(opened, found, selection_of(one.parts)))
+            (one.how, measure(opened, found, one.silence))
             for one in found.choices
-            if one.parts and selection_of(one.parts) != selection
+            if one.parts and one.silence != silence
         ]
         for piece in screen.after(found, told, others):
             say(piece)
-        edit = edit_of(opened, clip, found, selection, f"{found.plan.main.column}, cue: {', '.join(found.plan.cue)}")
-        result = _result(opened, found, told, others, select)
+        edit = edit_of(opened, clip, found, silence, f"{found.plan.main.column}, cue: {', '.join(found.plan.cue)}")
+        result = result_of(opened, found, told, others, select)
         staging.write(FIGURE, _figure(opened, found, told))
         edit.save(staging.folder / EDIT)
         staging.write(RESULT, json_text(result))
@@ -165,91 +167,6 @@ def _opened(store: str, folder: Path, model: str | None, weights: str | None, de
     return Store.open(place, clip), clip
 
 
-def _read(spec: str, opened: "Store", found: "Found") -> "Selection":
-    from clip_anatomy.anatomy.selection import Selection
-    from clip_anatomy.repairs.silenced import selects
-
-    selection = Selection.parse(spec, opened.about.layers, opened.about.heads, found.atlas)
-    selects(opened, selection)
-    return selection
-
-
-def _ask(opened: "Store", found: "Found", suggested: "Selection") -> "Selection":
-    """Ask which parts to silence, showing what each answer does on the validation split, until one is kept."""
-    from clip_anatomy.errors import ClipAnatomyError
-    from clip_anatomy.repairs.repair import try_out
-    from clip_anatomy.show.progress import note
-    from clip_anatomy.show.repair_page.screen import percent
-
-    selection = suggested
-    asked = f"Silence which? Enter takes {suggested.spec}; or type 7.0,7.3+mlp=2, role=ROLE, none: "
-    while True:
-        words = _answer(asked)
-        try:
-            selection = _read(words, opened, found) if words else selection
-            told = try_out(opened, found, selection)
-        except ClipAnatomyError as error:
-            note(f"{error}")
-            continue
-        note(
-            f"{selection.told}: on the validation split average {percent(found.before.average)} → {percent(told.average)}, worst group "
-            f"{percent(found.before.worst)} → {percent(told.worst)}, mean over groups {percent(found.before.mean)} → {percent(told.mean)}"
-        )
-        if _answer("Keep this? Enter or y, or n to try others: ").lower() in ("", "y", "yes"):
-            return selection
-        asked = f"Silence which? Enter takes {selection.spec}: "
-
-
-def _answer(question: str) -> str:
-    """One line that a person typed; the question goes to stderr."""
-    from clip_anatomy.errors import BadInput
-
-    print(question, end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    if not line:
-        print(file=sys.stderr)
-        raise BadInput("nobody answered. Type --yes to silence what is suggested, or --select 7.0,7.3")
-    return line.strip()
-
-
-def _result(
-    opened: "Store", found: "Found", told: "Repaired", others: "list[tuple[str, Repaired]]", select: str | None
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    plan = found.plan
-    suspects = [
-        {**asdict(one), "part": one.part.name, "variance": one.variance, "silenced_alone": _scored(one.alone)}
-        for one in found.suspects
-    ]
-    for one in suspects:
-        del one["alone"]
-    return {
-        **told.to_dict(),
-        "store": str(opened.path),
-        "model": opened.about.model,
-        "question": {"column": plan.main.column, "classes": list(plan.main.classes)},
-        "cue": list(plan.cue),
-        "groups_by": plan.rule,
-        "split": {"told": found.split.told, "validation": len(found.split.validation), "test": len(found.split.test)},
-        "asked_for": select,
-        "validation_before": _scored(found.before),
-        "choices": [
-            {"how": one.how, "silence": [part.name for part in one.parts], "validation": _scored(one.score), "suggested": one is found.best}
-            for one in found.choices
-        ],
-        "other_ways": [{"how": how, **one.to_dict()} for how, one in others],
-        "suspects": suspects,
-        "all_notes": [*found.notes, *told.notes],
-    }  # fmt: skip
-
-
-def _scored(told: Any) -> dict[str, Any]:
-    groups = [None if value != value else value for value in told.groups]  # noqa: PLR0124
-    others = [None if value != value else value for value in told.others]  # noqa: PLR0124
-    return {"average": told.average, "worst": told.worst, "mean": told.mean, "groups": groups, "others": others}
-
-
 def _sweep(folder: Path) -> None:
     """Remove the means of edits that stood here before."""
     named = (folder / EDIT).read_text(encoding="utf-8")
@@ -261,13 +178,14 @@ def _sweep(folder: Path) -> None:
 def _figure(opened: "Store", found: "Found", told: "Repaired") -> bytes:
     """Fetch the pictures behind the silenced parts and draw the figure."""
     from clip_anatomy.library.thumbs import thumbnails
-    from clip_anatomy.repairs.repair import examples
+    from clip_anatomy.repairs.examples import examples, flips
     from clip_anatomy.repairs.silenced import selects
     from clip_anatomy.show.figures_repair import draw_repair
     from clip_anatomy.show.progress import progress
 
     with progress("drawing"):
-        seen = examples(opened, found, selects(opened, told.selection))
-        rows = {row.id: row for one in seen for row in one.rows}
+        loud, seen = examples(opened, found, selects(opened, told.silence)), flips(opened, found, told)
+        rows = {row.id: row for one in loud for row in one.rows} | {one.row.id: one.row for one in seen.shown}
         pictures = {row.id: image for row, image, _ in thumbnails(rows.values()) if image is not None}
-        return draw_repair(found, told, f"{opened.path.name}, model {opened.about.model}", seen, pictures)
+        caption = f"{opened.path.name}, model {opened.about.model}"
+        return draw_repair(found, told, caption, seen=seen, examples=loud, pictures=pictures)

@@ -9,45 +9,30 @@ from rich.text import Text
 from clip_anatomy.anatomy.cue import Score
 from clip_anatomy.library.store import Store
 from clip_anatomy.measure.bootstrap import Move
-from clip_anatomy.repairs.cue import Found
+from clip_anatomy.repairs.found import Found
 from clip_anatomy.repairs.repair import Repaired
+from clip_anatomy.show.repair_page.words import cue_of, percent, points, within
 from clip_anatomy.show.texts import shorten
 
-__all__ = ["after", "before", "found_parts", "percent", "points", "ways", "within"]
+__all__ = ["after", "before", "console", "found_parts", "ways"]
 
-WIDE = 126
+WIDE = 100
+SIDE = 8  # columns of the words BEFORE, FOUND, WAYS, AFTER
+GROUPS = 8
+
+Piece = Text | Table
 
 
 def console() -> Console:
-    """Where the screen goes: the terminal as it is, a wide page where there is none."""
+    """Where the screen goes: the terminal as it is, a page of 100 columns where there is none."""
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=WIDE)
 
 
-def percent(value: float) -> str:
-    """An accuracy.
-
-    Example:
-        >>> percent(0.1284), percent(float("nan"))
-        ('12.8 %', '–')
-    """
-    return f"{100 * value:.1f} %" if value == value else "–"  # noqa: PLR0124
-
-
-def points(value: float) -> str:
-    """A change of an accuracy, in points.
-
-    Example:
-        >>> points(-0.021)
-        '−2.1'
-    """
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def within(move: Move, *, change: bool = False) -> str:
-    """The 95 % interval of an accuracy after, or of its change."""
-    low, high = move.change_within if change else move.after_within
-    return f"{points(low)} to {points(high)}" if change else f"{100 * low:.1f}–{100 * high:.1f}"
+def _said(word: str, *lines: str) -> list[Piece]:
+    """Lines behind a bold word in the margin."""
+    head = Text(f"{word:<{SIDE}}", style="bold").append(lines[0], style="not bold")
+    return [head, *(Text(" " * SIDE + line) for line in lines[1:])]
 
 
 def _view(*columns: tuple[str, str]) -> Table:
@@ -57,67 +42,68 @@ def _view(*columns: tuple[str, str]) -> Table:
     return view
 
 
-def before(store: Store, found: Found) -> list[Text | Table]:
-    """What is asked, and how well it is answered as things are (validation split)."""
-    plan, split = found.plan, found.split
+def before(store: Store, found: Found) -> list[Piece]:
+    """What is asked, and how well it is answered as things are (validation half)."""
+    plan, split, old = found.plan, found.split, found.before
     names = ", ".join(plan.main.classes[:6]) + (", …" if len(plan.main.classes) > 6 else "")
-    cue = ", ".join(plan.cue) or "not said in words"
+    low = min((value, name) for value, name in zip(old.groups, plan.names, strict=True) if value == value)  # noqa: PLR0124
     how = {
-        "as they are": f"column {plan.column}",
-        "agrees": f"whether the {plan.column} agrees",
-        "crossed": f"class and {plan.column}",
-        "guessed": "class and cue, the cue as the model sees it",
-        "none": "",
+        "as they are": f"{len(plan.names)} groups of column {plan.column}",
+        "agrees": f"{len(plan.names)} groups by whether the {plan.column} agrees",
+        "crossed": f"{len(plan.names)} groups, class and {plan.column}",
+        "guessed": f"{len(plan.names)} groups, class and cue as the model sees it",
+        "none": "no groups",
     }[plan.rule]
-    old = found.before
-    groups = zip(old.groups, plan.names, strict=True)
-    low = min((value, name) for value, name in groups if value == value)  # noqa: PLR0124
-    lines = [
-        ("", f"{len(store):,} pictures of {store.path.name}, model {store.about.model}"),
-        ("question  ", f"{plan.main.column}? {names}"),
-        ("suspected ", f"{shorten(cue, 60)}; {len(plan.names)} groups by {how}"),
-        ("split     ", f"chosen on {len(split.validation):,}, reported on {len(split.test):,} others ({split.told})"),
-        ("BEFORE    ", f"average {percent(old.average)}, worst group {percent(low[0])} ({low[1]}), mean over groups {percent(old.mean)}"),
-    ]  # fmt: skip
-    return [Text(name, style="bold").append(said, style="not bold") for name, said in lines]
+    halves = f"Chosen on {len(split.validation):,} of {len(store):,} pictures, measured on {len(split.test):,} others: {split.told}"
+    return [
+        Text(f"{store.path.name}, model {store.about.model}"),
+        *_said(
+            "BEFORE",
+            f"Which {plan.main.column}? {names}",
+            f"{percent(old.average)} right on average, {percent(low[0])} in the worst group ({shorten(low[1], 24)}), mean of groups {percent(old.mean)}",
+            f"Suspected: {shorten(cue_of(found), 60) or 'not said in words'}; {how}",
+            halves,
+        ),
+    ]
 
 
-def found_parts(found: Found, k: int = 7) -> list[Text | Table]:
+def found_parts(found: Found, k: int = 6) -> list[Piece]:
     """The suspected heads and MLPs, three ways side by side."""
     view = _view(
         ("", "left"), ("part", "left"), ("by name", "left"), ("its first texts", "left"), ("by variance", "right"),
-        ("alone: worst", "right"), ("mean", "right"),
+        ("by groups: worst", "right"), ("mean", "right"),
     )  # fmt: skip
     for one in found.suspected(k):
-        name = "an MLP has no name" if one.part.head < 0 else one.role.replace("_", " ")
+        name = "(an MLP)" if one.part.head < 0 else one.role.replace("_", " ")
         name += f" {one.sure:.0%}" if one.sure else ""
         variance = "" if one.variance is None else points(100 * one.variance)
         view.add_row(
-            "●" if one.part in found.best.parts else "", one.part.name, name, Text(shorten(" · ".join(one.texts[:2]), 46)), variance,
-            points(one.alone.worst - found.before.worst), points(one.alone.mean - found.before.mean),
+            "●" if one.part in found.best.parts else "", one.part.name, name, Text(shorten(" · ".join(one.texts[:2]), 34)),
+            variance, points(one.alone.worst - found.before.worst), points(one.alone.mean - found.before.mean),
         )  # fmt: skip
-    head = Text("FOUND     ", style="bold").append(
-        "what carries it. Variance: along the cue minus along the classes, ×10⁻⁴. Alone: points when only it is silenced",
-        style="not bold",
+    told = _said(
+        "FOUND",
+        "Heads and MLPs that carry it, three ways side by side. Variance: along the cue's texts",
+        "minus along the classes', ×10⁻⁴. Groups: points if only this part is silenced. ● suggested",
     )
-    return [Text(), head, view]
+    return [Text(), *told, view]
 
 
-def ways(found: Found) -> list[Text | Table]:
-    """Ways to choose what to silence, on the validation split."""
+def ways(found: Found) -> list[Piece]:
+    """Ways to choose what to silence, on the validation half."""
     view = _view(
         ("", "left"), ("way", "left"), ("silence", "wrap"), ("average", "right"), ("worst", "right"), ("mean", "right"),
-        ("most lost elsewhere" if len(found.plan.questions) > 1 else "", "left"),
+        ("lost most elsewhere" if len(found.plan.questions) > 1 else "", "left"),
     )  # fmt: skip
     for one in found.choices:
-        lost = _most_lost(found, one.score)
-        mark = "▶" if one is found.best else ""
+        lost = _most_lost(found, one.score) + ("" if one.bears else " – too much")
         view.add_row(
-            mark, one.how, one.told, percent(one.score.average), percent(one.score.worst), percent(one.score.mean), lost
-        )
+            "▶" if one is found.best else "", one.how, one.told, percent(one.score.average), percent(one.score.worst),
+            percent(one.score.mean), lost,
+        )  # fmt: skip
     return [
         Text(),
-        Text("WAYS      ", style="bold").append("to choose, on the validation split", style="not bold"),
+        *_said("WAYS", "to choose what to silence, and what each does to the pictures to choose on. ▶ suggested"),
         view,
     ]
 
@@ -127,6 +113,7 @@ def _most_lost(found: Found, told: Score) -> str:
     lost = [
         (then - now, one.column + (" (the cue)" if at == plan.cue_question else ""))
         for at, (one, now, then) in enumerate(zip(plan.questions[1:], told.others, found.before.others, strict=True), 1)
+        if now == now and then == then  # noqa: PLR0124
     ]
     if not lost:
         return ""
@@ -134,41 +121,45 @@ def _most_lost(found: Found, told: Score) -> str:
     return f"{name} {points(-most)}" if most > 0.0005 else "nothing"
 
 
-def after(found: Found, told: Repaired, others: Sequence[tuple[str, Repaired]] = ()) -> list[Text | Table]:
-    """What the repair did, on the test split, with intervals; and what the other ways would have done."""
+def after(found: Found, told: Repaired, others: Sequence[tuple[str, Repaired]] = ()) -> list[Piece]:
+    """What the repair did, on the test half, with intervals; and what the other ways would have done."""
     view = _view(
         ("", "left"), ("pictures", "right"), ("before", "right"), ("after", "right"), ("95 %", "right"), ("change", "right"),
         ("95 %", "right"),
     )  # fmt: skip
 
+    one_group = told.worst_before.name == told.worst_after.name
+
     def row(move: Move, name: str, style: str = "") -> None:
         view.add_row(
-            name, f"{move.images:,}", percent(move.before), percent(move.after), within(move), points(move.change),
+            shorten(name, 34), "" if move is told.worst and not one_group else f"{move.images:,}", percent(move.before), percent(move.after), within(move), points(move.change),
             within(move, change=True), style=style,
         )  # fmt: skip
 
     shown = sorted(told.groups, key=lambda one: one.before)
-    for move in shown[:8]:
+    for move in shown[:GROUPS]:
         row(move, move.name)
-    if len(shown) > 8:
-        view.add_row(f"… and {len(shown) - 8} more groups")
+    if len(shown) > GROUPS:
+        view.add_row(f"… {len(shown) - GROUPS} more, in the JSON")
     row(told.worst, "worst group", "bold")
     row(told.average, f"average ({found.plan.main.column})", "bold")
-    kept = ", ".join(
-        f"{one.name}{' (the cue)' if one.name == told.cue else ''} {points(one.change)}" for one in told.others
-    )
-    lines: list[Text | Table] = [
+    what = " along the cue" if told.silence.along else ""
+    lines: list[Piece] = [
         Text(),
-        Text("AFTER     ", style="bold").append(f"with {told.selection.spec} at their mean, on the test split", style="not bold"),
+        *_said("AFTER", f"With {told.selection.spec}{what} at their mean; pictures that had no part in the choice"),
         view,
-    ]  # fmt: skip
-    if kept:
+    ]
+    if told.others:
+        kept = ", ".join(f"{_name(one.name, told)} {points(one.change)}" for one in told.others)
         was, now = told.all_questions
-        lines.append(Text(f"other questions: {kept}; mean of all {percent(was)} → {percent(now)}"))
+        lines.append(Text(f"Other questions: {kept}. Mean of all questions {percent(was)} → {percent(now)}"))
     if others:
-        said = "; ".join(
-            f"{how}: worst {percent(one.worst.after)} ({within(one.worst)}), average {percent(one.average.after)}"
-            for how, one in others
+        said = ", ".join(
+            f"{how} {percent(one.worst.after)} (average {percent(one.average.after)})" for how, one in others
         )
-        lines.append(Text(f"the other ways, same pictures: {said}"))
+        lines.append(Text(f"Worst group by the other ways: {said}"))
     return lines
+
+
+def _name(question: str, told: Repaired) -> str:
+    return f"{question} (the cue)" if question == told.cue else question

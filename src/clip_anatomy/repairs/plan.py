@@ -1,4 +1,4 @@
-"""What a repair asks of a store: the question, its groups, the suspected cue, and the questions that must be kept.
+"""`Plan`: what a repair asks of a store: the question, its groups, the suspected cue, and the questions that must be kept.
 
 A `Plan` is made from the rows of the validation split alone; labels and groups of any rows are read with it afterwards.
 """
@@ -17,33 +17,15 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.library.store import Store
 from clip_anatomy.library.truths import is_world
 from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.text import average_prompts, fill_templates
-from clip_anatomy.model.text_cache import embed_texts
-from clip_anatomy.repairs.columns import class_named, classes_of, codes_in, column_of, columns_of, few, listed, same
-from clip_anatomy.world.evaluate import prompts
-from clip_anatomy.world.names import ATTRIBUTES
+from clip_anatomy.repairs.class_texts import WORLD
+from clip_anatomy.repairs.columns import class_named, codes_in, column_of, columns_of, few, listed, same
+from clip_anatomy.repairs.question import Question, cue_texts, question_of
 
-__all__ = ["TEMPLATES", "Plan", "Question", "plan_of"]
+__all__ = ["Plan", "plan_of"]
 
-TEMPLATES = ("a photo of a {}.",)
-WORLD = (*ATTRIBUTES, "digit")
+FLAT = 1e-3  # of the largest: directions in which the cue's texts do not differ
 FEW = 5  # images that a group made by crossing needs in the validation split
 Rule = Literal["as they are", "agrees", "crossed", "guessed", "none"]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One zero-shot question: which of these classes?
-
-    Attributes:
-        column: where the right answers are.
-        classes: names, as in the column.
-        texts: one unit embedding per class.
-    """
-
-    column: str
-    classes: tuple[str, ...]
-    texts: Float[Tensor, "text embed"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +64,20 @@ class Plan:
         return torch.cat([one.texts for one in self.questions])
 
     @property
+    def cue_frame(self) -> Float[Tensor, "direction embed"]:
+        """An orthonormal basis of what tells the cue's texts apart: their span after their mean is taken off."""
+        if len(self.cue) < 2:
+            return self.cue_texts[:0]
+        centred = self.cue_texts.double() - self.cue_texts.double().mean(0)
+        _, size, rows = torch.linalg.svd(centred, full_matrices=False)
+        return rows[size > FLAT * size[0]].float()
+
+    @property
+    def along_cue(self) -> Float[Tensor, "text embed"]:
+        """`texts`, as much of them as lies in `cue_frame`."""
+        return self.texts @ self.cue_frame.T @ self.cue_frame
+
+    @property
     def ends(self) -> tuple[int, ...]:
         """Where each question's classes end in `texts`."""
         return tuple(np.cumsum([len(one.classes) for one in self.questions]).tolist())
@@ -95,21 +91,23 @@ class Plan:
         return 0
 
     def labels(self, store: Store, rows: np.ndarray) -> Int64[Tensor, "question image"]:
-        """Right answers of some images, −1 where a question is not asked of them.
-
-        Raises:
-            BadInput: a label that is no class.
-        """
+        """Right answers of some images, −1 where a question is not asked of them, or the label is no class (see `strangers`)."""
         found = torch.full((len(self.questions), len(rows)), -1)
         alone = (
             [value in (None, "") for value in column_of(store, "shape2", rows)] if self.world else [True] * len(rows)
         )
         for at, question in enumerate(self.questions):
             told = column_of(store, question.column, rows)
-            found[at] = codes_in(told, question.classes, question.column)
+            found[at] = codes_in(told, question.classes, question.column, strict=False)
             if self.world and question.column != "digit":
                 found[at][~torch.tensor(alone)] = -1
         return found
+
+    def strangers(self, store: Store, rows: np.ndarray) -> tuple[str, ...]:
+        """Labels of some images that are no class of the question, because no image that the plan was made of has them."""
+        told = {str(value) for value in column_of(store, self.main.column, rows) if value not in (None, "")}
+        known = {same(name) for name in self.main.classes}
+        return tuple(sorted(value for value in told if same(value) not in known))
 
     def groups(self, store: Store, rows: np.ndarray, labels: Int64[Tensor, " image"]) -> Int64[Tensor, " image"]:
         """Groups of some images, as places in `names`; −1 for none.
@@ -119,9 +117,12 @@ class Plan:
             rows: which images.
             labels: their answers to the main question.
         """
-        told = _group_names(self, store, rows, labels)
         code = {name: at for at, name in enumerate(self.names)}
-        return torch.tensor([code.get(name, -1) for name in told], dtype=torch.int64)
+        return torch.tensor([code.get(name, -1) for name in _group_names(self, store, rows, labels)], dtype=torch.int64)
+
+    def outside(self, store: Store, rows: np.ndarray, labels: Int64[Tensor, " image"]) -> int:
+        """How many images are in a group that is none of `names`, because too few images that the plan was made of are."""
+        return sum(name != "" and name not in self.names for name in _group_names(self, store, rows, labels))
 
 
 def plan_of(
@@ -156,7 +157,7 @@ def plan_of(
     if world:  # its labels are shapes, and the flaw of its counts is the printed digit
         label = "shape" if label == "label" else label
         group = "digit" if group is None and label == "count" else group
-    asked = _question(store, clip, rows, label, classes=classes, templates=templates, attribute=label if world else "")
+    asked = question_of(store, clip, rows, label, classes=classes, templates=templates, world=world)
     labels = replace(_plain(asked), world=world).labels(store, rows)[0]
     if len(set(labels[labels >= 0].tolist())) < 2:
         said = "no class" if not bool((labels >= 0).any()) else f"one class only ({asked.classes[int(labels.max())]})"
@@ -168,9 +169,9 @@ def plan_of(
     texts = listed(cue)
     plan = _grouped(asked, column if values else "", values, labels, texts)
     kept = [name for name in WORLD if name != label] if also is None and world else list(also or ())
-    others = [_question(store, clip, rows, name, templates=templates, attribute=name if world else "") for name in kept]
-    cue_texts = _embed_cue(clip, plan.cue, templates, world)
-    plan = replace(plan, questions=(asked, *others), cue_texts=cue_texts, world=world)
+    others = [question_of(store, clip, rows, name, templates=templates, world=world) for name in kept]
+    words = cue_texts(clip, plan.cue, templates, world=world)
+    plan = replace(plan, questions=(asked, *others), cue_texts=words, world=world)
     if plan.rule in ("crossed", "guessed"):
         plan = _without_few(plan, _group_names(plan, store, rows, labels))
     counts = torch.bincount(plan.groups(store, rows, labels)[labels >= 0].clamp(min=0), minlength=len(plan.names))
@@ -185,37 +186,6 @@ def plan_of(
             plan, notes=(*plan.notes, f"no validation image is in {few(empty)}: they count in the test only")
         )
     return plan
-
-
-# ---- questions
-
-
-def _question(
-    store: Store,
-    clip: Clip,
-    rows: np.ndarray,
-    column: str,
-    *,
-    classes: Sequence[str] | str | None = None,
-    templates: Sequence[str] | None = None,
-    attribute: str = "",
-) -> Question:
-    """A question from a column; the demo world's attributes (`attribute` not empty) are asked as its own bench asks them."""
-    told = column_of(store, column, rows)
-    if not any(value not in (None, "") for value in told):
-        raise BadInput(f"column {column!r} is empty for these images. Type one of: {columns_of(store)}")
-    if classes is None and attribute in WORLD and templates is None:
-        values = ATTRIBUTES.get(attribute, ("1", "2", "3", "4"))
-        sets = prompts(attribute)
-        return Question(column, values, torch.stack([_average(clip, texts) for texts in sets]))
-    names = classes_of(classes) if classes is not None else tuple(sorted({str(v) for v in told if v not in (None, "")}))
-    codes_in(told, names, column)
-    sets = [fill_templates(name.replace("_", " "), templates or TEMPLATES) for name in names]
-    return Question(column, names, torch.stack([_average(clip, texts) for texts in sets]))
-
-
-def _average(clip: Clip, texts: Sequence[str]) -> Float[Tensor, " embed"]:
-    return average_prompts(embed_texts(clip, texts).cpu())
 
 
 def _plain(question: Question) -> Plan:
@@ -306,22 +276,3 @@ def _rest(group: str, name: str) -> str:
     while len(left) > 1 and left[0].lower() in ("on", "in", "with", "at", "and", "the", "a", "an", "of"):
         left = left[1:]
     return " ".join(left)
-
-
-# ---- cue
-
-
-def _embed_cue(
-    clip: Clip, cue: tuple[str, ...], templates: Sequence[str] | None, world: bool
-) -> Float[Tensor, "text embed"]:
-    if not cue:
-        return torch.zeros(0, clip.text_tower.embed)
-    if world and templates is None:
-        for attribute in WORLD:
-            values = ATTRIBUTES.get(attribute, ("1", "2", "3", "4"))
-            if set(cue) <= set(values):
-                sets = prompts(attribute)
-                return torch.stack([_average(clip, sets[values.index(name)]) for name in cue])
-    single = all(len(text.split()) < 3 for text in cue)
-    sets = [fill_templates(text, templates or TEMPLATES) if single and not world else [text] for text in cue]
-    return torch.stack([_average(clip, texts) for texts in sets])
