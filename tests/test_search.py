@@ -1,7 +1,6 @@
-"""Search against brute force on the same numbers and against the joint-space split made anew; its choices; what it refuses."""
+"""Search against brute force on the same numbers and against the joint-space split made anew; what it refuses."""
 
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,81 +9,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import encoded, written
-from PIL import Image
-from tiny import open_clip_model
+from searching import PAIRS, clip, photos, spots, store, world
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.moments import Moments
-from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError, StoreError
-from clip_anatomy.library.atlas import atlas
+from clip_anatomy.errors import BadImage, BadInput, StoreError
 from clip_anatomy.library.index import index
 from clip_anatomy.library.remove import remove
 from clip_anatomy.library.store import Store
-from clip_anatomy.retrieval.approximate import build_index
-from clip_anatomy.retrieval.by_themselves import agreeing
-from clip_anatomy.retrieval.captions import search_captions, search_texts
 from clip_anatomy.retrieval.hits import rows_of
 from clip_anatomy.retrieval.scan import best, scores
 from clip_anatomy.retrieval.search import search
 from clip_anatomy.retrieval.space import space_of
-from clip_anatomy.retrieval.why import why
+from clip_anatomy.retrieval.why import why, whys
 
-PAIRS = [(1, 0), (0, 1)]
-
-
-def spots(seed):
-    """A small picture that no other seed makes."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
-
-
-def tokenizer(texts):
-    """A number for each word, the largest one at the end."""
-    ids = torch.zeros(len(texts), 12, dtype=torch.int64)
-    for at, text in enumerate(texts):
-        words = [98, *(1 + zlib.crc32(word.encode()) % 90 for word in text.split()[:10]), 99]
-        ids[at, : len(words)] = torch.tensor(words)
-    return ids
-
-
-@pytest.fixture(scope="module")
-def clip():
-    torch.set_num_threads(1)
-    return ca.load(open_clip_model(layers=2, heads=2, d=8), tokenizer=tokenizer, parity=False)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for at in range(12):
-        written(folder / f"{at:02d}.png", encoded(spots(at), "PNG"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def store(clip, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("search")
-    pictures = folder / "photos"
-    pictures.mkdir()
-    for at in range(40):
-        written(pictures / f"{at:02d}.png", encoded(spots(at), "PNG"))
-    written(pictures / "copy of 03.png", encoded(spots(3), "PNG"))
-    table = [
-        {"path": f"{at:02d}.png", "label": "odd" if at % 2 else "even", "captions": [f"a {at}"]} for at in range(40)
-    ]
-    written(pictures / "metadata.json", json.dumps(table).encode())
-    index(clip, pictures, folder / "store")
-    return Store.open(folder / "store")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    torch.set_num_threads(1)
-    demo = ca.load("demo")
-    folder = tmp_path_factory.mktemp("world") / "store"
-    index(demo, "world:150:test", folder)
-    opened = Store.open(folder)
-    return demo, opened, atlas(opened, demo, texts_per_head=8, resamples=0, cache=False)
+__all__ = ["clip", "photos", "store", "world"]  # fixtures
 
 
 def brute(store, pairs, query, *, centred, cosine):
@@ -263,6 +201,9 @@ def test_filters_are_sql_and_read_only(store):
     nothing = search(store, "01.png", PAIRS, where="label = 'none'")
     assert nothing.hits == ()
     assert "matches none of 41 images" in nothing.notes[0]
+    assert store.places("label = ?", ["odd"]).tolist() == [row.index for row in store.rows("label = ?", ["odd"])]
+    with pytest.raises(BadInput, match="too large"):
+        search(store, "01.png", PAIRS, where="size = ?", parameters=[2**70])
     before = (store.path / "rows.sqlite").read_bytes()
     for bad in (
         "label = ",
@@ -274,81 +215,6 @@ def test_filters_are_sql_and_read_only(store):
         with pytest.raises(BadInput, match="is not SQL that can be used here"):
             search(store, "01.png", PAIRS, where=bad)
     assert (store.path / "rows.sqlite").read_bytes() == before
-
-
-# ---- choosing heads
-
-
-def test_agreement_is_measured_against_chance():
-    torch.manual_seed(0)
-    x = torch.randn(4000, 2, 2, 6).double() * torch.tensor([1.0, 3.0])[None, :, None, None]
-    moments = Moments.of(x)
-    z = torch.stack([agreeing(moments, x[a : a + 5], x[:0]) for a in range(0, 4000, 5)])
-    assert z.mean().abs() < 0.1
-    assert 0.9 < float(z.std()) < 1.1, "in standard deviations of what chance does, whatever the head's size"
-    planted = x[:5].clone()
-    planted[:, 1, 0] = planted[0, 1, 0]
-    found = agreeing(moments, planted, x[:0])
-    assert divmod(int(found.argmax()), 2) == (1, 0)
-    assert found[1, 0] > 3
-    both = agreeing(moments, planted, planted[:3])
-    assert both[1, 0] < found[1, 0], "what the pictures to be unlike share does not count"
-
-
-def test_pictures_that_share_a_colour_choose_heads_of_colour(world):
-    demo, store, _ = world
-    rows = [row for row in store.rows() if row.meta["colour"] == "red" and "colour2" not in row.meta][:5]
-    found = search(store, [row.id for row in rows], "auto", k=5, clip=demo)
-    assert len(rows) == 5
-    assert "they agree" in found.heads[0].why
-    truth = store.column("colour")
-    shares = [sum(truth[hit.row.index] == "red" for hit in found.hits) / 5, truth.count("red") / len(truth)]
-    assert shares[0] > 2 * shares[1]
-
-
-def test_roles_words_and_bare_words(world):
-    demo, store, named = world
-    by_role = search(store, "world-0-test-1", "role=colour", k=3, clip=demo, atlas=named)
-    assert [(u.layer, u.head) for u in by_role.heads] == [(h.layer, h.head) for h in named.with_role("colour")]
-    by_property = search(store, "world-0-test-1", "property=colour", k=3, clip=demo, atlas=named)
-    shares = {(h.layer, h.head): dict(h.role.shares).get("colour", 0.0) for h in named.heads}
-    assert {(u.layer, u.head) for u in by_property.heads} == {at for at, share in shares.items() if share >= 0.15}
-    assert by_property.focus == "colour"
-    assert search(store, "world-0-test-1", "colour", k=3, clip=demo, atlas=named).ids == by_property.ids
-    word = named.with_role("colour")[0].texts[0].text.split()[-1]
-    by_words = search(store, "world-0-test-1", f"words=the {word}", k=3, clip=demo, atlas=named)
-    assert f"hold 'the {word}'" in by_words.heads[0].why
-    strange = search(store, "world-0-test-1", "words=zebra", k=3, clip=demo, atlas=named)
-    assert "no text of any head holds 'zebra'" in strange.notes[0]
-    with pytest.raises(BadSpec, match="no head has the role 'smell'"):
-        search(store, "world-0-test-1", "role=smell", clip=demo, atlas=named)
-    with pytest.raises(BadSpec, match="no word to choose heads by"):
-        search(store, "world-0-test-1", "words=of the", clip=demo, atlas=named)
-
-
-def test_an_atlas_is_made_once_and_kept_in_the_store(world):
-    demo, store, _ = world
-    kept = store.path / "atlas.json"
-    kept.unlink(missing_ok=True)
-    first = search(store, "world-0-test-1", "role=background", k=3, clip=demo)
-    said = kept.stat().st_mtime_ns
-    again = search(store, "world-0-test-1", "role=background", k=3, clip=demo)
-    assert (first.ids, said) == (again.ids, kept.stat().st_mtime_ns)
-    kept.write_text("{")
-    assert search(store, "world-0-test-1", "role=background", k=3, clip=demo).ids == first.ids
-    with pytest.raises(BadSpec, match="focus 'smell' is no property"):
-        search(store, "world-0-test-1", "all", focus="smell", clip=demo)
-
-
-def test_colour_heads_find_colours(world):
-    demo, store, named = world
-    truth = store.column("colour")
-
-    def right(**how):
-        found = [search(store, f"world-0-test-{at}", k=10, clip=demo, atlas=named, **how) for at in range(0, 60, 4)]
-        return sum(truth[hit.row.index] == truth[4 * at] for at, one in enumerate(found) for hit in one.hits) / 150
-
-    assert right(heads="role=colour") > right(mode="whole") + 0.1
 
 
 # ---- why
@@ -371,6 +237,16 @@ def test_patches_rest_and_average_make_the_score(store, clip, how):
     assert float(told.shown().sum()) * told.length == pytest.approx(float(told.patches.sum()) - told.average, abs=1e-5)
 
 
+def test_several_pictures_at_once_are_explained_like_each_alone(store, clip):
+    found = search(store, "05.png", PAIRS, k=9, clip=clip)
+    alone = [why(clip, store, found, hit) for hit in found.hits]
+    vectors = found.space.rows(store, [hit.row.index for hit in found.hits])
+    together = whys(clip, store, found, [one.picture for one in alone], vectors)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.allclose(one.patches, other.patches, atol=1e-6)
+        assert one.total == pytest.approx(other.total, abs=1e-5)
+
+
 def test_a_deleted_picture_is_named(clip, photos, tmp_path):
     index(clip, photos, tmp_path / "store")
     found = search(tmp_path / "store", "05.png", PAIRS, k=3, clip=clip)
@@ -378,62 +254,6 @@ def test_a_deleted_picture_is_named(clip, photos, tmp_path):
         file.unlink()
     with pytest.raises(BadImage, match="cannot be shown"):
         why(clip, Store.open(tmp_path / "store"), found, found.hits[0])
-
-
-# ---- texts
-
-
-def test_text_heads_split_the_cosine_of_texts(clip):
-    texts = ["a dog", "a cat", "one fish", "a dog on a mat"]
-    image = clip.encode_image(torch.randn(1, 3, 32, 32))[0]
-    found = search_texts(clip, image, texts, PAIRS, k=4, centred=False)
-    parts = ca.decompose_text(clip, texts)
-    expected = parts.toward(image[None]).heads[..., 0]
-    want = {text: sum(float(expected[at][layer, head]) for layer, head in PAIRS) for at, text in enumerate(texts)}
-    assert {hit.text: hit.score for hit in found.hits} == pytest.approx(want, abs=1e-6)
-    assert [hit.score for hit in found.hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-6)
-    for heads in ("all", "auto", "words=a cat", "1.1"):
-        assert search_texts(clip, image, texts, heads, k=2).heads
-    for bad in ("9.9", "colour"):
-        with pytest.raises(BadSpec, match="text"):
-            search_texts(clip, image, texts, bad)
-
-
-def test_captions_of_a_store(store, clip, photos, tmp_path):
-    found = search_captions(store, "05.png", clip, "all", k=3)
-    assert found.texts == 40
-    assert found.hits[0].ids
-    index(clip, photos, tmp_path / "store")
-    with pytest.raises(BadInput, match="have no captions"):
-        search_captions(tmp_path / "store", "05.png", clip)
-    with pytest.raises(BadInput, match="searched by a picture"):
-        search_captions(store, "text:a dog", clip)
-
-
-# ---- approximate
-
-
-def test_an_approximate_index_says_its_recall(store, tmp_path):
-    pytest.importorskip("faiss", exc_type=ImportError)
-    built = build_index(store, PAIRS, tmp_path / "index", lists=4, k=5, queries=20)
-    assert built.recall[-1][0] == built.lists
-    assert built.recall[-1][1] > 0.9, "all lists: only 8-bit numbers are lost"
-    assert [r[1] for r in built.recall] == sorted(r[1] for r in built.recall)
-    assert "recall@5 against the exact scan" in built.told
-    exact = search(store, "07.png", PAIRS, k=5, fold=False)
-    near = search(store, "07.png", PAIRS, k=5, fold=False, approximate=tmp_path / "index")
-    assert not near.exact
-    assert len({*exact.ids} & {*near.ids}) >= 4
-    with pytest.raises(StoreError, match=r"serves heads 1\.0,0\.1"):
-        search(store, "07.png", [(0, 0)], approximate=tmp_path / "index")
-    with pytest.raises(BadInput, match="built for cosine"):
-        search(store, "07.png", PAIRS, measure="dot", approximate=tmp_path / "index")
-    with pytest.raises(BadInput, match="cannot filter"):
-        search(store, "07.png", PAIRS, where="1", approximate=tmp_path / "index")
-    with pytest.raises(StoreError, match="no search index"):
-        search(store, "07.png", PAIRS, approximate=tmp_path)
-    with pytest.raises(BadSpec, match="a fixed set"):
-        build_index(store, "auto", tmp_path / "other")
 
 
 # ---- refusals
@@ -452,6 +272,12 @@ def test_an_approximate_index_says_its_recall(store, tmp_path):
         ({"heads": "0.1.2"}, "LAYER.HEAD was expected"),
         ({"heads": "colours=red"}, "is not known"),
         ({"heads": []}, "no heads were chosen"),
+        ({"heads": " , "}, "no heads were chosen"),
+        ({"heads": "7"}, "heads '7': LAYER.HEAD was expected"),
+        ({"threads": 0}, "threads 0"),
+        ({"device": "gpu"}, "device 'gpu' is not known"),
+        ({"text": "a dog", "text_weight": float("nan")}, "numbers were expected"),
+        ({"query": "/"}, "is a folder"),
         ({"mode": "half"}, "mode 'half' is not known"),
         ({"measure": "angle"}, "measure 'angle' is not known"),
         ({"k": 0}, "k is 1 or more"),
@@ -478,17 +304,6 @@ def test_a_k_larger_than_the_store_and_an_empty_store(store, clip, tmp_path):
         search(tmp_path / "store", "text:x", clip=clip)
     with pytest.raises(StoreError, match="is no store"):
         search(tmp_path / "nothing", "x")
-
-
-def test_another_model_is_refused_by_name(store, world):
-    demo, _, named = world
-    with pytest.raises(StoreError, match="was made with"):
-        search(store, "01.png", PAIRS, clip=demo)
-    with pytest.raises(StoreError, match="this atlas is of demo"):
-        search(store, "01.png", "role=colour", atlas=named)
-    other = ca.load(open_clip_model(layers=2, heads=2, d=8, seed=5), parity=False)
-    with pytest.raises(ClipAnatomyError, match="was made with"):
-        search(store, torch.zeros(1, 3, 32, 32), PAIRS, clip=other)
 
 
 def test_a_ranking_is_json(store):

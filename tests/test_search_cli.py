@@ -11,6 +11,8 @@ import clip_anatomy as ca
 from clip_anatomy.library.index import index
 from clip_anatomy.library.store import Store
 from clip_anatomy.show.cli import main
+from clip_anatomy.show.commands.search import _value
+from clip_anatomy.show.search_page.veil import limits_of, veil
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,13 @@ def test_a_folder_is_searchable_in_two_commands(store, pictures, here, capsys):
     folder = here / "clip-anatomy-search"
     assert sorted(path.name for path in folder.iterdir()) == ["contact-sheet.png", "index.html", "search.json"]
     page = (folder / "index.html").read_text()
-    assert page.count('class="map"') == 6, "each result shows which patches made it match"
-    assert page.count('<ul class="why">') == 6, "and which heads"
+    aside, results = page.split("<main>")
+    assert "Same colour as 05.png" in page
+    assert aside.count('class="map"') == 1, "what was looked for in the picture that was asked for"
+    assert results.count('class="map"') == 6, "each result shows which patches made it match"
+    assert results.count('<ul class="why">') == 6, "and which heads"
+    assert (pictures / "05.png").as_uri() in aside, "and leads to its file"
+    assert 'class="alike"' in results, "and says in words what it shares"
     assert "http" not in page.replace("http://www.w3.org", ""), "the page holds everything"
     with Image.open(folder / "contact-sheet.png") as sheet:
         assert sheet.width > 1000
@@ -109,6 +116,24 @@ def test_captions_and_the_contact_sheet(store, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("12", 12), ("-3", -3), ("0.5", 0.5), ("007", "007"), ("1e3", "1e3"), ("nan", "nan"), ("1" * 30, "1" * 30)],
+)
+def test_a_parameter_is_a_number_only_where_it_is_written_as_one(typed, meant):
+    found = _value(typed)
+    assert (found, type(found)) == (meant, type(meant))
+
+
+def test_a_picture_is_lit_where_it_matched():
+    patches = torch.tensor([[1.0, 0.25], [0.0, -1.0]])
+    shade = veil(patches, 1.0)
+    assert shade[0, 0, 3] == 0, "the best patch is as it is"
+    assert 0 < shade[0, 1, 3] < shade[1, 0, 3], "a part in the match lies between"
+    assert shade[1, 1, 2] > 150 > shade[1, 0, 2], "against it is blue"
+    assert limits_of(patches, 0.5 * patches, 0.01 * patches, None) == [1.0, 0.5, 0.35, 0.35]
+
+
 def test_an_index_is_built_and_asked(store, tmp_path, capsys):
     pytest.importorskip("faiss", exc_type=ImportError)
     assert main(["search", str(store), "--heads", "1.0,2.0", "--build", str(tmp_path / "index")]) == 0
@@ -132,6 +157,10 @@ def test_an_index_is_built_and_asked(store, tmp_path, capsys):
         (["05.png", "-k", "0"], "k is 1 or more"),
         (["--build", "x"], "one set of heads"),
         (["05.png", "--captions", "--heads", "role=colour"], "roles are known for image heads only"),
+        (["05.png", "--captions", "--only", "colour"], "--only would do nothing"),
+        (["05.png", "--captions", "--out", "x"], "--out would do nothing"),
+        (["--heads", "1.0", "--build", "x", "--where", "1"], "--where would do nothing"),
+        (["05.png", "--whole", "--device", "gpu"], "device 'gpu' is not known"),
     ],
 )
 def test_bad_input_ends_with_two_and_says_what_to_type(store, here, capsys, words, message):
@@ -159,7 +188,7 @@ def test_deleted_files_are_named_and_the_rest_is_shown(store, pictures, tmp_path
     assert "picture missing" in capsys.readouterr().err
     page = (tmp_path / "out" / "index.html").read_text()
     assert "no picture: " in page
-    assert page.count('class="map"') + page.count("no picture: ") == 30
+    assert page.split("<main>")[1].count('class="map"') + page.count("no picture: ") == 30
 
 
 def test_pages_escape_what_rows_say(store, pictures, tmp_path):

@@ -398,6 +398,7 @@ def test_reading_with_holes_is_aligned(mine, made):
     assert torch.equal(store.mlps(0), full.mlps(0)[left])
     assert torch.equal(store.embeddings(), full.embeddings()[left])
     assert torch.equal(torch.cat([p for _, p in store.batches(9)])[:, 1, 1], full.heads(1, 1)[left])
+    assert store.places("label = 'class 1'").tolist() == [row.index for row in store.rows("label = 'class 1'")]
     some = store.rows("label = 'class 1'")
     names = [row.id for row in full.rows("label = 'class 1'")]
     assert [row.id for row in some] == names

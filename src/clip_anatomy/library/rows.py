@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int64
+
 from clip_anatomy.errors import BadInput, StoreError
 
 __all__ = ["Row", "connect", "connect_to_read", "facts_of", "mark_of", "query", "query_places", "row_of"]
@@ -187,14 +190,15 @@ def query(
 
 def query_places(
     rows: sqlite3.Connection, where: str | None, parameters: Sequence[Any] | Mapping[str, Any]
-) -> Iterator[list[tuple[int, int]]]:
-    """Block and place of the images that are there and satisfy a condition, some at a time, in no order.
+) -> Int64[np.ndarray, " image"]:
+    """block · 2³² + place of the images that are there and satisfy a condition, ascending: one number an image, quick for millions.
 
     Raises:
         BadInput: the condition is not SQL over these columns.
     """
-    for piece in _select(rows, "block, place", "done", (where, parameters)):
-        yield [(row[0], row[1]) for row in piece]
+    pieces = _select(rows, "(block << 32) | place", "done", (where, parameters))
+    found = np.concatenate([np.zeros(0, np.int64), *(np.array(piece, np.int64)[:, 0] for piece in pieces)])
+    return np.sort(found)
 
 
 def _select(
@@ -204,7 +208,7 @@ def _select(
     condition: tuple[str | None, Sequence[Any] | Mapping[str, Any]],
     *,
     order: str = "",
-) -> Iterator[list[sqlite3.Row]]:
+) -> Iterator[list[Any]]:
     where, parameters = condition
     columns = ", ".join(f'images."{name}"' for name in ("key", *COLUMNS))
     inner = (
@@ -213,12 +217,12 @@ def _select(
     last = f" ORDER BY {order}" if order else ""
     text = f"SELECT {what} FROM ({inner}) AS images WHERE (\n{where or '1'}\n){last}"
     rows.set_authorizer(_allow)
-    rows.row_factory = sqlite3.Row
+    rows.row_factory = sqlite3.Row if what == "*" else None
     try:
         found = rows.execute(text, parameters)
         while piece := found.fetchmany(AT_ONCE):
             yield piece
-    except (sqlite3.Error, sqlite3.Warning) as error:
+    except (sqlite3.Error, sqlite3.Warning, OverflowError, TypeError) as error:
         known = 'id, path, size, "row", "col", digest, label, "group", captions, meta'
         raise BadInput(
             f"the filter {where!r} is not SQL that can be used here ({error}). Its columns are {known}; type, for example: "

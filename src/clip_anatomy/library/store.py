@@ -244,13 +244,11 @@ class Store:
         """
         with closing(sql.connect_to_read(self.path)) as rows:
             self._check_epoch(sql.facts_of(rows))
-            pieces = [np.array(piece, np.int64) for piece in sql.query_places(rows, where, parameters)]
-        found = np.concatenate([np.zeros((0, 2), np.int64), *pieces])  # [image, (block, place)]
-        found = found[np.lexsort((found[:, 1], found[:, 0]))]
+            found = sql.query_places(rows, where, parameters)
         kept: list[np.ndarray] = []
         for block in self.blocks:
-            first, last = np.searchsorted(found[:, 0], [block.key, block.key + 1])
-            inside = found[first:last, 1]
+            first, last = np.searchsorted(found, [block.key << 32, (block.key + 1) << 32])
+            inside = found[first:last] & 0xFFFFFFFF
             kept.append(block.start + (inside if block.alive is None else np.searchsorted(block.alive, inside)))
         return np.concatenate([np.zeros(0, np.int64), *kept])
 

@@ -72,7 +72,7 @@ def load(
         check_finite(tensors_of(spec), f"the live {host.library} model")
         opened = sources.live(spec, tokenizer)
         return _clip(type(spec).__name__, host, opened.tokenizer, preprocess or opened.preprocess, parity)
-    where = _device(device)
+    where = device_of(device)
     name = str(spec)
     if name == "demo":
         from clip_anatomy.model.demo import load_demo
@@ -106,7 +106,8 @@ def _open(name: str, weights: str | Path | None) -> Opened:
     raise BadSpec(f"model {name!r} is not known. Type one of: {FORMS}")
 
 
-def _device(device: str) -> torch.device:
+def device_of(device: str) -> torch.device:
+    """The device that a name means; "auto" takes a GPU if there is one. Raises BadSpec where there is no such device."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -19,9 +19,10 @@ from clip_anatomy.model.text_cache import embed_texts
 from clip_anatomy.retrieval.question import placed
 from clip_anatomy.retrieval.ranking import Ranking
 
-__all__ = ["alike", "texts_for"]
+__all__ = ["alike", "named", "texts_for"]
 
 LEAST = 1.0  # standard deviations by which a text must stand out for both
+NEARLY = 0.85  # texts with this share of the best one's say the same
 SAMPLE = 512  # images of the store that say what is usual
 OF_A_HEAD = 10
 TOLD = 2
@@ -53,18 +54,26 @@ def alike(clip: Clip, store: Store, ranking: Ranking, texts: Sequence[str], cach
     def standing(vectors: Float64[Tensor, "image out"]) -> Float64[Tensor, "image text"]:
         return (vectors @ along - mean) / spread
 
-    sought = standing(placed(space, asked.more)).amin(0)  # for all of the pictures, if there are several
+    wanted = standing(placed(space, asked.more)).amin(0)  # for all of the pictures, if there are several
     found = standing(space.rows(store, [hit.row.index for hit in ranking.hits]))
+    sought = _first(wanted, known)
     hits = [
-        replace(hit, alike=_first(torch.minimum(sought, one), known))
+        replace(hit, alike=_first(torch.minimum(wanted, one), known, sought))
         for hit, one in zip(ranking.hits, found, strict=True)
     ]
-    return replace(ranking, sought=_first(sought, known), hits=tuple(hits))
+    return replace(ranking, sought=sought, hits=tuple(hits))
 
 
-def _first(standing: Float64[Tensor, " text"], texts: Sequence[str]) -> tuple[str, ...]:
-    order = [int(at) for at in standing.argsort(descending=True, stable=True)[:TOLD]]
-    return tuple(texts[at] for at in order if float(standing[at]) >= LEAST)
+def _first(standing: Float64[Tensor, " text"], texts: Sequence[str], rather: Sequence[str] = ()) -> tuple[str, ...]:
+    """Texts that stand out most. Of those that say it nearly as well: one that was said already, else the shortest."""
+    found: list[str] = []
+    left = {at: value for at, value in enumerate(standing.tolist()) if value >= LEAST}
+    while left and len(found) < TOLD:
+        near = [at for at, value in left.items() if value >= NEARLY * max(left.values())]
+        best = min(near, key=lambda at: (texts[at] not in rather, len(texts[at]), at))
+        found.append(texts[best])
+        left = {at: value for at, value in left.items() if at not in near}
+    return tuple(found)
 
 
 def texts_for(clip: Clip, ranking: Ranking, atlas: Atlas | None) -> tuple[str, ...]:
@@ -88,3 +97,14 @@ def texts_for(clip: Clip, ranking: Ranking, atlas: Atlas | None) -> tuple[str, .
     chosen = {(one.layer, one.head) for one in ranking.heads}
     named = (text.text for head in atlas.heads if (head.layer, head.head) in chosen for text in head.texts[:OF_A_HEAD])
     return tuple(dict.fromkeys(named))
+
+
+def named(ranking: Ranking, atlas: Atlas) -> Ranking:
+    """The ranking with what an atlas says of each of its heads."""
+    known = {(one.layer, one.head): one for one in atlas.heads}
+
+    def about(layer: int, head: int) -> str:
+        one = known.get((layer, head))
+        return "" if one is None else f"{one.role.name}: {one.texts[0].text}" if one.texts else one.role.name
+
+    return replace(ranking, heads=tuple(replace(one, about=about(one.layer, one.head)) for one in ranking.heads))

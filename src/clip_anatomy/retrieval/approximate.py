@@ -82,8 +82,14 @@ class Built:
         )
         return (
             f"recall@{self.k} against the exact scan ({1e3 * self.exact_seconds:.1f} ms) over {self.queries} images: {tried}. "
-            f"Used: {self.probed} lists"
+            f"Used: {self.probed} lists{self._warning}"
         )
+
+    @property
+    def _warning(self) -> str:
+        if self.lists == 1 or self.probed * 4 < self.lists:
+            return ""
+        return ", a quarter of them or more: these heads do not fall into lists, so that the index saves little; the exact scan is right"
 
 
 @dataclass(frozen=True)

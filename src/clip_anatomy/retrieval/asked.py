@@ -158,6 +158,10 @@ class _Reader:
             return "image", one
         if one and self.store.rows("id = ?", [one]):
             return "id", one
+        if os.sep in one and Path(one).expanduser().is_dir():
+            raise BadInput(
+                f"{one!r} is a folder; pictures were expected. Type {one.rstrip(os.sep)}/*.jpg for all in it"
+            )
         if Path(one).suffix.lower() in SUFFIXES or (os.sep in one and " " not in one):
             raise BadInput(
                 f"there is no picture {one!r}, here or in {self.store.path}. Type a path, id:ID, or text:{one} to look for these words"

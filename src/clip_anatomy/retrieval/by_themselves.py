@@ -96,7 +96,9 @@ def by_themselves(
         return found, ()
     best = tuple(Used(layer, head) for layer in store.about.layers for head in range(store.about.heads))
     said = "these pictures agree in no head more than chance does" if many else "this picture is unusual in no head"
-    return best, (f"{said}; all heads are compared. Type --heads role=ROLE to ask for a property",)
+    return best, (
+        f"{said}; all heads are compared. Type --only colour, or another property, to say what should be alike",
+    )
 
 
 def _best_of(moments: Moments, score: Tensor, why: Callable[[float], str], least: float) -> tuple[Used, ...]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ HeadSpec = str | Sequence[tuple[int, int]]
 """(layer, head) pairs, "9.3,10.1", "all", "auto", "property=colour", "role=colour", "words=texture of fabric", or a bare word: a property, else words."""
 
 PART = 0.15  # least share of a head's explained variance that texts of a property explain; chosen on the demo world's validation split
+NOTHING = "no heads were chosen. Type heads='property=colour', '9.3,10.1', 'words=striped', 'auto' or 'all'"
 EMPTY = "a an the of in on at to its it this that is are be only just same like with and or for by but from as any some"
 SPELT = {"color": "colour", "colors": "colour", "grey": "gray"}  # what is written two ways
 
@@ -52,21 +54,17 @@ def choose(
     """
     about = store.about
     if not isinstance(spec, str):
-        return _checked(store, [(int(layer), int(head)) for layer, head in spec]), ()
+        return _checked(store, _pairs(spec)), ()
     spec = spec.strip()
+    if not spec.strip(" ,."):
+        raise BadSpec(NOTHING)
     kind, given, value = spec.partition("=")
     if spec == "all":
         return tuple(Used(layer, head) for layer in about.layers for head in range(about.heads)), ()
     if spec == "auto":
         return by_themselves(store, more, less, text)
     if not given and re.fullmatch(r"[\d.,\s]+", spec):
-        try:
-            pairs = [tuple(int(n) for n in part.strip().split(".")) for part in spec.split(",") if part.strip()]
-            return _checked(store, [(layer, head) for layer, head in pairs]), ()
-        except ValueError as error:
-            if isinstance(error, BadSpec):
-                raise
-            raise BadSpec(f"heads {spec!r}: LAYER.HEAD was expected. Type, for example, 9.3,10.1") from None
+        return _checked(store, _pairs([part.strip() for part in spec.split(",") if part.strip()])), ()
     if given and kind not in ("property", "role", "words"):
         raise BadSpec(
             f"heads {spec!r} is not known. Type property=PROPERTY, role=ROLE, words=WORDS, LAYER.HEAD,LAYER.HEAD, auto or all"
@@ -109,6 +107,18 @@ def checked_pairs(store: Store, spec: HeadSpec) -> tuple[tuple[int, int], ...]:
 
     used, _ = choose(store, spec, atlas=none, more=nothing, less=nothing)
     return tuple((one.layer, one.head) for one in used)
+
+
+def _pairs(given: Sequence[Any]) -> list[tuple[int, int]]:
+    """(layer, head) of each; "9.3" is one too."""
+    found: list[tuple[int, int]] = []
+    for one in given:
+        try:
+            layer, head = one.split(".") if isinstance(one, str) else one
+            found.append((int(layer), int(head)))
+        except (TypeError, ValueError):
+            raise BadSpec(f"heads {one!r}: LAYER.HEAD was expected. Type, for example, 9.3,10.1 or [(9, 3)]") from None
+    return found
 
 
 def _checked(store: Store, pairs: Sequence[tuple[int, int]]) -> tuple[Used, ...]:

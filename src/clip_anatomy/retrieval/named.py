@@ -17,7 +17,7 @@ from clip_anatomy.library.store import Store
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.text_cache import embed_texts
 
-__all__ = ["atlas_of", "directions_of"]
+__all__ = ["atlas_of", "directions_of", "kept_atlas"]
 
 NAME = "atlas.json"
 ENOUGH = 0.95  # of what the texts of a property differ in
@@ -41,14 +41,8 @@ def atlas_of(
         BadInput: not an atlas.
         StoreError: an atlas of another model.
     """
-    kept = store.path / NAME
-    if given is None and kept.is_file():
-        try:
-            found = Atlas.load(kept)
-        except BadInput:
-            found = None  # a damaged file of ours: made again
-        if found is not None and found.digest == store.about.digest and 2 * found.images > len(store):
-            return found
+    if given is None and (found := kept_atlas(store)) is not None:
+        return found
     if given is not None:
         found = given if isinstance(given, Atlas) else Atlas.load(given)
         if found.digest != store.about.digest:
@@ -58,6 +52,7 @@ def atlas_of(
             )
         return found
     made = make_atlas(store, clip(), resamples=0, picks=1, images=1, report=report)
+    kept = store.path / NAME
     part = kept.with_name(f".{NAME}.{secrets.token_hex(4)}")
     try:
         part.write_text(json.dumps(made.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
@@ -65,6 +60,16 @@ def atlas_of(
     except OSError:
         part.unlink(missing_ok=True)  # a store that may only be read: made again next time
     return made
+
+
+def kept_atlas(store: Store) -> Atlas | None:
+    """The atlas kept in a store; None if there is none, or it is of another model or of less than half of the images."""
+    try:
+        found = Atlas.load(store.path / NAME) if (store.path / NAME).is_file() else None
+    except BadInput:
+        return None  # a damaged file of ours: made again
+    fits = found is not None and found.digest == store.about.digest and 2 * found.images > len(store)
+    return found if fits else None
 
 
 def directions_of(

@@ -24,16 +24,24 @@ class Used:
         layer: its layer.
         head: its number.
         why: why it was chosen, in words.
+        about: what the atlas says it is about: "colour: something red"; "" where no atlas was asked.
     """
 
     layer: int
     head: int
     why: str = ""
+    about: str = ""
 
     @property
     def name(self) -> str:
         """`layer.head`, as it is typed."""
         return f"{self.layer}.{self.head}"
+
+    @property
+    def word(self) -> str:
+        """What it is about in a word or two, else why it was chosen; "" where that takes more words."""
+        first = (self.about or self.why.split(",", maxsplit=1)[0]).partition(":")[0].strip()
+        return first if len(first) < 20 else ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class Ranking:
         offset: how many better ones come before the first hit here.
         seconds: that the scan took.
         where: the filter.
+        parameters: values of its placeholders.
         focus: the property that alone was compared, "" for none.
         choice: how the heads were chosen, as it was typed; "" where they were given as pairs.
         sought: texts that lie closest to what was looked for; see `alike`.
@@ -98,6 +107,7 @@ class Ranking:
     offset: int = 0
     seconds: float = 0.0
     where: str = ""
+    parameters: tuple[Any, ...] = ()
     focus: str = ""
     choice: str = ""
     sought: tuple[str, ...] = ()
@@ -124,9 +134,8 @@ class Ranking:
         if self.mode != "heads":
             return {"whole": "whole embedding", "without": "everything but the chosen heads"}[self.mode]
         order = sorted(range(len(hit.shares)), key=lambda at: -abs(hit.shares[at]))[:most]
-        return ", ".join(
-            f"{self.heads[at].name} {_short(self.heads[at].why)}{hit.shares[at]:+.3f}" for at in order
-        ).replace("-0", "−0")
+        said = (f"{self.heads[at].name} {self.heads[at].word}".rstrip() + f" {hit.shares[at]:+.3f}" for at in order)
+        return ", ".join(said).replace(" -0", " −0")
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -135,16 +144,12 @@ class Ranking:
         return {
             "schema": SCHEMA,
             **{name: getattr(self, name) for name in (*plain, *more)},
+            "parameters": list(self.parameters),
             "notes": list(self.notes),
             "sought": list(self.sought),
             "heads": [asdict(one) for one in self.heads],
             "hits": [_hit(hit, self.heads) for hit in self.hits],
         }
-
-
-def _short(why: str) -> str:
-    first = why.split(",", maxsplit=1)[0].split(":", maxsplit=1)[0].strip()
-    return f"{first} " if first and len(first) < 20 else ""
 
 
 def _hit(hit: Hit, heads: Sequence[Used]) -> dict[str, Any]:

@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from clip_anatomy.errors import BadInput
 from clip_anatomy.library.blocks import Block
 from clip_anatomy.library.store import Store
+from clip_anatomy.model.load import device_of
 from clip_anatomy.retrieval.space import Space
 
 __all__ = ["best", "scores"]
@@ -46,8 +48,14 @@ def scores(
 
     Returns:
         Scores in the order of the store, float32 sums of the stored float16 numbers.
+
+    Raises:
+        BadSpec: there is no such device.
+        BadInput: less than one thread.
     """
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = device_of(device)
+    if threads is not None and threads < 1:
+        raise BadInput(f"threads {threads}: 1 or more was expected. Type threads=1, or leave it away for all cores")
     aim = direction / direction.norm() if cosine else direction
     plan = _Plan(store, space, aim, cosine, where)
     found = torch.zeros(len(store), dtype=torch.float32)

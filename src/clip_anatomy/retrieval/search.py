@@ -137,6 +137,7 @@ def search(
         offset=offset,
         seconds=time.perf_counter() - began,
         where=where or "",
+        parameters=tuple(parameters.values() if isinstance(parameters, Mapping) else parameters),
         focus=ready.focus,
         choice=heads if isinstance(heads, str) and mode != "whole" else "",
         exact=approximate is None,

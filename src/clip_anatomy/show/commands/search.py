@@ -1,5 +1,6 @@
 """`clip-anatomy search`: more like this, but only in the property that I mean."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,6 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from clip_anatomy.library.store import Store
     from clip_anatomy.model.clip import Clip
-    from clip_anatomy.retrieval.captions import TextRanking
     from clip_anatomy.retrieval.ranking import Ranking
 
 DEFAULT_OUT = Path("clip-anatomy-search")
@@ -93,6 +93,7 @@ def search(
 
     from clip_anatomy.errors import BadInput, OutputError
     from clip_anatomy.show.progress import note, progress
+    from clip_anatomy.show.search_page.terminal import print_ranking
     from clip_anatomy.show.stages import stages
     from clip_anatomy.show.staging import as_json as json_text
 
@@ -100,6 +101,15 @@ def search(
         raise BadInput(f"--page {page}, --maps {maps}: pages count from 1. Type --page 1")
     if sum(given is not None for given in (heads, only, without)) + whole > 1:
         raise BadInput("--heads, --only, --without and --whole exclude each other. Type one of them")
+    if captions or build is not None:
+        _refuse_beside(
+            "--captions" if captions else "--build",
+            {
+                "--only": only, "--without": without, "--whole": whole, "--text": text, "--less": less, "--focus": focus,
+                "--where": where, "--approximate": approximate, "--out": out, "--sheet": sheet, "--page": page > 1,
+                "--build": captions and build, "QUERY": not captions and query, "--json": not captions and as_json,
+            },
+        )  # fmt: skip
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise BadInput(f"--sheet {sheet}: a contact sheet is a PNG. Type --sheet {sheet.with_suffix('.png')}")
     folder = out if out is not None or as_json or sheet is not None or captions or build is not None else DEFAULT_OUT
@@ -131,6 +141,7 @@ def search(
                 heads or "all",
                 k=k,
                 measure=measure,
+                centred=centred,
                 as_json=as_json,
                 urls=allow_urls,
             )
@@ -146,6 +157,8 @@ def search(
                 offset=(page - 1) * k, fold=not copies, clip=clip, atlas=atlas, approximate=approximate,
                 allow_urls=allow_urls, threads=threads, device=device, report=tell,
             )  # fmt: skip
+        if clip is not None:
+            found = _said(found, opened, clip, atlas)
         missing: list[str] = []
         if part is not None or sheet is not None:
             missing, drawn = _write(found, opened, clip, part, maps)
@@ -161,7 +174,7 @@ def search(
     if as_json:
         print(json_text(found.to_dict()), end="")
     else:
-        _table(found)
+        print_ranking(found)
     if folder is not None:
         note(f"page: {folder / PAGE}")
     if sheet is not None:
@@ -175,14 +188,36 @@ def _needs_model(opened: "Store", query: tuple[str, ...], text: Any, less: Any, 
     return bool(text or focus) or any(not opened.rows("id = ?", [name]) for name in names)
 
 
+def _refuse_beside(what: str, given: dict[str, Any]) -> None:
+    """What would be ignored is refused."""
+    from clip_anatomy.errors import BadInput
+
+    if ignored := [name for name, value in given.items() if value]:
+        takes = {"--captions": "a picture, --heads, -k, --measure and --uncentred", "--build": "--heads and --measure"}[
+            what
+        ]
+        raise BadInput(f"{what} takes {takes}; {ignored[0]} would do nothing. Leave {ignored[0]} away")
+
+
 def _value(text: str) -> str | int | float:
-    """A parameter as SQL compares it: a number where it reads as one."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    """A parameter as SQL compares it: a number where it is written as one (007 and 1e3 are words)."""
+    if re.fullmatch(r"-?(0|[1-9]\d{0,17})", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", text) else text
+
+
+def _said(found: "Ranking", opened: "Store", clip: "Clip", atlas: Path | None) -> "Ranking":
+    """Say in words what results have in common with the question, as far as the heads have names."""
+    from clip_anatomy.retrieval.alike import alike, named, texts_for
+    from clip_anatomy.retrieval.named import atlas_of, kept_atlas
+    from clip_anatomy.show.stages import stages
+
+    # A search by numbers does not wait for names; one whose heads were found by themselves would say nothing without them.
+    with stages() as tell:
+        wait = atlas is not None or found.choice == "auto"
+        known = atlas_of(opened, lambda: clip, atlas, tell) if wait else kept_atlas(opened)
+    found = found if known is None else named(found, known)
+    return alike(clip, opened, found, texts_for(clip, found, known))
 
 
 def _write(
@@ -197,45 +232,18 @@ def _write(
     from clip_anatomy.show.search_page.page import search_page
     from clip_anatomy.show.search_page.sheet import contact_sheet
 
+    maps = len(found.hits) if maps is None else maps
+    # A contact sheet alone shows no maps.
+    looking = clip if part is not None and maps else None
     with progress("fetching pictures", len(found.hits)) as step:
-        shown = gather(found, opened, clip, len(found.hits) if maps is None else maps, step)
-    asked = found.asked
-    query = [] if asked is None else gather_query(asked)
+        query = gather_query(found, opened, looking)
+        shown = gather(found, opened, looking, maps, step)
     drawn = contact_sheet(found, query, shown)
     if part is not None:
         (part / SHEET).write_bytes(drawn)
         (part / MARK).write_text(json.dumps(found.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
-        unlike = 0 if asked is None else len(asked.less)
-        (part / PAGE).write_text(search_page(found, query, shown, unlike=unlike), encoding="utf-8", errors="replace")
+        (part / PAGE).write_text(search_page(found, query, shown), encoding="utf-8", errors="replace")
     return [f"{one.name}: {one.missing}" for one in (*query, *shown) if one.image is None], drawn
-
-
-def _table(found: "Ranking") -> None:
-    """Print every result on a line: rank, score, id, label, and the heads that made it match."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=130)
-    used = ", ".join(f"{one.name}{f' ({one.why})' if one.why else ''}" for one in found.heads[:5])
-    more = f" and {len(found.heads) - 5} more" if len(found.heads) > 5 else ""
-    how = {
-        "heads": f" · heads {used}{more}",
-        "whole": " · whole embeddings",
-        "without": f" · without heads {used}{more}",
-    }
-    view = Table(title=Text(f"like {found.query}{how[found.mode]}"), title_justify="left", pad_edge=False)
-    for name in ("", "score", "picture", "label", "why"):
-        view.add_column(name, justify="right" if name in ("", "score") else "left", overflow="fold")
-    for hit in found.hits:
-        name = hit.row.id + (f" (and {len(hit.copies)} equal)" if hit.copies else "")
-        view.add_row(
-            str(hit.rank), f"{hit.score:.3f}".replace("-", "−"), Text(name), Text(hit.row.label), Text(found.told(hit))
-        )
-    console.print(view)
-    print(f"{len(found.hits)} of {found.matched:,} images, scanned in {1e3 * found.seconds:.0f} ms")
 
 
 def _captions(
@@ -246,39 +254,26 @@ def _captions(
     *,
     k: int,
     measure: str | None,
+    centred: bool | None,
     as_json: bool,
     urls: bool,
 ) -> int:
     """Find captions for a picture and print them."""
     from clip_anatomy.retrieval.captions import search_captions
+    from clip_anatomy.show.search_page.terminal import print_texts
     from clip_anatomy.show.stages import stages
     from clip_anatomy.show.staging import as_json as json_text
 
     with stages() as tell:
-        found = search_captions(opened, query, clip, heads, k, measure=measure or "dot", allow_urls=urls, progress=tell)
+        found = search_captions(
+            opened, query, clip, heads, k, measure=measure or "dot", centred=centred is not False, allow_urls=urls,
+            progress=tell,
+        )  # fmt: skip
     if as_json:
         print(json_text(found.to_dict()), end="")
     else:
-        _texts(found)
+        print_texts(found)
     return 0
-
-
-def _texts(found: "TextRanking") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=130)
-    view = Table(pad_edge=False)
-    for name in ("", "score", "caption", "of"):
-        view.add_column(name, justify="right" if name in ("", "score") else "left", overflow="fold")
-    for hit in found.hits:
-        of = ", ".join(hit.ids[:2]) + (f" and {len(hit.ids) - 2} more" if len(hit.ids) > 2 else "")
-        view.add_row(str(hit.rank), f"{hit.score:.3f}".replace("-", "−"), Text(hit.text), Text(of))
-    console.print(view)
-    print(f"captions like {found.query}, of {found.texts:,}, by {len(found.heads)} heads of the text tower")
 
 
 def _build(opened: "Store", heads: str | None, out: Path, *, measure: str | None, centred: bool | None) -> int:

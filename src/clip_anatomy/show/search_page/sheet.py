@@ -6,25 +6,25 @@ from io import BytesIO
 from PIL import Image, ImageDraw, ImageFont
 
 from clip_anatomy.retrieval.ranking import Ranking
-from clip_anatomy.show.palette import colour, limit_of
 from clip_anatomy.show.search_page.gather import SIDE, Shown
+from clip_anatomy.show.search_page.wording import compared, number, title
 
 __all__ = ["contact_sheet"]
 
 ACROSS = 6
 GAP, LINE = 12, 17
 PAPER, INK, SOFT = (251, 250, 248), (29, 33, 38), (93, 102, 112)
+NO = (24, 100, 200)
 LETTER = 7  # width of a letter, about
 
 
-def contact_sheet(ranking: Ranking, query: Sequence[Shown], found: Sequence[Shown], *, maps: bool = False) -> bytes:
-    """Draw the pictures that were asked for in the first row, those that were found below, with rank, score and name.
+def contact_sheet(ranking: Ranking, query: Sequence[Shown], found: Sequence[Shown]) -> bytes:
+    """Draw the pictures that were asked for in the first row, those that were found below, with rank, score, words and name.
 
     Args:
         ranking: what was found.
         query: pictures that were asked for.
         found: pictures that were found.
-        maps: draw over each which patches made it match.
 
     Returns:
         A PNG.
@@ -34,32 +34,29 @@ def contact_sheet(ranking: Ranking, query: Sequence[Shown], found: Sequence[Show
     top = 2 * LINE + 3 * GAP + (cell[1] if query else 0)
     sheet = Image.new("RGB", (ACROSS * cell[0] + GAP, top + max(rows, 1) * cell[1] + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    letters = [ImageFont.load_default(size) for size in (15, 12)]
+    letters = [ImageFont.load_default(size) for size in (17, 12)]
     room = sheet.width // LETTER
-    draw.text((GAP, GAP), _cut(f"Like {ranking.query}", room), INK, letters[0])
-    draw.text((GAP, GAP + LINE + 4), _cut(_how(ranking), room + 20), SOFT, letters[1])
+    draw.text((GAP, GAP), _cut(title(ranking), room - 30), INK, letters[0])
+    sought = f"; what stands out in it: {ranking.sought[0]}" if ranking.sought else ""
+    draw.text((GAP, GAP + LINE + 6), _cut(compared(ranking) + sought, room + 20), SOFT, letters[1])
     for place, one in enumerate(query[:ACROSS]):
-        _put(sheet, one, (GAP + place * cell[0], 2 * LINE + 3 * GAP), None)
-        draw.text((GAP + place * cell[0], 2 * LINE + 3 * GAP + SIDE + 3), _cut(one.name, 26), INK, letters[1])
-    shown = [one.patches for one in found if maps and one.patches is not None]
-    limit = limit_of(*shown) if shown else None
+        at = GAP + place * cell[0], 2 * LINE + 3 * GAP
+        _put(sheet, one, at)
+        draw.text((at[0], at[1] + SIDE + 3), _cut(f"{'unlike ' if one.unlike else ''}{one.name}", 33), INK, letters[1])
     for place, one in enumerate(found):
         at = GAP + place % ACROSS * cell[0], top + place // ACROSS * cell[1]
-        _put(sheet, one, at, limit)
+        _put(sheet, one, at)
         if one.hit is not None:
-            score = (
-                f"{one.hit.rank}  {one.hit.score:+.3f}".replace("+", "")
-                if one.hit.score >= 0
-                else f"{one.hit.rank}  {one.hit.score:.3f}"
-            )
-            draw.text((at[0], at[1] + SIDE + 3), f"{score}  {_cut(one.hit.row.label, 14)}", INK, letters[1])
-            draw.text((at[0], at[1] + SIDE + 3 + LINE), _cut(one.name, 27), SOFT, letters[1])
+            words = one.hit.alike[0] if one.hit.alike else one.hit.row.label
+            said = f"{one.hit.rank}  {number(one.hit.score)}  {words}"
+            draw.text((at[0], at[1] + SIDE + 3), _cut(said, 36), INK, letters[1])
+            draw.text((at[0], at[1] + SIDE + 3 + LINE), _cut(one.name, 34), SOFT, letters[1])
     file = BytesIO()
     sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _put(sheet: Image.Image, one: Shown, at: tuple[int, int], limit: float | None) -> None:
+def _put(sheet: Image.Image, one: Shown, at: tuple[int, int]) -> None:
     draw = ImageDraw.Draw(sheet)
     if one.image is None:
         draw.rectangle((*at, at[0] + SIDE - 1, at[1] + SIDE - 1), fill=(236, 234, 229))
@@ -71,21 +68,9 @@ def _put(sheet: Image.Image, one: Shown, at: tuple[int, int], limit: float | Non
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
         Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS,
     )
-    if limit is not None and one.patches is not None:
-        over = Image.fromarray(colour(one.patches, limit)).resize(image.size, Image.Resampling.BILINEAR)
-        image = Image.alpha_composite(image.convert("RGBA"), over).convert("RGB")
     sheet.paste(image, at)
-
-
-def _how(ranking: Ranking) -> str:
-    names = ", ".join(f"{one.name}{f' ({one.why})' if one.why else ''}" for one in ranking.heads[:4])
-    more = f" and {len(ranking.heads) - 4} more" if len(ranking.heads) > 4 else ""
-    what = {
-        "heads": f"in heads {names}{more}",
-        "whole": "by the whole embedding",
-        "without": f"without heads {names}{more}",
-    }
-    return what[ranking.mode] + (f", along {ranking.focus} only" if ranking.focus else "")
+    if one.unlike:
+        draw.rectangle((*at, at[0] + image.width - 1, at[1] + image.height - 1), outline=NO, width=3)
 
 
 def _cut(text: str, letters: int) -> str:
