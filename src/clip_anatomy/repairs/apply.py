@@ -18,7 +18,7 @@ from clip_anatomy.anatomy.edited import EditedClip
 from clip_anatomy.errors import BadImage, BadInput, OutputError
 from clip_anatomy.library.ahead import ahead
 from clip_anatomy.library.pace import Pace, in_parts
-from clip_anatomy.library.sources.picture import Decoded, Picture, Source, decode, stack
+from clip_anatomy.library.sources.picture import SUFFIXES, Decoded, Picture, Source, decode, stack
 from clip_anatomy.library.walk import Progress
 
 __all__ = ["FORMATS", "Applied", "apply"]
@@ -121,9 +121,13 @@ def apply(
                 changed += int((best[0] != best[1]).sum())
                 first += torch.stack([one.bincount(minlength=len(texts)) for one in best])
         if not done:
-            first = f"; the first: {failed[0][0]}: {failed[0][1]}" if failed else ""
+            if not failed:
+                raise BadInput(
+                    f"{source.spec} holds no picture. Type a collection with {', '.join(sorted(SUFFIXES)[:6])} …"
+                )
             raise BadInput(
-                f"no picture of {source.spec} could be used ({len(failed)} tried{first}). Type a folder with pictures"
+                f"no picture of {source.spec} could be used ({len(failed)} tried; the first: {failed[0][0]}: {failed[0][1]}). "
+                "Type a collection with whole pictures"
             )
     counts = {text: (int(before), int(after)) for text, before, after in zip(texts, *first.tolist(), strict=True)}
     share = changed / done if texts else None

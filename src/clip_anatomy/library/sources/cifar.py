@@ -212,11 +212,15 @@ def _open(published: Published, rest: str) -> Cifar:
 def _words(asked: Asked, layout: Layout, file: str, key: str) -> tuple[str, ...]:
     path = asked.need(file)
     if layout.binary:
-        return tuple(line.strip().replace("_", " ") for line in path.read_text().splitlines() if line.strip())
+        return tuple(
+            line.strip().replace("_", " ")
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        )
     found = read_inert(path).get(key)
     if not isinstance(found, list):
         raise asked.wrong(f"{path} has no {key}")
-    return tuple((name.decode() if isinstance(name, bytes) else str(name)).replace("_", " ") for name in found)
+    return tuple((name.decode("latin-1") if isinstance(name, bytes) else str(name)).replace("_", " ") for name in found)
 
 
 def _length(source: Cifar, file: str) -> int:
@@ -244,7 +248,9 @@ def _batch_of(path: Path, _: int, keys: tuple[str, ...], binary: bool) -> Batch:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != VALUES:
         raise ValueError(f"its data are not [image, {VALUES}] bytes")
     labels = tuple(tuple(int(label) for label in found[key]) for key in keys)
-    names = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in found.get("filenames", ()))
+    names = tuple(
+        name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in found.get("filenames", ())
+    )
     if {len(one) for one in (*labels, names or labels[0])} != {len(data)}:
         raise ValueError(f"it holds {len(data)} images and another number of labels")
     return Batch(_upright(data), labels, names)

@@ -1,4 +1,4 @@
-"""CUB-200-2011 (Wah et al. 2011): birds of 200 species, with the official split, boxes and attributes."""
+"""CUB-200-2011 (Wah et al. 2011): birds of 200 species, with the official split and attributes."""
 
 from clip_anatomy.library.sources.copies import Asked, Benchmark, Entry, Published, read_words
 

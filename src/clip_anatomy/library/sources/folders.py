@@ -17,11 +17,14 @@ from clip_anatomy.library.sources.picture import SUFFIXES, ImageData, Picture, h
 __all__ = ["HANDED", "Folder", "Handed", "Listing"]
 
 HANDED = "(a Python list)"
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Folder:
     """All pictures under a folder, in the order of their paths. The first folder level is the label, if there is one.
+
+    Where all folders of the first level are called train, val and test, they are the split, and the next level is the label.
 
     Attributes:
         root: the folder.
@@ -38,11 +41,11 @@ class Folder:
         Raises:
             BadInput: none of the paths in the table is there.
         """
-        root = root.resolve()
+        given, root = root.absolute(), root.resolve()
         if not table:
             own = next((root / name for name in NAMES if (root / name).is_file()), None)
             table = {} if own is None else read_table(own)
-        found = Folder(root, table)
+        found = Folder(root, {_within(name, given, root): note for name, note in table.items()})
         if table and not found.knows_any():
             raise BadInput(
                 f"none of the {len(table)} paths in the table (first: {next(iter(table))!r}) is a file under {root}. "
@@ -57,20 +60,24 @@ class Folder:
 
     def __iter__(self) -> Iterator[Picture]:
         """Walk the tree, sorted."""
+        splits = self.splits()
         for path in self.paths():
-            first, _, rest = path.partition("/")
+            *folders, _ = path.split("/")
             note = note_for(self.table, path)
-            label = note.label or (first if rest else "")
-            yield Picture(path, self.root / path, path, label, note.group, note.captions, note.meta)
+            meta = {"split": splits[folders[0]], **note.meta} if folders and splits else note.meta
+            label = note.label or next(iter(folders[1:] if splits else folders), "")
+            yield Picture(path, self.root / path, path, label, note.group, note.captions, meta)
+
+    def splits(self) -> dict[str, str]:
+        """Folders of the first level → split, if all of them are called so; else nothing."""
+        with os.scandir(self.root) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        return {name: SPLITS[name.lower()] for name in names} if all(name.lower() in SPLITS for name in names) else {}
 
     def paths(self) -> Iterator[str]:
         """Paths relative to the folder, with forward slashes."""
         self.check()
-        for folder, below, files in os.walk(self.root, onerror=_raise):
-            below[:] = sorted(name for name in below if not name.startswith("."))
-            for name in sorted(files):
-                if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                    yield Path(folder, name).relative_to(self.root).as_posix()
+        yield from _pictures(self.root, "", frozenset())
 
     def count(self) -> int:
         """Number of picture files."""
@@ -206,5 +213,24 @@ def _picture(image: Any) -> Picture:
     raise BadInput(f"a value of type {type(image).__name__} in the list. Give paths, PIL images, arrays or `Picture`s")
 
 
-def _raise(error: OSError) -> None:
-    raise BadInput(f"{error.filename} cannot be read: {error.strerror}. Type a folder that you may read") from error
+def _pictures(root: Path, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Picture files of a folder, then of the folders in it; links are followed, but never around in a circle."""
+    try:
+        facts = (root / folder).stat()
+        with os.scandir(root / folder) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise BadInput(f"{error.filename} cannot be read: {error.strerror}. Type a folder that you may read") from error
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
+    yield from (f"{folder}{name}" for name, is_dir in found if not is_dir and Path(name).suffix.lower() in SUFFIXES)
+    for name, is_dir in found:
+        if is_dir:
+            yield from _pictures(root, f"{folder}{name}/", above | {here})
+
+
+def _within(name: str, *roots: Path) -> str:
+    """A table's path relative to the folder, where it is written out in full."""
+    root = next((root for root in roots if Path(name).is_absolute() and Path(name).is_relative_to(root)), None)
+    return name if root is None else Path(name).relative_to(root).as_posix()

@@ -107,9 +107,7 @@ def _truth(asked: Asked, folder: Path) -> Mapping[int, str]:
     around = (asked.root, asked.root.parent, folder.parent)
     solution = next((at / "LOC_val_solution.csv" for at in around if (at / "LOC_val_solution.csv").is_file()), None)
     if solution is not None:
-        with solution.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        truth = {_place(f"{row['ImageId']}.jpeg"): row["PredictionString"].split()[0] for row in rows}
+        truth = _solution(asked, solution)
     else:
         kits = [at / part for at in around for part in DEVKIT]
         kit = next((at for at in kits if (at / "ILSVRC2012_validation_ground_truth.txt").is_file()), None)
@@ -118,15 +116,31 @@ def _truth(asked: Asked, folder: Path) -> Mapping[int, str]:
                 f"{folder} holds the validation images in one folder, which says nothing about their classes. Put "
                 "LOC_val_solution.csv (Kaggle) or ILSVRC2012_devkit_t12 beside them, or sort them into synset folders"
             )
-        ids = (kit / "ILSVRC2012_validation_ground_truth.txt").read_text().split()
+        ids = (kit / "ILSVRC2012_validation_ground_truth.txt").read_text(encoding="utf-8", errors="replace").split()
         synsets = _meta(kit / "meta.mat")
-        if odd := [one for one in ids if int(one) not in synsets]:
+        if odd := [one for one in ids if not one.isdecimal() or int(one) not in synsets]:
             raise asked.wrong(f"{kit}: the ground truth names class {odd[0]}, which meta.mat does not know")
         # The n-th line is about the image whose NAME says n; the order of files on the disk means nothing.
         truth = {at + 1: synsets[int(one)] for at, one in enumerate(ids)}
     lost = next((name for name in _names(folder) if FLAT.match(name) and _place(name) not in truth), None)
     if lost is not None:
         raise asked.wrong(f"{folder / lost} is not in the table of {len(truth):,} labels")
+    return truth
+
+
+def _solution(asked: Asked, path: Path) -> dict[int, str]:
+    """Kaggle's table: number in an image's name → synset, the first word of PredictionString."""
+    truth: dict[int, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for at, row in enumerate(csv.DictReader(file)):
+                words = (row.get("PredictionString") or "").split()
+                name = f"{row.get('ImageId') or ''}.jpeg"
+                if not words or not SYNSET.match(words[0]) or not FLAT.match(name):
+                    raise asked.wrong(f"{path}, line {at + 2}: 'ILSVRC2012_val_00000001,n01751748 …' was expected")
+                truth[_place(name)] = words[0]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise asked.wrong(f"{path} is not a readable table ({error})") from error
     return truth
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 from clip_anatomy.errors import BadInput
 
-__all__ = ["Note", "Table", "note_for", "read_rows", "read_table"]
+__all__ = ["Note", "Table", "note_for", "read_rows", "read_table", "tidy"]
 
 PATH = ("path", "file", "file_name", "filename", "img_filename", "image", "image_path", "filepath")
 LABEL = ("label", "class", "class_name", "category", "target", "y")
@@ -29,7 +30,17 @@ class Note:
 
 
 Table = Mapping[str, Note]
-"""Path as written in the table → what it says."""
+"""Path (as `tidy` writes it) → what the table says."""
+
+
+def tidy(name: str) -> str:
+    """A path as a walk spells it: no `./`, no doubled slashes, and slashes where Windows wrote backslashes.
+
+    Example:
+        >>> tidy("./dog//a.jpg"), tidy("dog\\\\a.jpg")
+        ('dog/a.jpg', 'dog/a.jpg')
+    """
+    return posixpath.normpath(name if "/" in name else name.replace("\\", "/"))
 
 
 def read_table(path: Path) -> dict[str, Note]:
@@ -40,7 +51,7 @@ def read_table(path: Path) -> dict[str, Note]:
     """
     table: dict[str, Note] = {}
     for name, note in read_rows(path):
-        table[name] = note
+        table[tidy(name)] = note
     return table
 
 
@@ -51,7 +62,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Note]]:
     mapping from path to label, captions or record, or COCO's `images` + `annotations`.
 
     Args:
-        path: a .csv, .tsv, .json or .jsonl file in UTF-8.
+        path: a .csv (commas, semicolons or tabs), .tsv, .json or .jsonl file in UTF-8.
 
     Yields:
         Path as written, and what the table says about it.
@@ -63,7 +74,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, Note]]:
         kind = path.suffix.lower()
         if kind in {".csv", ".tsv"}:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                yield from _of_records(path, csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ","))
+                between = "\t" if kind == ".tsv" else _between(file.readline())
+                file.seek(0)
+                yield from _of_records(path, csv.DictReader(file, delimiter=between))
         elif kind == ".jsonl":
             with path.open(encoding="utf-8-sig") as file:
                 yield from _of_records(path, (json.loads(line) for line in file if line.strip()))
@@ -77,8 +90,16 @@ def read_rows(path: Path) -> Iterator[tuple[str, Note]]:
         raise BadInput(f"{path} is not a readable table ({error}). Save it as CSV or JSON in UTF-8") from error
 
 
+def _between(header: str) -> str:
+    """What stands between the columns: a comma, or what spreadsheets write where the comma is the decimal sign."""
+    return next(
+        (sign for sign in ",;\t" if any(name in PATH for name in next(csv.reader([header], delimiter=sign), []))), ","
+    )
+
+
 def note_for(table: Table, path: str) -> Note:
     """What a table says about a path, by the whole path or else by the file's name."""
+    path = tidy(path)
     return table.get(path) or table.get(path.rsplit("/", 1)[-1]) or Note()
 
 

@@ -4,6 +4,7 @@ A `Source` is anything that can be walked again and again in the same order; `op
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -20,6 +21,7 @@ from clip_anatomy.errors import BadImage
 from clip_anatomy.model.pixels import Preprocess, read_image
 
 ImageData = Path | bytes | Image.Image | np.ndarray | Tensor
+NO_TEXT = re.compile("[\ud800-\udfff]")  # a byte of another encoding, as Python keeps it in names of files
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif"})
 
 
@@ -44,6 +46,21 @@ class Picture:
     group: str = ""
     captions: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        """Keep out what no store, table or page can hold: names and words that are not Unicode."""
+        words = (self.label, self.group, *self.captions, *(v for v in self.meta.values() if isinstance(v, str)))
+        if NO_TEXT.search(self.id) or NO_TEXT.search(self.path or ""):
+            name = _as_text(self.id)
+            error = BadImage(f"the name of {name} is not UTF-8, so nothing could be kept of it. Rename the file")
+            for field_name, value in (("id", name), ("data", error), ("path", None)):
+                object.__setattr__(self, field_name, value)
+        if any(NO_TEXT.search(word) for word in words):
+            meta = {key: _as_text(v) if isinstance(v, str) else v for key, v in self.meta.items()}
+            captions = tuple(map(_as_text, self.captions))
+            said = {"label": _as_text(self.label), "group": _as_text(self.group), "captions": captions, "meta": meta}
+            for field_name, value in said.items():
+                object.__setattr__(self, field_name, value)
 
 
 @runtime_checkable
@@ -149,6 +166,11 @@ def hash_of(data: ImageData) -> str:
     total = hashlib.blake2b(repr((kind, tuple(shape))).encode(), digest_size=16)
     total.update(_bytes_of(data))
     return f"image-{total.hexdigest()}"
+
+
+def _as_text(text: str) -> str:
+    """The same with a mark in the place of each byte that is no text."""
+    return NO_TEXT.sub("\ufffd", text)
 
 
 def stack(pixels: Sequence[Float[Tensor, "3 row col"]]) -> Float[Tensor, "image 3 row col"]:

@@ -6,10 +6,12 @@ Read as a stream, one member at a time: a tar of any size takes no memory and is
 import glob
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from clip_anatomy.errors import BadImage, BadInput
@@ -18,6 +20,7 @@ from clip_anatomy.library.sources.picture import SUFFIXES, ImageData, Picture
 
 __all__ = ["Tars", "only_tars"]
 
+ESCAPED = re.compile(r"\[([*?[])\]")  # what glob.escape writes
 TEXT_LIMIT = 2**20  # bytes of a .txt, .cls or .json member that are read
 
 
@@ -29,7 +32,7 @@ class Tars:
     group, caption and anything else). Its id is `tar/key`.
 
     Attributes:
-        pattern: a path, which may hold * and ?.
+        pattern: a path, which may hold * and ?; brackets in the name of a folder that is there are escaped as glob does.
         table: key or `tar/key` → label, group, captions; it wins over the members.
     """
 
@@ -43,7 +46,12 @@ class Tars:
         Raises:
             BadInput: there is none.
         """
-        found = Tars(pattern.expanduser().absolute(), table or {})
+        pattern = pattern.expanduser().absolute()
+        if pattern.is_file():
+            pattern = Path(glob.escape(str(pattern)))
+        elif pattern.parent.is_dir():
+            pattern = Path(glob.escape(str(pattern.parent)), pattern.name)
+        found = Tars(pattern, table or {})
         found.check()
         return found
 
@@ -57,11 +65,18 @@ class Tars:
         """The tar files."""
         return sorted(Path(name) for name in glob.glob(str(self.pattern)))  # noqa: PTH207 - the pattern is a whole path
 
+    @property
+    def root(self) -> Path:
+        """The folder under which all of them lie: the pattern's, up to its first * or ?."""
+        folder, *rest = self.pattern.parent.parts
+        plain = takewhile(lambda part: not glob.has_magic(ESCAPED.sub("", part)), rest)
+        return Path(folder, *(ESCAPED.sub(r"\1", part) for part in plain))
+
     def __iter__(self) -> Iterator[Picture]:
         """Walk all samples."""
         self.check()
         for file in self.files:
-            yield from _samples(file, self.table)
+            yield from _samples(file, file.relative_to(self.root).as_posix(), self.table)
 
     def count(self) -> None:
         """Not known without reading the tars."""
@@ -78,7 +93,7 @@ class Tars:
         """The bytes of a member, from `tar#member`."""
         name, _, member = path.partition("#")
         try:
-            with tarfile.open(self.pattern.parent / name, "r:*") as tar:
+            with tarfile.open(self.root / name, "r:*") as tar:
                 found = tar.extractfile(member)
                 return b"" if found is None else found.read()
         except (KeyError, OSError, tarfile.TarError) as error:
@@ -93,7 +108,7 @@ def only_tars(folder: Path) -> bool:
     )
 
 
-def _samples(file: Path, table: Table) -> Iterator[Picture]:
+def _samples(file: Path, called: str, table: Table) -> Iterator[Picture]:
     key, members = "", dict[str, tuple[str, bytes]]()
     try:
         with tarfile.open(file, "r|*") as tar:
@@ -105,7 +120,7 @@ def _samples(file: Path, table: Table) -> Iterator[Picture]:
                     continue
                 here = f"{folder}/{stem}" if folder else stem
                 if here != key:
-                    yield from _sample(file, key, members, table)
+                    yield from _sample(called, key, members, table)
                     key, members = here, {}
                 is_image = f".{ending.rpartition('.')[2].lower()}" in SUFFIXES
                 if is_image or ending.lower() in ("txt", "cls", "json"):
@@ -113,9 +128,9 @@ def _samples(file: Path, table: Table) -> Iterator[Picture]:
                     members[ending.lower()] = (member.name, data)
     except (tarfile.TarError, OSError, EOFError) as error:
         # The sample under way may lack members: it waits for a whole copy. The other tars are walked all the same.
-        yield Picture(file.name, BadImage(f"{file} is not a whole tar file ({error}). Put a whole copy in its place"))
+        yield Picture(called, BadImage(f"{file} is not a whole tar file ({error}). Put a whole copy in its place"))
         return
-    yield from _sample(file, key, members, table)
+    yield from _sample(called, key, members, table)
 
 
 def _stream(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedIOBase:
@@ -123,7 +138,7 @@ def _stream(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedIOBase:
     return io.BytesIO() if stream is None else cast("io.BufferedIOBase", stream)
 
 
-def _sample(file: Path, key: str, members: dict[str, tuple[str, bytes]], table: Table) -> Iterator[Picture]:
+def _sample(tar: str, key: str, members: dict[str, tuple[str, bytes]], table: Table) -> Iterator[Picture]:
     images = [ending for ending in members if f".{ending.rpartition('.')[2]}" in SUFFIXES]
     if not images:
         return
@@ -133,13 +148,14 @@ def _sample(file: Path, key: str, members: dict[str, tuple[str, bytes]], table: 
     told: Any = next((said.pop(name) for name in CAPTIONS if name in said), ())
     captions = tuple(str(t) for t in cast("list[Any]", told)) if isinstance(told, list | tuple) else (str(told),)
     captions = captions or tuple(line.strip() for line in _text(members, "txt").splitlines() if line.strip())
+    stem = tar.removesuffix(PurePosixPath(tar).suffix)
     meta = {k: v for k, v in said.items() if isinstance(v, str | int | float | bool)}
     for ending in images:
         name, data = members[ending]
-        id = f"{file.stem}/{key}" if len(images) == 1 else f"{file.stem}/{key}.{ending}"
+        id = f"{stem}/{key}" if len(images) == 1 else f"{stem}/{key}.{ending}"
         note = note_for(table, id)
         yield Picture(
-            id, data, f"{file.name}#{name}", note.label or label, note.group or group, note.captions or captions,
+            id, data, f"{tar}#{name}", note.label or label, note.group or group, note.captions or captions,
             {**meta, **note.meta},
         )  # fmt: skip
 

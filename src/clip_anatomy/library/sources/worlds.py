@@ -74,4 +74,6 @@ class Worlds:
 
     def fetch(self, path: str) -> ImageData:
         """Draw the picture of an index again."""
+        if not path.isdecimal() or int(path) >= len(self.world):
+            raise BadInput(f"{path!r} is no picture of {self.spec}. Type a number from 0 to {len(self.world) - 1}")
         return self.world.batch(np.array([int(path)])).images[0]
