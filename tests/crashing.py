@@ -6,7 +6,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-IMAGES = 600
+IMAGES = 360
 SOURCE = f"world:{IMAGES}:test"
 WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "sqlite3.connect"}
 

@@ -15,7 +15,7 @@ from clip_anatomy.library.remove import remove
 from clip_anatomy.library.store import Store
 from clip_anatomy.library.verify import verify
 
-FULL = 100  # images of a full block: blocks are merged several times in a run
+FULL = 60  # images of a full block: blocks are merged several times in a run
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_killed_at_random_moments(context, whole, tmp_path):
     reference, seconds = whole
     dice = random.Random(0)
     kills, grew, path, before = 0, 0, tmp_path / "store", 0
-    while kills < 20:
+    while kills < 12:
         if not killed(context, path, after=dice.random() * seconds / 5):
             shutil.rmtree(path)  # it ended: begin anew
             before = 0
@@ -96,7 +96,7 @@ def test_killed_at_random_moments(context, whole, tmp_path):
         now = check(path, before)
         grew += now > before
         before = now
-    assert grew >= 5  # it went on under fire
+    assert grew >= 3  # it went on under fire
     finish(context, path)
     assert verify(path).holds
     assert same(path, reference)
@@ -106,7 +106,7 @@ def test_killed_at_every_kind_of_operation_on_its_files(context, whole, tmp_path
     """Kills come at chosen operations: creating the store, opening, renaming, deleting files of blocks, moments, rows."""
     reference, _ = whole
     path, before, kills = tmp_path / "store", 0, 0
-    for at in [*range(1, 16), *range(16, 120, 8)]:
+    for at in [*range(1, 16), *range(16, 120, 13)]:
         if not killed(context, path, at=at):
             break
         kills += 1
@@ -123,19 +123,19 @@ def test_killed_while_it_tidies_up(context, whole, tmp_path):
     started = tmp_path / "started"
     shutil.copytree(reference, started)
     # A finished store that lacks a few images: almost all of the next run is its end.
-    remove(started, where="key > 590", wipe=False)
+    remove(started, where=f"key > {IMAGES - 10}", wipe=False)
     rows = sqlite3.connect(started / "rows.sqlite")
     rows.execute("UPDATE images SET status = 'gone' WHERE status = 'removed'")
     rows.commit()
     rows.close()
     kills = 0
-    for at in range(8, 100, 9):
+    for at in range(8, 100, 13):
         path = tmp_path / f"store{at}"
         shutil.copytree(started, path)
         if not killed(context, path, at=at):
             break
         kills += 1
-        assert images_in(path) >= 590
+        assert images_in(path) >= IMAGES - 10
         found = verify(path)
         assert found.holds, found.problems
         finish(context, path)

@@ -1,5 +1,6 @@
 """The walk: bad images, stops, repairs, full disks, two writers, memory, batch sizes, and the command line over it."""
 
+import gc
 import json
 import re
 import shutil
@@ -83,7 +84,8 @@ def test_what_counts_as_out_of_memory():
     assert not is_out_of_memory(ValueError("not enough memory"))
 
 
-def test_halving_keeps_the_order_and_gives_up_at_one_image():
+def test_halving_keeps_the_order_and_gives_up_at_one_image(monkeypatch):
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # a second each, with all that tests import
     shrunk = []
 
     def step(pixels):
@@ -125,9 +127,9 @@ def test_the_batch_size_is_found_on_real_work(seconds, best):
 
 
 def test_the_size_found_is_kept_for_the_next_run(clip, tmp_path):
-    done = index(clip, "world:600:test", tmp_path / "s")
+    done = index(clip, "world:260:test", tmp_path / "s")  # two batches of each size are 248
     assert done.batch in (4, 8, 16, 32, 64)
-    assert index(clip, "world:620:test", tmp_path / "s").batch == done.batch
+    assert index(clip, "world:262:test", tmp_path / "s").batch == done.batch
     with pytest.raises(BadInput, match="batch=0"):
         index(clip, "world:3", tmp_path / "s", batch=0)
 
@@ -146,14 +148,14 @@ def test_numbers_that_are_not_finite_are_not_kept(clip):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads a process's peak as Linux tells it")
 def test_memory_does_not_grow_with_the_number_of_images(clip, tmp_path):
     """What is not committed yet is bounded, and so is what is decoded ahead."""
-    index(clip, "world:100:train", tmp_path / "warm", batch=32)
+    index(clip, "world:96:train", tmp_path / "warm", batch=32)
     grown = []
-    for count in (500, 2000):
+    for count in (300, 1100):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
         before = peak()
         index(clip, f"world:{count}:train", tmp_path / str(count), batch=32, commit_seconds=0.3)
         grown.append(peak() - before)
-    assert grown[1] - grown[0] < 20_000  # kB; the pictures alone are 18 MB more, their pixels as float32 73 MB
+    assert grown[1] - grown[0] < 15_000  # kB; the pictures' pixels as float32 are 39 MB more
 
 
 def peak():
@@ -163,9 +165,9 @@ def peak():
 
 def test_progress_says_how_long_it_takes(clip, tmp_path):
     told: list[Progress] = []
-    index(clip, "world:300:test", tmp_path / "s", batch=16, report=told.append)
+    index(clip, "world:120:test", tmp_path / "s", batch=16, report=told.append)
     assert told[-1].phase == "moments"
-    assert told[-1].done == told[-1].total == 300
+    assert told[-1].done == told[-1].total == 120
     assert [p.done for p in told] == sorted(p.done for p in told)
     assert line_of("x", Progress(10, 0, 5, None, 2.5)) == "x: 15 images, 2.5/s"
     assert (

@@ -83,7 +83,7 @@ def test_a_second_writer_is_refused_and_a_stale_lock_taken_over(clip, photos, tm
 def little_disk(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", place], capture_output=True, check=False)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=220k", "none", place], capture_output=True, check=False)
     if made.returncode:
         pytest.skip("a file system of limited size needs the right to mount one")
     yield place
@@ -92,22 +92,22 @@ def little_disk(tmp_path):
 
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(clip, little_disk, tmp_path):
     with pytest.raises(OutputError, match=r"cannot be written any more.*Free some space.*it goes on"):
-        index(clip, "world:1500:test", little_disk / "s", batch=32, commit_seconds=0.0)
+        index(clip, "world:500:test", little_disk / "s", batch=32, commit_seconds=0.0)
     found = verify(little_disk / "s")
     assert found.holds, found.problems
-    assert 0 < found.images < 1500
+    assert 0 < found.images < 500
     with pytest.raises(OutputError):  # still full
-        index(clip, "world:1500:test", little_disk / "s", commit_seconds=0.0)
+        index(clip, "world:500:test", little_disk / "s", commit_seconds=0.0)
     subprocess.run(["mount", "-o", "remount,size=20m", little_disk], check=True)
-    done = index(clip, "world:1500:test", little_disk / "s")
-    assert done.images == 1500
-    index(clip, "world:1500:test", tmp_path / "t", batch=32)
+    done = index(clip, "world:500:test", little_disk / "s")
+    assert done.images == 500
+    index(clip, "world:500:test", tmp_path / "t", batch=32)
     assert verify(little_disk / "s").holds
     assert same(little_disk / "s", tmp_path / "t")
 
 
 def test_a_disk_too_full_to_begin_leaves_nothing_that_stands_in_the_way(clip, little_disk, photos):
-    (little_disk / "ballast").write_bytes(b"x" * 290_000)
+    (little_disk / "ballast").write_bytes(b"x" * 210_000)
     with pytest.raises((OutputError, StoreError), match=r"cannot be (written|opened)"):
         index(clip, photos, little_disk / "s")
     (little_disk / "ballast").unlink()
@@ -125,19 +125,19 @@ from clip_anatomy.library.index import index
 clip = ca.load(open_clip_model(layers=2, heads=2, d=32, size=64, patch=4), parity=False)
 index(clip, "world:4:test", sys.argv[2] + "/warm")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 220 * 2**20, -1))
-done = index(clip, "world:320:test", sys.argv[2] + "/s", batch=int(sys.argv[3]))
+resource.setrlimit(resource.RLIMIT_AS, (used + 160 * 2**20, -1))
+done = index(clip, "world:200:test", sys.argv[2] + "/s", batch=int(sys.argv[3]))
 print(done.done, done.failed, done.batch)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits a process's memory as Linux does")
 def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
-    """Really provoked: 320 pictures of 256 tokens at once in a process that may take 220 MB more."""
+    """Really provoked: 200 pictures of 256 tokens at once in a process that may take 160 MB more."""
     here = str(Path(__file__).parent)
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}  # else each thread reserves 64 MB that it never uses
     run = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, here, tmp_path, "320"],
+        [sys.executable, "-c", OUT_OF_MEMORY, here, tmp_path, "200"],
         env=environment,
         capture_output=True,
         text=True,
@@ -145,9 +145,9 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
     )
     assert run.returncode == 0, run.stderr[-2000:]
     done, failed, batch = map(int, run.stdout.split())
-    assert (done, failed) == (320, 0)
-    assert batch < 320
-    assert len(Store.open(tmp_path / "s").rows()) == 320
+    assert (done, failed) == (200, 0)
+    assert batch < 200
+    assert len(Store.open(tmp_path / "s").rows()) == 200
     assert verify(tmp_path / "s").holds
 
 
