@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from clip_anatomy.maps.points import prompts
     from clip_anatomy.maps.segment import segment
     from clip_anatomy.maps.sinks import sinks
+    from clip_anatomy.maps.texts import Texts
     from clip_anatomy.maps.words import WordMaps, word_maps
     from clip_anatomy.measure.faithfulness import Faithfulness, faithfulness
     from clip_anatomy.measure.sanity import Sanity, sanity
@@ -87,6 +88,7 @@ _HOME = {
     "verify": "library.verify",
     "word_maps": "maps.words",
     "WordMaps": "maps.words",
+    "Texts": "maps.texts",
 }
 
 __all__ = [
@@ -107,6 +109,7 @@ __all__ = [
     "Selection",
     "Store",
     "Study",
+    "Texts",
     "WordMaps",
     "ablate",
     "atlas",

@@ -71,8 +71,11 @@ def layer_film(picture: Image.Image, layers: Sequence[Maps], look: str = "signed
                 words = words[:-1]
             draw.text((GAP + k * (shown.width + GAP), tall - LINE + GAP), words, INK, fine)
         frames.append(frame)
-    # One palette for all frames: colours do not flicker.
-    palette = frames[-1].quantize(255, dither=Image.Dither.NONE)
+    # One palette for all frames, with the colours of all: nothing flickers, and no layer borrows another's.
+    strip = Image.new("RGB", (frames[0].width, sum(frame.height for frame in frames)))
+    for i, frame in enumerate(frames):
+        strip.paste(frame, (0, i * frame.height))
+    palette = strip.quantize(255, method=Image.Quantize.MAXCOVERAGE)
     kept = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = BytesIO()
     waits = [MILLISECONDS] * (len(kept) - 1) + [LAST]
