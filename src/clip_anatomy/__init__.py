@@ -84,11 +84,11 @@ _HOME = {
     "Store": "library.store",
     "Study": "repairs.study",
     "study": "repairs.studies",
+    "Texts": "maps.texts",
     "textspan": "anatomy.textspan",
     "verify": "library.verify",
     "word_maps": "maps.words",
     "WordMaps": "maps.words",
-    "Texts": "maps.texts",
 }
 
 __all__ = [
