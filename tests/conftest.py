@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared folder beside the project ({folder.name}/): oracles and photographs are not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For files full of small tensors: two threads that wait for each other are slower than one, on a busy machine ten times."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -13,17 +13,11 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.measure.cases import cases_of_world
 from clip_anatomy.measure.faithfulness import curves, faithfulness
 from clip_anatomy.measure.removal import NOISE, impute, impute_directly, remove
-from clip_anatomy.measure.cases import cases_of_world
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

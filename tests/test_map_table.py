@@ -1,6 +1,5 @@
 """All map methods in one table: longhand on the demo world, on photographs with masks, the command."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.methods import METHODS
-from clip_anatomy.measure.cases import cases_of_masks, cases_of_world, patch_mask
+from clip_anatomy.measure.cases import Case, cases_of_masks, cases_of_world, patch_mask
 from clip_anatomy.measure.datasets.registry import open_masked
 from clip_anatomy.measure.map_table import THRESHOLDS, VARIANTS, map_table
-from clip_anatomy.show.cli import main
 from clip_anatomy.world.dataset import World
 from clip_anatomy.world.names import COLOURS, SHAPES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_patches_lie_on_the_object_when_half_of_them_does() -> None:
@@ -90,10 +90,38 @@ def test_the_table_of_methods_on_photographs(tmp_path: Path) -> None:
         map_table(clip, cases, threshold="high")
 
 
-def test_bench_maps(capsys: Any) -> None:
-    words = ["bench", "maps", "--pictures", "3", "--method", "raw", "--method", "surgery"]
-    assert main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [row["method"] for row in found["rows"]] == ["raw", "surgery"]
-    assert main(words) == 0
-    assert "pointing" in capsys.readouterr().out
+def test_a_stopped_table_has_the_same_pictures_for_every_method() -> None:
+    demo = ca.load("demo")
+    cases, read = list(cases_of_world(demo, 3)), []
+    one_by_one = [Case(cases[0].pixels[i : i + 1], cases[0].texts, ((0, t, m),)) for i, t, m in cases[0].asked]
+
+    def stream() -> Any:
+        for case in one_by_one:
+            read.append(case)
+            yield case
+
+    def report(what: str, done: int, total: int) -> None:
+        assert (what, total) == ("drawing maps", 6)
+        assert len(read) == done // 2 + 1  # nothing is read ahead, nothing is kept
+        if done == 5:  # the second method of the last picture
+            raise KeyboardInterrupt
+
+    table = map_table(demo, stream(), ["raw", "maskclip"], total=3, report=report)
+    assert (table.partial, table.pictures) == (True, 2)
+    assert [row.maps for row in table.rows] == [2, 2]
+    whole = map_table(demo, one_by_one[:2], ["raw", "maskclip"])
+    assert not whole.partial
+    assert [row.mean_iou for row in whole.rows] == [row.mean_iou for row in table.rows]
+    with pytest.raises(KeyboardInterrupt):
+        map_table(demo, stream(), ["raw"], total=3, report=lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+
+def test_a_method_that_refuses_the_model_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ca.errors.UnsupportedModel("no such attention")
+
+    demo = ca.load("demo")
+    monkeypatch.setattr("clip_anatomy.measure.map_table._asked_maps", refuse)
+    (row,) = map_table(demo, cases_of_world(demo, 2), ["raw"]).rows
+    assert (row.why, row.maps) == ("no such attention", 0)
+    assert np.isnan(row.mean_iou)

@@ -9,6 +9,8 @@ import clip_anatomy as ca
 from clip_anatomy.measure.cases import cases_of_world
 from clip_anatomy.measure.map_table import VARIANTS, map_table
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def rows() -> dict:

@@ -20,13 +20,7 @@ from clip_anatomy.measure.randomised import blocks_of, randomised
 from clip_anatomy.measure.sanity import LIMITS, Sanity, rank_correlation, sanity, unrelated
 from clip_anatomy.model.demo import examples
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tokenizer(texts: list[str]) -> Tensor:
