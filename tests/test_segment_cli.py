@@ -176,6 +176,17 @@ def test_marks_stand_where_the_prompts_are() -> None:
         assert rows.mean() / scale == pytest.approx(y, abs=1)
 
 
+def test_boxes_of_a_strip_and_of_a_single_pixel_are_drawn() -> None:
+    for size, box in (
+        ((3000, 20), (10.0, 3.0, 20.0, 18.0)),
+        ((2000, 2), (5.0, 0.0, 6.0, 1.0)),
+        ((1, 1), (0.0, 0.0, 1.0, 1.0)),
+    ):
+        asked = Prompts("a", ((0.5, 0.5),), (1,), (box,), (size[1], size[0]))
+        drawn = np.asarray(marked(Image.new("RGB", size, (128, 128, 128)), asked))
+        assert (drawn != 128).any()
+
+
 def test_photographs_are_cut_out(shared: Path, tmp_path: Path) -> None:
     picture = sorted((shared / "data" / "coco" / "images").glob("*.jpg"))[0]
     out = tmp_path / "out"

@@ -1,5 +1,6 @@
 """`heatmap --sanity`: whether the maps that were just drawn mean anything, method by method."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from clip_anatomy.show.stages import stages
 
 __all__ = ["MOST", "Judged", "judge"]
 
-MOST = 8  # pictures: the answers are about methods, and each picture and method costs some 150 forwards
+MOST = 8  # pictures unless another number is asked for: the answers are about methods, and each picture and method costs some 150 forwards
 STEPS = 8
 DRAWS = 2
 
@@ -27,7 +28,7 @@ class Judged:
     Attributes:
         methods: sanity, and faithfulness by each way of removal.
         images: pictures that were used.
-        left: pictures beyond MOST that were not.
+        left: pictures beyond those that were not.
     """
 
     methods: tuple[tuple[Sanity, tuple[Faithfulness, ...]], ...]
@@ -38,7 +39,10 @@ class Judged:
         """Everything for people."""
         lines = [text for one, further in self.methods for text in (one.table(), *(f.table() for f in further), "")]
         if self.left:
-            lines.append(f"(the first {self.images} pictures; {self.left} more were drawn and not judged)")
+            every = self.images + self.left
+            lines.append(
+                f"(the first {self.images} pictures; {self.left} more were drawn and not judged: --sanity-pictures {every})"
+            )
         return "\n".join(lines).rstrip("\n")
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -49,18 +53,19 @@ class Judged:
         ]
 
 
-def judge(request: Request, asked: Asked) -> Judged:
+def judge(request: Request, asked: Asked, most: int = MOST) -> Judged:
     """Judge the methods on the first pictures that can be read.
 
     Args:
         request: the model and the pictures, at least one of which can be read.
         asked: texts, methods, size and options, as they were drawn.
+        most: of the pictures.
     """
     clip, sources = request.clip, request.sources
     pictures: list[Image.Image] = []
     taken = 0
     for source in sources:
-        if len(pictures) == MOST:
+        if len(pictures) == most:
             break
         taken += 1
         try:
@@ -69,28 +74,25 @@ def judge(request: Request, asked: Asked) -> Judged:
             continue  # it was named when it was to be drawn
     options = dict(asked.options)
     found: list[tuple[Sanity, tuple[Faithfulness, ...]]] = []
+    parts = 1 + len(REMOVALS)
     with stages() as tell:
         for at, method in enumerate(asked.methods):
 
-            def report(what: str, done: int, total: int, method: str = method, at: int = at) -> None:
-                share = done / (total or len(pictures))
-                tell(f"{method}: {what}", int(100 * (at + share)), 100 * len(asked.methods))
+            def told(part: int, method: str = method, at: int = at) -> Callable[[str, int, int], None]:
+                def report(what: str, done: int, total: int) -> None:
+                    share = done / (total or len(pictures))
+                    tell(f"{method}: {what}", int(100 * (at * parts + part + share)), 100 * parts * len(asked.methods))
 
-            one = sanity(clip, pictures, asked.texts.names, method, size=asked.size, report=report, **options)
+                return report
+
+            names = asked.texts.names
+            one = sanity(clip, pictures, names, method, size=asked.size, report=told(0), **options)
             further = tuple(
                 faithfulness(
-                    clip,
-                    pictures,
-                    asked.texts.names,
-                    method,
-                    removal=removal,
-                    steps=STEPS,
-                    draws=DRAWS,
-                    size=asked.size,
-                    report=report,
-                    **options,
+                    clip, pictures, names, method, removal=removal, steps=STEPS, draws=DRAWS, size=asked.size,
+                    report=told(part), **options,
                 )
-                for removal in REMOVALS
-            )
+                for part, removal in enumerate(REMOVALS, 1)
+            )  # fmt: skip
             found.append((one, further))
     return Judged(tuple(found), len(pictures), len(sources) - taken)

@@ -35,13 +35,13 @@ def marked(
     unit = scale * FINE
     thick = FINE * max(1.0, max(size) / 256)  # figures are shown some 216 pixels wide, whatever the drawing is
     for left, top, right, bottom in prompts.boxes:
-        edges = (left * unit, top * unit, max(left + 1, right) * unit - 1, max(top + 1, bottom) * unit - 1)
-        draw.rectangle(edges, outline=RIM, width=round(5 * thick))
-        draw.rectangle(
-            [e + s * thick for e, s in zip(edges, (1, 1, -1, -1), strict=True)],
-            outline=tuple(colour),
-            width=round(3 * thick),
-        )
+        edges = (left * unit, top * unit, right * unit - 1, bottom * unit - 1)
+        outer = [edges[0], edges[1], max(edges[2], edges[0] + 3 * thick), max(edges[3], edges[1] + 3 * thick)]
+        draw.rectangle(outer, outline=RIM, width=round(5 * thick))
+        inner = [
+            e + s * thick for e, s in zip(outer, (1, 1, -1, -1), strict=True)
+        ]  # never turned inside out: see `outer`
+        draw.rectangle(inner, outline=tuple(colour), width=round(3 * thick))
     radius = 4.5 * thick
     for (x, y), yes in sorted(zip(prompts.points, prompts.labels, strict=True), key=lambda one: one[1]):
         at, ink = (x * unit, y * unit), YES if yes else NO
