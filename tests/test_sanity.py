@@ -1,6 +1,7 @@
 """Sanity of maps: figures against longhand, verdicts on maps that are known to be right or wrong, the model left alone."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,28 @@ def test_the_command_prints_the_table_and_the_same_in_json(capsys: pytest.Captur
     assert one["checks"][0]["verdict"] == "changes with the text: no, it never looks at the text"
     assert [f["removal"] for f in one["faithfulness"]] == ["mean", "road"]
     assert one["images"] == 1
+
+
+def test_so_many_pictures_are_judged_as_were_asked_for(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    from clip_anatomy.show.cli import main
+
+    asked = [
+        "heatmap",
+        *map(str, examples()[:3]),
+        "-t",
+        "a bird",
+        "--method",
+        "attention",
+        "--sanity",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main([*asked, "--sanity-pictures", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "on 2 pictures × 1 text (demo)" in said
+    assert "(the first 2 pictures; 1 more were drawn and not judged: --sanity-pictures 3)" in said
+    assert main([*asked, "--sanity-pictures", "0"]) == 2
+    assert "--sanity-pictures 0: at least one" in capsys.readouterr().err
 
 
 def test_bad_input_is_named(small: ca.Clip) -> None:

@@ -124,4 +124,6 @@ def skipped(found: tuple[tuple[str, str], ...], say: Callable[[str], None] = not
 def _entry(name: str, told: str, wide: int) -> str:
     """A name, then words in a column of their own."""
     head = f"{name:<{wide - 1}} "
-    return fill(told, WIDE, initial_indent=head, subsequent_indent=" " * wide, break_long_words=False, break_on_hyphens=False)
+    return fill(
+        told, WIDE, initial_indent=head, subsequent_indent=" " * wide, break_long_words=False, break_on_hyphens=False
+    )

@@ -22,6 +22,7 @@ def heatmap(
     words: bool = False,
     colours: str = "signed",
     sanity: bool = False,
+    sanity_pictures: int = 8,
     demo: bool = False,
     model: Annotated[str, Parameter(alias="-m")] = "demo",
     weights: str | None = None,
@@ -51,6 +52,7 @@ def heatmap(
         words: also a map for every word of each text.
         colours: signed (orange for, blue against) | heat (each map from its lowest to its highest value).
         sanity: also ask whether the maps mean anything: random texts, random weights, a contrast text, sinks, and what happens to the model when patches are taken out in the order of the map.
+        sanity_pictures: judge the first so many; each costs some 150 forwards a method.
         demo: look at the bundled pictures, with their own descriptions if no text is given.
         model: demo | open_clip:NAME/TAG | open_clip:NAME with --weights | hf:ORG/NAME | a folder or file with a saved model.
         weights: a checkpoint file for open_clip:NAME.
@@ -68,6 +70,8 @@ def heatmap(
     from clip_anatomy.show.staging import REPORT
     from clip_anatomy.show.staging import as_json as json_text
 
+    if sanity_pictures < 1:
+        raise BadSpec(f"--sanity-pictures {sanity_pictures}: at least one. Type --sanity --sanity-pictures 8")
     if colours not in ("signed", "heat"):
         raise BadSpec(f"--colours {colours} is not known. Type --colours signed or --colours heat")
     if stride is not None and window is None:
@@ -95,7 +99,7 @@ def heatmap(
     if sanity:
         from clip_anatomy.show.maps_page.judge import judge
 
-        judged = judge(request, asked)
+        judged = judge(request, asked, sanity_pictures)
     tell(request, found)
     if as_json:
         held = run.as_dict(request, asked, found)
