@@ -1,12 +1,6 @@
-"""From a store to an atlas: figures against brute force, evidence, truth, a growing pool, a language model, the command line."""
+"""From a store to an atlas: figures against brute force, evidence, truth, a growing pool, what does not fit."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,62 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chat import Server, serving
+from atlases import IMAGES, demo, one_thread, server
 from PIL import Image
 
-import clip_anatomy as ca
 from clip_anatomy.anatomy.atlas import Atlas
 from clip_anatomy.anatomy.textspan import textspan
-from clip_anatomy.errors import BadInput, BadSpec, EndpointError, StoreError
+from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.library.atlas import atlas, pool_of
 from clip_anatomy.library.evidence import evidence, rows_at
 from clip_anatomy.library.index import index
-from clip_anatomy.library.llm import LanguageModel
 from clip_anatomy.library.store import Store
 from clip_anatomy.library.thumbs import thumbnails
 from clip_anatomy.library.truths import truth_of
 from clip_anatomy.measure.truth import attribute_shares
-from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.shelf import Shelf
 from clip_anatomy.pools import Pool
 from clip_anatomy.pools.world import world_grammar, world_pool
-from clip_anatomy.show import cli
 from clip_anatomy.world import World
 from clip_anatomy.world.evaluate import target
 from clip_anatomy.world.names import ATTRIBUTES
 
-IMAGES = 300
-VERB = ("clip_anatomy.show.commands.atlas:atlas", "Say what each head is about.")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """The bundled model, a store of pictures of its world, and their atlas."""
-    folder = tmp_path_factory.mktemp("atlas")
-    clip = ca.load("demo")
-    index(clip, f"world:{IMAGES}:test", folder / "store", workers=1)
-    store = Store.open(folder / "store", clip)
-    found = atlas(store, clip, resamples=20, images=3, picks=4, cache=folder / "texts.sqlite")
-    return SimpleNamespace(clip=clip, store=store, atlas=found, texts=folder / "texts.sqlite")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as running:
-        yield running
-
-
-def asked(server: Server, tmp_path: Path, **settings: Any) -> LanguageModel:
-    return LanguageModel(server.url, "tiny", shelf=Shelf(tmp_path / "answers.sqlite"), sleep=lambda _: None, **settings)
+__all__ = ["demo", "one_thread", "server"]  # fixtures
 
 
 # ---- figures and evidence
@@ -253,74 +211,6 @@ def test_a_pool_grows_until_it_no_longer_pays(demo: SimpleNamespace) -> None:
         atlas(demo.store, demo.clip, small, adaptive=True, rounds=0, resamples=0, picks=0, cache=demo.texts)
 
 
-# ---- a language model
-
-
-def naming(question: str) -> str:
-    if "What is common" in question:
-        role = "texture of things" if "strip" in question else "unclear"
-        return json.dumps({"role": role, "confidence": 0.75, "why": "they say so"})
-    if "spurious" in question:
-        return json.dumps({"spurious": "yes", "why": "it comes along"})
-    return "a striped object in the snow\na dotted bird\nsomething checkered at night"
-
-
-def test_a_language_model_names_heads_and_grows_the_pool(demo: SimpleNamespace, server: Server, tmp_path: Path) -> None:
-    server.answer = naming
-    model = asked(server, tmp_path, price=(1.0, 2.0))
-    settings: dict[str, Any] = {
-        "resamples": 0,
-        "picks": 0,
-        "cache": demo.texts,
-        "model": model,
-        "adaptive": True,
-        "rounds": 1,
-    }
-    found = atlas(demo.store, demo.clip, task="counting things", **settings)
-    named = [head.role for head in found.heads if head.role.source == "tiny"]
-    assert len(named) == sum(head.role.name != "unnamed" for head in found.heads)
-    assert {role.name for role in named} <= {"texture of things", "mixed"}
-    assert all(role.why == "they say so" and json.loads(role.raw)["confidence"] == 0.75 for role in named)
-    assert all(role.shares for role in named), "what the texts say stays beside it"
-    assert found.curve[1].texts == found.curve[0].texts + 3
-    assert found.cues == (("texture of things", "yes", "it comes along"),)
-    assert "questions asked, 0 answered from disk" in found.bill
-    assert "cost" in found.bill
-    count = len(server.seen)
-    again = atlas(demo.store, demo.clip, task="counting things", **settings)
-    assert len(server.seen) == count
-    assert "language model: 0 questions asked" in again.bill
-    assert again.heads == found.heads
-
-
-def test_a_stopped_run_goes_on_where_the_language_model_fell_silent(
-    demo: SimpleNamespace, server: Server, tmp_path: Path
-) -> None:
-    def tired(question: str) -> str:
-        return naming(question) if len(server.seen) <= 9 else ""
-
-    server.answer = tired
-    model = asked(server, tmp_path, tries=2)
-    settings: dict[str, Any] = {"resamples": 0, "picks": 0, "cache": demo.texts, "model": model}
-    with pytest.raises(EndpointError, match="What was answered before is kept"):
-        atlas(demo.store, demo.clip, **settings)
-    first = {json.dumps(body["messages"]) for _, _, body in server.seen[:9]}
-    server.seen.clear()
-    server.answer = naming
-    atlas(demo.store, demo.clip, **settings)
-    assert not first & {json.dumps(body["messages"]) for _, _, body in server.seen}
-
-
-def test_answers_that_cannot_be_read_leave_the_role_by_texts(
-    demo: SimpleNamespace, server: Server, tmp_path: Path
-) -> None:
-    server.answer = lambda _: "I would say they are colourful."
-    found = atlas(demo.store, demo.clip, resamples=0, picks=0, cache=demo.texts, model=asked(server, tmp_path))
-    for mine, theirs in zip(demo.atlas.heads, found.heads, strict=True):
-        assert replace(theirs.role, raw="") == mine.role
-    assert {head.role.raw for head in found.heads if head.role.name != "unnamed"} == {"I would say they are colourful."}
-
-
 # ---- what does not fit
 
 
@@ -348,127 +238,3 @@ def test_pools_of_any_kind(demo: SimpleNamespace, tmp_path: Path) -> None:
     found = atlas(demo.store, demo.clip, file, resamples=0, picks=0, texts_per_head=2, cache=False)
     assert set(found.roles) <= {"mixed", "unnamed"}
     assert any("None of the texts says what property" in note for note in found.notes)
-
-
-# ---- the command line
-
-
-@pytest.fixture
-def main(
-    demo: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Any:
-    monkeypatch.setitem(cli.VERBS, "atlas", VERB)
-    monkeypatch.setenv("CLIP_ANATOMY_CACHE", str(demo.texts.parent))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        code = cli.main(["atlas", *words])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
-
-
-def test_the_verb_writes_pages_json_and_parquet(main: Any, demo: SimpleNamespace, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    code, out, err = main(str(demo.store.path), "--texts", "8", "--images", "2", "--resamples", "5")
-    assert code == 0
-    assert "48 heads over 300 images" in out
-    assert "named heads that one attribute drives" in out
-    assert "atlas: clip-anatomy-atlas/index.html" in err
-    folder = tmp_path / "clip-anatomy-atlas"
-    assert sorted(file.name for file in folder.iterdir()) == [
-        "atlas.json",
-        "atlas.parquet",
-        "heads",
-        "images",
-        "index.html",
-    ]
-    found = Atlas.load(folder)
-    table = pq.read_table(folder / "atlas.parquet")
-    assert table.num_rows == sum(len(head.texts) for head in found.heads) == 48 * 8
-    assert table.column("text").to_pylist() == [text.text for head in found.heads for text in head.texts]
-    assert table.column("gain").to_pylist() == [text.gain for head in found.heads for text in head.texts]
-    assert table.schema.metadata[b"digest"].decode() == demo.clip.digest
-    assert len(list((folder / "heads").iterdir())) == 48
-    used = {seen.row for head in found.heads for text in head.texts for seen in (*text.most, *text.least)}
-    assert {int(file.stem) for file in (folder / "images").iterdir()} == used
-    (folder / "mine.txt").write_text("stays")
-    assert main(str(demo.store.path), "--texts", "3", "--images", "1", "--resamples", "0")[0] == 0
-    assert (folder / "mine.txt").read_text() == "stays"
-    assert len(Atlas.load(folder).heads[0].texts) == 3
-    assert len(list((folder / "images").iterdir())) < len(used)
-    assert not list(tmp_path.rglob("*partial*"))
-
-
-def test_json_goes_to_stdout_and_nothing_is_written(main: Any, demo: SimpleNamespace, tmp_path: Path) -> None:
-    code, out, err = main(str(demo.store.path), "--json", "--texts", "2", "--resamples", "0")
-    assert code == 0
-    assert Atlas.of_dict(json.loads(out)).images == IMAGES
-    assert list(tmp_path.iterdir()) == []
-    assert "note: The bundled demo model knows only a small drawn world" in err
-
-
-def test_bad_input_is_one_line_with_what_to_type(main: Any, demo: SimpleNamespace, tmp_path: Path) -> None:
-    store = str(demo.store.path)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "index.html").write_text("my own page")
-    (tmp_path / "empty.txt").write_text("\n")
-    for words, message in (
-        (["nowhere"], "nowhere is no store. Make one: clip-anatomy index SOURCE nowhere"),
-        ([store, "--pool", "nothing.txt"], "nothing.txt does not exist"),
-        ([store, "--pool", "empty.txt"], "holds no description"),
-        ([store, "--llm", "http://127.0.0.1:9/v1"], "Type: --llm-model NAME"),
-        ([store, "--task", "counting"], "Type: --llm http://127.0.0.1:8000/v1"),
-        ([store, "--llm", "mysite", "--llm-model", "x"], "is no address of a language model"),
-        ([store, "--texts", "0"], "type --texts 20"),
-        ([store, "--truth", "moon"], "tells images apart"),
-        ([store, "--out", "site"], "Type another folder: --out NAME"),
-        ([store, "--out", "empty.txt"], "is a file; a folder was expected"),
-        ([store, "--texts", "many"], "--help"),
-    ):
-        code, out, err = main(*words)
-        assert code == 2, (words, err)
-        assert message in err
-        assert "Traceback" not in err
-        assert out == ""
-    assert (tmp_path / "site" / "index.html").read_text() == "my own page"
-    assert not (tmp_path / "clip-anatomy-atlas").exists()
-
-
-def test_ctrl_c_leaves_the_old_atlas_and_nothing_else(demo: SimpleNamespace, tmp_path: Path) -> None:
-    code = (
-        "import sys, time\n"
-        "from clip_anatomy.show import cli\n"
-        f"cli.VERBS['atlas'] = {VERB!r}\n"
-        "import clip_anatomy.library.thumbs as thumbs\n"
-        "make = thumbs.small\n"
-        "def slow(*a):\n print('working', file=sys.stderr, flush=True); time.sleep(0.05); return make(*a)\n"
-        "thumbs.small = slow\n"
-        "sys.exit(cli.main())\n"
-    )
-    environment = {**os.environ, "CLIP_ANATOMY_CACHE": str(demo.texts.parent), "OMP_NUM_THREADS": "1"}
-    words = ["atlas", str(demo.store.path), "--out", str(tmp_path / "out"), "--texts", "4", "--resamples", "0"]
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "atlas.json").write_text('{"schema": "clip-anatomy/atlas/1"}')
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-    ) as process:
-        assert process.stderr is not None
-        while "working" not in process.stderr.readline():
-            assert process.poll() is None
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["atlas.json"]
-    assert [file.name for file in tmp_path.iterdir()] == ["out"]
-
-
-def test_the_model_may_be_named_anew(main: Any, demo: SimpleNamespace, tmp_path: Path) -> None:
-    assert isinstance(demo.clip, Clip)
-    code, _, err = main(str(demo.store.path), "--model", "nothing-like-it")
-    assert code == 2
-    assert "nothing-like-it" in err
