@@ -104,6 +104,7 @@ kinds = st.sampled_from(
         {"mlp_ratio": 2.0},
         {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
         {"pool_type": "avg"},
+        {"library": "transformers"},  # query, key and value apart
     ]
 )
 
@@ -125,8 +126,11 @@ kinds = st.sampled_from(
 def test_the_encoder_equals_the_sum_over_parts(
     vision: dict[str, Any], shape: dict[str, Any], by: Any, data: Any
 ) -> None:
-    clip = ca.load(tiny.open_clip_model(**shape, vision=vision, seed=data.draw(st.integers(0, 9))))
     layers, heads = shape["layers"], shape["heads"]
+    if vision.get("library") == "transformers":
+        clip = ca.load(tiny.transformers_model(layers=layers, heads=heads, d=shape["d"]))
+    else:
+        clip = ca.load(tiny.open_clip_model(**shape, vision=vision, seed=data.draw(st.integers(0, 9))))
     averaged = vision.get("pool_type") == "avg"
     some = st.lists(st.integers(0, layers - 1), max_size=layers).map(tuple)
     pairs = st.lists(st.tuples(st.integers(0, layers - 1), st.integers(0, heads - 1)), max_size=4).map(tuple)
@@ -137,7 +141,7 @@ def test_the_encoder_equals_the_sum_over_parts(
         clip, chosen, None if by == "zero" else measured, by, directions=data.draw(st.sampled_from([lines, {}]))
     )
     assert edit.parts == chosen
-    size = data.draw(st.sampled_from([(32, 32), (16, 40)]))
+    size = data.draw(st.sampled_from([(32, 32), (16, 40), (64, 16), (8, 8)]))
     images = pixels(3, 2, size)
     close(EditedClip(clip, edit).encode_image(images), edit.apply(ca.decompose(clip, images)), 5e-5)
 
