@@ -187,7 +187,9 @@ def test_table_and_json_say_the_same(small: ca.Clip) -> None:
     )
     held = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert [check["verdict"] for check in held["checks"]] == [check.verdict for check in found.checks]
-    assert all(check.verdict in found.table() for check in found.checks)
+    told = " ".join(found.table().split())
+    assert all(check.verdict in told and check.about in told for check in found.checks)
+    assert max(map(len, found.table().splitlines())) <= 100
     assert held["passed"] == found.passed
 
 
@@ -222,7 +224,7 @@ def test_so_many_pictures_are_judged_as_were_asked_for(capsys: pytest.CaptureFix
     assert main([*asked, "--sanity-pictures", "2"]) == 0
     said = capsys.readouterr().out
     assert "on 2 pictures × 1 text (demo)" in said
-    assert "(the first 2 pictures; 1 more were drawn and not judged: --sanity-pictures 3)" in said
+    assert "(the first 2 pictures; 1 more drawn and not judged: --sanity-pictures 3)" in said
     assert main([*asked, "--sanity-pictures", "0"]) == 2
     assert "--sanity-pictures 0: at least one" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
+from textwrap import fill
 from typing import Any
 
 from clip_anatomy.maps.sinks import Sinks
@@ -32,6 +33,7 @@ LIMITS = {
     ),
 }
 """Question → figure below which the answer is good, and why there."""
+WIDE = 100
 FLAT = "every map is flat: nothing to compare"
 PLACES = 3  # of sinks, that the table names
 
@@ -106,13 +108,17 @@ class Sanity:
         return all(check.passed is not False for check in self.checks)
 
     def table(self) -> str:
-        """The lines for people."""
-        wide = max(len(check.about) for check in self.checks)
-        title = f"Sanity of {self.method} on {self.images} pictures × {len(self.texts)} texts ({self.model})"
-        lines = [title.replace(" 1 pictures", " 1 picture").replace(" 1 texts", " 1 text")]
+        """The lines for people, at most a hundred characters wide."""
+        wide = max(len(check.about) for check in self.checks) + 2
+        asked = f"{counted(self.images, 'picture')} × {counted(len(self.texts), 'text')} ({self.model})"
+        lines = [f"Sanity of {self.method} on {asked}", f"  {'':<{wide}}{'figure':>6}  {'good':>6}"]
         for check in self.checks:
-            figure = f"{check.figure:6.2f}" if check.name != "sinks" else f"{check.figure:6.0%}"
-            lines.append(f"  {check.about:<{wide}}  {figure}  {check.verdict}")
+            figure, limit = (
+                f"{x:.2f}" if check.name != "sinks" else f"{x:.0%}" for x in (check.figure, check.limit or 0)
+            )
+            good = "" if check.limit is None else f"< {limit}"
+            head = f"  {check.about:<{wide}}{figure:>6}  {good:>6}  "
+            lines += fill(check.verdict, WIDE, initial_indent=head, subsequent_indent=" " * len(head)).splitlines()
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,6 +127,16 @@ class Sanity:
         for check in found["checks"]:
             check["figure"] = None if isnan(check["figure"]) else check["figure"]
         return {**found, "passed": self.passed, "limits": {name: limit for name, (limit, _) in LIMITS.items()}}
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    Example:
+        >>> counted(1, "picture"), counted(2, "picture")
+        ('1 picture', '2 pictures')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def text_check(figure: float, *, per_text: bool) -> Check:
@@ -152,7 +168,7 @@ def _judged(name: str, about: str, figure: float, said: str, further: str = "") 
     if isnan(figure):
         return Check(name, about, figure, limit, None, FLAT)
     good = figure < limit
-    return Check(name, about, figure, limit, good, f"{said}: {'yes' if good else 'no'}, {figure:.2f}{further}")
+    return Check(name, about, figure, limit, good, f"{said}: {'yes' if good else 'no'}{further}")
 
 
 def sinks_found(images: Sequence[int], part: Sinks) -> list[Sink]:

@@ -19,6 +19,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.maps.dense import Recipe
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.looking import Look, Size, looks
+from clip_anatomy.measure.answers import counted
 from clip_anatomy.measure.curves import curves
 from clip_anatomy.measure.foreground import aligned_mask
 from clip_anatomy.measure.pointing import Pointing, points_at
@@ -85,7 +86,7 @@ class Faithfulness:
         pictures = len({image for image, _ in self.pairs})
         lines = [
             f"Faithfulness of {self.method}: area under the {self.score} while patches go (removal: {self.removal}), "
-            f"{len(self.pairs)} maps of {pictures} pictures",
+            f"{counted(len(self.pairs), 'map')} of {counted(pictures, 'picture')}",
             f"  {'order of patches':<18}{'deletion ↓':>12}{'insertion ↑':>13}{'difference ↑':>14}",
         ]
         deleted, inserted = self.deletion_area.mean(1), self.insertion_area.mean(1)
@@ -94,7 +95,9 @@ class Faithfulness:
         apart = self.insertion_area - self.deletion_area
         wins = float((apart[0] > apart[-1]).double().mean())
         good = "yes" if self.gain() > 0 and wins > 0.5 else "no"
-        lines.append(f"  beats a random order: {good}, {self.gain():+.3f}; in {wins:.0%} of the maps")
+        lines.append(
+            f"  beats a random order: {good} ({self.gain():+.3f} on the mean, better in {wins:.0%} of the maps)"
+        )
         if self.pointing is not None:
             lines.append(
                 f"  pointing game: {self.pointing.rate:.0%} of {self.pointing.asked} highest patches lie on the object"

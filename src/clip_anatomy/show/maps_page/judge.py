@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from clip_anatomy.errors import BadImage
+from clip_anatomy.measure.answers import counted
 from clip_anatomy.measure.faithfulness import Faithfulness, faithfulness
 from clip_anatomy.measure.removal import REMOVALS
 from clip_anatomy.measure.sanity import Sanity, sanity
@@ -41,7 +42,8 @@ class Judged:
         if self.left:
             every = self.images + self.left
             lines.append(
-                f"(the first {self.images} pictures; {self.left} more were drawn and not judged: --sanity-pictures {every})"
+                f"(the first {counted(self.images, 'picture')}; {self.left:,} more drawn and not judged: "
+                f"--sanity-pictures {every})"
             )
         return "\n".join(lines).rstrip("\n")
 
