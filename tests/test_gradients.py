@@ -10,12 +10,13 @@ import clip_anatomy as ca
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.maps.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS, HEADS, D = 3, 2, 8
 
 
 @pytest.fixture(scope="module")
 def host():
-    torch.set_num_threads(1)
     return open_clip_model(layers=LAYERS, heads=HEADS, d=D)
 
 

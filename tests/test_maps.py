@@ -17,6 +17,8 @@ from clip_anatomy.maps.dense import RECIPES, dense_tokens
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 from clip_anatomy.maps.surgery import feature_surgery, points, single_text
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def oracle(shared: Path) -> Any:

@@ -18,6 +18,8 @@ from clip_anatomy.maps.looking import looks
 from clip_anatomy.maps.maps import Maps
 from clip_anatomy.model.pixels import Preprocess
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def tokenizer(texts: list[str]) -> Tensor:
     return torch.tensor([[1, 2 + len(t), 99] for t in texts])

@@ -18,6 +18,8 @@ from clip_anatomy.maps.heatmap import METHODS, heatmap
 from clip_anatomy.maps.maskclip import denoised, smoothed
 from clip_anatomy.maps.proxy import guide
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 READY = [name for name, method in METHODS.items() if not method.needs]
 
 

@@ -19,6 +19,8 @@ from clip_anatomy.maps.maps import Maps
 from clip_anatomy.maps.masks import How, Masks
 from clip_anatomy.show.masks import class_colours, coco, npz, painted, png, run_lengths
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # pycocotools 2.0's own arrays do not take numpy 2's `copy` argument.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"

@@ -18,6 +18,8 @@ from clip_anatomy.maps import surgery
 from clip_anatomy.maps.points import boxes, combined_points, components, points, prompts
 from clip_anatomy.model.geometry import Geometry
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 masks = arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.booleans())
 
 

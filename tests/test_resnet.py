@@ -18,17 +18,11 @@ from clip_anatomy.anatomy.basis import basis_of, coordinates_of
 from clip_anatomy.model.parity import relative
 from clip_anatomy.model.resnet import ResNet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def tokenizer(texts: list[str]) -> Tensor:
     return torch.tensor([[1, 2 + len(t), 99] for t in texts])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

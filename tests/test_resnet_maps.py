@@ -18,13 +18,7 @@ from clip_anatomy.maps.resnet import RECIPES, RESNET, pool_path
 from clip_anatomy.maps.sinks import sinks, without_sinks
 from clip_anatomy.model.resnet import ResNet
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,8 @@ from clip_anatomy.maps.refine import pamr, refined
 from clip_anatomy.maps.segment import segment
 from clip_anatomy.model.demo import examples
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def tokenizer(texts: list[str]) -> Tensor:
     return torch.tensor([[1, 2 + sum(map(ord, t)) % 90, 99] for t in texts])
@@ -28,7 +30,6 @@ def tokenizer(texts: list[str]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def clip() -> Any:
-    torch.set_num_threads(1)
     return ca.load(tiny.open_clip_model(layers=3), tokenizer=tokenizer)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import clip_anatomy as ca
@@ -18,12 +17,13 @@ from clip_anatomy.model.demo import examples
 from clip_anatomy.show.cli import main
 from clip_anatomy.show.maps_page.marks import marked
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = ["-t", "a green circle", "-t", "a yellow moon"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     place = tmp_path_factory.mktemp("pictures")
     shutil.copy(next(p for p in examples() if p.name == "two_kinds.png"), place)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 90, 3), np.uint8)).save(place / "wide.png")

@@ -14,6 +14,8 @@ from clip_anatomy.model.text import open_clip_tokenizer
 from clip_anatomy.world.dataset import World
 from clip_anatomy.world.names import COLOURS, SHAPES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Letters:
     """One token per letter, so that words have several."""
