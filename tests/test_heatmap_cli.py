@@ -254,6 +254,18 @@ def test_a_folder_of_something_else_is_left_alone(folder: Path, tmp_path: Path, 
     assert [p.name for p in tmp_path.iterdir()] == ["index.html"]
 
 
+@pytest.mark.parametrize("verb", ["heatmap", "segment"])
+def test_drawings_do_not_go_among_the_pictures(
+    verb: str, folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(folder.iterdir())
+    monkeypatch.chdir(folder)
+    for pictures, out in ((str(folder), str(folder)), ("wide.png", "."), (".", str(folder / ".." / folder.name))):
+        assert main([verb, pictures, "-t", "a bird", "--out", out]) == 2
+        assert "holds the pictures" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
 def test_ctrl_c_leaves_nothing_half_written(folder: Path, tmp_path: Path) -> None:
     many = [str(folder / "wide.png")] * 400
     command = [sys.executable, "-m", "clip_anatomy.show.cli", "heatmap", *many, "-t", "a bird", "--out", "out"]

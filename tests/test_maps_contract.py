@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.errors import BadImage, BadSpec, BadText
+from clip_anatomy.errors import BadImage, BadInput, BadSpec, BadText
 from clip_anatomy.maps.dense import Recipe
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 from clip_anatomy.maps.looking import looks
@@ -85,6 +85,12 @@ def test_without_a_crop_every_pixel_is_seen_and_shapes_may_differ(clip: ca.Clip)
         assert maps.seen(i).all()
         torch.testing.assert_close(maps.on_picture(i), alone.on_picture(), atol=1e-5, rtol=1e-4)
         assert maps.on_picture(i).shape == (2, one.height, one.width)
+    with pytest.raises(BadSpec, match=r"Type: maps\[0\].resized\(\(8, 8\)\)"):
+        maps.resized((8, 8))
+    assert maps[1].resized((8, 8)).values.isfinite().all()
+    assert maps.geometries is not None
+    with pytest.raises(BadInput, match="padding beside a picture of another shape"):
+        ca.prompts(maps.values[0], maps.texts, maps.geometries[0])
     stretched = maps.stretched()
     for i in range(3):
         rows, cols = maps.cells(i)

@@ -87,7 +87,13 @@ class Maps:
         return (self.values - low) / (high - low).clamp_min(1e-12)
 
     def resized(self, size: tuple[int, int]) -> "Maps":
-        """Bilinear to (row, col) pixels of the model's input: what it saw, not the picture (see `on_picture`)."""
+        """Bilinear to (row, col) pixels of the model's input: what it saw, not the picture (see `on_picture`).
+
+        Raises:
+            BadSpec: pictures of different shapes, whose padding would bleed into their maps.
+        """
+        if self.values.isnan().any():
+            raise BadSpec(f"these pictures have grids of different shapes. Type: maps[0].resized({size}), one by one")
         values = F.interpolate(self.values, size, mode="bilinear", align_corners=False)
         return replace(self, values=values)
 

@@ -129,10 +129,15 @@ def prompts(
         Prompts.
 
     Raises:
-        BadInput: as many maps as texts were expected.
+        BadInput: as many maps as texts were expected, or a map holds NaN.
     """
     if len(maps) != len(texts) or not texts:
         raise BadInput(f"{len(maps)} maps for {len(texts)} texts. Type: prompts(maps.values[0], maps.texts, geometry)")
+    if maps.isnan().any():
+        raise BadInput(
+            "these maps hold NaN: padding beside a picture of another shape. Type: prompts(maps[0].values[0], maps.texts, "
+            "maps[0].geometries[0])"
+        )
     both = points(maps[0], geometry.size, threshold=threshold) if len(texts) == 1 else None
     yes, no = both or combined_points(maps, geometry.size, threshold=threshold)
     found = [_in_picture(point, geometry) for point in [*yes.tolist(), *no.tolist()]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clip_anatomy.errors import BadImage
+from clip_anatomy.errors import BadImage, OutputError
 from clip_anatomy.maps.texts import Texts
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.load import load
@@ -95,6 +95,12 @@ def opened(
     if folder is None:
         yield _asked(sources, text or described, None, model, weights, device, allow_urls, notes)
         return
+    own = folder.expanduser().resolve()
+    if own in {Path(source.path).resolve().parent for source in sources if "://" not in source.path}:
+        raise OutputError(
+            f"{folder} holds the pictures: what is drawn would be looked at as pictures the next time. "
+            f"Type another folder: --out {folder}-{kind.noun}"
+        )
     with staged(folder, replace(kind, names=_written_before(folder, kind))) as staging:
         yield _asked(sources, text or described, staging, model, weights, device, allow_urls, notes)
 
