@@ -57,6 +57,7 @@ def test_a_folder_is_searchable_in_two_commands(store, pictures, here, capsys):
     told = capsys.readouterr()
     assert "colour" in told.out
     assert "page: clip-anatomy-search/index.html" in told.err
+    assert "knows only a small drawn world" in told.err, "these are files: they may be photographs"
     folder = here / "clip-anatomy-search"
     assert sorted(path.name for path in folder.iterdir()) == ["contact-sheet.png", "index.html", "search.json"]
     page = (folder / "index.html").read_text()

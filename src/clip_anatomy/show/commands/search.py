@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from clip_anatomy.retrieval.ranking import Ranking
 
 DEFAULT_OUT = Path("clip-anatomy-search")
+DEMO = (
+    "the bundled demo model knows only a small drawn world, and sees little in photographs. Index them with a model that is in use: "
+    "clip-anatomy index PHOTOS STORE --model open_clip:ViT-B-16/laion2b_s34b_b88k"
+)
 
 
 def search(
@@ -82,13 +86,14 @@ def search(
         model: the store's model under another name or path; by default as it was indexed.
         weights: a checkpoint file for open_clip:NAME.
         device: auto, cpu, cuda, cuda:1, mps.
-        threads: of the scan; all cores by default.
+        threads: of the scan; by default all cores, or one on a busy machine.
         allow_urls: fetch pictures given as http(s) addresses.
 
     Returns:
         Exit code 0.
     """
     from contextlib import ExitStack
+    from dataclasses import replace
     from functools import cache
 
     from clip_anatomy.errors import BadInput, OutputError
@@ -159,6 +164,8 @@ def search(
             )  # fmt: skip
         if clip is not None:
             found = _said(found, opened, clip, atlas)
+        if opened.about.model == "demo" and any(not hit.row.source.startswith("world:") for hit in found.hits):
+            found = replace(found, notes=(*found.notes, DEMO))
         missing: list[str] = []
         if part is not None or sheet is not None:
             missing, drawn = _write(found, opened, clip, part, maps)

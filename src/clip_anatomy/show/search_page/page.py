@@ -8,7 +8,7 @@ from clip_anatomy.retrieval.ranking import Ranking, Used
 from clip_anatomy.show.search_page.card import COLOURED, card, colour, frame
 from clip_anatomy.show.search_page.gather import Shown
 from clip_anatomy.show.search_page.veil import limits_of
-from clip_anatomy.show.search_page.wording import compared, counted, ordered, reading, title
+from clip_anatomy.show.search_page.wording import compared, counted, ordered, reading, standing, title
 
 __all__ = ["search_page"]
 
@@ -62,10 +62,9 @@ def _asked(ranking: Ranking, query: Sequence[Shown]) -> str:
     several = " several" if len(query) > 1 else ""
     asked = "" if ranking.asked is None else "".join(f'<p class="text">“{escape(w)}”</p>' for w in ranking.asked.words)
     sought = "".join(f"<li>{escape(text)}</li>" for text in ranking.sought)
-    it = "them all" if len(ranking.asked.more if ranking.asked else ()) > 1 else "it"
-    said = f'<p class="soft">What stands out in {it}</p><ul class="sought">{sought}</ul>' if sought else ""
+    said = f'<p class="soft">{standing(ranking)}</p><ul class="sought">{sought}</ul>' if sought else ""
     if not said and ranking.focus and query and not asked:
-        said = f'<p class="soft">No text about {escape(ranking.focus)} stands out in {it}.</p>'
+        said = f'<p class="soft">{standing(ranking)}: no text about {escape(ranking.focus)}</p>'
     return f'<div class="asked{several}">{figures}</div>{asked}{said}'
 
 

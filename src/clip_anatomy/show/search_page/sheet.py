@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clip_anatomy.retrieval.ranking import Ranking
 from clip_anatomy.show.search_page.gather import SIDE, Shown
-from clip_anatomy.show.search_page.wording import compared, number, title
+from clip_anatomy.show.search_page.wording import compared, number, standing, title
 
 __all__ = ["contact_sheet"]
 
@@ -37,8 +37,8 @@ def contact_sheet(ranking: Ranking, query: Sequence[Shown], found: Sequence[Show
     letters = [ImageFont.load_default(size) for size in (17, 12)]
     room = sheet.width // LETTER
     draw.text((GAP, GAP), _cut(title(ranking), room - 30), INK, letters[0])
-    sought = f"; what stands out in it: {ranking.sought[0]}" if ranking.sought else ""
-    draw.text((GAP, GAP + LINE + 6), _cut(compared(ranking) + sought, room + 20), SOFT, letters[1])
+    sought = f" {standing(ranking)}: {ranking.sought[0]}" if ranking.sought else ""
+    draw.text((GAP, GAP + LINE + 6), _cut(f"{compared(ranking)}.{sought}", room + 20), SOFT, letters[1])
     for place, one in enumerate(query[:ACROSS]):
         at = GAP + place * cell[0], 2 * LINE + 3 * GAP
         _put(sheet, one, at)

@@ -5,7 +5,7 @@ from textwrap import wrap
 
 from clip_anatomy.retrieval.captions import TextRanking
 from clip_anatomy.retrieval.ranking import Ranking
-from clip_anatomy.show.search_page.wording import compared, counted, number, ordered, title, told
+from clip_anatomy.show.search_page.wording import compared, counted, number, ordered, standing, title, told
 
 __all__ = ["print_ranking", "print_texts"]
 
@@ -20,8 +20,7 @@ def print_ranking(found: Ranking) -> None:
     for said in (f"{compared(found)}.", f"Heads: {named}{more}" if named else ""):
         print("\n".join(wrap(said, NARROW)), end="\n" if said else "")
     if found.sought:
-        it = "them all" if found.asked is not None and len(found.asked.more) > 1 else "it"
-        print(f"What stands out in {it}: {', '.join(found.sought)}")
+        print(f"{standing(found)}: {', '.join(found.sought)}")
     labelled = any(hit.row.label for hit in found.hits)
     worded = any(hit.alike for hit in found.hits)
     headed = found.mode == "heads"

@@ -4,7 +4,7 @@ import re
 
 from clip_anatomy.retrieval.ranking import Hit, Ranking, Used
 
-__all__ = ["compared", "counted", "number", "ordered", "reading", "title", "told"]
+__all__ = ["compared", "counted", "number", "ordered", "reading", "standing", "title", "told"]
 
 
 def title(ranking: Ranking) -> str:
@@ -43,6 +43,12 @@ def compared(ranking: Ranking) -> str:
         "whole": f"Compared by the whole embedding{along}",
         "without": f"Compared by the embedding with {heads} set to {'its' if n == 1 else 'their'} mean{along}",
     }[ranking.mode]
+
+
+def standing(ranking: Ranking) -> str:
+    """What is said before the texts that stand out."""
+    several = ranking.asked is not None and len(ranking.asked.more) > 1
+    return f"What stands out in {'them all' if several else 'it'}"
 
 
 def counted(ranking: Ranking) -> str:
