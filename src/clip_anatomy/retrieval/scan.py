@@ -186,7 +186,7 @@ def _idle() -> int:
     """
     cores = _cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return 1 if load > cores + 1 else cores
+    return 1 if load > 2 * cores else cores
 
 
 def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " some"] | None = None) -> list[int]:
