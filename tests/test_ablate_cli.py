@@ -161,3 +161,14 @@ def test_every_figure_can_be_drawn(name: str, grouped: bool) -> None:
     )
     assert draw_study(told).startswith(b"\x89PNG")
     assert ("worst group" in told.table()) is grouped
+
+
+def test_tables_fit_a_page_whatever_the_groups() -> None:
+    names = tuple((f"waterbird number {at} on some land", 9) for at in range(12))
+    sets = [Effect(f"a set whose name is much too long for a table, {at}", Selection(), 0.9, 0.9, tuple((at + n) / 20 for n in range(12)), 1, 1, 0.0, 0.01) for at in range(4)]  # fmt: skip
+    told = Study("selected", "Sets", "mean", "their mean", "x", "0", "s", 108, "label", ("a", "b"), "place", names, sets[0], tuple(sets[1:]))  # fmt: skip
+    lines = told.group_table().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "waterbird number 0 on some land" in lines[0]  # the worst one is there
+    assert "groups that were worst" in lines[-1]
+    assert all("…" in line for line in lines[2:6])

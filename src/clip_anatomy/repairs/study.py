@@ -16,8 +16,8 @@ __all__ = ["Effect", "Study", "effects_of"]
 SCHEMA = "clip-anatomy/study/1"
 SHOWN = 12  # heads in a table: those that cost most
 BEST = 4  # and those whose loss helps most
-MOST_GROUPS = 8  # columns that a terminal has room for
-WIDE = 46
+PAGE = 100  # columns of a table
+WIDE = 38  # and of a name in it
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Study:
         lines: list[list[str]] = []
         for one in (self.whole, *self.shown):
             first = one is self.whole
-            line = [one.told if len(one.told) <= WIDE else one.told[: WIDE - 1] + "…", f"{100 * one.accuracy:.2f}"]
+            line = [_cut(one.told), f"{100 * one.accuracy:.2f}"]
             line += ["", ""] if first else [f"{100 * one.change:+.2f}".replace("-", "−"), f"{100 * one.error:.2f}"]
             line += [f"{100 * one.class_mean:.2f}", *(["", ""] if first else [f"{one.lost:,}", f"{one.won:,}"])]
             lines.append([*line, self.worst_of(one)] if self.groups else line)
@@ -147,14 +147,22 @@ class Study:
 
     def group_table(self) -> str:
         """Accuracy of every group in percent; of many groups those that were worst to begin with."""
-        order = range(len(self.groups))
-        some = sorted(sorted(order, key=lambda at: self.whole.groups[at])[:MOST_GROUPS])
+        worst_first = sorted(range(len(self.groups)), key=lambda at: self.whole.groups[at])
+        names = [_cut(one.told) for one in (self.whole, *self.shown)]
+        room = PAGE - max(map(len, [*names, f"by {self.group_column}"]))
+        some: list[int] = []
+        for at in worst_first:  # as many as fit on a page beside each other
+            room -= len(self.groups[at][0]) + 2
+            if room < 0 and some:
+                break
+            some.append(at)
+        some.sort()
         head = [f"by {self.group_column}", *(self.groups[at][0] for at in some)]
         lines = [["(images)", *(f"{self.groups[at][1]:,}" for at in some)]]
-        for one in (self.whole, *self.shown):
-            lines.append([one.told[:WIDE], *(f"{100 * one.groups[at]:.1f}" for at in some)])
+        for name, one in zip(names, (self.whole, *self.shown), strict=True):
+            lines.append([name, *(f"{100 * one.groups[at]:.1f}" for at in some)])
         left = len(self.groups) - len(some)
-        more = [f"(the {MOST_GROUPS} groups that were worst; {left} more are in the JSON)"] if left > 0 else []
+        more = [f"(the {len(some)} groups that were worst; {left} more are in the JSON)"] if left > 0 else []
         return "\n".join([*_aligned([head, *lines], left=(0,)), *more])
 
     def to_dict(self) -> dict[str, Any]:
@@ -209,6 +217,10 @@ def effects_of(
             )
         )
     return tuple(found)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= WIDE else f"{name[: WIDE - 1].rstrip()}…"
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:

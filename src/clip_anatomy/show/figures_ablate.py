@@ -84,8 +84,10 @@ def _curve(axes: "Axes", study: Study) -> None:
         lines.append(("worst group", [100 * (one.worst or 0.0) for one in every], COSTS, "s"))
     for name, values, hue, marker in lines:
         axes.plot(places, values, color=hue, marker=marker, markersize=4.5, linewidth=1.8, label=name, clip_on=False)
-    _names_at_end(axes, len(every) - 1, [(name, values[-1], hue) for name, values, hue, _ in lines])
-    for place, value in zip(places, lines[0][1], strict=True):
+    _names_at_end(
+        axes, len(every) - 1, [(f"{name} {values[-1]:.1f}", values[-1], hue) for name, values, hue, _ in lines]
+    )
+    for place, value in zip(places[:-1], lines[0][1], strict=False):  # the last has the name of its line beside it
         if len(every) <= 16:
             shift, side = ((-5, 5), "right") if last else ((5, 5), "left")  # beside the line, which rises or falls
             axes.annotate(f"{value:.1f}", (place, value), shift, textcoords="offset points", fontsize=8, ha=side)
