@@ -146,7 +146,7 @@ def after(found: Found, told: Repaired, others: Sequence[tuple[str, Repaired]] =
     what = " along the cue" if told.silence.along else ""
     lines: list[Piece] = [
         Text(),
-        *_said("AFTER", f"With {told.selection.spec}{what} at their mean; pictures that had no part in the choice"),
+        *_said("AFTER", f"With {told.selection.spec}{what} at their mean, on the pictures kept back"),
         view,
     ]
     if told.others:
