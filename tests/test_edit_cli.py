@@ -185,7 +185,7 @@ BAD = {
     "another model": (["apply", "{live}", "world:2", "-m", "demo"], r"made for another model"),
     "live model": (["apply", "{live}", "world:2"], r"a model called 'CLIP', which cannot be opened.*Type --model"),
     "no folder": (["apply", "{a}", "nowhere"], r"there is no 'nowhere' here"),
-    "nothing there": (["apply", "{a}", "{empty}"], r"no picture of .* could be used"),
+    "nothing there": (["apply", "{a}", "{empty}"], r"empty holds no picture. Type a collection with"),
     "odd suffix": (["apply", "{a}", "world:2", "--out", "e.pt"], r"kept as \.npz, \.safetensors, \.jsonl"),
     "no place": (["apply", "{a}", "world:2", "--out", "nowhere/e.npz"], r"nowhere/e\.npz cannot be written"),
     "batch": (["apply", "{a}", "world:2", "--batch", "0"], r"Type batch=32"),
