@@ -186,7 +186,9 @@ def _idle() -> int:
     """
     cores = _cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return 1 if load > 2 * cores else cores
+    return (
+        1 if load > 2 * (os.cpu_count() or 1) else cores
+    )  # the load is the whole machine's, our cores may be a part of it
 
 
 def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " some"] | None = None) -> list[int]:
