@@ -23,7 +23,8 @@ install_import_hook("clip_anatomy", "beartype.beartype")
 
 import torch  # noqa: E402
 
-torch.set_num_threads(2)
+# One process has both cores, two processes have one each.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")
