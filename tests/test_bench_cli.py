@@ -72,17 +72,20 @@ def test_bench_takes_a_papers_settings_and_its_class_names(capsys: Any, mini: An
         r"class names +cls\.txt, 23 texts \(SHA-256",
         r"area +0\.2 ",
         r"logit_scale +65\.0",
-        r"settings of +SCLIP .*, but area\b",
+        r"settings of +SCLIP .*, but side, window, stride, prompts, area ",
         r"mIoU reported there +59\.63 %",
     ):
         assert re.search(line, told), line
     assert max(map(len, said.splitlines())) <= 100
+    assert "background  " not in said  # the file has it
+    assert main([*words, "--names", str(file), "--background", "sky"]) == 2
+    assert "has a line for the background too. Leave background=('sky',) out" in capsys.readouterr().err
     assert main([*words[:-1], "16", "--background", "sky", "--background", "sea"]) == 0
     assert re.search(r"background +sky, sea", capsys.readouterr().out)
 
 
 def test_bench_compares_methods_under_one_protocol(capsys: Any, mini: Any) -> None:
-    words = ["bench", f"cod10k:{mini('cod10k')}", "--method", "raw", "--method", "surgery"]
+    words = ["bench", f"cod10k:{mini('cod10k')}", "--method", "raw,surgery"]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["outcomes"]
     assert [one["configuration"]["method"] for one in found] == ["raw", "surgery"]

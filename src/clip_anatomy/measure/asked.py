@@ -57,11 +57,20 @@ class ClassWords:
         return tuple(at for at, words in enumerate(self.words) for _ in words)
 
 
-def chosen_settings(clip: Clip, protocol: str, like: str | None, given: dict[str, Any]) -> Settings:
+def chosen_settings(
+    clip: Clip, protocol: str, given: dict[str, Any], *, like: str | None = None, names: str | Path | None = None
+) -> Settings:
     """The preset, then a paper's settings, then what was asked for.
 
+    Args:
+        clip: an opened model.
+        protocol: of PROTOCOLS.
+        given: settings that were asked for.
+        like: of PUBLISHED.
+        names: a file of class names, which holds the background's too.
+
     Raises:
-        BadSpec: an unknown setting, value, method or paper.
+        BadSpec: an unknown setting, value, method or paper; words for the background beside a file that has them.
     """
     settings = PROTOCOLS[protocol].settings
     known = [f.name for f in fields(settings)]
@@ -74,6 +83,12 @@ def chosen_settings(clip: Clip, protocol: str, like: str | None, given: dict[str
     if chosen.prompts not in (1, 80):
         raise BadSpec(f"there is no list of {chosen.prompts} prompts. Type: prompts=80 or prompts=1")
     if isinstance(chosen, SemanticSettings):
+        if names is not None:
+            if "background" in given:
+                raise BadSpec(
+                    f"{names} has a line for the background too. Leave background={given['background']!r} out"
+                )
+            chosen = replace(chosen, background=())
         Sliding(chosen.side, chosen.window, chosen.stride).check(clip.patch)
         for name in ("threshold", "area"):
             value = getattr(chosen, name)

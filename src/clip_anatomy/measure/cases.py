@@ -29,7 +29,7 @@ from clip_anatomy.world.names import COLOURS, SHAPES
 __all__ = ["BATCH", "Case", "cases_of_masks", "cases_of_world", "patch_mask"]
 
 Asked = Literal["object", "shape"]
-BATCH = 50
+BATCH = 25
 
 
 @dataclass(frozen=True)

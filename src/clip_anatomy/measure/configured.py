@@ -1,6 +1,6 @@
 """The whole configuration of a run: everything that decides its figures, as people and programs read it."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import torch
@@ -67,8 +67,10 @@ def configuration_of(
 def _paper(like: str, protocol: str, chosen: Settings) -> dict[str, Any]:
     """Whose settings these are, what its authors report, and what still differs from their release."""
     paper = PUBLISHED[like]
-    wanted = settings_like(like, protocol)
-    other = [name for name, value in wanted.items() if getattr(chosen, name) != value]
+    theirs = replace(PROTOCOLS[protocol].settings, **settings_like(like, protocol))
+    other = [
+        f.name for f in fields(theirs) if f.name != "background" and getattr(chosen, f.name) != getattr(theirs, f.name)
+    ]
     return {
         "settings of": paper.told + (f", but {', '.join(other)}" if other else ""),
         "mIoU reported there": f"{paper.reported[protocol]} % (ViT-B/16 of OpenAI, class names of its own)",

@@ -93,7 +93,7 @@ def run(
     """
     if protocol not in PROTOCOLS:
         raise BadSpec(f"the protocol {protocol!r} is not known. Type one of: {', '.join(PROTOCOLS)}")
-    chosen = chosen_settings(clip, protocol, like, settings)
+    chosen = chosen_settings(clip, protocol, settings, like=like, names=names)
     data = open_masked(PROTOCOLS[protocol].dataset, path)
     words = class_words(data, chosen, names)
     if limit is not None and limit < 1:

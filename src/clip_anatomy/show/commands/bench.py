@@ -51,7 +51,7 @@ def bench(
         list_them: print the protocols, and where their data sets come from.
         model: demo | open_clip:NAME/TAG | open_clip:NAME with --weights | hf:ORG/NAME | a folder or file with a saved model.
         weights: a checkpoint file for open_clip:NAME.
-        method: how maps are drawn; by default the protocol's. Repeat it, or type all, for a table of several under one protocol.
+        method: how maps are drawn; by default the protocol's. Several (repeat it, or separate by commas), or all, give a table under one protocol.
         like: take the settings that a paper released for this protocol: sclip | clearclip | naclip. Other options go before them.
         names: a file with a line of texts per class, separated by commas, in the data set's order, the background first where there is one: the form of the lists that papers publish. By default the data set's own names.
         pictures: measure this many, evenly spread over the data set; for maps of the demo world 500 by default.
@@ -80,6 +80,7 @@ def bench(
         from clip_anatomy.show.benches.protocols import list_protocols
 
         return list_protocols(as_json=as_json)
+    methods = [one for word in method or [] for one in word.split(",") if one]
     name, inside = _named(name)
     place = path if path is not None else inside
     given = {
@@ -98,7 +99,7 @@ def bench(
     if name == "maps":
         from clip_anatomy.show.benches.maps import bench_maps, tell_maps
 
-        asked = None if method == ["all"] else method
+        asked = None if methods in ([], ["all"]) else methods
         number = settings.get("prompts", 80)
         with stages() as tell:
             table, config, lost = bench_maps(
@@ -111,7 +112,7 @@ def bench(
     assert place is not None
     outcomes = []
     with stages() as tell:
-        for one in methods_for(clip, name) if method == ["all"] else method or [None]:
+        for one in methods_for(clip, name) if methods == ["all"] else methods or [None]:
             further = settings if one is None else {**settings, "method": one}
             outcomes.append(run(clip, name, place, limit=pictures, report=tell, **further))
             if outcomes[-1].partial:
