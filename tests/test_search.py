@@ -117,6 +117,7 @@ def test_threads_and_pieces_change_nothing(store):
 
 def test_a_busy_machine_is_scanned_by_one_thread(monkeypatch):
     monkeypatch.setattr(scan, "_cores", lambda: 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     for load, threads in ((0.2, 4), (7.5, 4), (8.5, 1)):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0), raising=False)
         assert scan._idle() == threads
