@@ -132,6 +132,51 @@ def test_ctrl_c_at_the_prompt_leaves_nothing(store, tmp_path, monkeypatch, capsy
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_many_groups_and_long_names_can_be_drawn(store):
+    from dataclasses import replace
+
+    from clip_anatomy.anatomy.selection import Selection
+    from clip_anatomy.repairs.cue import find_cue
+    from clip_anatomy.repairs.repair import repair
+    from clip_anatomy.show.figures_repair import draw_repair
+    from clip_anatomy.show.figures_repair_panels import lines_of
+    from clip_anatomy.show.repair_page import screen
+
+    opened = ca.Store.open(store)
+    found = find_cue(opened, ca.load("demo", parity=False), also=[], images=120)
+    nothing = repair(opened, found, Selection())
+    assert nothing.worst.change == 0
+    many = replace(
+        nothing,
+        groups=tuple(replace(nothing.groups[0], name=f"a group of a very long name {n}" * 3) for n in range(40)),
+    )
+    assert lines_of(found, many)[0][0] == "“Which shape?”, in the 16 worst of 40 groups"
+    for told in (nothing, many):
+        assert draw_repair(found, told, "a store").startswith(b"\x89PNG")
+        shown = screen.console()
+        with shown.capture() as text:
+            for piece in screen.after(found, told):
+                shown.print(piece)
+        assert max(map(len, text.get().splitlines())) <= 100
+
+
+def test_pictures_are_drawn_with_characters_at_a_terminal_with_colours(store):
+    from rich.console import Console
+
+    from clip_anatomy.repairs.cue import find_cue
+    from clip_anatomy.show.repair_page import prompt
+
+    opened = ca.Store.open(store)
+    found = find_cue(opened, ca.load("demo", parity=False), also=[], images=120)
+    page = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=100)
+    for piece in prompt.pictures(opened, found, page):
+        page.print(piece)
+    drawn = page.file.getvalue()
+    assert drawn.count("▀") >= 6 * 2 * prompt.WIDE * prompt.TALL
+    assert "“sky”" in drawn
+    assert not list(prompt.pictures(opened, found, Console(file=io.StringIO())))
+
+
 def test_select_and_json_do_not_ask(store, tmp_path, capsys):
     words = ["repair", str(store), "--select", "role=background", "--json", "--out", str(tmp_path / "r"), "--cost", "5"]
     assert main(words) == 0

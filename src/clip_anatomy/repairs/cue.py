@@ -207,7 +207,11 @@ def _notes(store: Store, plan: Plan, board: Board, *, heads_only: bool) -> tuple
     notes: list[str] = []
     counts = [int(((board.groups == at) & (board.labels[0] >= 0)).sum()) for at in range(len(plan.names))]
     if small := [f"{name} ({count})" for name, count in zip(plan.names, counts, strict=True) if 0 < count < FEW]:
-        more = " Type world:4000, which draws all groups as likely, for a sharper choice." if plan.world else ""
+        more = (
+            " Type world:4000, which draws all groups as likely, for a sharper choice."
+            if plan.world and len(store) < 4000
+            else ""
+        )
         notes.append(f"few validation images in {', '.join(small[:4])}: the choice hangs on them.{more}")
     if "mlps" not in store.about.keep and not heads_only:
         notes.append(

@@ -107,7 +107,7 @@ def _png(figure: "Figure") -> bytes:
 
 def _headline(told: Repaired) -> str:
     if not told.selection:
-        return "Nothing was silenced: no part was found whose silence helps"
+        return f"Nothing was silenced: the worst group stays at {100 * told.worst.before:.0f} % right"
     heads, mlps = len(told.selection.heads), len(told.selection.mlps)
     named = [f"{count} {name}{'s'[: count > 1]}" for count, name in ((heads, "head"), (mlps, "MLP")) if count]
     verb = "lifts" if told.worst.change >= 0 else "lowers"
@@ -120,6 +120,9 @@ def _headline(told: Repaired) -> str:
 def _subtitle(found: Found, told: Repaired) -> tuple[str, str]:
     column, cue = found.plan.main.column, cue_of(found)
     asked = f"Asked “which {column}?”, the model also goes by {cue}." if cue else f"The question: which {column}?"
+    average = f"All pictures: {100 * told.average.before:.1f} → {100 * told.average.after:.1f} % right."
+    if not told.selection:
+        return asked, f"Nothing was replaced. {average}"
     of_that = " of that" if told.silence.along and cue else ""
     average = f"{100 * told.average.before:.1f} → {100 * told.average.after:.1f} %"
     return (
@@ -132,7 +135,7 @@ def _named(told: Repaired) -> str:
     heads = ", ".join(f"{layer}.{head}" for layer, head in told.selection.heads[:8])
     more = f" and {len(told.selection.heads) - 8} more" if len(told.selection.heads) > 8 else ""
     mlps = ", ".join(f"MLP {layer}" for layer in told.selection.mlps)
-    return " and ".join(filter(None, [f"heads {heads}{more}" if heads else "", mlps])) or "no part"
+    return " and ".join(filter(None, [f"heads {heads}{more}" if heads else "", mlps]))
 
 
 def _foot(found: Found, caption: str) -> str:

@@ -36,7 +36,8 @@ def lines_of(found: Found, told: Repaired) -> list[Line]:
     """Lines of the accuracies: (name, move or None for a heading, bold)."""
     column = found.plan.main.column
     shown = sorted(told.groups, key=lambda one: one.before)
-    lines: list[Line] = [(f"“Which {column}?”, in each group of pictures", None, True)]
+    where = "each group of pictures" if len(shown) <= MOST_GROUPS else f"the {MOST_GROUPS} worst of {len(shown)} groups"
+    lines: list[Line] = [(f"“Which {column}?”, in {where}", None, True)]
     lines += [(one.name, one, False) for one in shown[:MOST_GROUPS]]
     lines += [("mean over groups", told.mean, True), ("all pictures", told.average, True)]
     if told.others:
