@@ -20,9 +20,9 @@ from clip_anatomy.errors import BadInput
 
 __all__ = ["Batch", "Replaced", "ablate_layers", "batch_of", "evaluate"]
 
-Batch = tuple[Float[Tensor, "image layer head d"], Float[Tensor, "image embed"], Int64[Tensor, " image"]]
+Batch = tuple[Float[Tensor, "_image layer head d"], Float[Tensor, "_image embed"], Int64[Tensor, " _image"]]
 """(heads, rest, labels): head contributions in the coordinates of the moments, the sum of everything else in the joint
-space, both divided by ‖embedding‖, and each image's class."""
+space, both divided by ‖embedding‖, and each image's class. `_image`: batches may differ in size."""
 
 
 @dataclass(frozen=True)
