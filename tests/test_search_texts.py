@@ -25,7 +25,7 @@ def test_text_heads_split_the_cosine_of_texts(clip):
     assert [hit.score for hit in found.hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-6)
     for heads in ("all", "auto", "words=a cat", "1.1"):
         assert search_texts(clip, image, texts, heads, k=2).heads
-    for bad in ("9.9", "colour"):
+    for bad in ("9.9", "colour", "1.1,1.1", "", []):
         with pytest.raises(BadSpec, match="text"):
             search_texts(clip, image, texts, bad)
 

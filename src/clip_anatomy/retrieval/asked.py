@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,9 @@ class _Reader:
         about = self.store.about
         block = next(b for b in self.store.blocks if b.start <= row.index < b.start + len(b))
         place = row.index - block.start
-        heads = np.stack([block.heads(at)[:, place] for at in range(len(about.layers))])
+        # Of a block with holes the living are a copy of it all: one image is looked up among all of them.
+        whole, inside = replace(block, alive=None), place if block.alive is None else int(block.alive[place])
+        heads = np.stack([whole.heads(at)[:, inside] for at in range(len(about.layers))])
         return Example(
             name, torch.from_numpy(heads).float(), units(self.store, [row.index])[0].float(), row, digest=row.digest
         )

@@ -231,6 +231,10 @@ def _choose(
         raise BadSpec(
             f"text heads {heads!r}: type all, auto, words=WORDS or LAYER.HEAD,LAYER.HEAD (roles are known for image heads only)"
         ) from None
+    if not found or len({*found}) < len(found):
+        raise BadSpec(
+            f"text heads {heads!r}: each is to be named once. Type all, auto, words=WORDS or LAYER.HEAD,LAYER.HEAD"
+        )
     for layer, head in found:
         if not (0 <= layer < tower.layers and 0 <= head < tower.heads):
             raise BadSpec(

@@ -184,11 +184,9 @@ def _idle() -> int:
 
     (200,000 images, two cores, at a load of eight: 31–56 ms with one thread, 155–330 ms with two.)
     """
-    cores = _cores()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return (
-        1 if load > 2 * (os.cpu_count() or 1) else cores
-    )  # the load is the whole machine's, our cores may be a part of it
+    # The load is the whole machine's, our cores may be a part of it.
+    return 1 if load > 2 * (os.cpu_count() or 1) else _cores()
 
 
 def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " some"] | None = None) -> list[int]:
