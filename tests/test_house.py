@@ -17,7 +17,12 @@ MAY_NAME = {
     "transformers": {"model/opened.py"},
     "timm": set(),
     "zarr": {"library/write_block.py"},
-    "matplotlib": {"show/figures.py", "show/figures_ablate.py", "show/figures_repair.py", "show/figures_repair_panels.py"},
+    "matplotlib": {
+        "show/figures.py",
+        "show/figures_ablate.py",
+        "show/figures_repair.py",
+        "show/figures_repair_panels.py",
+    },
     "ray": set(),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
