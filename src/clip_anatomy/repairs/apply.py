@@ -18,8 +18,8 @@ from clip_anatomy.anatomy.edited import EditedClip
 from clip_anatomy.errors import BadImage, BadInput, OutputError
 from clip_anatomy.library.ahead import ahead
 from clip_anatomy.library.pace import Pace, in_parts
+from clip_anatomy.library.progress import Progress
 from clip_anatomy.library.sources.picture import SUFFIXES, Decoded, Picture, Source, decode, stack
-from clip_anatomy.library.walk import Progress
 
 __all__ = ["FORMATS", "Applied", "apply"]
 

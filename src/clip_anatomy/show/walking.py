@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from clip_anatomy.library.walk import Progress
+from clip_anatomy.library.progress import Progress
 from clip_anatomy.show.progress import telling
 
 __all__ = ["line_of", "walking"]
