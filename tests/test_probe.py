@@ -191,6 +191,19 @@ def test_what_a_probe_sees_is_what_the_heads_wrote(world):
         assert row.accuracy == pytest.approx(one.accuracy([(x[data.test], y[data.test])]), abs=0.03), row.name
 
 
+def test_heads_are_left_out_by_their_names(world):
+    from clip_anatomy.retrieval.named import atlas_of
+
+    named = atlas_of(world, lambda: ca.load("demo", parity=False))
+    heads = ",".join(f"{layer}.{head}" for layer, head in named.select("role=background"))
+    asked = {"label": "background", "last": [], "method": "ridge"}
+    by_role, by_number = (
+        probe(world, without=[spec], atlas=named, **asked).rows[1] for spec in ("role=background", heads)
+    )
+    assert by_role.name == "without role=background"
+    assert (by_role.accuracy, by_role.groups) == (by_number.accuracy, by_number.groups)
+
+
 def test_the_test_images_change_nothing_in_training(world, tmp_path, monkeypatch):
     """Labels of the test images poisoned: the same probes come out, only their figures change."""
     probes = []

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from clip_anatomy.anatomy.atlas import Atlas
 from clip_anatomy.anatomy.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.library.store import Store
 from clip_anatomy.measure.probe import METHODS, Batch, LinearProbe, fit_probe
+from clip_anatomy.model.load import load
 from clip_anatomy.repairs.labelled import Labelled
+from clip_anatomy.retrieval.named import atlas_of
 
 __all__ = ["ProbeRow", "ProbeTable", "probe"]
 
@@ -116,6 +120,7 @@ def probe(
     *,
     last: Sequence[int] | None = None,
     without: Sequence[str] = (),
+    atlas: "Atlas | str | Path | None" = None,
     label: str = "label",
     group: str | None = None,
     split: str | None = None,
@@ -133,7 +138,8 @@ def probe(
         store: a store whose images are labelled.
         last: for each number k, a probe that sees only what the attention of the last k layers wrote; by default of 4, or of as many as the
             store holds.
-        without: for each selection (`9.3,10.1`, `layer=0-5`, …), a probe on the embedding without these heads.
+        without: for each selection (`9.3,10.1`, `layer=0-5`, `role=background`, …), a probe on the embedding without these heads.
+        atlas: names of the heads, for "role=" and "words="; by default the one kept in the store, or a quick one.
         label: column of the classes: label, group, or one of the table that came with the images.
         group: column of the groups for the worst one; by default "group" where the images have it, else the class.
         split: column that says train and test; by default "split" where it does, else a fifth of the images is kept for the test
@@ -163,7 +169,7 @@ def probe(
     """
     if method is not None and method not in METHODS:
         raise BadSpec(f"--method {method} is not known. Type one of: {', '.join(METHODS)}")
-    features = _features(store, last, without)
+    features = _features(store, last, without, atlas, progress)
     images = Labelled.of(store, label=label, group=group, split=split, seed=seed)
     trained_on = len(images.train) + len(images.held)
     size = trained_on * store.about.embed
@@ -200,7 +206,13 @@ class _Feature:
     only: bool
 
 
-def _features(store: Store, last: Sequence[int] | None, without: Sequence[str]) -> list[_Feature]:
+def _features(
+    store: Store,
+    last: Sequence[int] | None,
+    without: Sequence[str],
+    atlas: "Atlas | str | Path | None",
+    progress: Callable[[str, int, int], None] | None,
+) -> list[_Feature]:
     about, heads = store.about, store.about.heads
     found = [_Feature("full embedding", (), only=False)]
     kept = _kept_at_end(store)
@@ -214,8 +226,11 @@ def _features(store: Store, last: Sequence[int] | None, without: Sequence[str]) 
         told = f"last {k} layers" if k > 1 else "last layer"
         pairs = tuple((layer, head) for layer in layers for head in range(heads))
         found.append(_Feature(f"attention of the {told} only", pairs, only=True))
+    named: Atlas | None = None
     for spec in without:
-        chosen = Selection.parse(spec, about.layers, heads)
+        if ("role=" in spec or "words=" in spec) and named is None:
+            named = atlas_of(store, lambda: load(about.model), atlas, progress or (lambda what, done, total: None))
+        chosen = Selection.parse(spec, about.layers, heads, named)
         if not chosen.heads or len(chosen) != len(chosen.heads):
             raise BadSpec(
                 f"--without {spec}: a probe without heads was expected. Type, for example: --without layer=0-3"

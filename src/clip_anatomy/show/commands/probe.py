@@ -11,6 +11,7 @@ def probe(
     *,
     last: str | None = None,
     without: list[str] | None = None,
+    atlas: Path | None = None,
     label: str = "label",
     group: str | None = None,
     split: str | None = None,
@@ -24,11 +25,13 @@ def probe(
 
         clip-anatomy probe STORE --last 1,4
         clip-anatomy probe STORE --without layer=0-7 --label background
+        clip-anatomy probe STORE --without role=background
 
     Args:
         store: a store that `clip-anatomy index` made, with labels.
         last: probe only what the attention of the last layers wrote: numbers of layers, such as 1,4; or none. By default 4.
-        without: probe the embedding without these heads: 9.3,10.1 | layer=0-7; repeat it for several.
+        without: probe the embedding without these heads: 9.3,10.1 | layer=0-7 | role=background; repeat it for several.
+        atlas: atlas.json, or folder of an atlas, that names the heads; by default the one kept in the store, or a quick one.
         label: column of the classes.
         group: column of the groups; by default group, or else the class.
         split: column that says train and test; by default split, or else a fifth of the images is the test.
@@ -57,7 +60,7 @@ def probe(
         opened = Store.open(store)
     with stages() as tell:
         found = run(
-            opened, last=None if last is None else [int(one) for one in layers], without=without or (), label=label, group=group, split=split,
+            opened, last=None if last is None else [int(one) for one in layers], without=without or (), atlas=atlas, label=label, group=group, split=split,
             method=method, epochs=epochs, seed=seed, progress=tell,
         )  # fmt: skip
     if out is not None:
