@@ -79,7 +79,7 @@ def test_bench_takes_a_papers_settings_and_its_class_names(capsys: Any, mini: An
     assert max(map(len, said.splitlines())) <= 100
     assert "background  " not in said  # the file has it
     assert main([*words, "--names", str(file), "--background", "sky"]) == 2
-    assert "has a line for the background too. Leave background=('sky',) out" in capsys.readouterr().err
+    assert "has a line for the background too. Leave background out" in capsys.readouterr().err
     assert main([*words[:-1], "16", "--background", "sky", "--background", "sea"]) == 0
     assert re.search(r"background +sky, sea", capsys.readouterr().out)
 
@@ -105,6 +105,12 @@ def test_bench_compares_methods_under_one_protocol(capsys: Any, mini: Any) -> No
         (["cod10k", "nowhere", "--like", "sclip"], "--like is not an option of cod10k. Type one of: --method"),
         (["voc21", "nowhere", "--like", "lime"], "no settings like 'lime'. Type one of: sclip"),
         (["maps", "nowhere"], "nowhere is not a folder of pictures with masks: it is not there"),
+        (["coco-sample", "nowhere", "--window", "30"], "hold no whole patches of 8. Type: --window 24"),
+        (
+            ["coco-sample", "nowhere", "--threshold", "1.5"],
+            "--threshold 1.5 is no share. Type a number from 0 to 1: --threshold 0.1",
+        ),
+        (["coco-sample", "nowhere", "--prompts", "3"], "no list of 3 prompts. Type: --prompts 80 or --prompts 1"),
         (["coco-sample", "nowhere", "--threshold", "high"], "--threshold high is no number"),
         (
             ["coco-sample", "nowhere", "--text", "a dog"],

@@ -85,9 +85,7 @@ def chosen_settings(
     if isinstance(chosen, SemanticSettings):
         if names is not None:
             if "background" in given:
-                raise BadSpec(
-                    f"{names} has a line for the background too. Leave background={given['background']!r} out"
-                )
+                raise BadSpec(f"{names} has a line for the background too. Leave background out")
             chosen = replace(chosen, background=())
         Sliding(chosen.side, chosen.window, chosen.stride).check(clip.patch)
         for name in ("threshold", "area"):

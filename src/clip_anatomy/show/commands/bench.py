@@ -106,6 +106,7 @@ def bench(
                 clip, place, asked, pictures=pictures, prompts=number, threshold=threshold or "mean", tell=tell
             )
         return tell_maps(table, config, lost, as_json=as_json)
+    from clip_anatomy.errors import BadSpec
     from clip_anatomy.measure.run import methods_for, run
     from clip_anatomy.show.benches.protocols import compare, tell_outcome
 
@@ -114,7 +115,10 @@ def bench(
     with stages() as tell:
         for one in methods_for(clip, name) if methods == ["all"] else methods or [None]:
             further = settings if one is None else {**settings, "method": one}
-            outcomes.append(run(clip, name, place, limit=pictures, report=tell, **further))
+            try:
+                outcomes.append(run(clip, name, place, limit=pictures, report=tell, **further))
+            except BadSpec as error:
+                raise BadSpec(_as_options(str(error), settings)) from error
             if outcomes[-1].partial:
                 break
     if len(outcomes) > 1:
@@ -148,6 +152,14 @@ def _check(name: str, place: Path | None, pictures: int | None, settings: dict[s
     if place is None:
         where = READERS[PROTOCOLS[name].dataset].where
         raise BadInput(f"{name} needs its data set: clip-anatomy bench {name} PATH. {where}")
+
+
+def _as_options(message: str, settings: dict[str, Any]) -> str:
+    """Settings as they are typed here: "window=96" → "--window 96"."""
+    import re
+
+    words = "|".join(settings) or "prompts"
+    return re.sub(rf"\b({words})=([^\s.]+(?:\.\d+)?)", lambda m: f"--{m[1].replace('_', '-')} {m[2]}", message)
 
 
 def _named(name: str) -> tuple[str, Path | None]:
