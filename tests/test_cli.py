@@ -105,6 +105,14 @@ def test_every_verb_explains_all_its_options(verb: str, main: Main) -> None:
     assert "--json" in out
 
 
+def test_help_on_a_verb_is_its_docstring_with_its_examples(main: Main) -> None:
+    _, out, _ = main("heatmap", "--help")
+    assert 'clip-anatomy heatmap photo.jpg --text "a dog" --text "a cat"\n' in out
+    assert " Writes into a folder" not in out  # a paragraph of its own
+    listed = cli.VERBS["heatmap"][1]
+    assert listed in main("--help")[1]
+
+
 def test_the_version_is_printed(main: Main) -> None:
     from clip_anatomy import __version__
 

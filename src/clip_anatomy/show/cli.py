@@ -4,10 +4,12 @@ A verb is a function in a file of its own; its signature and its docstring are t
 to VERBS.
 """
 
+import inspect
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
 
@@ -69,8 +71,12 @@ EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends wi
 FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143
 
 
-def app() -> Any:
-    """The cyclopts application with all verbs, none of them imported."""
+def app(asked: str = "") -> Any:
+    """The cyclopts application with all verbs, none of them imported.
+
+    Args:
+        asked: the verb that is called: its own page of help is its docstring, not the line that lists it.
+    """
     from cyclopts import App, Parameter
 
     built = App(
@@ -84,8 +90,16 @@ def app() -> Any:
         result_action="return_value",
     )
     for place, (name, (where, answers)) in enumerate(VERBS.items()):
-        built.command(where, name=name, help=answers, sort_key=place)
+        built.command(where, name=name, help=_page(where) if name == asked else answers, sort_key=place)
     return built
+
+
+def _page(where: str) -> str:
+    """What a verb's docstring says above its arguments: paragraphs as long lines, for the terminal to break, and examples as they stand."""
+    module, function = where.split(":")
+    told = inspect.getdoc(getattr(import_module(module), function)) or ""
+    paragraphs = told.split("\n\nArgs:")[0].split("\n\n")
+    return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,7 +153,7 @@ def _run(words: list[str]) -> int:
     from cyclopts import CycloptsError
 
     try:
-        code = app()(words, exit_on_error=False, print_error=False)
+        code = app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
     except CycloptsError as e:
         said = str(e) if str(e).endswith(("?", ".")) else f"{e}."
         verb = f"{words[0]} " if words and words[0] in VERBS else ""
