@@ -244,6 +244,11 @@ def poisoned(means: Means) -> Means:
     return replace(means, heads=heads)
 
 
+def even_span(clip: Any) -> Any:
+    moments = ca.Moments.of(ca.decompose(clip, pixels(30), "even"), basis=basis_of(clip.image_tower, "even"))
+    return ca.textspan(moments, torch.randn(5, 12, generator=torch.Generator().manual_seed(0)), texts_per_head=2)
+
+
 BAD_MAKING = {
     "no such head": (lambda c, m: Edit.of(c, "9.9", m), r"heads that do not exist: 9\.9. Type LAYER\.HEAD"),
     "no such mlp": (lambda c, m: Edit.of(c, Selection(mlps=(7,)), m), r"mlp=7: no such layer"),
@@ -285,6 +290,18 @@ BAD_MAKING = {
         lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3), "even"))),
         r"under the convention 'even'.*Index with --convention own",
     ),
+    "another convention's means": (
+        lambda c, m: Edit.of(c, "0.1", Means.of(c, pixels(3), convention="even")),
+        r"under the convention 'even'.*Type Edit\.of\(clip, selection, Means\.of",
+    ),
+    "another convention's texts": (
+        lambda c, m: Edit.of(c, "0.1", m, "texts", span=even_span(c)),
+        r"the span was found under the convention 'even'.*--convention own",
+    ),
+    "another convention's means, in an ablation": (
+        lambda c, m: ca.ablate(c, pixels(2), "0.1", over=Means.of(c, pixels(3), convention="even")),
+        r"the means were taken under the convention 'even'. Type convention='even'",
+    ),
     "layers not kept": (
         lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3))).select([1, 2])),
         r"head 0\.1 is not in the means: they hold layers 1, 2. Index with --layers all",
@@ -323,5 +340,5 @@ def test_mean_pooling_has_no_class_token_and_a_resnet_no_layers() -> None:
     close(edit.apply(parts), expected)
     with pytest.raises(BadSpec, match="which has heads only. Type heads"):
         Edit.of(resnet, "mlp=0", by="zero")
-    with pytest.raises(UnsupportedModel, match="is a CLIP-ResNet"):
+    with pytest.raises(UnsupportedModel, match=r"is a CLIP-ResNet; .* Type edit\.apply\(decompose"):
         EditedClip(resnet, edit)

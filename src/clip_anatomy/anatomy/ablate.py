@@ -267,9 +267,9 @@ def _check(
         raise BadInput(
             f"the means are of another model ({over.model[:8]}), not of {clip.name} ({clip.digest[:8]}). Take them with it"
         )
-    if isinstance(over, Moments) and over.convention != convention:
+    if isinstance(over, Moments | Means) and over.convention != convention:
         raise BadInput(
-            f"the moments were taken under the convention {over.convention!r}. Type convention={over.convention!r}"
+            f"the means were taken under the convention {over.convention!r}. Type convention={over.convention!r}"
         )
     if by == "texts":
         _check_span(selection, span, convention)

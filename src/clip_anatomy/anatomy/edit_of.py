@@ -86,6 +86,11 @@ def _check_texts(selection: Selection, span: Span | None, directions: Mapping[tu
         raise BadSpec(
             "by='texts' is for heads only: MLPs and the rest have no texts. Type by='mean' for them, and add the two"
         )
+    if span.convention != "own":
+        raise BadInput(
+            f"the span was found under the convention {span.convention!r}; an edit needs 'own'. Index with --convention own, and "
+            "type textspan(moments, texts) again"
+        )
 
 
 def _check_measured(clip: Clip, moments: Moments | Means) -> None:
@@ -93,10 +98,11 @@ def _check_measured(clip: Clip, moments: Moments | Means) -> None:
         raise BadInput(
             f"the means are of another model ({moments.model[:8]}…), not of {clip.name} ({clip.digest[:8]}…). {MEASURE}"
         )
-    if isinstance(moments, Moments) and moments.convention != "own":
+    if moments.convention != "own":
+        again = "Index with --convention own" if isinstance(moments, Moments) else MEASURE
         raise BadInput(
-            f"the moments were taken under the convention {moments.convention!r}; an edit needs 'own', in which a part that writes "
-            "nothing contributes nothing. Index with --convention own"
+            f"the means were taken under the convention {moments.convention!r}; an edit needs 'own', in which a part that writes "
+            f"nothing contributes nothing. {again}"
         )
     if not moments.count:
         raise BadInput(f"the means were taken over no image. {MEASURE}")

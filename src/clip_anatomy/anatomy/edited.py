@@ -14,6 +14,7 @@ from clip_anatomy.anatomy.edit import Edit
 from clip_anatomy.errors import BadImage, UnsupportedModel
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.model.host import read_host
+from clip_anatomy.model.resnet import ResNet
 from clip_anatomy.model.standalone import SCHEMA, EditedModel
 from clip_anatomy.model.tower import Block, PatchEmbedding, Tower
 
@@ -35,6 +36,7 @@ class EditedClip(EditedModel):
 
     Raises:
         BadInput: the edit was made for another model.
+        UnsupportedModel: a CLIP-ResNet.
 
     Example:
         >>> import clip_anatomy as ca
@@ -50,6 +52,11 @@ class EditedClip(EditedModel):
     def __init__(self, clip: Clip, edit: Edit) -> None:
         """Borrow the weights and prepare the maps of what is replaced."""
         edit.check(clip)
+        if isinstance(clip.vision, ResNet):
+            raise UnsupportedModel(
+                f"{clip.name} is a CLIP-ResNet; the edited encoder needs a transformer. Type edit.apply(decompose(clip, images)), "
+                "which gives the same embeddings"
+            )
         config, tensors = pack(clip, edit)
         super().__init__(config, tensors)
         self.clip, self.edit = clip, edit  # plain data: a module that it holds is not registered, and so never moved

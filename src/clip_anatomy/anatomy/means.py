@@ -29,6 +29,7 @@ class Means:
         start: of the residual stream before the first block.
         class_to_class: of what each head's class token read from itself; None when it was not asked for.
         model: digest of the model.
+        convention: how LayerNorm's mean and the biases were shared.
     """
 
     count: int
@@ -37,6 +38,7 @@ class Means:
     start: Float64[Tensor, " embed"]
     class_to_class: Float64[Tensor, "layer head embed"] | None
     model: str
+    convention: str = "own"
 
     @staticmethod
     def of(
@@ -83,7 +85,7 @@ class Means:
         means = [x / count for x in sums]
         if not all(bool(torch.isfinite(x).all()) for x in means):
             raise BadInput("the model's output on these images is not finite. Load it with dtype='float32'")
-        return Means(count, means[0], means[1], means[2], means[3] if class_to_class else None, clip.digest)
+        return Means(count, means[0], means[1], means[2], means[3] if class_to_class else None, clip.digest, convention)
 
 
 def _batches(clip: Clip, images: "Images | Tensor | Iterable[Tensor]") -> Iterable[Tensor]:

@@ -235,12 +235,10 @@ def _given(store: Store, selection: Selection, source: Moments | Means) -> Inste
             f"these means do not hold {(selection - Selection(selection.heads)).told}. Leave them away: the store's own are taken"
         )
     heads = torch.zeros(len(about.layers), about.heads, about.d, dtype=torch.float64)
-    if isinstance(source, Moments):
-        _same_convention(store, source.convention)
-        if missing := sorted({layer for layer, _ in selection.heads} - set(source.layers)):
-            raise BadInput(
-                f"layers {_few(missing)} are not in these moments, which hold {_few(source.layers)}. Type others"
-            )
+    _same_convention(store, source.convention)
+    kept = source.layers if isinstance(source, Moments) else about.layers
+    if missing := sorted({layer for layer, _ in selection.heads} - set(kept)):
+        raise BadInput(f"layers {_few(missing)} are not in these moments, which hold {_few(kept)}. Type others")
     for layer, head in selection.heads:
         at = store.layer_at(layer), head
         if isinstance(source, Means):

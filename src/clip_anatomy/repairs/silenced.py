@@ -180,7 +180,7 @@ def means_of(store: Store, rows: np.ndarray, parts: Sequence[Part]) -> Means:
         elif frame is not None:
             heads[part.layer, part.head] = mean @ frame
     start = torch.zeros(about.embed, dtype=torch.float64)
-    return Means(len(rows), heads, mlps, start, None, about.digest)
+    return Means(len(rows), heads, mlps, start, None, about.digest, about.convention)
 
 
 def answers(
