@@ -14,6 +14,7 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.methods import METHODS
+from clip_anatomy.measure import map_table as map_table_module
 from clip_anatomy.measure.cases import Case, cases_of_masks, cases_of_world, patch_mask
 from clip_anatomy.measure.datasets.registry import open_masked
 from clip_anatomy.measure.map_table import THRESHOLDS, VARIANTS, map_table
@@ -114,6 +115,30 @@ def test_a_stopped_table_has_the_same_pictures_for_every_method() -> None:
     assert [row.mean_iou for row in whole.rows] == [row.mean_iou for row in table.rows]
     with pytest.raises(KeyboardInterrupt):
         map_table(demo, stream(), ["raw"], total=3, report=lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+
+@pytest.mark.parametrize("pictures", [1, 5])
+def test_methods_that_see_a_text_alone_take_as_few_forwards_as_there_can_be(
+    pictures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each map is that of its picture and text alone, however they are grouped: one forward for one photograph, one a text for many."""
+    demo = ca.load("demo")
+    (drawn,) = cases_of_world(demo, 5)
+    asked = [(image, text, mask) for image in range(pictures) for _, text, mask in drawn.asked[:3]]
+    case = Case(drawn.pixels[:pictures], drawn.texts, tuple(asked))
+    calls: list[int] = []
+
+    def counted(*words: Any, **options: Any) -> Any:
+        calls.append(1)
+        return heatmap(*words, **options)
+
+    monkeypatch.setattr("clip_anatomy.measure.map_table.heatmap", counted)
+    found = map_table_module._asked_maps(demo, case, "legrad", {})
+    texts = sorted({text for _, text, _ in asked})
+    assert len(calls) == min(pictures, len(texts))
+    for map_, (image, text, _) in zip(found, asked, strict=True):
+        alone = heatmap(demo, case.pixels[image : image + 1], case.texts[text : text + 1], "legrad").values[0, 0]
+        torch.testing.assert_close(map_, alone, atol=1e-5, rtol=1e-4)
 
 
 def test_a_method_that_refuses_the_model_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

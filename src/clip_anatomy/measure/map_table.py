@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec, UnsupportedModel
+from clip_anatomy.maps.cuts import otsu
 from clip_anatomy.maps.dense import Recipe
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.methods import METHODS, method_of, methods_of
@@ -177,11 +177,15 @@ def _asked_maps(clip: Clip, case: Case, method: str | Recipe, options: dict[str,
     if isinstance(method, Recipe) or not method_of(clip, method).alone:
         values = heatmap(clip, case.pixels, case.texts, method, **options).values.cpu()
         return [values[image, text] for image, text, _ in case.asked]
+    pairs = sorted({(image, text) for image, text, _ in case.asked})
+    images, texts = ({pair[axis] for pair in pairs} for axis in (0, 1))
+    by = 0 if len(images) < len(texts) else 1  # one forward a picture, or one a text: whichever are fewer
     maps: dict[tuple[int, int], Tensor] = {}
-    for text in sorted({text for _, text, _ in case.asked}):
-        images = [image for image, asked, _ in case.asked if asked == text]
-        values = heatmap(clip, case.pixels[images], case.texts[text : text + 1], method, **options).values.cpu()
-        maps |= {(image, text): one[0] for image, one in zip(images, values, strict=True)}
+    for one in images if by == 0 else texts:
+        some = [pair for pair in pairs if pair[by] == one]
+        rows, columns = (list(dict.fromkeys(pair[axis] for pair in some)) for axis in (0, 1))
+        values = heatmap(clip, case.pixels[rows], case.texts[columns], method, **options).values.cpu()
+        maps |= {(image, text): values[rows.index(image), columns.index(text)] for image, text in some}
     return [maps[image, text] for image, text, _ in case.asked]
 
 
@@ -189,15 +193,4 @@ def _level(map_: Float[Tensor, "row col"], threshold: str) -> float:
     if threshold == "mean":
         return float(map_.mean())
     low, high = float(map_.min()), float(map_.max())
-    return (low + high) / 2 if threshold == "half" else _otsu(map_)
-
-
-def _otsu(map_: Float[Tensor, "row col"]) -> float:
-    """The value between two neighbours in order that separates the two groups best (Otsu 1979): most variance between them."""
-    ordered = map_.flatten().double().sort().values
-    n = len(ordered)
-    below = ordered.cumsum(0)[:-1]
-    count = torch.arange(1, n, dtype=torch.float64)
-    between = (below / count - (ordered.sum() - below) / (n - count)) ** 2 * count * (n - count)
-    at = int(between.argmax())
-    return float((ordered[at] + ordered[at + 1]) / 2)
+    return (low + high) / 2 if threshold == "half" else otsu(map_.flatten().numpy())
