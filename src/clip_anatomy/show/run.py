@@ -13,7 +13,7 @@ from clip_anatomy.show.explain import answer, signed, sink, to_dict
 from clip_anatomy.show.pictures import label_of, open_picture
 from clip_anatomy.show.progress import note, progress
 from clip_anatomy.show.report import Answered, Story, render
-from clip_anatomy.show.staging import MARK, REPORT, SCHEMA, Staging, as_json, staged
+from clip_anatomy.show.staging import MARK, REPORT, SCHEMA, Staging, as_json, slug, staged
 from clip_anatomy.show.texts import Question, shorten
 from clip_anatomy.show.wording import said_here
 
@@ -147,7 +147,7 @@ def write(found: Found, staging: Staging, title: str) -> None:
     with progress("drawing", len(found.answered) * count) as step:
         for i, each in enumerate(found.answered):
             for k, question in enumerate(found.questions):
-                name = f"{i:03d}-{_slug(Path(each.picture.label).stem)}-{k:02d}-{_slug(question.text)}.png"
+                name = f"{i:03d}-{slug(Path(each.picture.label).stem)}-{k:02d}-{slug(question.text)}.png"
                 caption = f"{Path(each.picture.label).name} · {found.clip.name}"
                 staging.write(name, draw(each.picture, each.answer, k, question.text, caption))
                 files.append(name)
@@ -243,8 +243,3 @@ def tell_notes(found: Found) -> None:
             note(f"note: “{question.short}”: {message}")
     for _, error in found.failed:
         note(f"not read: {error}")
-
-
-def _slug(text: str) -> str:
-    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text[:200].lower())
-    return "-".join(part for part in kept.split("-") if part)[:40].rstrip("-") or "x"

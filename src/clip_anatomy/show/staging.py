@@ -144,6 +144,17 @@ def as_json(value: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
+def slug(text: str) -> str:
+    """A piece of a file's name: at most 40 small ASCII letters and digits.
+
+    Example:
+        >>> slug("My cat, at home!"), slug("猫")
+        ('my-cat-at-home', 'x')
+    """
+    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text[:200].lower())
+    return "-".join(part for part in kept.split("-") if part)[:40].rstrip("-") or "x"
+
+
 def _failed(place: Path, error: Exception) -> OutputError:
     why = (getattr(error, "strerror", None) or str(error)).lower()
     return OutputError(f"{place} cannot be written: {why}. Type a folder that you may write: --out NAME")

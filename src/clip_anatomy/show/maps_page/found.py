@@ -14,7 +14,7 @@ from clip_anatomy.show.maps_page.request import Request
 from clip_anatomy.show.pictures import TINY, label_of
 from clip_anatomy.show.progress import note
 from clip_anatomy.show.stages import stages
-from clip_anatomy.show.staging import Kind
+from clip_anatomy.show.staging import Kind, slug
 from clip_anatomy.show.wording import said_here
 
 __all__ = ["Found", "file_name", "image_bytes", "tell"]
@@ -120,7 +120,7 @@ def file_name(place: int, label: str, *parts: str) -> str:
         >>> file_name(3, "holiday/My cat!.jpg", "surgery", "a cat")
         '003-my-cat-surgery-a-cat'
     """
-    return "-".join([f"{place:03d}", *(_slug(part) for part in (Path(label).stem, *parts))])
+    return "-".join([f"{place:03d}", *(slug(part) for part in (Path(label).stem, *parts))])
 
 
 def image_bytes(image: Image.Image) -> tuple[str, bytes]:
@@ -131,8 +131,3 @@ def image_bytes(image: Image.Image) -> tuple[str, bytes]:
         return "png", file.getvalue()
     image.save(file, "JPEG", quality=92)
     return "jpg", file.getvalue()
-
-
-def _slug(text: str) -> str:
-    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text[:200].lower())
-    return "-".join(part for part in kept.split("-") if part)[:40].rstrip("-") or "x"
