@@ -7,7 +7,7 @@ from clip_anatomy.world.backgrounds import paint
 from clip_anatomy.world.dice import Dice
 from clip_anatomy.world.facts import LABEL, Facts
 from clip_anatomy.world.names import PALETTE, SHAPES, TEXTURES
-from clip_anatomy.world.shapes import box, digit_strokes, outline
+from clip_anatomy.world.shapes import REACH, box, digit_strokes, outline
 
 HALO = 0.018  # light rim outside the outline, in picture widths
 INK = 0.016  # dark line inside it
@@ -74,7 +74,8 @@ def _draw_objects(
 ) -> None:
     """Draw one object of one shape into each of some pictures."""
     radius = facts.radius[images, None, None]
-    half = int(np.ceil((1.12 * float(radius.max()) + HALO) * size)) + 1
+    far, sharp = REACH[SHAPES[shape]]
+    half = int(np.ceil((far * float(radius.max()) + sharp * (HALO + 0.5 / size)) * size)) + 1
     rows, cols, x, y = _window(facts.centre[images, slot], half, size, pad)
     angle = facts.angle[images, slot][:, None, None]
     cos, sin = np.cos(angle), np.sin(angle)

@@ -110,6 +110,24 @@ OUTLINES: dict[str, Sdf] = {
 }
 
 
+# How far from its centre a shape draws: radius × the first number + rim × the second, since rims run out to a point at sharp
+# corners. For the tilts and the likenesses of the world, and rims of up to a third of the radius (a test measures it).
+REACH: dict[str, tuple[float, float]] = {
+    "bird": (1.17, 2.9),
+    "fish": (1.17, 2.9),
+    "star": (1.06, 1.34),
+    "flower": (1.06, 1.34),
+    "circle": (0.96, 1.0),
+    "square": (1.0, 1.24),
+    "triangle": (1.16, 1.92),
+    "cross": (1.03, 1.22),
+    "heart": (1.26, 2.4),
+    "moon": (1.03, 1.0),
+    "ring": (1.0, 1.0),
+    "arrow": (1.07, 1.6),
+}
+
+
 def outline(shape: int, x: Plane, y: Plane, likeness: PerImage) -> Plane:
     """Return the signed distance of one shape at the points (x, y), in radii.
 
