@@ -40,10 +40,10 @@ def ablate(
     Prints a table and writes a figure and ablate.json for each study. From the store alone, without reading an image; only
     class-to-class attention and tokens are not in a store: for these the pictures are read again, once.
 
-        clip-anatomy ablate STORE                                      all heads up to each layer (Figure 2 of the paper)
-        clip-anatomy ablate STORE --study heads,mlps                   every head alone; the MLPs
+        clip-anatomy ablate STORE                        heads up to each layer
+        clip-anatomy ablate STORE --study heads,mlps     every head; the MLPs
         clip-anatomy ablate STORE --select role=background --group background
-        clip-anatomy ablate STORE --select layer=0-7+mlp=all --classes names.txt --template imagenet
+        clip-anatomy ablate STORE --select layer=0-7+mlp=all --template imagenet
 
     Args:
         store: a store that `clip-anatomy index` made.

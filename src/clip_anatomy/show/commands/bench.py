@@ -39,11 +39,11 @@ def bench(
     named and counted, the others are done. Ctrl-C prints what was measured so far, marked as partial.
 
         clip-anatomy bench --list
-        clip-anatomy bench voc20 VOCdevkit/VOC2012 --model open_clip:ViT-B-16-quickgelu/openai --method sclip
-        clip-anatomy bench voc21 VOCdevkit/VOC2012 --model open_clip:ViT-B-16-quickgelu/openai --like sclip --names cls_voc21.txt
-        clip-anatomy bench voc20 VOCdevkit/VOC2012 --model open_clip:ViT-B-16/laion2b_s34b_b88k --method all --pictures 200
+        clip-anatomy bench voc20 VOC2012 --model MODEL --method sclip
+        clip-anatomy bench voc21 VOC2012 --model MODEL --like sclip --names FILE
+        clip-anatomy bench voc20 VOC2012 --model MODEL --method all --pictures 200
         clip-anatomy bench maps --pictures 500
-        clip-anatomy bench maps FOLDER --model open_clip:ViT-B-16/laion2b_s34b_b88k
+        clip-anatomy bench maps FOLDER --model MODEL
 
     Args:
         name: a protocol of --list, or maps.

@@ -46,8 +46,8 @@ def repair(
     Shows the suspects with their names, what silencing each does, and asks which to silence. Then it measures on pictures that had
     no part in the choice, and writes edit.json (for `clip-anatomy apply`), repair.png and repair.json into a folder.
 
-        clip-anatomy repair world:4000                  the demo world: birds are taken for fish over water
-        clip-anatomy repair world:4000 --label count    ... and objects are counted by reading a printed digit
+        clip-anatomy repair world:4000                  birds are fish over water
+        clip-anatomy repair world:4000 --label count    a digit is read as the count
         clip-anatomy repair STORE --group place --cue "forest, sea"
 
     Args:

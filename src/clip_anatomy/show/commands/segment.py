@@ -36,7 +36,7 @@ def segment(
     lengths), masks.npz, prompts.json (points and boxes for SAM), contact-sheet.png, index.html and segment.json.
 
         clip-anatomy segment photo.jpg --text "a dog"
-        clip-anatomy segment holiday/ --text "a dog" --text "a cat" --background grass --background sky --refine pamr
+        clip-anatomy segment holiday/ -t "a dog" -t "a cat" --background grass
 
     Args:
         images: pictures, or folders of pictures.
