@@ -16,13 +16,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from clip_anatomy.errors import MissingExtra, OutputError
-from clip_anatomy.model.demo import HERE as DEMO
-from clip_anatomy.show import cli, figures, run, staging
+from clip_anatomy.errors import MissingExtra
+from clip_anatomy.show import cli, figures, run
 
-has_demo = pytest.mark.skipif(
-    not (DEMO / "open_clip_model.safetensors").is_file(), reason="the bundled model's weights are not there yet"
-)
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 Main = Callable[..., tuple[int, str, str]]
 
@@ -307,30 +303,6 @@ def test_a_report_of_somebody_else_is_left_alone(main: Main, model: str, photo: 
     assert (out / "index.html").read_text() == "theirs"
 
 
-@pytest.mark.parametrize("exists", [True, False])
-def test_nothing_is_left_after_an_error(exists: bool, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    if exists:
-        out.mkdir()
-
-    def stopped() -> None:
-        with staging.staged(out) as place:
-            place.write("half.txt", "half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        stopped()
-    assert [p.name for p in tmp_path.rglob("*")] == (["out"] if exists else [])
-
-
-def test_a_folder_that_vanishes_is_an_output_error(tmp_path: Path) -> None:
-    with staging.staged(tmp_path / "out") as place:
-        place.folder.rmdir()
-        with pytest.raises(OutputError, match="cannot be written"):
-            place.write("a.txt", "x")
-        place.folder.mkdir()
-
-
 # --- check ---
 
 
@@ -365,7 +337,6 @@ def test_check_fails_when_our_forward_is_not_the_hosts(main: Main, model: str, m
 # --- the real command ---
 
 
-@has_demo
 @pytest.mark.parametrize(
     ("asked", "code", "says"),
     [(signal.SIGINT, 130, "stopped"), (signal.SIGTERM, 143, "ended")],
@@ -392,7 +363,6 @@ def test_stopping_leaves_nothing_half_written(
 # --- demo ---
 
 
-@has_demo
 def test_the_real_demo_explains_its_world_and_a_photograph_and_does_not_pretend(photo: str, tmp_path: Path) -> None:
     done = typed("demo", photo, "--text", "a zebra", "--text", "a red circle", cwd=tmp_path)
     printed, err, out = done.stdout, done.stderr, tmp_path / "clip-anatomy-demo"
@@ -414,7 +384,6 @@ def test_the_real_demo_explains_its_world_and_a_photograph_and_does_not_pretend(
     assert held["texts"][1]["notes"] == []
 
 
-@has_demo
 def test_demo_describes_its_own_pictures_in_words_that_it_knows(main: Main) -> None:
     code, out, err = main("demo", "--json")
     assert (code, err) == (0, "")

@@ -1,7 +1,6 @@
 """Search against brute force on the same numbers and against the joint-space split made anew; what it refuses."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from clip_anatomy.errors import BadImage, BadInput, StoreError
 from clip_anatomy.library.index import index
 from clip_anatomy.library.remove import remove
 from clip_anatomy.library.store import Store
-from clip_anatomy.retrieval import scan
 from clip_anatomy.retrieval.hits import rows_of
 from clip_anatomy.retrieval.scan import best, scores
 from clip_anatomy.retrieval.search import search
@@ -113,14 +111,6 @@ def test_threads_and_pieces_change_nothing(store):
     one = scores(store, space, direction, cosine=True, threads=1)
     assert torch.equal(one, scores(store, space, direction, cosine=True, threads=4))
     assert torch.get_num_threads() == before
-
-
-def test_a_busy_machine_is_scanned_by_one_thread(monkeypatch):
-    monkeypatch.setattr(scan, "_cores", lambda: 4)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    for load, threads in ((0.2, 4), (7.5, 4), (8.5, 1)):
-        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0), raising=False)
-        assert scan._idle() == threads
 
 
 @given(

@@ -16,9 +16,8 @@ from clip_anatomy.anatomy.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.library.store import Store
 from clip_anatomy.measure.probe import METHODS, Batch, LinearProbe, fit_probe
-from clip_anatomy.model.load import load
 from clip_anatomy.repairs.labelled import Labelled
-from clip_anatomy.retrieval.named import atlas_of
+from clip_anatomy.retrieval.named import atlas_of, model_of
 
 __all__ = ["ProbeRow", "ProbeTable", "probe"]
 
@@ -229,7 +228,7 @@ def _features(
     named: Atlas | None = None
     for spec in without:
         if ("role=" in spec or "words=" in spec) and named is None:
-            named = atlas_of(store, lambda: load(about.model), atlas, progress or (lambda what, done, total: None))
+            named = atlas_of(store, lambda: model_of(store), atlas, progress or (lambda what, done, total: None))
         chosen = Selection.parse(spec, about.layers, heads, named)
         if not chosen.heads or len(chosen) != len(chosen.heads):
             raise BadSpec(

@@ -15,12 +15,24 @@ from clip_anatomy.library.atlas import atlas as make_atlas
 from clip_anatomy.library.atlas import pool_of
 from clip_anatomy.library.store import Store
 from clip_anatomy.model.clip import Clip
+from clip_anatomy.model.load import load
 from clip_anatomy.model.text_cache import embed_texts
 
-__all__ = ["atlas_of", "directions_of", "kept_atlas"]
+__all__ = ["atlas_of", "directions_of", "kept_atlas", "model_of"]
 
 NAME = "atlas.json"
 ENOUGH = 0.95  # of what the texts of a property differ in
+
+
+def model_of(store: Store) -> Clip:
+    """Open the model that a store was made with.
+
+    Raises:
+        StoreError: what its name opens today has other weights.
+    """
+    found = load(store.about.model)
+    store.about.refuse_other(found.name, found.digest, store.path)
+    return found
 
 
 def atlas_of(

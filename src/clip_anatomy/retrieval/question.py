@@ -17,7 +17,7 @@ from clip_anatomy.library.store import Store
 from clip_anatomy.model.clip import Clip
 from clip_anatomy.retrieval.asked import Asked, Example, ask
 from clip_anatomy.retrieval.choose import HeadSpec, choose, property_in
-from clip_anatomy.retrieval.named import atlas_of, directions_of
+from clip_anatomy.retrieval.named import atlas_of, directions_of, model_of
 from clip_anatomy.retrieval.ranking import Used
 from clip_anatomy.retrieval.space import Space, space_of
 
@@ -91,7 +91,7 @@ class Question:
 
         @cache
         def model() -> Clip:
-            return clip if clip is not None else _loaded(store)
+            return clip if clip is not None else model_of(store)
 
         @cache
         def named() -> Atlas:
@@ -148,14 +148,6 @@ class Question:
 def placed(space: Space, examples: Sequence[Example]) -> Float64[Tensor, "image out"]:
     """Vectors of pictures that were given."""
     return space.place(torch.stack([one.heads for one in examples]), torch.stack([one.embedding for one in examples]))
-
-
-def _loaded(store: Store) -> Clip:
-    from clip_anatomy.model.load import load
-
-    found = load(store.about.model)
-    store.about.refuse_other(found.name, found.digest, store.path)
-    return found
 
 
 def _chosen(

@@ -43,7 +43,7 @@ def scores(
         space: which vectors x.
         direction: what is looked for.
         cosine: divide by the lengths of both. An image whose vector is zero scores 0.
-        threads: how many; by default all cores, or one where the machine is busy with other work.
+        threads: how many; all cores by default. They wait for each other at each step: on a busy machine 1 is faster.
         device: "cpu", "cuda", …; "auto" takes a GPU if there is one.
 
     Returns:
@@ -61,7 +61,7 @@ def scores(
     found = torch.zeros(len(store), dtype=torch.float32)
     for block in store.blocks[:AHEAD]:
         plan.expect(block)
-    with _threads(threads or _idle()):
+    with _threads(threads or _cores()):
         for at, block in enumerate(store.blocks):
             for later in store.blocks[at + AHEAD : at + AHEAD + 1]:
                 plan.expect(later)
@@ -177,16 +177,6 @@ def _threads(count: int) -> Generator[None]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _idle() -> int:
-    """How many threads are worth having: a team waits for its slowest at each step, so that on a busy machine one is far faster.
-
-    (200,000 images, two cores, at a load of eight: 31–56 ms with one thread, 155–330 ms with two.)
-    """
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    # The load is the whole machine's, our cores may be a part of it.
-    return 1 if load > 2 * (os.cpu_count() or 1) else _cores()
 
 
 def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " some"] | None = None) -> list[int]:

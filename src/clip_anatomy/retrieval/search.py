@@ -82,7 +82,7 @@ def search(
         atlas: names of the heads; by default those kept in the store, made there on first use.
         approximate: folder of an index that `build_index` made; for stores of more than ten million images.
         allow_urls: fetch http(s) addresses.
-        threads: of the scan; by default all cores, or one on a busy machine.
+        threads: of the scan; all cores by default; 1 is faster on a busy machine.
         device: of the scan: "auto" takes a GPU if there is one.
         report: called with what is being done, how much is done and how much there is, where that takes time.
 

@@ -86,7 +86,7 @@ def search(
         model: the store's model under another name or path; by default as it was indexed.
         weights: a checkpoint file for open_clip:NAME.
         device: auto, cpu, cuda, cuda:1, mps.
-        threads: of the scan; by default all cores, or one on a busy machine.
+        threads: of the scan; all cores by default; 1 is faster on a busy machine.
         allow_urls: fetch pictures given as http(s) addresses.
 
     Returns:
