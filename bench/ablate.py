@@ -56,12 +56,12 @@ def arguments() -> argparse.Namespace:
 
 
 def measure(folder: Path, asked: argparse.Namespace) -> dict:
-    from clip_anatomy.anatomy.selection import Selection
-    from clip_anatomy.library.store import Store
-    from clip_anatomy.repairs.instead import instead_of
-    from clip_anatomy.repairs.replay import predictions
-    from clip_anatomy.repairs.studies import study
-    from clip_anatomy.repairs.task import Task
+    from clip_anatomy.edits.selection import Selection
+    from clip_anatomy.store.store import Store
+    from clip_anatomy.studies.ablation_study import study
+    from clip_anatomy.studies.baseline import instead_of
+    from clip_anatomy.studies.stored_predictions import predictions
+    from clip_anatomy.studies.zero_shot_task import Task
 
     if asked.threads:
         torch.set_num_threads(asked.threads)

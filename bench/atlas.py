@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.atlas import Atlas
-from clip_anatomy.anatomy.roles import MIXED, UNNAMED
-from clip_anatomy.library.atlas import atlas
-from clip_anatomy.library.evidence import rows_at
-from clip_anatomy.library.index import index
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.truths import truth_of
-from clip_anatomy.measure.truth import Agreement, Truth, agreement
-from clip_anatomy.show.atlas_page.folder import building, write_atlas
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.naming.build_atlas import atlas
+from clip_anatomy.naming.evidence import rows_at
+from clip_anatomy.naming.known_truth import Agreement, Truth, agreement
+from clip_anatomy.naming.roles import MIXED, UNNAMED
+from clip_anatomy.naming.store_truth import truth_of
+from clip_anatomy.report.atlas_folder import building, write_atlas
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 BAR = 0.8
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
 
 PARTS = {"empty": "none", "heads": "last=1", "heads, mlp, class-to-class": "last=1+mlp=3+class-to-class=5"}
 

@@ -16,9 +16,9 @@ Arrays = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 def generate(folder: Path, images: int, layers: int, heads: int, arrays: Arrays) -> None:
     """Write a store, a full block at a time."""
-    from clip_anatomy.anatomy.basis import HeadBasis
-    from clip_anatomy.library.about import About
-    from clip_anatomy.library.writer import FULL, Writer
+    from clip_anatomy.split.basis import HeadBasis
+    from clip_anatomy.store.manifest import About
+    from clip_anatomy.store.writer import FULL, Writer
 
     frames = torch.linalg.qr(torch.randn(layers, heads, EMBED, D, dtype=torch.float64)).Q.transpose(-1, -2).contiguous()
     basis = HeadBasis(frames, torch.eye(D, dtype=torch.float64).expand(layers, heads, D, D).contiguous(), "own")

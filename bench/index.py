@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.library.index import index
-from clip_anatomy.library.sources.picture import Picture, decode
-from clip_anatomy.library.store import Store
+from clip_anatomy.data.picture import Picture, decode
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 KB = 1000
 BARS = {"ratio": 1.10, "bytes_per_image": 20_000, "cosine": 0.9999}

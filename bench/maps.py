@@ -99,8 +99,8 @@ def speed(name: str, methods: list[str], batch: int, repeat: int, device: str) -
 
 
 def world(pictures: int, threshold: str, *, layers: bool) -> list[dict[str, Any]]:
-    from clip_anatomy.measure.cases import cases_of_world
-    from clip_anatomy.measure.map_table import VARIANTS, map_table
+    from clip_anatomy.evaluation.known_objects import cases_of_world
+    from clip_anatomy.evaluation.map_table import VARIANTS, map_table
 
     clip = ca.load("demo")
     names = None

@@ -40,9 +40,9 @@ def main() -> None:
 
 
 def measure(folder: Path, labels: list[str]) -> dict:
-    from clip_anatomy.library.store import Store
-    from clip_anatomy.measure.probe import METHODS
-    from clip_anatomy.repairs.probing import probe
+    from clip_anatomy.store.store import Store
+    from clip_anatomy.studies.linear_probe import METHODS
+    from clip_anatomy.studies.probe import probe
 
     store = Store.open(folder)
     half = f"layer=0-{store.about.depth // 2 - 1}"

@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
-from clip_anatomy.anatomy.selection import Selection
-from clip_anatomy.repairs.cue import find_cue
-from clip_anatomy.repairs.found import Found
-from clip_anatomy.repairs.repair import edit_of
-from clip_anatomy.repairs.silenced import Silence
-from clip_anatomy.world.evaluate import Report, evaluate
-from clip_anatomy.world.names import ATTRIBUTES
+from clip_anatomy.data.world.accuracy import Report, evaluate
+from clip_anatomy.data.world.attribute_names import ATTRIBUTES
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.edits.selection import Selection
+from clip_anatomy.studies.ablated_answers import Silence
+from clip_anatomy.studies.cue_result import Found
+from clip_anatomy.studies.repair import edit_of
+from clip_anatomy.studies.spurious_cue import find_cue
 
 TIED_BAR, AVERAGE_BAR, DIGIT_BAR = 20.0, -2.0, 15.0
 

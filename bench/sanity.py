@@ -13,12 +13,12 @@ import json
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.maps.methods import METHODS
-from clip_anatomy.measure.cases import cases_of_world
-from clip_anatomy.measure.faithfulness import faithfulness
-from clip_anatomy.measure.sanity import sanity
-from clip_anatomy.world.evaluate import article
-from clip_anatomy.world.names import SHAPES
+from clip_anatomy.data.world.accuracy import article
+from clip_anatomy.data.world.attribute_names import SHAPES
+from clip_anatomy.evaluation.faithfulness import faithfulness
+from clip_anatomy.evaluation.known_objects import cases_of_world
+from clip_anatomy.evaluation.sanity import sanity
+from clip_anatomy.maps.registry import METHODS
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def speed(asked: argparse.Namespace) -> dict:
 
 def random_arrays(layers: int, heads: int) -> Arrays:
     """Heads that are asked for differ from block to block; the others, and the embeddings, are there to be skipped."""
-    from clip_anatomy.library.writer import FULL
+    from clip_anatomy.store.writer import FULL
 
     random = np.random.default_rng(0)
     base = coordinates(random, layers, heads, FULL, D)
@@ -149,8 +149,8 @@ def run_child(asked: argparse.Namespace, folder: Path, name: str) -> dict:
 
 
 def child_ask(asked: argparse.Namespace) -> dict:
-    from clip_anatomy.library.store import Store
-    from clip_anatomy.retrieval.search import search
+    from clip_anatomy.search.search import search
+    from clip_anatomy.store.store import Store
 
     imported = peak()
     opened = Store.open(asked.store)
@@ -223,7 +223,7 @@ def child_faiss(asked: argparse.Namespace) -> dict:
     """Flat exact search on the same vectors, and float32 brute force by numpy."""
     import faiss
 
-    from clip_anatomy.library.store import Store
+    from clip_anatomy.store.store import Store
 
     opened = Store.open(asked.store)
     pairs = asked_heads(len(opened.about.layers), opened.about.heads)
@@ -253,10 +253,10 @@ def child_faiss(asked: argparse.Namespace) -> dict:
 
 def quality(asked: argparse.Namespace) -> dict:
     import clip_anatomy as ca
-    from clip_anatomy.library.atlas import atlas
-    from clip_anatomy.library.index import index
-    from clip_anatomy.library.store import Store
-    from clip_anatomy.retrieval.search import search
+    from clip_anatomy.naming.build_atlas import atlas
+    from clip_anatomy.search.search import search
+    from clip_anatomy.store.index import index
+    from clip_anatomy.store.store import Store
 
     clip = ca.load("demo")
     folder = Path(tempfile.mkdtemp(prefix="bench-search-"))

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
+from clip_anatomy.data.world.scenes import Scenes, World
 from clip_anatomy.maps.segment import segment
-from clip_anatomy.world.dataset import Scenes, World
 
 ONE = [("decomposition", rule, None) for rule in ("otsu", "mean", "half", 0.35)]
 ONE += [("decomposition", "otsu", "pamr"), ("surgery", "otsu", None), ("raw", "otsu", None)]

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clip_anatomy.anatomy.basis import HeadBasis
-from clip_anatomy.anatomy.moments import Moments
-from clip_anatomy.anatomy.textspan import textspan
+from clip_anatomy.naming.textspan import textspan
+from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.split.moments import Moments
 
 
 def transcribed(data: Tensor, pool: Tensor, picks: int, rank: int) -> tuple[list[int], Tensor]:

@@ -14,9 +14,9 @@ import open_clip
 import torch
 from safetensors.torch import load_file
 
-from clip_anatomy.model import words
-from clip_anatomy.world import World
-from clip_anatomy.world.evaluate import evaluate
+from clip_anatomy.data.world import World
+from clip_anatomy.data.world.accuracy import evaluate
+from clip_anatomy.loading import word_tokenizer as words
 
 DEMO = Path(words.__file__).parent / "demo"
 

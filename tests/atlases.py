@@ -10,14 +10,14 @@ import torch
 from chat import Server, serving
 
 import clip_anatomy as ca
-from clip_anatomy.library.atlas import atlas
-from clip_anatomy.library.index import index
-from clip_anatomy.library.llm import LanguageModel
-from clip_anatomy.library.store import Store
-from clip_anatomy.model.shelf import Shelf
+from clip_anatomy.loading.disk_cache import Shelf
+from clip_anatomy.naming.build_atlas import atlas
+from clip_anatomy.naming.language_model import LanguageModel
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 IMAGES = 300
-VERB = ("clip_anatomy.show.commands.atlas:atlas", "Say what each head is about.")
+VERB = ("clip_anatomy.cli.atlas:atlas", "Say what each head is about.")
 
 
 @pytest.fixture(scope="module", autouse=True)

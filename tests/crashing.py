@@ -17,8 +17,8 @@ def run(store: str, full: int, kill_at: int, ready=None) -> None:
     from tiny import open_clip_model
 
     import clip_anatomy as ca
-    from clip_anatomy.library import writer
-    from clip_anatomy.library.index import index
+    from clip_anatomy.store import writer
+    from clip_anatomy.store.index import index
 
     torch.set_num_threads(1)
     writer.FULL = full

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.means import Means
+from clip_anatomy.split.means import Means
 
 SPEC = "0.1,1.0,2.2+mlp=0,2+class-to-class=1,2+start"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clip_anatomy.measure.datasets.names import CITYSCAPES, COCO_STUFF, COCO_THINGS, CONTEXT_CLASSES, POTSDAM
+from clip_anatomy.data.class_names import CITYSCAPES, COCO_STUFF, COCO_THINGS, CONTEXT_CLASSES, POTSDAM
 
 Truth = dict[str, np.ndarray]
 SIZES = [(36, 48), (50, 40), (40, 40)]

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clip_anatomy.model.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 CLIP = Preprocess(size=(224, 224), mean=OPENAI_MEAN, std=OPENAI_STD)
 SMALL = Preprocess(size=(32, 32), mean=OPENAI_MEAN, std=OPENAI_STD)

@@ -11,9 +11,9 @@ from PIL import Image
 from tiny import open_clip_model
 
 import clip_anatomy as ca
-from clip_anatomy.library.atlas import atlas
-from clip_anatomy.library.index import index
-from clip_anatomy.library.store import Store
+from clip_anatomy.naming.build_atlas import atlas
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 PAIRS = [(1, 0), (0, 1)]
 

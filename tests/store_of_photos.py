@@ -9,9 +9,9 @@ from PIL import Image
 from tiny import open_clip_model
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.moments import Moments
-from clip_anatomy.library.index import index
-from clip_anatomy.library.sources.opening import open_source
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.split.moments import Moments
+from clip_anatomy.store.index import index
 
 COUNT = 60
 

@@ -9,8 +9,8 @@ from pictures import encoded, noise, written
 from tiny import open_clip_model
 
 import clip_anatomy as ca
-from clip_anatomy.library.sources.opening import open_source
-from clip_anatomy.library.store import Store
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.store.store import Store
 
 
 @pytest.fixture(scope="module")

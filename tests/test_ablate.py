@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.ablate import ablate, taken, token_parts
-from clip_anatomy.anatomy.basis import basis_of
-from clip_anatomy.anatomy.means import Means
-from clip_anatomy.anatomy.moments import Moments
-from clip_anatomy.anatomy.selection import Selection
-from clip_anatomy.anatomy.textspan import textspan
+from clip_anatomy.edits.ablate import ablate, taken, token_parts
+from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, UnsupportedModel
+from clip_anatomy.naming.textspan import textspan
+from clip_anatomy.split.basis import basis_of
+from clip_anatomy.split.means import Means
+from clip_anatomy.split.moments import Moments
 
 LAYERS, HEADS, TOKENS = 2, 2, 17
 places = st.tuples(

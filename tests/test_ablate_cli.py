@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.selection import Selection
-from clip_anatomy.repairs.study import Effect, Study
-from clip_anatomy.show import cli
-from clip_anatomy.show.figures_ablate import draw_study
+from clip_anatomy.cli import main as cli
+from clip_anatomy.edits.selection import Selection
+from clip_anatomy.report.ablation_figure import draw_study
+from clip_anatomy.studies.study_result import Effect, Study
 
 Main = Callable[..., tuple[int, str, str]]
 

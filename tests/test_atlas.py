@@ -12,21 +12,21 @@ import torch
 from atlases import IMAGES, demo, one_thread, server
 from PIL import Image
 
-from clip_anatomy.anatomy.atlas import Atlas
-from clip_anatomy.anatomy.textspan import textspan
+from clip_anatomy.data.world import World
+from clip_anatomy.data.world.accuracy import target
+from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
-from clip_anatomy.library.atlas import atlas, pool_of
-from clip_anatomy.library.evidence import evidence, rows_at
-from clip_anatomy.library.index import index
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.thumbs import thumbnails
-from clip_anatomy.library.truths import truth_of
-from clip_anatomy.measure.truth import attribute_shares
-from clip_anatomy.pools import Pool
-from clip_anatomy.pools.world import world_grammar, world_pool
-from clip_anatomy.world import World
-from clip_anatomy.world.evaluate import target
-from clip_anatomy.world.names import ATTRIBUTES
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.naming.build_atlas import atlas, pool_of
+from clip_anatomy.naming.evidence import evidence, rows_at
+from clip_anatomy.naming.general_pool import Pool
+from clip_anatomy.naming.known_truth import attribute_shares
+from clip_anatomy.naming.store_truth import truth_of
+from clip_anatomy.naming.textspan import textspan
+from clip_anatomy.naming.world_pool import world_grammar, world_pool
+from clip_anatomy.report.thumbnails import thumbnails
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 __all__ = ["demo", "one_thread", "server"]  # fixtures
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from atlases import IMAGES, VERB, demo, one_thread, server
 
-from clip_anatomy.anatomy.atlas import Atlas
-from clip_anatomy.model.clip import Clip
-from clip_anatomy.show import cli
+from clip_anatomy.cli import main as cli
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.naming.atlas import Atlas
 
 __all__ = ["demo", "one_thread", "server"]  # fixtures
 
@@ -110,9 +110,9 @@ def test_bad_input_is_one_line_with_what_to_type(main: Any, demo: SimpleNamespac
 def test_ctrl_c_leaves_the_old_atlas_and_nothing_else(demo: SimpleNamespace, tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
-        "from clip_anatomy.show import cli\n"
+        "from clip_anatomy.cli import main as cli\n"
         f"cli.VERBS['atlas'] = {VERB!r}\n"
-        "import clip_anatomy.library.thumbs as thumbs\n"
+        "import clip_anatomy.report.thumbnails as thumbs\n"
         "make = thumbs.small\n"
         "def slow(*a):\n print('working', file=sys.stderr, flush=True); time.sleep(0.05); return make(*a)\n"
         "thumbs.small = slow\n"

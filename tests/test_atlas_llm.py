@@ -11,7 +11,7 @@ from atlases import asked, demo, one_thread, server
 from chat import Server
 
 from clip_anatomy.errors import EndpointError
-from clip_anatomy.library.atlas import atlas
+from clip_anatomy.naming.build_atlas import atlas
 
 __all__ = ["demo", "one_thread", "server"]  # fixtures
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from clip_anatomy.anatomy.atlas import Atlas, AtlasHead, AtlasText, Round, Seen
-from clip_anatomy.anatomy.roles import Role
-from clip_anatomy.library.rows import Row
-from clip_anatomy.show.atlas_page.folder import ATLAS, write_atlas
-from clip_anatomy.show.atlas_page.index import index_page
-from clip_anatomy.show.atlas_page.parts import Shown
-from clip_anatomy.show.staging import staged
+from clip_anatomy.atomic_output import staged
+from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText, Round, Seen
+from clip_anatomy.naming.roles import Role
+from clip_anatomy.report.atlas_folder import ATLAS, write_atlas
+from clip_anatomy.report.atlas_html import Shown
+from clip_anatomy.report.atlas_index_page import index_page
+from clip_anatomy.store.rows import Row
 
 NASTY = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"> & \"quotes\""
 

@@ -13,7 +13,7 @@ from pictures import SMALL, encoded, noise, picture, png_claiming, written
 from PIL import Image, ImageFile
 
 from clip_anatomy.errors import BadImage, BadInput
-from clip_anatomy.model.pixels import prepare, prepare_many, read_image
+from clip_anatomy.images.pixels import prepare, prepare_many, read_image
 
 # --- files that are refused ---
 

@@ -8,9 +8,9 @@ from typing import Any
 import minis
 import pytest
 
-from clip_anatomy.measure.datasets.registry import READERS, open_masked
-from clip_anatomy.measure.protocols import PROTOCOLS
-from clip_anatomy.show.cli import main
+from clip_anatomy.cli.main import main
+from clip_anatomy.data.masked_datasets import READERS, open_masked
+from clip_anatomy.evaluation.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,9 +7,9 @@ import miniatures as mini
 import numpy as np
 import pytest
 
+from clip_anatomy.data.open_source import open_source, picture_of
+from clip_anatomy.data.pickle_reader import read_inert
 from clip_anatomy.errors import BadInput
-from clip_anatomy.library.sources.inert import read_inert
-from clip_anatomy.library.sources.opening import open_source, picture_of
 
 
 @pytest.mark.parametrize("python", [2, 3, 5])

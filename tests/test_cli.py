@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from clip_anatomy.cli import main as cli
 from clip_anatomy.errors import MissingExtra
-from clip_anatomy.show import cli, figures, run
+from clip_anatomy.report import explain_figure as figures
+from clip_anatomy.report import explain_run as run
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 Main = Callable[..., tuple[int, str, str]]
@@ -70,7 +72,7 @@ def main(capsys: pytest.CaptureFixture[str]) -> Main:
 
 def typed(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
     """The real command in a process of its own."""
-    command = [sys.executable, "-m", "clip_anatomy.show.cli", *words]
+    command = [sys.executable, "-m", "clip_anatomy.cli.main", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=ONE_THREAD, **more)  # pyright: ignore
 
 
@@ -79,7 +81,7 @@ def typed(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time; from clip_anatomy.show.cli import main; code = main(['--help']); "
+        "import sys, time; from clip_anatomy.cli.main import main; code = main(['--help']); "
         "heavy = {'torch', 'numpy', 'matplotlib', 'open_clip', 'PIL', 'transformers'} & set(sys.modules); "
         "print(code, sorted(heavy), time.process_time(), file=sys.stderr)"
     )
@@ -320,7 +322,7 @@ def test_check_proves_the_model(main: Main, model: str) -> None:
 
 def test_check_fails_when_our_forward_is_not_the_hosts(main: Main, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is read as QuickGELU although it is not: every claim about the host's embedding must fall."""
-    from clip_anatomy.model import host
+    from clip_anatomy.loading import host
 
     monkeypatch.setattr(host, "_activation", lambda module: "quick_gelu")
     code, out, err = main("check", model)
@@ -345,7 +347,7 @@ def test_check_fails_when_our_forward_is_not_the_hosts(main: Main, model: str, m
 def test_stopping_leaves_nothing_half_written(
     asked: signal.Signals, code: int, says: str, photo: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "clip_anatomy.show.cli", "explain", *[photo] * 200, "--out", "out"]
+    command = [sys.executable, "-m", "clip_anatomy.cli.main", "explain", *[photo] * 200, "--out", "out"]
     command += [word for k in range(5) for word in ("--text", f"a red circle and {k}")]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, cwd=tmp_path, stderr=pipe, stdout=pipe, text=True, env=ONE_THREAD)

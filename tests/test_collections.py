@@ -10,11 +10,11 @@ import pytest
 from pictures import encoded, noise, written
 from stores import clip
 
+from clip_anatomy.data.open_source import open_source, picture_of
+from clip_anatomy.data.picture import Picture
 from clip_anatomy.errors import BadImage, BadInput
-from clip_anatomy.library.index import index
-from clip_anatomy.library.sources.opening import open_source, picture_of
-from clip_anatomy.library.sources.picture import Picture
-from clip_anatomy.library.store import Store
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 __all__ = ["clip"]  # fixture
 

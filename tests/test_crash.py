@@ -11,9 +11,9 @@ import pytest
 from crashing import IMAGES, die_in_a_transaction, run
 from stores import same
 
-from clip_anatomy.library.remove import remove
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.verify import verify
+from clip_anatomy.store.remove import remove
+from clip_anatomy.store.store import Store
+from clip_anatomy.store.verify import verify
 
 FULL = 60  # images of a full block: blocks are merged several times in a run
 
@@ -22,7 +22,7 @@ FULL = 60  # images of a full block: blocks are merged several times in a run
 def context():
     """Processes that start at once: forked from one that has imported everything, and is alone."""
     found = get_context("forkserver")
-    found.set_forkserver_preload(["open_clip", "clip_anatomy.library.index", "zarr"])
+    found.set_forkserver_preload(["open_clip", "clip_anatomy.store.index", "zarr"])
     return found
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from clip_anatomy.anatomy.cue import Board, Score, alone, climb, first, right, score, spread
 from clip_anatomy.errors import BadInput
-from clip_anatomy.measure.bootstrap import moves
+from clip_anatomy.studies.bootstrap import moves
+from clip_anatomy.studies.cue_scores import Board, Score, alone, climb, first, right, score, spread
 
 
 def planted(seed: int = 0, images: int = 400, parts: int = 6) -> Board:

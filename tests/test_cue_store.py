@@ -6,19 +6,19 @@ import torch
 from worlds import BALANCED, balanced
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
-from clip_anatomy.anatomy.selection import Selection
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
-from clip_anatomy.library.sources.opening import open_source
-from clip_anatomy.library.store import Store
-from clip_anatomy.repairs.columns import class_named, codes_in
-from clip_anatomy.repairs.cue import find_cue
-from clip_anatomy.repairs.examples import examples, flips
-from clip_anatomy.repairs.plan import plan_of
-from clip_anatomy.repairs.repair import edit_of, repair, try_out
-from clip_anatomy.repairs.silenced import Part, Silence, answers, means_of, parts_of, selection_of, selects
-from clip_anatomy.repairs.split import split_of
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.ablated_answers import Part, Silence, answers, means_of, parts_of, selection_of, selects
+from clip_anatomy.studies.columns import class_named, codes_in
+from clip_anatomy.studies.examples import examples, flips
+from clip_anatomy.studies.repair import edit_of, repair, try_out
+from clip_anatomy.studies.repair_plan import plan_of
+from clip_anatomy.studies.spurious_cue import find_cue
+from clip_anatomy.studies.validation_split import split_of
 
 
 @pytest.fixture(scope="module")
@@ -271,12 +271,12 @@ def test_heads_only_leaves_mlps_alone(store, demo):
 
 def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo, monkeypatch):
     each = 4 * len(found.split.validation) * len(found.plan.texts)
-    monkeypatch.setattr("clip_anatomy.repairs.cue.BYTES", 20 * each)  # 20 of 56 parts at a time
+    monkeypatch.setattr("clip_anatomy.studies.spurious_cue.BYTES", 20 * each)  # 20 of 56 parts at a time
     again = find_cue(store, demo)
     assert again.suspects == found.suspects
     assert again.choices[:3] == found.choices[:3]  # by name and by variance: their heads are all there
     assert again.best.score.goal == pytest.approx(found.best.score.goal, abs=0.03)
-    monkeypatch.setattr("clip_anatomy.repairs.silenced.BYTES", 2 * each)
+    monkeypatch.setattr("clip_anatomy.studies.ablated_answers.BYTES", 2 * each)
     with pytest.raises(BadInput, match=r"parts × .* would take .* GB.*type fewer --images"):
         find_cue(store, demo)
 

@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 from stores import clip
 
+from clip_anatomy.data import waterbirds as birds
+from clip_anatomy.data.cifar import CIFAR10, CIFAR100
+from clip_anatomy.data.cub import CUB
+from clip_anatomy.data.imagenet import IMAGENET
+from clip_anatomy.data.open_source import open_source, picture_of
+from clip_anatomy.data.picture import Source
 from clip_anatomy.errors import BadInput
-from clip_anatomy.library.index import index
-from clip_anatomy.library.sources import waterbirds as birds
-from clip_anatomy.library.sources.cifar import CIFAR10, CIFAR100
-from clip_anatomy.library.sources.cub import CUB
-from clip_anatomy.library.sources.imagenet import IMAGENET
-from clip_anatomy.library.sources.opening import open_source, picture_of
-from clip_anatomy.library.sources.picture import Source
-from clip_anatomy.library.store import Store
-from clip_anatomy.model.zero_shot import imagenet_names, imagenet_synsets, imagenet_templates, unique_names
+from clip_anatomy.loading.zero_shot import imagenet_names, imagenet_synsets, imagenet_templates, unique_names
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 __all__ = ["clip"]  # fixture
 
@@ -287,7 +287,7 @@ def test_imagenet_that_is_not_whole_or_not_imagenet_is_refused(tmp_path, monkeyp
         open_source(f"imagenet:{root}")
     assert f"{SOME[0]} has 2" in str(told.value)
     assert str(told.value).endswith(f"imagenet:{root}:val:partial")
-    monkeypatch.setattr("clip_anatomy.library.sources.imagenet.imagenet_synsets", lambda: None)
+    monkeypatch.setattr("clip_anatomy.data.imagenet.imagenet_synsets", lambda: None)
     with pytest.raises(BadInput, match="no table says which classes"):
         open_source(f"imagenet:{root}:partial")
     (tmp_path / "LOC_synset_mapping.txt").write_text("\n".join(f"{s} some words" for s in SYNSETS))
@@ -299,7 +299,7 @@ def test_imagenet_that_is_not_whole_or_not_imagenet_is_refused(tmp_path, monkeyp
 
 def test_a_whole_imagenet_needs_no_table(tmp_path, monkeypatch):
     """1,000 folders: the folders themselves tell which class is which."""
-    reader = "clip_anatomy.library.sources.imagenet"
+    reader = "clip_anatomy.data.imagenet"
     monkeypatch.setattr(f"{reader}.imagenet_synsets", lambda: None)
     monkeypatch.setattr(f"{reader}.IMAGENET", replace(IMAGENET, images={"val": 2000, "train": 1_281_167}))
     seed = tmp_path / "seed.JPEG"

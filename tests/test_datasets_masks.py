@@ -12,10 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError
-from clip_anatomy.measure.datasets.masked import Labelled, Masked, check_sizes, read_ids
-from clip_anatomy.measure.datasets.matlab import matlab_table
-from clip_anatomy.measure.datasets.names import (
+from clip_anatomy.data.class_names import (
     CITYSCAPES,
     COCO_STUFF,
     COCO_THINGS,
@@ -23,7 +20,10 @@ from clip_anatomy.measure.datasets.names import (
     POTSDAM,
     VOC_CLASSES,
 )
-from clip_anatomy.measure.datasets.registry import READERS, open_masked
+from clip_anatomy.data.masked import Labelled, Masked, check_sizes, read_ids
+from clip_anatomy.data.masked_datasets import READERS, open_masked
+from clip_anatomy.data.matlab import matlab_table
+from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError
 
 
 def test_every_reader_has_a_miniature() -> None:

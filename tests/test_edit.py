@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.basis import basis_of
-from clip_anatomy.anatomy.change import Change
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
-from clip_anatomy.anatomy.means import Means
-from clip_anatomy.anatomy.selection import Selection
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.edits.replacement import Change
+from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, ClipAnatomyError, UnsupportedModel
-from clip_anatomy.library.sources.opening import open_source
+from clip_anatomy.split.basis import basis_of
+from clip_anatomy.split.means import Means
 
 __all__ = ["clip", "means", "model"]  # fixtures
 
@@ -201,8 +201,8 @@ def test_from_head_coordinates_alone(clip: Any, means: Means) -> None:
 
 
 def test_a_stores_heads_are_edited_without_its_pictures(tmp_path: Any) -> None:
-    from clip_anatomy.library.index import index
-    from clip_anatomy.library.store import Store
+    from clip_anatomy.store.index import index
+    from clip_anatomy.store.store import Store
 
     clip = ca.load("demo")
     index(clip, "world:12", tmp_path / "s")

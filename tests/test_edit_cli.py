@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
-from clip_anatomy.anatomy.means import Means
+from clip_anatomy.cli.main import main
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.edits import standalone_encoder as standalone
+from clip_anatomy.edits.apply import apply
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadInput, OutputError
-from clip_anatomy.library.sources.opening import open_source
-from clip_anatomy.model import standalone
-from clip_anatomy.repairs.apply import apply
-from clip_anatomy.show.cli import main
+from clip_anatomy.split.means import Means
 
 torch.set_num_threads(1)
 
@@ -33,7 +33,7 @@ def demo() -> Any:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: Any) -> Path:
-    from clip_anatomy.world import World
+    from clip_anatomy.data.world import World
 
     folder = tmp_path_factory.mktemp("pictures")
     for at, image in enumerate(World(split="test", length=9).batch(np.arange(9)).images):

@@ -17,12 +17,12 @@ from edits import pixels
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy import export as exporting
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
-from clip_anatomy.anatomy.export import export
-from clip_anatomy.anatomy.means import Means
+from clip_anatomy.edits import export as exporting
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.edits.export import export
 from clip_anatomy.errors import MissingExtra, ModelError, OutputError
+from clip_anatomy.split.means import Means
 
 torch.set_num_threads(1)
 

@@ -10,11 +10,11 @@ import torch
 from edits import SPEC, clip, close, means, model, pixels
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy import edit_files
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
-from clip_anatomy.anatomy.means import Means
+from clip_anatomy.edits import edit_files
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadInput, OutputError
+from clip_anatomy.split.means import Means
 
 __all__ = ["clip", "means", "model"]  # fixtures
 

@@ -8,12 +8,12 @@ import torch
 from edits import SPEC, clip, close, means, model, pixels
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.basis import basis_of
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
-from clip_anatomy.anatomy.means import Means
-from clip_anatomy.anatomy.selection import Selection
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadImage
+from clip_anatomy.split.basis import basis_of
+from clip_anatomy.split.means import Means
 
 __all__ = ["clip", "means", "model"]  # fixtures
 

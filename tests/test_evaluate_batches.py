@@ -2,7 +2,7 @@
 
 import torch
 
-from clip_anatomy.anatomy.evaluate import ablate_layers
+from clip_anatomy.edits.evaluate import ablate_layers
 
 
 def test_lists_of_unequal_batches_are_taken_and_count_as_one() -> None:

@@ -17,12 +17,12 @@ from PIL import Image
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadInput, BadText
-from clip_anatomy.model.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
-from clip_anatomy.model.text import default_tokenizer
-from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.show.explain import Answer, answer, signed, sink, summands, to_dict
-from clip_anatomy.show.pictures import open_picture, view_of
-from clip_anatomy.show.texts import ask, foreign_share, shorten, words_read
+from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.loading.tokenizer import default_tokenizer
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
+from clip_anatomy.report.shown_picture import open_picture, view_of
+from clip_anatomy.report.typed_texts import ask, foreign_share, shorten, words_read
+from clip_anatomy.split.explanation import Answer, answer, signed, sink, summands, to_dict
 
 CLIP = ca.load(tiny.open_clip_model(layers=3, heads=2))
 IDS = torch.tensor([[1, 5, 9, 99, 0, 0], [1, 7, 99, 0, 0, 0], [1, 50, 60, 70, 80, 99]])

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.evaluation.faithfulness import curves, faithfulness
+from clip_anatomy.evaluation.known_objects import cases_of_world
+from clip_anatomy.evaluation.occlusion import NOISE, impute, impute_directly, remove
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.measure.cases import cases_of_world
-from clip_anatomy.measure.faithfulness import curves, faithfulness
-from clip_anatomy.measure.removal import NOISE, impute, impute_directly, remove
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,9 +10,9 @@ import torch
 from pictures import SMALL, encoded, picture
 
 from clip_anatomy.errors import BadImage
-from clip_anatomy.model import fetch as fetch_module
-from clip_anatomy.model.fetch import fetch
-from clip_anatomy.model.pixels import prepare, prepare_many, read_image
+from clip_anatomy.images import fetch as fetch_module
+from clip_anatomy.images.fetch import fetch
+from clip_anatomy.images.pixels import prepare, prepare_many, read_image
 
 PAGES = {
     "/good.png": (200, {}, encoded(picture(), "PNG")),

@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.measure.foreground import (
+from clip_anatomy.evaluation.foreground import (
     Foreground,
     aligned_mask,
     class_map,
@@ -25,7 +24,8 @@ from clip_anatomy.measure.foreground import (
     predicted_class,
     stretched_map,
 )
-from clip_anatomy.model.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.maps.heatmap import heatmap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

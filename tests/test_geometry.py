@@ -9,7 +9,7 @@ from pictures import CLIP
 from PIL import Image
 
 from clip_anatomy.errors import BadImage
-from clip_anatomy.model.pixels import OPENAI_MEAN, OPENAI_STD, Geometry, Preprocess
+from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Geometry, Preprocess
 
 
 @pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])

@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.maps.layers import cumulative, layer_maps
-from clip_anatomy.maps.methods import METHODS
-from clip_anatomy.model.demo import examples
-from clip_anatomy.show.cli import main
-from clip_anatomy.show.maps_page import sheet
-from clip_anatomy.show.maps_page.draw import colours_of, overlay, shades_of
-from clip_anatomy.show.maps_page.sheet import Cell, Row, contact_sheets
+from clip_anatomy.cli.main import main
+from clip_anatomy.loading.demo import examples
+from clip_anatomy.maps.layer_maps import cumulative, layer_maps
+from clip_anatomy.maps.registry import METHODS
+from clip_anatomy.report import contact_sheet as sheet
+from clip_anatomy.report.contact_sheet import Cell, Row, contact_sheets
+from clip_anatomy.report.map_overlay import colours_of, overlay, shades_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -219,7 +219,7 @@ def test_a_second_run_leaves_nothing_of_the_first_and_nothing_else_is_touched(fo
 def test_texts_are_embedded_once_however_many_pictures_and_methods(
     folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clip_anatomy.model.clip import Clip
+    from clip_anatomy.loading.clip import Clip
 
     asked: list[object] = []
     encode = Clip.encode_text
@@ -236,7 +236,7 @@ def test_texts_are_embedded_once_however_many_pictures_and_methods(
 def test_tables_fit_a_hundred_columns_and_end(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip_anatomy.show.maps_page.table.MOST", 2)
+    monkeypatch.setattr("clip_anatomy.report.map_lines.MOST", 2)
     for i in range(4):
         shutil.copy(folder / "wide.png", tmp_path / f"{'long name ' * 6}{i}.png")
     for verb in ("heatmap", "segment"):
@@ -268,7 +268,7 @@ def test_drawings_do_not_go_among_the_pictures(
 
 def test_ctrl_c_leaves_nothing_half_written(folder: Path, tmp_path: Path) -> None:
     many = [str(folder / "wide.png")] * 400
-    command = [sys.executable, "-m", "clip_anatomy.show.cli", "heatmap", *many, "-t", "a bird", "--out", "out"]
+    command = [sys.executable, "-m", "clip_anatomy.cli.main", "heatmap", *many, "-t", "a bird", "--out", "out"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, cwd=tmp_path, stderr=pipe, stdout=pipe, text=True, env=env)

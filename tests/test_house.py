@@ -11,17 +11,36 @@ import clip_anatomy
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "clip_anatomy"
-ORDER = ["errors", "world", "model", "pools", "anatomy", "maps", "measure", "library", "retrieval", "repairs", "show"]
+ORDER = [
+    "errors",
+    "progress",
+    "atomic_output",
+    "files",
+    "images",
+    "towers",
+    "loading",
+    "data",
+    "split",
+    "store",
+    "naming",
+    "edits",
+    "maps",
+    "search",
+    "studies",
+    "evaluation",
+    "report",
+    "cli",
+]
 MAY_NAME = {
-    "open_clip": {"model/opened.py", "model/text.py"},
-    "transformers": {"model/opened.py"},
+    "open_clip": {"loading/loaded_model.py", "loading/tokenizer.py"},
+    "transformers": {"loading/loaded_model.py"},
     "timm": set(),
-    "zarr": {"library/write_block.py"},
+    "zarr": {"store/write_block.py"},
     "matplotlib": {
-        "show/figures.py",
-        "show/figures_ablate.py",
-        "show/figures_repair.py",
-        "show/figures_repair_panels.py",
+        "report/explain_figure.py",
+        "report/ablation_figure.py",
+        "report/repair_figure.py",
+        "report/repair_panels.py",
     },
     "ray": set(),
 }

@@ -12,12 +12,12 @@ import torch
 from pictures import SMALL, encoded, picture, png_claiming, written
 from PIL import Image
 
+from clip_anatomy.data.open_source import open_source, picture_of
+from clip_anatomy.data.picture import Picture, Source, decode
+from clip_anatomy.data.tables import read_table
 from clip_anatomy.errors import BadImage, BadInput
-from clip_anatomy.library.ahead import ahead
-from clip_anatomy.library.sources.labels import read_table
-from clip_anatomy.library.sources.opening import open_source, picture_of
-from clip_anatomy.library.sources.picture import Picture, Source, decode
-from clip_anatomy.model.pixels import read_image
+from clip_anatomy.images.pixels import read_image
+from clip_anatomy.store.prefetch import ahead
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ import torch
 from pictures import encoded, noise, written
 from stores import clip, photos, saved
 
-from clip_anatomy.anatomy.basis import basis_of
 from clip_anatomy.errors import BadInput
-from clip_anatomy.library.about import About
-from clip_anatomy.library.coordinates import arrays_of
-from clip_anatomy.library.index import index
-from clip_anatomy.library.pace import Pace, in_parts, is_out_of_memory
-from clip_anatomy.library.progress import Progress
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.verify import verify
-from clip_anatomy.show.walking import line_of
+from clip_anatomy.report.index_progress import line_of
+from clip_anatomy.split.basis import basis_of
+from clip_anatomy.store.batch_size import Pace, in_parts, is_out_of_memory
+from clip_anatomy.store.head_coordinates import arrays_of
+from clip_anatomy.store.index import index
+from clip_anatomy.store.manifest import About
+from clip_anatomy.store.store import Store
+from clip_anatomy.store.verify import verify
+from clip_anatomy.store.walk_progress import Progress
 
 __all__ = ["clip", "photos", "saved"]  # fixtures
 
@@ -180,8 +180,8 @@ def test_progress_says_how_long_it_takes(clip, tmp_path):
 
 
 def test_the_verb_index_and_the_verb_verify(saved, photos, tmp_path, capsys):
-    from clip_anatomy.show.commands.index import index as verb
-    from clip_anatomy.show.commands.index import verify as check
+    from clip_anatomy.cli.index import index as verb
+    from clip_anatomy.cli.index import verify as check
 
     written(photos / "bad.png", b"")
     store = tmp_path / "s"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clip_anatomy.errors import StoreError
-from clip_anatomy.library import kept
+from clip_anatomy.store import mmap_cache as kept
 
 
 def fine(path):

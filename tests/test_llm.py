@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from chat import Server, said, serving
 
-from clip_anatomy.anatomy.roles import Role
 from clip_anatomy.errors import BadInput, EndpointError
-from clip_anatomy.library.advice import common_role, more_like, spurious
-from clip_anatomy.library.llm import Bill, LanguageModel
-from clip_anatomy.model.shelf import Shelf
+from clip_anatomy.loading.disk_cache import Shelf
+from clip_anatomy.naming.language_model import Bill, LanguageModel
+from clip_anatomy.naming.llm_questions import common_role, more_like, spurious
+from clip_anatomy.naming.roles import Role
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import clip_anatomy as ca
-from clip_anatomy.model.open_clip_models import check_activation
-from clip_anatomy.model.parity import relative
+from clip_anatomy.loading.open_clip_models import check_activation
+from clip_anatomy.loading.parity import relative
 
 MODEL_CFG = {
     "embed_dim": 16,
@@ -273,7 +273,7 @@ def test_a_missing_extra_names_its_install_line(
     [("a dog", r"Type: \['a dog'\]"), ([], "no text was given"), (["a", 3], "text 1 is a int")],
 )
 def test_bad_texts(model: Any, texts: Any, says: str) -> None:
-    from clip_anatomy.model.text import check_texts
+    from clip_anatomy.loading.tokenizer import check_texts
 
     with pytest.raises(ca.errors.BadText, match=says):
         check_texts.__wrapped__(texts)  # type: ignore[attr-defined]

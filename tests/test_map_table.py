@@ -12,14 +12,14 @@ from sklearn.metrics import average_precision_score, jaccard_score
 from torch import Tensor
 
 import clip_anatomy as ca
+from clip_anatomy.data.masked_datasets import open_masked
+from clip_anatomy.data.world.attribute_names import COLOURS, SHAPES
+from clip_anatomy.data.world.scenes import World
+from clip_anatomy.evaluation import map_table as map_table_module
+from clip_anatomy.evaluation.known_objects import Case, cases_of_masks, cases_of_world, patch_mask
+from clip_anatomy.evaluation.map_table import THRESHOLDS, VARIANTS, map_table
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.methods import METHODS
-from clip_anatomy.measure import map_table as map_table_module
-from clip_anatomy.measure.cases import Case, cases_of_masks, cases_of_world, patch_mask
-from clip_anatomy.measure.datasets.registry import open_masked
-from clip_anatomy.measure.map_table import THRESHOLDS, VARIANTS, map_table
-from clip_anatomy.world.dataset import World
-from clip_anatomy.world.names import COLOURS, SHAPES
+from clip_anatomy.maps.registry import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,7 +132,7 @@ def test_methods_that_see_a_text_alone_take_as_few_forwards_as_there_can_be(
         calls.append(1)
         return heatmap(*words, **options)
 
-    monkeypatch.setattr("clip_anatomy.measure.map_table.heatmap", counted)
+    monkeypatch.setattr("clip_anatomy.evaluation.map_table.heatmap", counted)
     found = map_table_module._asked_maps(demo, case, "legrad", {})
     texts = sorted({text for _, text, _ in asked})
     assert len(calls) == min(pictures, len(texts))
@@ -146,7 +146,7 @@ def test_a_method_that_refuses_the_model_says_why(monkeypatch: pytest.MonkeyPatc
         raise ca.errors.UnsupportedModel("no such attention")
 
     demo = ca.load("demo")
-    monkeypatch.setattr("clip_anatomy.measure.map_table._asked_maps", refuse)
+    monkeypatch.setattr("clip_anatomy.evaluation.map_table._asked_maps", refuse)
     (row,) = map_table(demo, cases_of_world(demo, 2), ["raw"]).rows
     assert (row.why, row.maps) == ("no such attention", 0)
     assert np.isnan(row.mean_iou)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.maps.dense import RECIPES, dense_tokens
+from clip_anatomy.maps.clip_surgery import feature_surgery, points, single_text
+from clip_anatomy.maps.dense_attention import RECIPES, dense_tokens
 from clip_anatomy.maps.heatmap import METHODS, heatmap
-from clip_anatomy.maps.surgery import feature_surgery, points, single_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, BadText
-from clip_anatomy.maps.dense import Recipe
+from clip_anatomy.images.pixels import Preprocess
+from clip_anatomy.maps.dense_attention import Recipe
 from clip_anatomy.maps.heatmap import METHODS, heatmap
-from clip_anatomy.maps.looking import looks
-from clip_anatomy.maps.maps import Maps
-from clip_anatomy.model.pixels import Preprocess
+from clip_anatomy.maps.image_batches import looks
+from clip_anatomy.maps.map_result import Maps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

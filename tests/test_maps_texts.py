@@ -15,9 +15,9 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.errors import BadSpec, BadText
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.layers import layer_maps
+from clip_anatomy.maps.layer_maps import layer_maps
+from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.segment import segment
-from clip_anatomy.maps.texts import Texts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.measure.cases import cases_of_world
-from clip_anatomy.measure.map_table import VARIANTS, map_table
+from clip_anatomy.evaluation.known_objects import cases_of_world
+from clip_anatomy.evaluation.map_table import VARIANTS, map_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

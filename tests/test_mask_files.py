@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from clip_anatomy.maps.cuts import UNSEEN
-from clip_anatomy.maps.maps import Maps
+from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.masks import How, Masks
-from clip_anatomy.show.masks import class_colours, coco, npz, painted, png, run_lengths
+from clip_anatomy.maps.thresholds import UNSEEN
+from clip_anatomy.report.mask_files import class_colours, coco, npz, painted, png, run_lengths
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,10 +9,16 @@ from sklearn.metrics import accuracy_score, average_precision_score, confusion_m
 from torchmetrics.classification import MulticlassJaccardIndex, MultilabelAveragePrecision
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.measure.multilabel import MultiLabel
-from clip_anatomy.measure.pointing import Pointing, points_at
-from clip_anatomy.measure.saliency import Saliency
-from clip_anatomy.measure.segmentation import IGNORED, Confusion, Mean, average_precision, pair_average_precision
+from clip_anatomy.evaluation.multilabel import MultiLabel
+from clip_anatomy.evaluation.pointing_game import Pointing, points_at
+from clip_anatomy.evaluation.saliency import Saliency
+from clip_anatomy.evaluation.segmentation_metrics import (
+    IGNORED,
+    Confusion,
+    Mean,
+    average_precision,
+    pair_average_precision,
+)
 
 seeds = st.integers(0, 2**31)
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.model.parity import relative
+from clip_anatomy.loading.parity import relative
 
 REAL = ["ViT-B-32", "ViT-B-32-quickgelu", "ViT-B-16", "ViT-L-14", "ViT-L-14-CLIPA", "ViT-M-16-alt"]
 
@@ -123,8 +123,8 @@ def test_other_modules_are_refused() -> None:
 
 
 def test_a_parity_failure_says_what_differs() -> None:
-    from clip_anatomy.model.host import read_host
-    from clip_anatomy.model.parity import prove
+    from clip_anatomy.loading.host import read_host
+    from clip_anatomy.loading.parity import prove
 
     ours, theirs = read_host(tiny.open_clip_model()), read_host(tiny.open_clip_model(quick_gelu=True))
     with pytest.raises(ca.errors.ParityError, match=r"agrees with activation quick_gelu, but gelu was read"):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from clip_anatomy.anatomy.basis import HeadBasis, basis_of, coordinates_of, even_scalars
-from clip_anatomy.anatomy.moments import Moments
 from clip_anatomy.errors import BadInput, OutputError
+from clip_anatomy.split.basis import HeadBasis, basis_of, coordinates_of, even_scalars
+from clip_anatomy.split.moments import Moments
 
 RANDOM = np.random.default_rng(7)
 

@@ -8,7 +8,7 @@ import torch
 from pictures import SMALL, encoded, picture, written
 from PIL import Image
 
-from clip_anatomy.model.pixels import Preprocess, prepare, read_image
+from clip_anatomy.images.pixels import Preprocess, prepare, read_image
 
 
 def test_cmyk_one_bit_and_palette(tmp_path):

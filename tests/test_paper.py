@@ -9,15 +9,15 @@ import torch
 from tiny import open_clip_model
 
 import clip_anatomy as ca
+from clip_anatomy.cli.main import main
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.waterbirds import CLASSES, GROUPS
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
-from clip_anatomy.library.index import index
-from clip_anatomy.library.sources.opening import open_source
-from clip_anatomy.library.sources.waterbirds import CLASSES, GROUPS
-from clip_anatomy.library.store import Store
-from clip_anatomy.measure.paper import LATE, PAPER, paper_heads
-from clip_anatomy.model.zero_shot import imagenet_templates
-from clip_anatomy.repairs.paper import paper_heads_of, paper_protocol
-from clip_anatomy.show.cli import main
+from clip_anatomy.loading.zero_shot import imagenet_templates
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.waterbirds_protocol import paper_heads_of, paper_protocol
+from clip_anatomy.studies.waterbirds_table import LATE, PAPER, paper_heads
 
 
 @pytest.mark.parametrize("name", list(PAPER))
@@ -174,7 +174,7 @@ def test_what_cannot_be_measured_is_named(small, tmp_path):
 
 
 def test_the_command_refuses_before_it_works(tmp_path, capsys):
-    from clip_anatomy.show.paper import paper
+    from clip_anatomy.report.waterbirds_report import paper
 
     root = mini.waterbirds(tmp_path / "w", each=1)
     with pytest.raises(BadSpec, match="Type --protocol paper"):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.linear import check_convention
+from clip_anatomy.split.layernorm import check_convention
 
 
 def relative(a: Tensor, b: Tensor) -> float:

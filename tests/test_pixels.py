@@ -14,8 +14,8 @@ from pictures import CLIP, noise
 from PIL import Image
 
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.model import preprocess as preprocess_module
-from clip_anatomy.model.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess, prepare, prepare_many, read_image
+from clip_anatomy.images import preprocess as preprocess_module
+from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess, prepare, prepare_many, read_image
 
 SIZES = [(300, 200), (201, 333), (224, 224), (640, 481), (100, 50), (227, 224), (1, 1), (3, 700)]
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"]
@@ -146,7 +146,7 @@ def test_a_long_thin_picture_is_scaled_within_its_crop(monkeypatch):
 def test_needs_no_torchvision():
     code = (
         "import sys; sys.modules['torchvision'] = None\n"
-        "from PIL import Image; from clip_anatomy.model.pixels import Preprocess, prepare\n"
+        "from PIL import Image; from clip_anatomy.images.pixels import Preprocess, prepare\n"
         "print(prepare(Image.new('RGB', (40, 30)), Preprocess((8, 8), (.5,) * 3, (.5,) * 3)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

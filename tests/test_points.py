@@ -14,9 +14,9 @@ from scipy import ndimage
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput
-from clip_anatomy.maps import surgery
-from clip_anatomy.maps.points import boxes, combined_points, components, points, prompts
-from clip_anatomy.model.geometry import Geometry
+from clip_anatomy.images.geometry import Geometry
+from clip_anatomy.maps import clip_surgery as surgery
+from clip_anatomy.maps.point_prompts import boxes, combined_points, components, points, prompts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_anatomy.errors import BadInput, BadText
-from clip_anatomy.pools import Pool, expand, general_grammar, general_pool, read_pool, vocabulary
-from clip_anatomy.pools.grammar import Grammar, Group, article
+from clip_anatomy.naming.general_pool import Pool, expand, general_grammar, general_pool, read_pool, vocabulary
+from clip_anatomy.naming.grammar import Grammar, Group, article
 
 
 def test_the_general_pool_is_large_distinct_and_balanced() -> None:

@@ -10,16 +10,16 @@ import torch
 from stores import clip
 
 import clip_anatomy as ca
+from clip_anatomy.cli.main import main
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.picture import Picture
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra
-from clip_anatomy.library.index import index
-from clip_anatomy.library.sources.opening import open_source
-from clip_anatomy.library.sources.picture import Picture
-from clip_anatomy.library.store import Store
-from clip_anatomy.measure.least_squares import Sums
-from clip_anatomy.measure.probe import METHODS, C, fit_probe
-from clip_anatomy.repairs.labelled import Labelled
-from clip_anatomy.repairs.probing import probe
-from clip_anatomy.show.cli import main
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.labelled_images import Labelled
+from clip_anatomy.studies.least_squares import Sums
+from clip_anatomy.studies.linear_probe import METHODS, C, fit_probe
+from clip_anatomy.studies.probe import probe
 
 __all__ = ["clip"]  # fixture
 
@@ -192,7 +192,7 @@ def test_what_a_probe_sees_is_what_the_heads_wrote(world):
 
 
 def test_heads_are_left_out_by_their_names(world):
-    from clip_anatomy.retrieval.named import atlas_of
+    from clip_anatomy.search.store_atlas import atlas_of
 
     named = atlas_of(world, lambda: ca.load("demo", parity=False))
     heads = ",".join(f"{layer}.{head}" for layer, head in named.select("role=background"))
@@ -213,12 +213,12 @@ def test_the_test_images_change_nothing_in_training(world, tmp_path, monkeypatch
         probes.append(real(*args, **more))
         return probes[-1]
 
-    monkeypatch.setattr("clip_anatomy.repairs.probing.fit_probe", kept)
+    monkeypatch.setattr("clip_anatomy.studies.probe.fit_probe", kept)
     probe(world, label="background", last=[2])
     data = Labelled.of(world, label="background")
     poisoned = data.labels.copy()
     poisoned[data.test] = (poisoned[data.test] + 1) % len(data.classes)
-    monkeypatch.setattr("clip_anatomy.repairs.labelled._classes", lambda *_: (poisoned, data.classes, 0))
+    monkeypatch.setattr("clip_anatomy.studies.labelled_images._classes", lambda *_: (poisoned, data.classes, 0))
     worse = probe(world, label="background", last=[2])
     assert [torch.equal(a.weight, b.weight) for a, b in zip(probes[:2], probes[2:], strict=True)] == [True, True]
     assert worse.rows[0].accuracy < 0.1

@@ -18,13 +18,13 @@ from sklearn.metrics import jaccard_score
 from torch import Tensor
 
 import clip_anatomy as ca
+from clip_anatomy.data.masked_datasets import open_masked
+from clip_anatomy.evaluation.protocols import PROTOCOLS, SemanticSettings
+from clip_anatomy.evaluation.published_settings import PUBLISHED, settings_like
+from clip_anatomy.evaluation.run_protocol import run
+from clip_anatomy.evaluation.sliding_windows import Sliding, grid_starts
+from clip_anatomy.evaluation.task_settings import class_words
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.measure.asked import class_words
-from clip_anatomy.measure.datasets.registry import open_masked
-from clip_anatomy.measure.protocols import PROTOCOLS, SemanticSettings
-from clip_anatomy.measure.published import PUBLISHED, settings_like
-from clip_anatomy.measure.run import run
-from clip_anatomy.measure.sliding import Sliding, grid_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,9 +15,9 @@ from PIL import Image
 from worlds import BALANCED, balanced
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.edit import Edit
-from clip_anatomy.anatomy.edited import EditedClip
-from clip_anatomy.show.cli import main
+from clip_anatomy.cli.main import main
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_the_saved_edit_does_what_the_screen_said(repaired, store):
     clip = ca.load("demo")
     edit = Edit.load(out / "edit.json")
     assert edit.parts.spec == told["silenced"]
-    from clip_anatomy.library.sources.opening import open_source
-    from clip_anatomy.repairs.plan import plan_of
-    from clip_anatomy.repairs.split import split_of
+    from clip_anatomy.data.open_source import open_source
+    from clip_anatomy.studies.repair_plan import plan_of
+    from clip_anatomy.studies.validation_split import split_of
 
     opened = ca.Store.open(store)
     halves = split_of(opened)
@@ -135,12 +135,12 @@ def test_ctrl_c_at_the_prompt_leaves_nothing(store, tmp_path, monkeypatch, capsy
 def test_nothing_many_groups_and_long_names_can_be_drawn(store):
     from dataclasses import replace
 
-    from clip_anatomy.anatomy.selection import Selection
-    from clip_anatomy.repairs.cue import find_cue
-    from clip_anatomy.repairs.repair import repair
-    from clip_anatomy.show.figures_repair import draw_repair
-    from clip_anatomy.show.figures_repair_panels import lines_of
-    from clip_anatomy.show.repair_page import screen
+    from clip_anatomy.edits.selection import Selection
+    from clip_anatomy.report import repair_screen as screen
+    from clip_anatomy.report.repair_figure import draw_repair
+    from clip_anatomy.report.repair_panels import lines_of
+    from clip_anatomy.studies.repair import repair
+    from clip_anatomy.studies.spurious_cue import find_cue
 
     opened = ca.Store.open(store)
     found = find_cue(opened, ca.load("demo", parity=False), also=[], images=120)
@@ -163,8 +163,8 @@ def test_nothing_many_groups_and_long_names_can_be_drawn(store):
 def test_pictures_are_drawn_with_characters_at_a_terminal_with_colours(store):
     from rich.console import Console
 
-    from clip_anatomy.repairs.cue import find_cue
-    from clip_anatomy.show.repair_page import prompt
+    from clip_anatomy.report import repair_prompt as prompt
+    from clip_anatomy.studies.spurious_cue import find_cue
 
     opened = ca.Store.open(store)
     found = find_cue(opened, ca.load("demo", parity=False), also=[], images=120)
@@ -231,7 +231,7 @@ def test_no_store_and_a_bad_world_are_named(tmp_path, capsys):
 def test_being_stopped_while_the_world_is_drawn_keeps_what_is_done(tmp_path):
     """Ctrl-C during the index: the store goes on where it was, the folder holds no half result."""
     out = tmp_path / "r"
-    words = [sys.executable, "-m", "clip_anatomy.show.cli", "repair", "world:6000", "--yes", "--out", str(out)]
+    words = [sys.executable, "-m", "clip_anatomy.cli.main", "repair", "world:6000", "--yes", "--out", str(out)]
     run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     store = out / "world-6000-val-balanced" / "store.json"
     limit = time.monotonic() + 60

@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.model.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
-from clip_anatomy.show import palette
-from clip_anatomy.show.explain import Answer, answer, loudest_region
-from clip_anatomy.show.figures import draw
-from clip_anatomy.show.pictures import Picture, view_of
-from clip_anatomy.show.report import Answered, Story, render
-from clip_anatomy.show.texts import Question
+from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.report import palette
+from clip_anatomy.report.explain_figure import draw
+from clip_anatomy.report.explain_page import Answered, Story, render
+from clip_anatomy.report.shown_picture import Picture, view_of
+from clip_anatomy.report.typed_texts import Question
+from clip_anatomy.split.explanation import Answer, answer, loudest_region
 
 CLIP = ca.load(tiny.open_clip_model(layers=3, heads=2))
 IDS = torch.tensor([[1, 5, 9, 99], [1, 7, 99, 0], [1, 50, 60, 99]])

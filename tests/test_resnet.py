@@ -14,9 +14,9 @@ from tiny_resnet import CONFIG, resnet_model, shake
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.basis import basis_of, coordinates_of
-from clip_anatomy.model.parity import relative
-from clip_anatomy.model.resnet import ResNet
+from clip_anatomy.loading.parity import relative
+from clip_anatomy.split.basis import basis_of, coordinates_of
+from clip_anatomy.towers.resnet import ResNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -285,7 +285,7 @@ def test_bases_moments_and_textspan(clip: ca.Clip, convention: Any) -> None:
 def test_a_store_of_them_is_searched_and_explains_why(tmp_path: Path) -> None:
     from PIL import Image
 
-    from clip_anatomy.retrieval.why import why
+    from clip_anatomy.search.patch_attribution import why
 
     clip = ca.load(resnet_model(text=WORDS))
     for i in range(4):
@@ -304,8 +304,8 @@ def test_a_store_of_them_is_searched_and_explains_why(tmp_path: Path) -> None:
 
 
 def test_check_and_explain(clip: ca.Clip) -> None:
-    from clip_anatomy.show.check import checks
-    from clip_anatomy.show.explain import answer, summands
+    from clip_anatomy.split.check import checks
+    from clip_anatomy.split.explanation import answer, summands
 
     found = list(checks(clip))
     assert len(found) == 14

@@ -11,12 +11,12 @@ from tiny_resnet import resnet_model
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.maps.dense import Recipe
+from clip_anatomy.maps.attention_sinks import sinks, without_sinks
+from clip_anatomy.maps.dense_attention import Recipe
 from clip_anatomy.maps.heatmap import METHODS, heatmap
-from clip_anatomy.maps.methods import methods_of
-from clip_anatomy.maps.resnet import RECIPES, RESNET, pool_path
-from clip_anatomy.maps.sinks import sinks, without_sinks
-from clip_anatomy.model.resnet import ResNet
+from clip_anatomy.maps.registry import methods_of
+from clip_anatomy.maps.resnet_maps import RECIPES, RESNET, pool_path
+from clip_anatomy.towers.resnet import ResNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

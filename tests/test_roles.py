@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.basis import HeadBasis
-from clip_anatomy.anatomy.moments import Moments
-from clip_anatomy.anatomy.roles import MIXED, UNNAMED, roles, tag
-from clip_anatomy.anatomy.textspan import textspan
+from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.errors import BadInput
-from clip_anatomy.measure.truth import agreement, attribute_shares, codes_of
-from clip_anatomy.model.text_cache import embed_texts
-from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.pools import general_grammar, general_pool
-from clip_anatomy.pools.world import world_grammar, world_pool
-from clip_anatomy.world.names import ATTRIBUTES
+from clip_anatomy.loading.text_cache import embed_texts
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
+from clip_anatomy.naming.general_pool import general_grammar, general_pool
+from clip_anatomy.naming.known_truth import agreement, attribute_shares, codes_of
+from clip_anatomy.naming.roles import MIXED, UNNAMED, roles, tag
+from clip_anatomy.naming.textspan import textspan
+from clip_anatomy.naming.world_pool import world_grammar, world_pool
+from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.split.moments import Moments
 
 # ---- truth
 

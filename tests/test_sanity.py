@@ -14,12 +14,12 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadSpec, BadText
+from clip_anatomy.evaluation.known_objects import cases_of_world
+from clip_anatomy.evaluation.randomised_weights import blocks_of, randomised
+from clip_anatomy.evaluation.sanity import LIMITS, Sanity, rank_correlation, sanity, unrelated
+from clip_anatomy.loading.demo import examples
+from clip_anatomy.maps.attention_sinks import sinks
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.sinks import sinks
-from clip_anatomy.measure.cases import cases_of_world
-from clip_anatomy.measure.randomised import blocks_of, randomised
-from clip_anatomy.measure.sanity import LIMITS, Sanity, rank_correlation, sanity, unrelated
-from clip_anatomy.model.demo import examples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -194,7 +194,7 @@ def test_table_and_json_say_the_same(small: ca.Clip) -> None:
 
 
 def test_the_command_prints_the_table_and_the_same_in_json(capsys: pytest.CaptureFixture) -> None:
-    from clip_anatomy.show.cli import main
+    from clip_anatomy.cli.main import main
 
     picture = next(str(p) for p in examples() if p.name == "bird_on_water.png")
     asked = ["heatmap", picture, "/nowhere.png", "-t", "a bird", "-t", "a square", "--method", "attention", "--sanity"]
@@ -208,7 +208,7 @@ def test_the_command_prints_the_table_and_the_same_in_json(capsys: pytest.Captur
 
 
 def test_so_many_pictures_are_judged_as_were_asked_for(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    from clip_anatomy.show.cli import main
+    from clip_anatomy.cli.main import main
 
     asked = [
         "heatmap",

@@ -8,17 +8,17 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.library.index import index
-from clip_anatomy.library.store import Store
-from clip_anatomy.show.cli import main
-from clip_anatomy.show.commands.search import _value
-from clip_anatomy.show.search_page.veil import limits_of, veil
+from clip_anatomy.cli.main import main
+from clip_anatomy.cli.search import _value
+from clip_anatomy.report.highlight import limits_of, veil
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A person's folder: pictures of the demo world as files, so that they can be deleted."""
-    from clip_anatomy.world import World
+    from clip_anatomy.data.world import World
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("pictures")
@@ -79,7 +79,7 @@ def test_a_folder_is_searchable_in_two_commands(store, pictures, here, capsys):
 def test_json_is_what_the_python_api_finds(store, capsys):
     assert main(["search", str(store), "05.png", "--heads", "1.0,2.0", "-k", "4", "--page", "2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    from clip_anatomy.retrieval.search import search
+    from clip_anatomy.search.search import search
 
     assert [hit["id"] for hit in told["hits"]] == search(store, "05.png", "1.0,2.0", k=4, offset=4).ids
     assert told["hits"][0]["rank"] == 5

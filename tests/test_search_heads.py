@@ -6,12 +6,12 @@ from searching import PAIRS, clip, photos, store, world
 from tiny import open_clip_model
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.moments import Moments
 from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
-from clip_anatomy.retrieval.alike import alike, named, texts_for
-from clip_anatomy.retrieval.by_themselves import agreeing
-from clip_anatomy.retrieval.choose import property_in
-from clip_anatomy.retrieval.search import search
+from clip_anatomy.search.automatic_heads import agreeing
+from clip_anatomy.search.head_choice import property_in
+from clip_anatomy.search.search import search
+from clip_anatomy.search.shared_texts import alike, named, texts_for
+from clip_anatomy.split.moments import Moments
 
 __all__ = ["clip", "photos", "store", "world"]  # fixtures
 

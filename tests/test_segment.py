@@ -15,11 +15,11 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadSpec, BadText
-from clip_anatomy.maps.cuts import UNSEEN, cut, otsu
-from clip_anatomy.maps.layers import layer_maps
-from clip_anatomy.maps.refine import pamr, refined
+from clip_anatomy.loading.demo import examples
+from clip_anatomy.maps.layer_maps import layer_maps
+from clip_anatomy.maps.pamr import pamr, refined
 from clip_anatomy.maps.segment import segment
-from clip_anatomy.model.demo import examples
+from clip_anatomy.maps.thresholds import UNSEEN, cut, otsu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,7 +132,7 @@ def test_labels_are_the_argmax_of_the_maps_on_the_original_pixels(clip: Any, met
     whole = masks.maps[0].on_picture().numpy()
     assert np.array_equal(masks.labels[0], whole.argmax(0) + 1)
     if method == "surgery":  # architecture only: cosines of the second path
-        from clip_anatomy.maps.dense import RECIPES, dense_tokens
+        from clip_anatomy.maps.dense_attention import RECIPES, dense_tokens
 
         pixels = clip.preprocess.at((32, 40))(noise(50, 40))[None]
         tokens = dense_tokens(clip.image_tower, pixels, RECIPES["surgery"])[0, 1:]
@@ -261,7 +261,7 @@ def test_refined_maps_follow_an_edge_and_keep_to_what_was_seen() -> None:
 
 
 def test_a_large_picture_is_refined_at_a_smaller_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    from clip_anatomy.maps import refine
+    from clip_anatomy.maps import pamr as refine
 
     monkeypatch.setattr(refine, "LARGEST", 400)
     found = refined(torch.rand(1, 60, 80), np.asarray(noise(80, 60)), patch=20.0)
@@ -273,7 +273,7 @@ def test_a_large_picture_is_refined_at_a_smaller_size(monkeypatch: pytest.Monkey
 
 def test_masks_of_the_demo_world_are_right(demo: Any) -> None:
     """Single objects by their own words: the default's figure in its docstring, on fewer pictures."""
-    from clip_anatomy.world.dataset import World
+    from clip_anatomy.data.world.scenes import World
 
     world = World(seed=7, split="test", length=400)
     facts = world.facts(np.arange(200))

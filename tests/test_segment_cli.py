@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.maps.points import Prompts
+from clip_anatomy.cli.main import main
+from clip_anatomy.loading.demo import examples
+from clip_anatomy.maps.point_prompts import Prompts
 from clip_anatomy.maps.segment import segment
-from clip_anatomy.model.demo import examples
-from clip_anatomy.show.cli import main
-from clip_anatomy.show.maps_page.marks import marked
+from clip_anatomy.report.point_marks import marked
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

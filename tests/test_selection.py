@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_anatomy.anatomy.atlas import Atlas, AtlasHead, AtlasText
-from clip_anatomy.anatomy.roles import Role
-from clip_anatomy.anatomy.selection import Selection
+from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText
+from clip_anatomy.naming.roles import Role
 
 LAYERS, HEADS = 6, 3
 numbers = st.sets(st.integers(0, LAYERS - 1)).map(tuple)

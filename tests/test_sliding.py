@@ -10,8 +10,8 @@ from longhand import bilinear
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.measure.sliding import Sliding, classes_of, grid_starts, scaled, sliding_scores
-from clip_anatomy.model.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.evaluation.sliding_windows import Sliding, classes_of, grid_starts, scaled, sliding_scores
+from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,7 +83,7 @@ def test_many_texts_of_a_large_picture_are_decided_piece_by_piece(monkeypatch: p
     torch.manual_seed(1)
     scores, owner = torch.randn(11, 7, 9), [*range(11)]
     whole = classes_of(scores, (20, 31), owner, logit_scale=3.0, threshold=0.3, background=4)
-    monkeypatch.setattr("clip_anatomy.measure.sliding.BAND_BYTES", 4 * 20 * 31 * 2)
+    monkeypatch.setattr("clip_anatomy.evaluation.sliding_windows.BAND_BYTES", 4 * 20 * 31 * 2)
     assert torch.equal(classes_of(scores, (20, 31), owner, logit_scale=3.0, threshold=0.3, background=4), whole)
 
 

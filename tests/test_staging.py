@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from clip_anatomy import atomic_output as staging
 from clip_anatomy.errors import OutputError
-from clip_anatomy.show import staging
 
 
 @pytest.mark.parametrize("exists", [True, False])

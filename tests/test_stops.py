@@ -12,9 +12,9 @@ import pytest
 from stores import clip, photos, same, saved, slow
 
 from clip_anatomy.errors import BadInput, OutputError, StoreError
-from clip_anatomy.library.index import index
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.verify import verify
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
+from clip_anatomy.store.verify import verify
 
 __all__ = ["clip", "photos", "saved"]  # fixtures
 
@@ -54,7 +54,7 @@ def test_a_vanished_source_is_not_a_thousand_bad_images(clip, photos, tmp_path):
 
 
 def hold(path, ready, leave):
-    from clip_anatomy.library.lock import writing
+    from clip_anatomy.store.lock import writing
 
     with writing(path):
         ready.set()
@@ -121,7 +121,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from tiny import open_clip_model
 import clip_anatomy as ca
-from clip_anatomy.library.index import index
+from clip_anatomy.store.index import index
 clip = ca.load(open_clip_model(layers=2, heads=2, d=32, size=64, patch=4), parity=False)
 index(clip, "world:4:test", sys.argv[2] + "/warm")
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -154,10 +154,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
 def test_ctrl_c_at_the_command_line_leaves_a_usable_store(saved, photos, tmp_path):
     """The real command in a real process, stopped with a real signal."""
     code = (
-        "import sys, time; import clip_anatomy.library.walk as w; d = w.decode\n"
+        "import sys, time; import clip_anatomy.store.walk as w; d = w.decode\n"
         "def slow(*a):\n time.sleep(0.3); return d(*a)\n"
         "w.decode = slow\n"
-        "from clip_anatomy.show.commands.index import index\n"
+        "from clip_anatomy.cli.index import index\n"
         "from pathlib import Path\n"
         f"print('up', flush=True); sys.exit(index({str(photos)!r}, Path({str(tmp_path / 's')!r}), model={str(saved)!r}, batch=2, workers=1))"
     )

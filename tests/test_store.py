@@ -22,11 +22,11 @@ from tiny import open_clip_model
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, OutputError, StoreError
-from clip_anatomy.library import writer as writer_module
-from clip_anatomy.library.index import index, model_of
-from clip_anatomy.library.remove import remove
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.verify import verify
+from clip_anatomy.store import writer as writer_module
+from clip_anatomy.store.index import index, model_of
+from clip_anatomy.store.remove import remove
+from clip_anatomy.store.store import Store
+from clip_anatomy.store.verify import verify
 
 __all__ = ["clip", "made", "mine", "other", "photos"]  # fixtures
 

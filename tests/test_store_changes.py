@@ -9,10 +9,10 @@ from pictures import encoded, noise, written
 from store_of_photos import check_moments, clip, from_scratch, made, mine, other, photos, walked
 
 from clip_anatomy.errors import BadInput, StoreError
-from clip_anatomy.library.index import index
-from clip_anatomy.library.remove import remove
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.verify import verify
+from clip_anatomy.store.index import index
+from clip_anatomy.store.remove import remove
+from clip_anatomy.store.store import Store
+from clip_anatomy.store.verify import verify
 
 __all__ = ["clip", "made", "mine", "other", "photos"]  # fixtures
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from store_of_photos import check_moments, clip, from_scratch, made, mine, other, photos
 
-from clip_anatomy.library.index import index
-from clip_anatomy.library.store import Store
+from clip_anatomy.store.index import index
+from clip_anatomy.store.store import Store
 
 __all__ = ["clip", "made", "mine", "other", "photos"]  # fixtures
 

@@ -9,8 +9,8 @@ import pytest
 from store_of_photos import clip, made, mine, other, photos
 
 from clip_anatomy.errors import StoreError
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.verify import verify
+from clip_anatomy.store.store import Store
+from clip_anatomy.store.verify import verify
 
 __all__ = ["clip", "made", "mine", "other", "photos"]  # fixtures
 

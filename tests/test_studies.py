@@ -10,23 +10,23 @@ import torch
 from safetensors.torch import load_file
 
 import clip_anatomy as ca
-from clip_anatomy.anatomy.ablate import ablate, token_parts
-from clip_anatomy.anatomy.basis import basis_of, coordinates_of
-from clip_anatomy.anatomy.means import Means
-from clip_anatomy.anatomy.moments import Moments
-from clip_anatomy.anatomy.selection import Selection
-from clip_anatomy.anatomy.textspan import textspan
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.edits.ablate import ablate, token_parts
+from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
-from clip_anatomy.library.about import About
-from clip_anatomy.library.sources.opening import open_source
-from clip_anatomy.library.store import Store
-from clip_anatomy.library.writer import Writer
-from clip_anatomy.repairs import replay
-from clip_anatomy.repairs.instead import instead_of
-from clip_anatomy.repairs.replay import predictions
-from clip_anatomy.repairs.studies import STUDIES, study
-from clip_anatomy.repairs.task import Task, task_of
-from clip_anatomy.repairs.token_parts import TokenParts, extra_of
+from clip_anatomy.naming.textspan import textspan
+from clip_anatomy.split.basis import basis_of, coordinates_of
+from clip_anatomy.split.means import Means
+from clip_anatomy.split.moments import Moments
+from clip_anatomy.store.manifest import About
+from clip_anatomy.store.store import Store
+from clip_anatomy.store.writer import Writer
+from clip_anatomy.studies import stored_predictions as replay
+from clip_anatomy.studies.ablation_study import STUDIES, study
+from clip_anatomy.studies.baseline import instead_of
+from clip_anatomy.studies.stored_predictions import predictions
+from clip_anatomy.studies.token_parts import TokenParts, extra_of
+from clip_anatomy.studies.zero_shot_task import Task, task_of
 
 IMAGES = 120
 

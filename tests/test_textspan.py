@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_anatomy.anatomy.basis import HeadBasis
-from clip_anatomy.anatomy.evaluate import ablate_layers, batch_of, evaluate
-from clip_anatomy.anatomy.moments import Moments
-from clip_anatomy.anatomy.stability import stability
-from clip_anatomy.anatomy.textspan import RankWarning, numerical_rank, textspan
+from clip_anatomy.edits.evaluate import ablate_layers, batch_of, evaluate
 from clip_anatomy.errors import BadInput
+from clip_anatomy.naming.stability import stability
+from clip_anatomy.naming.textspan import RankWarning, numerical_rank, textspan
+from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.split.moments import Moments
 
 
 def _bench() -> ModuleType:

@@ -18,8 +18,8 @@ from training.data import Batches
 from training.towers import class_token, text_embedding
 from training.train import arguments, build, contrastive_loss, rate, train
 
-from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.world import World, truth
+from clip_anatomy.data.world import World, truth
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
 
 TINY = [
     "--images",

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clip_anatomy as ca
+from clip_anatomy.data.world.attribute_names import COLOURS, SHAPES
+from clip_anatomy.data.world.scenes import World
 from clip_anatomy.errors import BadSpec, BadText
-from clip_anatomy.maps.words import align, word_directions, word_maps
-from clip_anatomy.model.text import open_clip_tokenizer
-from clip_anatomy.world.dataset import World
-from clip_anatomy.world.names import COLOURS, SHAPES
+from clip_anatomy.loading.tokenizer import open_clip_tokenizer
+from clip_anatomy.maps.word_maps import align, word_directions, word_maps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

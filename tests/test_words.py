@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.world import World
+from clip_anatomy.data.world import World
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
 
 tokenizer = WordTokenizer.bundled()
 

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from clip_anatomy.data.world import ATTRIBUTES, GROUPS, Claim, Scenes, World, truth
+from clip_anatomy.data.world.accuracy import evaluate, prompts
+from clip_anatomy.data.world.attribute_names import COLOURS, COUNTS, PALETTE, SHAPES, TIES
+from clip_anatomy.data.world.captions import plural
+from clip_anatomy.data.world.export_folder import sheet, write_folder
+from clip_anatomy.data.world.scenes import captions_of
+from clip_anatomy.data.world.shapes import REACH, outline
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.world import ATTRIBUTES, GROUPS, Claim, Scenes, World, truth
-from clip_anatomy.world.captions import plural
-from clip_anatomy.world.dataset import captions_of
-from clip_anatomy.world.evaluate import evaluate, prompts
-from clip_anatomy.world.folder import sheet, write_folder
-from clip_anatomy.world.names import COLOURS, COUNTS, PALETTE, SHAPES, TIES
-from clip_anatomy.world.shapes import REACH, outline
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
 
 DEMO = Path(__file__).parents[1] / "src" / "clip_anatomy" / "model" / "demo"
 

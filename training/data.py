@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.world import ATTRIBUTES, World, truth
-from clip_anatomy.world.evaluate import target
+from clip_anatomy.data.world import ATTRIBUTES, World, truth
+from clip_anatomy.data.world.accuracy import target
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
 
 CLASSES = {name: len(values) for name, values in ATTRIBUTES.items()} | {"digit": 5}
 OUTLINE = (

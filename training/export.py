@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.world import Facts, World
-from clip_anatomy.world.captions import article, plural, setting
-from clip_anatomy.world.names import COLOURS, COUNTS, SHAPES, TEXTURES
+from clip_anatomy.data.world import Facts, World
+from clip_anatomy.data.world.attribute_names import COLOURS, COUNTS, SHAPES, TEXTURES
+from clip_anatomy.data.world.captions import article, plural, setting
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
 from training.train import CONFIG, HERE, build
 
 DEMO = CONFIG.parent

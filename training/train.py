@@ -23,8 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clip_anatomy.model.words import WordTokenizer
-from clip_anatomy.world.evaluate import MEAN, STD, Report, evaluate
+from clip_anatomy.data.world.accuracy import MEAN, STD, Report, evaluate
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
 from training.data import CLASSES, OUTLINE, Batch, Batches, stream
 from training.towers import class_token, text_embedding
 

@@ -9,86 +9,86 @@ from typing import TYPE_CHECKING, Any
 from clip_anatomy import errors
 
 if TYPE_CHECKING:
-    from clip_anatomy.anatomy.ablate import ablate
-    from clip_anatomy.anatomy.atlas import Atlas
-    from clip_anatomy.anatomy.edit import Edit
-    from clip_anatomy.anatomy.edited import EditedClip
-    from clip_anatomy.anatomy.means import Means
-    from clip_anatomy.anatomy.moments import Moments
-    from clip_anatomy.anatomy.parts import Contributions, Parts, decompose, decompose_text
-    from clip_anatomy.anatomy.selection import Selection
-    from clip_anatomy.anatomy.textspan import textspan
-    from clip_anatomy.library.atlas import atlas
-    from clip_anatomy.library.index import index
-    from clip_anatomy.library.store import Store
-    from clip_anatomy.library.verify import verify
-    from clip_anatomy.maps.dense import Recipe
+    from clip_anatomy.edits.ablate import ablate
+    from clip_anatomy.edits.edit import Edit
+    from clip_anatomy.edits.edited_clip import EditedClip
+    from clip_anatomy.edits.selection import Selection
+    from clip_anatomy.evaluation.faithfulness import Faithfulness, faithfulness
+    from clip_anatomy.evaluation.sanity import Sanity, sanity
+    from clip_anatomy.loading.clip import Clip
+    from clip_anatomy.loading.load import load
+    from clip_anatomy.loading.zero_shot import imagenet_templates
+    from clip_anatomy.maps.attention_sinks import sinks
+    from clip_anatomy.maps.dense_attention import Recipe
     from clip_anatomy.maps.heatmap import heatmap
-    from clip_anatomy.maps.layers import layer_maps
-    from clip_anatomy.maps.maps import Maps
+    from clip_anatomy.maps.layer_maps import layer_maps
+    from clip_anatomy.maps.map_result import Maps
+    from clip_anatomy.maps.map_texts import Texts
     from clip_anatomy.maps.masks import Masks
-    from clip_anatomy.maps.points import prompts
+    from clip_anatomy.maps.point_prompts import prompts
     from clip_anatomy.maps.segment import segment
-    from clip_anatomy.maps.sinks import sinks
-    from clip_anatomy.maps.texts import Texts
-    from clip_anatomy.maps.words import WordMaps, word_maps
-    from clip_anatomy.measure.faithfulness import Faithfulness, faithfulness
-    from clip_anatomy.measure.sanity import Sanity, sanity
-    from clip_anatomy.model.clip import Clip
-    from clip_anatomy.model.load import load
-    from clip_anatomy.model.zero_shot import imagenet_templates
-    from clip_anatomy.repairs.cue import find_cue
-    from clip_anatomy.repairs.paper import paper_protocol
-    from clip_anatomy.repairs.probing import probe
-    from clip_anatomy.repairs.repair import repair
-    from clip_anatomy.repairs.studies import study
-    from clip_anatomy.repairs.study import Study
-    from clip_anatomy.retrieval.ranking import Ranking
-    from clip_anatomy.retrieval.search import search
+    from clip_anatomy.maps.word_maps import WordMaps, word_maps
+    from clip_anatomy.naming.atlas import Atlas
+    from clip_anatomy.naming.build_atlas import atlas
+    from clip_anatomy.naming.textspan import textspan
+    from clip_anatomy.search.ranking import Ranking
+    from clip_anatomy.search.search import search
+    from clip_anatomy.split.means import Means
+    from clip_anatomy.split.moments import Moments
+    from clip_anatomy.split.parts import Contributions, Parts, decompose, decompose_text
+    from clip_anatomy.store.index import index
+    from clip_anatomy.store.store import Store
+    from clip_anatomy.store.verify import verify
+    from clip_anatomy.studies.ablation_study import study
+    from clip_anatomy.studies.probe import probe
+    from clip_anatomy.studies.repair import repair
+    from clip_anatomy.studies.spurious_cue import find_cue
+    from clip_anatomy.studies.study_result import Study
+    from clip_anatomy.studies.waterbirds_protocol import paper_protocol
 
 _HOME = {
-    "ablate": "anatomy.ablate",
-    "Atlas": "anatomy.atlas",
-    "atlas": "library.atlas",
-    "Clip": "model.clip",
-    "Contributions": "anatomy.parts",
-    "decompose": "anatomy.parts",
-    "decompose_text": "anatomy.parts",
-    "Edit": "anatomy.edit",
-    "EditedClip": "anatomy.edited",
-    "Faithfulness": "measure.faithfulness",
-    "faithfulness": "measure.faithfulness",
-    "find_cue": "repairs.cue",
+    "ablate": "edits.ablate",
+    "Atlas": "naming.atlas",
+    "atlas": "naming.build_atlas",
+    "Clip": "loading.clip",
+    "Contributions": "split.parts",
+    "decompose": "split.parts",
+    "decompose_text": "split.parts",
+    "Edit": "edits.edit",
+    "EditedClip": "edits.edited_clip",
+    "Faithfulness": "evaluation.faithfulness",
+    "faithfulness": "evaluation.faithfulness",
+    "find_cue": "studies.spurious_cue",
     "heatmap": "maps.heatmap",
-    "imagenet_templates": "model.zero_shot",
-    "index": "library.index",
-    "layer_maps": "maps.layers",
-    "load": "model.load",
-    "Maps": "maps.maps",
+    "imagenet_templates": "loading.zero_shot",
+    "index": "store.index",
+    "layer_maps": "maps.layer_maps",
+    "load": "loading.load",
+    "Maps": "maps.map_result",
     "Masks": "maps.masks",
-    "Means": "anatomy.means",
-    "Moments": "anatomy.moments",
-    "paper_protocol": "repairs.paper",
-    "Parts": "anatomy.parts",
-    "probe": "repairs.probing",
-    "prompts": "maps.points",
-    "Ranking": "retrieval.ranking",
-    "Recipe": "maps.dense",
-    "repair": "repairs.repair",
-    "Sanity": "measure.sanity",
-    "sanity": "measure.sanity",
-    "search": "retrieval.search",
+    "Means": "split.means",
+    "Moments": "split.moments",
+    "paper_protocol": "studies.waterbirds_protocol",
+    "Parts": "split.parts",
+    "probe": "studies.probe",
+    "prompts": "maps.point_prompts",
+    "Ranking": "search.ranking",
+    "Recipe": "maps.dense_attention",
+    "repair": "studies.repair",
+    "Sanity": "evaluation.sanity",
+    "sanity": "evaluation.sanity",
+    "search": "search.search",
     "segment": "maps.segment",
-    "Selection": "anatomy.selection",
-    "sinks": "maps.sinks",
-    "Store": "library.store",
-    "Study": "repairs.study",
-    "study": "repairs.studies",
-    "Texts": "maps.texts",
-    "textspan": "anatomy.textspan",
-    "verify": "library.verify",
-    "word_maps": "maps.words",
-    "WordMaps": "maps.words",
+    "Selection": "edits.selection",
+    "sinks": "maps.attention_sinks",
+    "Store": "store.store",
+    "Study": "studies.study_result",
+    "study": "studies.ablation_study",
+    "Texts": "maps.map_texts",
+    "textspan": "naming.textspan",
+    "verify": "store.verify",
+    "word_maps": "maps.word_maps",
+    "WordMaps": "maps.word_maps",
 }
 
 __all__ = [

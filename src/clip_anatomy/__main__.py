@@ -2,7 +2,7 @@
 
 import sys
 
-from clip_anatomy.show.cli import main
+from clip_anatomy.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

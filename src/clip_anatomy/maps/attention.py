@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.anatomy.tokens import readout_attention
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.forward import Step, embed_image, readout_of, walk
-from clip_anatomy.model.tower import Tower
+from clip_anatomy.split.tokens import readout_attention
+from clip_anatomy.towers.forward import Step, embed_image, readout_of, walk
+from clip_anatomy.towers.transformer import Tower
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clip_anatomy.anatomy.linear import pull_back
-from clip_anatomy.anatomy.selection import Selection
-from clip_anatomy.anatomy.tokens import head_directions, readout_attention, values
+from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.forward import Readout, Step
-from clip_anatomy.model.resnet import ImageTower
-from clip_anatomy.model.tower import Tower
-from clip_anatomy.model.trace import record
+from clip_anatomy.split.layernorm import pull_back
+from clip_anatomy.split.tokens import head_directions, readout_attention, values
+from clip_anatomy.towers.forward import Readout, Step
+from clip_anatomy.towers.resnet import ImageTower
+from clip_anatomy.towers.trace import record
+from clip_anatomy.towers.transformer import Tower
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.attention import layer_of
 from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.slopes import graph_of, pulled
-from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.forward import (
+from clip_anatomy.maps.vjp import graph_of, pulled
+from clip_anatomy.towers.forward import (
     Readout,
     embed_image,
     embed_readout,
@@ -34,7 +34,7 @@ from clip_anatomy.model.forward import (
     readout_of,
     walk,
 )
-from clip_anatomy.model.tower import Block, Tower
+from clip_anatomy.towers.transformer import Block, Tower
 
 MOST_BYTES = 256_000_000  # of gradients at once: more texts are taken in turns
 

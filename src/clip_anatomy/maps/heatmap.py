@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.maps.dense import Recipe
-from clip_anatomy.maps.looking import Look, Size, looks
-from clip_anatomy.maps.maps import Maps
+from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
+from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.image_batches import Look, Size, looks
+from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.methods import METHODS, method_of, own_method
-from clip_anatomy.maps.sinks import sinks_of, without_sinks
-from clip_anatomy.maps.texts import Texts
+from clip_anatomy.maps.registry import METHODS, method_of, own_method
 from clip_anatomy.maps.windows import Windows, slid
-from clip_anatomy.model.clip import Clip, Images
 
 __all__ = ["METHODS", "Maps", "heatmap"]
 
@@ -66,7 +66,7 @@ def heatmap(
 
     Example:
         >>> import clip_anatomy as ca
-        >>> from clip_anatomy.model.demo import examples
+        >>> from clip_anatomy.loading.demo import examples
         >>> maps = heatmap(ca.load("demo"), examples()[:1], ["a bird", "the sky"], method="surgery")
         >>> maps.values.shape
         torch.Size([1, 2, 8, 8])

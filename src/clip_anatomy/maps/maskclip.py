@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.maps.dense import Recipe, dense_path, keys
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.dense_attention import Recipe, dense_path, keys
 from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.recipes import similarities
-from clip_anatomy.model.clip import Clip
+from clip_anatomy.maps.self_self import similarities
 
 
 @dataclass(frozen=True)

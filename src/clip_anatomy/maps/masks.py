@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Int16
 
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.maps.cuts import UNSEEN
-from clip_anatomy.maps.maps import Maps
-from clip_anatomy.maps.points import Prompts, prompts
+from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.maps.point_prompts import Prompts, prompts
+from clip_anatomy.maps.thresholds import UNSEEN
 
 __all__ = ["How", "Masks"]
 
@@ -58,7 +58,7 @@ class Masks:
 
     Example:
         >>> import clip_anatomy as ca
-        >>> from clip_anatomy.model.demo import examples
+        >>> from clip_anatomy.loading.demo import examples
         >>> from clip_anatomy.maps.segment import segment
         >>> masks = segment(ca.load("demo"), examples()[:1], ["a bird"])
         >>> masks.labels[0].shape, masks.mask(0, "a bird").dtype

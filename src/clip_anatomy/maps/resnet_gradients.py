@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.anatomy.tokens import head_directions
+from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.slopes import graph_of, pulled
-from clip_anatomy.model.clip import Clip
-from clip_anatomy.model.forward import linear
-from clip_anatomy.model.resnet import ResNet, features, pool_tokens, run_pool, run_resnet
+from clip_anatomy.maps.vjp import graph_of, pulled
+from clip_anatomy.split.tokens import head_directions
+from clip_anatomy.towers.forward import linear
+from clip_anatomy.towers.resnet import ResNet, features, pool_tokens, run_pool, run_resnet
 
 MOST_NUMBERS = 2**26  # of slopes at once: more texts are taken in turns
 

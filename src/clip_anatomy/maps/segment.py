@@ -10,20 +10,20 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.errors import BadImage, BadSpec, BadText
-from clip_anatomy.maps.cuts import RULES, UNSEEN, checked_rule, cut, cut_chunks, otsu
-from clip_anatomy.maps.dense import RECIPES
+from clip_anatomy.images.decode import read_image
+from clip_anatomy.images.pixels import listed
+from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.maps.dense_attention import RECIPES
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.looking import Size
-from clip_anatomy.maps.maps import Maps
+from clip_anatomy.maps.image_batches import Size
+from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.masks import How, Masks
-from clip_anatomy.maps.methods import methods_of
-from clip_anatomy.maps.refine import REFINERS, refined
-from clip_anatomy.maps.resnet import RECIPES as POOLED
-from clip_anatomy.maps.texts import Texts
-from clip_anatomy.model.clip import Clip, Images
-from clip_anatomy.model.decode import read_image
-from clip_anatomy.model.pixels import listed
-from clip_anatomy.model.resnet import ResNet
+from clip_anatomy.maps.pamr import REFINERS, refined
+from clip_anatomy.maps.registry import methods_of
+from clip_anatomy.maps.resnet_maps import RECIPES as POOLED
+from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, otsu
+from clip_anatomy.towers.resnet import ResNet
 
 __all__ = ["RULES", "UNSEEN", "How", "Masks", "cut", "otsu", "segment"]
 
@@ -85,7 +85,7 @@ def segment(
 
     Example:
         >>> import clip_anatomy as ca
-        >>> from clip_anatomy.model.demo import examples
+        >>> from clip_anatomy.loading.demo import examples
         >>> print(segment(ca.load("demo"), examples()[:1], ["a bird"]).how)
         maps: decomposition; looked at: whole; threshold: otsu; at picture resolution, not refined
     """

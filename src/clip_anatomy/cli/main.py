@@ -1,0 +1,170 @@
+"""The command line: one verb per question. `clip-anatomy --help` imports no verb, so it answers at once.
+
+A verb is a function in a file of its own; its signature and its docstring are the command and its help. To add one, add a line
+to VERBS.
+"""
+
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
+
+from clip_anatomy import __version__
+from clip_anatomy.errors import ClipAnatomyError
+from clip_anatomy.report.cli_wording import said_here
+
+VERBS = {  # name → (where its function is, what it answers)
+    "demo": (
+        "clip_anatomy.cli.demo:demo",
+        "Explain the bundled pictures, and yours, with the bundled model.",
+    ),
+    "explain": (
+        "clip_anatomy.cli.explain:explain",
+        "Say why pictures match texts: layers, heads, MLPs, patches.",
+    ),
+    "heatmap": (
+        "clip_anatomy.cli.heatmap:heatmap",
+        "Show where in pictures texts are answered, by any method.",
+    ),
+    "segment": (
+        "clip_anatomy.cli.segment:segment",
+        "Cut out of pictures what texts say: masks, points and boxes.",
+    ),
+    "check": ("clip_anatomy.cli.check:check", "Prove that a model is opened and split exactly."),
+    "index": (
+        "clip_anatomy.cli.index:index",
+        "Walk a collection once and keep what every head saw.",
+    ),
+    "verify": ("clip_anatomy.cli.index:verify", "Find what is damaged or missing in a store."),
+    "search": (
+        "clip_anatomy.cli.search:search",
+        "Find pictures that share a property with a picture or a text.",
+    ),
+    "atlas": ("clip_anatomy.cli.atlas:atlas", "Say in words, with evidence, what every head is about."),
+    "ablate": (
+        "clip_anatomy.cli.ablate:ablate",
+        "Say which layers, heads and MLPs the answers hang on.",
+    ),
+    "apply": ("clip_anatomy.cli.apply:apply", "Embed pictures with an edited model."),
+    "export": (
+        "clip_anatomy.cli.apply:export",
+        "Write an edited model as one file of torch code, or as ONNX.",
+    ),
+    "probe": (
+        "clip_anatomy.cli.probe:probe",
+        "Say what a linear classifier reads off the embedding, and off parts of it.",
+    ),
+    "repair": (
+        "clip_anatomy.cli.repair:repair",
+        "Find what a wrong answer hangs on, silence it, keep the rest.",
+    ),
+    "bench": (
+        "clip_anatomy.cli.bench:bench",
+        "Measure by a published protocol, or compare all map methods.",
+    ),
+}
+EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback."
+FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143
+
+
+def app(asked: str = "") -> Any:
+    """The cyclopts application with all verbs, none of them imported.
+
+    Args:
+        asked: the verb that is called: its own page of help is its docstring, not the line that lists it.
+    """
+    from cyclopts import App, Parameter
+
+    built = App(
+        name="clip-anatomy",
+        help="Open up a CLIP model: what each layer, head, MLP and patch said about a picture and a text.",
+        help_epilogue=EPILOGUE,
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for place, (name, (where, answers)) in enumerate(VERBS.items()):
+        built.command(where, name=name, help=_page(where) if name == asked else answers, sort_key=place)
+    return built
+
+
+def _page(where: str) -> str:
+    """What a verb's docstring says above its arguments: paragraphs as long lines, for the terminal to break, and examples as they stand."""
+    module, function = where.split(":")
+    told = inspect.getdoc(getattr(import_module(module), function)) or ""
+    paragraphs = told.split("\n\nArgs:")[0].split("\n\n")
+    return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `clip-anatomy`; by default those of this process.
+
+    Returns:
+        0 done · 1 a check failed, or a picture could not be read under --strict · 2 bad input · 3 a defect of this program ·
+        130 stopped with Ctrl-C · 143 ended.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode gets "?" for a letter, not an error
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if argv is None:  # a process of its own: being ended clears up as Ctrl-C does
+        signal.signal(signal.SIGTERM, _end)
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("CLIP_ANATOMY_DEBUG", "") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _say("stopped; nothing half-written", STOPPED)
+    except _EndedError:
+        return _say("ended; nothing half-written", ENDED)
+    except BrokenPipeError:  # the reader of our output has gone, as in `clip-anatomy … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ClipAnatomyError as e:
+        if debug:
+            raise
+        return _say(f"error: {said_here(str(e))}", BAD_INPUT)
+    except Exception as e:
+        if debug:
+            raise
+        return _say(f"a defect of clip-anatomy: {type(e).__name__}: {e}. To see where, add --debug", BROKEN)
+    return code
+
+
+class _EndedError(BaseException):
+    """The process was asked to end (SIGTERM)."""
+
+
+def _end(*_: object) -> None:
+    raise _EndedError
+
+
+def _run(words: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    try:
+        code = app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
+    except CycloptsError as e:
+        said = str(e) if str(e).endswith(("?", ".")) else f"{e}."
+        verb = f"{words[0]} " if words and words[0] in VERBS else ""
+        return _say(f"error: {said} Type: clip-anatomy {verb}--help", BAD_INPUT)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    print(f"clip-anatomy: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

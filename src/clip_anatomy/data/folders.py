@@ -1,0 +1,236 @@
+"""Pictures that lie about as files, and pictures that are in memory already."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.data.picture import SUFFIXES, ImageData, Picture, hash_of
+from clip_anatomy.data.tables import NAMES, Note, Table, note_for, read_rows, read_table
+from clip_anatomy.errors import BadInput
+
+__all__ = ["HANDED", "Folder", "Handed", "Listing"]
+
+HANDED = "(a Python list)"
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All pictures under a folder, in the order of their paths. The first folder level is the label, if there is one.
+
+    Where all folders of the first level are called train, val and test, they are the split, and the next level is the label.
+
+    Attributes:
+        root: the folder.
+        table: path (or file name) → label, group, captions; it wins over class folders.
+    """
+
+    root: Path
+    table: Table = field(default_factory=dict[str, Note], repr=False)
+
+    @staticmethod
+    def of(root: Path, table: Table | None = None) -> "Folder":
+        """Open a folder; without a table its own `metadata.csv` (or .json, .jsonl; `labels.csv`) is taken, if it has one.
+
+        Raises:
+            BadInput: none of the paths in the table is there.
+        """
+        given, root = root.absolute(), root.resolve()
+        if not table:
+            own = next((root / name for name in NAMES if (root / name).is_file()), None)
+            table = {} if own is None else read_table(own)
+        found = Folder(root, {_within(name, given, root): note for name, note in table.items()})
+        if table and not found.knows_any():
+            raise BadInput(
+                f"none of the {len(table)} paths in the table (first: {next(iter(table))!r}) is a file under {root}. "
+                "Write them relative to that folder, or as plain file names"
+            )
+        return found
+
+    @property
+    def spec(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the tree, sorted."""
+        splits = self.splits()
+        for path in self.paths():
+            *folders, _ = path.split("/")
+            note = note_for(self.table, path)
+            meta = {"split": splits[folders[0]], **note.meta} if folders and splits else note.meta
+            label = note.label or next(iter(folders[1:] if splits else folders), "")
+            yield Picture(path, self.root / path, path, label, note.group, note.captions, meta)
+
+    def splits(self) -> dict[str, str]:
+        """Folders of the first level → split, if all of them are called so; else nothing."""
+        with os.scandir(self.root) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        return {name: SPLITS[name.lower()] for name in names} if all(name.lower() in SPLITS for name in names) else {}
+
+    def paths(self) -> Iterator[str]:
+        """Paths relative to the folder, with forward slashes."""
+        self.check()
+        yield from _pictures(self.root, "", frozenset())
+
+    def count(self) -> int:
+        """Number of picture files."""
+        return sum(1 for _ in self.paths())
+
+    def check(self) -> None:
+        """Raise BadInput when the folder has gone."""
+        if not self.root.is_dir():
+            raise BadInput(f"the folder {self.root} cannot be reached. Bring it back and type the same command again")
+
+    def fetch(self, path: str) -> ImageData:
+        """The file at `path`."""
+        return self.root / path
+
+    def knows_any(self) -> bool:
+        """Whether the table says something about at least one file."""
+        return any((self.root / name).is_file() for name in list(self.table)[:100]) or any(
+            path in self.table or path.rsplit("/", 1)[-1] in self.table for path in self.paths()
+        )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Pictures named by a file: one path a line, or a table with a column of paths. Paths are relative to that file.
+
+    Attributes:
+        file: the list or table.
+        table: labels for a plain list.
+        tabular: whether the file is a table itself.
+    """
+
+    file: Path
+    table: Table = field(default_factory=dict[str, Note], repr=False)
+    tabular: bool = False
+
+    @staticmethod
+    def of_lines(file: Path, table: Table | None = None) -> "Listing":
+        """Open a plain list of paths."""
+        return Listing(file.resolve(), table or {})
+
+    @staticmethod
+    def of_table(file: Path) -> "Listing":
+        """Open a table whose rows are the pictures."""
+        return Listing(file.resolve(), tabular=True)
+
+    @property
+    def spec(self) -> str:
+        """The list's path."""
+        return str(self.file)
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the list in its own order."""
+        self.check()
+        for path, note in self._entries():
+            yield Picture(path, self.fetch(path), path, note.label, note.group, note.captions, note.meta)
+
+    def _entries(self) -> Iterator[tuple[str, Note]]:
+        if self.tabular:
+            yield from read_rows(self.file)
+            return
+        try:
+            with self.file.open(encoding="utf-8-sig") as lines:
+                for line in lines:
+                    path = line.strip()
+                    if path and not path.startswith("#"):
+                        yield path, note_for(self.table, path)
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{self.file} is not a text file with one path a line ({error})") from error
+
+    def count(self) -> int:
+        """Number of entries."""
+        return sum(1 for _ in self._entries())
+
+    def check(self) -> None:
+        """Raise BadInput when the list has gone."""
+        if not self.file.is_file():
+            raise BadInput(f"the list {self.file} cannot be reached. Bring it back and type the same command again")
+
+    def fetch(self, path: str) -> ImageData:
+        """The file at `path`, beside the list or in `images/` beside it."""
+        base = self.file.parent
+        there = base / Path(path).expanduser()
+        inner = base / "images" / path
+        return inner if not there.exists() and inner.exists() else there
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A Python list: paths, `Picture`s, or images in memory, which are called by a hash of their pixels."""
+
+    pictures: tuple[Picture, ...] = field(repr=False)
+
+    @staticmethod
+    def of(images: Sequence[Any]) -> "Handed":
+        """Take a list as it is.
+
+        Raises:
+            BadInput: it is empty, or holds something else.
+        """
+        if not len(images):
+            raise BadInput("an empty list of images. Give at least one path, PIL image or array")
+        return Handed(tuple(_picture(image) for image in images))
+
+    @property
+    def spec(self) -> str:
+        """What is said of it: a list cannot be opened again from a name, its files can."""
+        return HANDED
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the list."""
+        return iter(self.pictures)
+
+    def count(self) -> int:
+        """Length of the list."""
+        return len(self.pictures)
+
+    def check(self) -> None:
+        """Nothing can go away."""
+
+    def fetch(self, path: str) -> ImageData:
+        """The file of an entry that was a path."""
+        return Path(path)
+
+
+def _picture(image: Any) -> Picture:
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, str | Path):
+        path = Path(image).expanduser().resolve()
+        return Picture(path.as_posix(), path, path.as_posix())
+    if isinstance(image, Image.Image | np.ndarray | Tensor | bytes):
+        return Picture(hash_of(image), image)
+    raise BadInput(f"a value of type {type(image).__name__} in the list. Give paths, PIL images, arrays or `Picture`s")
+
+
+def _pictures(root: Path, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Picture files of a folder, then of the folders in it; links are followed, but never around in a circle."""
+    try:
+        facts = (root / folder).stat()
+        with os.scandir(root / folder) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise BadInput(f"{error.filename} cannot be read: {error.strerror}. Type a folder that you may read") from error
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
+    yield from (f"{folder}{name}" for name, is_dir in found if not is_dir and Path(name).suffix.lower() in SUFFIXES)
+    for name, is_dir in found:
+        if is_dir:
+            yield from _pictures(root, f"{folder}{name}/", above | {here})
+
+
+def _within(name: str, *roots: Path) -> str:
+    """A table's path relative to the folder, where it is written out in full."""
+    root = next((root for root in roots if Path(name).is_absolute() and Path(name).is_relative_to(root)), None)
+    return name if root is None else Path(name).relative_to(root).as_posix()

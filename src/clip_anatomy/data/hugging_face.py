@@ -1,0 +1,119 @@
+"""A Hugging Face dataset as a collection (extra `datasets`)."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clip_anatomy.data.picture import ImageData, Picture
+from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL
+from clip_anatomy.errors import BadInput, MissingExtra
+
+__all__ = ["HubDataset", "is_saved"]
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """One split of a dataset. The first image column is the picture; class labels become their names.
+
+    Attributes:
+        name: repository name or folder.
+        split: which split.
+        rows: the dataset, images not decoded.
+        column: its image column.
+    """
+
+    name: str
+    split: str
+    rows: Any = field(repr=False)
+    column: str
+
+    @staticmethod
+    def of(rest: str) -> "HubDataset":
+        """Open `NAME[:SPLIT]`, or a folder written by `save_to_disk` (`FOLDER[:SPLIT]`).
+
+        Raises:
+            MissingExtra: datasets is not installed.
+            BadInput: no such dataset or split, or no image column.
+        """
+        try:
+            library = importlib.import_module("datasets")
+        except ImportError as error:
+            raise MissingExtra("datasets", "datasets") from error
+        name, _, split = rest.rpartition(":") if ":" in rest and not is_saved(Path(rest)) else (rest, "", "")
+        saved = is_saved(Path(name))
+        try:
+            opened = library.load_from_disk(name) if saved else library.load_dataset(name)
+        except Exception as error:  # the library raises dozens of kinds, its own and the network's
+            raise BadInput(
+                f"the dataset {name!r} cannot be opened ({type(error).__name__}: {error}). Type hf-dataset:NAME[:SPLIT], "
+                "or a folder that save_to_disk wrote"
+            ) from error
+        if hasattr(opened, "keys"):
+            splits = list(opened.keys())
+            split = split or (splits[0] if len(splits) == 1 else "")
+            if split not in splits:
+                raise BadInput(f"{name} has the splits {', '.join(splits)}. Type: hf-dataset:{name}:{splits[0]}")
+            opened = opened[split]
+        column = next((k for k, kind in opened.features.items() if isinstance(kind, library.Image)), None)
+        if column is None:
+            raise BadInput(f"{name} has no image column, only: {', '.join(opened.features)}. Type another dataset")
+        return HubDataset(name, split, opened.cast_column(column, library.Image(decode=False)), column)
+
+    @property
+    def spec(self) -> str:
+        """The spec that opens it again."""
+        return f"hf-dataset:{self.name}{':' + self.split if self.split else ''}"
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the rows."""
+        features = self.rows.features
+        names = {kind: next((k for k in known if k in features), None) for kind, known in _KINDS.items()}
+        for at, row in enumerate(self.rows):
+            said = {k: _word(features[k], v) for k, v in row.items() if k != self.column}
+            label, group = (str(said.get(names[k] or "", "") or "") for k in ("label", "group"))
+            captions = said.get(names["captions"] or "") or ()
+            used = {*names.values()}
+            yield Picture(
+                f"{self.split or 'all'}/{at}",
+                _data(row[self.column]),
+                str(at),
+                label,
+                group,
+                (captions,) if isinstance(captions, str) else tuple(str(c) for c in captions),
+                {k: v for k, v in said.items() if k not in used and isinstance(v, str | int | float | bool)},
+            )
+
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def check(self) -> None:
+        """Raise BadInput when its files have gone."""
+        if is_saved(Path(self.name)) is False and Path(self.name).is_absolute():
+            raise BadInput(f"the dataset {self.name} cannot be reached. Bring it back and type the same command again")
+
+    def fetch(self, path: str) -> ImageData:
+        """The image of a row."""
+        return _data(self.rows[int(path)][self.column])
+
+
+_KINDS = {"label": LABEL, "group": GROUP, "captions": CAPTIONS}
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
+
+
+def _data(value: Any) -> ImageData:
+    if value is None:
+        return b""
+    return value["bytes"] if value.get("bytes") is not None else Path(value["path"])
+
+
+def _word(feature: Any, value: Any) -> Any:
+    if hasattr(feature, "int2str") and isinstance(value, int) and value >= 0:
+        return feature.int2str(value)
+    return value

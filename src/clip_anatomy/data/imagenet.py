@@ -1,0 +1,185 @@
+"""ImageNet (ILSVRC 2012): labels from synset folders or from the data set's own tables, never from the order of files."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from clip_anatomy.data.published_copies import Asked, Benchmark, Entry, Published
+from clip_anatomy.errors import BadInput, MissingExtra
+from clip_anatomy.loading.zero_shot import imagenet_names, imagenet_synsets, unique_names
+
+__all__ = ["IMAGENET", "imagenet"]
+
+IMAGENET = Published(
+    scheme="imagenet",
+    title="ImageNet (ILSVRC 2012)",
+    where="from image-net.org after registration, or from Kaggle (ImageNet Object Localization Challenge)",
+    images={"val": 50_000, "train": 1_281_167},
+)
+CLASSES = 1000
+SYNSET = re.compile(r"n\d{8}$")
+FLAT = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g$", re.IGNORECASE)
+FILES = (".jpeg", ".jpg", ".png")
+FOLDERS = {
+    "val": ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val"),
+    "train": ("train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "ILSVRC2012_img_train"),
+}
+DEVKIT = ("ILSVRC2012_devkit_t12/data", "data", "")
+
+
+def imagenet(rest: str) -> Benchmark:
+    """Open `FOLDER[:val|train][:partial]`, the validation images by default.
+
+    FOLDER holds synset folders (n01440764/…), or `val` and `train` of that kind, as most people arrange it; or Kaggle's tree; or
+    the validation images in one flat folder, with `LOC_val_solution.csv` (Kaggle) or the development kit's ground truth and
+    `meta.mat` beside them. Label is the class name that open_clip ships (curated by CLIP's authors); `meta` holds split,
+    synset, and the class's number among the sorted synsets.
+
+    Raises:
+        BadInput: no such copy, not a whole one, a flat folder without a table, an unknown synset.
+        MissingExtra: open_clip (names), or SciPy for `meta.mat`.
+    """
+    asked = IMAGENET.asked(rest)
+    split = "train" if "train" in asked.options else "val"
+    asked = Asked(asked.of, asked.root, (split, *(o for o in asked.options if o not in ("val", "train"))))
+    folder = _images(asked, split)
+    inside = sorted(entry.name for entry in folder.iterdir() if SYNSET.match(entry.name) and entry.is_dir())
+    truth = {} if inside else _truth(asked, folder)
+    labels = _labels(asked, {*inside, *truth.values()}, inside)
+    number = {synset: at for at, synset in enumerate(labels)}
+
+    def walk() -> Iterator[Entry]:
+        prefix = folder.relative_to(asked.root).as_posix().removeprefix(".")
+        base = f"{prefix}/" if prefix else ""
+        if inside:
+            found = ((f"{synset}/{name}", name, synset) for synset in inside for name in _names(folder / synset))
+        else:
+            found = ((name, name, truth[_place(name)]) for name in _names(folder) if FLAT.match(name))
+        for path, name, synset in found:
+            meta: dict[str, Any] = {"split": split, "synset": synset}
+            if len(labels) == CLASSES:
+                meta["class"] = number[synset]
+            yield Entry(base + path, labels[synset], "", meta, f"{split}/{name}")
+
+    counts = {synset: len(_names(folder / synset)) for synset in inside}
+    images = sum(counts.values()) if inside else sum(FLAT.match(name) is not None for name in _names(folder))
+    short = [f"{synset} has {n}" for synset, n in counts.items() if n != 50] if split == "val" else []
+    more = f"; {len(inside)} synset folders of {CLASSES:,}" if inside and len(inside) != CLASSES else ""
+    more += f"; 50 images a synset were expected, {', '.join(short[:3])}" if short else ""
+    asked.hold_to({split: images}, more)
+    return Benchmark(asked, tuple(labels.values()), images, walk)
+
+
+def _images(asked: Asked, split: str) -> Path:
+    """The folder that holds the images of a split: the one given, or one inside."""
+    root = asked.root
+    names = [entry.name for entry in root.iterdir()]
+    if any(SYNSET.match(name) for name in names) or any(FLAT.match(name) for name in names):
+        if root.name in ("train", "val") and root.name != split:
+            raise BadInput(f"{root} is the {root.name} folder. Type: imagenet:{root}:{root.name}")
+        return root
+    found = next((root / name for name in FOLDERS[split] if (root / name).is_dir()), None)
+    if found is None:
+        raise BadInput(
+            f"{root} has neither synset folders (n01440764 …) nor a {split} folder. ImageNet is to be had {IMAGENET.where}. "
+            f"Type: {IMAGENET.form}"
+        )
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    return sorted(name for name in names if name.lower().endswith(FILES) and not name.startswith("."))
+
+
+def _place(name: str) -> int:
+    """The number in a validation image's name."""
+    found = FLAT.match(name)
+    return int(found[1]) if found else 0
+
+
+def _truth(asked: Asked, folder: Path) -> Mapping[int, str]:
+    """Synset of every validation image by the number in its name, from Kaggle's solution or the development kit."""
+    around = (asked.root, asked.root.parent, folder.parent)
+    solution = next((at / "LOC_val_solution.csv" for at in around if (at / "LOC_val_solution.csv").is_file()), None)
+    if solution is not None:
+        truth = _solution(asked, solution)
+    else:
+        kits = [at / part for at in around for part in DEVKIT]
+        kit = next((at for at in kits if (at / "ILSVRC2012_validation_ground_truth.txt").is_file()), None)
+        if kit is None or not (kit / "meta.mat").is_file():
+            raise BadInput(
+                f"{folder} holds the validation images in one folder, which says nothing about their classes. Put "
+                "LOC_val_solution.csv (Kaggle) or ILSVRC2012_devkit_t12 beside them, or sort them into synset folders"
+            )
+        ids = (kit / "ILSVRC2012_validation_ground_truth.txt").read_text(encoding="utf-8", errors="replace").split()
+        synsets = _meta(kit / "meta.mat")
+        if odd := [one for one in ids if not one.isdecimal() or int(one) not in synsets]:
+            raise asked.wrong(f"{kit}: the ground truth names class {odd[0]}, which meta.mat does not know")
+        # The n-th line is about the image whose NAME says n; the order of files on the disk means nothing.
+        truth = {at + 1: synsets[int(one)] for at, one in enumerate(ids)}
+    lost = next((name for name in _names(folder) if FLAT.match(name) and _place(name) not in truth), None)
+    if lost is not None:
+        raise asked.wrong(f"{folder / lost} is not in the table of {len(truth):,} labels")
+    return truth
+
+
+def _solution(asked: Asked, path: Path) -> dict[int, str]:
+    """Kaggle's table: number in an image's name → synset, the first word of PredictionString."""
+    truth: dict[int, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for at, row in enumerate(csv.DictReader(file)):
+                words = (row.get("PredictionString") or "").split()
+                name = f"{row.get('ImageId') or ''}.jpeg"
+                if not words or not SYNSET.match(words[0]) or not FLAT.match(name):
+                    raise asked.wrong(f"{path}, line {at + 2}: 'ILSVRC2012_val_00000001,n01751748 …' was expected")
+                truth[_place(name)] = words[0]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise asked.wrong(f"{path} is not a readable table ({error})") from error
+    return truth
+
+
+def _meta(path: Path) -> dict[int, str]:
+    """The development kit's class numbers (which are not in the order of synsets) → synset."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise MissingExtra("scipy (for the development kit's meta.mat)", "measure") from error
+    try:
+        found = loadmat(path, squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in found if int(row["num_children"]) == 0}
+    except Exception as error:  # SciPy raises kinds of its own on damaged files
+        raise BadInput(f"{path} is not the development kit's meta.mat ({error}). Unpack the kit again") from error
+
+
+def _labels(asked: Asked, needed: set[str], inside: list[str]) -> dict[str, str]:
+    """Names by synset, ascending: the sorted synsets and open_clip's list of names are in the same order."""
+    whole = _all_synsets(asked, inside)
+    if whole is None:
+        raise BadInput(
+            f"{asked.root} has {len(inside)} of {CLASSES:,} synset folders, and no table says which classes these are. Put "
+            "LOC_synset_mapping.txt (Kaggle) into it, or type: pip install timm"
+        )
+    if unknown := sorted(needed - {*whole}):
+        raise BadInput(
+            f"{len(unknown)} synsets of {asked.root} are not among the 1,000 classes of ILSVRC 2012, such as {unknown[0]}. "
+            "Type the path of it as a plain folder instead: its folders are then the labels"
+        )
+    return dict(zip(whole, unique_names(imagenet_names(), whole), strict=True))
+
+
+def _all_synsets(asked: Asked, inside: list[str]) -> tuple[str, ...] | None:
+    """The 1,000 synsets in ascending order, from the copy's own table or folders, else from timm."""
+    around = (asked.root, asked.root.parent, asked.root.parent.parent)
+    for table in (at / "LOC_synset_mapping.txt" for at in around):
+        if table.is_file():
+            found = sorted({line.split()[0] for line in table.read_text(encoding="utf-8").splitlines() if line.strip()})
+            if len(found) != CLASSES:
+                raise asked.wrong(f"{table} names {len(found)} synsets, {CLASSES:,} were expected")
+            return tuple(found)
+    return tuple(inside) if len(inside) == CLASSES else imagenet_synsets()

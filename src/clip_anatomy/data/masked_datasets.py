@@ -1,0 +1,76 @@
+"""The registry of data sets with masks or labels: name → reader, what it is, where to get it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from clip_anatomy.data import (
+    ade20k,
+    cityscapes,
+    coco,
+    cod10k,
+    imagenet_segmentation,
+    mask_folder,
+    nus_wide,
+    pascal_context,
+    pascal_voc,
+    potsdam,
+)
+from clip_anatomy.data.masked import Labelled, Masked
+from clip_anatomy.errors import BadSpec
+
+__all__ = ["READERS", "Reader", "open_masked"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a data set is read.
+
+    Attributes:
+        open: path → the pictures.
+        where: how to get it and what to type.
+    """
+
+    open: Callable[[Path], Masked | Labelled] = field(repr=False)
+    where: str
+
+
+READERS: dict[str, Reader] = {
+    "imagenet-segmentation": Reader(imagenet_segmentation.open_imagenet_seg, imagenet_segmentation.WHERE),
+    "voc21": Reader(pascal_voc.open_voc, pascal_voc.WHERE),
+    "voc20": Reader(partial(pascal_voc.open_voc, background=False), pascal_voc.WHERE),
+    "context60": Reader(pascal_context.open_context, pascal_context.WHERE),
+    "context59": Reader(partial(pascal_context.open_context, background=False), pascal_context.WHERE),
+    "ade20k": Reader(ade20k.open_ade, ade20k.WHERE),
+    "coco-object": Reader(coco.open_coco_object, coco.WHERE),
+    "coco-stuff": Reader(coco.open_coco_stuff, coco.WHERE),
+    "cityscapes": Reader(cityscapes.open_cityscapes, cityscapes.WHERE),
+    "potsdam": Reader(potsdam.open_potsdam, potsdam.WHERE),
+    "coco-labels": Reader(coco.open_coco_labels, coco.WHERE),
+    "nus-wide": Reader(nus_wide.open_nuswide, nus_wide.WHERE),
+    "cod10k": Reader(cod10k.open_cod10k, cod10k.WHERE),
+    "sample": Reader(mask_folder.open_sample, mask_folder.WHERE),
+}
+
+
+def open_masked(name: str, path: str | Path) -> Masked | Labelled:
+    """Open a data set by name.
+
+    Args:
+        name: a name of READERS.
+        path: where it lies.
+
+    Raises:
+        BadSpec: unknown name.
+        BadInput: it is not what its name says; the message tells where to get it.
+        MissingExtra: a library for its format is not installed.
+
+    Example:
+        >>> open_masked("mnist", ".")
+        Traceback (most recent call last):
+        clip_anatomy.errors.BadSpec: the data set ...
+    """
+    if name not in READERS:
+        raise BadSpec(f"the data set {name!r} is not known. Type one of: {', '.join(READERS)}")
+    return READERS[name].open(Path(path).expanduser())

@@ -1,0 +1,178 @@
+"""What a collection hands over: pictures one at a time, each with an id that stays the same on every walk.
+
+A `Source` is anything that can be walked again and again in the same order; `opening.open_source` makes one of what people type.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.errors import BadImage
+from clip_anatomy.images.pixels import Preprocess, read_image
+
+ImageData = Path | bytes | Image.Image | np.ndarray | Tensor
+NO_TEXT = re.compile("[\ud800-\udfff]")  # a byte of another encoding, as Python keeps it in names of files
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif"})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a collection, not yet decoded, and what is known about it.
+
+    Attributes:
+        id: names it for good: the same on every walk, different for different images.
+        data: a path, the bytes of an image file, or an image in memory; an error where it could not even be read.
+        path: where `Source.fetch` finds it again; None when it lives in memory only.
+        label: its class, "" if not known.
+        group: its group (for worst-group figures), "" if not known.
+        captions: texts that describe it.
+        meta: whatever else the table says: column → text or number.
+    """
+
+    id: str
+    data: ImageData | BadImage
+    path: str | None = None
+    label: str = ""
+    group: str = ""
+    captions: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        """Keep out what no store, table or page can hold: names and words that are not Unicode."""
+        words = (self.label, self.group, *self.captions, *(v for v in self.meta.values() if isinstance(v, str)))
+        if NO_TEXT.search(self.id) or NO_TEXT.search(self.path or ""):
+            name = _as_text(self.id)
+            error = BadImage(f"the name of {name} is not UTF-8, so nothing could be kept of it. Rename the file")
+            for field_name, value in (("id", name), ("data", error), ("path", None)):
+                object.__setattr__(self, field_name, value)
+        if any(NO_TEXT.search(word) for word in words):
+            meta = {key: _as_text(v) if isinstance(v, str) else v for key, v in self.meta.items()}
+            captions = tuple(map(_as_text, self.captions))
+            said = {"label": _as_text(self.label), "group": _as_text(self.group), "captions": captions, "meta": meta}
+            for field_name, value in said.items():
+                object.__setattr__(self, field_name, value)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A collection of pictures."""
+
+    @property
+    def spec(self) -> str:
+        """What `open_source` makes this collection of again, on this machine."""
+        ...
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk the pictures, always in the same order."""
+        ...
+
+    def count(self) -> int | None:
+        """How many there are, where that is cheap to say."""
+        ...
+
+    def check(self) -> None:
+        """Raise BadInput if the collection cannot be reached (any more)."""
+        ...
+
+    def fetch(self, path: str) -> ImageData:
+        """The image at a picture's `path`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One picture as the model takes it, and the facts of its file.
+
+    Attributes:
+        pixels: preprocessed.
+        row: rows of the upright original.
+        col: its columns.
+        size: bytes of its file, or of its pixels where there is none.
+        digest: hash of those bytes: equal for equal files, whatever they are called.
+    """
+
+    pixels: Float[Tensor, "3 row col"]
+    row: int
+    col: int
+    size: int
+    digest: str
+
+
+def read_data(data: ImageData, name: str, *, keep_mode: bool = False) -> Image.Image:
+    """Decode a picture's data upright.
+
+    Raises:
+        BadImage: it cannot be used; the message starts with `name`.
+    """
+    if not isinstance(data, bytes):
+        return read_image(data, keep_mode=keep_mode)
+    if not data:
+        raise BadImage(f"{name} is empty (0 bytes). Put a whole copy in its place")
+    try:
+        with Image.open(BytesIO(data)) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise BadImage(
+                    f"{name} has {image.width * image.height:,} pixels, {limit:,} are allowed. Scale it down, or type "
+                    f"first: PIL.Image.MAX_IMAGE_PIXELS = {image.width * image.height:_}"
+                )
+            return read_image(image, keep_mode=keep_mode)
+    except BadImage as error:
+        raise BadImage(f"{name}: {error}") from error
+    except Exception as error:  # decoders raise anything at all on damaged data
+        raise BadImage(f"{name} is not a picture that can be read here ({type(error).__name__}: {error})") from error
+
+
+def decode(picture: Picture, preprocess: Preprocess) -> Decoded:
+    """Decode and preprocess one picture.
+
+    Raises:
+        BadImage: it cannot be used.
+    """
+    data = picture.data
+    if isinstance(data, BadImage):
+        raise data
+    image = read_data(data, picture.id, keep_mode=True)
+    raw = _bytes_of(data)
+    pixels = preprocess(image)
+    return Decoded(pixels, image.height, image.width, len(raw), hashlib.blake2b(raw, digest_size=16).hexdigest())
+
+
+def _bytes_of(data: ImageData) -> bytes:
+    if isinstance(data, Path):
+        return data.read_bytes()
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, Image.Image):
+        return data.tobytes()
+    array = data.detach().cpu().numpy() if isinstance(data, Tensor) else data
+    return np.ascontiguousarray(array).view(np.uint8).tobytes()
+
+
+def hash_of(data: ImageData) -> str:
+    """A name for an image that has none: hash of its kind, its shape and its values."""
+    shape = data.size if isinstance(data, Image.Image) else getattr(data, "shape", ())
+    kind = data.mode if isinstance(data, Image.Image) else str(getattr(data, "dtype", "bytes"))
+    total = hashlib.blake2b(repr((kind, tuple(shape))).encode(), digest_size=16)
+    total.update(_bytes_of(data))
+    return f"image-{total.hexdigest()}"
+
+
+def _as_text(text: str) -> str:
+    """The same with a mark in the place of each byte that is no text."""
+    return NO_TEXT.sub("\ufffd", text)
+
+
+def stack(pixels: Sequence[Float[Tensor, "3 row col"]]) -> Float[Tensor, "image 3 row col"]:
+    """Several pictures' pixels as one batch."""
+    return torch.stack(list(pixels))

@@ -1,0 +1,172 @@
+"""Pictures in tar files laid out as webdataset does: members that share a name up to the first dot are one sample.
+
+Read as a stream, one member at a time: a tar of any size takes no memory and is never unpacked.
+"""
+
+import glob
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from clip_anatomy.data.picture import SUFFIXES, ImageData, Picture
+from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL, Note, Table, note_for
+from clip_anatomy.errors import BadImage, BadInput
+
+__all__ = ["Tars", "only_tars"]
+
+ESCAPED = re.compile(r"\[([*?[])\]")  # what glob.escape writes
+TEXT_LIMIT = 2**20  # bytes of a .txt, .cls or .json member that are read
+
+
+@dataclass(frozen=True)
+class Tars:
+    """Samples of one or more tars, in the order of file names and of members.
+
+    A sample is an image (.jpg, .png, .webp …) and, beside it, .txt (a caption a line), .cls (a label) or .json (label,
+    group, caption and anything else). Its id is `tar/key`.
+
+    Attributes:
+        pattern: a path, which may hold * and ?; brackets in the name of a folder that is there are escaped as glob does.
+        table: key or `tar/key` → label, group, captions; it wins over the members.
+    """
+
+    pattern: Path
+    table: Table = field(default_factory=dict[str, Note], repr=False)
+
+    @staticmethod
+    def of(pattern: Path, table: Table | None = None) -> "Tars":
+        """Open tars.
+
+        Raises:
+            BadInput: there is none.
+        """
+        pattern = pattern.expanduser().absolute()
+        if pattern.is_file():
+            pattern = Path(glob.escape(str(pattern)))
+        elif pattern.parent.is_dir():
+            pattern = Path(glob.escape(str(pattern.parent)), pattern.name)
+        found = Tars(pattern, table or {})
+        found.check()
+        return found
+
+    @property
+    def spec(self) -> str:
+        """The pattern as an absolute path."""
+        return str(self.pattern)
+
+    @property
+    def files(self) -> list[Path]:
+        """The tar files."""
+        return sorted(Path(name) for name in glob.glob(str(self.pattern)))  # noqa: PTH207 - the pattern is a whole path
+
+    @property
+    def root(self) -> Path:
+        """The folder under which all of them lie: the pattern's, up to its first * or ?."""
+        folder, *rest = self.pattern.parent.parts
+        plain = takewhile(lambda part: not glob.has_magic(ESCAPED.sub("", part)), rest)
+        return Path(folder, *(ESCAPED.sub(r"\1", part) for part in plain))
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Walk all samples."""
+        self.check()
+        for file in self.files:
+            yield from _samples(file, file.relative_to(self.root).as_posix(), self.table)
+
+    def count(self) -> None:
+        """Not known without reading the tars."""
+        return
+
+    def check(self) -> None:
+        """Raise BadInput when no tar is there (any more)."""
+        if not self.files:
+            raise BadInput(
+                f"there is no tar file {self.pattern}. Type the path of one, or a pattern such as 'train-*.tar'"
+            )
+
+    def fetch(self, path: str) -> ImageData:
+        """The bytes of a member, from `tar#member`."""
+        name, _, member = path.partition("#")
+        try:
+            with tarfile.open(self.root / name, "r:*") as tar:
+                found = tar.extractfile(member)
+                return b"" if found is None else found.read()
+        except (KeyError, OSError, tarfile.TarError) as error:
+            raise BadInput(f"{path} is not in the tars of {self.pattern} ({error})") from error
+
+
+def only_tars(folder: Path) -> bool:
+    """Whether a folder holds tars and no picture files or folders of their own."""
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return any(entry.suffix == ".tar" for entry in entries) and not any(
+        entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in entries
+    )
+
+
+def _samples(file: Path, called: str, table: Table) -> Iterator[Picture]:
+    key, members = "", dict[str, tuple[str, bytes]]()
+    try:
+        with tarfile.open(file, "r|*") as tar:
+            for member in tar:
+                name = member.name.removeprefix("./")
+                folder, _, base = name.rpartition("/")
+                stem, dot, ending = base.partition(".")
+                if not member.isfile() or not stem or not dot:
+                    continue
+                here = f"{folder}/{stem}" if folder else stem
+                if here != key:
+                    yield from _sample(called, key, members, table)
+                    key, members = here, {}
+                is_image = f".{ending.rpartition('.')[2].lower()}" in SUFFIXES
+                if is_image or ending.lower() in ("txt", "cls", "json"):
+                    data = _stream(tar, member).read() if is_image else _stream(tar, member).read(TEXT_LIMIT)
+                    members[ending.lower()] = (member.name, data)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        # The sample under way may lack members: it waits for a whole copy. The other tars are walked all the same.
+        yield Picture(called, BadImage(f"{file} is not a whole tar file ({error}). Put a whole copy in its place"))
+        return
+    yield from _sample(called, key, members, table)
+
+
+def _stream(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedIOBase:
+    stream = tar.extractfile(member)
+    return io.BytesIO() if stream is None else cast("io.BufferedIOBase", stream)
+
+
+def _sample(tar: str, key: str, members: dict[str, tuple[str, bytes]], table: Table) -> Iterator[Picture]:
+    images = [ending for ending in members if f".{ending.rpartition('.')[2]}" in SUFFIXES]
+    if not images:
+        return
+    said = _json(members.get("json", ("", b"{}"))[1])
+    label = str(next((said.pop(name) for name in LABEL if name in said), "")) or _text(members, "cls")
+    group = str(next((said.pop(name) for name in GROUP if name in said), ""))
+    told: Any = next((said.pop(name) for name in CAPTIONS if name in said), ())
+    captions = tuple(str(t) for t in cast("list[Any]", told)) if isinstance(told, list | tuple) else (str(told),)
+    captions = captions or tuple(line.strip() for line in _text(members, "txt").splitlines() if line.strip())
+    stem = tar.removesuffix(PurePosixPath(tar).suffix)
+    meta = {k: v for k, v in said.items() if isinstance(v, str | int | float | bool)}
+    for ending in images:
+        name, data = members[ending]
+        id = f"{stem}/{key}" if len(images) == 1 else f"{stem}/{key}.{ending}"
+        note = note_for(table, id)
+        yield Picture(
+            id, data, f"{tar}#{name}", note.label or label, note.group or group, note.captions or captions,
+            {**meta, **note.meta},
+        )  # fmt: skip
+
+
+def _text(members: dict[str, tuple[str, bytes]], ending: str) -> str:
+    return members.get(ending, ("", b""))[1].decode("utf-8", "replace").strip()
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(data)
+    except ValueError:  # one sample's broken notes do not spoil its picture
+        return {}
+    return cast("dict[str, Any]", said) if isinstance(said, dict) else {}

@@ -1,0 +1,1 @@
+"""Parts chosen, replaced, ablated; edited models saved and exported."""

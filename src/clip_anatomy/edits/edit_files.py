@@ -1,0 +1,206 @@
+"""An edit on disk: one JSON file to read, and beside it the means as safetensors, named by their content.
+
+The tensors are written first under a name that holds their hash, the JSON file comes last by a rename: at every moment the JSON
+file on disk names tensors that are there, whatever is interrupted.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from clip_anatomy import __version__
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.replacement import BYS, KINDS, Change
+from clip_anatomy.errors import BadInput, BadSpec, OutputError
+from clip_anatomy.files import read_safetensors, write_safetensors
+
+__all__ = ["SCHEMA", "load_edit", "save_edit", "write_text"]
+
+SCHEMA = "clip-anatomy/edit/1"
+FORMAT = "clip-anatomy edit 1"
+LARGEST = 2**20  # bytes of a JSON file that is looked into; an edit of every head of an H/14 has 40 kB
+AGAIN = "Make it again with Edit.of(clip, selection, moments).save(path), or copy both of its files once more"
+
+
+def save_edit(edit: Edit, path: Path) -> Path:
+    """Write an edit; see `Edit.save`."""
+    if path.suffix != ".json":
+        raise OutputError(f"{path}: an edit is a .json file. Type {path}.json")
+    before = _tensor_file(path)
+    tensors: dict[str, Tensor] = {}
+    rows: list[dict[str, Any]] = []
+    for one in edit.changes:
+        row: dict[str, Any] = {"part": one.name, "by": one.by}
+        for what, tensor in (("mean", one.mean), ("directions", one.frame)):
+            if tensor is not None:
+                row[what] = f"{one.name} {what}"
+                tensors[row[what]] = tensor
+        rows.append(row)
+    digest = _hash(tensors)
+    beside = path.with_name(f"{path.stem}-{digest[:12]}.safetensors")
+    if tensors:
+        write_safetensors(beside, tensors, {"format": FORMAT, "unit": "contribution / ‖embedding‖", "blake2b": digest})
+    told = {
+        "schema": SCHEMA,
+        "made_by": f"clip-anatomy {__version__}",
+        "model": {
+            "name": edit.model,
+            "digest": edit.digest,
+            "dtype": edit.dtype,
+            "layers": edit.layers,
+            "heads": edit.heads,
+            "embed": edit.embed,
+        },
+        "parts": rows,
+        "unit": "contribution / ‖embedding‖ of the unedited image; convention own",
+        "measured_on": edit.measured_on,
+        "notes": edit.notes,
+        "tensors": {"file": beside.name, "blake2b": digest} if tensors else None,
+    }
+    try:
+        write_text(path, _laid_out(told))
+    except BaseException:
+        if beside != before and not _named_elsewhere(beside, path):
+            beside.unlink(missing_ok=True)
+        raise
+    if tensors:  # as readable as the JSON file: safetensors' own files are for one's own eyes only
+        beside.chmod(path.stat().st_mode)
+    if before is not None and before != beside and not _named_elsewhere(before, path):
+        before.unlink(missing_ok=True)
+    return path
+
+
+def load_edit(path: Path) -> Edit:
+    """Read an edit; see `Edit.load`."""
+    if path == Path():
+        raise BadInput("no file of an edit is named. Type the .json file that Edit.save wrote; several: a.json+b.json")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; the .json file of an edit was expected. Type {path}/NAME.json")
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(
+            f"there is no edit {str(path)!r}. Make one: clip-anatomy repair STORE, or Edit.of(...).save(path)"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is not a whole JSON file ({error}). {AGAIN}") from error
+    schema = told.get("schema") if isinstance(told, dict) else None
+    if schema != SCHEMA:
+        newer = isinstance(schema, str) and schema.startswith("clip-anatomy/edit/")
+        why = "Type: pip install --upgrade clip-anatomy" if newer else "Type the .json file that Edit.save wrote"
+        raise BadInput(f"{path} has the schema {schema!r}; {SCHEMA!r} was expected. {why}")
+    tensors = _tensors(path, told.get("tensors"))
+    try:
+        model = told["model"]
+        changes = tuple(_change(row, tensors) for row in told["parts"])
+        shape = {name: int(model[name]) for name in ("layers", "heads", "embed")}
+        names = (str(model["name"]), str(model["digest"]), str(model["dtype"]))
+        return Edit(
+            *names, **shape, changes=changes, measured_on=str(told["measured_on"]), notes=str(told.get("notes", ""))
+        )
+    except (BadInput, BadSpec) as error:
+        raise BadInput(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path} lacks or misspells {error} of an edit. {AGAIN}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file by a temporary file beside it and a rename.
+
+    Raises:
+        OutputError: the place cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error}): give a path in a folder that exists and has room."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _change(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Change:
+    kind, _, at = str(row["part"]).partition(" ")
+    layer, _, head = at.partition(".")
+    if kind not in KINDS or (kind == "start") != (not at) or (kind == "head") != bool(head):
+        raise BadSpec(f"part {row['part']!r} is not known. Type 'head 9.3', 'mlp 4', 'class-to-class 7' or 'start'")
+    if row["by"] not in BYS:
+        raise BadSpec(f"{row['part']} replaced by {row['by']!r}? That is not known. Type one of: {', '.join(BYS)}")
+    found: dict[str, Tensor] = {}
+    for what, name in (("mean", "mean"), ("directions", "frame")):
+        if what in row:
+            if row[what] not in tensors:
+                raise BadInput(f"the tensor {row[what]!r} is not in the file beside it. {AGAIN}")
+            found[name] = tensors[row[what]].float()
+    known: tuple[Any, Any] = (kind, row["by"])
+    return Change(known[0], int(layer or -1), int(head or -1), known[1], found.get("mean"), found.get("frame"))
+
+
+def _tensors(path: Path, told: Any) -> dict[str, Tensor]:
+    if told is None:
+        return {}
+    if not isinstance(told, dict) or not isinstance(told.get("file"), str) or Path(told["file"]).name != told["file"]:
+        raise BadInput(f"{path}: its entry 'tensors' names no file beside it. {AGAIN}")
+    beside = path.with_name(told["file"])
+    if not beside.is_file():
+        raise BadInput(f"{path} is half of an edit: {beside.name} is not beside it. Copy that file there too")
+    tensors, _ = read_safetensors(beside, FORMAT, "Edit.save")
+    if _hash(tensors) != told.get("blake2b"):
+        raise BadInput(
+            f"{beside} is damaged or belongs to another edit: its checksum is not the one in {path.name}. {AGAIN}"
+        )
+    return tensors
+
+
+def _tensor_file(path: Path) -> Path | None:
+    """The tensors that an edit which is to be overwritten names, if it is one of ours."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        name = told["tensors"]["file"] if told["schema"] == SCHEMA else ""
+        ours = isinstance(name, str) and name.startswith(f"{path.stem}-") and Path(name).name == name
+        return path.with_name(name) if ours else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _named_elsewhere(tensors: Path, path: Path) -> bool:
+    """Whether another edit in the folder names these tensors: a copy that somebody made of the JSON file alone."""
+    for other in tensors.parent.glob("*.json"):
+        try:
+            if other != path and other.stat().st_size < LARGEST and tensors.name in other.read_text(encoding="utf-8"):
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    total = blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().float().contiguous()
+        total.update(repr((name, tuple(tensor.shape))).encode())
+        total.update(tensor.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _laid_out(told: Mapping[str, Any]) -> str:
+    """JSON with one part a line: short enough to read, long enough to compare with diff."""
+    lines: list[str] = []
+    for key, value in told.items():
+        if key == "parts" and value:
+            rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in value)
+            lines.append(f'"parts": [\n{rows}\n ]')
+        else:
+            lines.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}")
+    return "{" + ",\n ".join(lines) + "}\n"

@@ -1,0 +1,232 @@
+"""`EditedClip`: the encoder that an `Edit` makes of a model, usable wherever the model was."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.replacement import Change
+from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
+from clip_anatomy.errors import BadImage, UnsupportedModel
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.host import read_host
+from clip_anatomy.towers.resnet import ResNet
+from clip_anatomy.towers.transformer import Block, PatchEmbedding, Tower
+
+__all__ = ["EditedClip", "pack"]
+
+
+class EditedClip(EditedModel):
+    """A drop-in encoder: open_clip's `encode_image`, `encode_text`, `forward`, `logit_scale`; transformers' `get_image_features`.
+
+    The weights are borrowed. The user's model object is never changed: `.to(...)`, `.half()` and `load_state_dict` make or take
+    new tensors. The price is that of the forward: what the edited heads computed is read where the forward computes it anyway.
+
+    The embeddings are in units of the unedited ones: contributions are divided by ‖embedding‖, replaced by means of such, and
+    scaled back by the image's own ‖embedding‖.
+
+    Args:
+        clip: the model.
+        edit: what to replace; an empty one gives the model's own embeddings.
+
+    Raises:
+        BadInput: the edit was made for another model.
+        UnsupportedModel: a CLIP-ResNet.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> from clip_anatomy.loading.demo import examples
+        >>> clip = ca.load("demo")
+        >>> edited = EditedClip(clip, Edit.of(clip, "7.0,7.1", by="zero"))
+        >>> edited.encode_image(clip.pixels(examples()[:2]), normalize=True).shape
+        torch.Size([2, 128])
+    """
+
+    refusal = BadImage
+
+    def __init__(self, clip: Clip, edit: Edit) -> None:
+        """Borrow the weights and prepare the maps of what is replaced."""
+        edit.check(clip)
+        if isinstance(clip.vision, ResNet):
+            raise UnsupportedModel(
+                f"{clip.name} is a CLIP-ResNet; the edited encoder needs a transformer. Type edit.apply(decompose(clip, images)), "
+                "which gives the same embeddings"
+            )
+        config, tensors = pack(clip, edit)
+        super().__init__(config, tensors)
+        self.clip, self.edit = clip, edit  # plain data: a module that it holds is not registered, and so never moved
+        self._lent = list(self.image_tower.buffers())
+        self.eval()
+
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        """Preprocessed pixels [image, 3, row, col] → edited embeddings [image, embed], in the model's dtype.
+
+        Raises:
+            BadImage: another shape, or smaller than a patch.
+        """
+        self.refuse_odd(image)
+        own = not self.edit and self._unmoved() and self._fits(image)
+        y = self._unedited(image) if own else self.image_tower(image, self.replaced)
+        return F.normalize(y, dim=-1) if normalize else y
+
+    def get_image_features(self, pixel_values: Tensor, **_: Any) -> Any:
+        """`encode_image` in the form of the user's transformers: a tensor until version 4, since 5 an object with `pooler_output`."""
+        return self._as_host(self.encode_image(pixel_values))
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
+        """`encode_text` likewise. Padding stands behind the row that is read, where it cannot be seen: the mask is not needed."""
+        return self._as_host(self.encode_text(input_ids))
+
+    def _unmoved(self) -> bool:
+        """Whether the weights still are those that were borrowed, not turned to another device or precision nor loaded anew."""
+        return all(mine is lent for mine, lent in zip(self.image_tower.buffers(), self._lent, strict=True))
+
+    def _fits(self, image: Tensor) -> bool:
+        """Whether the pictures have the size that the host library takes: at any other, it fails or places patches wrongly."""
+        e = self.clip.image_tower.embedding
+        assert isinstance(e, PatchEmbedding)
+        return tuple(image.shape[-2:]) == tuple(n * side for n, side in zip(e.grid, e.weight.shape[2:], strict=True))
+
+    def _unedited(self, image: Tensor) -> Tensor:
+        """The host library's own embeddings, to the last bit, where there is a host."""
+        if self.clip.host is None:
+            return self.image_tower(image)
+        return read_host(self.clip.host).encode_image(image.to(self.image_tower.embedding.weight.dtype))
+
+    def _as_host(self, y: Tensor) -> Any:
+        module = sys.modules.get(type(self.clip.host).__module__)
+        package = sys.modules.get("transformers")
+        output = getattr(module, "BaseModelOutputWithPooling", None)
+        if package is None or output is None or int(package.__version__.split(".")[0]) < 5:
+            return y
+        return output(pooler_output=y)
+
+
+def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and tensors of the edited model, as `EditedModel` takes them and `export` writes them. Nothing is copied."""
+    tensors: dict[str, Tensor] = {
+        "logit_scale": torch.tensor(clip.logit_scale, device=clip.device).log(),
+        **{f"image_tower.{name}": t for name, t in _tensors(clip.image_tower).items()},
+        **{f"text_tower.{name}": t for name, t in _tensors(clip.text_tower).items()},
+    }
+    if clip.logit_bias:
+        tensors["logit_bias"] = torch.tensor(clip.logit_bias, device=clip.device)
+    maps, constant, parts = _replacement(clip.image_tower, edit)
+    wide = torch.promote_types(clip.image_tower.dtype, torch.float32)
+    tensors["replaced.maps"] = maps.to(clip.device, wide)
+    tensors["replaced.constant"] = constant.to(clip.device, wide)
+    config = {
+        "schema": SCHEMA,
+        "model": {"name": edit.model, "digest": edit.digest},
+        "told": edit.told,
+        "preprocess": clip.preprocess.to_dict(),
+        "edit": parts,
+        "image": _facts(clip.image_tower),
+        "text": _facts(clip.text_tower),
+    }
+    return config, tensors
+
+
+def _facts(tower: Tower) -> dict[str, Any]:
+    norms = [tower.ln_post, *(norm for block in tower.blocks for norm in (block.ln1, block.ln2))]
+    if len({norm.eps for norm in norms}) > 1:
+        raise UnsupportedModel(
+            "found LayerNorms with several epsilons in one tower. Type parts = decompose(...); edit.apply(parts)"
+        )
+    facts: dict[str, Any] = {
+        name: getattr(tower, name) for name in ("layers", "heads", "activation", "pool", "causal", "eos")
+    }
+    grid = list(tower.embedding.grid) if isinstance(tower.embedding, PatchEmbedding) else None
+    return facts | {"pool_before_norm": tower.pool_before_norm, "eps": tower.ln_post.eps, "grid": grid}
+
+
+def _tensors(tower: Tower) -> dict[str, Tensor]:
+    found: dict[str, Tensor | None] = {
+        "embedding.weight": tower.embedding.weight,
+        "position": tower.embedding.position,
+        "projection": tower.projection,
+        "projection_bias": tower.projection_bias,
+        **_affine("ln_post", tower.ln_post),
+    }
+    if isinstance(tower.embedding, PatchEmbedding):
+        found["class_token"] = tower.embedding.class_token
+    if tower.ln_pre is not None:
+        found |= _affine("ln_pre", tower.ln_pre)
+    for i, block in enumerate(tower.blocks):
+        found |= {f"blocks.{i}.{name}": t for name, t in _block(block).items()}
+    return {name: t for name, t in found.items() if t is not None}
+
+
+def _block(block: Block) -> dict[str, Tensor | None]:
+    fused = (
+        {"qkv": block.qkv} if block.qkv is not None else {"query": block.query, "key": block.key, "value": block.value}
+    )
+    layers = {**fused, "out": block.out, "up": block.up, "down": block.down, "ln1": block.ln1, "ln2": block.ln2}
+    found: dict[str, Tensor | None] = {"scale_attention": block.scale_attention, "scale_mlp": block.scale_mlp}
+    for name, layer in layers.items():
+        found |= _affine(name, layer)
+    return found
+
+
+def _affine(name: str, layer: Any) -> dict[str, Tensor | None]:
+    return {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+
+
+def _replacement(
+    tower: Tower, edit: Edit
+) -> tuple[Float[Tensor, "source embed"], Float[Tensor, " embed"], dict[str, Any]]:
+    """Maps from what the replaced heads compute to what is taken out, the constant that is put in, and which parts those are.
+
+    The order of the rows is that in which the forward computes: per layer the replaced heads, then class-to-class attention.
+    """
+    per_head = {(one.layer, one.head): one for one in edit.changes if one.kind == "head"}
+    looks = {one.layer: one for one in edit.changes if one.kind == "class-to-class"}
+    rows: list[Tensor] = []
+    constant = torch.zeros(tower.embed, dtype=torch.float64)
+    for layer in range(tower.layers):
+        heads = [head for other, head in per_head if other == layer]
+        if not heads and layer not in looks:
+            continue
+        writes = _writes(tower, tower.blocks[layer])
+        for head in heads:
+            one = per_head[layer, head]
+            rows.append(one.takes(writes[head]))
+            constant += one.takes(_put(one, 0, tower.embed))
+        if layer in looks:
+            for head in range(tower.heads):
+                over = per_head.get((layer, head))  # what of it the head's own replacement takes already
+                rows.append(writes[head] - (0 if over is None else over.takes(writes[head])))
+                put = _put(looks[layer], head, tower.embed)
+                constant += put - (0 if over is None else over.takes(put))
+    for one in edit.changes:
+        if one.kind in ("mlp", "start"):
+            constant += _put(one, 0, tower.embed)
+    selection = edit.parts
+    parts: Mapping[str, Any] = {
+        "heads": {str(layer): [h for at, h in selection.heads if at == layer] for layer, _ in selection.heads},
+        "mlps": list(selection.mlps),
+        "class_to_class": list(selection.class_to_class),
+        "start": selection.start,
+        "puts": bool(constant.any()),
+    }
+    maps = torch.cat(rows) if rows else torch.zeros(0, tower.embed, dtype=torch.float64)
+    return maps, constant, dict(parts)
+
+
+def _put(one: Change, row: int, embed: int) -> Float[Tensor, " embed"]:
+    """The mean that a part is replaced by; zero where there is none."""
+    return torch.zeros(embed, dtype=torch.float64) if one.mean is None else one.mean[row].double()
+
+
+def _writes(tower: Tower, block: Block) -> Float[Tensor, "head d embed"]:
+    """A_h: what one unit of each number that a head computes writes into the joint space, before 1/σ (convention "own")."""
+    weight = block.out.weight.detach().cpu().double().T  # [head·d, width]
+    if block.scale_attention is not None:
+        weight = weight * block.scale_attention.cpu().double()
+    weight = (weight - weight.mean(-1, keepdim=True)) * tower.ln_post.weight.cpu().double()
+    return (weight @ tower.projection.cpu().double()).unflatten(0, (tower.heads, tower.d))

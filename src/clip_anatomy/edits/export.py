@@ -1,0 +1,251 @@
+"""`export`: an edited model that runs without this package: one Python file over torch, or ONNX."""
+
+import json
+import logging
+import secrets
+import shutil
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clip_anatomy.edits import standalone_encoder as standalone
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.errors import MissingExtra, ModelError, OutputError
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.parity import random_ids, random_pixels
+
+__all__ = ["ONNX_TOLERANCE", "export"]
+
+MODULE = "edited_clip.py"
+EDIT = "edit.json"
+ONNX_TOLERANCE = 1e-4
+SCALED = {
+    "shortest": "scaled to cover {0}, the middle cut out",
+    "squash": "scaled to {0} whatever their aspect",
+    "longest": "scaled to fit into {0}, the rest padded",
+}
+LARGEST_IN_ONE_FILE = 2**30  # bytes of weights; a protobuf file ends at 2 GB
+
+
+def export(clip: Clip, edit: Edit, folder: str | Path, *, onnx: bool = False) -> Path:
+    """Write the edited model so that it runs without clip-anatomy.
+
+    The folder holds `edited_clip.py` (one file, which needs torch and safetensors only), its weights and config, the edit, what
+    `python edited_clip.py` checks itself against, and a README. With `onnx` also `image.onnx` and `text.onnx`, which take any
+    number of images or texts; both are run with onnxruntime before the folder is moved into place.
+
+    Args:
+        clip: the model, best in float32.
+        edit: made for it.
+        folder: made whole or not at all; an older export there is replaced.
+        onnx: also write ONNX.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadInput: the edit was made for another model.
+        OutputError: the folder cannot be written, or holds something else.
+        MissingExtra: onnx, onnxruntime or onnxscript is not installed.
+        ModelError: the ONNX model's embeddings differ by more than 1e-4 of their length.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if onnx:
+        for library in ("onnx", "onnxruntime", "onnxscript"):
+            if find_spec(library) is None:
+                raise MissingExtra(library, "export")
+    model = EditedClip(clip, edit)
+    with _replacing(folder) as part:
+        _write(model, part)
+        if onnx:
+            _write_onnx(model, part)
+        (part / "README.md").write_text(_readme(model, onnx), encoding="utf-8")
+    return folder
+
+
+def _write(model: EditedClip, part: Path) -> None:
+    from safetensors.torch import save_file
+
+    pixels = random_pixels(model.clip.image_tower)
+    with torch.no_grad():
+        known = {"pixels": pixels, "embedding": model.image_tower(pixels, model.replaced)}
+    save_file(_plain(model.state_dict()), part / standalone.WEIGHTS)
+    save_file(_plain(known), part / standalone.CHECK)
+    (part / standalone.CONFIG).write_text(json.dumps(model.config, indent=1) + "\n", encoding="utf-8")
+    (part / MODULE).write_text(Path(standalone.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    model.edit.save(part / EDIT)
+    mode = (
+        (part / MODULE).stat().st_mode
+    )  # safetensors' own files are for one's own eyes only; an export is to be handed on
+    for path in part.iterdir():
+        path.chmod(mode)
+
+
+def _plain(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Tensors of their own: what is borrowed may be a transposed view, or shared."""
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+class _Image(nn.Module):
+    def __init__(self, model: standalone.EditedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.image_tower(image, self.model.replaced)
+
+
+class _Text(nn.Module):
+    def __init__(self, model: standalone.EditedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.model.text_tower(text)
+
+
+def _write_onnx(model: EditedClip, part: Path) -> None:
+    plain = standalone.EditedModel(model.config, _plain(model.state_dict())).float().eval()
+    pixels = torch.cat([random_pixels(model.clip.image_tower).cpu().float()] * 2)
+    ids = _texts(random_ids(model.clip.text_tower).cpu())
+    for name, side, example in (("image", _Image(plain), pixels), ("text", _Text(plain), ids)):
+        path = part / f"{name}.onnx"
+        with torch.no_grad(), _quiet():
+            torch.onnx.export(
+                side.eval(),
+                (example,),
+                path,
+                dynamo=True,
+                verbose=False,
+                input_names=[name],
+                output_names=[f"{name}_embedding"],
+                dynamic_shapes={name: {0: torch.export.Dim("batch")}},
+                external_data=_bytes(side) > LARGEST_IN_ONE_FILE,
+            )
+        _prove(path, name, side, example)
+
+
+def _texts(ids: Tensor) -> Tensor:
+    """A text and two shorter ones, which end elsewhere: [1, token] → [3, token]."""
+    shorter = [torch.cat([ids[:, cut:], torch.zeros_like(ids[:, :cut])], 1) for cut in (1, ids.shape[1] // 3)]
+    return torch.cat([ids, *shorter])
+
+
+def _prove(path: Path, name: str, side: nn.Module, example: Tensor) -> None:
+    """Run the file with onnxruntime on one, two and three inputs, and compare."""
+    import onnxruntime
+
+    session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(1)
+    for count in (1, 2, 3):
+        inputs = example[torch.arange(count) % len(example)]
+        if inputs.is_floating_point():
+            inputs += torch.randn(inputs.shape, generator=generator)
+        with torch.no_grad():
+            ours = side(inputs)
+        theirs = torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
+        gap = float(((ours - theirs).norm(dim=-1) / ours.norm(dim=-1)).max())
+        if not gap <= ONNX_TOLERANCE:
+            raise ModelError(
+                f"onnxruntime's {name} embeddings differ by {gap:.1e} of their length, {ONNX_TOLERANCE:.0e} is allowed. Use "
+                f"{MODULE} instead: export without ONNX"
+            )
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in module.state_dict().values())
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """The exporter's own notes (deprecations inside it, constants that it does not fold) are not for our users."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Generator[Path]:
+    """A folder beside, moved into place when all is done; an older export is replaced, anything else is refused."""
+    if folder.exists() and not _ours(folder):
+        raise OutputError(f"{folder} is there and is no exported model. Type another folder: --out NAME")
+    if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise OutputError(
+            f"{folder} is where you are: it would be exchanged under your feet. Type a folder in it: --out NAME"
+        )
+    mark = secrets.token_hex(4)
+    part = folder.with_name(f".{folder.name}.partial-{mark}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
+        yield part
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old-{mark}")
+            folder.rename(old)
+            part.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            part.rename(folder)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written ({error}). Type a folder that you may write: --out NAME"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _ours(folder: Path) -> bool:
+    try:
+        if folder.is_dir() and not any(folder.iterdir()):
+            return True
+        return json.loads((folder / standalone.CONFIG).read_text(encoding="utf-8"))["schema"] == standalone.SCHEMA
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _readme(model: EditedClip, onnx: bool) -> str:
+    edit, preprocess = model.edit, model.clip.preprocess
+    rows, cols = preprocess.size
+    context = len(model.clip.text_tower.embedding.position)
+    parts = "\n".join(f"- {told}" for told in edit.told) or "- nothing: these are the model's own embeddings"
+    measured = f"Means were taken over {edit.measured_on}.\n" if edit.measured_on else ""
+    notes = f"\n{edit.notes}\n" if edit.notes else ""
+    runtime = (
+        f"\n`image.onnx` takes `image` [batch, 3, {rows}, {cols}] in float32 and `text.onnx` takes `text` [batch, {context}] in int64; "
+        "any batch.\nWith onnxruntime both agreed with the file above to 1e-4 of an embedding's length when this was written.\n"
+    )
+    return f"""# {edit.model}, edited
+
+Written by clip-anatomy; runs without it. In the image tower is replaced:
+
+{parts}
+
+{measured}{notes}
+```python
+from edited_clip import load            # this folder's one file: torch and safetensors
+model = load(".")
+model.encode_image(pixels)              # [image, 3, {rows}, {cols}] -> [image, {edit.embed}], not normalised
+model.encode_text(ids)                  # token ids of the original model's tokenizer
+```
+
+`python {MODULE}` compares with embeddings that were taken when this was written.
+{runtime if onnx else ""}
+Pixels: {SCALED[preprocess.resize].format(f"{rows} x {cols}")}, {preprocess.interpolation}, RGB in 0..1, minus {list(preprocess.mean)}, divided by {list(preprocess.std)}.
+"""

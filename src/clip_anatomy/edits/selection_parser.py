@@ -1,0 +1,95 @@
+"""From what people type ("9.3,10.1+mlp=4") to a `Selection`."""
+
+import re
+
+from clip_anatomy.edits.selection import Selection, joined
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.naming.atlas import Atlas
+
+__all__ = ["FORMS", "selection_of"]
+
+FORMS = (
+    "9.3,10.1 | layer=0-5 | last=4 | mlp=all | mlp=3,4 | class-to-class=all | role=background | words=striped fabric | "
+    "start | token=0 | all, or several joined by +"
+)
+NUMBER = r"[0-9]{1,18}"  # ASCII digits only, and not thousands of them: int() refuses both with an error of its own
+MOST_TOKENS = 1_000_000  # a slip of the finger must not fill the memory
+
+
+def selection_of(spec: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> Selection:
+    """Read a selection; see `Selection.parse`."""
+    found = Selection()
+    pieces = [piece.strip() for piece in spec.split("+")]
+    if not all(pieces):
+        raise BadSpec(f"{spec!r} names no part. Type {FORMS}")
+    for piece in pieces:
+        found |= _read(piece, layers, heads, atlas)
+    return found.checked(layers, heads)
+
+
+def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> Selection:
+    """One piece between two `+`."""
+    kind, given, value = (part.strip() for part in piece.partition("="))
+    kind = kind.lower().removesuffix("s") if kind.lower() in ("layers", "mlps", "tokens") else kind.lower()
+    if given and kind in ("role", "words"):
+        return _by_name(piece, layers, atlas)
+    if given and kind == "layer":
+        return Selection.every(_listed(kind, value, layers), heads)
+    if given and kind == "last":
+        if not re.fullmatch(NUMBER, value) or not 1 <= int(value) <= len(layers):
+            raise BadSpec(f"last={value}: there are {len(layers)} layers. Type last=1 to last={len(layers)}")
+        return Selection.every(layers[-int(value) :], heads)
+    if given and kind == "mlp":
+        return Selection(mlps=_listed(kind, value, layers))
+    if given and kind == "class-to-class":
+        return Selection(class_to_class=_listed(kind, value, layers))
+    if given and kind == "token":
+        return Selection(tokens=_listed(kind, value, None))
+    if not given and kind in ("all", "none", "start"):
+        return Selection.every(layers, heads) if kind == "all" else Selection(start=kind == "start")
+    if not given and re.fullmatch(r"[\d.,\s]+", piece):
+        return Selection(heads=tuple(_pair(part.strip()) for part in piece.split(",")))
+    raise BadSpec(f"{piece!r} names no part. Type {FORMS}")
+
+
+def _by_name(piece: str, layers: tuple[int, ...], atlas: Atlas | None) -> Selection:
+    if atlas is None:
+        raise BadSpec(
+            f"{piece}: heads have names in an atlas only. Make one: clip-anatomy atlas STORE --out FOLDER, and give it"
+        )
+    found = tuple((layer, head) for layer, head in atlas.select(piece) if layer in layers)
+    if not found:
+        raise BadSpec(
+            f"{piece}: such heads are in layers that are not here. Type a name that fits one of layers {joined(layers)}"
+        )
+    return Selection(heads=found)
+
+
+def _pair(part: str) -> tuple[int, int]:
+    if not (pair := re.fullmatch(rf"({NUMBER})\.({NUMBER})", part)):
+        raise BadSpec(f"head {part!r}: LAYER.HEAD was expected. Type, for example, 9.3,10.1")
+    return int(pair[1]), int(pair[2])
+
+
+def _listed(kind: str, value: str, layers: tuple[int, ...] | None) -> tuple[int, ...]:
+    """`all`, `3,4`, `0-5` or `0-2,7` as numbers; layers are checked, tokens (None) are not."""
+    if value == "all" and layers is not None:
+        return layers
+    found: list[int] = []
+    for part in value.split(","):
+        ends = re.fullmatch(rf"({NUMBER})(?:\s*[-–]\s*({NUMBER}))?", part.strip())
+        if not ends:
+            last = 1 if layers is None else max(layers)
+            every = "" if layers is None else f" or {kind}=all"
+            raise BadSpec(f"{kind}={value}: numbers were expected. Type {kind}=0-{last}, {kind}=0,{last}{every}")
+        first, last = int(ends[1]), int(ends[2] or ends[1])
+        if last < first:
+            raise BadSpec(f"{kind}={value}: {part.strip()} runs backwards. Type {kind}={last}-{first}")
+        if layers is not None and last not in layers:  # before the range is built: it may be absurdly long
+            raise BadSpec(f"{kind}={value}: there is no layer {last}. Type {kind}={joined(layers)} or some of these")
+        if last >= MOST_TOKENS:
+            raise BadSpec(f"{kind}={value}: no image has so many tokens. Type {kind}=0-9")
+        found += range(first, last + 1)
+    if layers is not None and (missing := sorted(set(found) - set(layers))):
+        raise BadSpec(f"{kind}={value}: there is no layer {missing[0]}. Type {kind}={joined(layers)} or some of these")
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Sanity and faithfulness of maps, metrics, published protocols."""

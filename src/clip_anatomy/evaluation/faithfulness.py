@@ -1,0 +1,273 @@
+"""Does the model need what the map points at? Deletion and insertion (Petsiuk et al. 2018, RISE, §4.2), plain or by ROAD.
+
+Patches are put in the order of the map, highest first. Deletion takes them out in that order and watches the score fall: the
+smaller the area under the curve, the better the order. Insertion starts from nothing and puts them back: the larger, the
+better. Both stand beside random orders and the order of the plain cosine (`raw`), because areas mean nothing alone. How a patch
+is taken out matters more than the map does: see `removal`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.evaluation.deletion_curves import curves
+from clip_anatomy.evaluation.foreground import aligned_mask
+from clip_anatomy.evaluation.occlusion import REMOVALS
+from clip_anatomy.evaluation.pointing_game import Pointing, points_at
+from clip_anatomy.evaluation.sanity_result import counted
+from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.image_batches import Look, Size, looks
+
+__all__ = ["Faithfulness", "curves", "faithfulness"]
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Curves of pictures and texts, by order of the patches.
+
+    Attributes:
+        method: of `heatmap`.
+        model: its name.
+        removal: how patches were taken out.
+        score: what is watched: the cosine with the text, or its probability among the texts.
+        orders: "map", "raw cosine" (left out where that is the map) and "random".
+        pairs: (image, text) of each curve.
+        texts: what was asked.
+        share: of the patches taken out (deletion) or put back (insertion) at each step.
+        deletion: score while patches are taken out.
+        insertion: score while they are put back.
+        pointing: hits of the map's highest patch, None without masks.
+    """
+
+    method: str
+    model: str
+    removal: str
+    score: str
+    orders: tuple[str, ...]
+    pairs: tuple[tuple[int, int], ...]
+    texts: tuple[str, ...]
+    share: Float[Tensor, " step"]
+    deletion: Float[Tensor, "order pair step"]
+    insertion: Float[Tensor, "order pair step"]
+    pointing: Pointing | None = None
+
+    @property
+    def deletion_area(self) -> Float[Tensor, "order pair"]:
+        """Area under each deletion curve: small is good."""
+        return torch.trapezoid(self.deletion, self.share)
+
+    @property
+    def insertion_area(self) -> Float[Tensor, "order pair"]:
+        """Area under each insertion curve: large is good."""
+        return torch.trapezoid(self.insertion, self.share)
+
+    def gain(self, over: str = "random") -> float:
+        """How much further apart insertion and deletion are for the map than for another order, mean over pairs.
+
+        Positive: the map knows more about what the model needs than that order does.
+        """
+        if over not in self.orders:
+            raise BadSpec(f"there is no order {over!r}. Type one of: {', '.join(self.orders)}")
+        apart = self.insertion_area - self.deletion_area
+        return float((apart[0] - apart[self.orders.index(over)]).mean())
+
+    def table(self) -> str:
+        """The lines for people."""
+        pictures = len({image for image, _ in self.pairs})
+        lines = [
+            f"Faithfulness of {self.method}: area under the {self.score} while patches go (removal: {self.removal}), "
+            f"{counted(len(self.pairs), 'map')} of {counted(pictures, 'picture')}",
+            f"  {'order of patches':<18}{'deletion ↓':>12}{'insertion ↑':>13}{'difference ↑':>14}",
+        ]
+        deleted, inserted = self.deletion_area.mean(1), self.insertion_area.mean(1)
+        for order, low, high in zip(self.orders, deleted.tolist(), inserted.tolist(), strict=True):
+            lines.append(f"  {order:<18}{low:>12.3f}{high:>13.3f}{high - low:>+14.3f}")
+        apart = self.insertion_area - self.deletion_area
+        wins = float((apart[0] > apart[-1]).double().mean())
+        good = "yes" if self.gain() > 0 and wins > 0.5 else "no"
+        lines.append(
+            f"  beats a random order: {good} ({self.gain():+.3f} on the mean, better in {wins:.0%} of the maps)"
+        )
+        if self.pointing is not None:
+            lines.append(
+                f"  pointing game: {self.pointing.rate:.0%} of {self.pointing.asked} highest patches lie on the object"
+            )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        areas = {"deletion": self.deletion_area, "insertion": self.insertion_area}
+        found: dict[str, Any] = {
+            "method": self.method,
+            "model": self.model,
+            "removal": self.removal,
+            "score": self.score,
+            "texts": list(self.texts),
+            "pairs": [list(pair) for pair in self.pairs],
+            "share": self.share.tolist(),
+            "gain": self.gain(),
+            "pointing": None,
+            "orders": {
+                order: {
+                    **{f"{name}_area": float(area[i].mean()) for name, area in areas.items()},
+                    "deletion": self.deletion[i].tolist(),
+                    "insertion": self.insertion[i].tolist(),
+                }
+                for i, order in enumerate(self.orders)
+            },
+        }
+        if self.pointing is not None:
+            found["pointing"] = {"hits": self.pointing.hits, "asked": self.pointing.asked}
+        return found
+
+
+def faithfulness(
+    clip: Clip,
+    images: Images | Tensor,
+    texts: Sequence[str] | Tensor,
+    method: str | Recipe = "decomposition",
+    *,
+    removal: str = "road",
+    score: str | None = None,
+    steps: int = 10,
+    asked: Sequence[tuple[int, int]] | None = None,
+    masks: Mapping[tuple[int, int], Any] | None = None,
+    draws: int = 3,
+    seed: int = 0,
+    size: Size = None,
+    report: Callable[[str, int, int], None] | None = None,
+    **options: Any,
+) -> Faithfulness:
+    """Take patches out and put them back in the order of a map, beside random orders and the order of the plain cosine.
+
+    All steps of all orders of one picture and text run through the model as one batch.
+
+    Args:
+        clip: an opened model.
+        images: as for `heatmap`.
+        texts: as for `heatmap`.
+        method: of `heatmap`.
+        removal: "road" (imputed from the neighbours), or "mean" (the picture's mean colour).
+        score: "cosine" with the text, or "probability" among the texts; by default the latter where there are several.
+        steps: of each curve; fewer where there are fewer patches.
+        asked: (image, text) pairs; by default the pairs of `masks`, or every picture with the text that the model finds nearest.
+        masks: (image, text) → where the text is in the picture: an array [row, col] of True or 1, at the size of the original
+            picture, of the model's input, or of the grid of patches.
+        draws: random orders, averaged.
+        seed: of them and of ROAD's noise.
+        size: as for `heatmap`.
+        report: called with what is being done, how many pictures are done, how many there are (0 where nobody knows).
+        **options: of `heatmap` and of the method.
+
+    Returns:
+        Curves, areas and the pointing game.
+
+    Raises:
+        BadSpec, BadText, BadImage, UnsupportedModel: as `heatmap`; a pair that does not exist; a mask of another size.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> from clip_anatomy.loading.demo import examples
+        >>> found = faithfulness(ca.load("demo"), examples()[1:2], ["a bird", "a square"], removal="mean")
+        >>> found.deletion.shape, found.orders
+        (torch.Size([3, 1, 11]), ('map', 'raw cosine', 'random'))
+    """
+    if steps < 1 or draws < 1:
+        raise BadSpec(f"steps={steps}, draws={draws}: 1 or more were expected. Type: steps=10, draws=3")
+    if score not in (None, "cosine", "probability"):
+        raise BadSpec(f"score {score!r} is not known. Type one of: cosine, probability")
+    if removal not in REMOVALS:
+        raise BadSpec(f"removal {removal!r} is not known. Type one of: {', '.join(REMOVALS)}")
+    wanted = asked if asked is not None else None if masks is None else list(masks)
+    known: Tensor | None = None
+    names: tuple[str, ...] = ()
+    label, watched = "", score or "cosine"
+    orders = ("map", "random") if method == "raw" else ("map", "raw cosine", "random")
+    generator = torch.Generator().manual_seed(seed)
+    found: list[tuple[tuple[int, int], Tensor, Tensor]] = []
+    pointing, done, shares = Pointing(), 0, torch.zeros(0)
+    for look in looks(clip, images, size, BATCH, own=options.get("window") is not None):
+        maps = heatmap(clip, look.pixels, texts, method, **options)
+        if known is None:
+            names, label = maps.texts, maps.method
+            known = (
+                texts.to(clip.device)
+                if isinstance(texts, Tensor)
+                else clip.encode_text(list(texts), templates=options.get("templates"))
+            )
+            watched = score or ("probability" if len(names) > 1 else "cosine")
+        plain = None if method == "raw" else heatmap(clip, look.pixels, known, "raw").values
+        nearest = (clip.encode_image(look.pixels) @ F.normalize(known.float(), dim=-1).T).argmax(1).tolist()
+        for at, image in enumerate(look.images):
+            if report is not None:
+                report("taking patches out and putting them back", done, 0)
+            done += 1
+            mine = [(image, nearest[at])] if wanted is None else [pair for pair in wanted if pair[0] == image]
+            for pair in mine:
+                if not 0 <= pair[1] < len(names):
+                    raise BadSpec(f"pair {pair}: there are texts 0 to {len(names) - 1}. Type: asked=[({image}, 0)]")
+                map_ = maps.values[at, pair[1]]
+                each = [map_.flatten(), *([] if plain is None else [plain[at, pair[1]].flatten()])]
+                order = [values.argsort(descending=True, stable=True).cpu() for values in each]
+                order += [torch.randperm(map_.numel(), generator=generator) for _ in range(draws)]
+                shares, deleted, inserted = curves(
+                    clip,
+                    look.pixels[at],
+                    known,
+                    pair[1],
+                    torch.stack(order),
+                    removal=removal,
+                    score=watched,
+                    steps=steps,
+                    seed=seed,
+                )
+                found.append((pair, _joined(deleted, draws), _joined(inserted, draws)))
+                if masks is not None and pair in masks:
+                    pointing = pointing.add(
+                        points_at(map_.cpu(), _mask(masks[pair], look, at, (map_.shape[0], map_.shape[1])))
+                    )
+    if wanted is not None and (left := [pair for pair in wanted if pair not in {one[0] for one in found}]):
+        raise BadSpec(f"pair {left[0]}: there are pictures 0 to {done - 1}. Type: asked=[(0, 0)]")
+    if not found:
+        raise BadSpec("asked=[] leaves nothing to measure. Type: asked=[(0, 0)], or leave it out")
+    return Faithfulness(
+        label,
+        clip.name,
+        removal,
+        watched,
+        orders,
+        tuple(pair for pair, _, _ in found),
+        names,
+        shares,
+        torch.stack([one for _, one, _ in found], 1),
+        torch.stack([one for _, _, one in found], 1),
+        pointing if masks is not None else None,
+    )
+
+
+def _joined(found: Float[Tensor, "order step"], draws: int) -> Float[Tensor, "_order step"]:
+    return torch.cat([found[:-draws], found[-draws:].mean(0, keepdim=True)])
+
+
+def _mask(given: Any, look: Look, at: int, grid: tuple[int, int]) -> Tensor:
+    mask = torch.as_tensor(given).cpu() == 1
+    shape, seen = tuple(mask.shape), tuple(look.pixels.shape[2:])
+    where = None if look.geometries is None else look.geometries[at]
+    if mask.dim() == 2 and where is not None and shape == where.picture and shape != grid:
+        mask = aligned_mask(mask.long().numpy(), where) == 1
+    elif mask.dim() != 2 or shape not in (grid, seen):
+        sizes = [grid, seen, *([] if where is None else [where.picture])]
+        raise BadInput(
+            f"a mask of {list(shape)} fits nothing. Type one of {' or '.join(str(size) for size in sizes)} pixels"
+        )
+    return F.adaptive_avg_pool2d(mask[None].float(), grid)[0] >= 0.5

@@ -1,0 +1,197 @@
+"""All methods of `heatmap` in one table, on pictures whose objects are known (`cases`).
+
+mIoU is the mean of background and foreground over all pictures, accumulated, as ImageNet-Segmentation has it. Pictures come one
+batch after another, each through all methods: of any number none is kept, and a stopped run has the same ones for every method.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.data.masked import IGNORED
+from clip_anatomy.errors import BadSpec, UnsupportedModel
+from clip_anatomy.evaluation.known_objects import Case
+from clip_anatomy.evaluation.pointing_game import Pointing, points_at
+from clip_anatomy.evaluation.segmentation_metrics import Confusion, Mean, average_precision
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.registry import METHODS, method_of, methods_of
+from clip_anatomy.maps.thresholds import otsu
+
+__all__ = ["THRESHOLDS", "VARIANTS", "MapScore", "MapTable", "map_table"]
+
+THRESHOLDS = {
+    "mean": "above the map's mean",
+    "half": "above half of the map's range",
+    "otsu": "Otsu's threshold",
+}
+VARIANTS: dict[str, tuple[str | Recipe, dict[str, Any]]] = {
+    "surgery, all blocks": ("surgery", {"depth": 99}),
+    "kk, all blocks": (Recipe(("kk",), residual=False, ffn=False, depth=99, minus_mean=True), {}),
+}
+"""Rows beside METHODS: what the second path does when it runs through every block, not the published few."""
+
+
+@dataclass(frozen=True)
+class MapScore:
+    """One row of the table.
+
+    Attributes:
+        method: of `heatmap`.
+        mean_iou: of background and foreground, over all maps.
+        foreground_iou: of the foreground alone.
+        pixel_accuracy: share of right patches.
+        average_precision: of the patches of each map, mean over maps.
+        pointing: share of maps whose highest patch lies on the object.
+        seconds: for all pictures, without reading them.
+        maps: how many were measured.
+        why: why there are no figures, where the method does not apply to the model.
+    """
+
+    method: str
+    mean_iou: float
+    foreground_iou: float
+    pixel_accuracy: float
+    average_precision: float
+    pointing: float
+    seconds: float
+    maps: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class MapTable:
+    """What came of some methods on the same pictures.
+
+    Attributes:
+        rows: one per method, in the order in which they were asked for.
+        pictures: how many were measured.
+        partial: whether the run was stopped before its end.
+    """
+
+    rows: tuple[MapScore, ...]
+    pictures: int
+    partial: bool
+
+
+@dataclass(frozen=True)
+class _Tally:
+    confusion: Confusion = field(default_factory=lambda: Confusion.empty(2))
+    precision: Mean = field(default_factory=Mean)
+    pointing: Pointing = field(default_factory=Pointing)
+    seconds: float = 0.0
+    maps: int = 0
+    why: str = ""
+
+    def add(self, map_: Tensor, mask: Tensor, threshold: str) -> "_Tally":
+        said, counted = map_ > _level(map_, threshold), mask != IGNORED
+        return replace(
+            self,
+            confusion=self.confusion.add(said.long(), mask),
+            precision=self.precision.add(average_precision(map_[counted], mask[counted] == 1)),
+            pointing=self.pointing.add(points_at(map_, mask)),
+            maps=self.maps + 1,
+        )
+
+    def score(self, name: str) -> MapScore:
+        return MapScore(
+            name, self.confusion.mean_iou, float(self.confusion.iou[1]), self.confusion.pixel_accuracy,
+            self.precision.value, self.pointing.rate, self.seconds, self.maps, self.why,
+        )  # fmt: skip
+
+
+def map_table(
+    clip: Clip,
+    cases: Iterable[Case],
+    methods: Sequence[str] | None = None,
+    *,
+    threshold: str = "mean",
+    total: int = 0,
+    report: Callable[[str, int, int], None] | None = None,
+) -> MapTable:
+    """Measure methods on the same pictures. Ctrl-C ends the run and gives what was measured so far, marked as partial.
+
+    Args:
+        clip: an opened model.
+        cases: the pictures, read once.
+        methods: names of methods or of VARIANTS; by default all that have a meaning on this model and need nothing else.
+        threshold: above it a patch is foreground: "mean" of the map (the papers'), "half" of its range, or "otsu".
+        total: how many cases there are, where that is known.
+        report: called with what is being done, how many maps of cases are done, how many there are (0: not known).
+
+    Returns:
+        The table. A method that refuses this model has NaN and says why.
+
+    Raises:
+        BadSpec: an unknown method or threshold.
+        UnsupportedModel: a method that has no meaning on it.
+    """
+    known = methods_of(clip)
+    further = VARIANTS if known is METHODS else {}
+    every = (*(name for name in known if not known[name].needs), *further)
+    chosen = every if methods is None else tuple(dict.fromkeys(methods))
+    for name in chosen:
+        if name not in further:
+            method_of(clip, name)
+    if threshold not in THRESHOLDS:
+        raise BadSpec(f"threshold {threshold!r} is not known. Type one of: {', '.join(THRESHOLDS)}")
+    tallies = dict.fromkeys(chosen, _Tally())
+    pictures, partial = 0, False
+    try:
+        for number, case in enumerate(cases):
+            fresh: dict[str, _Tally] = {}
+            for at, name in enumerate(chosen):
+                if report is not None:
+                    report("drawing maps", number * len(chosen) + at, total * len(chosen))
+                fresh[name] = _measured(clip, case, name, tallies[name], threshold)
+            tallies = fresh
+            pictures += len(case.pixels)
+    except KeyboardInterrupt:
+        if not pictures:  # nothing to tell
+            raise
+        partial = True
+    return MapTable(tuple(tally.score(name) for name, tally in tallies.items()), pictures, partial)
+
+
+def _measured(clip: Clip, case: Case, name: str, tally: _Tally, threshold: str) -> _Tally:
+    if tally.why:
+        return tally
+    method, options = VARIANTS.get(name, (name, {}))
+    start = perf_counter()
+    try:
+        found = _asked_maps(clip, case, method, options)
+    except UnsupportedModel as error:
+        return _Tally(why=str(error))
+    tally = replace(tally, seconds=tally.seconds + perf_counter() - start)
+    for map_, (_, _, mask) in zip(found, case.asked, strict=True):
+        tally = tally.add(map_, mask, threshold)
+    return tally
+
+
+def _asked_maps(clip: Clip, case: Case, method: str | Recipe, options: dict[str, Any]) -> list[Tensor]:
+    """The map of each question, with all texts as contrast; of methods that have no use for a contrast, no other text is drawn."""
+    if isinstance(method, Recipe) or not method_of(clip, method).alone:
+        values = heatmap(clip, case.pixels, case.texts, method, **options).values.cpu()
+        return [values[image, text] for image, text, _ in case.asked]
+    pairs = sorted({(image, text) for image, text, _ in case.asked})
+    images, texts = ({pair[axis] for pair in pairs} for axis in (0, 1))
+    by = 0 if len(images) < len(texts) else 1  # one forward a picture, or one a text: whichever are fewer
+    maps: dict[tuple[int, int], Tensor] = {}
+    for one in images if by == 0 else texts:
+        some = [pair for pair in pairs if pair[by] == one]
+        rows, columns = (list(dict.fromkeys(pair[axis] for pair in some)) for axis in (0, 1))
+        values = heatmap(clip, case.pixels[rows], case.texts[columns], method, **options).values.cpu()
+        maps |= {(image, text): values[rows.index(image), columns.index(text)] for image, text in some}
+    return [maps[image, text] for image, text, _ in case.asked]
+
+
+def _level(map_: Float[Tensor, "row col"], threshold: str) -> float:
+    if threshold == "mean":
+        return float(map_.mean())
+    low, high = float(map_.min()), float(map_.max())
+    return (low + high) / 2 if threshold == "half" else otsu(map_.flatten().numpy())

@@ -1,0 +1,234 @@
+"""What is done with one picture of a protocol, and what is known after some: one class per kind of protocol.
+
+Each holds the state of one run: `see` a picture, ask for `figures` at any time.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.data.masked import Entry, Tagged, check_sizes
+from clip_anatomy.evaluation.foreground import (
+    Foreground,
+    aligned_mask,
+    class_map,
+    misaligned_mask,
+    predicted_class,
+    stretched_map,
+)
+from clip_anatomy.evaluation.multilabel import MultiLabel
+from clip_anatomy.evaluation.protocols import SemanticSettings
+from clip_anatomy.evaluation.saliency import Saliency
+from clip_anatomy.evaluation.segmentation_metrics import Confusion
+from clip_anatomy.evaluation.sliding_windows import Sliding, classes_of, scaled, sliding_scores
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.clip_surgery import feature_surgery
+from clip_anatomy.maps.heatmap import heatmap
+
+__all__ = ["ForegroundTask", "LabelTask", "SaliencyTask", "SemanticTask", "Task"]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One run of one protocol."""
+
+    def see(self, entry: Entry | Tagged) -> None:
+        """Measure one picture. Raises BadInput when it cannot be."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """The headline figures so far."""
+        ...
+
+    def per_class(self) -> dict[str, float]:
+        """A figure per class so far; empty where there are none."""
+        ...
+
+
+@dataclass
+class ForegroundTask:
+    """ImageNet-Segmentation.
+
+    Attributes:
+        clip: the model.
+        classifier: unit rows, among which the model predicts.
+        method: a method of `heatmap`.
+        mask: "misaligned", as the released code has it, or "aligned".
+    """
+
+    clip: Clip
+    classifier: Float[Tensor, "text embed"]
+    method: str
+    mask: Literal["misaligned", "aligned"]
+    seen: Foreground = field(default_factory=Foreground.empty)
+
+    def see(self, entry: Entry | Tagged) -> None:
+        """Predict, map, compare."""
+        assert isinstance(entry, Entry)
+        image, mask = entry.picture(), entry.mask()
+        check_sizes(image, mask)
+        where = self.clip.preprocess.geometry(*image.size)
+        truth = (misaligned_mask if self.mask == "misaligned" else aligned_mask)(mask, where)
+        pixels = self.clip.preprocess(image)[None].to(self.clip.device, self.clip.vision.dtype)
+        chosen = predicted_class(self.clip, pixels, self.classifier)
+        values = class_map(self.clip, pixels, self.classifier, chosen, self.method).cpu()
+        self.seen = self.seen.add(stretched_map(values, where.size), truth)
+
+    def figures(self) -> dict[str, float]:
+        """Pixel accuracy, mean IoU and mean average precision."""
+        confusion = self.seen.confusion
+        return {
+            "mIoU": confusion.mean_iou,
+            "pixel accuracy": confusion.pixel_accuracy,
+            "mAP": self.seen.precision.value,
+        }
+
+    def per_class(self) -> dict[str, float]:
+        """IoU of background and foreground."""
+        return dict(zip(("background", "foreground"), self.seen.confusion.iou.tolist(), strict=True))
+
+
+@dataclass
+class SemanticTask:
+    """A class for every pixel.
+
+    Attributes:
+        clip: the model.
+        classes: names.
+        texts: unit rows.
+        owner: class of each text.
+        settings: windows, scale, thresholds, and a method of `heatmap`.
+        background: class number of the background.
+    """
+
+    clip: Clip
+    classes: tuple[str, ...]
+    texts: Float[Tensor, "text embed"]
+    owner: tuple[int, ...]
+    settings: SemanticSettings
+    background: int | None
+    batch: int = 8
+    confusion: Confusion = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start counting."""
+        self.confusion = Confusion.empty(len(self.classes))
+
+    def see(self, entry: Entry | Tagged) -> None:
+        """Score windows, decide per original pixel, count."""
+        assert isinstance(entry, Entry)
+        image, mask = entry.picture(), entry.mask()
+        check_sizes(image, mask)
+        asked = self.settings
+        pixels = scaled(image, asked.side, self.clip.preprocess)
+        scores = sliding_scores(pixels, Sliding(asked.side, asked.window, asked.stride), self._score, self.batch)
+        said = classes_of(
+            scores, mask.shape, self.owner, logit_scale=asked.logit_scale, threshold=asked.threshold, area=asked.area,
+            background=self.background,
+        )  # fmt: skip
+        self.confusion = self.confusion.add(said, torch.from_numpy(mask))
+
+    def _score(self, windows: Tensor) -> Tensor:
+        windows = windows.to(self.clip.device, self.clip.vision.dtype)
+        method = self.settings.method
+        values = heatmap(self.clip, windows, self.texts.to(self.clip.device), method=method).values
+        # Shares of a cosine are a patch's part of the whole: times the number of patches they are on the cosine's scale.
+        return values * (values.shape[2] * values.shape[3] if method == "decomposition" else 1)
+
+    def figures(self) -> dict[str, float]:
+        """Mean IoU over classes, pixel accuracy, mean class accuracy."""
+        return {
+            "mIoU": self.confusion.mean_iou,
+            "pixel accuracy": self.confusion.pixel_accuracy,
+            "class accuracy": float(self.confusion.class_accuracy.nanmean()),
+        }
+
+    def per_class(self) -> dict[str, float]:
+        """IoU of each class."""
+        return dict(zip(self.classes, self.confusion.iou.tolist(), strict=True))
+
+
+@dataclass
+class LabelTask:
+    """Several labels a picture.
+
+    Attributes:
+        clip: the model.
+        classes: names.
+        texts: unit rows.
+        method: "embedding" (cosine of the picture), "surgery" (feature surgery on the class token), or a method of `heatmap`
+            whose highest patch counts.
+    """
+
+    clip: Clip
+    classes: tuple[str, ...]
+    texts: Float[Tensor, "text embed"]
+    method: str
+    seen: MultiLabel = field(default_factory=MultiLabel)
+
+    def see(self, entry: Entry | Tagged) -> None:
+        """Score every class."""
+        assert isinstance(entry, Tagged)
+        pixels = self.clip.preprocess(entry.picture())[None].to(self.clip.device, self.clip.vision.dtype)
+        texts = self.texts.to(self.clip.device)
+        if self.method in ("embedding", "surgery"):
+            embedding = self.clip.encode_image(pixels)
+            cosine = (F.normalize(embedding, dim=-1) @ texts.T)[0]
+            scores = cosine if self.method == "embedding" else feature_surgery(embedding[:, None], texts)[0, 0]
+        else:
+            scores = heatmap(self.clip, pixels, texts, method=self.method).values[0].amax((1, 2))
+        labels = torch.zeros(len(self.classes), dtype=torch.bool)
+        labels[list(entry.labels)] = True
+        self.seen = self.seen.add(scores.cpu(), labels)
+
+    def figures(self) -> dict[str, float]:
+        """Mean average precision over classes."""
+        return {"mAP": self.seen.mean_ap}
+
+    def per_class(self) -> dict[str, float]:
+        """Average precision of each class."""
+        return dict(zip(self.classes, self.seen.class_ap.tolist(), strict=True))
+
+
+@dataclass
+class SaliencyTask:
+    """One object, found by a text.
+
+    Attributes:
+        clip: the model.
+        texts: unit rows; the first is the object, others are contrast.
+        method: a method of `heatmap`.
+        size: pixels of a side to which pictures are squashed; None for the model's own.
+    """
+
+    clip: Clip
+    texts: Float[Tensor, "text embed"]
+    method: str
+    size: int | None
+    seen: Saliency = field(default_factory=Saliency.empty)
+
+    def see(self, entry: Entry | Tagged) -> None:
+        """Draw the map, stretch it to 0..1, enlarge it to the mask."""
+        assert isinstance(entry, Entry)
+        image, mask = entry.picture(), entry.mask()
+        check_sizes(image, mask)
+        squash = replace(self.clip.preprocess, resize="squash")
+        pixels = (squash if self.size is None else squash.at(self.size))(image)[None]
+        pixels = pixels.to(self.clip.device, self.clip.vision.dtype)
+        values = heatmap(self.clip, pixels, self.texts.to(self.clip.device), method=self.method).values[:, :1].cpu()
+        low, high = values.min(), values.max()
+        map_ = (values - low) / (high - low).clamp_min(1e-12)
+        large = F.interpolate(map_, mask.shape, mode="bilinear", align_corners=False)[0, 0]
+        self.seen.add(large.numpy(), mask == 1)
+
+    def figures(self) -> dict[str, float]:
+        """S-, E- and F-measures, mean absolute error."""
+        return self.seen.figures()
+
+    def per_class(self) -> dict[str, float]:
+        """Nothing: there is one class."""
+        return {}

@@ -1,0 +1,1 @@
+"""From whatever people hand in to the pixels a model takes."""

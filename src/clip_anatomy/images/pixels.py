@@ -1,0 +1,179 @@
+"""Pictures of any kind → the tensor a model takes.
+
+    path · PIL · array · tensor ─▶ decode.read_image ─▶ Preprocess: resize ─▶ crop or pad ─▶ RGB ─▶ 0..1 ─▶ normalise
+
+Where the pixels of the result lie in the original is `Preprocess.geometry`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.errors import BadImage
+from clip_anatomy.images.decode import ImageLike, label_of, read_image
+from clip_anatomy.images.geometry import Box, Geometry
+from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+
+__all__ = [
+    "OPENAI_MEAN",
+    "OPENAI_STD",
+    "Box",
+    "Geometry",
+    "ImageLike",
+    "Prepared",
+    "Preprocess",
+    "is_preprocessed",
+    "listed",
+    "prepare",
+    "prepare_many",
+    "read_image",
+]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came of many pictures.
+
+    Attributes:
+        pixels: the good ones, preprocessed; [0, 3, row, col] if there was none.
+        kept: index of each of them among the sources.
+        errors: index and error of each of the others.
+    """
+
+    pixels: Float[Tensor, "image 3 row col"]
+    kept: tuple[int, ...]
+    errors: tuple[tuple[int, BadImage], ...]
+
+
+def prepare(
+    sources: ImageLike | Iterable[ImageLike] | object,
+    preprocess: Preprocess,
+    *,
+    allow_urls: bool = False,
+    upright: bool = True,
+) -> Float[Tensor, "image 3 row col"]:
+    """Read and preprocess pictures.
+
+    Args:
+        sources: one picture or several (a list, a generator, an array [image, row, col, 3], a uint8 tensor
+            [image, 3, row, col]); see `read_image` for the kinds. A float tensor [image, 3, row, col] counts as
+            preprocessed and is handed back as it is, whatever its size, once its values are known to be finite.
+        preprocess: how the model wants them.
+        allow_urls: fetch http(s) addresses.
+        upright: turn photographs by their EXIF orientation first; open_clip does not.
+
+    Returns:
+        Normalised pixels in float32 (a preprocessed tensor: in its own dtype).
+
+    Raises:
+        BadImage: the first picture that cannot be used, by its place in the list. `prepare_many` goes on instead.
+
+    Example:
+        >>> preprocess = Preprocess(size=(32, 32), mean=OPENAI_MEAN, std=OPENAI_STD)
+        >>> prepare([Image.new("RGB", (40, 30)), np.zeros((64, 64, 3), dtype=np.uint8)], preprocess).shape
+        torch.Size([2, 3, 32, 32])
+    """
+    if isinstance(sources, Tensor) and is_preprocessed(sources):
+        for _, error in _bad_rows(sources):
+            raise error
+        return sources
+    each = list(_each(sources, preprocess, allow_urls, upright, stop=True))
+    return torch.stack([pixels for pixels in each if isinstance(pixels, Tensor)])
+
+
+def prepare_many(
+    sources: ImageLike | Iterable[ImageLike] | object,
+    preprocess: Preprocess,
+    *,
+    allow_urls: bool = False,
+    upright: bool = True,
+) -> Prepared:
+    """Read and preprocess pictures; one that cannot be used is reported, and the others are done.
+
+    Args:
+        sources: as for `prepare`.
+        preprocess: how the model wants them.
+        allow_urls: fetch http(s) addresses.
+        upright: turn photographs by their EXIF orientation first; open_clip does not.
+
+    Returns:
+        The good ones, where they stood among the sources, and what was wrong with each of the others.
+
+    Raises:
+        BadImage: no picture was given at all, or the sources are no pictures as a whole.
+
+    Example:
+        >>> preprocess = Preprocess(size=(32, 32), mean=OPENAI_MEAN, std=OPENAI_STD)
+        >>> done = prepare_many([Image.new("L", (9, 9)), "missing.jpg"], preprocess)
+        >>> done.kept, done.errors[0][0]
+        ((0,), 1)
+    """
+    if isinstance(sources, Tensor) and is_preprocessed(sources):
+        errors = tuple(_bad_rows(sources))
+        kept = [i for i in range(len(sources)) if i not in dict(errors)]
+        return Prepared(sources[kept] if errors else sources, tuple(kept), errors)
+    each = list(_each(sources, preprocess, allow_urls, upright, stop=False))
+    good = [pixels for pixels in each if isinstance(pixels, Tensor)]
+    return Prepared(
+        torch.stack(good) if good else torch.empty(0, 3, *preprocess.size),
+        tuple(i for i, pixels in enumerate(each) if isinstance(pixels, Tensor)),
+        tuple((i, error) for i, error in enumerate(each) if isinstance(error, BadImage)),
+    )
+
+
+def _each(
+    sources: object, preprocess: Preprocess, allow_urls: bool, upright: bool, *, stop: bool
+) -> Iterator[Tensor | BadImage]:
+    alone, pictures = listed(sources)
+    index = -1
+    for index, picture in enumerate(pictures):
+        try:
+            yield preprocess(read_image(picture, allow_urls=allow_urls, upright=upright, keep_mode=True))
+        except BadImage as error:
+            named = error if alone else BadImage(f"image {index}: {error}")
+            if stop:
+                raise named from error
+            yield named
+    if index < 0:
+        raise BadImage("no picture was given. Type the path of at least one")
+
+
+def listed(sources: object) -> tuple[bool, Iterable[Any]]:
+    """Whether it is one picture, and an iterable of pictures either way."""
+    if isinstance(sources, Tensor | np.ndarray):
+        return (False, iter(sources)) if sources.ndim == 4 else (True, [sources])
+    if isinstance(sources, str | PathLike | Image.Image | bytes) or hasattr(sources, "read"):
+        return True, [sources]
+    if isinstance(sources, Iterable) and not isinstance(sources, Mapping):
+        return False, sources
+    raise BadImage(f"{label_of(sources)} is neither a picture nor a list of them. Type a path, or a list of paths")
+
+
+def is_preprocessed(tensor: Tensor) -> bool:
+    """Whether a tensor is a batch [image, 3, row, col] that was normalised already; BadImage where it is nearly one."""
+    if tensor.ndim != 4 or not tensor.is_floating_point():
+        return False
+    if tensor.shape[1] != 3:
+        fix = "tensor.permute(0, 3, 1, 2)" if tensor.shape[3] == 3 else "tensor[:, :3]"
+        raise BadImage(f"{label_of(tensor)}: preprocessed images are [image, 3, row, col]. Type: {fix}")
+    if not tensor.numel():
+        raise BadImage(f"{label_of(tensor)} has no pixels. Type one with at least one image, row and column")
+    return True
+
+
+def _bad_rows(tensor: Float[Tensor, "image 3 row col"]) -> Iterator[tuple[int, BadImage]]:
+    for index in (~torch.isfinite(tensor).flatten(1).all(1)).nonzero().flatten().tolist():
+        bad = int((~torch.isfinite(tensor[index])).sum())
+        yield (
+            index,
+            BadImage(
+                f"image {index}: {bad:,} of its values are NaN or infinite. Type: torch.nan_to_num(tensor), or drop it"
+            ),
+        )

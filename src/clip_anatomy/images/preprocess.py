@@ -1,0 +1,193 @@
+"""`Preprocess`: one picture → the tensor one model takes, open_clip's transform bit for bit, without torchvision."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from math import ceil, floor
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.errors import BadImage, BadSpec
+from clip_anatomy.images.decode import as_8bit, on_white, to_rgb
+from clip_anatomy.images.geometry import Geometry
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Mean of red, green, blue in CLIP's training pictures, on the scale 0..1 (Radford et al. 2021, released code)."""
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Standard deviation of the same."""
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_CHOICES = {"resize": ("shortest", "squash", "longest"), "interpolation": tuple(_FILTERS), "crop": ("round", "floor")}
+_LARGEST_RESIZED = 2**25  # pixels
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How one model wants its pixels. Calling it is the host library's own evaluation transform, and nothing else.
+
+    Attributes:
+        size: (row, col) pixels of the model's input.
+        mean: of red, green and blue, on the scale 0..1.
+        std: likewise.
+        resize: "shortest" scales until the picture covers `size` and crops the middle; "squash" ignores the aspect
+            ratio; "longest" scales until it fits and pads.
+        interpolation: the filter. open_clip takes bicubic for "shortest" with a non-square size whatever it is told;
+            so does this.
+        crop: whose habits. "round" (open_clip) rounds the crop's offset, resizes in the picture's own mode and drops
+            transparency. "floor" (transformers) rounds the offset down, which is a pixel less for one margin in four,
+            and converts to RGB first, on white where the picture is transparent (as transformers 5 does).
+        fill: brightness of the padding of "longest", 0..255. Padding is added in RGB; open_clip adds it in the
+            picture's own mode, where the same number may be another colour (palettes, CMYK, YCbCr).
+
+    Raises:
+        BadSpec: a field that is none of these.
+
+    Example:
+        >>> preprocess = Preprocess(size=(224, 224), mean=OPENAI_MEAN, std=OPENAI_STD)
+        >>> preprocess(Image.new("RGB", (300, 200))).shape
+        torch.Size([3, 224, 224])
+        >>> preprocess.at(336).size
+        (336, 336)
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Literal["shortest", "squash", "longest"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop: Literal["round", "floor"] = "round"
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can have meant."""
+        for name in _CHOICES:
+            _check(name, getattr(self, name))
+        if min(self.size) < 1:
+            raise BadSpec(f"preprocess size {self.size}: rows and columns must be positive. Type: size=(224, 224)")
+        if not all(s > 0 for s in self.std) or not all(np.isfinite([*self.mean, *self.std])):
+            raise BadSpec(
+                f"preprocess mean {self.mean}, std {self.std}: finite, and std above 0. Type: std={OPENAI_STD}"
+            )
+        if not 0 <= self.fill <= 255:
+            raise BadSpec(f"preprocess fill {self.fill}: a brightness 0..255 was expected. Type: fill=0")
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 row col"]:
+        """Scale, crop or pad, and normalise one Pillow image of any mode.
+
+        It is not turned by its EXIF orientation: that is `read_image`'s business. Bit-equal to
+        `open_clip.image_transform(..., is_train=False)`, except that 16-bit grey is scaled (open_clip clips it to
+        white), and that a picture so long and thin that scaling it would take more than 2²⁵ pixels is scaled within
+        the crop only (up to one of 255 levels apart, a thousandth of the memory).
+        """
+        image = as_8bit(image)
+        if self.crop == "floor":
+            image = on_white(image)
+        where = self.geometry(*image.size)
+        # torchvision's order of operations, so that every float rounds as it does there.
+        levels = np.array(to_rgb(_scaled_and_cropped(image, where, self._filter, self.fill)))
+        pixels = torch.from_numpy(levels).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
+        mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (self.mean, self.std))
+        return pixels.sub_(mean).div_(std)
+
+    @property
+    def _filter(self) -> Image.Resampling:
+        covers_oblong = self.resize == "shortest" and self.size[0] != self.size[1]
+        return _FILTERS["bicubic" if covers_oblong else self.interpolation]
+
+    def at(self, size: int | tuple[int, int]) -> "Preprocess":
+        """The same at another resolution: one number for a square, or (row, col)."""
+        return replace(self, size=(size, size) if isinstance(size, int) else size)
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        """Where the model's pixels lie in an original of this size (Pillow's order, `*image.size`)."""
+        if min(width, height) < 1:
+            raise BadImage(f"a picture of {width} × {height} has no pixels. Type: preprocess.geometry(*image.size)")
+        rows, cols = self.size
+        if self.resize == "squash":
+            resized = self.size
+        elif self.resize == "longest" or rows != cols:
+            ratios = height / rows, width / cols
+            ratio = max(ratios) if self.resize == "longest" else min(ratios)
+            resized = max(1, round(height / ratio)), max(1, round(width / ratio))
+        elif width <= height:
+            resized = int(rows * height / width), cols
+        else:
+            resized = rows, int(cols * width / height)
+        return Geometry(
+            (height, width), resized, (self._offset(resized[0], rows), self._offset(resized[1], cols)), self.size
+        )
+
+    def _offset(self, resized: int, size: int) -> int:
+        if resized < size:
+            return -((size - resized) // 2)
+        return (resized - size) // 2 if self.crop == "floor" else round((resized - size) / 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, ready for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """The inverse of `to_dict`; `size` may be one number.
+
+        Raises:
+            BadSpec: an unknown or missing key, or a value that does not fit.
+        """
+        known = [f.name for f in fields(cls)]
+        unknown, missing = sorted(set(values) - set(known)), sorted({"size", "mean", "std"} - set(values))
+        if unknown or missing:
+            raise BadSpec(f"preprocess has unknown {unknown}, lacks {missing}. Its fields are: {', '.join(known)}")
+        try:
+            size = values["size"]
+            rows, cols = (size, size) if isinstance(size, int) else size
+            mean, std = (_three(values[key]) for key in ("mean", "std"))
+            rest = {key: values[key] for key in values if key not in ("size", "mean", "std")}
+            for key, value in rest.items():
+                _check(key, value)
+            return cls(size=(int(rows), int(cols)), mean=mean, std=std, **rest)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, BadSpec):
+                raise
+            example = {"size": [224, 224], "mean": list(OPENAI_MEAN), "std": list(OPENAI_STD)}
+            raise BadSpec(f"preprocess {dict(values)}: {error}. Type: {example}") from error
+
+
+def _scaled_and_cropped(image: Image.Image, where: Geometry, kernel: Image.Resampling, fill: int) -> Image.Image:
+    (rows, cols), (top, left), (height, width) = where.resized, where.offset, where.size
+    if rows * cols > _LARGEST_RESIZED and rows >= height and cols >= width:
+        return _scaled_within_crop(image, where, kernel)
+    image = image.resize((cols, rows), kernel)
+    if rows < height or cols < width:
+        canvas = Image.new("RGB", (width, height), (fill, fill, fill))
+        canvas.paste(to_rgb(image), (-left, -top))
+        return canvas
+    if (rows, cols) == where.size:
+        return image
+    return image.crop((left, top, left + width, top + height))
+
+
+def _scaled_within_crop(image: Image.Image, where: Geometry, kernel: Image.Resampling) -> Image.Image:
+    """Resize only what the crop keeps: a line of 20,000 pixels would else become 4.5 million columns."""
+    spans: list[tuple[int, int, float, float]] = []
+    for length, scale, offset, size in zip(where.picture, where.scale, where.offset, where.size, strict=True):
+        first, last = offset / scale, min((offset + size) / scale, length)
+        reach = ceil(2 * max(1.0, 1 / scale)) + 1  # the bicubic filter's support, in pixels of the original
+        start, stop = max(0, floor(first) - reach), min(length, ceil(last) + reach)
+        spans.append((start, stop, first - start, last - start))
+    (top, bottom, row0, row1), (left, right, col0, col1) = spans
+    part = image.crop((left, top, right, bottom))
+    return part.resize((where.size[1], where.size[0]), kernel, box=(col0, row0, col1, row1))
+
+
+def _check(name: str, value: object) -> None:
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise BadSpec(f"preprocess {name} is {value!r}. Type one of: {', '.join(_CHOICES[name])}")
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue

@@ -1,1 +1,0 @@
-"""Many images: sources, the store on disk, the walk that fills it."""

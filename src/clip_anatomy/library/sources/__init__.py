@@ -1,1 +1,0 @@
-"""Where pictures come from: folders, lists, tars, Hugging Face datasets, the demo world."""

@@ -1,0 +1,197 @@
+"""`Clip`: both towers of an opened model, its tokenizer and its preprocessing."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from clip_anatomy.errors import BadImage, BadText
+from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
+from clip_anatomy.loading.parity import Proof
+from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
+from clip_anatomy.towers.forward import readout_of
+from clip_anatomy.towers.resnet import ImageTower, ResNet, transformer
+from clip_anatomy.towers.trace import forward
+from clip_anatomy.towers.transformer import PatchEmbedding, Tower
+
+Images = ImageLike | Sequence[ImageLike] | Iterable[ImageLike]
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An opened CLIP. Its weights are borrowed: the host's module is never changed.
+
+    Attributes:
+        name: the spec it was loaded from.
+        vision: pixels → joint space: a transformer, or a CLIP-ResNet.
+        text_tower: token ids → joint space.
+        preprocess: how the model wants its pixels.
+        tokenizer: texts → ids; None when the model came without one.
+        logit_scale: factor of the cosine before the softmax.
+        logit_bias: added after it (0 for plain CLIP).
+        proof: the parity proof made on load; None when it was skipped.
+    """
+
+    name: str
+    vision: ImageTower = field(repr=False)
+    text_tower: Tower = field(repr=False)
+    preprocess: Preprocess
+    tokenizer: Tokenizer | None = field(repr=False)
+    logit_scale: float
+    logit_bias: float = 0.0
+    proof: Proof | None = None
+    host: nn.Module | None = field(default=None, repr=False)
+
+    @property
+    def image_tower(self) -> Tower:
+        """The image tower where it is a transformer, for what needs one.
+
+        Raises:
+            UnsupportedModel: it is a CLIP-ResNet; `vision` is either.
+        """
+        return transformer(self.vision)
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(row, col) pixels of one patch."""
+        if isinstance(self.vision, ResNet):
+            return self.vision.patch
+        e = self.vision.embedding
+        assert isinstance(e, PatchEmbedding)
+        return e.weight.shape[2], e.weight.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.vision.device
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all weights: names a model in stores and edits, whatever file it came from."""
+        return _digest(self.vision, self.text_tower)
+
+    def pixels(
+        self, images: Images, *, allow_urls: bool = False, upright: bool = True
+    ) -> Float[Tensor, "image 3 row col"]:
+        """Images of any kind to the tensor the image tower takes.
+
+        Args:
+            images: one or several paths, PIL images, arrays; or a preprocessed tensor [image, 3, row, col], which is only checked.
+
+            allow_urls: fetch strings that start with http:// or https://.
+            upright: turn photographs as their EXIF tag says (False: as open_clip, which ignores it).
+
+        Returns:
+            Normalised pixels on the model's device and in its dtype.
+
+        Raises:
+            BadImage: unreadable, or sides that are no multiples of the patch.
+        """
+        x = prepare(images, self.preprocess, allow_urls=allow_urls, upright=upright)
+        row, col = self.patch
+        if x.shape[2] % row or x.shape[3] % col or not x.shape[2] or not x.shape[3]:
+            raise BadImage(
+                f"pixels are {x.shape[2]} × {x.shape[3]} (row × col); multiples of the patch {row} × {col} were expected. "
+                f"Type: images of {max(row, x.shape[2] // row * row)} × {max(col, x.shape[3] // col * col)}"
+            )
+        return x.to(self.device, self.vision.dtype)
+
+    def ids(self, texts: Sequence[str] | Tensor) -> Int[Tensor, "text token"]:
+        """Texts to token ids, cut after the last end-of-text token where nothing behind it can be seen (causal towers).
+
+        Raises:
+            BadText: no text, not strings, ids of the wrong shape or outside the vocabulary.
+        """
+        tower = self.text_tower
+        if isinstance(texts, Tensor):
+            ids = texts
+            vocabulary, context = tower.embedding.weight.shape[0], tower.embedding.position.shape[0]
+            if ids.dim() != 2 or ids.is_floating_point() or not 0 < ids.shape[1] <= context:
+                raise BadText(
+                    f"ids are {ids.dtype} {list(ids.shape)}; integers [text, token] with at most {context} tokens were "
+                    "expected. Type: clip.ids(['a text'])"
+                )
+            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+                raise BadText(f"ids run from {int(ids.min())} to {int(ids.max())}; the vocabulary has {vocabulary}.")
+        else:
+            if self.tokenizer is None:
+                raise BadText(
+                    "this model came without a tokenizer. Type: load(model, tokenizer=...), or pass token ids."
+                )
+            ids = self.tokenizer(check_texts(texts))
+        ids = ids.to(self.device)
+        if tower.causal and len(ids):
+            index = readout_of(tower, ids, ids.shape[1]).index
+            assert index is not None
+            ids = ids[:, : int(index.max()) + 1]
+        return ids
+
+    def encode_image(self, images: Images) -> Float[Tensor, "image embed"]:
+        """Image embeddings, not normalised: equal to the host library's `encode_image`.
+
+        Example:
+            >>> import clip_anatomy as ca
+            >>> from clip_anatomy.loading.demo import examples
+            >>> ca.load("demo").encode_image(examples()[:2]).shape[0]
+            2
+        """
+        x = self.pixels(images)
+        return torch.cat([forward(self.vision, part) for part in x.split(BATCH)]).float()
+
+    def encode_text(
+        self, texts: Sequence[str] | Tensor, templates: Sequence[str] | None = None
+    ) -> Float[Tensor, "text embed"]:
+        """Text embeddings: equal to the host library's `encode_text`, or prompts averaged as CLIP's own recipe does.
+
+        Args:
+            texts: strings, or token ids.
+            templates: prompts with one `{}` each; every text is put into all of them, each embedding is normalised, the mean
+                is normalised (Radford et al. 2021, §3.1.4).
+
+        Returns:
+            One embedding per text; of unit length only with templates.
+
+        Example:
+            >>> import clip_anatomy as ca
+            >>> ca.load("demo").encode_text(["circle", "star"], templates=["a picture of a {}", "one {}"]).shape[0]
+            2
+        """
+        if templates is None:
+            ids = self.ids(texts)
+            return torch.cat([forward(self.text_tower, part) for part in ids.split(4 * BATCH)]).float()
+        if isinstance(texts, Tensor):
+            raise BadText(
+                "templates need strings, not token ids. Type: encode_text(['dog'], templates=['a photo of a {}.'])"
+            )
+        return torch.stack(
+            [average_prompts(self.encode_text(fill_templates(t, templates))) for t in check_texts(texts)]
+        )
+
+
+def tensors(value: Any) -> Iterable[Tensor]:
+    """Every tensor of a tower, in the order of its fields; the fused q, k, v only once, so that all libraries' agree."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from tensors(item)
+    elif is_dataclass(value):
+        for f in (f for f in fields(value) if f.name != "qkv"):
+            yield from tensors(getattr(value, f.name))
+
+
+def _digest(*towers: ImageTower) -> str:
+    total = hashlib.blake2b(digest_size=16)
+    for tower in towers:
+        resnet = isinstance(tower, ResNet)
+        facts = (tower.heads, "resnet") if resnet else (tower.heads, tower.activation, tower.pool, tower.causal)
+        total.update(repr(facts).encode())
+        for t in tensors(tower):
+            total.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return total.hexdigest()

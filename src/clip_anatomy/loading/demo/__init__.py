@@ -1,0 +1,75 @@
+"""The bundled small CLIP: an ordinary model in open_clip's saved format, opened without needing open_clip.
+
+It knows only its small synthetic world (see README.md beside this file). Its parity proof runs against embeddings that open_clip
+itself computed with these weights and that ship beside them.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from clip_anatomy.loading.checkpoint import check_finite, read_json, read_state
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.open_clip_models import open_clip_preprocess
+from clip_anatomy.loading.parity import TOLERANCE, Proof, judge, relative
+from clip_anatomy.loading.transformer_weights import Facts, Names, open_clip_towers
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
+from clip_anatomy.towers.trace import forward
+
+HERE = Path(__file__).parent
+EPS = 1e-5  # torch's LayerNorm default, which open_clip keeps
+
+
+def examples() -> list[Path]:
+    """Paths of the bundled pictures of the demo world.
+
+    Example:
+        >>> len(examples()) >= 4
+        True
+    """
+    return sorted((HERE / "examples").glob("*.png"))
+
+
+def load_demo(device: torch.device, dtype: torch.dtype, *, parity: bool = True) -> Clip:
+    """Open the bundled model.
+
+    Args:
+        device: where to put the weights.
+        dtype: in which precision to run.
+        parity: compare with the embeddings recorded from open_clip.
+
+    Returns:
+        Clip named "demo".
+    """
+    config = read_json(HERE / "open_clip_config.json")
+    model, vision, text = (config["model_cfg"], config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"])
+    state = read_state(HERE / "open_clip_model.safetensors")
+    check_finite(state, "demo")
+    logit_scale = float(state["logit_scale"].float().exp())
+    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    image_tower, text_tower = open_clip_towers(
+        Names({k: v.to(device, dtype) for k, v in state.items()}),
+        Facts(heads=vision["width"] // vision.get("head_width", 64), activation=activation, eps=EPS, pool="class"),
+        Facts(heads=text["heads"], activation=activation, eps=EPS, pool="argmax", causal=True),
+        found="the bundled model",
+    )
+    proof: Proof | None = None
+    if parity:
+        recorded = {k: v.to(device) for k, v in load_file(HERE / "parity.safetensors").items()}
+        proof = Proof(
+            "open_clip (recorded)",
+            relative(forward(image_tower, recorded["image"].to(dtype)), recorded["image_embed"]),
+            relative(forward(text_tower, recorded["tokens"]), recorded["text_embed"]),
+            TOLERANCE[dtype],
+        )
+        judge(proof)
+    return Clip(
+        name="demo",
+        vision=image_tower,
+        text_tower=text_tower,
+        preprocess=open_clip_preprocess(config.get("preprocess_cfg"), vision["image_size"]),
+        tokenizer=WordTokenizer.bundled(),
+        logit_scale=logit_scale,
+        proof=proof,
+    )

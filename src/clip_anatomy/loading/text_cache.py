@@ -1,0 +1,89 @@
+"""Text embeddings, kept on disk by (weights, tokenizer, templates, text): a pool is embedded once for each model."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.disk_cache import Shelf, cache_folder
+from clip_anatomy.loading.tokenizer import check_texts
+
+__all__ = ["embed_texts", "text_shelf"]
+
+BATCH = 128
+PROBE = "Two small dogs, one RED circle: 7 × naïve café!"  # tokenizers differ on this if they differ at all
+
+
+def text_shelf(cache: "str | Path | bool" = True) -> Shelf:
+    """The shelf of text embeddings: in the cache folder, in a file of its own, or (False) none."""
+    if cache is False:
+        return Shelf(None)
+    return Shelf(cache_folder() / "texts.sqlite" if cache is True else Path(cache))
+
+
+def embed_texts(
+    clip: Clip,
+    texts: Sequence[str],
+    templates: Sequence[str] | None = None,
+    *,
+    cache: "str | Path | bool" = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "text embed"]:
+    """Embed texts like `clip.encode_text`, but only those that were never embedded by this model before.
+
+    Done a batch at a time and kept after each, so that a stopped run goes on where it was.
+
+    Args:
+        clip: an opened model.
+        texts: the texts.
+        templates: prompts to average, as in `encode_text`.
+        cache: True for the cache folder ($CLIP_ANATOMY_CACHE, else the user's), a file, or False to keep nothing.
+        progress: called with (texts done, texts in all).
+
+    Returns:
+        Embeddings in float32, as `encode_text` gives them: of unit length only with templates.
+
+    Raises:
+        BadText: what `encode_text` raises.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> embed_texts(ca.load("demo"), ["a red circle", "a star"], cache=False).shape[0]
+        2
+    """
+    wanted = check_texts(texts)
+    shelf = text_shelf(cache)
+    prefix = _prefix(clip, templates)
+    names = {text: _name(prefix, text) for text in dict.fromkeys(wanted)}
+    embed = clip.text_tower.embed
+    kept = {name: raw for name, raw in shelf.get(names.values()).items() if len(raw) == 4 * embed}
+    missing = [text for text, name in names.items() if name not in kept]
+    if progress is not None:
+        progress(len(names) - len(missing), len(names))
+    for start in range(0, len(missing), BATCH):
+        some = missing[start : start + BATCH]
+        found = clip.encode_text(some, templates).detach().cpu().numpy().astype("<f4")
+        fresh = {names[text]: row.tobytes() for text, row in zip(some, found, strict=True)}
+        if bool(np.isfinite(found).all()):
+            shelf.put(fresh)
+        kept |= fresh
+        if progress is not None:
+            progress(len(names) - len(missing) + start + len(some), len(names))
+    rows = np.stack([np.frombuffer(kept[names[text]], "<f4") for text in wanted])
+    return torch.from_numpy(rows.astype(np.float32))
+
+
+def _prefix(clip: Clip, templates: Sequence[str] | None) -> bytes:
+    ids = [] if clip.tokenizer is None else clip.tokenizer([PROBE]).tolist()
+    about = [clip.digest, ids, None if templates is None else list(templates)]
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).digest()
+
+
+def _name(prefix: bytes, text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=prefix, digest_size=16).hexdigest()

@@ -1,0 +1,94 @@
+"""CLIP Surgery's feature surgery in closed form (Li et al. 2023, §3.3): what all texts share is taken out of the similarity."""
+
+from dataclasses import dataclass, field, replace
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.dense_attention import RECIPES, dense_tokens
+from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.maps.point_prompts import points
+
+__all__ = ["feature_surgery", "points", "single_text"]
+
+
+def feature_surgery(
+    tokens: Float[Tensor, "image token embed"], text: Float[Tensor, "text embed"]
+) -> Float[Tensor, "image token text"]:
+    """Similarity of every token with every text, minus what the texts have in common.
+
+    The published form builds [token, text, embed]; summed over `embed` it is one matrix product (exactly equal):
+    s[token, c] = w_c cos[token, c] − mean_j (w_j cos[token, j]), w = softmax_c(2 cos[class token, c]) / its mean, per image.
+
+    Args:
+        tokens: of any length, token 0 is the class token.
+        text: of any length, two or more (for one text, see `single_text`).
+
+    Returns:
+        Similarities.
+
+    Example:
+        >>> import torch
+        >>> feature_surgery(torch.randn(1, 5, 8), torch.randn(3, 8)).sum(-1).abs().max() < 1e-6
+        tensor(True)
+    """
+    cosine = F.normalize(tokens.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
+    weight = (2 * cosine[:, :1]).softmax(-1)
+    weighed = cosine * weight / weight.mean(-1, keepdim=True)
+    return weighed - weighed.mean(-1, keepdim=True)
+
+
+def single_text(
+    tokens: Float[Tensor, "image token embed"], text: Float[Tensor, "text embed"], empty: Float[Tensor, "1 embed"]
+) -> Float[Tensor, "image token text"]:
+    """Similarity with each text alone, against the empty text: tokens · (text − empty), all of unit length."""
+    return (
+        F.normalize(tokens.float(), dim=-1) @ (F.normalize(text.float(), dim=-1) - F.normalize(empty.float(), dim=-1)).T
+    )
+
+
+@dataclass(frozen=True)
+class SurgeryOptions(Options):
+    """What CLIP Surgery lets people choose.
+
+    Attributes:
+        depth: how many of the last blocks the second path runs through (the paper's code: six, whatever the model's depth).
+        against: what a single text is compared with: a text (put into the templates too, if there are any), or its embedding.
+    """
+
+    depth: int = 6
+    against: str | Tensor = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.depth < 1:
+            raise BadSpec(f"depth={self.depth} is too small. Type: depth=6")
+
+
+def contrast(clip: Clip, against: str | Tensor) -> Float[Tensor, "1 embed"]:
+    """The embedding that a single text is compared with."""
+    if isinstance(against, str):
+        return clip.encode_text([against])
+    return against.to(clip.device).float().reshape(1, -1)
+
+
+def surgery(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: SurgeryOptions
+) -> Float[Tensor, "image token text"]:
+    """Architecture surgery, then feature surgery over the texts; one text is compared with the empty text."""
+    tokens = dense_tokens(clip.image_tower, pixels, replace(RECIPES["surgery"], depth=options.depth))
+    if len(text) == 1:
+        return single_text(tokens[:, 1:], text, contrast(clip, options.against))
+    return feature_surgery(tokens, text)[:, 1:]
+
+
+SURGERY = {
+    "surgery": Method(
+        surgery,
+        "v–v attention in the last six blocks; what all texts share is taken out (CLIP Surgery)",
+        SurgeryOptions(),
+    )
+}

@@ -1,0 +1,250 @@
+"""Dense tokens: the last blocks run once more on a second path whose attention compares tokens with themselves.
+
+One operator covers the family. With q, k, v from ln1 of the ORIGINAL path of each of the last `depth` blocks:
+
+    dense ← dense + W_O( Attention · v ) + b_O,   then dense ← dense + MLP(dense) if `ffn`
+
+where `dense` starts as the residual stream at the split (`residual`) or as zero. Attention per recipe, s = d^(−1/2):
+
+    qk        softmax(q kᵀ s)                        plain CLIP
+    identity  1                                      MaskCLIP (Zhou et al. 2022, §3.2)
+    qq, kk, vv  softmax(x xᵀ s), summed if several   SCLIP (Wang et al. 2024), ClearCLIP (Lan et al. 2024), CLIP Surgery (Li et al. 2023)
+    + G       Gaussian of the patch distance added to the scores       NACLIP (Hajimiri et al. 2024, §3)
+    gem       x̂ ← x; once x ← softmax(x̂ x̂ᵀ τ) x̂; softmax(x̂ x̂ᵀ τ); mean over q, k, v; τ = s · mean ‖ln1 output‖
+                                                     GEM (Bousselham et al. 2024, §3; its code's "depth 7" counts six blocks)
+    given     a matrix from outside, patches only    ProxyCLIP (Lan et al. 2024), see `proxy`
+
+The original path is the model's own forward, whose last block runs for the readout row alone.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec, UnsupportedModel
+from clip_anatomy.maps.method import Options
+from clip_anatomy.towers.forward import (
+    Readout,
+    Step,
+    embed_image,
+    embed_readout,
+    linear,
+    mlp,
+    norm,
+    project_out,
+    readout_of,
+    walk,
+)
+from clip_anatomy.towers.transformer import PatchEmbedding, Tower
+
+Attention = Literal["qk", "identity", "qq", "kk", "vv", "gem", "given"]
+_NEEDS = {"qk": "qkv", "identity": "v", "qq": "qv", "kk": "kv", "vv": "v", "gem": "qkv", "given": "v"}
+
+
+@dataclass(frozen=True)
+class Recipe(Options):
+    """How the second path is run: any member of the family, published or your own.
+
+    Attributes:
+        attention: which token–token products; the results of several are summed.
+        residual: start the path from the residual stream, not from zero.
+        ffn: run each block's MLP on the path.
+        depth: how many of the last blocks it runs through; all where the model has fewer.
+        neighbours: standard deviation, in patches, of NACLIP's Gaussian; None for none.
+        class_row: take the class token from the original path (CLIP Surgery) or from the dense one.
+        average: divide by the number of products instead of summing them.
+        temperature: factor of the scores, beside d^(−1/2): above 1 each token looks at fewer.
+        iterations: how often GEM lets q, k and v gather among themselves before they attend.
+        minus_mean: take the mean over the texts away from each similarity.
+
+    Raises:
+        BadSpec: a value that no recipe can have.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> from clip_anatomy.loading.demo import examples
+        >>> own = Recipe(("qq", "vv"), residual=False, ffn=False, depth=3, neighbours=2.0)
+        >>> ca.heatmap(ca.load("demo"), examples()[:1], ["a bird", "the sky"], method=own).method
+        'recipe'
+    """
+
+    attention: tuple[Attention, ...] = ("qq",)
+    residual: bool = False
+    ffn: bool = False
+    depth: int = 1
+    neighbours: float | None = None
+    class_row: Literal["dense", "original"] = "dense"
+    average: bool = False
+    temperature: float = 1.0
+    iterations: int = 1
+    minus_mean: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        kinds = get_args(Attention)
+        if isinstance(self.attention, str) or not self.attention or set(self.attention) - set(kinds):
+            raise BadSpec(
+                f"attention {self.attention!r}: names were expected. Type: attention=('qq', 'kk'), of {', '.join(kinds)}"
+            )
+        checks = {
+            "depth": self.depth >= 1,
+            "temperature": self.temperature > 0,
+            "iterations": self.iterations >= 0,
+            "neighbours": self.neighbours is None or self.neighbours > 0,
+        }
+        for name in (name for name, good in checks.items() if not good):
+            raise BadSpec(f"{name}={getattr(self, name)!r} is too small. Type: {name}={getattr(Recipe, name) or 5.0}")
+        if self.class_row not in ("dense", "original"):
+            raise BadSpec(f"class_row={self.class_row!r} is not known. Type: 'dense' or 'original'")
+
+
+RECIPES: dict[str, Recipe] = {
+    "raw": Recipe(("qk",), residual=True, ffn=True),
+    "maskclip": Recipe(("identity",), residual=False, ffn=False),
+    "maskclip_ffn": Recipe(("identity",), residual=True, ffn=True),
+    "sclip": Recipe(("qq", "kk"), residual=True, ffn=True),
+    "clearclip": Recipe(("qq",), residual=False, ffn=False),
+    "naclip": Recipe(("kk",), residual=False, ffn=False, neighbours=5.0),
+    "qq": Recipe(("qq",), residual=True, ffn=True),
+    "kk": Recipe(("kk",), residual=True, ffn=True),
+    "vv": Recipe(("vv",), residual=True, ffn=True),
+    "gem": Recipe(("gem",), residual=True, ffn=False, depth=6),
+    "surgery": Recipe(("vv",), residual=True, ffn=False, depth=6, class_row="original"),
+}
+
+
+def dense_tokens(
+    tower: Tower, pixels: Float[Tensor, "image 3 row col"], recipe: Recipe
+) -> Float[Tensor, "image token embed"]:
+    """Every token in the joint space, not normalised; token 0 is the class token, then patches row by row.
+
+    Args:
+        tower: an image tower.
+        pixels: preprocessed.
+        recipe: one of RECIPES, or your own.
+
+    Returns:
+        Tokens after ln_post and projection. Of towers that average their patches, token 0 is the average where
+        `class_row="original"`.
+
+    Raises:
+        UnsupportedModel: a tower that is read out at another place.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> from clip_anatomy.loading.demo import examples
+        >>> clip = ca.load("demo")
+        >>> dense_tokens(clip.image_tower, clip.pixels(examples()[:1]), RECIPES["sclip"]).shape[1]
+        65
+    """
+    return dense_path(tower, pixels, recipe)[0]
+
+
+def dense_path(
+    tower: Tower,
+    pixels: Float[Tensor, "image 3 row col"],
+    recipe: Recipe,
+    given: Float[Tensor, "image query query"] | None = None,
+) -> tuple[Float[Tensor, "image token embed"], Step]:
+    """Dense tokens, and the last block's step of the original path.
+
+    Args:
+        tower: an image tower.
+        pixels: preprocessed.
+        recipe: how.
+        given: the attention of "given": each patch's weights on all patches.
+    """
+    e = tower.embedding
+    assert isinstance(e, PatchEmbedding)
+    if tower.pool not in ("class", "first", "mean"):
+        raise UnsupportedModel(f"dense maps read patches and a class token; this tower is pooled by {tower.pool!r}")
+    grid = (pixels.shape[2] // e.weight.shape[2], pixels.shape[3] // e.weight.shape[3])
+    first = max(0, tower.layers - recipe.depth)
+    with torch.no_grad():
+        x = embed_image(tower, pixels)
+        readout = readout_of(tower, pixels, x.shape[1])
+        nearby = None if recipe.neighbours is None else gaussian(grid, recipe.neighbours).to(x)
+        dense, step = torch.zeros(1, device=x.device, dtype=x.dtype), None
+        for step in walk(tower, x, readout):
+            if step.layer < first:
+                continue
+            if step.layer == first and recipe.residual:
+                dense = step.before
+            dense = dense + _written(tower, step, recipe, nearby, given)
+            if recipe.ffn:
+                dense = dense + mlp(tower, tower.blocks[step.layer], dense)
+        assert step is not None
+        tokens = norm(tower.ln_post, dense) @ tower.projection
+        tokens = (tokens if tower.projection_bias is None else tokens + tower.projection_bias).float()
+        if recipe.class_row == "original":
+            tokens[:, 0] = _pooled(tower, step, readout)
+        return tokens, step
+
+
+def _pooled(tower: Tower, step: Step, readout: Readout) -> Tensor:
+    return embed_readout(tower, step.readout, step.after, readout).float()
+
+
+def keys(tower: Tower, step: Step) -> Float[Tensor, "image token width"]:
+    """Keys of one block, heads side by side."""
+    return linear(tower.blocks[step.layer].key, step.normed)
+
+
+def _written(tower: Tower, step: Step, recipe: Recipe, nearby: Tensor | None, given: Tensor | None) -> Tensor:
+    """What the second path's attention writes: every kind's Σ a v through W_O once."""
+    block = tower.blocks[step.layer]
+    wanted = set("".join(_NEEDS[kind] for kind in recipe.attention))
+    held = {"q": (step.query, block.query), "k": (step.key, block.key), "v": (step.value, block.value)}
+    x: dict[str, Tensor] = {}
+    for name in wanted:  # the folded last block kept none of them: only what the recipe asks for is computed
+        known, layer = held[name]
+        made = (
+            linear(layer, step.normed).unflatten(2, (tower.heads, tower.d)).transpose(1, 2) if known is None else known
+        )
+        x[name] = made
+    scale = tower.d**-0.5 * recipe.temperature
+    total: Tensor | None = None
+    for kind in recipe.attention:
+        if kind == "identity":
+            mixed = x["v"]
+        elif kind == "gem":
+            mixed = _gem(step.normed, x, scale, recipe.iterations)
+        elif kind == "given":
+            mixed = _by_given(x["v"], given)
+        else:
+            mixed = F.scaled_dot_product_attention(x[kind[0]], x[kind[1]], x["v"], attn_mask=nearby, scale=scale)
+        total = mixed if total is None else total + mixed
+    assert total is not None
+    if recipe.average:
+        total = total / len(recipe.attention)
+    return project_out(block, total.transpose(1, 2).flatten(2))
+
+
+def _gem(normed: Tensor, x: dict[str, Tensor], scale: float, iterations: int) -> Tensor:
+    root = (scale * normed.norm(dim=-1).mean(1)).sqrt().view(-1, 1, 1, 1)  # √τ on either side of the product is τ
+    total = torch.zeros_like(x["v"])
+    for one in (x["q"], x["k"], x["v"]):
+        unit = F.normalize(one, dim=-1) * root
+        for _ in range(iterations):  # what is gathered is made unit again: its length √τ does not matter
+            unit = F.normalize(F.scaled_dot_product_attention(unit, unit, unit, scale=1.0), dim=-1) * root
+        total += F.scaled_dot_product_attention(unit, unit, x["v"], scale=1.0)
+    return total / 3
+
+
+def _by_given(value: Float[Tensor, "image head token d"], given: Tensor | None) -> Float[Tensor, "image head token d"]:
+    if given is None:
+        raise BadSpec("attention 'given' needs a matrix. Type: heatmap(..., method='proxyclip', affinity=...)")
+    mixed = given.to(value)[:, None] @ value[:, :, 1:]
+    return torch.cat([value[:, :, :1], mixed], 2)
+
+
+def gaussian(grid: tuple[int, int], std: float) -> Float[Tensor, "query token"]:
+    """NACLIP's bias: exp(−distance² / 2 std²) between patches, zero to and from the class token."""
+    rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    places = torch.stack([rows.flatten(), cols.flatten()], 1).float()
+    square = ((places[:, None] - places[None]) ** 2).sum(-1)
+    return F.pad(torch.exp(-square / (2 * std**2)), (1, 0, 1, 0))

@@ -1,0 +1,100 @@
+"""`Texts`: what is looked for, as words and as directions of the joint space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadText
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.tokenizer import check_texts
+
+__all__ = ["Texts"]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts that are embedded once and asked of many pictures.
+
+    Attributes:
+        names: what each map is called.
+        embeddings: of any length, on the model's device, in float32.
+        templates: prompts that they were put into; None for none.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> from clip_anatomy.loading.demo import examples
+        >>> clip = ca.load("demo")
+        >>> asked = Texts.of(clip, ["a bird", "the sky"])
+        >>> [ca.heatmap(clip, path, asked).texts for path in examples()[:2]]
+        [('a bird', 'the sky'), ('a bird', 'the sky')]
+    """
+
+    names: tuple[str, ...]
+    embeddings: Float[Tensor, "text embed"] = field(repr=False)
+    templates: tuple[str, ...] | None = None
+
+    @staticmethod
+    def of(clip: Clip, texts: "Sequence[str] | Tensor | Texts", templates: Sequence[str] | None = None) -> "Texts":
+        """Embed texts, or take embeddings as they are.
+
+        Args:
+            clip: an opened model.
+            texts: strings, embeddings [text, embed], or what this gave before.
+            templates: prompts with one `{}` each, averaged as CLIP's own recipe does.
+
+        Raises:
+            BadText: no text, one that is blank or stands twice, or embeddings that are none.
+        """
+        if isinstance(texts, Texts):
+            if templates is not None and tuple(templates) != texts.templates:
+                raise BadText(
+                    f"these texts are embedded already. Type: Texts.of(clip, {list(texts.names)!r}, templates)"
+                )
+            return texts
+        if isinstance(texts, Tensor):
+            if templates is not None:
+                raise BadText("templates need strings, not embeddings. Type: clip.encode_text([...], templates)")
+            return Texts(tuple(f"text {i}" for i in range(len(texts))), _checked(clip, texts))
+        names = checked_names(texts)
+        kept = None if templates is None else tuple(templates)
+        return Texts(names, clip.encode_text(names, templates=kept), kept)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.names)
+
+    def __add__(self, other: "Texts") -> "Texts":
+        """Return both, one after the other."""
+        return Texts((*self.names, *other.names), torch.cat([self.embeddings, other.embeddings]), self.templates)
+
+
+def checked_names(texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts, if each says something and none stands twice.
+
+    Raises:
+        BadText: no text, something that is none, one that is blank or stands twice.
+    """
+    names = tuple(check_texts(texts))
+    if blank := [i for i, text in enumerate(names) if not text.strip()]:
+        raise BadText(f"text {blank[0]} is blank: there is nothing to look for. Type a word or a sentence")
+    if twice := [text for i, text in enumerate(names) if text in names[:i]]:
+        raise BadText(
+            f"text {twice[0]!r} stands twice: every map is drawn against the others. Type: list(dict.fromkeys(texts))"
+        )
+    return names
+
+
+def _checked(clip: Clip, given: Tensor) -> Float[Tensor, "text embed"]:
+    embed = clip.text_tower.embed
+    if given.dim() != 2 or not len(given) or given.shape[1] != embed:
+        raise BadText(
+            f"text embeddings are {list(given.shape)}; [text, {embed}] was expected. Type: clip.encode_text([...])"
+        )
+    found = given.to(clip.device).float()
+    wrong = (~found.isfinite()).any(1).nonzero().flatten().tolist()
+    if wrong:
+        raise BadText(f"text embedding {wrong[0]} holds NaN or infinite values. Type: clip.encode_text([...])")
+    return found

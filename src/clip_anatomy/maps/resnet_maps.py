@@ -1,0 +1,229 @@
+"""Maps of a CLIP-ResNet: its attention pool asked again at every place of the picture.
+
+Tokens x_0 (the mean of all places) and x_i carry their position vectors; with q, k, v of the pool, s = d^(−1/2):
+
+    raw        y_i = W_c Σ_j softmax_j(q_i · k_j s) v_j + b_c      every place asks, as the mean token does in the model
+    clearclip  softmax(q qᵀ s)                naclip  softmax(k kᵀ s + Gaussian)
+    surgery    softmax(v vᵀ s)                CLIP Surgery's architecture surgery (Li et al. 2023, §3.2). Its released code also
+                                              takes the class token from this path; here it comes from the model's own, as the
+                                              paper has it
+    maskclip   y_i = W_c (W_V f_i + b_V) + b_c    places alone: no position vectors and no mean token (Zhou et al. 2022, §3.2)
+
+There is no residual stream and no MLP around the pool, so methods that keep either have no meaning here and are refused by name.
+Gradient maps are in `resnet_gradients`.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.clip_surgery import contrast, feature_surgery, single_text
+from clip_anatomy.maps.decomposition import DecompositionOptions
+from clip_anatomy.maps.dense_attention import Recipe, gaussian
+from clip_anatomy.maps.maskclip import check_probability, denoised, smoothed
+from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.maps.resnet_gradients import GRADIENTS
+from clip_anatomy.maps.self_self import similarities
+from clip_anatomy.split.tokens import head_directions
+from clip_anatomy.towers.forward import linear
+from clip_anatomy.towers.resnet import ResNet, features, pool_tokens, run_pool, run_resnet
+
+RECIPES: dict[str, Recipe] = {
+    "raw": Recipe(("qk",)),
+    "maskclip": Recipe(("identity",)),
+    "clearclip": Recipe(("qq",)),
+    "naclip": Recipe(("kk",), neighbours=5.0),
+    "surgery": Recipe(("vv",), class_row="original"),
+}
+
+
+def pool_path(
+    resnet: ResNet, pixels: Float[Tensor, "image 3 row col"], recipe: Recipe
+) -> Float[Tensor, "image token embed"]:
+    """Every place in the joint space, not normalised; token 0 is the embedding itself, from the model's own path.
+
+    Args:
+        resnet: the image tower.
+        pixels: preprocessed.
+        recipe: attention "qk", "qq", "kk", "vv", several of them, or "identity"; without residual and MLP.
+
+    Raises:
+        UnsupportedModel: a recipe that needs what a ResNet does not have.
+    """
+    refuse(recipe)
+    with torch.no_grad():
+        seen = features(resnet, pixels)
+        tokens = pool_tokens(resnet, seen)
+        total = torch.zeros(1, device=tokens.device, dtype=tokens.dtype)
+        for kind in recipe.attention:
+            total = total + (
+                _values(resnet, seen) if kind == "identity" else _attended(resnet, tokens, kind, recipe, seen)
+            )
+        if recipe.average:
+            total = total / len(recipe.attention)
+        dense = linear(resnet.pool.out, total)
+        return torch.cat([run_pool(resnet, tokens).embedding[:, None], dense], 1).float()
+
+
+def refuse(recipe: Recipe) -> None:
+    """Raise UnsupportedModel for what the attention pool of a ResNet cannot do."""
+    missing = [
+        what
+        for what, wanted in (
+            ("a residual stream", recipe.residual),
+            ("an MLP behind its attention", recipe.ffn),
+            ("GEM's iterations", "gem" in recipe.attention),
+            ("an attention from outside", "given" in recipe.attention),
+        )
+        if wanted
+    ]
+    if missing:
+        raise UnsupportedModel(
+            f"this recipe wants {' and '.join(missing)}, which the attention pool of a CLIP-ResNet does not have. "
+            "Type: Recipe(('qq',), residual=False, ffn=False), of qk, qq, kk, vv, identity"
+        )
+
+
+def _values(resnet: ResNet, seen: Float[Tensor, "image channel row col"]) -> Float[Tensor, "image token channel"]:
+    return linear(resnet.pool.value, seen.flatten(2).transpose(1, 2))
+
+
+def _attended(
+    resnet: ResNet, tokens: Float[Tensor, "image token channel"], kind: str, recipe: Recipe, seen: Tensor
+) -> Float[Tensor, "image place channel"]:
+    pool = resnet.pool
+    layers = {"q": pool.query, "k": pool.key, "v": pool.value}
+    x = {
+        name: linear(layers[name], tokens).unflatten(2, (resnet.heads, resnet.d)).transpose(1, 2)
+        for name in {*kind, "v"}
+    }
+    nearby = None
+    if recipe.neighbours is not None:
+        nearby = gaussian((seen.shape[2], seen.shape[3]), recipe.neighbours).to(tokens)[1:]
+    scale = resnet.d**-0.5 * recipe.temperature
+    asks = x[kind[0]][:, :, 1:]  # the mean token's own row comes from the model's path
+    mixed = F.scaled_dot_product_attention(asks, x[kind[1]], x["v"], attn_mask=nearby, scale=scale)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _resnet(clip: Clip) -> ResNet:
+    assert isinstance(clip.vision, ResNet)
+    return clip.vision
+
+
+def cosines(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Recipe
+) -> Float[Tensor, "image token text"]:
+    """Cosine of every place with every text."""
+    found = similarities(pool_path(_resnet(clip), pixels, options), text)
+    return found - found.mean(-1, keepdim=True) if options.minus_mean else found
+
+
+@dataclass(frozen=True)
+class PoolSurgeryOptions(Options):
+    """What a single text is compared with: a text, or its embedding."""
+
+    against: str | Tensor = field(default="", compare=False)
+
+
+def surgery(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: PoolSurgeryOptions
+) -> Float[Tensor, "image token text"]:
+    """v–v attention in the pool, then feature surgery over the texts; one text is compared with the empty text."""
+    tokens = pool_path(_resnet(clip), pixels, RECIPES["surgery"])
+    if len(text) == 1:
+        return single_text(tokens[:, 1:], text, contrast(clip, options.against))
+    return feature_surgery(tokens, text)[:, 1:]
+
+
+@dataclass(frozen=True)
+class PoolMaskclipOptions(Options):
+    """MaskCLIP's two refinements, off by default: see `maskclip.MaskclipOptions`."""
+
+    denoise: float | None = None
+    smooth_keys: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a probability that is none."""
+        check_probability(self.denoise)
+
+
+def maskclip(
+    clip: Clip,
+    pixels: Float[Tensor, "image 3 row col"],
+    text: Float[Tensor, "text embed"],
+    options: PoolMaskclipOptions,
+) -> Float[Tensor, "image token text"]:
+    """Cosine of every place's value with every text, refined where asked."""
+    resnet = _resnet(clip)
+    with torch.no_grad():
+        seen = features(resnet, pixels)
+        dense = linear(resnet.pool.out, _values(resnet, seen)).float()
+        found = F.normalize(dense, dim=-1) @ F.normalize(text.float(), dim=-1).T
+        if options.denoise is not None:
+            found = denoised(found, clip.logit_scale, options.denoise)
+        if options.smooth_keys:
+            found = smoothed(found, linear(resnet.pool.key, seen.flatten(2).transpose(1, 2)), clip.logit_scale)
+    return found
+
+
+def decomposition(
+    clip: Clip,
+    pixels: Float[Tensor, "image 3 row col"],
+    text: Float[Tensor, "text embed"],
+    options: DecompositionOptions,
+) -> Float[Tensor, "image token text"]:
+    """Shares of each cosine by place, summed over the selected heads of the pool.
+
+    share[place, text] = Σ_h a[h, place] v[h, place] · (W_c^h u_text) / ‖embedding‖: one product over all heads side by side.
+    """
+    resnet = _resnet(clip)
+    unit = F.normalize(text.float(), dim=-1)
+    several = len(text) > 1 if options.minus_mean is None else options.minus_mean
+    if several:
+        unit = unit - unit.mean(0)
+    with torch.no_grad():
+        pooled = run_resnet(resnet, pixels)
+        attention = pooled.attention[..., 1:].float()
+        if options.layers is not None or options.heads is not None:
+            attention = attention * options.selected(resnet)[0].to(attention)[:, None]
+        value = linear(resnet.pool.value, pooled.tokens[:, 1:]).float().unflatten(2, (resnet.heads, resnet.d))
+        weighed = (value * attention.transpose(1, 2)[..., None]).flatten(2)
+        written = weighed @ head_directions(resnet, 0, unit).flatten(0, 1)
+        return written / pooled.embedding.float().norm(dim=-1).view(-1, 1, 1)
+
+
+def attention(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Options
+) -> Float[Tensor, "image token text"]:
+    """How much the mean token looked at each place, mean over the heads: the same for every text."""
+    seen = run_resnet(_resnet(clip), pixels).attention[..., 1:].float().mean(1)
+    return seen[..., None].expand(-1, -1, len(text)).clone()
+
+
+RESNET: dict[str, Method] = {
+    "decomposition": Method(
+        decomposition,
+        "exact share of the cosine that the heads of the attention pool read from each place, minus the mean over the texts",
+        DecompositionOptions(),
+    ),
+    "surgery": Method(
+        surgery,
+        "v–v attention in the attention pool; what all texts share is taken out (CLIP Surgery)",
+        PoolSurgeryOptions(),
+    ),
+    "maskclip": Method(maskclip, "values of the attention pool alone (MaskCLIP)", PoolMaskclipOptions()),
+    "clearclip": Method(cosines, "query–query attention in the attention pool (ClearCLIP)", RECIPES["clearclip"]),
+    "naclip": Method(
+        cosines, "key–key attention and a Gaussian over neighbours in the pool (NACLIP)", RECIPES["naclip"]
+    ),
+    "raw": Method(cosines, "the attention pool asked from every place, for contrast", RECIPES["raw"]),
+    **GRADIENTS,
+    "attention": Method(attention, "where the attention pool looked, whatever the text", per_text=False),
+}
+OWN_POOL = Method(cosines, "a recipe of your own in the attention pool", Recipe())

@@ -1,0 +1,162 @@
+"""A map per word of a sentence: the text tower is split as exactly as the image tower, and both are bilinear together.
+
+The sentence's unit embedding is Σ_word part(word) + rest, where a word's part is what the text tower's heads read from its tokens
+and the rest is what start and end marks, MLPs and biases wrote. A patch's share of the cosine is linear in the text, so
+
+    map(sentence) = Σ_word map(part(word)) + map(rest)            exactly
+
+A word's part is read in its sentence: "orange" before "bird" points at the bird that is orange.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec, BadText
+from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.maps.decomposition import token_map
+from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.map_result import Maps
+
+_MARKS = ("</w>", "Ġ", "▁", "·")
+_AHEAD = 16  # letters that a tokenizer may have rewritten before a piece is found again
+
+
+@dataclass(frozen=True)
+class WordMaps:
+    """Maps of one sentence.
+
+    Attributes:
+        words: a map per word, named by it ("a (2)" for the second "a"); shares of the cosine with the whole sentence.
+        sentence: the map of the sentence.
+        rest: the sentence's map minus those of its words.
+        cut: words that did not fit into the model's context.
+    """
+
+    words: Maps
+    sentence: Maps
+    rest: Maps
+    cut: tuple[str, ...] = ()
+
+
+def word_maps(clip: Clip, images: Images | Tensor, sentence: str, **options: Any) -> WordMaps:
+    """Show where each word of a sentence is answered, beside the sentence itself.
+
+    Args:
+        clip: an opened model with a tokenizer.
+        images: as for `heatmap`.
+        sentence: one text.
+        **options: of `heatmap` with method "decomposition": size, window, stride, layers, heads.
+
+    Returns:
+        Maps whose values are shares of the cosine; those of the words and the rest sum to the sentence's.
+
+    Raises:
+        BadText: a sentence without a word.
+        BadSpec: an option that is not of the decomposition, or `minus_mean`: words are not each other's contrast.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> from clip_anatomy.loading.demo import examples
+        >>> found = word_maps(ca.load("demo"), examples()[:1], "a bird on the water")
+        >>> found.words.texts
+        ('a', 'bird', 'on', 'the', 'water')
+        >>> total = found.words.values.sum(1, keepdim=True) + found.rest.values
+        >>> bool((total - found.sentence.values).abs().max() < 1e-5)
+        True
+    """
+    for name in ("method", "minus_mean"):
+        if name in options:
+            raise BadSpec(
+                f"{name}= is not for words: they are split by the decomposition. Type: word_maps without {name}="
+            )
+    names, parts, unit, cut = word_directions(clip, sentence)
+    rest = unit - parts.sum(0, keepdim=True)
+    directions = torch.cat([parts, rest, unit])
+    maps = heatmap(clip, images, directions, minus_mean=False, **options)
+    # `heatmap` takes texts as unit vectors: each map is given back the length of its direction.
+    values = maps.values * directions.norm(dim=-1).to(maps.values).view(1, -1, 1, 1)
+    count = len(names)
+
+    def some(first: int, last: int, texts: tuple[str, ...]) -> Maps:
+        return replace(maps, values=values[:, first:last], texts=texts, method="words")
+
+    return WordMaps(
+        some(0, count, _apart(names)), some(count + 1, count + 2, (sentence,)), some(count, count + 1, ("(rest)",)), cut
+    )
+
+
+def word_directions(
+    clip: Clip, sentence: str
+) -> tuple[tuple[str, ...], Float[Tensor, "text embed"], Float[Tensor, "1 embed"], tuple[str, ...]]:
+    """A sentence's unit embedding as what its words wrote into it.
+
+    Returns:
+        The words; the part of each, summed over the heads and layers of the text tower; the unit embedding of the sentence;
+        words beyond the context.
+
+    Raises:
+        BadText: no word, or a model without a tokenizer.
+    """
+    if not isinstance(sentence, str) or not sentence.strip():
+        raise BadText(f"{sentence!r} holds no word. Type a sentence, e.g. 'a red circle on the grass'")
+    ids = clip.ids([sentence])
+    spans = _spans(clip.tokenizer, sentence, ids.shape[1])
+    kept = [(word, tokens) for word, tokens in spans if tokens]
+    embed = clip.text_tower.embed
+    per_token = token_map(clip.text_tower, ids, torch.eye(embed, device=clip.device))[0]
+    parts = torch.stack([per_token[tokens].sum(0) for _, tokens in kept]) if kept else per_token.new_zeros(0, embed)
+    unit = F.normalize(clip.encode_text(ids), dim=-1)
+    return tuple(word for word, _ in kept), parts, unit, tuple(word for word, tokens in spans if not tokens)
+
+
+def _spans(tokenizer: Any, sentence: str, tokens: int) -> list[tuple[str, list[int]]]:
+    """Each word and the tokens it was cut into."""
+    if hasattr(tokenizer, "positions"):  # the bundled model's tokenizer knows
+        found = zip(tokenizer.split(sentence), tokenizer.positions(sentence), strict=True)
+        return [(word, list(range(*span))) for word, span in found]
+    if not hasattr(tokenizer, "pieces"):
+        raise BadText(
+            "this model's tokenizer does not tell its pieces. Type: load(..., tokenizer=one with .pieces(text))"
+        )
+    return align(sentence, list(tokenizer.pieces(sentence))[:tokens])
+
+
+def align(sentence: str, pieces: list[str]) -> list[tuple[str, list[int]]]:
+    """Words (between spaces) and the numbers of their pieces, whatever marks a tokenizer puts on them.
+
+    Args:
+        sentence: as it was typed.
+        pieces: of the tokenizer, start and end marks included.
+
+    Example:
+        >>> align("A zebrafish, striped", ["<start>", "a", "zebra", "fish", ",", "strip", "ed", "<end>"])
+        [('A', [1]), ('zebrafish,', [2, 3, 4]), ('striped', [5, 6])]
+    """
+    words = sentence.split()
+    letters = "".join(words).lower()
+    owner = [at for at, word in enumerate(words) for _ in word.lower()]
+    found: list[list[int]] = [[] for _ in words]
+    at = 0
+    for number, piece in enumerate(pieces):
+        clean = piece.lower()
+        for mark in _MARKS:
+            clean = clean.replace(mark.lower(), "")
+        clean = clean.strip()
+        place = letters.find(clean, at, at + _AHEAD + len(clean)) if clean else -1
+        if place >= 0:
+            found[owner[place]].append(number)
+            at = place + len(clean)
+        elif 0 < number < len(pieces) - 1 and at < len(letters):
+            found[owner[at]].append(number)  # a piece that is no readable text: a byte of the word that comes next
+    return list(zip(words, found, strict=True))
+
+
+def _apart(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(
+        name if name not in names[:at] else f"{name} ({names[:at].count(name) + 1})" for at, name in enumerate(names)
+    )

@@ -1,1 +1,0 @@
-"""Protocols and measures: what a claim of this package is checked with."""

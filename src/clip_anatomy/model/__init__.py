@@ -1,1 +1,0 @@
-"""Tensors in, tensors out: the towers, their weights, pixels and texts."""

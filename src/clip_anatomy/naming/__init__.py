@@ -1,0 +1,1 @@
+"""What heads are about: TextSpan, roles, pools of texts, language models, the atlas."""

@@ -1,0 +1,278 @@
+"""`Atlas`: what each head is about, with everything that a reader needs to doubt it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.naming.roles import Role
+
+__all__ = ["Atlas", "AtlasHead", "AtlasText", "Round", "Seen"]
+
+SCHEMA = "clip-anatomy/atlas/1"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image that stands as evidence.
+
+    Attributes:
+        row: its place on the image axis of the store.
+        id: its name there.
+        label: its class, "" if not known.
+        value: what the head writes for it along the direction, minus the mean over all images; parts of a cosine.
+    """
+
+    row: int
+    id: str
+    label: str
+    value: float
+
+
+@dataclass(frozen=True)
+class AtlasText:
+    """One text of a head, and how far to trust it.
+
+    Attributes:
+        text: the description.
+        property: what it is about, "" if nobody knows.
+        alone: share of the head's variance along this text by itself.
+        gain: share that it adds to the texts before it.
+        cumulative: share explained by it and the texts before it.
+        runner_up: the text that came second.
+        margin: 1 − second score / first score: 0 is a tie.
+        again: share of bootstrap resamples of the images in which it is picked again at any place; None if not asked.
+        as_early: share of those that pick it at the same place or before.
+        most: images for which the head writes most along its direction.
+        least: images for which it writes least (most against it).
+    """
+
+    text: str
+    property: str
+    alone: float
+    gain: float
+    cumulative: float
+    runner_up: str
+    margin: float
+    again: float | None = None
+    as_early: float | None = None
+    most: tuple[Seen, ...] = ()
+    least: tuple[Seen, ...] = ()
+
+
+@dataclass(frozen=True)
+class AtlasHead:
+    """One head.
+
+    Attributes:
+        layer: its layer, numbered as in the model.
+        head: its number in the layer.
+        role: what it is about.
+        variance: E|x − mean|² of its contribution, in squared parts of a cosine.
+        rank: dimensions that it writes into.
+        explained: share of its variance that its first texts (`Atlas.within`) explain.
+        ceiling: the most that any as many directions could explain.
+        texts: its texts, best first.
+        truth: (attribute, share of variance) of what truly drives it, largest first; empty where that is not known.
+    """
+
+    layer: int
+    head: int
+    role: Role
+    variance: float
+    rank: int
+    explained: float
+    ceiling: float
+    texts: tuple[AtlasText, ...]
+    truth: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`layer.head`, as it is typed."""
+        return f"{self.layer}.{self.head}"
+
+    def holds(self, words: str) -> float:
+        """Share of its variance that its texts with all of these words add."""
+        wanted = words.lower().split()
+        return sum((text.gain for text in self.texts if all(word in text.text.lower() for word in wanted)), 0.0)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of growing a pool: its size, and what the first texts of all heads explain on average."""
+
+    texts: int
+    explained: float
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """What the heads of a model are about, over one collection of images.
+
+    Attributes:
+        model: name of the model.
+        digest: hash of its weights.
+        store: the store it was made from.
+        images: how many there are in it.
+        layers: which layers are covered.
+        heads_per_layer: heads in each.
+        pool: where the texts come from.
+        pool_texts: how many there were to pick from.
+        within: how many texts a head is judged by.
+        threshold: heads whose first `within` texts explain less are unnamed.
+        heads: the heads, by layer and number.
+        curve: explained variance against size of the pool, if it was grown.
+        agreement: how often roles agree with the truth, where that is known: asked, right, mixed, bar.
+        cues: (cue, "yes" | "no" | "unclear", reason) for a task, if a language model was asked.
+        task: that task.
+        bill: what the language model cost, in words.
+        notes: what a reader must know before believing a number.
+        made: facts for making it again: name → value.
+    """
+
+    model: str
+    digest: str
+    store: str
+    images: int
+    layers: tuple[int, ...]
+    heads_per_layer: int
+    pool: str
+    pool_texts: int
+    within: int
+    threshold: float
+    heads: tuple[AtlasHead, ...]
+    curve: tuple[Round, ...] = ()
+    agreement: Mapping[str, float] = field(default_factory=dict[str, float])
+    cues: tuple[tuple[str, str, str], ...] = ()
+    task: str = ""
+    bill: str = ""
+    notes: tuple[str, ...] = ()
+    made: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def head(self, layer: int, head: int) -> AtlasHead:
+        """One head.
+
+        Raises:
+            BadSpec: it is not in this atlas.
+        """
+        for one in self.heads:
+            if (one.layer, one.head) == (layer, head):
+                return one
+        raise BadSpec(
+            f"head {layer}.{head} is not in this atlas. Type LAYER.HEAD with a layer of {', '.join(map(str, self.layers))} and a "
+            f"head of 0 to {self.heads_per_layer - 1}"
+        )
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Role → how many heads have it, the commonest first."""
+        return dict(Counter(head.role.name for head in self.heads).most_common())
+
+    @property
+    def explained(self) -> float:
+        """Mean share of the heads' variance that their first texts explain."""
+        return sum((head.explained for head in self.heads), 0.0) / max(len(self.heads), 1)
+
+    def with_role(self, name: str, confidence: float = 0.0) -> tuple[AtlasHead, ...]:
+        """Heads of a role, the surest first.
+
+        Raises:
+            BadSpec: no head has it; names those that there are.
+        """
+        if name not in self.roles:
+            raise BadSpec(f"no head of this atlas has the role {name!r}. Type one of: {', '.join(self.roles)}")
+        found = [head for head in self.heads if head.role.name == name and head.role.confidence >= confidence]
+        return tuple(sorted(found, key=lambda head: -head.role.confidence))
+
+    def with_words(self, words: str, k: int | None = None) -> tuple[AtlasHead, ...]:
+        """Heads whose texts hold all of these words, those first in which they explain most."""
+        found = [head for head in self.heads if head.holds(words) > 0]
+        return tuple(sorted(found, key=lambda head: -head.holds(words))[:k])
+
+    def select(self, spec: str) -> tuple[tuple[int, int], ...]:
+        """(layer, head) pairs of what people type: `role=colour`, `words=striped fabric`, or `9.3,10.1`.
+
+        Raises:
+            BadSpec: none of these, or nothing fits.
+        """
+        kind, given, value = spec.partition("=")
+        if given and kind == "role":
+            return tuple((head.layer, head.head) for head in self.with_role(value.strip()))
+        if given and kind == "words":
+            if found := self.with_words(value):
+                return tuple((head.layer, head.head) for head in found)
+            raise BadSpec(f"no text of any head holds the words {value.strip()!r}. Type other words, or role=ROLE")
+        try:
+            pairs = [tuple(map(int, part.strip().split("."))) for part in spec.split(",")]
+            return tuple((one.layer, one.head) for one in (self.head(layer, head) for layer, head in pairs))
+        except ValueError as error:
+            if isinstance(error, BadSpec):
+                raise
+            raise BadSpec(f"{spec!r} selects no heads. Type role=ROLE, words=WORDS or LAYER.HEAD,LAYER.HEAD") from None
+
+    # ---- keeping
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"schema": SCHEMA, **asdict(self), "roles": self.roles, "explained": self.explained}
+
+    @staticmethod
+    def of_dict(told: Mapping[str, Any]) -> "Atlas":
+        """The inverse of `to_dict`.
+
+        Raises:
+            BadInput: not an atlas.
+        """
+        try:
+            if told["schema"] != SCHEMA:
+                raise BadInput(f"this is {told['schema']!r}, not {SCHEMA!r}. Make an atlas: clip-anatomy atlas STORE")
+            values: dict[str, Any] = {
+                key: value for key, value in told.items() if key not in ("schema", "roles", "explained")
+            }
+            values["heads"] = tuple(_head(head) for head in told["heads"])
+            values["curve"] = tuple(Round(**one) for one in told["curve"])
+            values["cues"] = tuple((cue, said, why) for cue, said, why in told["cues"])
+            values |= {"layers": tuple(told["layers"]), "notes": tuple(told["notes"])}
+            return Atlas(**values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"this is no atlas ({error}). Make one: clip-anatomy atlas STORE") from error
+
+    @staticmethod
+    def load(path: str | Path) -> "Atlas":
+        """Read an `atlas.json`, or that of the folder of a report.
+
+        Raises:
+            BadInput: no such file, or not an atlas.
+        """
+        place = Path(path)
+        place = place / "atlas.json" if place.is_dir() else place
+        try:
+            told = json.loads(place.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadInput(f"{place} does not exist. Make it: clip-anatomy atlas STORE --out {place.parent}") from None
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{place} is no atlas ({error}). Make one: clip-anatomy atlas STORE") from error
+        if not isinstance(told, dict):
+            raise BadInput(f"{place} is no atlas. Make one: clip-anatomy atlas STORE")
+        return Atlas.of_dict(told)
+
+
+def _head(told: Mapping[str, Any]) -> AtlasHead:
+    role: dict[str, Any] = {**told["role"], "shares": _pairs(told["role"]["shares"])}
+    texts = tuple(_text(text) for text in told["texts"])
+    values: dict[str, Any] = {**told, "role": Role(**role), "texts": texts, "truth": _pairs(told["truth"])}
+    return AtlasHead(**values)
+
+
+def _text(told: Mapping[str, Any]) -> AtlasText:
+    values: dict[str, Any] = dict(told)
+    for name in ("most", "least"):
+        values[name] = tuple(Seen(**one) for one in told[name])
+    return AtlasText(**values)
+
+
+def _pairs(told: Sequence[Sequence[Any]]) -> tuple[tuple[str, float], ...]:
+    return tuple((str(name), float(share)) for name, share in told)

@@ -1,0 +1,298 @@
+"""A language model behind an OpenAI-compatible endpoint: asked politely, answered once, remembered on disk.
+
+Only `POST URL/chat/completions` is spoken, with the standard library. Answers are kept by (address, model, question), so that an
+interrupted run goes on and a repeated one costs nothing. The key comes from an environment variable and is never written anywhere.
+"""
+
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib import request
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from clip_anatomy.errors import BadInput, EndpointError
+from clip_anatomy.loading.disk_cache import Shelf, cache_folder
+
+__all__ = ["Answer", "Bill", "EndpointError", "LanguageModel"]
+
+KEY_VARIABLE = "CLIP_ANATOMY_LLM_KEY"
+LARGEST = 8 * 2**20  # bytes of an answer
+LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+
+
+class _Again(Exception):
+    """This try failed in a way that may pass; `wait` is what the server asked for, in seconds."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the language model said.
+
+    Attributes:
+        text: its words.
+        raw: the whole response body (JSON).
+        tokens_in: tokens of the question, as billed; 0 where the server does not say.
+        tokens_out: tokens of the answer.
+        cached: taken from disk, so that it cost nothing this time.
+    """
+
+    text: str
+    raw: str
+    tokens_in: int
+    tokens_out: int
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What some answers cost.
+
+    Attributes:
+        asked: questions that went out.
+        cached: questions answered from disk.
+        tokens_in: tokens sent, of those that went out.
+        tokens_out: tokens received.
+        price: of a million tokens in and out, in whatever currency; None when not known.
+    """
+
+    asked: int = 0
+    cached: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    price: tuple[float, float] | None = None
+
+    @staticmethod
+    def of(answers: Sequence[Answer], price: tuple[float, float] | None = None) -> "Bill":
+        """Add up."""
+        paid = [answer for answer in answers if not answer.cached]
+        return Bill(
+            len(paid),
+            len(answers) - len(paid),
+            sum(answer.tokens_in for answer in paid),
+            sum(answer.tokens_out for answer in paid),
+            price,
+        )
+
+    @property
+    def cost(self) -> float | None:
+        """In the currency of the price."""
+        if self.price is None:
+            return None
+        return (self.tokens_in * self.price[0] + self.tokens_out * self.price[1]) / 1e6
+
+    def __str__(self) -> str:
+        """One line for people."""
+        spent = "" if self.cost is None else f", cost {self.cost:.4f}"
+        return (
+            f"language model: {self.asked} questions asked, {self.cached} answered from disk; "
+            f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out{spent}"
+        )
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Where to ask, and how patiently.
+
+    Attributes:
+        url: address of the API, such as `http://127.0.0.1:8000/v1`.
+        name: name of the model there.
+        key: sent as a bearer token; by default what $CLIP_ANATOMY_LLM_KEY holds.
+        timeout: seconds to wait for one answer.
+        tries: how often one question is asked before giving up.
+        price: of a million tokens in and out, for the bill.
+        shelf: where answers are kept.
+        sleep: waits between tries.
+    """
+
+    url: str
+    name: str
+    key: str = field(default_factory=lambda: os.environ.get(KEY_VARIABLE, ""), repr=False)
+    timeout: float = 60.0
+    tries: int = 5
+    price: tuple[float, float] | None = None
+    shelf: Shelf = field(default_factory=lambda: Shelf(cache_folder() / "answers.sqlite"))
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse addresses and settings that cannot work."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadInput(
+                f"{self.url!r} is no address of a language model. Type, for example: --llm http://127.0.0.1:8000/v1"
+            )
+        if not self.name:
+            raise BadInput("no model of that endpoint was named. Type: --llm-model NAME")
+        if self.timeout <= 0 or self.tries < 1:
+            raise BadInput(
+                f"timeout={self.timeout}, tries={self.tries}: give more than nothing. Type timeout=60, tries=5"
+            )
+        if any(c in self.key for c in "\r\n"):
+            raise BadInput(f"the key in ${KEY_VARIABLE} holds a line break. Set it to the key alone")
+
+    @staticmethod
+    def at(url: str, name: str, cache: "str | Path | None" = None, **settings: Any) -> "LanguageModel":
+        """Make one, with its answers kept in a file of your choice."""
+        return (
+            LanguageModel(url, name, **settings)
+            if cache is None
+            else LanguageModel(url, name, shelf=Shelf(Path(cache)), **settings)
+        )
+
+    @property
+    def endpoint(self) -> str:
+        """The full address."""
+        base = self.url.rstrip("/")
+        return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+
+    def ask(self, question: str, *, system: str = "", most_tokens: int = 400) -> Answer:
+        """Ask one question, or take the answer from disk.
+
+        Args:
+            question: in words.
+            system: how to answer.
+            most_tokens: of the answer.
+
+        Returns:
+            Answer.
+
+        Raises:
+            EndpointError: no usable answer after all tries; says what the server said.
+        """
+        told = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
+        body = {"model": self.name, "messages": told, "temperature": 0, "max_tokens": most_tokens}
+        place = hashlib.blake2b(json.dumps([self.endpoint, body], sort_keys=True).encode(), digest_size=20).hexdigest()
+        if (kept := self.shelf.get([place]).get(place)) is not None:
+            try:
+                return _read(kept.decode(), cached=True)
+            except (_Again, UnicodeDecodeError):
+                pass  # damaged on disk: ask again
+        answer = self._insist(json.dumps(body).encode())
+        self.shelf.put({place: answer.raw.encode()})
+        return answer
+
+    def _insist(self, body: bytes) -> Answer:
+        said = ""
+        for attempt in range(self.tries):
+            try:
+                return _read(self._post(body), cached=False)
+            except _Again as problem:
+                said = str(problem)
+                if attempt + 1 < self.tries:
+                    backoff = 2.0**attempt * (0.5 + random.random())
+                    self.sleep(min(LONGEST_WAIT, backoff if problem.wait is None else problem.wait))
+        raise EndpointError(
+            f"{self.endpoint} gave no usable answer in {self.tries} tries (the last: {said}). What was answered before is kept: "
+            "see that the server runs, and type the same command again"
+        )
+
+    def _post(self, body: bytes) -> str:
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "clip-anatomy"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        try:
+            with _OPENER.open(request.Request(self.endpoint, body, headers), timeout=self.timeout) as response:
+                raw = response.read(LARGEST + 1)
+        except HTTPError as error:
+            with error:
+                self._refused(error)
+            raise _Again(f"HTTP {error.code} {error.reason}", _retry_after(error.headers.get("Retry-After"))) from None
+        except TimeoutError:
+            raise _Again(f"no answer within {self.timeout:g} s") from None
+        except (OSError, HTTPException) as error:  # refused, reset, name not found, certificate, cut short
+            if isinstance(getattr(error, "reason", None), TimeoutError):
+                raise _Again(f"no answer within {self.timeout:g} s") from None
+            raise _Again(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from None
+        if len(raw) > LARGEST:
+            raise EndpointError(
+                f"{self.endpoint} answered with more than {LARGEST >> 20} MB. Type the address of a chat-completions API"
+            )
+        return raw.decode("utf-8", "replace")
+
+    def _refused(self, error: HTTPError) -> None:
+        """Raise EndpointError for what will not pass by waiting."""
+        if error.code in (408, 409, 425, 429) or error.code >= 500:
+            return
+        if 300 <= error.code < 400:
+            # Not followed: the key would travel to a place that nobody named.
+            raise EndpointError(
+                f"{self.endpoint} sends us on to {error.headers.get('Location', '?')}. Type that address, if you trust it"
+            )
+        said = " ".join(_body(error).split())[:300]
+        if error.code in (401, 403):
+            raise EndpointError(
+                f"{self.endpoint} refuses the key (HTTP {error.code}: {said}). Type first: export {KEY_VARIABLE}=..."
+            )
+        if error.code == 404:
+            raise EndpointError(
+                f"{self.endpoint} is not there, or has no model {self.name!r} (HTTP 404: {said}). Type --llm URL/v1 --llm-model NAME"
+            )
+        raise EndpointError(
+            f"{self.endpoint} refuses the question (HTTP {error.code}: {said}). Type another --llm-model"
+        )
+
+
+class _Stay(request.HTTPRedirectHandler):
+    """Follows no redirect, so that a key is never sent elsewhere."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refuse: the response comes out as an HTTPError."""
+
+
+_OPENER = request.build_opener(_Stay)
+
+
+def _read(raw: str, *, cached: bool) -> Answer:
+    """Take the words out of a response.
+
+    Raises:
+        _Again: it is no chat completion.
+    """
+    try:
+        told: dict[str, Any] = json.loads(raw)
+        text = told["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise _Again(f"not a chat completion: {' '.join(raw.split())[:120]!r}") from None
+    if not isinstance(text, str) or not text.strip():
+        raise _Again("an empty answer")
+    usage = told.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return Answer(text.strip(), raw, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cached)
+
+
+def _count(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and value >= 0 else 0
+
+
+def _retry_after(told: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or a date."""
+    if not told:
+        return None
+    try:
+        return max(0.0, float(told))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _body(error: HTTPError) -> str:
+    try:
+        return error.read(4096).decode("utf-8", "replace")
+    except OSError:
+        return ""

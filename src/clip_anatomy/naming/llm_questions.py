@@ -1,0 +1,231 @@
+"""What a language model is asked about heads: what their texts have in common, more texts like them, and which cues may mislead.
+
+The prompts are our own. Every answer is kept with the atlas as it came, so that a reader can judge it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clip_anatomy.errors import BadInput
+from clip_anatomy.naming.language_model import Answer, LanguageModel
+from clip_anatomy.naming.pool import Pool
+from clip_anatomy.naming.roles import UNNAMED, Role
+from clip_anatomy.naming.textspan_result import Span
+
+__all__ = ["Naming", "Verdict", "common_role", "more_like", "name_heads", "spurious"]
+
+LONGEST_ROLE = 40
+LONGEST_TEXT = 160
+
+ROLE_PROMPT = """Below are descriptions of images. They were found to go with one and the same part of an image model, the most fitting \
+first; the percentage says how much of that part's behaviour each one accounts for.
+
+{texts}
+
+What is common between all these image descriptions? Name the one visual property they are about, in one to three lower-case words.
+{known}If they have nothing in common, the name is "unclear"; give the later, smaller ones less weight.
+Answer with one JSON object and nothing else: {{"role": "...", "confidence": a number from 0 to 1, "why": "one short sentence"}}"""
+
+KNOWN_PROMPT = "If one of these names fits, use exactly that one: {known}.\n"
+
+MORE_PROMPT = """Here are some short image descriptions:
+
+{texts}
+
+Write {n} new ones of the same kind: about the same visual properties, in the same plain style, each different from all others and \
+not longer than fifteen words. One description per line, no numbers, no quotation marks, nothing else."""
+
+SPURIOUS_PROMPT = """A vision model is used for this task: {task}.
+One part of the model responds to this cue in the image: {cue}.
+
+Can {cue} be a spurious cue for {task}? A cue is spurious if it may go together with the right answer in the training pictures without \
+being a reason for it, so that the model fails where the two come apart.
+Answer with one JSON object and nothing else: {{"spurious": "yes", "no" or "unclear", "why": "one short sentence"}}"""
+
+
+@dataclass(frozen=True)
+class Naming:
+    """A role as a language model names it.
+
+    Attributes:
+        role: the name, lower case; "mixed" where it finds nothing in common, "" where its answer could not be read.
+        confidence: as it says, 0 … 1.
+        why: its reason.
+        answer: as it came.
+    """
+
+    role: str
+    confidence: float
+    why: str
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a cue may mislead in a task.
+
+    Attributes:
+        cue: the cue.
+        task: the task.
+        spurious: "yes", "no" or "unclear".
+        why: the reason.
+        answer: as it came.
+    """
+
+    cue: str
+    task: str
+    spurious: str
+    why: str
+    answer: Answer
+
+
+def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known: Sequence[str] = ()) -> Naming:
+    """Ask what a head's texts have in common.
+
+    Args:
+        model: whom to ask.
+        texts: (text, share of the head's variance that it adds), best first.
+        known: names to prefer, so that heads with one role get one name.
+
+    Raises:
+        EndpointError: no answer.
+        BadInput: no texts.
+    """
+    if not texts:
+        raise BadInput("a head without texts has no role to ask for: span it first, textspan(moments, pool)")
+    lines = "\n".join(f"- {_plain(text)} ({100 * share:.0f} %)" for text, share in texts)
+    names = KNOWN_PROMPT.format(known=", ".join(map(_spaced, known))) if known else ""
+    answer = model.ask(ROLE_PROMPT.format(texts=lines, known=names), most_tokens=200)
+    told = _object(answer.text)
+    role = re.sub(r"[^\w &/-]+", "", str(told.get("role", ""))).strip().lower()[:LONGEST_ROLE]
+    role = {_spaced(name): name for name in known}.get(role, role)
+    role = "mixed" if role in ("unclear", "none", "mixed", "nothing", "unknown") else role
+    return Naming(role, _share(told.get("confidence")), _plain(str(told.get("why", "")))[:300], answer)
+
+
+def name_heads(
+    model: LanguageModel,
+    named: Mapping[tuple[int, int], Role],
+    span: Span,
+    texts: Pool,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[tuple[int, int], Role], list[Answer]]:
+    """Ask for the role of every head that is not unnamed; where an answer cannot be read, the role by texts stays.
+
+    Args:
+        model: whom to ask.
+        named: (layer, head) → role by texts.
+        span: picks and figures.
+        texts: the pool behind them; its properties are the names to prefer.
+        progress: called with (heads done, heads in all).
+
+    Returns:
+        (layer, head) → role, and the answers as they came.
+
+    Raises:
+        EndpointError: no answer.
+    """
+    found, answers = dict(named), list[Answer]()
+    known = tuple(dict.fromkeys(name for name in texts.properties if name))
+    heads = [at for at, role in named.items() if role.name != UNNAMED]
+    for done, (layer, head) in enumerate(heads, 1):
+        picks = span.picks(layer, head, texts.texts)[: span.within]
+        before = [0.0, *(pick.cumulative for pick in picks)]
+        told = common_role(
+            model, [(pick.text, pick.cumulative - was) for pick, was in zip(picks, before, strict=False)], known
+        )
+        answers.append(told.answer)
+        mine = named[layer, head]
+        if told.role:
+            found[layer, head] = replace(
+                mine, name=told.role, confidence=told.confidence, source=model.name, why=told.why, raw=told.answer.text
+            )
+        else:
+            found[layer, head] = replace(mine, raw=told.answer.text)
+        if progress is not None:
+            progress(done, len(heads))
+    return found, answers
+
+
+def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[str], Answer]:
+    """Ask for more descriptions like these.
+
+    Args:
+        model: whom to ask.
+        texts: descriptions to start from.
+        n: how many new ones to ask for.
+
+    Returns:
+        At most n new descriptions, none of them given; and the answer as it came.
+    """
+    lines = "\n".join(f"- {_plain(text)}" for text in texts)
+    answer = model.ask(MORE_PROMPT.format(texts=lines, n=n), most_tokens=40 * n + 100)
+    given = {text.strip().lower() for text in texts}
+    found: dict[str, str] = {}
+    for line in answer.text.splitlines():
+        text = re.sub(r"^\s*(?:[-*•–]|\(?\d+[.):])\s*", "", line).strip(" .\"'“”`")
+        if text and len(text) <= LONGEST_TEXT and not text.endswith(":") and text.lower() not in given:
+            found.setdefault(text.lower(), text)
+    return list(found.values())[:n], answer
+
+
+def spurious(model: LanguageModel, task: str, cues: Sequence[str]) -> list[Verdict]:
+    """Ask of each cue whether it can be a spurious cue for a task.
+
+    Args:
+        model: whom to ask.
+        task: what the model is used for, such as "telling landbirds from waterbirds".
+        cues: what heads respond to, such as roles.
+
+    Raises:
+        EndpointError: no answer.
+        BadInput: no task.
+    """
+    if not task.strip():
+        raise BadInput('no task was given. Type, for example: --task "telling landbirds from waterbirds"')
+    found: list[Verdict] = []
+    for cue in cues:
+        answer = model.ask(SPURIOUS_PROMPT.format(task=_plain(task), cue=_plain(cue)), most_tokens=150)
+        told = _object(answer.text)
+        said = str(told.get("spurious", "")).strip().lower()
+        if said not in ("yes", "no"):
+            said = {"true": "yes", "false": "no"}.get(said, "unclear")
+        found.append(Verdict(cue, task, said, _plain(str(told.get("why", "")))[:300], answer))
+    return found
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The first JSON object in an answer, however it is wrapped; empty where there is none."""
+    decoder = json.JSONDecoder()
+    for at in (match.start() for match in re.finditer(r"\{", text)):
+        try:
+            value, _ = decoder.raw_decode(text[at:])
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _share(value: object) -> float:
+    try:
+        number = float(str(value).rstrip("% "))
+    except ValueError:
+        return 0.0
+    if math.isnan(number):
+        return 0.0
+    return min(1.0, max(0.0, number / 100 if number > 1 else number))
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _plain(text: str) -> str:
+    """One line, so that a description cannot pose as a part of the prompt."""
+    return " ".join(text.split())

@@ -1,0 +1,130 @@
+"""How far a head's name hangs on the images that happened to be seen: TextSpan again on bootstrap resamples.
+
+Images were dealt at random into chunks when the moments were taken; drawing chunks with replacement is a bootstrap over
+images in blocks, and needs no second pass. All resamples of a head share one matrix of texts: a pick costs one product.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clip_anatomy.errors import BadInput
+from clip_anatomy.naming.greedy_selection import greedy
+from clip_anatomy.naming.textspan import check_pool, numerical_rank, texts_in, top_frame
+from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.split.moments import Moments
+
+__all__ = ["Stability", "stability"]
+
+BLOCK = 32  # resamples at a time: bounds memory at BLOCK scores per text
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How often each pick is picked again; zero where there is no pick.
+
+    Attributes:
+        again: share of the resamples whose span holds the text at any place.
+        as_early: share of the resamples that pick it at the same place or before.
+        resamples: how many were drawn.
+        chunks: how many chunks of images they were drawn from.
+    """
+
+    again: Float64[Tensor, "layer head pick"]
+    as_early: Float64[Tensor, "layer head pick"]
+    resamples: int
+    chunks: int
+
+
+def stability(
+    moments: Moments,
+    span: Span,
+    pool_embeddings: "Tensor | NDArray[Any]",
+    resamples: int = 100,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Stability:
+    """Pick again on bootstrap resamples of the images.
+
+    Args:
+        moments: the moments behind `span`, taken with chunks (`Moments.of(..., chunks=32)`).
+        span: what `textspan` found.
+        pool_embeddings: the same pool [text, embed].
+        resamples: how many times to draw as many chunks as there are, with replacement.
+        seed: of the draws.
+        progress: called with (heads done, heads in all).
+
+    Returns:
+        Stability, shares in 0..1 on the span's axes.
+
+    Raises:
+        BadInput: fewer than two chunks hold images.
+    """
+    pool = check_pool(pool_embeddings, moments)
+    cells = moments.ungrouped
+    counts = cells.counts[0].double()
+    filled = int((counts > 0).sum())
+    if filled < 2:
+        raise BadInput(f"moments of {filled} chunk(s) cannot be resampled: take them with Moments.of(..., chunks=32)")
+    if resamples < 1:
+        raise BadInput(f"resamples={resamples}: type resamples=100")
+    chunks = len(counts)
+    draws = np.random.default_rng(seed).multinomial(chunks, np.full(chunks, 1 / chunks), size=resamples)
+    weights = torch.from_numpy(draws.astype(np.float64))
+    weights = weights[weights @ counts > 1]  # a draw of nothing but empty chunks says nothing
+    again, as_early = torch.zeros_like(span.margin), torch.zeros_like(span.margin)
+    heads = [(span.layers.index(layer), head) for layer, head in span.heads()]
+    if moments.layers != span.layers:
+        raise BadInput(
+            f"span of layers {list(span.layers)}, moments of {list(moments.layers)}: give those of the span."
+        )
+    ranks = numerical_rank(moments.uncentred)
+    for done, at in enumerate(heads, 1):
+        frame = top_frame(moments.uncentred[at], int(ranks[at]))
+        if len(frame) and bool((span.indices[at] >= 0).any()):
+            texts = texts_in(pool, frame, span.basis, at)
+            means = cells.means[0, :, at[0], at[1]] @ frame.T
+            scatters = frame @ cells.scatters[0, :, at[0], at[1]] @ frame.T
+            rank = int(span.rank[at])
+            seen = torch.zeros(len(weights), span.texts_per_head, span.texts_per_head, dtype=torch.bool)
+            for start in range(0, len(weights), BLOCK):
+                block = slice(start, start + BLOCK)
+                covariance, uncentred = _resampled(weights[block], counts, means, scatters)
+                within = None if rank >= len(frame) else _projector(uncentred, rank)
+                found = greedy(texts, covariance, min(span.texts_per_head, len(frame)), within).indices
+                seen[block, :, : found.shape[1]] = span.indices[at][None, :, None] == found[:, None]
+            seen &= (span.indices[at] >= 0)[None, :, None]
+            again[at] = seen.any(2).double().mean(0)
+            as_early[at] = seen.tril().any(2).double().mean(0)
+        if progress is not None:
+            progress(done, len(heads))
+    return Stability(again, as_early, resamples, chunks)
+
+
+def _resampled(
+    weights: Float64[Tensor, "resample chunk"],
+    counts: Float64[Tensor, " chunk"],
+    means: Float64[Tensor, "chunk d"],
+    scatters: Float64[Tensor, "chunk d d"],
+) -> tuple[Float64[Tensor, "resample d d"], Float64[Tensor, "resample d d"]]:
+    """Covariance and E[xxᵀ] of each resample, about the common mean first so that nothing large cancels."""
+    middle = (counts[:, None] * means).sum(0) / counts.sum()
+    gap = means - middle
+    n = weights @ counts
+    about = torch.einsum("rc,cij->rij", weights, scatters + counts[:, None, None] * gap[:, :, None] * gap[:, None])
+    shift = (weights * counts) @ gap / n[:, None]
+    scatter = about - n[:, None, None] * shift[:, :, None] * shift[:, None]
+    mean = middle + shift
+    return scatter / (n - 1)[:, None, None], scatter / n[:, None, None] + mean[:, :, None] * mean[:, None]
+
+
+def _projector(uncentred: Float64[Tensor, "resample d d"], rank: int) -> Float64[Tensor, "resample d d"]:
+    top = torch.linalg.eigh(uncentred).eigenvectors[:, :, -rank:]
+    return top @ top.transpose(1, 2)

@@ -1,0 +1,186 @@
+"""The figure of a study: accuracy as parts are replaced, against the whole model."""
+
+import warnings
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clip_anatomy.report.explain_figure import DPI, FAINT, INK, LINE, STYLE, families
+from clip_anatomy.report.palette import NO, YES, colour
+from clip_anatomy.report.typed_texts import shorten
+from clip_anatomy.studies.study_result import Effect, Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_study"]
+
+WIDE, TALL, HEAD, FOOT = 9.6, 4.2, 1.15, 0.85  # inches
+BAR = 0.3  # inches of a bar
+BARS = 24  # bars that a figure has room for
+HELPS, COSTS = ("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in (YES, NO))
+PLAIN: dict[str, Any] = {"parse_math": False}
+
+
+def draw_study(study: Study) -> bytes:
+    """Draw a study: a curve over layers, a grid of heads with the strongest of them, or bars.
+
+    Args:
+        study: what was found.
+
+    Returns:
+        A PNG.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    bars = study.effects[:BARS]
+    tall = TALL if study.name in ("layers", "last", "heads") else max(1.6, BAR * (len(bars) + 1) + 0.5)
+    high = HEAD + tall + FOOT
+    with rc_context({**STYLE, "font.family": families()}):
+        figure = Figure(figsize=(WIDE, high), dpi=DPI, facecolor="white")
+        _title(figure, study)
+
+        def axes(left: float, wide: float) -> "Axes":
+            """A panel from `left`, `wide` inches."""
+            return figure.add_axes((left / WIDE, FOOT / high, wide / WIDE, tall / high))
+
+        if study.name in ("layers", "last"):
+            _curve(axes(0.75, WIDE - 2.45), study)
+        elif study.name == "heads":
+            _grid(axes(0.75, 4.1), study)
+            _strongest(axes(6.0, WIDE - 6.75), study)
+        else:
+            _bars(axes(3.6, WIDE - 5.0), study, bars)
+        file = BytesIO()
+        with warnings.catch_warnings():  # a letter that no installed font has is drawn as a box
+            warnings.filterwarnings("ignore", message=".*Glyph.*missing from.*")
+            figure.savefig(file, format="png", metadata={"Software": "clip-anatomy"}, pil_kwargs={"compress_level": 4})
+    return file.getvalue()
+
+
+def _title(figure: "Figure", study: Study) -> None:
+    high = figure.get_figheight()
+    figure.text(0.25 / WIDE, 1 - 0.42 / high, study.title, fontsize=15, fontweight="bold", **PLAIN)
+    asked = f"{study.images:,} images, {len(study.classes):,} classes ({study.column}), {study.model}"
+    told = f"Replaced by {study.instead}. Accuracy on {asked}."
+    figure.text(0.25 / WIDE, 1 - 0.72 / high, shorten(told, 125), fontsize=9, color=FAINT, **PLAIN)
+    foot = "Direct effects: nothing is run again, what the parts wrote into the embedding is replaced. Layers are counted from 0."
+    figure.text(0.25 / WIDE, 0.16 / high, foot, fontsize=8, color=FAINT, **PLAIN)
+
+
+def _curve(axes: "Axes", study: Study) -> None:
+    """Accuracy over the number of layers that are replaced, from none to all."""
+    every = (study.whole, *study.effects)
+    last = study.name == "last"
+    depth = len(study.effects)
+    if last:  # from the left: the last 0 layers keep their heads, the last 1, … all of them
+        every = tuple(reversed(every))
+    places = list(range(len(every)))
+    lines = [("all images", [100 * one.accuracy for one in every], INK, "o")]
+    if study.groups:
+        lines.append(("worst group", [100 * (one.worst or 0.0) for one in every], COSTS, "s"))
+    for name, values, hue, marker in lines:
+        axes.plot(places, values, color=hue, marker=marker, markersize=4.5, linewidth=1.8, label=name, clip_on=False)
+    _names_at_end(
+        axes, len(every) - 1, [(f"{name} {values[-1]:.1f}", values[-1], hue) for name, values, hue, _ in lines]
+    )
+    for place, value in zip(places[:-1], lines[0][1], strict=False):  # the last has the name of its line beside it
+        if len(every) <= 16:
+            shift, side = ((-5, 5), "right") if last else ((5, 5), "left")  # beside the line, which rises or falls
+            axes.annotate(f"{value:.1f}", (place, value), shift, textcoords="offset points", fontsize=8, ha=side)
+    chance = 100 / len(study.classes)
+    axes.axhline(chance, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.annotate("chance", (0, chance), (2, 3), textcoords="offset points", fontsize=8, color=FAINT)
+    labels = [str(place) for place in places] if last else ["none", *(f"0–{at}" if at else "0" for at in range(depth))]
+    step = 1 if depth <= 16 else 2 if depth <= 32 else 4
+    axes.set_xticks(places[::step], labels[::step], fontsize=8.5)
+    axes.set_xlim(-0.25, len(every) - 1 + 0.25)
+    axes.set_xlabel("last layers that keep their heads" if last else "layers whose heads are replaced", labelpad=6)
+    axes.set_ylim(0, 105)
+    axes.set_ylabel("accuracy, %")
+    axes.yaxis.grid(True, color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _names_at_end(axes: "Axes", place: int, lines: list[tuple[str, float, str]]) -> None:
+    """The name of each line at its right end, apart from each other."""
+    taken: list[float] = []
+    for name, value, hue in lines:
+        at = value
+        while any(abs(at - other) < 6 for other in taken):
+            at = min(taken) - 6 if at <= min(taken) else at + 6
+        taken.append(at)
+        axes.annotate(name, (place, at), (10, 0), textcoords="offset points", fontsize=9, color=hue, va="center", fontweight="bold")  # fmt: skip
+
+
+def _grid(axes: "Axes", study: Study) -> None:
+    """Change of every head alone."""
+    pairs = {one.selection.heads[0]: one.change for one in study.effects}
+    layers = sorted({layer for layer, _ in pairs})
+    heads = max(head for _, head in pairs) + 1
+    values = torch.tensor([[pairs.get((layer, head), 0.0) for head in range(heads)] for layer in layers])
+    limit = max(float(values.abs().max()), 1e-9)
+    axes.imshow(colour(values, limit), aspect="auto", interpolation="nearest", extent=(-0.5, heads - 0.5, len(layers) - 0.5, -0.5))  # fmt: skip
+    axes.vlines([x + 0.5 for x in range(heads - 1)], -0.5, len(layers) - 0.5, color=LINE, linewidth=0.5)
+    axes.hlines([y + 0.5 for y in range(len(layers) - 1)], -0.5, heads - 0.5, color=LINE, linewidth=0.5)
+    step = 1 if heads <= 12 else 2
+    axes.set_xticks(range(0, heads, step))
+    rise = 1 if len(layers) <= 16 else 2
+    axes.set_yticks(range(0, len(layers), rise), [str(layer) for layer in layers[::rise]])
+    axes.tick_params(length=0, labelsize=8.5)
+    axes.set_xlabel(
+        f"head   (blue costs, orange helps; full colour: ±{100 * limit:.2f} points)", fontsize=8.5, labelpad=6
+    )
+    axes.set_ylabel("layer")
+
+
+def _strongest(axes: "Axes", study: Study) -> None:
+    """The heads whose loss costs most, and those whose loss helps most."""
+    ranked = study.ranked
+    some = list(ranked) if len(ranked) <= 14 else [*ranked[:10], *ranked[-4:]]
+    _changes(axes, some, [one.told for one in some])
+    axes.set_xlabel("change of accuracy, points (line: 95 %)", fontsize=8.5, labelpad=6)
+    if len(some) < len(ranked):
+        axes.axhline(9.5, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+
+
+def _changes(axes: "Axes", some: list[Effect], names: list[str]) -> None:
+    places = range(len(some))
+    change = [100 * one.change for one in some]
+    errors = [100 * one.error for one in some]
+    axes.barh(places, change, 0.66, color=[HELPS if value > 0 else COSTS for value in change])
+    axes.errorbar(change, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=0.9)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(places, names, fontsize=8.5)
+    axes.set_ylim(len(some) - 0.4, -0.6)
+    edge = max([abs(a) + b for a, b in zip(change, errors, strict=True)] + [0.1])
+    axes.set_xlim(-1.08 * edge, 1.08 * edge)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _bars(axes: "Axes", study: Study, some: tuple[Effect, ...]) -> None:
+    """Accuracy of each set, the whole model on top; the worst group as a mark."""
+    every = [study.whole, *some]
+    names = ["nothing", *(shorten(one.told, 42) for one in some)]
+    places = range(len(every))
+    axes.barh(places, [100 * one.accuracy for one in every], 0.62, color=[FAINT, *[COSTS] * len(some)], alpha=0.75)
+    for place, one in zip(places, every, strict=True):
+        said = f"{100 * one.accuracy:.1f}" + (
+            "" if one is study.whole else f"  ({100 * one.change:+.1f})".replace("-", "−")
+        )
+        axes.annotate(said, (100 * one.accuracy, place), (5, 0), textcoords="offset points", fontsize=8.5, va="center", bbox={"color": "white", "pad": 0.5})  # fmt: skip
+    if study.groups:
+        worst = [100 * (one.worst or 0.0) for one in every]
+        axes.plot(worst, places, linestyle="none", marker="D", markersize=5, color=HELPS, markeredgecolor="white", clip_on=False, zorder=4)  # fmt: skip
+    axes.axvline(100 * study.whole.accuracy, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_yticks(places, names, fontsize=8.5)
+    axes.set_ylim(len(every) - 0.4, -0.6)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("accuracy, %" + ("   (◆ worst group)" if study.groups else ""), fontsize=8.5, labelpad=6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -1,0 +1,62 @@
+"""What a picture matched by, as light: patches that made it match stay as they are, the others lie in shade, those against it in blue."""
+
+import base64
+from io import BytesIO
+
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.report.palette import NO, limit_of
+
+__all__ = ["data_uri", "limits_of", "veil", "veiled"]
+
+SHADE = (14, 16, 20)
+DARKEST, BLUEST = (
+    0.6,
+    0.72,
+)  # opacity over a patch that has no part in the match, and over the one that spoke most against it
+OWN = 0.35  # a picture is lit by its own best patch, if that reaches this share of all pictures' limit
+
+
+def limits_of(*maps: Float[Tensor, "row col"] | None) -> list[float]:
+    """The value that is fully lit in each map: its own largest one, so that the eye finds it; but weak maps stay dark.
+
+    Example:
+        >>> limits_of(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0]]), torch.tensor([[0.1, 0.0]]), None)
+        [1.0, 0.5, 0.35, 0.35]
+    """
+    known = [one for one in maps if one is not None]
+    least = OWN * limit_of(*known) if known else 0.0
+    return [round(max(least, 0.0 if one is None else float(one.max())), 12) for one in maps]
+
+
+def veil(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "row col 4"]:
+    """The shade over a picture as red, green, blue, opacity, one pixel a patch.
+
+    Args:
+        values: what each patch adds to the score.
+        limit: the value that is left fully lit.
+    """
+    share = (values.double() / max(limit, 1e-30)).clamp(-1, 1)
+    # The eye sees ratios of light: by the root, half of the best patch's share looks half as lit.
+    lit, against = share.clamp_min(0).sqrt(), (-share).clamp_min(0)[..., None]
+    shade, blue = torch.tensor(SHADE).double(), torch.tensor(NO).double()
+    rgb = shade * (1 - against) + blue * against
+    opacity = 255 * (DARKEST * (1 - lit) + (BLUEST - DARKEST) * against[..., 0])
+    return torch.cat([rgb, opacity[..., None]], -1).round().to(torch.uint8).numpy()
+
+
+def veiled(image: Image.Image, values: Float[Tensor, "row col"], limit: float) -> Image.Image:
+    """A picture with the shade drawn over it."""
+    over = Image.fromarray(veil(values, limit)).resize(image.size, Image.Resampling.BILINEAR)
+    return Image.alpha_composite(image.convert("RGBA"), over).convert("RGB")
+
+
+def data_uri(values: Float[Tensor, "row col"], limit: float) -> str:
+    """The shade as a tiny PNG that a page scales up."""
+    file = BytesIO()
+    Image.fromarray(veil(values, limit)).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

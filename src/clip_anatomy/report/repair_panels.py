@@ -1,0 +1,200 @@
+"""The panels of a repair's figure: accuracies before and after, silenced parts with pictures, all parts seen three ways."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from clip_anatomy.report.explain_figure import FAINT, INK, LINE
+from clip_anatomy.report.palette import NO, YES
+from clip_anatomy.report.typed_texts import shorten
+from clip_anatomy.studies.bootstrap import Move
+from clip_anatomy.studies.cue_result import Found, Suspect
+from clip_anatomy.studies.examples import Example, Flips
+from clip_anatomy.studies.repair import Repaired
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_accuracies", "draw_flips", "draw_legend", "draw_parts", "draw_suspects", "lines_of", "parts_in"]
+
+BEFORE, AFTER = ("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in (NO, YES))
+GREY = "#9aa1ab"
+PLAIN: dict[str, Any] = {"parse_math": False, "va": "center"}
+MOST_GROUPS = 16
+LEFT = -0.69  # of the width of the accuracies: where their headings begin
+APART = 11  # points between two labels of the scatter
+Line = tuple[str, Move | None, bool]
+
+
+def parts_in(told: Repaired) -> set[tuple[int, int]]:
+    """Layer and head of what was silenced; head −1 for an MLP."""
+    return {*told.selection.heads, *((layer, -1) for layer in told.selection.mlps)}
+
+
+def lines_of(found: Found, told: Repaired) -> list[Line]:
+    """Lines of the accuracies: (name, move or None for a heading, bold)."""
+    column = found.plan.main.column
+    shown = sorted(told.groups, key=lambda one: one.before)
+    where = "each group of pictures" if len(shown) <= MOST_GROUPS else f"the {MOST_GROUPS} worst of {len(shown)} groups"
+    lines: list[Line] = [(f"“Which {column}?”, in {where}", None, True)]
+    lines += [(one.name, one, False) for one in shown[:MOST_GROUPS]]
+    lines += [("mean over groups", told.mean, True), ("all pictures", told.average, True)]
+    if told.others:
+        lines += [("Other questions, asked of the same repaired model", None, True)]
+        lines += [(one.name + (" (the cue)" if one.name == told.cue else ""), one, False) for one in told.others]
+    return lines
+
+
+def draw_accuracies(axes: "Axes", lines: Sequence[Line]) -> None:
+    """A line for each group: from the accuracy before to that after, both with 95 % intervals."""
+    beside = axes.get_yaxis_transform()
+
+    def write(x: float, y: float, text: str, **more: Any) -> None:
+        axes.text(x, y, text, transform=beside, **PLAIN, **more)
+
+    for place, (name, move, bold) in enumerate(lines):
+        y = float(place)
+        weight = "bold" if bold else "normal"
+        if move is None:
+            write(LEFT, y, name, fontsize=10, fontweight="bold", bbox={"color": "white", "pad": 1.5})
+            continue
+        write(-0.03, y - 0.02, shorten(name, 28), ha="right", fontweight=weight)
+        for within, shift, hue in ((move.before_within, 0.16, BEFORE), (move.after_within, -0.16, AFTER)):
+            axes.plot([100 * end for end in within], [y + shift] * 2, color=hue, linewidth=1.2, alpha=0.5)
+        if abs(move.change) > 0.03:
+            arrow = {"arrowstyle": "-|>", "color": FAINT, "linewidth": 0.9, "shrinkA": 4, "shrinkB": 4}
+            axes.annotate("", (100 * move.after, y), (100 * move.before, y), arrowprops=arrow)
+        axes.plot(100 * move.before, y, "o", color="white", markeredgecolor=BEFORE, markersize=6.5, markeredgewidth=1.4)
+        axes.plot(100 * move.after, y, "o", color=AFTER, markersize=5.5)
+        write(1.42, y, f"{100 * move.before:.0f} → {100 * move.after:.0f} %", ha="right", fontweight=weight)
+        change = f"{100 * move.change:+.1f}".replace("-", "−")
+        large = AFTER if move.change >= 0.03 else BEFORE if move.change <= -0.03 else FAINT
+        write(1.66, y, change, ha="right", color=large, fontweight="bold" if abs(move.change) >= 0.03 else "normal")
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_xlim(-2, 102)
+    axes.set_yticks([])
+    axes.set_xticks([0, 25, 50, 75, 100], ["0 %", "25", "50", "75", "100 %"], color=FAINT, fontsize=8.5)
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def draw_legend(axes: "Axes") -> None:
+    """What the marks of the accuracies mean; the axes are one line high and as wide as those of the accuracies."""
+    axes.set_axis_off()
+    axes.set_xlim(-2, 102)
+    axes.set_ylim(0, 1)
+    axes.plot(0, 0.5, "o", color="white", markeredgecolor=BEFORE, markeredgewidth=1.4, markersize=6.5, clip_on=False)
+    axes.text(3, 0.5, "right before", **PLAIN)
+    axes.plot(36, 0.5, "o", color=AFTER, markersize=5.5)
+    axes.text(39, 0.5, "right after", **PLAIN)
+    axes.plot([70, 77], [0.5] * 2, color=GREY, linewidth=1.2)
+    axes.text(80, 0.5, "95 % interval", **PLAIN)
+    axes.text(170.5, 0.5, "points", ha="right", color=FAINT, **PLAIN)
+
+
+def draw_flips(axes: "Axes", seen: Flips, pictures: Mapping[str, Image.Image], wide: float) -> None:
+    """A strip of pictures whose answer changed, what was said of each, and what is said now; the axes are in inches."""
+    axes.set_axis_off()
+    axes.set_xlim(0, wide)
+    side, step = 1.0, 1.32
+    mended = [one for one in seen.shown if one.mended and one.row.id in pictures]
+    worse = [one for one in seen.shown if not one.mended and one.row.id in pictures]
+    x = 0.0
+    for some, head in ((mended, f"{seen.won:,} answers were put right"), (worse, f"{seen.lost:,} went wrong")):
+        axes.text(x, -0.17, head + (", such as" if some else ""), fontsize=10, fontweight="bold", **PLAIN)
+        for one in some:
+            axes.imshow(pictures[one.row.id], extent=(x, x + side, side, 0), interpolation="antialiased", aspect="auto")
+            for y, said, right in ((side + 0.14, one.was, not one.mended), (side + 0.33, one.now, one.mended)):
+                mark, hue = ("✓", AFTER) if right else ("✗", BEFORE)
+                when = "was" if y < side + 0.2 else "now"
+                axes.text(x, y, f"{when}: {shorten(said, 13)} {mark}", fontsize=9, color=hue, **PLAIN)
+            x += step
+        x += 0.75 if some else 2.4
+    axes.set_xlim(0, wide)
+    axes.set_ylim(side + 0.45, -0.3)
+
+
+def draw_parts(
+    axes: "Axes",
+    parts: Sequence[Suspect],
+    examples: Sequence[Example],
+    pictures: Mapping[str, Image.Image],
+    step: float,
+) -> None:
+    """The silenced parts under each other: name, texts, the pictures for which each speaks up most; the axes are in inches."""
+    axes.set_axis_off()
+    for at, one in enumerate(parts):
+        y = at * step
+        name = f"head {one.part.name}" if one.part.head >= 0 else f"MLP {one.part.layer}"
+        axes.text(0, y + 0.14, name, fontsize=11, fontweight="bold", **PLAIN)
+        called = f"about {one.role} ({one.sure:.0%} sure)".replace("_", " ") if one.sure else "about several things"
+        axes.text(0, y + 0.35, called if one.part.head >= 0 else "(MLPs have no texts)", **PLAIN)
+        for line, text in enumerate(one.texts[:2]):
+            axes.text(0, y + 0.54 + 0.17 * line, shorten(f"“{text}”", 30), fontsize=8, color=FAINT, **PLAIN)
+        mine = [example for example in examples if example.part == one.part]
+        for place, example in enumerate(mine[:2]):
+            x = 2.05 + 2.1 * place
+            axes.text(x, y + 0.05, f"most “{shorten(example.text, 22)}”", fontsize=8, color=FAINT, **PLAIN)
+            for k, row in enumerate(example.rows[:3]):
+                if (image := pictures.get(row.id)) is not None:
+                    box = (x + 0.67 * k, x + 0.67 * k + 0.62, y + 0.78, y + 0.16)
+                    axes.imshow(image, extent=box, interpolation="antialiased", aspect="auto", zorder=2)
+    axes.set_xlim(0, 6.1)
+    axes.set_ylim(max(len(parts), 1) * step, 0)
+    if not parts:
+        axes.text(0, 0.2, "nothing", color=FAINT, **PLAIN)
+
+
+def draw_suspects(axes: "Axes", found: Found, told: Repaired) -> None:
+    """All parts: variance along the cue against what silencing them alone does; colour by name, ring if silenced."""
+    silenced = parts_in(told)
+    unknown = all(one.variance is None for one in found.suspects)
+    marks: list[tuple[float, float, str]] = []
+    for one in sorted(found.suspects, key=lambda one: (one.part.layer, one.part.head) in silenced):
+        x = 0.0 if one.variance is None else 1e4 * one.variance
+        y = 100 * (one.alone.mean - found.before.mean)
+        called = bool(one.role) and one.role in found.cue_roles
+        chosen = (one.part.layer, one.part.head) in silenced
+        axes.plot(x, y, "o" if one.part.head >= 0 else "s", color=AFTER if called else GREY, markersize=6,
+                  markeredgecolor=INK if chosen else "white", markeredgewidth=1.5 if chosen else 0.5)  # fmt: skip
+        if chosen:
+            marks.append((x, y, one.part.name if one.part.head >= 0 else f"MLP {one.part.layer}"))
+    axes.axhline(0, color=LINE, linewidth=0.8, zorder=0)
+    axes.axvline(0, color=LINE, linewidth=0.8, zorder=0)
+    axes.margins(x=0.09, y=0.1)
+    _labels(axes, marks)
+    said = "no cue in words was given" if unknown else "writes of the classes  ←  variance, ×10⁻⁴  →  writes of the cue"
+    axes.set_xlabel(said, fontsize=8.5, color=FAINT)
+    axes.set_ylabel("silenced alone:\npoints, mean over groups", fontsize=8.5, color=FAINT)
+    axes.tick_params(labelsize=8, labelcolor=FAINT, length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    roles = " or ".join(found.cue_roles).replace("_", " ")
+    keys = [("o", GREY, "white", "head"), ("s", GREY, "white", "MLP")]
+    keys += [("o", AFTER, "white", f"its texts are about {roles}")] if roles else []
+    keys += [("o", "white", INK, "silenced")]
+    x = 0.0
+    for marker, hue, edge, text in keys:
+        axes.plot(
+            x, 1.075, marker, color=hue, markeredgecolor=edge, markersize=6, transform=axes.transAxes, clip_on=False
+        )
+        axes.text(x + 0.018, 1.07, text, transform=axes.transAxes, fontsize=8.5, **PLAIN)
+        x += 0.06 + 0.0135 * len(text)
+
+
+def _labels(axes: "Axes", marks: Sequence[tuple[float, float, str]]) -> None:
+    """Names of the marks in a column at the right edge, apart from each other, each with a line to its mark."""
+    bottom, top = axes.get_ylim()
+    tall = axes.get_window_extent().height * 72 / axes.figure.dpi
+    right = axes.get_xlim()[1]
+    last = tall + APART
+    for x, y, name in sorted(marks, key=lambda mark: -mark[1]):
+        last = min((y - bottom) / (top - bottom) * tall, last - APART)
+        at = bottom + last / tall * (top - bottom)
+        axes.plot([x, right], [y, at], color=FAINT, linewidth=0.6, zorder=0.5, clip_on=False)
+        axes.annotate(name, (right, at), (4, 0), textcoords="offset points", fontsize=8.5, va="center", fontweight="bold",
+                      annotation_clip=False)  # fmt: skip
+    axes.set_xlim(right=right)
+    axes.set_ylim(bottom, top)

@@ -1,0 +1,9 @@
+"""What is in the folder of a search."""
+
+from clip_anatomy.atomic_output import REPORT, Kind
+from clip_anatomy.search.ranking import SCHEMA
+
+__all__ = ["MARK", "PAGE", "SEARCH", "SHEET"]
+
+MARK, PAGE, SHEET = "search.json", REPORT, "contact-sheet.png"
+SEARCH = Kind("search", MARK, SCHEMA, (SHEET, MARK, PAGE))

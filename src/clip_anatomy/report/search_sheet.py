@@ -1,0 +1,80 @@
+"""A contact sheet: all results in one PNG."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from PIL import Image, ImageDraw, ImageFont
+
+from clip_anatomy.report.search_pictures import SIDE, Shown
+from clip_anatomy.report.search_wording import compared, number, standing, title
+from clip_anatomy.search.ranking import Ranking
+
+__all__ = ["contact_sheet"]
+
+ACROSS = 6
+GAP, LINE = 12, 17
+PAPER, INK, SOFT = (251, 250, 248), (29, 33, 38), (93, 102, 112)
+NO = (24, 100, 200)
+LETTER = 7  # width of a letter, about
+
+
+def contact_sheet(ranking: Ranking, query: Sequence[Shown], found: Sequence[Shown]) -> bytes:
+    """Draw the pictures that were asked for in the first row, those that were found below, with rank, score, words and name.
+
+    Args:
+        ranking: what was found.
+        query: pictures that were asked for.
+        found: pictures that were found.
+
+    Returns:
+        A PNG.
+    """
+    rows = -(-len(found) // ACROSS)
+    cell = SIDE + GAP, SIDE + GAP + 2 * LINE + 4
+    top = 2 * LINE + 3 * GAP + (cell[1] if query else 0)
+    sheet = Image.new("RGB", (ACROSS * cell[0] + GAP, top + max(rows, 1) * cell[1] + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    letters = [ImageFont.load_default(size) for size in (17, 12)]
+    room = sheet.width // LETTER
+    draw.text((GAP, GAP), _cut(title(ranking), room - 30), INK, letters[0])
+    sought = f" {standing(ranking)}: {ranking.sought[0]}" if ranking.sought else ""
+    draw.text((GAP, GAP + LINE + 6), _cut(f"{compared(ranking)}.{sought}", room + 20), SOFT, letters[1])
+    for place, one in enumerate(query[:ACROSS]):
+        at = GAP + place * cell[0], 2 * LINE + 3 * GAP
+        _put(sheet, one, at)
+        draw.text((at[0], at[1] + SIDE + 3), _cut(f"{'unlike ' if one.unlike else ''}{one.name}", 33), INK, letters[1])
+    for place, one in enumerate(found):
+        at = GAP + place % ACROSS * cell[0], top + place // ACROSS * cell[1]
+        _put(sheet, one, at)
+        if one.hit is not None:
+            words = one.hit.alike[0] if one.hit.alike else one.hit.row.label
+            said = f"{one.hit.rank}  {number(one.hit.score)}  {words}"
+            draw.text((at[0], at[1] + SIDE + 3), _cut(said, 36), INK, letters[1])
+            draw.text((at[0], at[1] + SIDE + 3 + LINE), _cut(one.name, 34), SOFT, letters[1])
+    file = BytesIO()
+    sheet.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _put(sheet: Image.Image, one: Shown, at: tuple[int, int]) -> None:
+    draw = ImageDraw.Draw(sheet)
+    if one.image is None:
+        draw.rectangle((*at, at[0] + SIDE - 1, at[1] + SIDE - 1), fill=(236, 234, 229))
+        draw.text((at[0] + 8, at[1] + SIDE // 2 - 8), "no picture", SOFT, ImageFont.load_default(12))
+        return
+    image = one.image.convert("RGB")
+    scale = SIDE / max(image.size)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+        Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS,
+    )
+    sheet.paste(image, at)
+    if one.unlike:
+        draw.rectangle((*at, at[0] + image.width - 1, at[1] + image.height - 1), outline=NO, width=3)
+
+
+def _cut(text: str, letters: int) -> str:
+    # Pillow's own font knows Latin letters only.
+    text = text.replace("−", "-").replace("“", '"').replace("”", '"').replace("σ", "sd")
+    text = text if len(text) <= letters else text[: letters - 1] + "..."
+    return text.encode("latin-1", "replace").decode("latin-1")

@@ -1,0 +1,1 @@
+"""Pictures and texts found by what some heads see."""

@@ -1,0 +1,209 @@
+"""The exact scan: one score for every image of a store, block by block, on all cores, from memory-mapped float16 numbers.
+
+A piece of 16,384 images is widened to float32 in the processor's cache and multiplied there (or on a GPU), so that memory is read once
+and nothing larger than a score per image is ever held. What was scanned last stays mapped (see `kept`). Lengths, which cosines need,
+are taken in the first scan of a set of heads and remembered while the process lives.
+"""
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+from clip_anatomy.errors import BadInput
+from clip_anatomy.loading.load import device_of
+from clip_anatomy.search.subspace import Space
+from clip_anatomy.store.blocks import Block
+from clip_anatomy.store.store import Store
+
+__all__ = ["best", "scores"]
+
+PIECE = 16_384  # images at a time, a whole block: 4 MB of float32 a head, shared by the cores
+AHEAD = 4  # blocks that the disk reads while one is computed
+RUN = 64
+
+
+def scores(
+    store: Store,
+    space: Space,
+    direction: Float64[Tensor, " out"],
+    *,
+    cosine: bool,
+    threads: int | None = None,
+    device: str = "auto",
+) -> Float32[Tensor, " image"]:
+    """Score every image: ⟨x, direction⟩, or the cosine between them.
+
+    Args:
+        store: the store.
+        space: which vectors x.
+        direction: what is looked for.
+        cosine: divide by the lengths of both. An image whose vector is zero scores 0.
+        threads: how many; all cores by default. They wait for each other at each step: on a busy machine 1 is faster.
+        device: "cpu", "cuda", …; "auto" takes a GPU if there is one.
+
+    Returns:
+        Scores in the order of the store, float32 sums of the stored float16 numbers.
+
+    Raises:
+        BadSpec: there is no such device.
+        BadInput: less than one thread.
+    """
+    where = device_of(device)
+    if threads is not None and threads < 1:
+        raise BadInput(f"threads {threads}: 1 or more was expected. Type threads=1, or leave it away for all cores")
+    aim = direction / direction.norm() if cosine else direction
+    plan = _Plan(store, space, aim, cosine, where)
+    found = torch.zeros(len(store), dtype=torch.float32)
+    for block in store.blocks[:AHEAD]:
+        plan.expect(block)
+    with _threads(threads or _cores()):
+        for at, block in enumerate(store.blocks):
+            for later in store.blocks[at + AHEAD : at + AHEAD + 1]:
+                plan.expect(later)
+            plan.fill(found, block)
+    plan.remember(store)
+    return found
+
+
+class _Plan:
+    """Everything that is the same for each piece, in float32 on its device."""
+
+    def __init__(self, store: Store, space: Space, aim: Tensor, cosine: bool, where: torch.device) -> None:
+        def ready(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(where, torch.float32)
+
+        self.space, self.cosine, self.where = space, cosine, where
+        self.centres = [ready(part.centre) for part in space.parts]
+        self.projects = [ready(part.project) for part in space.parts]
+        # ⟨u − μ, aim⟩ = ⟨u, aim⟩ − ⟨μ, aim⟩ where parts are compared as they are stored.
+        self.plain = space.mode == "heads" and space.focus is None
+        self.average = space.average(aim) if self.plain else 0.0
+        whole = aim.to(where, torch.float32)
+        self.aims = [whole] if space.summed else list(whole.split([part.size for part in space.parts]))
+        key = (*_name(store), space.pairs, space.centred)
+        self.known = _LENGTHS.get(key) if cosine and self.plain else None
+        self.key = key if cosine and self.plain and self.known is None else None
+        self.lengths = torch.zeros(len(store)) if self.key is not None else None
+        self.buffer = torch.empty(0)
+
+    def remember(self, store: Store) -> None:
+        """Keep the lengths of these heads' vectors, so that the next search for the same heads need not take them again."""
+        if self.key is not None and self.lengths is not None and 4 * len(store) <= MOST_BYTES:
+            while len(_LENGTHS) >= MOST_SETS:
+                _LENGTHS.pop(next(iter(_LENGTHS)), None)
+            _LENGTHS[self.key] = self.lengths
+
+    def expect(self, block: Block) -> None:
+        """Have a block read from the disk beside what is computed."""
+        if block.alive is None:
+            for part in self.space.parts:
+                part.read(block)
+
+    def fill(self, found: Tensor, block: Block) -> None:
+        """Score one block."""
+        arrays = [part.read(block) for part in self.space.parts]
+        for first in range(0, len(block), PIECE):
+            last = min(first + PIECE, len(block))
+            here = slice(block.start + first, block.start + last)
+            halves = [torch.from_numpy(array[first:last]) for array in arrays]
+            found[here] = (self._stored(halves, here) if self.plain else self._made(halves)).cpu()
+
+    def _stored(self, halves: Sequence[Tensor], here: slice) -> Float[Tensor, " image"]:
+        """Scores of heads as they are stored."""
+        dot = torch.full((len(halves[0]),), -self.average, device=self.where)
+        square = torch.zeros_like(dot)
+        for half, aim, centre in zip(halves, self.aims, self.centres, strict=True):
+            x = self._widened(half)
+            dot.addmv_(x, aim)
+            if self.lengths is not None:
+                x = x if centre is None else x.sub_(centre)
+                square.add_(torch.linalg.vector_norm(x, dim=1).square_())
+        if self.lengths is not None:
+            self.lengths[here] = square.sqrt_().clamp_min_(LEAST).cpu()
+            return dot.div_(square)
+        return dot if self.known is None else dot.div_(self.known[here].to(self.where))
+
+    def _made(self, halves: Sequence[Tensor]) -> Float[Tensor, " image"]:
+        """Scores of vectors that are made of what is stored."""
+        vectors = [self._vector(half, at) for at, half in enumerate(halves)]
+        x = self.space.join(vectors)
+        dot = torch.mv(x, torch.cat(self.aims))
+        return dot.div_(torch.linalg.vector_norm(x, dim=1).clamp_min_(LEAST)) if self.cosine else dot
+
+    def _widened(self, half: Tensor) -> Tensor:
+        """The same numbers in float32, on the processor in a buffer that the next call overwrites: no fresh memory for each piece."""
+        if self.where.type != "cpu":
+            return half.to(self.where).float()
+        if self.buffer.numel() < half.numel():
+            self.buffer = torch.empty(half.numel())
+        return self.buffer[: half.numel()].view(half.shape).copy_(half)
+
+    def _vector(self, half: Tensor, at: int) -> Tensor:
+        x = half.to(self.where).float()
+        centre, project = self.centres[at], self.projects[at]
+        if centre is not None:
+            x -= centre
+        return x if project is None else x @ project
+
+
+LEAST = 1e-12  # shorter vectors are zero
+MOST_BYTES, MOST_SETS = 100_000_000, 4
+_LENGTHS: dict[tuple[object, ...], Tensor] = {}
+
+
+def _name(store: Store) -> tuple[object, ...]:
+    return str(store.path.absolute()), store.about.digest, store.about.created, store.epoch, len(store)
+
+
+@contextmanager
+def _threads(count: int) -> Generator[None]:
+    """Let torch use some threads; put back afterwards.
+
+    Its own threads split each piece in two the same way for both steps, so that either half stays in a core's cache. Threads of
+    Python would wait for each other's turn at every step: two were no faster than one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " some"] | None = None) -> list[int]:
+    """The k highest scores, best first; of equal ones the earlier image.
+
+    Args:
+        found: scores of all images.
+        k: how many, at most.
+        allowed: the only images that may be taken.
+
+    Example:
+        >>> best(torch.tensor([0.5, 2.0, 0.5, 1.0]), 3)
+        [1, 3, 0]
+    """
+    among = found.numpy() if allowed is None else found.numpy()[allowed]
+    k = min(k, len(among))
+    if k <= 0:
+        return []
+    places = np.flatnonzero(among >= _bound(among, k))  # ascending, and few
+    order = places[np.argsort(-among[places], kind="stable")[:k]]
+    return [int(at) for at in (order if allowed is None else allowed[order])]
+
+
+def _bound(among: np.ndarray, k: int) -> float:
+    """A number that at least k values reach, close to the k-th largest: the k-th largest of the maxima of short runs."""
+    whole = len(among) // RUN * RUN
+    if whole // RUN < k:
+        return float(np.partition(among, len(among) - k)[len(among) - k])
+    most = among[:whole].reshape(-1, RUN).max(1)
+    return float(np.partition(most, len(most) - k)[len(most) - k])

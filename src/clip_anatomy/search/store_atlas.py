@@ -1,0 +1,118 @@
+"""What a search needs to know about the heads of a store: its atlas, and the directions of a property."""
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import load
+from clip_anatomy.loading.text_cache import embed_texts
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.naming.build_atlas import atlas as make_atlas
+from clip_anatomy.naming.build_atlas import pool_of
+from clip_anatomy.store.store import Store
+
+__all__ = ["atlas_of", "directions_of", "kept_atlas", "model_of"]
+
+NAME = "atlas.json"
+ENOUGH = 0.95  # of what the texts of a property differ in
+
+
+def model_of(store: Store) -> Clip:
+    """Open the model that a store was made with.
+
+    Raises:
+        StoreError: what its name opens today has other weights.
+    """
+    found = load(store.about.model)
+    store.about.refuse_other(found.name, found.digest, store.path)
+    return found
+
+
+def atlas_of(
+    store: Store,
+    clip: Callable[[], Clip],
+    given: "Atlas | str | Path | None" = None,
+    report: Callable[[str, int, int], None] | None = None,
+) -> Atlas:
+    """The atlas to choose heads by: the one that was given, the one kept in the store, or a quick one that is made and kept there.
+
+    Args:
+        store: the store.
+        clip: opens its model, called only if an atlas must be made.
+        given: an atlas, an `atlas.json`, or the folder of a report.
+        report: called as an atlas is made.
+
+    Raises:
+        BadInput: not an atlas.
+        StoreError: an atlas of another model.
+    """
+    if given is None and (found := kept_atlas(store)) is not None:
+        return found
+    if given is not None:
+        found = given if isinstance(given, Atlas) else Atlas.load(given)
+        if found.digest != store.about.digest:
+            raise StoreError(
+                f"this atlas is of {found.model} (weights {found.digest[:8]}), {store.path} of {store.about.model} (weights "
+                f"{store.about.digest[:8]}). Make one: clip-anatomy atlas {store.path}"
+            )
+        return found
+    made = make_atlas(store, clip(), resamples=0, picks=1, images=1, report=report)
+    kept = store.path / NAME
+    part = kept.with_name(f".{NAME}.{secrets.token_hex(4)}")
+    try:
+        part.write_text(json.dumps(made.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(kept)
+    except OSError:
+        part.unlink(missing_ok=True)  # a store that may only be read: made again next time
+    return made
+
+
+def kept_atlas(store: Store) -> Atlas | None:
+    """The atlas kept in a store; None if there is none, or it is of another model or of less than half of the images."""
+    try:
+        found = Atlas.load(store.path / NAME) if (store.path / NAME).is_file() else None
+    except BadInput:
+        return None  # a damaged file of ours: made again
+    fits = found is not None and found.digest == store.about.digest and 2 * found.images > len(store)
+    return found if fits else None
+
+
+def directions_of(
+    clip: Clip, focus: str | Sequence[str], cache: str | Path | bool = True
+) -> Float64[Tensor, "out embed"]:
+    """Orthonormal directions in which the texts of a property differ, those that hold 95 % of it.
+
+    Args:
+        clip: the model.
+        focus: a property of the model's pool of texts ("colour"), or two texts or more that differ in it.
+        cache: where text embeddings are kept.
+
+    Raises:
+        BadSpec: unknown property; names those that there are.
+    """
+    if isinstance(focus, str):
+        pool, _ = pool_of(None, clip)
+        texts = [text for text, name in zip(pool.texts, pool.properties, strict=True) if name == focus]
+        if len(texts) < 2:
+            known = sorted({name for name in pool.properties if name and "+" not in name})
+            raise BadSpec(
+                f"focus {focus!r} is no property that texts are known for. Type one of: {', '.join(known)}; or texts that differ "
+                "in it: 'made of wood|made of metal'"
+            )
+    else:
+        texts = list(focus)
+        if len(set(texts)) < 2:
+            raise BadSpec(
+                "focus needs two texts or more that differ in the property. Type 'made of wood|made of metal'"
+            )
+    unit = torch.nn.functional.normalize(torch.as_tensor(embed_texts(clip, texts, cache=cache)).double().cpu(), dim=-1)
+    _, size, across = torch.linalg.svd(unit - unit.mean(0), full_matrices=False)
+    told = size.square().cumsum(0) / size.square().sum().clamp_min(1e-300)
+    return across[: int((told < ENOUGH).sum()) + 1].contiguous()

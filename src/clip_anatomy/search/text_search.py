@@ -1,0 +1,243 @@
+"""The dual: texts found for an image by heads of the text tower.
+
+The text tower splits as exactly as the image tower: ⟨text, image⟩ = Σ_h ⟨part_h(text), image⟩ + the rest. With the chosen text heads H
+
+    score(text) = Σ_{h ∈ H} ⟨u_h(text) − μ_h, Q_h image⟩        u: head coordinates of contributions divided by ‖text‖
+
+so that only what these heads say of a text counts, its mean over the texts taken away.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.tokenizer import check_texts
+from clip_anatomy.search.head_choice import along
+from clip_anatomy.search.query import ask
+from clip_anatomy.search.ranking import Used
+from clip_anatomy.split.basis import HeadBasis, basis_of, coordinates_of
+from clip_anatomy.split.moments import Moments
+from clip_anatomy.store.store import Store
+from clip_anatomy.towers.trace import record
+
+__all__ = ["TextHit", "TextRanking", "search_captions", "search_texts"]
+
+SCHEMA = "clip-anatomy/search-texts/1"
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class TextHit:
+    """One text that was found.
+
+    Attributes:
+        rank: 1 for the best.
+        score: sum of the chosen heads' contributions to the cosine, or the cosine of what they wrote with the image.
+        text: the text.
+        shares: what each head adds; they add up to the score.
+        ids: images of the store that have it as a caption.
+    """
+
+    rank: int
+    score: float
+    text: str
+    shares: tuple[float, ...]
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextRanking:
+    """Texts that were found for a picture.
+
+    Attributes:
+        query: the picture, in words.
+        model: the model.
+        measure: "dot" or "cosine".
+        centred: whether the mean over the texts was taken away.
+        heads: heads of the text tower that were looked at, and why.
+        hits: best first.
+        texts: how many there were to choose from.
+    """
+
+    query: str
+    model: str
+    measure: str
+    centred: bool
+    heads: tuple[Used, ...]
+    hits: tuple[TextHit, ...]
+    texts: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        plain = {name: getattr(self, name) for name in ("query", "model", "measure", "centred", "texts")}
+        return {
+            "schema": SCHEMA,
+            **plain,
+            "heads": [asdict(one) for one in self.heads],
+            "hits": [asdict(hit) for hit in self.hits],
+        }
+
+
+def search_texts(
+    clip: Clip,
+    image: Float[Tensor, " embed"],
+    texts: Sequence[str],
+    heads: str | Sequence[tuple[int, int]] = "all",
+    k: int = 20,
+    *,
+    measure: str = "dot",
+    centred: bool = True,
+    query: str = "the picture",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> TextRanking:
+    """Find the texts that some heads of the text tower hold closest to an image.
+
+    Args:
+        clip: an opened model.
+        image: an image embedding, of any length.
+        texts: texts to choose from.
+        heads: heads of the text tower: "all", "auto" (those that vary most along the image), "words=colour" (along these
+            words), "9.3,10.1", or (layer, head) pairs.
+        k: how many texts.
+        measure: "dot": parts of the cosine between text and image; "cosine": lengths divided out.
+        centred: take the mean over the texts away.
+        query: what to call the image.
+        progress: called with what is being done, how much is done, and how much there is.
+
+    Raises:
+        BadText: no texts, or some that are no strings.
+        BadSpec: heads that the text tower does not have.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> from clip_anatomy.loading.demo import examples
+        >>> clip = ca.load("demo")
+        >>> found = search_texts(clip, clip.encode_image(examples()[:1])[0], ["a red circle", "a star", "grass"], k=2)
+        >>> len(found.hits)
+        2
+    """
+    if measure not in ("dot", "cosine"):
+        raise BadSpec(f"measure {measure!r} is not known. Type one of: cosine, dot")
+    if k < 1:
+        raise BadInput(f"k {k}: 1 or more was expected. Type k=20")
+    unique = list(dict.fromkeys(check_texts(texts)))
+    basis = basis_of(clip.text_tower)
+    coordinates = _coordinates(clip, basis, unique, progress)
+    unit = torch.nn.functional.normalize(image.detach().cpu().double(), dim=-1)
+    used = _choose(clip, basis, coordinates, heads, unit)
+    pairs = [(one.layer, one.head) for one in used]
+    x = torch.stack([coordinates[:, layer, head] for layer, head in pairs], 1)
+    x = x - x.mean(0) if centred else x
+    aim = torch.stack([basis.rows[layer, head] @ unit for layer, head in pairs])
+    shares = (x * aim).sum(-1)
+    if measure == "cosine":
+        shares = shares / (x.flatten(1).norm(dim=-1, keepdim=True) * aim.norm()).clamp_min(1e-12)
+    scores = shares.sum(-1)
+    order = torch.sort(scores, descending=True, stable=True).indices[:k].tolist()
+    hits = [TextHit(r, float(scores[at]), unique[at], tuple(shares[at].tolist())) for r, at in enumerate(order, 1)]
+    return TextRanking(query, clip.name, measure, centred, used, tuple(hits), len(unique))
+
+
+def search_captions(
+    store: Store | str | Path,
+    query: Any,
+    clip: Clip,
+    heads: str | Sequence[tuple[int, int]] = "all",
+    k: int = 20,
+    *,
+    measure: str = "dot",
+    centred: bool = True,
+    allow_urls: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> TextRanking:
+    """Search the captions of a store by pictures, with chosen heads of the text tower.
+
+    Args:
+        store: a store whose images have captions.
+        query: a picture, a path, a stored id, or several (their mean).
+        clip: the store's model.
+        heads: as in `search_texts`.
+        k: how many captions.
+        measure: as in `search_texts`.
+        centred: as in `search_texts`.
+        allow_urls: fetch http(s) addresses.
+        progress: as in `search_texts`.
+
+    Raises:
+        BadInput: no captions in the store, or the query is no picture.
+        StoreError: a store of another model.
+    """
+    opened = store if isinstance(store, Store) else Store.open(store)
+    opened.about.refuse_other(clip.name, clip.digest, opened.path)
+    captions: dict[str, list[str]] = {}
+    for row in opened.rows():
+        for caption in row.captions:
+            captions.setdefault(caption, []).append(row.id)
+    if not captions:
+        raise BadInput(
+            f"the images of {opened.path} have no captions. Type: clip-anatomy index SOURCE STORE --labels TABLE with a column captions"
+        )
+    asked = ask(opened, query, None, (), lambda: clip, allow_urls=allow_urls)
+    if asked.words or not asked.more:
+        raise BadInput("captions are searched by a picture. Give a path or id:ID")
+    image = torch.stack([one.embedding for one in asked.more]).mean(0)
+    found = search_texts(
+        clip, image, list(captions), heads, k, measure=measure, centred=centred, query=asked.said, progress=progress
+    )
+    hits = tuple(
+        TextHit(hit.rank, hit.score, hit.text, hit.shares, tuple(dict.fromkeys(captions[hit.text])))
+        for hit in found.hits
+    )
+    return TextRanking(found.query, found.model, measure, centred, found.heads, hits, found.texts)
+
+
+def _coordinates(
+    clip: Clip, basis: HeadBasis, texts: Sequence[str], progress: Callable[[str, int, int], None] | None
+) -> Float64[Tensor, "text layer head d"]:
+    found: list[Tensor] = []
+    for first in range(0, len(texts), BATCH):
+        some = texts[first : first + BATCH]
+        trace, _ = record(clip.text_tower, clip.ids(some))
+        found.append(coordinates_of(basis, trace).cpu())
+        if progress is not None:
+            progress("reading captions", first + len(some), len(texts))
+    return torch.cat(found)
+
+
+def _choose(
+    clip: Clip, basis: HeadBasis, coordinates: Tensor, heads: str | Sequence[tuple[int, int]], image: Tensor
+) -> tuple[Used, ...]:
+    tower = clip.text_tower
+    if heads == "all":
+        return tuple(Used(layer, head) for layer in range(tower.layers) for head in range(tower.heads))
+    if isinstance(heads, str) and (heads == "auto" or heads.startswith("words=")):
+        words = heads.partition("=")[2]
+        if len(coordinates) < 2:
+            raise BadInput("one text alone does not tell heads apart. Type heads='all'")
+        text = clip.encode_text([words]).cpu() if words else image[None].float()
+        why = f"varies along {words!r}" if words else "varies along the picture"
+        return along(Moments.of(coordinates, basis=basis), text, why)
+    try:
+        pairs = [tuple(map(int, p.split("."))) for p in heads.split(",")] if isinstance(heads, str) else [*heads]
+        found = [(int(layer), int(head)) for layer, head in pairs]
+    except ValueError:
+        raise BadSpec(
+            f"text heads {heads!r}: type all, auto, words=WORDS or LAYER.HEAD,LAYER.HEAD (roles are known for image heads only)"
+        ) from None
+    if not found or len({*found}) < len(found):
+        raise BadSpec(
+            f"text heads {heads!r}: each is to be named once. Type all, auto, words=WORDS or LAYER.HEAD,LAYER.HEAD"
+        )
+    for layer, head in found:
+        if not (0 <= layer < tower.layers and 0 <= head < tower.heads):
+            raise BadSpec(
+                f"the text tower has no head {layer}.{head}: layers 0 to {tower.layers - 1}, heads 0 to {tower.heads - 1}"
+            )
+    return tuple(Used(layer, head) for layer, head in found)

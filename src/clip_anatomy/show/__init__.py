@@ -1,1 +1,0 @@
-"""Leaves: figures, reports and the command line. Nothing imports them."""

@@ -1,1 +1,0 @@
-"""What a repair shows: one screen of text, one figure."""

@@ -1,9 +1,0 @@
-"""What is in the folder of a search."""
-
-from clip_anatomy.retrieval.ranking import SCHEMA
-from clip_anatomy.show.staging import REPORT, Kind
-
-__all__ = ["MARK", "PAGE", "SEARCH", "SHEET"]
-
-MARK, PAGE, SHEET = "search.json", REPORT, "contact-sheet.png"
-SEARCH = Kind("search", MARK, SCHEMA, (SHEET, MARK, PAGE))

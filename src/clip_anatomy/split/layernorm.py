@@ -1,0 +1,108 @@
+"""The frozen end of a tower: from the residual stream to the joint space, as a linear map per part.
+
+Residual stream at the readout row (design: Gandelsman et al. 2024, equations 1–4; the two sharings of LayerNorm's mean):
+
+    stream    = start + Σ_layer [ Σ_head z_h W_O^h + b_O + mlp ]
+    embedding = ((stream − mean) / σ ⊙ γ + β) P
+
+The attention pool of a CLIP-ResNet writes into the joint space itself: no LayerNorm and no projection follow (σ, γ, P are 1,
+mean and β are 0), so that both sharings differ in b_O only.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.towers.resnet import AttentionPool, ImageTower, ResNet
+from clip_anatomy.towers.trace import Trace
+from clip_anatomy.towers.transformer import Block
+
+Convention = Literal["own", "even"]
+CONVENTIONS: tuple[Convention, ...] = ("own", "even")
+
+
+def check_convention(convention: str) -> None:
+    """Raise BadSpec for anything but "own" or "even"."""
+    if convention not in CONVENTIONS:
+        raise BadSpec(f"convention {convention!r} is not known. Type one of: {', '.join(map(repr, CONVENTIONS))}")
+
+
+def centre(x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part width"]:
+    """Subtract each vector's own mean over the width."""
+    return x - x.mean(-1, keepdim=True)
+
+
+def to_joint(tower: ImageTower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
+    """(x ⊙ γ) P in float32: the end of the tower without its mean, its 1/σ and its biases."""
+    if isinstance(tower, ResNet):
+        return x.float()
+    return (x * tower.ln_post.weight.float()) @ tower.projection.float()
+
+
+def own_to_joint(tower: ImageTower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
+    """`to_joint` of parts centred by their own mean, where a LayerNorm follows that centres."""
+    return to_joint(tower, x if isinstance(tower, ResNet) else centre(x))
+
+
+def write_heads(
+    tower: ImageTower, block: Block | AttentionPool, mixed: Float[Tensor, "image head d"]
+) -> Float[Tensor, "image head width"]:
+    """What each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
+    weight = block.out.weight.float()
+    if len(mixed) == 1:
+        # One product with the heads set apart reads W_O once and in order: half the time of one-row products per head.
+        h = torch.arange(tower.heads, device=mixed.device)
+        apart = mixed.new_zeros(tower.heads, tower.d, tower.heads)
+        apart[h, :, h] = mixed[0]
+        wrote = (weight @ apart.flatten(0, 1)).T[None]
+    else:
+        each = weight.unflatten(1, (tower.heads, tower.d)).permute(1, 2, 0)  # [head, d, width], a view
+        wrote = torch.bmm(mixed.transpose(0, 1), each).transpose(0, 1)
+    return wrote if block.scale_attention is None else wrote * block.scale_attention.float()
+
+
+def out_bias(block: Block | AttentionPool, width: int, device: torch.device) -> Float[Tensor, " width"]:
+    """b_O of one block (LayerScale folded in); zeros where the host has none."""
+    if block.out.bias is None:
+        return torch.zeros(width, device=device)
+    bias = block.out.bias.float()
+    return bias if block.scale_attention is None else bias * block.scale_attention.float()
+
+
+def terms(tower: ImageTower) -> int:
+    """K of the even sharing: start, and attention and MLP of every layer; a ResNet's pool alone."""
+    return 1 if isinstance(tower, ResNet) else 2 * tower.layers + 1
+
+
+def shared_directions(tower: ImageTower) -> tuple[Float[Tensor, " embed"], Float[Tensor, " embed"]]:
+    """γ P and β P: what a stream of ones, and the end's own bias, write into the joint space."""
+    if isinstance(tower, ResNet):
+        nothing = torch.zeros(tower.embed, device=tower.device)
+        return nothing, nothing
+    ones = torch.ones(tower.width, device=tower.device)
+    return to_joint(tower, ones), tower.ln_post.bias.float() @ tower.projection.float()
+
+
+def projection_bias(tower: ImageTower) -> Tensor | float:
+    """What the projection adds at the end, where it has a bias."""
+    return 0.0 if isinstance(tower, ResNet) or tower.projection_bias is None else tower.projection_bias.float()
+
+
+def shared_term(tower: ImageTower, trace: Trace) -> Float[Tensor, "image embed"]:
+    """What one of the K terms gets under the even sharing: ((−mean/σ) γ + β) P / K."""
+    mean = trace.stream.mean(-1, keepdim=True) * trace.scale[:, None]
+    gamma, beta = shared_directions(tower)
+    return (beta - mean * gamma) / terms(tower)
+
+
+def pull_back(
+    tower: ImageTower, unit: Float[Tensor, "text embed"], convention: Convention
+) -> Float[Tensor, "text width"]:
+    """Texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
+    if isinstance(tower, ResNet):
+        return unit.float()
+    direction = unit.float() @ tower.projection.float().T * tower.ln_post.weight.float()
+    return centre(direction) if convention == "own" else direction

@@ -1,0 +1,1 @@
+"""The parts of many images on disk: format, writer, index, verify."""

@@ -1,0 +1,136 @@
+"""`index`: walk a collection once and keep the parts of every image.
+
+source ─▶ not known yet? ─▶ decode (threads, ahead) ─▶ model (batches) ─▶ head coordinates ─▶ commit every half minute
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from clip_anatomy.data.open_source import open_source
+from clip_anatomy.errors import BadInput
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.split.basis import basis_of
+from clip_anatomy.store.manifest import NAME, About, layers_of, parts_of
+from clip_anatomy.store.walk import Walk
+from clip_anatomy.store.walk_progress import Progress, Summary
+from clip_anatomy.store.writer import Writer
+
+__all__ = ["Progress", "Summary", "index", "model_of"]
+
+COMMIT_SECONDS = 30.0
+
+
+def index(
+    clip: Clip,
+    source: Any,
+    store: str | Path,
+    *,
+    layers: str | int | Sequence[int] | None = None,
+    keep: str | Sequence[str] | None = None,
+    convention: str | None = None,
+    labels: str | Path | None = None,
+    prune: bool = False,
+    batch: int | None = None,
+    workers: int | None = None,
+    report: Callable[[Progress], None] | None = None,
+    commit_seconds: float = COMMIT_SECONDS,
+) -> Summary:
+    """Keep the parts of every image of a collection: head coordinates, embeddings, rows, moments.
+
+    Run it again to go on after a stop, to add images, or to try again those that could not be read: what is in the store
+    is not done twice. A kill or a full disk costs at most the last half minute.
+
+    Args:
+        clip: an opened model.
+        source: a folder, list, table, tars, dataset, `world:COUNT` or Python list; see `open_source`.
+        store: folder of the store, made if it is not there.
+        layers: "all", "last:4", "8-11", "0,3" or numbers: whose heads (and MLPs) are kept. All by default; a store that
+            is there is continued as it was made.
+        keep: "heads", or "heads,mlps" to keep what the MLPs wrote too.
+        convention: "own" (default) or "even".
+        labels: a table (CSV, JSON) of labels, groups and captions, for folders, lists and tars.
+        prune: also take out images that came from this source and are no longer in it.
+        batch: images at once; found by itself when None, halved when memory runs out.
+        workers: threads that decode; as many as there are cores by default.
+        report: called a few times a second with the progress.
+        commit_seconds: how often finished images are made safe.
+
+    Returns:
+        Summary of the run.
+
+    Raises:
+        BadInput: no such source.
+        StoreError: the store is in use, of another model, or was made with other settings.
+        OutputError: it cannot be written (any more); what was committed is kept.
+        KeyboardInterrupt: after Ctrl-C, once everything that was finished has been committed.
+
+    Example:
+        >>> import tempfile
+        >>> import clip_anatomy as ca
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     summary = index(ca.load("demo"), "world:12:test", folder + "/store")
+        ...     summary.done, summary.failed
+        (12, 0)
+    """
+    opened = open_source(source, labels)
+    folder = Path(store)
+    about = _settings(clip, folder, layers, keep, convention)
+    if batch is not None and batch < 1:
+        raise BadInput(f"batch={batch}: at least one image at once. Type batch=32, or leave it away")
+    basis = basis_of(clip.vision, about.convention, about.layers)
+    with Writer.open(folder, about, basis) as writer, _stop_on_signal() as stopped:
+        walk = Walk(writer, clip, basis, opened, stopped, report, commit_seconds, workers)
+        return walk.run(batch, prune=prune)
+
+
+def model_of(store: Path) -> str | None:
+    """Spec of the model that a store was made with; None if there is no store yet."""
+    return About.load(store).model if (store / NAME).exists() else None
+
+
+def _settings(
+    clip: Clip,
+    folder: Path,
+    layers: str | int | Sequence[int] | None,
+    keep: str | Sequence[str] | None,
+    convention: str | None,
+) -> About:
+    """What the store is to be: as asked for; where nothing was asked, as it is; where nothing is, all heads."""
+    old = About.load(folder) if (folder / NAME).exists() else None
+    if old is not None:
+        old.refuse_other(clip.name, clip.digest, folder)
+    kept = layers_of("all" if layers is None else layers, clip.vision.layers)
+    return About.of(
+        clip,
+        old.layers if old is not None and layers is None else kept,
+        old.keep if old is not None and keep is None else parts_of("heads" if keep is None else keep),
+        old.convention if old is not None and convention is None else convention or "own",
+    )
+
+
+@contextmanager
+def _stop_on_signal() -> Generator[threading.Event]:
+    """Turn the first Ctrl-C (or SIGTERM) into a flag, so that it never lands inside a commit; the second one is as ever."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before: dict[signal.Signals, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        for one, old in before.items():
+            signal.signal(one, old)
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        before[one] = signal.signal(one, stop)
+    try:
+        yield stopped
+    finally:
+        for one, old in before.items():
+            signal.signal(one, old)

@@ -1,0 +1,249 @@
+"""`store.json`: what a store holds and of which model, written once when it is made and never changed."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clip_anatomy.errors import BadInput, BadSpec, OutputError, StoreError
+from clip_anatomy.files import read_safetensors, write_safetensors
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.split.layernorm import check_convention
+from clip_anatomy.towers.resnet import ResNet
+
+__all__ = ["About", "layers_of", "parts_of"]
+
+FORMAT = "clip-anatomy store 1"
+NAME = "store.json"
+BASIS = "basis.safetensors"
+BASIS_FORMAT = "clip-anatomy basis 1"
+PARTS = ("heads", "mlps")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a store says about itself.
+
+    Attributes:
+        model: the spec that the model was loaded from.
+        digest: hash of its weights; this, not the name, decides whether two models are the same.
+        convention: how LayerNorm's mean and the biases are shared: "own" or "even".
+        preprocess: how the pixels were made.
+        layers: which layers are kept, numbered as in the model.
+        heads: heads per layer.
+        d: coordinates per head.
+        embed: width of the joint space.
+        depth: layers of the model.
+        keep: which parts are kept: "heads", "mlps".
+        versions: of the libraries that made it.
+        created: date and time, UTC.
+        format: version of this layout.
+    """
+
+    model: str
+    digest: str
+    convention: str
+    preprocess: Mapping[str, Any]
+    layers: tuple[int, ...]
+    heads: int
+    d: int
+    embed: int
+    depth: int
+    keep: tuple[str, ...]
+    versions: Mapping[str, str]
+    created: str
+    format: str = FORMAT
+
+    @staticmethod
+    def of(clip: Clip, layers: tuple[int, ...], keep: tuple[str, ...], convention: str) -> "About":
+        """Describe a store that is about to be made with this model."""
+        check_convention(convention)
+        tower = clip.vision
+        if "mlps" in keep and isinstance(tower, ResNet):
+            raise BadSpec("a CLIP-ResNet has no MLPs that write into the joint space. Type keep='heads'")
+        return About(
+            model=clip.name,
+            digest=clip.digest,
+            convention=convention,
+            preprocess=clip.preprocess.to_dict(),
+            layers=layers,
+            heads=tower.heads,
+            d=min(tower.d + (3 if convention == "even" else 0), tower.embed),
+            embed=tower.embed,
+            depth=tower.layers,
+            keep=keep,
+            versions=_versions(),
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of arrays that one image takes."""
+        mlps = len(self.layers) * self.embed if "mlps" in self.keep else 0
+        return 2 * (len(self.layers) * self.heads * self.d + mlps + self.embed) + 4
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of the moments of all heads over one set of images."""
+        return 8 * len(self.layers) * self.heads * self.d * (self.d + 1) + 8
+
+    def refuse_other(self, model: str, digest: str, where: Path) -> None:
+        """Raise StoreError, naming both, unless the digest is this store's."""
+        if digest != self.digest:
+            raise StoreError(
+                f"{where} was made with {self.model} (weights {self.digest[:8]}); this is {model} (weights {digest[:8]}). "
+                f"Type --model {self.model}, or the path of another store"
+            )
+
+    def refuse_unlike(self, other: "About", where: Path) -> None:
+        """Raise StoreError when a store that is to be continued was made in another way; names the difference."""
+        self.refuse_other(other.model, other.digest, where)
+        for name in ("layers", "keep", "convention", "preprocess"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise StoreError(
+                    f"{where} was made with {name} {_said(mine)}, {_said(theirs)} was asked for. Leave it away to go on, or "
+                    "type the path of a new store"
+                )
+
+    @property
+    def text(self) -> bytes:
+        """The content of `store.json`."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+
+    @property
+    def text_digest(self) -> str:
+        """Hash of it."""
+        return hashlib.blake2b(self.text, digest_size=16).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the description, whole or not at all."""
+        path, part = folder / NAME, folder / f".{NAME}.part"
+        try:
+            with part.open("wb") as file:
+                file.write(self.text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written ({error}). Type the path of a folder with room") from error
+
+    @staticmethod
+    def load(folder: Path) -> "About":
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: no store, or one of another version.
+        """
+        path = folder / NAME
+        try:
+            said: dict[str, Any] = json.loads(path.read_text())
+            if said.get("format") != FORMAT:
+                raise StoreError(f"{folder} is {said.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
+            values: dict[str, Any] = {f.name: said[f.name] for f in fields(About)}
+            values |= {"layers": tuple(said["layers"]), "keep": tuple(said["keep"])}
+            return About(**values)
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(f"{folder} is no store. Make one: clip-anatomy index SOURCE {folder}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{path} is damaged ({error}). Index anew, or put its copy back") from error
+
+
+def save_basis(basis: HeadBasis, folder: Path) -> None:
+    """Write the frames of the kept heads in float32 (their error, 6e-8, is far below that of float16 coordinates)."""
+    write_safetensors(
+        folder / BASIS,
+        {"rows": basis.rows.float(), "factor": basis.factor.float()},
+        {"format": BASIS_FORMAT, "axes": "rows: layer head d embed; factor: layer head source d"},
+    )
+
+
+def load_basis(about: About, folder: Path) -> HeadBasis:
+    """Read the frames.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    try:
+        tensors, _ = read_safetensors(folder / BASIS, BASIS_FORMAT, "clip-anatomy index")
+    except BadInput as error:
+        raise StoreError(str(error)) from error
+    return HeadBasis(tensors["rows"].double(), tensors["factor"].double(), about.convention, about.layers)
+
+
+def digest_of(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def layers_of(spec: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Which layers are meant: "all", "last:4", "8-11", "0,3,11", or numbers.
+
+    Raises:
+        BadSpec: none of these, or layers that the model does not have.
+
+    Example:
+        >>> layers_of("last:4", 12), layers_of("0,8-9", 12)
+        ((8, 9, 10, 11), (0, 8, 9))
+    """
+    found: list[int] = []
+    try:
+        if not isinstance(spec, str):
+            found = [spec] if isinstance(spec, int) else [int(layer) for layer in spec]
+        elif spec == "all":
+            found = list(range(depth))
+        elif spec.startswith("last:"):
+            last = int(spec.removeprefix("last:"))
+            found = list(range(depth - last, depth)) if last > 0 else []
+        else:
+            for part in spec.split(","):
+                first, dash, end = part.strip().partition("-")
+                found += range(int(first), int(end if dash else first) + 1)
+    except ValueError:
+        found = []
+    if not found or min(found) < 0 or max(found) >= depth:
+        raise BadSpec(
+            f"layers {spec!r}: the model has 0 to {depth - 1}. Type all, last:4, 8-{depth - 1} or 0,{depth - 1}"
+        )
+    return tuple(sorted(set(found)))
+
+
+def parts_of(keep: str | Sequence[str]) -> tuple[str, ...]:
+    """Which parts are meant.
+
+    Raises:
+        BadSpec: an unknown part, or no heads.
+
+    Example:
+        >>> parts_of("mlps,heads")
+        ('heads', 'mlps')
+    """
+    names = [name.strip() for name in (keep.split(",") if isinstance(keep, str) else keep)]
+    if unknown := [name for name in names if name not in PARTS]:
+        raise BadSpec(f"keep {unknown[0]!r} is not known. Type heads or heads,mlps (embeddings are always kept)")
+    if "heads" not in names:
+        raise BadSpec(f"keep {keep!r} leaves out the heads, which a store is made for. Type heads or heads,mlps")
+    return tuple(name for name in PARTS if name in names)
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {"torch": str(torch.__version__)}
+    for name in ("clip-anatomy", "zarr", "numpy", "pillow", "open_clip_torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,313 @@
+"""`Store`: the parts of many images on disk, read by head.
+
+STORE/store.json          what it is of (`About`)          STORE/rows.sqlite   one row an image
+STORE/basis.safetensors   frames of the head coordinates   STORE/moments/      kept statistics
+STORE/blocks/000007/      zarr v3 arrays of some images    STORE/lock          held while writing
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Float32, Float64, Int64
+from torch import Tensor
+
+from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.store import rows as sql
+from clip_anatomy.store.blocks import Block, read_blocks
+from clip_anatomy.store.manifest import About, load_basis
+from clip_anatomy.store.rows import Row, row_of
+
+if TYPE_CHECKING:
+    from clip_anatomy.split.moments import Moments
+
+__all__ = ["Store"]
+
+Rows = Sequence[int] | np.ndarray | Tensor | slice | None
+"""Which images: indices on the store's image axis, a slice, or None for all."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Parts of many images. Everything it returns has its images in one order, 0 … len − 1, that of `rows()`.
+
+    Head coordinates are of contributions divided by ‖embedding‖ in the frames of `basis`: `u · Q` is the contribution in
+    the joint space, dot products of u are those in the joint space, and `text · Qᵀ` brings a text to a head's coordinates.
+
+    Attributes:
+        path: its folder.
+        about: model, layers, convention, versions.
+        blocks: where the arrays lie, as of the moment of opening.
+        epoch: how often images were removed or blocks merged; the store must be opened again when it has changed.
+    """
+
+    path: Path
+    about: About
+    blocks: tuple[Block, ...] = field(repr=False)
+    epoch: int
+
+    @staticmethod
+    def open(path: str | Path, clip: Clip | None = None) -> "Store":
+        """Open a store to read.
+
+        Args:
+            path: its folder.
+            clip: the model you are going to use with it; refused, by name, if the store is of another.
+
+        Returns:
+            Store as it is now; images committed later are seen after opening again.
+
+        Raises:
+            StoreError: no store, a damaged one, or one of another model.
+        """
+        folder = Path(path)
+        about = About.load(folder)
+        if clip is not None:
+            about.refuse_other(clip.name, clip.digest, folder)
+        with closing(sql.connect_to_read(folder)) as rows:
+            rows.execute("BEGIN")
+            blocks = read_blocks(rows, folder, about)
+            epoch = int(sql.facts_of(rows).get("epoch", 0))
+        return Store(folder, about, blocks, epoch)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return sum(len(block) for block in self.blocks)
+
+    @cached_property
+    def basis(self) -> HeadBasis:
+        """Frames of the kept heads."""
+        return load_basis(self.about, self.path)
+
+    # ---- arrays
+
+    def heads(self, layer: int, head: int, rows: Rows = None) -> Float16[Tensor, "image d"]:
+        """Coordinates of one head.
+
+        Args:
+            layer: as numbered in the model.
+            head: its number in the layer.
+            rows: which images; all by default.
+
+        Raises:
+            BadSpec: the store does not hold this head.
+            BadInput: an index beyond the store.
+        """
+        at = self.layer_at(layer)
+        if not 0 <= head < self.about.heads:
+            raise BadSpec(f"head {head}: a layer has 0 to {self.about.heads - 1}. Type one of these")
+        # All of it once: mapped and let go. Some rows, as searches ask for: from what stays mapped.
+        some = rows is not None and not isinstance(rows, slice)
+        return self.gather(
+            (lambda block: block.run((at, head))) if some else (lambda block: block.heads(at)[head]),
+            rows,
+            (self.about.d,),
+            np.float16,
+        )
+
+    def scan(
+        self, pairs: Sequence[tuple[int, int]], size: int = 65_536
+    ) -> Iterator[tuple[int, Float16[Tensor, "pair image d"]]]:
+        """Read some heads of all images, a piece at a time; a page already in memory is not copied twice.
+
+        Args:
+            pairs: (layer, head) of each.
+            size: images at a time, at most.
+
+        Yields:
+            Index of the first image of the piece, and the coordinates.
+        """
+        ats = [(self.layer_at(layer), head) for layer, head in pairs]
+        if wrong := [pair for pair in pairs if not 0 <= pair[1] < self.about.heads]:
+            raise BadSpec(f"(layer, head) {wrong[0]}: a layer has heads 0 to {self.about.heads - 1}")
+        for block in self.blocks:
+            mapped = {at: block.heads(at) for at, _ in ats}
+            for first in range(0, len(block), size):
+                last = min(first + size, len(block))
+                yield block.start + first, torch.from_numpy(np.stack([mapped[at][h, first:last] for at, h in ats]))
+
+    def batches(
+        self, size: int = 1024, layers: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Float16[Tensor, "image layer head d"]]]:
+        """Read all heads of some images at a time: for what needs an image whole.
+
+        Args:
+            size: images at a time, at most.
+            layers: which layers; all that are kept by default.
+
+        Yields:
+            Index of the first image, and the coordinates.
+        """
+        ats = [self.layer_at(layer) for layer in (self.about.layers if layers is None else layers)]
+        for block in self.blocks:
+            mapped = [block.heads(at) for at in ats]
+            for first in range(0, len(block), size):
+                piece = np.stack([heads[:, first : first + size] for heads in mapped])
+                yield block.start + first, torch.from_numpy(piece).permute(2, 0, 1, 3).contiguous()
+
+    def embeddings(self, rows: Rows = None, *, unit: bool = False) -> Float32[Tensor, "image embed"]:
+        """Embeddings as the model gives them, or of unit length. Kept in float16: the cosine loses less than 1e-6."""
+        found = self.gather(Block.embedding, rows, (self.about.embed,), np.float16).float()
+        return torch.nn.functional.normalize(found, dim=-1) if unit else found * self.norms(rows)[:, None]
+
+    def norms(self, rows: Rows = None) -> Float32[Tensor, " image"]:
+        """‖embedding‖: multiply with it to undo the division of the parts."""
+        return self.gather(Block.norm, rows, (), np.float32)
+
+    def mlps(self, layer: int, rows: Rows = None) -> Float16[Tensor, "image embed"]:
+        """What one MLP wrote into the joint space, divided by ‖embedding‖.
+
+        Raises:
+            StoreError: MLPs were not kept.
+        """
+        if "mlps" not in self.about.keep:
+            raise StoreError(f"{self.path} holds no MLPs. Make a store with: clip-anatomy index … --keep heads,mlps")
+        at = self.layer_at(layer)
+        return self.gather(lambda block: block.mlps(at), rows, (self.about.embed,), np.float16)
+
+    def layer_at(self, layer: int) -> int:
+        """Place of a layer among those kept.
+
+        Raises:
+            BadSpec: it is not kept.
+        """
+        if layer not in self.about.layers:
+            raise BadSpec(
+                f"layer {layer} is not in {self.path}, which holds {list(self.about.layers)}. Type one of these"
+            )
+        return self.about.layers.index(layer)
+
+    def moments(self, groups: str | None = None, chunks: int | None = None) -> "Moments":
+        """Count, mean and scatter of every head over all images, in the coordinates of `basis`.
+
+        What was kept beside the arrays is used where it answers the question; everything else is taken from the arrays,
+        without reading an image.
+
+        Args:
+            groups: a column ("group", "label"): moments per value of it, numbered as in `values(groups)`.
+            chunks: independent sub-moments for bootstraps (32 is good); by default as many as are kept.
+        """
+        from clip_anatomy.store.stored_moments import moments_of_store
+
+        return moments_of_store(self, groups, chunks)
+
+    def means(self) -> Float64[Tensor, "layer head d"]:
+        """Mean of every head over all images, in the coordinates of `basis`."""
+        from clip_anatomy.store.stored_moments import moments_of_store
+
+        return moments_of_store(self, None, None, framed=False).mean
+
+    # ---- rows
+
+    def rows(
+        self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = (), *, status: str = "done"
+    ) -> list[Row]:
+        """What is known of the images.
+
+        Args:
+            where: an SQL condition over id, path, size, "row", "col", digest, label, "group", captions, meta (JSON: `meta ->> 'colour' = 'red'`).
+            parameters: values of its `?` or `:name`; never paste them into the condition.
+            status: "done", "error" (images that could not be used), "removed" or "gone".
+
+        Returns:
+            Rows in the order of the arrays.
+
+        Raises:
+            BadInput: the condition is not SQL over these columns.
+        """
+        if status not in ("done", "error", "removed", "gone"):
+            raise BadInput(f"status {status!r} is not known. Type one of: done, error, removed, gone")
+        with closing(sql.connect_to_read(self.path)) as rows:
+            self._check_epoch(sql.facts_of(rows))
+            specs = dict(rows.execute("SELECT key, spec FROM sources").fetchall())
+            found = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
+        return [row_of(index, r, specs) for index, r in found if index >= 0 or status != "done"]
+
+    def places(
+        self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> Int64[np.ndarray, " image"]:
+        """Indices of the images that satisfy a condition, ascending: `[row.index for row in rows(where)]` without the rows.
+
+        Args:
+            where: as for `rows`.
+            parameters: as for `rows`.
+
+        Raises:
+            BadInput: the condition is not SQL over these columns.
+        """
+        with closing(sql.connect_to_read(self.path)) as rows:
+            self._check_epoch(sql.facts_of(rows))
+            found = sql.query_places(rows, where, parameters)
+        kept: list[np.ndarray] = []
+        for block in self.blocks:
+            first, last = np.searchsorted(found, [block.key << 32, (block.key + 1) << 32])
+            inside = found[first:last] & 0xFFFFFFFF
+            kept.append(block.start + (inside if block.alive is None else np.searchsorted(block.alive, inside)))
+        return np.concatenate([np.zeros(0, np.int64), *kept])
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all images: id, path, size, row, col, digest, label, group or key; or a key of `meta`."""
+        plain = ("key", "id", "path", "size", "row", "col", "digest", "label", "group")
+        what, given = (f'images."{name}"', ()) if name in plain else ("json_extract(meta, ?)", (f'$."{name}"',))
+        text = f"SELECT {what}, block, place FROM images JOIN blocks ON blocks.key = block WHERE status = 'done' ORDER BY turn, place"
+        with closing(sql.connect_to_read(self.path)) as rows:
+            self._check_epoch(sql.facts_of(rows))
+            known = {block.key for block in self.blocks}
+            return [value for value, block, _ in rows.execute(text, given) if block in known]
+
+    def values(self, column: str) -> tuple[str, ...]:
+        """The different values of a column, sorted: what the group numbers of `moments` mean."""
+        return tuple(sorted({str(value) for value in self.column(column)}))
+
+    def codes(self, column: str) -> Int64[Tensor, " image"]:
+        """Each image's value of a column, as its place in `values(column)`."""
+        found = [str(value) for value in self.column(column)]
+        code = {value: at for at, value in enumerate(sorted(set(found)))}
+        return torch.tensor([code[value] for value in found], dtype=torch.int64)
+
+    # ---- within
+
+    def _check_epoch(self, facts: Mapping[str, str]) -> None:
+        if int(facts.get("epoch", 0)) != self.epoch:
+            raise StoreError(f"{self.path} was changed since it was opened. Type: Store.open({str(self.path)!r}) again")
+
+    def _index_of(self, key: int | None, place: int | None) -> int:
+        block = None if key is None else self._by_key.get(key)
+        if block is None or place is None:
+            return -1
+        return block.start + (place if block.alive is None else int(np.searchsorted(block.alive, place)))
+
+    @cached_property
+    def _by_key(self) -> dict[int, Block]:
+        return {block.key: block for block in self.blocks}
+
+    def gather(self, read: Callable[[Block], np.ndarray], rows: Rows, shape: tuple[int, ...], dtype: type) -> Tensor:
+        """Rows of any array of the blocks, in the order asked for.
+
+        Args:
+            read: block → its array, image axis first.
+            rows: which images; all for None.
+            shape: of one image's entry.
+            dtype: of the numbers.
+        """
+        if rows is None:
+            pieces = [read(block) for block in self.blocks]
+            return torch.from_numpy(np.concatenate(pieces) if pieces else np.zeros((0, *shape), dtype))
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        wanted = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows).reshape(-1)
+        if wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= len(self)):
+            raise BadInput(f"rows {wanted[:5].tolist()} …: whole numbers from 0 to {len(self) - 1} were expected")
+        found = np.zeros((len(wanted), *shape), dtype)
+        for block in self.blocks:
+            here = np.flatnonzero((wanted >= block.start) & (wanted < block.start + len(block)))
+            if len(here):
+                found[here] = read(block)[wanted[here].astype(np.int64) - block.start]
+        return torch.from_numpy(found)

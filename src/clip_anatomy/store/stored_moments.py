@@ -1,0 +1,218 @@
+"""Moments of a store: taken from its arrays, block by block, and kept beside them so that nobody waits for them twice.
+
+What is kept is a summary of exactly the float16 coordinates on disk, so that it can be checked against them, and images can
+be taken out of it again.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from clip_anatomy.errors import BadInput, StoreError
+from clip_anatomy.split.moments import Moments
+from clip_anatomy.store import rows as sql
+from clip_anatomy.store.blocks import Block
+from clip_anatomy.store.manifest import About, digest_of
+
+if TYPE_CHECKING:
+    from clip_anatomy.store.store import Store
+
+__all__ = ["Kept", "moments_of_blocks", "moments_of_store", "read_kept"]
+
+FOLDER = "moments"
+CHUNKS = 32
+CELLS_BYTES = 12 * 2**20
+MOST_GROUPS = 16
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One file of kept moments.
+
+    Attributes:
+        column: "" for no groups, or the column of the rows that gives them.
+        chunks: number of chunks.
+        names: what the group numbers mean.
+        covers: keys of the blocks whose images are in it.
+        file: its name under `moments/`.
+        digest: hash of the file.
+    """
+
+    column: str
+    chunks: int
+    names: tuple[str, ...]
+    covers: tuple[int, ...]
+    file: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """What it is of."""
+        return f"{self.column or 'all'}-{self.chunks}"
+
+    def load(self, store: Path) -> Moments | None:
+        """The moments; None if the file is not what was written: arrays are the truth, moments can be taken again."""
+        path = store / FOLDER / self.file
+        try:
+            return Moments.load(path) if digest_of(path) == self.digest else None
+        except (OSError, BadInput):
+            return None
+
+
+def chunks_for(about: About) -> int:
+    """How many chunks are kept: 32, or what fits into 12 MB; more are taken from the arrays when asked for."""
+    fit = CELLS_BYTES // about.cell_bytes
+    return CHUNKS if fit >= CHUNKS else 1 << max(0, fit.bit_length() - 1)
+
+
+def wanted(rows: sqlite3.Connection, about: About) -> list[tuple[str, int]]:
+    """Which moments are worth keeping: over all images, and per group where there are a few groups."""
+    found = [("", chunks_for(about))]
+    groups = rows.execute(
+        """SELECT count(*) FROM (SELECT DISTINCT "group" FROM images WHERE status = 'done' LIMIT 99)"""
+    ).fetchone()[0]
+    if 1 < groups <= MOST_GROUPS and groups * about.cell_bytes <= 4 * CELLS_BYTES:
+        found.append(("group", 1))
+    return found
+
+
+def read_kept(rows: sqlite3.Connection) -> list[Kept]:
+    """Which moments are kept."""
+    found: list[Kept] = []
+    for (text,) in rows.execute("SELECT about FROM kept ORDER BY name"):
+        said: dict[str, Any] = json.loads(text)
+        said |= {"names": tuple(said["names"]), "covers": tuple(said["covers"])}
+        found.append(Kept(**said))
+    return found
+
+
+def write_kept(rows: sqlite3.Connection, kept: Kept) -> None:
+    """Write one entry, inside the caller's transaction."""
+    rows.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (kept.name, kept.file, json.dumps(asdict(kept))))
+
+
+def save(
+    moments: Moments, store: Path, *, column: str, chunks: int, names: Sequence[str], covers: Iterable[int]
+) -> Kept:
+    """Write moments to a new file (without the frames, which the store has anyway); it counts once its entry is committed."""
+    folder = store / FOLDER
+    folder.mkdir(exist_ok=True)
+    numbers = [int(path.name.split(".")[1]) for path in folder.glob(f"{column or 'all'}-{chunks}.*.safetensors")]
+    name = f"{column or 'all'}-{chunks}.{max(numbers, default=0) + 1:06d}.safetensors"
+    path = replace(moments, basis=None).save(folder / name)
+    return Kept(column, chunks, tuple(names), tuple(covers), name, digest_of(path))
+
+
+def moments_of_blocks(
+    blocks: Iterable[Block],
+    about: About,
+    rows: sqlite3.Connection,
+    *,
+    column: str,
+    chunks: int,
+    names: Sequence[str] = (),
+) -> Moments:
+    """Moments of the images of some blocks, read from the arrays a layer at a time.
+
+    Args:
+        blocks: which; `alive` may name some of their images only.
+        about: of the store.
+        rows: of the store: an image's key decides its chunk.
+        column: column of the groups, or "".
+        chunks: number of chunks.
+        names: every value that the column may have here, sorted.
+    """
+    same: dict[str, Any] = {"chunks": chunks, "convention": about.convention, "model": about.digest}
+    none = torch.zeros(0, len(about.layers), about.heads, about.d)
+    total = Moments.of(none, layers=about.layers, **same)
+    for block in blocks:
+        if not len(block):
+            continue
+        keys, codes = _keys_and_codes(block, rows, column, names)
+        parts: list[Moments] = []
+        for at, layer in enumerate(about.layers):
+            heads = torch.from_numpy(np.ascontiguousarray(block.heads(at).transpose(1, 0, 2)))
+            parts.append(Moments.of(heads[:, None], groups=codes, ids=keys, layers=(layer,), **same))
+        joined = replace(
+            parts[0],
+            means=torch.cat([part.means for part in parts], 2),
+            scatters=torch.cat([part.scatters for part in parts], 2),
+            layers=about.layers,
+        )
+        total = joined if not total.count else total.merge(joined)
+    return total
+
+
+def moments_of_store(store: "Store", groups: str | None, chunks: int | None, *, framed: bool = True) -> Moments:
+    """Moments of a store: see `Store.moments`. The frames, which are large, are left out if not `framed`."""
+    basis = store.basis if framed else None
+    column = groups or ""
+    if column and column not in ("group", "label"):
+        raise BadInput(f"groups={groups!r} is not a column for moments. Type one of: 'group', 'label'")
+    with closing(sql.connect_to_read(store.path)) as rows:
+        if int(sql.facts_of(rows).get("epoch", 0)) != store.epoch:
+            raise StoreError(
+                f"{store.path} was changed since it was opened. Type: Store.open({str(store.path)!r}) again"
+            )
+        names = names_of(rows, column, [block.key for block in store.blocks])
+        for kept in read_kept(rows):
+            fits = kept.column == column and (chunks is None or chunks == kept.chunks)
+            covered = {*kept.covers} <= {block.key for block in store.blocks}
+            if not fits or not covered or {*kept.names} - {*names}:
+                continue
+            found = kept.load(store.path)
+            if found is None:
+                continue
+            found = renumbered(found, kept.names, names)
+            rest = [block for block in store.blocks if block.key not in kept.covers]
+            if rest:
+                found = found.merge(
+                    moments_of_blocks(rest, store.about, rows, column=column, chunks=kept.chunks, names=names)
+                )
+            return replace(found, basis=basis)
+        number = chunks or (1 if column else chunks_for(store.about))
+        found = moments_of_blocks(store.blocks, store.about, rows, column=column, chunks=number, names=names)
+        return replace(found, basis=basis)
+
+
+def names_of(rows: sqlite3.Connection, column: str, keys: Iterable[int] | None = None) -> tuple[str, ...]:
+    """The different values of a column among the images that are there, sorted."""
+    if not column:
+        return ()
+    found = rows.execute(f"""SELECT DISTINCT "{column}", block FROM images WHERE status = 'done'""").fetchall()
+    known = None if keys is None else {*keys}
+    return tuple(sorted({str(value) for value, block in found if known is None or block in known}))
+
+
+def renumbered(moments: Moments, old: Sequence[str], new: Sequence[str]) -> Moments:
+    """Moments whose groups were numbered by the old names, numbered by the new ones."""
+    if tuple(old) == tuple(new) or not old:
+        return moments
+    return replace(moments, groups=tuple(tuple(new).index(old[group]) for group in moments.groups))
+
+
+def _keys_and_codes(
+    block: Block, rows: sqlite3.Connection, column: str, names: Sequence[str]
+) -> tuple[Int64[torch.Tensor, " image"], Int64[torch.Tensor, " image"] | None]:
+    what = f'"{column}"' if column else "''"
+    found = rows.execute(
+        f"SELECT place, key, {what} FROM images WHERE block = ? ORDER BY place", (block.key,)
+    ).fetchall()
+    places = np.arange(block.count) if block.alive is None else block.alive
+    by_place = {place: (key, value) for place, key, value in found}
+    if missing := [place for place in places.tolist() if place not in by_place]:
+        raise StoreError(f"{block.folder} has no row for its image {missing[0]}. Type: clip-anatomy verify STORE")
+    chosen = [by_place[place] for place in places.tolist()]
+    keys = torch.tensor([key for key, _ in chosen], dtype=torch.int64)
+    if not column:
+        return keys, None
+    code = {name: at for at, name in enumerate(names)}
+    return keys, torch.tensor([code[str(value)] for _, value in chosen], dtype=torch.int64)

@@ -1,0 +1,249 @@
+"""The walk of one run: what is finished, what is committed, and what it says about itself on the way."""
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from clip_anatomy.data.picture import Decoded, Picture, Source, decode, stack
+from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.store import rows as sql
+from clip_anatomy.store.batch_size import Pace, in_parts
+from clip_anatomy.store.head_coordinates import Arrays, arrays_of
+from clip_anatomy.store.prefetch import ahead
+from clip_anatomy.store.walk_progress import Progress, Summary
+from clip_anatomy.store.writer import FULL, Writer
+
+__all__ = ["Walk"]
+
+COMMIT_BYTES = 64 * 2**20
+REPORT_SECONDS = 0.2
+MOST_AHEAD = 512  # decoded images that may wait
+
+
+Work = tuple[Picture, Decoded | Exception]
+
+
+@dataclass
+class Walk:
+    """One run: its counters, and what is finished but not committed yet."""
+
+    writer: Writer
+    clip: Clip
+    basis: HeadBasis
+    source: Source
+    stopped: threading.Event
+    report: Callable[[Progress], None] | None
+    commit_seconds: float
+    workers: int | None
+    entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    arrays: dict[str, list[np.ndarray]] = field(default_factory=dict[str, list[np.ndarray]])
+    flying: set[str] = field(default_factory=set[str])
+    errors: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    known: int = 0
+    done: int = 0
+    failed: int = 0
+    committed_at: float = 0.0
+    reported_at: float = 0.0
+    ticks: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+
+    def run(self, batch: int | None, *, prune: bool) -> Summary:
+        """Do the walk; see `index`."""
+        began = time.monotonic()
+        writer, source = self.writer, self.source
+        facts = sql.facts_of(writer.rows)
+        known = int(facts["batch"]) if batch is None and "batch" in facts else batch
+        self.pace = Pace.on(self.clip.device, known)
+        self.key = sql.source_key(writer.rows, source.spec)
+        self.last = writer.rows.execute("SELECT coalesce(max(key), 0) FROM images").fetchone()[0]
+        self.total = source.count()
+        source.check()
+        gone = 0
+        with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as seen:
+            seen.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+            try:
+                self._passes(seen if prune else None)
+            except BadInput:  # the source has gone: what is finished is kept, then it is said
+                self._commit()
+                raise
+            self._commit()
+            if not self.stopped.is_set():
+                self._say("moments", force=True)
+                gone = self._prune(seen) if prune else 0
+                writer.settle(end=True)
+        if self.stopped.is_set():
+            raise KeyboardInterrupt(
+                f"stopped after {self.done:,} images, all of them kept in {writer.folder}. To go on, type the same command again"
+            )
+        images = sum(len(block) for block in writer.blocks())
+        return Summary(
+            str(writer.folder), self.done, self.failed, self.known, gone, images, time.monotonic() - began, self.pace.found,
+            tuple(self.errors),
+        )  # fmt: skip
+
+    def _passes(self, seen: sqlite3.Connection | None) -> None:
+        self._pass(self._news(seen))
+        again = "SELECT count(*) FROM images WHERE status = 'error' AND source = ? AND key <= ?"
+        if not self.stopped.is_set() and self.writer.rows.execute(again, (self.key, self.last)).fetchone()[0]:
+            self._pass(self._failures())
+
+    # ---- which pictures
+
+    def _news(self, seen: sqlite3.Connection | None) -> Iterator[Picture]:
+        """Pictures that the store does not know; each id once."""
+        with closing(sql.connect_to_read(self.writer.folder)) as rows:
+            for picture in self.source:
+                if self.stopped.is_set():
+                    return
+                if seen is not None:
+                    seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (picture.id,))
+                # In this order: an id leaves `flying` only after its row is committed.
+                flying = picture.id in self.flying
+                found = rows.execute("SELECT status FROM images WHERE id = ?", (picture.id,)).fetchone()
+                if flying or (found is not None and found[0] != "gone"):
+                    self.known += 1
+                    continue
+                self.flying.add(picture.id)
+                yield picture
+
+    def _failures(self) -> Iterator[Picture]:
+        """Pictures that could not be used in an earlier run: they may have been repaired since."""
+        with closing(sql.connect_to_read(self.writer.folder)) as rows:
+            for picture in self.source:
+                if self.stopped.is_set():
+                    return
+                found = rows.execute("SELECT status, key FROM images WHERE id = ?", (picture.id,)).fetchone()
+                if (
+                    found is not None
+                    and found[0] == "error"
+                    and found[1] <= self.last
+                    and picture.id not in self.flying
+                ):
+                    self.flying.add(picture.id)
+                    self.known -= 1
+                    yield picture
+
+    def _prune(self, seen: sqlite3.Connection) -> int:
+        rows = self.writer.rows.execute("SELECT key, id FROM images WHERE source = ? AND status = 'done'", (self.key,))
+        keys = [key for key, id in rows if seen.execute("SELECT 1 FROM seen WHERE id = ?", (id,)).fetchone() is None]
+        return self.writer.remove(keys, "gone", "no longer in its source") if keys else 0
+
+    # ---- the walk
+
+    def _pass(self, pictures: Iterable[Picture]) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = self.workers or cores
+        ahead_of_model = self.pace.size if self.pace.found is not None else self.pace.sizes[-1]
+        window = max(2 * workers, min(2 * ahead_of_model, MOST_AHEAD))
+        on_cpu = self.clip.device.type == "cpu"
+        work: list[Work] = []
+        self.committed_at = time.monotonic()
+        with closing(
+            ahead(pictures, self._decode, workers=workers, window=window, gentle=on_cpu)
+        ) as stream:  # fmt: skip
+            for picture, found in stream:
+                work.append((picture, found))
+                # A batch is so many pictures of the source, good or bad: after a stop the same ones come together again.
+                if len(work) >= self.pace.size:
+                    self._batch(work)
+                    work = []
+                    if self.stopped.is_set():
+                        return
+        if work and not self.stopped.is_set():
+            self._batch(work)
+
+    def _decode(self, picture: Picture) -> Decoded:
+        return decode(picture, self.clip.preprocess)
+
+    def _batch(self, work: list[Work]) -> None:
+        good = [found for _, found in work if isinstance(found, Decoded)]
+        if len(good) < len(work):
+            self.source.check()  # a vanished folder is not a thousand bad images
+        arrays: list[Arrays] = []
+        if good:
+            began = time.monotonic()
+            arrays = in_parts(self._step, stack([found.pixels for found in good]), self._ran_out)
+            if len(good) == len(work) == self.pace.size:
+                self.pace.took(len(work), time.monotonic() - began)
+        finite = np.concatenate([part.finite for part in arrays]) if arrays else np.zeros(0, bool)
+        at = 0
+        for picture, found in work:
+            if isinstance(found, Decoded):
+                error = "" if finite[at] else "the model's output is not finite. Load it with dtype='float32'"
+                at += 1
+            else:
+                error = _said(found)
+            self.entries.append(self._entry(picture, found, error))
+            if error and len(self.errors) < 20:
+                self.errors.append((picture.id, error))
+            self.failed += bool(error)
+            self.done += not error
+        for part in arrays:
+            for name, array in part.living().items():
+                self.arrays.setdefault(name, []).append(array)
+        self._say("images")
+        size = sum(array.nbytes for pieces in self.arrays.values() for array in pieces)
+        late = time.monotonic() - self.committed_at >= self.commit_seconds
+        if late or size >= COMMIT_BYTES or len(self.entries) >= FULL:
+            self._commit()
+
+    def _step(self, pixels: Tensor) -> Arrays:
+        return arrays_of(self.clip, self.basis, self.writer.about, pixels)
+
+    def _ran_out(self, images: int) -> None:
+        self.pace.ran_out(images)
+
+    def _entry(self, picture: Picture, found: Decoded | Exception, error: str) -> dict[str, Any]:
+        known = found if isinstance(found, Decoded) else None
+        return {
+            "id": picture.id,
+            "source": self.key,
+            "path": picture.path,
+            "size": None if known is None else known.size,
+            "row": None if known is None else known.row,
+            "col": None if known is None else known.col,
+            "digest": None if known is None else known.digest,
+            "label": picture.label,
+            "group": picture.group,
+            "captions": json.dumps(list(picture.captions), ensure_ascii=False),
+            "meta": json.dumps(dict(picture.meta), ensure_ascii=False),
+            "status": "error" if error else "done",
+            "error": error,
+        }
+
+    def _commit(self) -> None:
+        if self.entries:
+            if self.pace.found is not None:
+                sql.set_fact(self.writer.rows, "batch", self.pace.found)
+            self.writer.commit(self.entries, self.arrays)
+            self.flying.difference_update([entry["id"] for entry in self.entries])
+            self.entries, self.arrays = [], {}
+            self.writer.settle(end=False)
+        self.committed_at = time.monotonic()
+
+    def _say(self, phase: str, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if self.report is None or (not force and now - self.reported_at < REPORT_SECONDS):
+            return
+        self.reported_at = now
+        handled = self.done + self.failed
+        self.ticks = [*self.ticks[-50:], (now, handled)]
+        (first, before) = self.ticks[0]
+        rate = (handled - before) / (now - first) if now > first else 0.0
+        self.report(Progress(self.done, self.failed, self.known, self.total, rate, phase))
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, BadImage):
+        return str(error)
+    return f"{type(error).__name__}: {error}. Type the same command again once it can be read"

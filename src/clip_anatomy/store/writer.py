@@ -1,0 +1,311 @@
+"""`Writer`: the only thing that changes a store. Arrays first, flushed to the disk; then one transaction that makes them count.
+
+files of a block ─▶ fsync ─▶ COMMIT (its row, its images' rows)      a kill in between leaves files that no row names;
+they are deleted when the next writer opens the store, and their images are done again.
+"""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_anatomy.errors import OutputError
+from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.store import rows as sql
+from clip_anatomy.store import stored_moments as tally
+from clip_anatomy.store.blocks import FOLDER, Block, folder_of, read_blocks
+from clip_anatomy.store.durable import flush, saving
+from clip_anatomy.store.lock import writing
+from clip_anatomy.store.manifest import BASIS, NAME, About, digest_of, save_basis
+from clip_anatomy.store.write_block import need_zarr, write_block
+
+__all__ = ["FULL", "Writer"]
+
+FULL = 16_384  # images of a block that is not merged any more
+OURS = frozenset({"lock", sql.NAME, f"{sql.NAME}-journal", FOLDER, tally.FOLDER, BASIS, NAME})
+
+
+class Writer:
+    """A store opened to write, by this process alone."""
+
+    def __init__(self, folder: Path, about: About, rows: sqlite3.Connection) -> None:
+        """Use `Writer.open`."""
+        self.folder = folder
+        self.about = about
+        self.rows = rows
+
+    @staticmethod
+    @contextmanager
+    def open(folder: Path, about: About | None = None, basis: HeadBasis | None = None) -> "Generator[Writer]":
+        """Open a store to write, and make it if it is not there.
+
+        Args:
+            folder: where.
+            about: what a new store is to be, or what an old one must be; None to take an old one as it is.
+            basis: the frames that a new store gets.
+
+        Raises:
+            StoreError: in use, of another model, made in another way; or the folder holds something else.
+            OutputError: it cannot be written.
+        """
+        need_zarr()
+        if not (folder / NAME).exists():
+            if about is None or basis is None:
+                About.load(folder)  # says what is missing
+            _refuse_foreign(folder)
+        with saving(folder):
+            (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            if not (folder / NAME).exists():
+                assert about is not None
+                assert basis is not None
+                _make(folder, basis, about)
+            found = About.load(folder)
+            if about is not None:
+                found.refuse_unlike(about, folder)
+            rows = sql.connect(folder)
+            try:
+                writer = Writer(folder, found, rows)
+                writer._sweep()
+                yield writer
+            finally:
+                rows.close()
+
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks, as they are now."""
+        return read_blocks(self.rows, self.folder, self.about)
+
+    def commit(self, entries: Sequence[Mapping[str, Any]], arrays: Mapping[str, list[np.ndarray]]) -> None:
+        """Keep some images, all of them or none.
+
+        Args:
+            entries: their rows; those with status "done" have their arrays, in the same order.
+            arrays: name → pieces: "heads" [layer, head, image, d], "mlps" [layer, image, embed], "embedding" [image, embed],
+                "norm" [image].
+        """
+        count = sum(len(piece) for piece in arrays.get("norm", []))
+
+        def read(name: str, at: int) -> np.ndarray:
+            if name in ("embedding", "norm"):
+                return np.concatenate(arrays[name])
+            return np.concatenate([piece[at] for piece in arrays[name]], axis=-2)
+
+        with self._transaction():
+            turn = self.rows.execute("SELECT coalesce(max(turn), 0) + 1 FROM blocks").fetchone()[0]
+            key = self._write(turn, count, read) if count else None
+            place = 0
+            for entry in entries:
+                done = entry["status"] == "done"
+                sql.write_row(self.rows, {**entry, "block": key if done else None, "place": place if done else None})
+                place += done
+
+    def settle(self, *, end: bool) -> None:
+        """Bring the kept moments up to date, and merge small blocks at the tail into one.
+
+        Args:
+            end: merge whatever there is; otherwise only once it fills a block.
+        """
+        blocks = self.blocks()
+        tail: list[Block] = []
+        for block in reversed(blocks):
+            if block.count >= FULL:
+                break
+            tail.insert(0, block)
+        full = sum(len(block) for block in tail) >= FULL
+        if not end and not full:
+            return
+        self._keep_moments(blocks)
+        if len(tail) > 1:
+            self.merge(tail)
+
+    def merge(self, parts: Sequence[Block]) -> None:
+        """Write neighbouring blocks as one, without the images that were removed."""
+        count = sum(len(part) for part in parts)
+
+        def read(name: str, at: int) -> np.ndarray:
+            if name in ("embedding", "norm"):
+                return np.concatenate([part.embedding() if name == "embedding" else part.norm() for part in parts])
+            return np.concatenate([part.heads(at) if name == "heads" else part.mlps(at) for part in parts], axis=-2)
+
+        with self._transaction():
+            turn = self.rows.execute("SELECT turn FROM blocks WHERE key = ?", (parts[0].key,)).fetchone()[0]
+            key = self._write(turn, count, read) if count else None
+            start = 0
+            for part in parts:
+                moved = "UPDATE images SET block = ?, place = ? WHERE block = ? AND place = ?"
+                if part.alive is None:
+                    move = "UPDATE images SET block = ?, place = place + ? WHERE block = ?"
+                    self.rows.execute(move, (key, start, part.key))
+                else:
+                    places = part.alive.tolist()
+                    self.rows.executemany(moved, [(key, start + to, part.key, at) for to, at in enumerate(places)])
+                start += len(part)
+            keys = [part.key for part in parts]
+            self.rows.executemany("DELETE FROM blocks WHERE key = ?", [(key,) for key in keys])
+            self.rows.executemany("DELETE FROM holes WHERE block = ?", [(key,) for key in keys])
+            for kept in tally.read_kept(self.rows):
+                covered = {*keys} <= {*kept.covers}
+                rest = tuple(known for known in kept.covers if known not in keys)
+                if not covered and len(rest) < len(
+                    kept.covers
+                ):  # it covers a part of the new block only: take it again
+                    self.rows.execute("DELETE FROM kept WHERE name = ?", (kept.name,))
+                elif covered:
+                    covers = (*rest, key) if key is not None else rest
+                    tally.write_kept(self.rows, replace(kept, covers=covers))
+            self._turn_epoch()
+        self._sweep()
+
+    def remove(self, keys: Sequence[int], status: str, why: str) -> int:
+        """Take images out: their rows stay as tombstones, moments and everything that is read no longer hold them.
+
+        Args:
+            keys: keys of their rows.
+            status: "removed" (stays out) or "gone" (comes back when the source has it again).
+            why: written into the row.
+
+        Returns:
+            How many were there.
+        """
+        chosen = "key IN (SELECT value FROM json_each(?))"
+        text = f"SELECT key, block, place FROM images WHERE status = 'done' AND {chosen} ORDER BY block, place"
+        found = self.rows.execute(text, (json.dumps([*keys]),)).fetchall()
+        if not found:
+            return 0
+        out: dict[int, list[int]] = {}
+        for _, block, place in found:
+            out.setdefault(block, []).append(place)
+        blocks = {block.key: block for block in self.blocks()}
+        leaving = [
+            Block(blocks[key].folder, self.about, blocks[key].count, key, np.array(places))
+            for key, places in out.items()
+        ]
+        kept: list[tally.Kept] = []
+        with saving(self.folder):
+            for old in tally.read_kept(self.rows):
+                covered = [block for block in leaving if block.key in old.covers]
+                moments = old.load(self.folder)
+                if moments is None or not covered:
+                    continue
+                same: dict[str, Any] = {"column": old.column, "chunks": old.chunks, "names": old.names}
+                minus = tally.moments_of_blocks(covered, self.about, self.rows, **same)
+                kept.append(tally.save(moments.without(minus), self.folder, covers=old.covers, **same))
+        with self._transaction():
+            self.rows.executemany(
+                "INSERT INTO holes VALUES (?, ?)", [(b, p) for b, places in out.items() for p in places]
+            )
+            for key, *_ in found:
+                self._entomb(key, status, why)
+            for new in kept:
+                tally.write_kept(self.rows, new)
+            self._turn_epoch()
+        self._sweep()
+        return len(found)
+
+    # ---- within
+
+    def _entomb(self, key: int, status: str, why: str) -> None:
+        self.rows.row_factory = sqlite3.Row
+        row = dict(self.rows.execute("SELECT * FROM images WHERE key = ?", (key,)).fetchone())
+        self.rows.row_factory = None
+        sql.write_row(self.rows, {**row, "status": status, "error": why, "block": None, "place": None})
+
+    def _keep_moments(self, blocks: Sequence[Block]) -> None:
+        known = {(kept.column, kept.chunks): kept for kept in tally.read_kept(self.rows)}
+        for column, chunks in tally.wanted(self.rows, self.about):
+            old = known.get((column, chunks))
+            names = tally.names_of(self.rows, column)
+            if old is not None and {block.key for block in blocks} == {*old.covers} and old.names == names:
+                continue
+            moments = None if old is None or {*old.names} - {*names} else old.load(self.folder)
+            covers = () if moments is None or old is None else old.covers
+            rest = [block for block in blocks if block.key not in covers]
+            with saving(self.folder):
+                same: dict[str, Any] = {"column": column, "chunks": chunks, "names": names}
+                more = tally.moments_of_blocks(rest, self.about, self.rows, **same)
+                if moments is not None and old is not None:
+                    more = tally.renumbered(moments, old.names, names).merge(more)
+                new = tally.save(more, self.folder, covers=[block.key for block in blocks], **same)
+            with self._transaction():
+                tally.write_kept(self.rows, new)
+        self._sweep()
+
+    def _write(self, turn: int, count: int, read: Callable[[str, int], np.ndarray]) -> int:
+        """Write a block's files, flush them, and enter them; inside the caller's transaction."""
+        insert = "INSERT INTO blocks (turn, count, files) VALUES (?, ?, '{}')"
+        key = self.rows.execute(insert, (turn, count)).lastrowid
+        assert key is not None
+        folder = folder_of(self.folder, key)
+        if folder.exists():
+            shutil.rmtree(folder)
+        try:
+            write_block(folder, self.about, count, read)
+            files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+            told = {name: [path.stat().st_size, digest_of(path)] for name, path in files.items()}
+            flush([*files.values(), *(p for p in folder.rglob("*") if p.is_dir()), folder, folder.parent])
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self.rows.execute("UPDATE blocks SET files = ? WHERE key = ?", (json.dumps(told), key))
+        return key
+
+    @contextmanager
+    def _transaction(self) -> Generator[None]:
+        with saving(self.folder):
+            self.rows.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.rows.execute("COMMIT")
+            except BaseException:
+                if self.rows.in_transaction:
+                    self.rows.execute("ROLLBACK")
+                raise
+
+    def _turn_epoch(self) -> None:
+        sql.set_fact(self.rows, "epoch", int(sql.facts_of(self.rows).get("epoch", 0)) + 1)
+
+    def _sweep(self) -> None:
+        """Delete files that no committed row names: what a killed writer, or a merge, left behind."""
+        named = {folder_of(self.folder, key).name for (key,) in self.rows.execute("SELECT key FROM blocks")}
+        for path in (self.folder / FOLDER).iterdir():
+            if path.name not in named:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if _is_part(path):
+                path.unlink(missing_ok=True)
+        kept = {file for (file,) in self.rows.execute("SELECT file FROM kept")}
+        if (self.folder / tally.FOLDER).is_dir():
+            for path in (self.folder / tally.FOLDER).iterdir():
+                if path.name not in kept:
+                    path.unlink(missing_ok=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.is_file():
+        raise OutputError(f"{folder} is a file. Type the path of a new folder")
+    if folder.is_dir() and (others := [p.name for p in folder.iterdir() if p.name not in OURS and not _is_part(p)]):
+        raise OutputError(f"{folder} is no store and not empty (it holds {others[0]!r}). Type the path of a new folder")
+
+
+def _is_part(path: Path) -> bool:
+    """A file that was being written when its writer was killed."""
+    return path.name.startswith((f".{BASIS}", f".{NAME}")) and path.name.endswith(".part")
+
+
+def _make(folder: Path, basis: HeadBasis, about: About) -> None:
+    rows = sql.connect(folder)
+    try:
+        with saving(folder):
+            save_basis(basis, folder)
+            sql.set_fact(rows, BASIS, digest_of(folder / BASIS))
+            sql.set_fact(rows, NAME, about.text_digest)
+            about.save(folder)  # last: a folder with it is a whole store
+            flush([folder])
+    finally:
+        rows.close()

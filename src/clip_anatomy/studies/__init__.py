@@ -1,0 +1,1 @@
+"""Ablation sweeps, probes, spurious cues and their repair, Waterbirds."""

@@ -1,0 +1,199 @@
+"""Parts of a store one at a time, and the answers of its images with some parts at their mean.
+
+Nothing is run again (direct effects only): a part's contribution x, minus its mean, is taken off the embedding; along the cue only
+(x − mean) FᵀF is, with an orthonormal basis F of what tells the cue's texts apart.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from clip_anatomy.edits.selection import Selection
+from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.split.means import Means
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.cue_scores import Board
+from clip_anatomy.studies.repair_plan import Plan
+
+__all__ = [
+    "Part",
+    "Silence",
+    "answers",
+    "board_of",
+    "contributions",
+    "means_of",
+    "parts_of",
+    "selection_of",
+    "selects",
+    "silence_of",
+    "texts_in",
+]
+
+BYTES = 1_500_000_000  # of changed answers held at a time
+ALONG = " along cue"
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """A head, or (head −1) the MLP of a layer."""
+
+    layer: int
+    head: int = -1
+
+    @property
+    def name(self) -> str:
+        """As it is typed."""
+        return f"{self.layer}.{self.head}" if self.head >= 0 else f"mlp={self.layer}"
+
+
+@dataclass(frozen=True)
+class Silence:
+    """What is silenced: parts, whole, or (heads only) what they write along the cue's texts.
+
+    Attributes:
+        selection: the parts.
+        along: only along the cue's texts.
+    """
+
+    selection: Selection
+    along: bool = False
+
+    @property
+    def told(self) -> str:
+        """As it is typed: "2.0,7.3 along cue"."""
+        return self.selection.spec + (ALONG if self.along and self.selection else "")
+
+
+def parts_of(store: Store) -> tuple[Part, ...]:
+    """The parts that a store holds: its heads, and its MLPs where they were kept."""
+    about = store.about
+    heads = [Part(layer, head) for layer in about.layers for head in range(about.heads)]
+    return (*heads, *(Part(layer) for layer in about.layers if "mlps" in about.keep))
+
+
+def selection_of(parts: Sequence[Part]) -> Selection:
+    """The same parts as a selection."""
+    return Selection(
+        tuple((part.layer, part.head) for part in parts if part.head >= 0),
+        mlps=tuple(part.layer for part in parts if part.head < 0),
+    )
+
+
+def silence_of(what: Silence | Selection) -> Silence:
+    """Parts as they are given: a selection alone is silenced whole."""
+    return what if isinstance(what, Silence) else Silence(what)
+
+
+def selects(store: Store, what: Silence | Selection) -> tuple[Part, ...]:
+    """The parts of a selection, if the store holds them.
+
+    Raises:
+        StoreError: MLPs that were not kept.
+        BadSpec: heads that do not exist, parts that no store holds, or that cannot be silenced along a cue.
+    """
+    silence = silence_of(what)
+    selection = silence.selection
+    selection.checked(store.about.layers, store.about.heads)
+    if selection.class_to_class or selection.start or selection.tokens:
+        raise BadSpec(
+            f"{selection.told}: a repair silences heads and MLPs, as a store holds them. Type --select 7.0,7.3+mlp=2"
+        )
+    if selection.mlps and "mlps" not in store.about.keep:
+        raise StoreError(
+            f"{store.path} holds no MLPs, so that {selection.told} cannot be silenced. Make a store with them: clip-anatomy index SOURCE "
+            "NEW-STORE --keep heads,mlps"
+        )
+    if silence.along and selection.mlps:
+        raise BadSpec(
+            f"{silence.told}: only heads can be silenced along a cue, MLPs are silenced whole. Type {selection.spec}"
+        )
+    return (*(Part(*pair) for pair in selection.heads), *(Part(layer) for layer in selection.mlps))
+
+
+def contributions(
+    store: Store, part: Part, rows: np.ndarray
+) -> tuple[Float[Tensor, "image d"], Float64[Tensor, "d embed"] | None]:
+    """What a part wrote for some images, in its own coordinates, and their frame (None: the joint space itself)."""
+    if part.head < 0:
+        return store.mlps(part.layer, rows).float(), None
+    frame = store.basis.rows[store.layer_at(part.layer), part.head]
+    return store.heads(part.layer, part.head, rows).float(), frame
+
+
+def texts_in(frame: Float64[Tensor, "d embed"] | None, texts: Float[Tensor, "text embed"]) -> Float[Tensor, "text d"]:
+    """Texts in a part's coordinates."""
+    return texts if frame is None else (texts.double() @ frame.T).float()
+
+
+def board_of(
+    store: Store,
+    plan: Plan,
+    rows: np.ndarray,
+    parts: Sequence[Part],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    along: bool = False,
+) -> Board:
+    """Answers of some images, and how each part would change them if it were replaced by its mean over these images.
+
+    Args:
+        store: the store.
+        plan: what is asked.
+        rows: which images; nothing else is read.
+        parts: which parts.
+        progress: called with (parts done, parts in all).
+        along: replace only what each writes along the cue's texts.
+
+    Raises:
+        BadInput: scores that are not finite, no label, more than fits into memory.
+    """
+    labels = plan.labels(store, rows)
+    texts, read = plan.texts, plan.along_cue if along else plan.texts
+    if (needed := 4 * len(parts) * len(rows) * len(texts)) > BYTES:
+        raise BadInput(
+            f"{len(parts)} parts × {len(rows):,} images × {len(texts):,} class texts would take {needed / 1e9:.0f} GB. Leave --also away, "
+            "or type fewer --images"
+        )
+    deltas = torch.empty(len(parts), len(rows), len(texts))
+    for at, part in enumerate(parts):
+        x, frame = contributions(store, part, rows)
+        deltas[at] = (x.double().mean(0).float() - x) @ texts_in(frame, read).T
+        progress(at + 1, len(parts))
+    base = store.embeddings(rows, unit=True) @ texts.T
+    return Board(base, deltas, plan.ends, labels, plan.groups(store, rows, labels[0]), plan.names, plan.cue_question)
+
+
+def means_of(store: Store, rows: np.ndarray, parts: Sequence[Part]) -> Means:
+    """Mean contributions of some parts over some images, in the joint space; zero for all other parts."""
+    about = store.about
+    heads = torch.zeros(about.depth, about.heads, about.embed, dtype=torch.float64)
+    mlps = torch.zeros(about.depth, about.embed, dtype=torch.float64)
+    for part in parts:
+        x, frame = contributions(store, part, rows)
+        mean = x.double().mean(0)
+        if part.head < 0:
+            mlps[part.layer] = mean
+        elif frame is not None:
+            heads[part.layer, part.head] = mean @ frame
+    start = torch.zeros(about.embed, dtype=torch.float64)
+    return Means(len(rows), heads, mlps, start, None, about.digest, about.convention)
+
+
+def answers(
+    store: Store, plan: Plan, rows: np.ndarray, parts: Sequence[Part], means: Means, *, along: bool = False
+) -> Float[Tensor, "image text"]:
+    """Cosines of some images with the texts of all questions, with some parts at the given means, all or along the cue only.
+
+    Parts of the cosine of the unedited embedding: its length is not taken anew, which changes no answer.
+    """
+    found = store.embeddings(rows, unit=True) @ plan.texts.T
+    texts = plan.along_cue if along else plan.texts
+    for part in parts:
+        x, frame = contributions(store, part, rows)
+        mean = means.mlps[part.layer] if part.head < 0 else means.heads[part.layer, part.head]
+        found = found + (mean.float() @ texts.T) - x @ texts_in(frame, texts).T
+    return found

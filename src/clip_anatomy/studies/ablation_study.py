@@ -1,0 +1,284 @@
+"""Studies of a store, one line each: which layers, heads, MLPs and tokens an answer hangs on. No image is read, but for tokens."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.edits.selection import Selection
+from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import load
+from clip_anatomy.loading.text_cache import embed_texts
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.naming.build_atlas import pool_of
+from clip_anatomy.naming.textspan import textspan
+from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.search.store_atlas import atlas_of
+from clip_anatomy.split.means import Means
+from clip_anatomy.split.moments import Moments
+from clip_anatomy.store.manifest import About
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.baseline import instead_of, refuse_missing
+from clip_anatomy.studies.stored_predictions import predictions
+from clip_anatomy.studies.study_result import Study, effects_of
+from clip_anatomy.studies.token_parts import extra_of
+from clip_anatomy.studies.zero_shot_task import Task, task_of
+
+__all__ = ["STUDIES", "study"]
+
+Sets = list[tuple[str, Selection]]
+Report = Callable[[str, int, int], None]
+SELECTED = "selected"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A study that has a name.
+
+    Attributes:
+        title: what is replaced.
+        answers: the question that it answers, for help texts.
+        sets: model → the sets of parts, in words and as selections.
+    """
+
+    title: str
+    answers: str
+    sets: Callable[[About], Sets]
+
+
+def _layers(about: About) -> Sets:
+    def told(layer: int) -> str:
+        return "heads of layer 0" if not layer else f"heads of layers 0-{layer}"
+
+    return [(told(layer), Selection.every(layer + 1, about.heads)) for layer in range(about.depth)]
+
+
+def _last(about: About) -> Sets:
+    def told(k: int) -> str:
+        kept = f" (the last {k} keep theirs)" if k > 1 else " (the last one keeps its own)" if k else ""
+        return _layers(about)[about.depth - k - 1][0] + kept
+
+    return [(told(k), Selection.every(about.depth - k, about.heads)) for k in range(about.depth - 1, -1, -1)]
+
+
+def _heads(about: About) -> Sets:
+    every = [(layer, head) for layer in about.layers for head in range(about.heads)]
+    return [(f"head {layer}.{head}", Selection(((layer, head),))) for layer, head in every]
+
+
+def _mlps(about: About) -> Sets:
+    every = tuple(range(about.depth))
+    start = "the start" if about.convention == "even" else "the start, with the biases"
+    together = [("all MLPs", Selection(mlps=every)), (f"all MLPs and {start}", Selection(mlps=every, start=True))]
+    return together + [(f"MLP {layer}", Selection(mlps=(layer,))) for layer in every]
+
+
+def _own(about: About) -> Sets:
+    every = tuple(range(about.depth))
+    return [("class-to-class attention, all layers", Selection(class_to_class=every))] + [
+        (f"class-to-class attention {layer}", Selection(class_to_class=(layer,))) for layer in every
+    ]
+
+
+STUDIES = {
+    "layers": Kind(
+        "Layers, from the first up", "from which layer on do heads matter (Figure 2 of the paper)?", _layers
+    ),
+    "last": Kind("Only the last layers keep their heads", "how many of the last layers are enough?", _last),
+    "heads": Kind("One head at a time", "which single heads matter?", _heads),
+    "mlps": Kind("MLPs", "do the MLPs matter?", _mlps),
+    "class-to-class": Kind("Class-to-class attention", "does what the class token reads from itself matter?", _own),
+}
+"""Name → study."""
+
+
+def study(
+    store: "Store | str | Path",
+    name: str = "layers",
+    *,
+    select: Sequence["Selection | str"] = (),
+    clip: "Clip | Callable[[], Clip] | None" = None,
+    task: Task | None = None,
+    label: str | None = None,
+    classes: Sequence[str] | str | None = None,
+    group: str | None = None,
+    templates: Sequence[str] | str | None = None,
+    texts: Float[Tensor, "text embed"] | None = None,
+    by: str = "mean",
+    over: "Store | Moments | Means | None" = None,
+    other: "int | str | None" = None,
+    span: Span | None = None,
+    pool: "str | Path | None" = None,
+    texts_per_head: int = 20,
+    atlas: "Atlas | str | Path | None" = None,
+    report: Report = lambda what, done, total: None,
+) -> Study:
+    """Replace parts of every image of a store and see which answers change (direct effects; Gandelsman et al. 2024, §3.2).
+
+    Args:
+        store: a store, or its folder.
+        name: "layers" (all heads up to a layer: Figure 2 of the paper), "last" (all but those of the last k layers), "heads" (each
+            alone), "mlps", "class-to-class", or "selected".
+        select: sets of your own in place of a named study: "role=background", "9.3,10.1+mlp=4", `Selection`s.
+        clip: the store's model, or what opens it; loaded by its name when needed.
+        task: what is asked; by default made of the next five.
+        label: column of the right answers.
+        classes: names of the classes, or a file of them.
+        group: column of the groups.
+        templates: prompts of the classes; "imagenet" for the 80 of CLIP's recipe.
+        texts: class embeddings, in the order of `classes`.
+        by: "mean", "zero", "texts" (heads only: their TextSpan reconstruction) or "swap" (what another image has there).
+        over: for "mean": another store of the model, `Moments` or `Means`.
+        other: for "swap": the other image's id, or its place.
+        span: for "texts"; by default found on the store's moments with `pool` and `texts_per_head`.
+        pool: texts for it, as in `atlas`.
+        texts_per_head: how many of them.
+        atlas: names of the heads, for "role=" and "words="; by default the one kept in the store, or a quick one.
+        report: called with what is being done, how much is done, and how much there is.
+
+    Returns:
+        Study: `print(study.table())`, `study.to_dict()`.
+
+    Raises:
+        BadSpec: an unknown study, way to replace, or part.
+        BadInput: labels that match no class, one class only, empty groups, numbers that are not finite.
+        StoreError: layers or MLPs that the store does not hold, pictures that are gone (class-to-class, tokens).
+
+    Example:
+        >>> import tempfile
+        >>> import clip_anatomy as ca
+        >>> clip = ca.load("demo")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = ca.index(clip, "world:40:test", folder + "/store")
+        ...     found = study(folder + "/store", "layers", clip=clip)
+        >>> len(found.effects) == clip.image_tower.layers
+        True
+    """
+    opened = store if isinstance(store, Store) else Store.open(store)
+    begun = time.perf_counter()
+    waited = 0.0
+
+    def model() -> Clip:
+        nonlocal waited, clip
+        if not isinstance(clip, Clip):
+            since = time.perf_counter()
+            clip = load(opened.about.model) if clip is None else clip()
+            waited += time.perf_counter() - since
+        opened.about.refuse_other(clip.name, clip.digest, opened.path)
+        return clip
+
+    if select and name in STUDIES and name != "layers":
+        raise BadSpec(f"the study {name!r} has its own sets. Type --study {name} or --select SPEC, not both")
+    kind, title, sets = _sets(opened, model, name, select, atlas=atlas, report=report)
+    union = Selection()
+    for _, one in sets:
+        union |= one
+    _refuse(opened, kind, union)
+    asked = task or task_of(opened, model, label=label, classes=classes, group=group, templates=templates, texts=texts)
+    if by == "texts" and span is None:
+        span = _span(opened, model(), pool, texts_per_head, report)
+    extra = extra_of(opened, model, union, lambda done, total: report("reading the pictures again", done, total))
+    put = instead_of(opened, union, by, over=over, other=_place(opened, other), span=span, extra=extra)
+    sets = [("nothing", Selection()), *sets]
+    picks = predictions(
+        opened,
+        asked.texts,
+        [one for _, one in sets],
+        put,
+        rows=asked.rows,
+        extra=extra,
+        report=lambda done, total: report("answering", done, total),
+    )
+    found = effects_of(picks, asked, sets)
+    counts = [] if asked.groups is None else torch.bincount(asked.groups[asked.groups >= 0]).tolist()
+    about = opened.about
+    notes = list(asked.notes)
+    if union.start and about.convention == "own":
+        notes.append("a store keeps no biases apart: they are replaced together with the start of the stream")
+    return Study(
+        kind,
+        title,
+        by,
+        put.told,
+        about.model,
+        about.digest,
+        str(opened.path),
+        len(asked.rows),
+        asked.column,
+        asked.classes,
+        asked.group_column,
+        tuple(zip(asked.group_names, counts, strict=True)),
+        found[0],
+        found[1:],
+        tuple(notes),
+        time.perf_counter() - begun - waited,
+    )
+
+
+def _sets(
+    store: Store,
+    clip: Callable[[], Clip],
+    name: str,
+    select: Sequence[Selection | str],
+    *,
+    atlas: Atlas | str | Path | None,
+    report: Report,
+) -> tuple[str, str, Sets]:
+    """Name, title and sets of a study."""
+    about = store.about
+    if not select:
+        if name not in STUDIES:
+            hint = "it needs parts: type --select SPEC" if name == SELECTED else f"Type one of: {', '.join(STUDIES)}"
+            raise BadSpec(f"the study {name!r} is not known. {hint}" if name != SELECTED else f"{name!r}: {hint}")
+        return name, STUDIES[name].title, STUDIES[name].sets(about)
+    named: Atlas | None = None
+    sets: Sets = []
+    for spec in select:
+        if isinstance(spec, Selection):
+            sets.append((spec.told, spec))
+            continue
+        if ("role=" in spec or "words=" in spec) and named is None:
+            named = atlas_of(store, clip, atlas, report)
+        whole = Selection.parse(spec, about.depth, about.heads, named)
+        many = "heads" if len(whole) == len(whole.heads) else "parts"
+        more = f" ({whole.told})" if len(whole) <= 4 else f" ({len(whole)} {many})"
+        sets.append((spec + (more if "=" in spec else ""), whole))
+    return SELECTED, "Selected parts", sets
+
+
+def _refuse(store: Store, kind: str, union: Selection) -> None:
+    try:
+        refuse_missing(store, union)
+    except StoreError as error:
+        other = " Or type --study heads, which takes those that it holds" if kind in ("layers", "last") else ""
+        raise StoreError(f"{error}.{other}" if other else str(error)) from None
+
+
+def _place(store: Store, other: int | str | None) -> int | None:
+    """Place of an image that is given by its id or its place."""
+    if other is None or isinstance(other, int):
+        if other is not None and not 0 <= other < len(store):
+            raise BadInput(
+                f"image {other}: {store.path} holds images 0 to {len(store) - 1}. Type one of these, or an id"
+            )
+        return other
+    found = store.rows("id = ?", [other])
+    if not found:
+        raise BadInput(
+            f"there is no image {other!r} in {store.path}. Type one of its ids, for example {store.column('id')[0]!r}"
+        )
+    return found[0].index
+
+
+def _span(store: Store, clip: Clip, pool: str | Path | None, texts_per_head: int, report: Report) -> Span:
+    texts, _ = pool_of(pool, clip)
+    found = embed_texts(clip, texts.texts, progress=lambda done, total: report("embedding texts", done, total))
+    unit = torch.nn.functional.normalize(found, dim=-1)
+    return textspan(
+        store.moments(), unit, texts_per_head, progress=lambda done, total: report("picking texts", done, total)
+    )

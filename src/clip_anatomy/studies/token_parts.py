@@ -1,0 +1,173 @@
+"""What heads read from some tokens of every image of a store (the class token: class-to-class attention), which no store holds.
+
+The pictures are read again, once; what is found is kept beside the store, so that the next study reads none.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.data.open_source import picture_of
+from clip_anatomy.edits.ablate import token_parts
+from clip_anatomy.edits.selection import Selection
+from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
+from clip_anatomy.loading.clip import BATCH, Clip
+from clip_anatomy.split.parts import decompose
+from clip_anatomy.split.tokens import token_count
+from clip_anatomy.store.rows import Row
+from clip_anatomy.store.store import Store
+
+__all__ = ["TokenParts", "extra_of", "token_parts_of"]
+
+FOLDER = "tokens"
+SAME = 0.99  # cosine of a picture's embedding with the stored one: another decoder, or a few pixels, cost less
+TOLD = 3
+PIECE = 1024
+
+
+@dataclass(frozen=True)
+class TokenParts:
+    """Contributions of all heads from some tokens, divided by ‖embedding‖, summed over the heads of a layer.
+
+    Attributes:
+        tokens: which; 0 is the class token.
+        layers: of the layer axis: all of the model.
+        values: the numbers, mapped from a file.
+    """
+
+    tokens: tuple[int, ...]
+    layers: tuple[int, ...]
+    values: Float[np.ndarray, "image layer embed"] = field(repr=False)
+
+    def layer(self, layer: int, rows: np.ndarray) -> Float[Tensor, "image embed"]:
+        """One layer, of some images."""
+        return torch.from_numpy(self.values[rows, self.layers.index(layer)].astype(np.float32))
+
+    def all(self, rows: np.ndarray) -> Float[Tensor, "image embed"]:
+        """All layers together."""
+        return torch.from_numpy(self.values[rows].astype(np.float32).sum(1))
+
+
+def extra_of(
+    store: Store,
+    clip: Callable[[], Clip],
+    selection: Selection,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[tuple[int, ...], TokenParts]:
+    """What a selection needs of tokens, by tokens; empty where it needs none."""
+    wanted = {selection.tokens} if selection.tokens else set[tuple[int, ...]]()
+    wanted |= {(0,)} if selection.class_to_class else set()
+
+    def model() -> Clip:
+        opened = clip()
+        if selection.class_to_class and opened.vision.pool == "mean":
+            raise BadSpec(
+                "this model averages its patches: no class token reads from itself. Type --study heads, layers or mlps instead"
+            )
+        return opened
+
+    return {tokens: token_parts_of(store, model, tokens, report) for tokens in sorted(wanted)}
+
+
+def token_parts_of(
+    store: Store,
+    clip: Callable[[], Clip],
+    tokens: tuple[int, ...] = (0,),
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> TokenParts:
+    """What all heads read from some tokens of every image: kept beside the store, or taken from the pictures now.
+
+    Args:
+        store: the store.
+        clip: opens its model, called only if pictures must be read.
+        tokens: source tokens; 0 is the class token.
+        report: called with (images done, images in all).
+
+    Raises:
+        StoreError: a picture is not there any more, or is another one now.
+        BadSpec: tokens that do not exist.
+    """
+    about = store.about
+    layers = tuple(range(about.depth))
+    place = store.path / FOLDER / f"{_name(store, tokens)}.npy"
+    shape = (len(store), about.depth, about.embed)
+    try:
+        kept = np.load(place, mmap_mode="r", allow_pickle=False)
+        if kept.shape == shape and kept.dtype == np.float16:
+            return TokenParts(tokens, layers, kept)
+    except (OSError, ValueError):
+        pass  # not there yet, or damaged: taken again
+    opened = clip()
+    about.refuse_other(opened.name, opened.digest, store.path)
+    values, part = _room(place, shape)
+    try:
+        for at, rows in _batches(store):
+            values[at : at + len(rows)] = _read(store, opened, rows, tokens)
+            report(at + len(rows), len(store))
+        if part is not None and isinstance(values, np.memmap):
+            values.flush()
+            part.replace(place)
+            for old in place.parent.glob("*.npy"):  # of the store as it was before
+                if not old.name.startswith(place.name.split("-")[0]):
+                    old.unlink(missing_ok=True)
+            values = np.load(place, mmap_mode="r", allow_pickle=False)
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+    return TokenParts(tokens, layers, values)
+
+
+def _name(store: Store, tokens: tuple[int, ...]) -> str:
+    blocks = [(block.key, len(block)) for block in store.blocks]
+    state = json.dumps([store.epoch, blocks, store.about.convention, store.about.digest])
+    return "-".join(hashlib.blake2b(told.encode(), digest_size=8).hexdigest() for told in (state, json.dumps(tokens)))
+
+
+def _room(place: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, Path | None]:
+    """A file to fill, moved into its place at the end; memory where the store may only be read."""
+    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        place.parent.mkdir(exist_ok=True)
+        return np.lib.format.open_memmap(part, "w+", np.float16, shape), part
+    except OSError:
+        part.unlink(missing_ok=True)
+        return np.zeros(shape, np.float16), None
+
+
+def _batches(store: Store) -> Iterator[tuple[int, list[Row]]]:
+    rows = store.rows()
+    for first in range(0, len(rows), BATCH):
+        yield first, rows[first : first + BATCH]
+
+
+def _read(store: Store, clip: Clip, rows: list[Row], tokens: tuple[int, ...]) -> np.ndarray:
+    why = "class-to-class attention and tokens are not in a store, so the pictures are read again"
+    try:
+        pixels = torch.cat([clip.pixels(picture_of(row.source, row.path, row.id)) for row in rows])
+    except (ClipAnatomyError, OSError, LookupError) as error:
+        raise StoreError(f"{why}, but: {error}. Put the pictures back, or leave these parts away") from error
+    there = token_count(clip.vision, pixels)
+    if wrong := [token for token in tokens if token >= there]:
+        raise BadSpec(
+            f"token {wrong[0]} does not exist: images have {there}. Type token=0-{there - 1} (0 is the class token)"
+        )
+    parts = decompose(clip, pixels, "even" if store.about.convention == "even" else "own")
+    length = parts.embedding.norm(dim=-1)
+    stored = store.embeddings(np.array([row.index for row in rows]), unit=True)
+    near = ((parts.embedding.cpu() / length.cpu()[:, None]) * stored).sum(1)
+    if bool((near < SAME).any()):
+        changed = [row.id for row, cosine in zip(rows, near.tolist(), strict=True) if not cosine >= SAME]
+        raise StoreError(
+            f"{why}, but {', '.join(changed[:TOLD])} is another picture now than when it was indexed. Type: clip-anatomy index SOURCE "
+            f"{store.path}"
+        )
+    found = token_parts(parts, dict.fromkeys(range(store.about.depth), tokens)).sum(2)
+    return (found / length[:, None, None]).cpu().numpy().astype(np.float16)

@@ -1,0 +1,161 @@
+"""The published Waterbirds protocol, run on a store: no image is read again, every row costs one sum over 4 layers of heads."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from clip_anatomy.data.waterbirds import CLASSES, GROUPS
+from clip_anatomy.errors import BadInput, StoreError
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.text_cache import embed_texts
+from clip_anatomy.loading.zero_shot import imagenet_templates
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.waterbirds_table import LATE, PaperHeads, PaperRow, PaperTable, paper_heads
+
+__all__ = ["paper_heads_of", "paper_protocol"]
+
+DRAWS = 20
+
+
+def paper_heads_of(clip: Clip) -> PaperHeads:
+    """The published list for an opened model, by its shape.
+
+    Raises:
+        BadSpec: there is none; names the three models.
+    """
+    tower = clip.image_tower
+    return paper_heads(tower.layers, tower.heads, tower.d, clip.patch[0])
+
+
+def paper_protocol(
+    store: Store,
+    clip: Clip,
+    *,
+    published: PaperHeads | None = None,
+    split: str = "test",
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> PaperTable:
+    """Run the published removal of the background cue on a store of Waterbirds.
+
+    Means are taken over the very images that are measured, as the published code does.
+
+    Args:
+        store: of Waterbirds (`waterbirds:FOLDER`), with at least the last four layers; made with convention "even" it follows the
+            published code to the letter.
+        clip: the store's model.
+        published: another list than the one for the model's shape.
+        split: which images.
+        seed: of the random heads of the control.
+        progress: called with (what, done, of how many).
+
+    Returns:
+        PaperTable.
+
+    Raises:
+        BadSpec: a model without a published list.
+        StoreError: of another model, or without the last four layers.
+        BadInput: not a store of Waterbirds, or a group without images.
+    """
+    heads = published or paper_heads_of(clip)
+    store.about.refuse_other(clip.name, clip.digest, store.path)
+    late = range(clip.image_tower.layers - LATE, clip.image_tower.layers)
+    if lost := [layer for layer in late if layer not in store.about.layers]:
+        raise StoreError(
+            f"{store.path} lacks layers {lost}; the protocol needs {late.start}-{late.stop - 1}. Type: clip-anatomy index "
+            f"waterbirds:FOLDER:test NEW --layers last:{LATE} --convention even --model {store.about.model}"
+        )
+    rows, labels, groups = _images(store, split)
+    if progress is not None:
+        progress("class texts", 0, 1)
+    texts = embed_texts(clip, CLASSES, imagenet_templates())
+    pairs = [(layer, head) for layer in late for head in range(store.about.heads)]
+    wrote: list[Tensor] = []
+    for at, (layer, head) in enumerate(pairs):
+        reader = store.basis.rows[store.layer_at(layer), head] @ texts.double().T
+        wrote.append(store.heads(layer, head, rows).double() @ reader)
+        if progress is not None:
+            progress("heads", at + 1, len(pairs))
+    toward = torch.stack(wrote)  # [pair, image, text]
+    whole = store.embeddings(rows, unit=True).double() @ texts.double().T
+    mean = toward.mean(1, keepdim=True)
+    rest = whole.mean(0) - mean.sum(0)  # early attention, MLPs, start and biases, all at their mean
+
+    def measure(name: str, silenced: Sequence[tuple[int, int]]) -> PaperRow:
+        at = torch.tensor([pair in silenced for pair in pairs])
+        return _row(name, silenced, rest + torch.where(at[:, None, None], mean, toward).sum(0), labels, groups)
+
+    draws = np.random.default_rng(seed)
+    drawn = [
+        measure("", [pairs[n] for n in draws.choice(len(pairs), len(heads.both), replace=False)]) for _ in range(DRAWS)
+    ]
+    control = PaperRow(
+        f"{len(heads.both)} random heads (mean of {DRAWS} draws)",
+        (),
+        {name: sum(row.groups[name] for row in drawn) / DRAWS for name in GROUPS},
+        sum(row.average for row in drawn) / DRAWS,
+    )
+    return PaperTable(
+        before=_row("as it is", (), whole, labels, groups),
+        late=measure("late attention only", ()),
+        location=measure("… without location heads", heads.location),
+        setting=measure("… without setting heads", heads.setting),
+        after=measure("… without both (the protocol)", heads.both),
+        control=control,
+        images={name: int((groups == at).sum()) for at, name in enumerate(GROUPS)},
+        published=heads,
+        model=clip.name,
+        convention=store.about.convention,
+        notes=tuple(_notes(store, clip, heads, split, len(rows))),
+    )
+
+
+def _images(store: Store, split: str) -> tuple[list[int], Int64[Tensor, " image"], Int64[Tensor, " image"]]:
+    """Places, classes and groups of the images to measure."""
+    known = {name: at for at, name in enumerate(GROUPS)}
+    told = list(zip(store.column("group"), store.column("split"), strict=True))
+    if strange := sorted({str(group) for group, _ in told} - {*known}):
+        raise BadInput(
+            f"{store.path} is not a store of Waterbirds: it holds images of group {strange[0]!r}. Type: clip-anatomy index "
+            "waterbirds:FOLDER:test STORE --layers last:4 --convention even"
+        )
+    rows = [at for at, (_, part) in enumerate(told) if part == split]
+    groups = torch.tensor([known[told[at][0]] for at in rows], dtype=torch.int64)
+    if empty := [name for at, name in enumerate(GROUPS) if not bool((groups == at).any())]:
+        raise BadInput(
+            f"{store.path} has no {split} image of {' and '.join(empty)}: the worst group cannot be told. Index the rest: "
+            f"clip-anatomy index waterbirds:FOLDER:{split} {store.path}"
+        )
+    return rows, groups // len(CLASSES), groups
+
+
+def _row(
+    name: str,
+    silenced: Sequence[tuple[int, int]],
+    scores: Float[Tensor, "image text"],
+    labels: Int64[Tensor, " image"],
+    groups: Int64[Tensor, " image"],
+) -> PaperRow:
+    if not bool(torch.isfinite(scores).all()):
+        raise BadInput("some scores are not finite. Index again with a model in float32")
+    right = (scores.argmax(1) == labels).double()
+    by = {group: float(right[groups == at].mean()) for at, group in enumerate(GROUPS)}
+    return PaperRow(name, tuple(silenced), by, float(right.mean()))
+
+
+def _notes(store: Store, clip: Clip, heads: PaperHeads, split: str, images: int) -> list[str]:
+    notes: list[str] = []
+    if heads.weights not in clip.name:
+        notes.append(
+            f"The heads were picked on {heads.spec}; this is {clip.name}. With other weights the same numbers name other heads."
+        )
+    if store.about.convention != "even":
+        notes.append(
+            "The published code shares LayerNorm's mean evenly (index with --convention even); this store does not."
+        )
+    if split == "test" and images != 5794:
+        notes.append(f"These are {images:,} test images; the published table is of all 5,794.")
+    return notes

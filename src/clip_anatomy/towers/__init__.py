@@ -1,0 +1,1 @@
+"""The transformer and the ResNet as data and forward, and what one forward records."""

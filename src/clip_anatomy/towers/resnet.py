@@ -1,0 +1,245 @@
+"""The CLIP-ResNet as plain data and its forward (Radford et al. 2021, §2.4), over borrowed weights.
+
+    pixels ─▶ stem (3 convolutions, mean pool) ─▶ 4 stages of bottlenecks ─▶ one vector per place [image, place, channel]
+           ─▶ tokens: their mean first, then each; plus a position vector
+           ─▶ attention pool: the mean token asks, all tokens answer ─▶ embedding
+
+BatchNorm runs on the statistics of the training, as in eval mode. The pool is the only place where tokens meet the joint space:
+
+    embedding = W_c [ Σ_token a[h, token] (W_V^h x_token + b_V^h) ]_h + b_c        a = softmax(q_0 · k)
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.towers.forward import resample_position
+from clip_anatomy.towers.transformer import Linear, Tower
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution without bias, and the BatchNorm behind it with the statistics of the training."""
+
+    weight: Float[Tensor, "out in side side"]
+    stride: int
+    padding: int
+    gain: Float[Tensor, " out"]
+    bias: Float[Tensor, " out"]
+    mean: Float[Tensor, " out"]
+    variance: Float[Tensor, " out"]
+    eps: float
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """relu(x' + conv3(pool(relu(conv2(relu(conv1 x)))))), x' = x, or a convolution of the pooled x."""
+
+    conv1: Conv
+    conv2: Conv
+    conv3: Conv
+    pool: int  # side of the mean pool that stands for a stride; 1 for none
+    shortcut: Conv | None
+
+
+@dataclass(frozen=True)
+class AttentionPool:
+    """One attention layer whose only query is the mean token. It has no residual stream, no LayerNorm and no MLP."""
+
+    position: Float[Tensor, "token channel"]
+    grid: tuple[int, int]
+    query: Linear
+    key: Linear
+    value: Linear
+    out: Linear
+    heads: int
+
+    @property
+    def scale_attention(self) -> None:
+        """A transformer's block may have LayerScale; this never does."""
+        return
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """A CLIP-ResNet. What its heads write into is the joint space itself: it counts as one layer without an MLP.
+
+    Attributes:
+        stem: the first three convolutions.
+        stem_pool: side of the mean pool behind them.
+        stages: four groups of bottlenecks.
+        pool: the attention pool.
+    """
+
+    stem: tuple[Conv, ...]
+    stem_pool: int
+    stages: tuple[tuple[Bottleneck, ...], ...]
+    pool: AttentionPool
+
+    @property
+    def blocks(self) -> tuple[AttentionPool, ...]:
+        """The one layer that writes into the joint space."""
+        return (self.pool,)
+
+    @property
+    def layers(self) -> int:
+        """Number of layers that write into the joint space: one."""
+        return 1
+
+    @property
+    def heads(self) -> int:
+        """Heads of the attention pool."""
+        return self.pool.heads
+
+    @property
+    def channels(self) -> int:
+        """Width of a token."""
+        return self.pool.value.weight.shape[1]
+
+    @property
+    def d(self) -> int:
+        """Width of one head."""
+        return self.pool.value.weight.shape[0] // self.heads
+
+    @property
+    def embed(self) -> int:
+        """Width of the joint space."""
+        return self.pool.out.weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Width of what the heads write into, which is the joint space."""
+        return self.embed
+
+    @property
+    def kind(self) -> Literal["image", "text"]:
+        """Which tower this is."""
+        return "image"
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(row, col) pixels between two places of the last map: 32 in every published one."""
+        side = self.stem_pool
+        for conv in self.stem:
+            side *= conv.stride
+        for stage in self.stages:
+            for block in stage:
+                side *= block.pool
+        return side, side
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.pool.value.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.pool.value.weight.device
+
+
+ImageTower = Tower | ResNet
+
+
+def transformer(tower: ImageTower) -> Tower:
+    """The tower itself where it is a transformer, for what needs one.
+
+    Raises:
+        UnsupportedModel: it is a CLIP-ResNet.
+    """
+    if isinstance(tower, ResNet):
+        raise UnsupportedModel(
+            "this model is a CLIP-ResNet: one layer of heads, its attention pool, writes into the joint space, and what was "
+            "asked for needs a transformer's layers. Type one of: encode_image, decompose, Moments, textspan, explain, index, "
+            "search, heatmap (its message names the methods)"
+        )
+    return tower
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What the attention pool computed.
+
+    Attributes:
+        tokens: mean token first, then the places row by row, each with its position vector.
+        attention: how much the mean token looked at each token, in float32.
+        mixed: z_h = Σ_token a v, b_V included.
+        embedding: the host's own formula.
+    """
+
+    tokens: Float[Tensor, "image token channel"]
+    attention: Float[Tensor, "image head token"]
+    mixed: Float[Tensor, "image head d"]
+    embedding: Float[Tensor, "image embed"]
+
+
+def _convolve(conv: Conv, x: Tensor) -> Tensor:
+    y = F.conv2d(x, conv.weight, stride=conv.stride, padding=conv.padding)
+    return F.batch_norm(y, conv.mean, conv.variance, conv.gain, conv.bias, training=False, eps=conv.eps)
+
+
+def _bottleneck(block: Bottleneck, x: Tensor) -> Tensor:
+    y = _convolve(block.conv2, _convolve(block.conv1, x).relu_()).relu_()
+    y = _convolve(block.conv3, F.avg_pool2d(y, block.pool) if block.pool > 1 else y)
+    if block.shortcut is not None:
+        x = _convolve(block.shortcut, F.avg_pool2d(x, block.pool) if block.pool > 1 else x)
+    return y.add_(x).relu_()
+
+
+def features(
+    resnet: ResNet, pixels: Float[Tensor, "image 3 row col"]
+) -> Float[Tensor, "image channel grid_row grid_col"]:
+    """The last stage's map, before the attention pool: what every place of the picture became."""
+    x = pixels.to(resnet.dtype)
+    for conv in resnet.stem:
+        x = _convolve(conv, x).relu_()
+    x = F.avg_pool2d(x, resnet.stem_pool)
+    for stage in resnet.stages:
+        for block in stage:
+            x = _bottleneck(block, x)
+    return x
+
+
+def pool_tokens(resnet: ResNet, seen: Float[Tensor, "image channel row col"]) -> Float[Tensor, "image token channel"]:
+    """What the pool attends over: the mean over the places, then each place, plus position vectors.
+
+    Position vectors of another grid are resampled (bicubic) into a new tensor; the mean token keeps its own.
+    """
+    places = seen.flatten(2).transpose(1, 2)
+    tokens = torch.cat([places.mean(1, keepdim=True), places], 1)
+    pool = resnet.pool
+    return tokens + resample_position(pool.position, pool.grid, (seen.shape[2], seen.shape[3])).to(tokens.dtype)
+
+
+def run_pool(resnet: ResNet, tokens: Float[Tensor, "image token channel"]) -> Pooled:
+    """Run the attention pool for its one query, the mean token.
+
+    Keys are folded into the query (W_Kᵀ q; q·b_K is the same for all tokens, so softmax removes it) and values out of the sum
+    (W_V Σ a x), which costs one row of the pool instead of all.
+    """
+    pool, heads, d = resnet.pool, resnet.heads, resnet.d
+    query = F.linear(tokens[:, 0], pool.query.weight, pool.query.bias).unflatten(1, (heads, d))
+    folded = torch.einsum("bhd,hdc->bhc", query * d**-0.5, pool.key.weight.unflatten(0, (heads, d)))
+    scores = folded @ tokens.transpose(1, 2)
+    attention = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+    mean = attention.to(tokens.dtype) @ tokens
+    mixed = torch.einsum("bhc,hdc->bhd", mean, pool.value.weight.unflatten(0, (heads, d)))
+    if pool.value.bias is not None:
+        mixed = mixed + pool.value.bias.view(heads, d)
+    return Pooled(tokens, attention.float(), mixed, F.linear(mixed.flatten(1), pool.out.weight, pool.out.bias))
+
+
+def run_resnet(resnet: ResNet, pixels: Float[Tensor, "image 3 row col"]) -> Pooled:
+    """Pixels to the embedding, and what the attention pool computed on the way.
+
+    Args:
+        resnet: the tower.
+        pixels: preprocessed; rows and cols are multiples of `resnet.patch`.
+    """
+    with torch.no_grad():
+        return run_pool(resnet, pool_tokens(resnet, features(resnet, pixels)))
