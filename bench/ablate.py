@@ -82,7 +82,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict:
             f"(processor {time.process_time() - cpu:.1f} s)",
             flush=True,
         )
-    pairs = [(layer, head) for layer in store.about.layers for head in range(store.about.heads)]
+    pairs = [(layer, head) for layer in store.manifest.layers for head in range(store.manifest.heads)]
     sets = [Selection((pair,)) for pair in pairs[:: max(1, len(pairs) // 9)]]
     rows = np.linspace(0, len(store) - 1, CHECKED).astype(np.int64)
     union = Selection(tuple(pair for one in sets for pair in one.heads))

@@ -17,15 +17,15 @@ Arrays = Callable[[int], tuple[np.ndarray, np.ndarray]]
 def generate(folder: Path, images: int, layers: int, heads: int, arrays: Arrays) -> None:
     """Write a store, a full block at a time."""
     from clip_anatomy.split.basis import HeadBasis
-    from clip_anatomy.store.manifest import About
+    from clip_anatomy.store.manifest import Manifest
     from clip_anatomy.store.writer import FULL, Writer
 
     frames = torch.linalg.qr(torch.randn(layers, heads, EMBED, D, dtype=torch.float64)).Q.transpose(-1, -2).contiguous()
-    basis = HeadBasis(frames, torch.eye(D, dtype=torch.float64).expand(layers, heads, D, D).contiguous(), "own")
+    basis = HeadBasis(frames, torch.eye(D, dtype=torch.float64).expand(layers, heads, D, D).contiguous(), "centered")
     kept, made = tuple(range(layers)), "2026-01-01T00:00:00Z"
-    about = About("generated", "0" * 32, "own", {}, kept, heads, D, EMBED, layers, ("heads",), {}, made)
+    manifest = Manifest("generated", "0" * 32, "centered", {}, kept, heads, D, EMBED, layers, ("heads",), {}, made)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with Writer.open(folder, about, basis) as writer:
+    with Writer.open(folder, manifest, basis) as writer:
         for first in range(0, images, FULL):
             count = min(FULL, images - first)
             block, unit = arrays(count)

@@ -122,7 +122,7 @@ def loss(clip, folder: Path, pictures) -> dict:
     parts = ca.decompose(clip, pixels)
     _, coordinates = next(iter(store.batches(len(pictures))))
     heads = store.basis.restore(coordinates).sum((1, 2)).float() * parts.embedding.norm(dim=-1)[:, None]
-    rebuilt = heads + parts.mlps.sum(1) + parts.start + parts.bias
+    rebuilt = heads + parts.mlps.sum(1) + parts.input_embedding + parts.bias
     kept = torch.nn.functional.cosine_similarity(store.embeddings(range(len(pictures))), parts.embedding)
     return {
         "cosine": float(torch.nn.functional.cosine_similarity(rebuilt.double(), parts.embedding.double()).min()),
@@ -132,7 +132,7 @@ def loss(clip, folder: Path, pictures) -> dict:
 
 def reading(folder: Path) -> dict:
     store = Store.open(folder)
-    last = store.about.layers[-1]
+    last = store.manifest.layers[-1]
     times = []
     for _ in range(5):
         began = time.perf_counter()

@@ -45,7 +45,7 @@ def measure(folder: Path, labels: list[str]) -> dict:
     from clip_anatomy.studies.probe import probe
 
     store = Store.open(folder)
-    half = f"layer=0-{store.about.depth // 2 - 1}"
+    half = f"layer=0-{store.manifest.depth // 2 - 1}"
     found = []
     for label in labels:
         for method in METHODS:

@@ -154,7 +154,7 @@ def child_ask(asked: argparse.Namespace) -> dict:
 
     imported = peak()
     opened = Store.open(asked.store)
-    pairs = asked_heads(len(opened.about.layers), opened.about.heads)
+    pairs = asked_heads(len(opened.manifest.layers), opened.manifest.heads)
     places = [
         (block.folder / "heads" / "c" / str(layer) / "0" / "0" / "0", head, block.count * 128)
         for layer, head in pairs
@@ -181,7 +181,7 @@ def child_ask(asked: argparse.Namespace) -> dict:
         reading.append(time.perf_counter() - began)
     return {
         "images": len(opened),
-        "heads": len(opened.about.layers) * opened.about.heads,
+        "heads": len(opened.manifest.layers) * opened.manifest.heads,
         "bytes": sum(size for *_, size in places),
         "warm_seconds": statistics.median(warm),
         "cold_seconds": cold,
@@ -226,11 +226,11 @@ def child_faiss(asked: argparse.Namespace) -> dict:
     from clip_anatomy.store.store import Store
 
     opened = Store.open(asked.store)
-    pairs = asked_heads(len(opened.about.layers), opened.about.heads)
+    pairs = asked_heads(len(opened.manifest.layers), opened.manifest.heads)
     moments = opened.moments().mean
-    x = np.empty((len(opened), opened.about.d * len(pairs)), np.float32)
+    x = np.empty((len(opened), opened.manifest.d * len(pairs)), np.float32)
     for place, (layer, head) in enumerate(pairs):
-        part = slice(place * opened.about.d, (place + 1) * opened.about.d)
+        part = slice(place * opened.manifest.d, (place + 1) * opened.manifest.d)
         x[:, part] = opened.heads(layer, head).float().numpy() - moments[layer, head].float().numpy()
     for first in range(0, len(x), 65_536):
         x[first : first + 65_536] /= np.linalg.norm(x[first : first + 65_536], axis=1, keepdims=True)

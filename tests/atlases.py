@@ -10,7 +10,7 @@ import torch
 from chat import Server, serving
 
 import clip_anatomy as ca
-from clip_anatomy.loading.disk_cache import Shelf
+from clip_anatomy.loading.disk_cache import DiskCache
 from clip_anatomy.naming.build_atlas import atlas
 from clip_anatomy.naming.language_model import LanguageModel
 from clip_anatomy.store.index import index
@@ -53,4 +53,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def asked(server: Server, tmp_path: Path, **settings: Any) -> LanguageModel:
-    return LanguageModel(server.url, "tiny", shelf=Shelf(tmp_path / "answers.sqlite"), sleep=lambda _: None, **settings)
+    return LanguageModel(
+        server.url, "tiny", shelf=DiskCache(tmp_path / "answers.sqlite"), sleep=lambda _: None, **settings
+    )

@@ -62,7 +62,7 @@ def walked(folder):
 
 def whole_of(store):
     """All heads [image, layer, head, d], read one by one."""
-    layers = [[store.heads(layer, head) for head in range(2)] for layer in store.about.layers]
+    layers = [[store.heads(layer, head) for head in range(2)] for layer in store.manifest.layers]
     return torch.stack([torch.stack(heads, 1) for heads in layers], 1)
 
 

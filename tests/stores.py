@@ -49,8 +49,8 @@ def same(one, two):
     a, b = Store.open(one), Store.open(two)
     assert [replaced(row) for row in a.rows()] == [replaced(row) for row in b.rows()]
     assert a.column("key") == b.column("key")
-    for layer in a.about.layers:
-        for head in range(a.about.heads):
+    for layer in a.manifest.layers:
+        for head in range(a.manifest.heads):
             assert torch.equal(a.heads(layer, head), b.heads(layer, head))
     assert torch.equal(a.embeddings(), b.embeddings())
     assert torch.equal(a.norms(), b.norms())

@@ -70,7 +70,11 @@ def wanted(selection: Selection) -> list[tuple[Any, ...]]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(place=places, by=st.sampled_from(["mean", "zero", "swap", "over"]), convention=st.sampled_from(["own", "even"]))
+@given(
+    place=places,
+    by=st.sampled_from(["mean", "zero", "swap", "over"]),
+    convention=st.sampled_from(["centered", "official"]),
+)
 def test_it_is_the_sum_of_the_parts_with_some_replaced(
     clip: Any, pixels: Tensor, place: Any, by: str, convention: Any
 ) -> None:
@@ -120,7 +124,7 @@ def test_texts_stand_in_for_heads(clip: Any, pixels: Tensor) -> None:
         torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("convention", ["own", "even"])
+@pytest.mark.parametrize("convention", ["centered", "official"])
 def test_all_tokens_together_are_the_head(clip: Any, pixels: Tensor, convention: Any) -> None:
     parts = ca.decompose(clip, pixels, convention)
     every = token_parts(parts, {layer: range(TOKENS) for layer in range(LAYERS)})
@@ -130,11 +134,11 @@ def test_all_tokens_together_are_the_head(clip: Any, pixels: Tensor, convention:
 
 
 def test_everything_at_its_mean_leaves_one_embedding(clip: Any, pixels: Tensor) -> None:
-    parts = ca.decompose(clip, pixels, "even")  # whose parts hold the biases too
+    parts = ca.decompose(clip, pixels, "official")  # whose parts hold the biases too
     everything = Selection.parse("all+mlp=all+start", LAYERS, HEADS)
     unit = torch.nn.functional.normalize(parts.embedding, dim=-1)
     torch.testing.assert_close(taken(parts, everything), unit, atol=1e-5, rtol=1e-5)
-    found = torch.nn.functional.normalize(ablate(clip, pixels, everything, convention="even"), dim=-1)
+    found = torch.nn.functional.normalize(ablate(clip, pixels, everything, convention="official"), dim=-1)
     torch.testing.assert_close(found, found[:1].expand_as(found), atol=1e-4, rtol=1e-4)
 
 
@@ -158,7 +162,7 @@ def test_accuracies_are_those_of_the_official_code(oracle: Any) -> None:
     images, classes, labels = (torch.from_numpy(inputs[name]) for name in ("images", "classifier", "labels"))
 
     def accuracy(spec: str) -> float:
-        found = ablate(clip, images.float(), spec, convention="even")  # the convention of the official code
+        found = ablate(clip, images.float(), spec, convention="official")  # the convention of the official code
         return 100 * float(((found @ classes.float().T).argmax(1) == labels).double().mean())
 
     assert accuracy("none") == pytest.approx(expected["base"])
@@ -184,7 +188,7 @@ def test_accuracies_are_those_of_the_official_code(oracle: Any) -> None:
         ({"by": "swap", "other": torch.zeros(3, 3, 32, 32)}, BadInput, "give one, or one for each"),
         ({"images": 1}, BadInput, "Type over=IMAGES, or by='zero'"),
         ({"over": "moments", "selection": "mlp=1"}, BadInput, "moments hold heads only, not MLP 1. Type over=images"),
-        ({"over": "moments", "convention": "even"}, BadInput, "Type convention='own'"),
+        ({"over": "moments", "convention": "official"}, BadInput, "Type convention='centered'"),
         ({"over": "means", "selection": "token=1"}, BadInput, "Type over=images"),
         ({"over": "means", "selection": "class-to-class=0"}, BadInput, "class_to_class=True"),
         ({"over": "others"}, BadInput, "of another model"),

@@ -315,7 +315,7 @@ def test_check_proves_the_model(main: Main, model: str) -> None:
     assert held["holds"]
     assert len(held["checks"]) == 14  # parity of two towers; three sums for two towers and two conventions
     assert {(c["tower"], c["convention"]) for c in held["checks"]} == {
-        (tower, how) for tower in ("image", "text") for how in ("", "own", "even")
+        (tower, how) for tower in ("image", "text") for how in ("", "centered", "official")
     }
     assert all(c["error"] <= c["allowed"] == 1e-5 for c in held["checks"])
 

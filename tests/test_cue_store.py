@@ -123,7 +123,7 @@ class Poisoned(Store):
 
 
 def test_the_test_split_is_never_read_in_the_choice(found, store, demo):
-    poisoned = Poisoned(store.path, store.about, store.blocks, store.epoch)
+    poisoned = Poisoned(store.path, store.manifest, store.blocks, store.epoch)
     again = find_cue(poisoned, demo)
     assert again.choices == found.choices
     assert again.suspects == found.suspects
@@ -206,7 +206,7 @@ class Stranger(Store):
 
 
 def test_a_class_or_a_group_of_test_images_alone_is_said_not_refused(demo, store):
-    rare = Stranger(store.path, store.about, store.blocks, store.epoch)
+    rare = Stranger(store.path, store.manifest, store.blocks, store.epoch)
     found = find_cue(rare, demo, classes=None, templates=["a {}"], also=[])
     told = repair(rare, found, Selection(((7, 3),)))
     assert "cod" not in found.plan.main.classes
@@ -254,7 +254,7 @@ def test_without_groups_a_cue_in_words_is_enough(store, demo):
         def column(self, name):
             return [""] * len(self) if name == "group" else super().column(name)
 
-    bare = Groupless(store.path, store.about, store.blocks, store.epoch)
+    bare = Groupless(store.path, store.manifest, store.blocks, store.epoch)
     with pytest.raises(BadInput, match=r"in no groups, and no cue is suspected. Type --group COLUMN"):
         find_cue(bare, demo)
     told = find_cue(bare, demo, cue="sky, water, night, grass")
@@ -266,7 +266,7 @@ def test_without_groups_a_cue_in_words_is_enough(store, demo):
 def test_heads_only_leaves_mlps_alone(store, demo):
     told = find_cue(store, demo, label="count", heads_only=True)
     assert all(one.part.head >= 0 for one in told.suspects)
-    assert len(parts_of(store)) == len(told.suspects) + len(store.about.layers)
+    assert len(parts_of(store)) == len(told.suspects) + len(store.manifest.layers)
 
 
 def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo, monkeypatch):
@@ -313,7 +313,7 @@ def test_one_class_only_is_named(store, demo):
             return ["bird"] * len(values) if name == "shape" else values
 
     with pytest.raises(BadInput, match=r"one class only \(bird\); two or more are needed"):
-        find_cue(Birds(store.path, store.about, store.blocks, store.epoch), demo)
+        find_cue(Birds(store.path, store.manifest, store.blocks, store.epoch), demo)
 
 
 def test_one_group_only_is_named(store, demo):
@@ -323,7 +323,7 @@ def test_one_group_only_is_named(store, demo):
             return ["everything"] * len(values) if name == "group" else values
 
     # Crossed with the classes, one value gives a group a class: still something to compare.
-    assert find_cue(Same(store.path, store.about, store.blocks, store.epoch), demo).plan.rule == "crossed"
+    assert find_cue(Same(store.path, store.manifest, store.blocks, store.epoch), demo).plan.rule == "crossed"
 
     class Alone(Store):
         def column(self, name):
@@ -332,7 +332,7 @@ def test_one_group_only_is_named(store, demo):
             return ["birds" if shape == "bird" else "" for shape in shapes] if name == "group" else values
 
     with pytest.raises(BadInput, match=r"only one is not .*Type --group COLUMN"):
-        find_cue(Alone(store.path, store.about, store.blocks, store.epoch), demo)
+        find_cue(Alone(store.path, store.manifest, store.blocks, store.epoch), demo)
 
 
 def test_parts_that_are_not_there_are_named(found, store, demo, tmp_path):
@@ -347,9 +347,9 @@ def test_parts_that_are_not_there_are_named(found, store, demo, tmp_path):
 
 
 def test_a_store_of_the_other_convention_is_refused(demo, tmp_path):
-    ca.index(demo, "world:40:val:balanced", tmp_path / "even", convention="even")
-    with pytest.raises(StoreError, match=r"--convention even; a repair needs .*--convention own"):
-        find_cue(Store.open(tmp_path / "even"), demo)
+    ca.index(demo, "world:40:val:balanced", tmp_path / "official", convention="official")
+    with pytest.raises(StoreError, match=r"--convention official; a repair needs .*--convention centered"):
+        find_cue(Store.open(tmp_path / "official"), demo)
 
 
 def test_labels_match_names_without_regard_to_case_and_hyphens():

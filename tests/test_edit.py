@@ -193,9 +193,9 @@ def test_from_head_coordinates_alone(clip: Any, means: Means) -> None:
         Edit.of(clip, "mlp=0", by="zero").shift({}, basis)
     some = {pair: u[:, pair[0], pair[1]] for pair in edit.parts.heads}
     with pytest.raises(BadInput, match=r"layers 0 are edited, the store keeps 1, 2. Index with --layers all"):
-        edit.shift(some, basis_of(clip.image_tower, "own", [1, 2]))
-    with pytest.raises(BadInput, match=r"of the convention 'even'.*Index with --convention own"):
-        edit.shift(some, basis_of(clip.image_tower, "even"))
+        edit.shift(some, basis_of(clip.image_tower, "centered", [1, 2]))
+    with pytest.raises(BadInput, match=r"of the convention 'even'.*Index with --convention centered"):
+        edit.shift(some, basis_of(clip.image_tower, "official"))
     with pytest.raises(BadInput, match=r"coordinates of 3 and 4 images"):
         edit.shift(some | {(0, 1): u[:3, 0, 1]}, basis)
 
@@ -245,7 +245,7 @@ def poisoned(means: Means) -> Means:
 
 
 def even_span(clip: Any) -> Any:
-    moments = ca.Moments.of(ca.decompose(clip, pixels(30), "even"), basis=basis_of(clip.image_tower, "even"))
+    moments = ca.Moments.of(ca.decompose(clip, pixels(30), "official"), basis=basis_of(clip.image_tower, "official"))
     return ca.textspan(moments, torch.randn(5, 12, generator=torch.Generator().manual_seed(0)), texts_per_head=2)
 
 
@@ -287,20 +287,20 @@ BAD_MAKING = {
         r"the means are of another model",
     ),
     "another convention": (
-        lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3), "even"))),
-        r"under the convention 'even'.*Index with --convention own",
+        lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3), "official"))),
+        r"under the convention 'even'.*Index with --convention centered",
     ),
     "another convention's means": (
-        lambda c, m: Edit.of(c, "0.1", Means.of(c, pixels(3), convention="even")),
+        lambda c, m: Edit.of(c, "0.1", Means.of(c, pixels(3), convention="official")),
         r"under the convention 'even'.*Type Edit\.of\(clip, selection, Means\.of",
     ),
     "another convention's texts": (
         lambda c, m: Edit.of(c, "0.1", m, "texts", span=even_span(c)),
-        r"the span was found under the convention 'even'.*--convention own",
+        r"the span was found under the convention 'even'.*--convention centered",
     ),
     "another convention's means, in an ablation": (
-        lambda c, m: ca.ablate(c, pixels(2), "0.1", over=Means.of(c, pixels(3), convention="even")),
-        r"the means were taken under the convention 'even'. Type convention='even'",
+        lambda c, m: ca.ablate(c, pixels(2), "0.1", over=Means.of(c, pixels(3), convention="official")),
+        r"the means were taken under the convention 'even'. Type convention='official'",
     ),
     "layers not kept": (
         lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3))).select([1, 2])),
@@ -309,7 +309,7 @@ BAD_MAKING = {
     "no images": (lambda c, m: Means.of(c, []), r"no image to take means of"),
     "not means": (lambda c, m: Edit.of(c, "0.1", {"mean": 1}), r"means of type dict"),
     "parts of another convention": (
-        lambda c, m: Edit.of(c, "0.1", m).apply(ca.decompose(c, pixels(2), "even")),
+        lambda c, m: Edit.of(c, "0.1", m).apply(ca.decompose(c, pixels(2), "official")),
         r"Type decompose\(clip, images, 'own'\)",
     ),
 }

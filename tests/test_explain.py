@@ -65,7 +65,7 @@ def test_contrast_is_the_text_minus_the_mean_of_the_others() -> None:
     contrast = found[0].contrast()
     for k in range(3):
         others = [j for j in range(3) if j != k]
-        for name in ("cosine", "heads", "mlps", "start", "bias", "patches", "own"):
+        for name in ("cosine", "heads", "mlps", "start", "bias", "patches", "centered"):
             x = getattr(found[0], name).numpy().astype(np.float64)
             np.testing.assert_allclose(getattr(contrast, name)[..., k], x[..., k] - x[..., others].mean(-1), atol=1e-6)
 

@@ -231,7 +231,7 @@ def test_a_world_is_a_collection_whose_ids_do_not_depend_on_its_length():
 def test_a_python_list_of_anything(tree):
     array = np.asarray(picture(8, 6))
     source = open_source(
-        [tree / "top.png", array, array.copy(), picture(8, 6), torch.zeros(3, 4, 4), Picture("own", array)]
+        [tree / "top.png", array, array.copy(), picture(8, 6), torch.zeros(3, 4, 4), Picture("centered", array)]
     )
     ids = [p.id for p in source]
     assert ids[0] == (tree / "top.png").as_posix()

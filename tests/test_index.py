@@ -19,7 +19,7 @@ from clip_anatomy.split.basis import basis_of
 from clip_anatomy.store.batch_size import Pace, in_parts, is_out_of_memory
 from clip_anatomy.store.head_coordinates import arrays_of
 from clip_anatomy.store.index import index
-from clip_anatomy.store.manifest import About
+from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.verify import verify
 from clip_anatomy.store.walk_progress import Progress
@@ -135,10 +135,10 @@ def test_the_size_found_is_kept_for_the_next_run(clip, tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_not_kept(clip):
-    about = About.of(clip, (0, 1), ("heads", "mlps"), "own")
+    manifest = Manifest.of(clip, (0, 1), ("heads", "mlps"), "centered")
     pixels = torch.randn(4, 3, 32, 32)
     pixels[2] = float("nan")
-    found = arrays_of(clip, basis_of(clip.image_tower), about, pixels)
+    found = arrays_of(clip, basis_of(clip.image_tower), manifest, pixels)
     assert found.finite.tolist() == [True, True, False, True]
     assert {name: len(a) if name == "norm" else np.isfinite(a).all() for name, a in found.living().items()} == {
         "heads": True, "embedding": True, "norm": 3, "mlps": True,

@@ -12,7 +12,7 @@ import pytest
 from chat import Server, said, serving
 
 from clip_anatomy.errors import BadInput, EndpointError
-from clip_anatomy.loading.disk_cache import Shelf
+from clip_anatomy.loading.disk_cache import DiskCache
 from clip_anatomy.naming.language_model import Bill, LanguageModel
 from clip_anatomy.naming.llm_questions import common_role, more_like, spurious
 from clip_anatomy.naming.roles import Role
@@ -33,7 +33,9 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def model(server: Server, tmp_path: Path, waits: list[float]) -> LanguageModel:
-    return LanguageModel(server.url, "tiny", timeout=2.0, shelf=Shelf(tmp_path / "answers.sqlite"), sleep=waits.append)
+    return LanguageModel(
+        server.url, "tiny", timeout=2.0, shelf=DiskCache(tmp_path / "answers.sqlite"), sleep=waits.append
+    )
 
 
 def test_a_question_goes_out_as_the_protocol_says_and_comes_back_in_words(server: Server, model: LanguageModel) -> None:
@@ -107,7 +109,7 @@ def test_retry_after_is_heeded(
 
 def test_a_slow_server_is_given_up_after_the_timeout(server: Server, tmp_path: Path) -> None:
     server.replies = [0.6, said("awake")]
-    model = LanguageModel(server.url, "tiny", timeout=0.2, shelf=Shelf(None), sleep=lambda _: None)
+    model = LanguageModel(server.url, "tiny", timeout=0.2, shelf=DiskCache(None), sleep=lambda _: None)
     start = time.monotonic()
     assert model.ask("?").text == "awake"
     assert time.monotonic() - start < 0.55
@@ -115,7 +117,7 @@ def test_a_slow_server_is_given_up_after_the_timeout(server: Server, tmp_path: P
     with pytest.raises(
         EndpointError, match=r"no usable answer in 2 tries \(the last: no answer within 0.2 s\).*type the same command"
     ):
-        LanguageModel(server.url, "tiny", timeout=0.2, tries=2, shelf=Shelf(None), sleep=lambda _: None).ask("?")
+        LanguageModel(server.url, "tiny", timeout=0.2, tries=2, shelf=DiskCache(None), sleep=lambda _: None).ask("?")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_trouble_that_stays_is_said_at_once(
 
 def test_nobody_there(tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    model = LanguageModel("http://127.0.0.1:9/v1", "tiny", tries=3, shelf=Shelf(None), sleep=waits.append)
+    model = LanguageModel("http://127.0.0.1:9/v1", "tiny", tries=3, shelf=DiskCache(None), sleep=waits.append)
     with pytest.raises(EndpointError, match="Connection refused"):
         model.ask("?")
     assert len(waits) == 2, "no waiting after the last try"
@@ -248,7 +250,7 @@ def test_a_shelf_survives_writers_side_by_side_and_damage(tmp_path: Path) -> Non
 
     def write(which: int) -> None:
         for at in range(20):
-            Shelf(path).put({f"{which}-{at}": str(at).encode()})
+            DiskCache(path).put({f"{which}-{at}": str(at).encode()})
 
     threads = [threading.Thread(target=write, args=(which,)) for which in range(4)]
     for thread in threads:
@@ -256,16 +258,16 @@ def test_a_shelf_survives_writers_side_by_side_and_damage(tmp_path: Path) -> Non
     for thread in threads:
         thread.join()
     names = [f"{which}-{at}" for which in range(4) for at in range(20)]
-    assert Shelf(path).get(names) == {name: name.split("-")[1].encode() for name in names}
+    assert DiskCache(path).get(names) == {name: name.split("-")[1].encode() for name in names}
     path.write_bytes(b"this is no database at all, not even nearly" * 100)
-    assert Shelf(path).get(["0-0"]) == {}
-    Shelf(path).put({"a": b"b"})
-    assert Shelf(path).get(["a"]) == {"a": b"b"}
-    Shelf(tmp_path / "file" / "x").put({"a": b"b"})
+    assert DiskCache(path).get(["0-0"]) == {}
+    DiskCache(path).put({"a": b"b"})
+    assert DiskCache(path).get(["a"]) == {"a": b"b"}
+    DiskCache(tmp_path / "file" / "x").put({"a": b"b"})
     (tmp_path / "plain").write_text("")
-    Shelf(tmp_path / "plain" / "x").put({"a": b"b"})  # its folder cannot be made: no error, nothing kept
-    assert Shelf(tmp_path / "plain" / "x").get(["a"]) == {}
-    assert Shelf(None).get(["a"]) == {}
+    DiskCache(tmp_path / "plain" / "x").put({"a": b"b"})  # its folder cannot be made: no error, nothing kept
+    assert DiskCache(tmp_path / "plain" / "x").get(["a"]) == {}
+    assert DiskCache(None).get(["a"]) == {}
 
 
 def test_a_role_says_whether_it_is_a_name() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, BadText
 from clip_anatomy.images.pixels import Preprocess
-from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 from clip_anatomy.maps.image_batches import looks
 from clip_anatomy.maps.map_result import Maps
@@ -203,7 +203,9 @@ def test_the_docs_table_is_the_registry() -> None:
     for name, method in METHODS.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
         assert method.told in row
-        plain = Recipe() if isinstance(method.options, Recipe) else None  # of recipes, what differs from the plain one
+        plain = (
+            DenseAttention() if isinstance(method.options, DenseAttention) else None
+        )  # of recipes, what differs from the plain one
         told = [f"`{f.name}={getattr(method.options, f.name)!r}`" for f in fields(method.options)]
         shown = (
             told

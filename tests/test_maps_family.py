@@ -13,7 +13,7 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.maps.decomposition import token_map
-from clip_anatomy.maps.dense_attention import RECIPES, Recipe, dense_path, dense_tokens, gaussian
+from clip_anatomy.maps.dense_attention import RECIPES, DenseAttention, dense_path, dense_tokens, gaussian
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 from clip_anatomy.maps.maskclip import denoised, smoothed
 from clip_anatomy.maps.proxyclip import guide
@@ -32,7 +32,7 @@ def clip() -> ca.Clip:
     return ca.load(tiny.open_clip_model(layers=3), tokenizer=tokenizer)
 
 
-def longhand(clip: ca.Clip, pixels: Tensor, recipe: Recipe) -> Tensor:
+def longhand(clip: ca.Clip, pixels: Tensor, recipe: DenseAttention) -> Tensor:
     """One image through the host's own modules, with every attention matrix written out."""
     visual = clip.host.visual
     heads, width = visual.transformer.resblocks[0].attn.num_heads, visual.class_embedding.shape[0]
@@ -78,29 +78,27 @@ def longhand(clip: ca.Clip, pixels: Tensor, recipe: Recipe) -> Tensor:
     return visual.ln_post(rows) @ visual.proj
 
 
-recipes = (
-    st.fixed_dictionaries(  # the Recipe is made in the test: beartype draws random numbers, which strategies may not
-        {
-            "attention": st.lists(
-                st.sampled_from(["qk", "qq", "kk", "vv", "identity", "gem"]), min_size=1, max_size=3
-            ).map(tuple),
-            "residual": st.booleans(),
-            "ffn": st.booleans(),
-            "depth": st.integers(1, 4),
-            "neighbours": st.sampled_from([None, 0.7, 5.0]),
-            "class_row": st.sampled_from(["dense", "original"]),
-            "average": st.booleans(),
-            "temperature": st.sampled_from([0.5, 1.0, 3.0]),
-            "iterations": st.integers(0, 2),
-        }
-    )
+recipes = st.fixed_dictionaries(  # the DenseAttention is made in the test: beartype draws random numbers, which strategies may not
+    {
+        "attention": st.lists(st.sampled_from(["qk", "qq", "kk", "vv", "identity", "gem"]), min_size=1, max_size=3).map(
+            tuple
+        ),
+        "residual": st.booleans(),
+        "ffn": st.booleans(),
+        "depth": st.integers(1, 4),
+        "neighbours": st.sampled_from([None, 0.7, 5.0]),
+        "class_row": st.sampled_from(["dense", "original"]),
+        "average": st.booleans(),
+        "temperature": st.sampled_from([0.5, 1.0, 3.0]),
+        "iterations": st.integers(0, 2),
+    }
 )
 
 
 @settings(max_examples=15, deadline=None)
 @given(wanted=recipes)
 def test_any_recipe_equals_the_longhand(clip, wanted) -> None:
-    recipe = Recipe(**wanted)
+    recipe = DenseAttention(**wanted)
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(recipe.depth))
     found = dense_tokens(clip.image_tower, pixels, recipe)
     with torch.no_grad():
@@ -160,7 +158,7 @@ def test_surgery_of_any_depth_and_against_any_text(clip: ca.Clip) -> None:
 
 
 def test_own_recipe_with_minus_mean(clip: ca.Clip) -> None:
-    pixels, recipe = torch.randn(2, 3, 32, 32), Recipe(("vv", "kk"), depth=2, residual=True)
+    pixels, recipe = torch.randn(2, 3, 32, 32), DenseAttention(("vv", "kk"), depth=2, residual=True)
     plain = heatmap(clip, pixels, ["a", "bc", "def"], method=recipe)
     centred = heatmap(clip, pixels, ["a", "bc", "def"], method=replace(recipe, minus_mean=True))
     assert plain.method == "recipe"
@@ -248,7 +246,7 @@ def test_what_a_recipe_cannot_be(clip: ca.Clip) -> None:
         ({"attention": ()}, "Type: attention="),
     ]:
         with pytest.raises(BadSpec, match=told):
-            Recipe(**wrong)
+            DenseAttention(**wrong)
     pixels = torch.randn(1, 3, 32, 32)
     with pytest.raises(BadSpec, match="layers and heads are both given"):
         heatmap(clip, pixels, ["a"], layers="1", heads="1.1")
@@ -257,7 +255,7 @@ def test_what_a_recipe_cannot_be(clip: ca.Clip) -> None:
     with pytest.raises(BadSpec, match="no such|no layer|do not exist"):
         heatmap(clip, pixels, ["a"], layers="7")
     with pytest.raises(BadSpec, match=r"dataclasses.replace\(recipe, depth"):
-        heatmap(clip, pixels, ["a"], method=Recipe(), depth=2)
+        heatmap(clip, pixels, ["a"], method=DenseAttention(), depth=2)
 
 
 def test_the_empty_text_goes_through_the_templates_too(clip: ca.Clip) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from clip_anatomy.errors import BadInput, OutputError
-from clip_anatomy.split.basis import HeadBasis, basis_of, coordinates_of, even_scalars
+from clip_anatomy.split.basis import HeadBasis, basis_of, coordinates_of, official_scalars
 from clip_anatomy.split.moments import Moments
 
 RANDOM = np.random.default_rng(7)
@@ -127,7 +127,7 @@ def test_a_file_round_trip_keeps_everything_and_leaves_nothing_else(tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == ["heads.safetensors"]
     for name in ("counts", "means", "scatters"):
         assert torch.equal(getattr(back, name), getattr(moments, name))
-    assert (back.groups, back.layers, back.model, back.convention) == ((0, 1), (5, 7), "tiny/abc", "own")
+    assert (back.groups, back.layers, back.model, back.convention) == ((0, 1), (5, 7), "tiny/abc", "centered")
     assert back.basis is not None
     assert torch.equal(back.basis.factor, basis.factor)
     assert back.merge(moments).count == 100
@@ -145,7 +145,7 @@ def test_bad_input_is_refused_by_name(tmp_path: Path) -> None:
         Moments.of(x, groups=[1, 2])
     with pytest.raises(BadInput, match="chunks=0"):
         Moments.of(x, chunks=0)
-    for other in (Moments.of(x, model="b"), Moments.of(x, convention="even"), Moments.of(x, chunks=2)):
+    for other in (Moments.of(x, model="b"), Moments.of(x, convention="official"), Moments.of(x, chunks=2)):
         with pytest.raises(BadInput, match="do not merge"):
             Moments.of(x).merge(other)
     with pytest.raises(BadInput, match="do not merge"):
@@ -176,7 +176,7 @@ class Split:
 
     heads: torch.Tensor
     embedding: torch.Tensor
-    convention: str = "own"
+    convention: str = "centered"
 
 
 def test_parts_are_divided_by_the_norm_and_brought_to_head_coordinates() -> None:
@@ -191,7 +191,7 @@ def test_parts_are_divided_by_the_norm_and_brought_to_head_coordinates() -> None
     lifted = torch.einsum("lhde,lhdf,lhfg->lheg", basis.rows, expected.covariance, basis.rows)
     np.testing.assert_allclose(joint.covariance, lifted, atol=1e-7)
     with pytest.raises(BadInput, match="decompose with that convention"):
-        Moments.of(Split(heads, embedding, "even"), basis=basis)
+        Moments.of(Split(heads, embedding, "official"), basis=basis)
 
 
 @settings(max_examples=30, deadline=None)
@@ -213,7 +213,7 @@ def test_head_coordinates_are_lossless_and_keep_inner_products(source, embed, se
 
 
 def test_the_oracles_heads_lie_in_the_frames_that_its_weights_span(shared: Path) -> None:
-    """Frames of the "even" convention from the state dict alone hold every one of the official code's contributions."""
+    """Frames of the "official" convention from the state dict alone hold every one of the official code's contributions."""
     state = {k: v.float() for k, v in load_file(shared / "oracles/vit-a/weights.safetensors").items()}
     heads = torch.from_numpy(np.load(shared / "oracles/vit-a/decomposition.npz")["heads"])
     post = state["visual.ln_post.weight"][:, None] * state["visual.proj"]
@@ -230,7 +230,7 @@ def test_the_oracles_heads_lie_in_the_frames_that_its_weights_span(shared: Path)
     assert (short.restore(short.coordinates(heads)) - heads).norm() / heads.norm() > 1e-3
 
 
-@pytest.mark.parametrize("convention", ["own", "even"])
+@pytest.mark.parametrize("convention", ["centered", "official"])
 def test_coordinates_of_a_forward_restore_the_parts(convention: str) -> None:
     """On a real (tiny, random) open_clip tower: weights → frames, trace → coordinates, and back to `Parts`."""
     open_clip = pytest.importorskip("open_clip")
@@ -243,7 +243,7 @@ def test_coordinates_of_a_forward_restore_the_parts(convention: str) -> None:
     clip = ca.load(host)
     parts = ca.decompose(clip, torch.randn(5, 3, 16, 16), convention=convention)
     basis = basis_of(clip.image_tower, convention)
-    assert basis.d == (8 if convention == "own" else 11)
+    assert basis.d == (8 if convention == "centered" else 11)
     restored = basis.restore(coordinates_of(basis, parts.trace))
     expected = parts.heads / parts.embedding.norm(dim=-1)[:, None, None, None]
     np.testing.assert_allclose(restored, expected, atol=2e-6)
@@ -251,7 +251,7 @@ def test_coordinates_of_a_forward_restore_the_parts(convention: str) -> None:
     np.testing.assert_allclose(last.restore(coordinates_of(last, parts.trace)), expected[:, 1:], atol=2e-6)
 
 
-def test_even_scalars_are_what_the_convention_divides_by() -> None:
+def test_official_scalars_are_what_the_convention_divides_by() -> None:
     scale, mean, norm = torch.tensor([0.5]), torch.tensor([3.0]), torch.tensor([4.0])
-    assert even_scalars(scale, mean, norm).tolist() == [[0.125, 0.375, 0.25]]
-    assert even_scalars(scale, mean, norm, torch.tensor([2.0])).tolist() == [[0.25, 0.375, 0.25]]
+    assert official_scalars(scale, mean, norm).tolist() == [[0.125, 0.375, 0.25]]
+    assert official_scalars(scale, mean, norm, torch.tensor([2.0])).tolist() == [[0.25, 0.375, 0.25]]

@@ -52,7 +52,7 @@ class Brute:
         unit = torch.nn.functional.normalize
         prompts = [clip.encode_text([t.format(name) for t in imagenet_templates()]) for name in CLASSES]
         self.texts = torch.stack([unit(unit(one, dim=-1).double().mean(0), dim=0) for one in prompts])
-        parts = ca.decompose(clip, images, "even")
+        parts = ca.decompose(clip, images, "official")
         length = parts.embedding.norm(dim=-1).double()
         self.heads = parts.heads.double() / length[:, None, None, None]
         self.rest = (parts.mlps.sum(1) + parts.start).double() / length[:, None]
@@ -95,11 +95,11 @@ def test_the_protocol_runs_on_the_real_architectures_and_equals_brute_force(name
     each = 2 if name == "ViT-B-16" else 1
     mini.waterbirds(tmp_path / "w", each=each)
     source = open_source(f"waterbirds:{tmp_path / 'w'}:test:partial")
-    index(model, source, tmp_path / "s", layers="last:4", convention="even")
+    index(model, source, tmp_path / "s", layers="last:4", convention="official")
     found = paper_protocol(Store.open(tmp_path / "s", model), model)
     assert found.images == dict.fromkeys(GROUPS, each)
     assert found.published is published
-    assert found.convention == "even"
+    assert found.convention == "official"
     brute = Brute(model, [tmp_path / "w" / p.path for p in source])
     for row, heads in (
         (found.late, ()),
@@ -137,7 +137,9 @@ LIST = replace(PAPER["ViT-B-16"], layers=5, heads=2, d=8, patch=8, location=((4,
 
 def test_any_list_equals_brute_force_and_the_means_are_of_the_images_measured(small, tmp_path):
     mini.waterbirds(tmp_path / "w", each=6)
-    index(small, f"waterbirds:{tmp_path / 'w'}:partial", tmp_path / "s", convention="even")  # all splits, all layers
+    index(
+        small, f"waterbirds:{tmp_path / 'w'}:partial", tmp_path / "s", convention="official"
+    )  # all splits, all layers
     store = Store.open(tmp_path / "s", small)
     test = open_source(f"waterbirds:{tmp_path / 'w'}:test:partial")
     brute = Brute(small, [tmp_path / "w" / p.path for p in test])
@@ -169,7 +171,7 @@ def test_what_cannot_be_measured_is_named(small, tmp_path):
         paper_protocol(Store.open(tmp_path / "gone"), other, published=LIST)
     index(small, f"waterbirds:{mini.waterbirds(tmp_path / 'v', each=1)}:partial", tmp_path / "own")
     assert any(
-        "--convention even" in n for n in paper_protocol(Store.open(tmp_path / "own"), small, published=LIST).notes
+        "--convention official" in n for n in paper_protocol(Store.open(tmp_path / "own"), small, published=LIST).notes
     )
 
 

@@ -49,7 +49,7 @@ shapes = st.fixed_dictionaries(
 )
 
 
-@given(shape=shapes, convention=st.sampled_from(["own", "even"]), grid=st.sampled_from([None, (2, 3), (5, 1)]))
+@given(shape=shapes, convention=st.sampled_from(["centered", "official"]), grid=st.sampled_from([None, (2, 3), (5, 1)]))
 @settings(max_examples=25, deadline=None)
 def test_parts_sum_to_the_hosts_embedding(shape: dict[str, Any], convention: Any, grid: tuple[int, int] | None) -> None:
     model = tiny.open_clip_model(**shape)
@@ -69,7 +69,7 @@ def test_parts_sum_to_the_hosts_embedding(shape: dict[str, Any], convention: Any
     torch.testing.assert_close(parts.tokens(text).sum(3), toward.heads, atol=1e-5, rtol=0)
 
 
-@given(shape=shapes, convention=st.sampled_from(["own", "even"]))
+@given(shape=shapes, convention=st.sampled_from(["centered", "official"]))
 @settings(max_examples=15, deadline=None)
 def test_text_parts_sum_to_the_hosts_embedding(shape: dict[str, Any], convention: Any) -> None:
     model = tiny.open_clip_model(**shape)
@@ -86,11 +86,11 @@ def test_text_parts_sum_to_the_hosts_embedding(shape: dict[str, Any], convention
     torch.testing.assert_close(parts.tokens(image).sum(3), toward.heads, atol=1e-5, rtol=0)
     if clip.text_tower.causal:
         behind = parts.tokens(image)[0, :, :, 6:]
-        assert behind.abs().max() == 0 or convention == "even"
+        assert behind.abs().max() == 0 or convention == "official"
 
 
 def longhand(model: Any, pixels: Tensor, text: Tensor) -> Tensor:
-    """Per-token contributions to the cosine, one head and one token at a time, from the host's modules (`own` centring)."""
+    """Per-token contributions to the cosine, one head and one token at a time, from the host's modules (`centered` centring)."""
     visual = model.visual
     x = visual._embeds(pixels)
     heads, d = (
@@ -124,7 +124,7 @@ def test_tokens_equal_the_longhand_sum_and_batch_equals_one_by_one() -> None:
     torch.testing.assert_close(ca.decompose(clip, pixels).tokens(text), expected, atol=1e-6, rtol=1e-4)
     given = ca.decompose(clip, pixels, texts=text)
     torch.testing.assert_close(given.tokens(text), expected, atol=1e-6, rtol=1e-4)
-    for convention in ("own", "even"):
+    for convention in ("centered", "official"):
         batch = ca.decompose(clip, pixels, convention)
         for i in range(4):
             one = ca.decompose(clip, pixels[i : i + 1], convention)
@@ -138,8 +138,8 @@ def test_a_part_that_writes_nothing_contributes_nothing_under_own() -> None:
         model.visual.transformer.resblocks[1].mlp.c_proj.weight.zero_()
         model.visual.transformer.resblocks[1].mlp.c_proj.bias.zero_()
     clip, pixels = ca.load(model), torch.randn(2, 3, 32, 32)
-    assert ca.decompose(clip, pixels, "own").mlps[:, 1].abs().max() == 0
-    assert ca.decompose(clip, pixels, "even").mlps[:, 1].abs().max() > 0
+    assert ca.decompose(clip, pixels, "centered").mlps[:, 1].abs().max() == 0
+    assert ca.decompose(clip, pixels, "official").mlps[:, 1].abs().max() > 0
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +162,14 @@ def test_the_official_code_agrees(oracle: Any) -> None:
     def theirs(name: str) -> Tensor:
         return torch.tensor(found[name]).float()
 
-    parts = ca.decompose(clip, images, "even")
+    parts = ca.decompose(clip, images, "official")
     length = parts.embedding.norm(dim=-1)
     assert relative(parts.embedding, theirs("embedding")) <= 2e-5
     assert relative(parts.heads / length[:, None, None, None], theirs("heads")) <= 2e-5
     mlps = torch.cat([parts.start[:, None], parts.mlps], 1)
     assert relative(mlps / length[:, None, None], theirs("mlps")) <= 2e-5
     assert relative(parts.class_to_class() / length[:, None, None], theirs("cls_to_cls")) <= 2e-5
-    tokens = ca.decompose(clip, images[:4], "even").tokens(torch.eye(96))  # identity texts read out the joint space
+    tokens = ca.decompose(clip, images[:4], "official").tokens(torch.eye(96))  # identity texts read out the joint space
     assert relative(tokens.transpose(2, 3), theirs("tokens_first4")) <= 2e-5
 
 
@@ -207,7 +207,7 @@ def test_the_users_model_is_untouched(make: Any, training: bool) -> None:
     before, rng = copy.copy(state(model)), torch.get_rng_state()
     clip = ca.load(model)
     pixels = torch.randn(2, 3, 48, 32, generator=torch.Generator().manual_seed(0))
-    for convention in ("own", "even"):
+    for convention in ("centered", "official"):
         parts = ca.decompose(clip, pixels, convention, texts=torch.ones(2, 12))
         parts.tokens(-torch.ones(3, 12))
         parts.class_to_class()

@@ -192,7 +192,7 @@ def test_a_world_is_indexed_first_and_only_once(tmp_path, capsys):
     assert main(words) == 0
     kept = tmp_path / "r" / "world-160-val-balanced"
     assert len(ca.Store.open(kept)) == 160
-    assert ca.Store.open(kept).about.keep == ("heads", "mlps")
+    assert ca.Store.open(kept).manifest.keep == ("heads", "mlps")
     stamp = sorted((path.name, path.stat().st_mtime_ns) for path in kept.glob("blocks/*"))
     capsys.readouterr()
     assert main([*words, "--select", "7.0"]) == 0

@@ -238,7 +238,7 @@ def test_the_parts_are_the_pool_written_out(model: Any, clip: ca.Clip) -> None:
     torch.testing.assert_close(parts.bias.double(), bias.expand(2, -1), atol=1e-6, rtol=1e-5)
     assert parts.mlps.shape == (2, 0, 24)
     assert not parts.start.any()
-    even = ca.decompose(clip, pixels, "even")
+    even = ca.decompose(clip, pixels, "official")
     spread = each.sum(2) + bias / clip.vision.heads
     torch.testing.assert_close(even.heads[:, 0].double(), spread, atol=1e-5, rtol=1e-4)
     assert not even.bias.any()
@@ -250,7 +250,7 @@ def test_the_parts_are_the_pool_written_out(model: Any, clip: ca.Clip) -> None:
     torch.testing.assert_close(parts.class_to_class().double(), own, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("convention", ["own", "even"])
+@pytest.mark.parametrize("convention", ["centered", "official"])
 @pytest.mark.parametrize("size", [(96, 96), (64, 160), (32, 32)])
 def test_everything_sums_at_any_resolution(clip: ca.Clip, convention: Any, size: tuple[int, int]) -> None:
     pixels, text = torch.randn(2, 3, *size), torch.randn(3, 24)
@@ -269,7 +269,7 @@ def test_sides_are_multiples_of_the_patch(clip: ca.Clip) -> None:
         clip.encode_image(torch.randn(1, 3, 100, 90))
 
 
-@pytest.mark.parametrize("convention", ["own", "even"])
+@pytest.mark.parametrize("convention", ["centered", "official"])
 def test_bases_moments_and_textspan(clip: ca.Clip, convention: Any) -> None:
     parts = ca.decompose(clip, torch.randn(24, 3, 96, 96), convention)
     basis = basis_of(clip.vision, convention)
@@ -277,7 +277,7 @@ def test_bases_moments_and_textspan(clip: ca.Clip, convention: Any) -> None:
     coordinates = coordinates_of(basis, parts.trace)
     torch.testing.assert_close(basis.restore(coordinates).float(), shares, atol=1e-5, rtol=1e-4)
     moments = ca.Moments.of(parts, basis=basis)
-    assert moments.mean.shape == (1, 8, min(16 + 3 * (convention == "even"), 24))
+    assert moments.mean.shape == (1, 8, min(16 + 3 * (convention == "official"), 24))
     found = ca.textspan(moments, torch.randn(30, 24), texts_per_head=3)
     assert found.indices.shape == (1, 8, 3)
 
@@ -293,7 +293,7 @@ def test_a_store_of_them_is_searched_and_explains_why(tmp_path: Path) -> None:
         Image.fromarray(noise.numpy()).save(tmp_path / f"{i}.png")
     assert ca.index(clip, tmp_path, tmp_path / "store").done == 4
     store = ca.Store.open(tmp_path / "store")
-    assert (store.about.depth, store.about.layers, store.about.heads) == (1, (0,), 8)
+    assert (store.manifest.depth, store.manifest.layers, store.manifest.heads) == (1, (0,), 8)
     found = ca.search(store, text="a dog", clip=clip, heads="all")
     assert len(found.hits) == 4
     told = why(clip, store, found, found.hits[0])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.maps.attention_sinks import sinks, without_sinks
-from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.maps.resnet_maps import RECIPES, RESNET, pool_path
@@ -179,12 +179,12 @@ def test_what_has_no_meaning_on_a_resnet_is_refused_by_name(clip: ca.Clip) -> No
     with pytest.raises(ca.errors.BadSpec, match="'lime' is not known. Type one of: decomposition, surgery"):
         heatmap(clip, pixels, ["a"], method="lime")
     with pytest.raises(ca.errors.UnsupportedModel, match="a residual stream and an MLP"):
-        heatmap(clip, pixels, ["a"], method=Recipe(("qq",), residual=True, ffn=True))
+        heatmap(clip, pixels, ["a"], method=DenseAttention(("qq",), residual=True, ffn=True))
 
 
 def test_a_recipe_of_ones_own(model: Any, clip: ca.Clip) -> None:
     pixels, text = torch.randn(1, 3, 96, 96), torch.randn(2, 24)
-    both = Recipe(("qq", "vv"), average=True)
+    both = DenseAttention(("qq", "vv"), average=True)
     with torch.no_grad():
         expected = (written_out(model, pixels, "clearclip") + written_out(model, pixels, "surgery")) / 2
     cosine = (unit(expected) @ unit(text).T).transpose(1, 2).unflatten(2, (3, 3))

@@ -38,8 +38,8 @@ def small() -> ca.Clip:
     return ca.load(tiny.open_clip_model(layers=3), tokenizer=tokenizer)
 
 
-def line(found: Sanity, name: str, about: str = "") -> Any:
-    return next(check for check in found.checks if check.name == name and about in check.about)
+def line(found: Sanity, name: str, varied: str = "") -> Any:
+    return next(check for check in found.checks if check.name == name and varied in check.varied)
 
 
 def test_rank_correlation_is_scipys_ties_included() -> None:
@@ -109,9 +109,9 @@ def test_every_figure_is_what_longhand_gives(small: ca.Clip) -> None:
 
     pairs = [heatmap(small, pixels, contrast[i : i + 2], "sclip").values for i in (0, 2)]
     assert line(found, "text").figure == pytest.approx(mean_over_maps(pairs), abs=1e-5)
-    for about, blocks in (("last 1 of 3", 1), ("last 3 of 3", 3), ("whole", None)):
+    for manifest, blocks in (("last 1 of 3", 1), ("last 3 of 3", 3), ("whole", None)):
         other = heatmap(randomised(small, blocks), pixels, small.encode_text(texts), "sclip").values
-        assert line(found, "weights", about).figure == pytest.approx(mean_over_maps([other]), abs=1e-5)
+        assert line(found, "weights", manifest).figure == pytest.approx(mean_over_maps([other]), abs=1e-5)
     together = heatmap(small, pixels, [*texts, *contrast], "sclip").values
     unit = torch.nn.functional.normalize
     nearest = (small.encode_image(pixels) @ unit(small.encode_text(texts), dim=-1).T).argmax(1).tolist()
@@ -173,7 +173,7 @@ def test_pictures_of_other_shapes_embeddings_and_resnets_are_judged_too(small: c
     clip = ca.load(resnet_model(), tokenizer=tokenizer)
     found = sanity(clip, torch.randn(2, 3, 96, 96), torch.randn(1, 24), "attention", draws=1)
     assert found.unrelated[0] == "random direction 0"
-    assert [check.about for check in found.checks if check.name == "weights"] == [
+    assert [check.varied for check in found.checks if check.name == "weights"] == [
         "random weights in the last 1 of 7 blocks",
         "random weights in the last 3 of 7 blocks",
         "random weights in the last 7 of 7 blocks",
@@ -188,7 +188,7 @@ def test_table_and_json_say_the_same(small: ca.Clip) -> None:
     held = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert [check["verdict"] for check in held["checks"]] == [check.verdict for check in found.checks]
     told = " ".join(found.table().split())
-    assert all(check.verdict in told and check.about in told for check in found.checks)
+    assert all(check.verdict in told and check.varied in told for check in found.checks)
     assert max(map(len, found.table().splitlines())) <= 100
     assert held["passed"] == found.passed
 

@@ -31,7 +31,7 @@ from clip_anatomy.store.verify import verify
 __all__ = ["clip", "made", "mine", "other", "photos"]  # fixtures
 
 
-@pytest.mark.parametrize("convention", ["own", "even"])
+@pytest.mark.parametrize("convention", ["centered", "official"])
 @pytest.mark.parametrize("layers", ["all", "last:2", "0,2"])
 def test_a_store_holds_the_exact_split(clip, photos, tmp_path, convention, layers):
     index(
@@ -47,7 +47,7 @@ def test_a_store_holds_the_exact_split(clip, photos, tmp_path, convention, layer
     store = Store.open(tmp_path / "s", clip)
     parts = ca.decompose(clip, files_of(store, photos), convention)
     length = parts.embedding.norm(dim=-1)
-    for at, layer in enumerate(store.about.layers):
+    for at, layer in enumerate(store.manifest.layers):
         for head in range(2):
             u = store.heads(layer, head).double()
             x = torch.einsum("id,de->ie", u, store.basis.rows[at, head])
@@ -177,7 +177,7 @@ def test_other_settings_are_refused_by_name_and_none_means_as_it_is(clip, photos
     for settings, says in [
         ({"layers": "last:1"}, "layers"),
         ({"keep": "heads"}, "keep"),
-        ({"convention": "even"}, "conv"),
+        ({"convention": "official"}, "conv"),
     ]:
         with pytest.raises(StoreError, match=f"made with {says}"):
             index(clip, photos, mine, **settings)
@@ -245,4 +245,4 @@ def test_size_on_disk_is_what_is_announced(made):
     store = Store.open(made)
     held = sum(p.stat().st_size for p in store.blocks[0].folder.rglob("*") if p.is_file() and p.name != "zarr.json")
     indices = 3 * (2 * 16 + 4)
-    assert held == store.about.row_bytes * 61 + indices
+    assert held == store.manifest.row_bytes * 61 + indices

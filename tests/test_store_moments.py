@@ -18,7 +18,7 @@ def test_moments_are_kept_and_equal_those_from_scratch(made):
     check_moments(kept, from_scratch(store))
     check_moments(store.moments(chunks=5), from_scratch(store))
     assert kept.basis is not None
-    assert kept.model == store.about.digest
+    assert kept.model == store.manifest.digest
     fine, coarse = store.moments(chunks=8).counts[0], kept.counts[0]
     assert torch.equal(fine, coarse.view(4, 8).sum(0))  # the same images fall together
     labels = np.array(store.column("label"))

@@ -18,7 +18,7 @@ from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.split.basis import basis_of, coordinates_of
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
-from clip_anatomy.store.manifest import About
+from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.writer import Writer
 from clip_anatomy.studies import stored_predictions as replay
@@ -63,21 +63,21 @@ def contribution(store: Store, name: tuple[Any, ...], extra: dict[Any, TokenPart
         return store.heads(*name[1:]).double() @ store.basis.rows[store.layer_at(name[1]), name[2]]
     if name[0] == "mlp":
         return store.mlps(name[1]).double()
-    if name[0] == "own":
+    if name[0] == "centered":
         return extra[(0,)].layer(name[1], rows).double()
     if name[0] == "tokens":
         return next(x for tokens, x in extra.items() if tokens != (0,)).all(rows).double()
     rest = store.embeddings(unit=True).double()
-    for layer in store.about.layers:
+    for layer in store.manifest.layers:
         rest = rest - store.mlps(layer).double()
-        for head in range(store.about.heads):
+        for head in range(store.manifest.heads):
             rest = rest - contribution(store, ("head", layer, head), {})
     return rest
 
 
 def names(one: Selection) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = [("head", *pair) for pair in one.heads] + [("mlp", layer) for layer in one.mlps]
-    found += [("own", layer) for layer in one.class_to_class] + ([("tokens",)] if one.tokens else [])
+    found += [("class-to-class", layer) for layer in one.class_to_class] + ([("tokens",)] if one.tokens else [])
     return found + ([("rest",)] if one.start else [])
 
 
@@ -101,7 +101,7 @@ def test_logits_are_those_of_a_direct_computation(
     clip: Any, store: Store, task: Task, *, by: str, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if small:  # several walks over the classes, pieces and tiles
-        monkeypatch.setattr(replay, "READER_BYTES", 48 * 4 * store.about.d * 5)
+        monkeypatch.setattr(replay, "READER_BYTES", 48 * 4 * store.manifest.d * 5)
         monkeypatch.setattr(replay, "PIECE", 70)
         monkeypatch.setattr(replay, "CELLS", 200)
     union = Selection()
@@ -207,7 +207,7 @@ def test_the_next_study_reads_no_image(clip: Any, folder: Path, task: Task, monk
 
 def test_heads_by_their_texts(clip: Any, store: Store, task: Task) -> None:
     pool = torch.nn.functional.normalize(
-        torch.randn(80, store.about.embed, generator=torch.Generator().manual_seed(0)), dim=-1
+        torch.randn(80, store.manifest.embed, generator=torch.Generator().manual_seed(0)), dim=-1
     )
     span = textspan(store.moments(), pool, 5)
     found = predictions(
@@ -260,8 +260,8 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
     model.load_state_dict({k: v.float() for k, v in load_file(place / "weights.safetensors").items()})
     clip, inputs = ca.load(model.eval(), parity=False), np.load(place / "inputs.npz")
     expected = json.loads((place / "results.json").read_text())["ablation_accuracy_percent"]
-    about = About.of(clip, tuple(range(8)), ("heads", "mlps"), "even")
-    basis = basis_of(clip.image_tower, "even")
+    manifest = Manifest.of(clip, tuple(range(8)), ("heads", "mlps"), "official")
+    basis = basis_of(clip.image_tower, "official")
     row = {
         "path": None,
         "size": 1,
@@ -275,9 +275,9 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
     }
     images = torch.from_numpy(inputs["images"]).float()
     own: list[torch.Tensor] = []
-    with Writer.open(tmp_path / "store", about, basis) as writer:
+    with Writer.open(tmp_path / "store", manifest, basis) as writer:
         for first in range(0, len(images), 64):
-            parts = ca.decompose(clip, images[first : first + 64], "even")
+            parts = ca.decompose(clip, images[first : first + 64], "official")
             length = parts.embedding.norm(dim=-1)
             own.append(token_parts(parts, {layer: [0] for layer in range(8)}).sum(2) / length[:, None, None])
             heads = coordinates_of(basis, parts.trace).permute(1, 2, 0, 3).numpy().astype(np.float16)
@@ -345,7 +345,7 @@ def test_what_cannot_be_asked_is_named(
     clip: Any, store: Store, more: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     if "texts" in more:
-        more = {**more, "texts": torch.full((12, store.about.embed), torch.nan)}
+        more = {**more, "texts": torch.full((12, store.manifest.embed), torch.nan)}
     call = {"name": "layers", **more}
     with pytest.raises(error, match=says):
         study(store, call.pop("name"), clip=clip, **call)
@@ -385,7 +385,7 @@ def test_scores_that_are_no_numbers_are_named(clip: Any, tmp_path: Path) -> None
     store = Store.open(tmp_path / "store")
     task = task_of(store, lambda: clip)
     path = store.blocks[0].folder / "embedding" / "c" / "0" / "0"
-    values = np.memmap(path, np.float16, "r+", shape=(30, store.about.embed))
+    values = np.memmap(path, np.float16, "r+", shape=(30, store.manifest.embed))
     values[7, 0] = np.nan
     values.flush()
     with pytest.raises(BadInput, match=r"the scores of 1 images are NaN or infinite \(first: world-0-test-7\).*verify"):

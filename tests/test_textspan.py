@@ -66,7 +66,7 @@ class Oracle:
         self.heads, self.mlps, self.own = (torch.from_numpy(parts[n]) for n in ("heads", "mlps", "cls_to_cls"))
         self.pool, self.classes, self.labels = (torch.from_numpy(inputs[n]) for n in ("pool", "classifier", "labels"))
         self.results = json.loads((folder / "results.json").read_text())
-        self.moments = Moments.of(self.heads, convention="even")
+        self.moments = Moments.of(self.heads, convention="official")
 
     def batches(self, size: int):
         """Heads and the rest, a few images at a time."""
@@ -239,7 +239,7 @@ def test_the_first_of_two_equal_texts_wins_with_no_margin() -> None:
 
 def test_picks_read_as_rows_of_words() -> None:
     u, basis, _, pool = _data(9)
-    named = HeadBasis(basis.rows, basis.factor, "own", (11,))
+    named = HeadBasis(basis.rows, basis.factor, "centered", (11,))
     span = textspan(Moments.of(u, basis=named), pool, 2)
     words = [f"text {i}" for i in range(len(pool))]
     rows = span.picks(11, 0, words)
@@ -321,7 +321,7 @@ def test_evaluation_in_one_pass_equals_replacing_the_heads_of_every_image() -> N
 
 
 def test_a_batch_of_parts_sums_to_the_unit_embedding() -> None:
-    parts = SimpleNamespace(heads=torch.randn(7, 3, 2, 9), embedding=torch.randn(7, 9), convention="own")
+    parts = SimpleNamespace(heads=torch.randn(7, 3, 2, 9), embedding=torch.randn(7, 9), convention="centered")
     for layers in ((0, 1, 2), (2,)):
         # Frames of as many dimensions as the joint space hold any contribution.
         basis = HeadBasis.of(torch.randn(len(layers), 2, 9, 9), layers=layers)

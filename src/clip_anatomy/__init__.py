@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clip_anatomy.loading.load import load
     from clip_anatomy.loading.zero_shot import imagenet_templates
     from clip_anatomy.maps.attention_sinks import sinks
-    from clip_anatomy.maps.dense_attention import Recipe
+    from clip_anatomy.maps.dense_attention import DenseAttention
     from clip_anatomy.maps.heatmap import heatmap
     from clip_anatomy.maps.layer_maps import layer_maps
     from clip_anatomy.maps.map_result import Maps
@@ -73,7 +73,7 @@ _HOME = {
     "probe": "studies.probe",
     "prompts": "maps.point_prompts",
     "Ranking": "search.ranking",
-    "Recipe": "maps.dense_attention",
+    "DenseAttention": "maps.dense_attention",
     "repair": "studies.repair",
     "Sanity": "evaluation.sanity",
     "sanity": "evaluation.sanity",
@@ -95,6 +95,7 @@ __all__ = [
     "Atlas",
     "Clip",
     "Contributions",
+    "DenseAttention",
     "Edit",
     "EditedClip",
     "Faithfulness",
@@ -104,7 +105,6 @@ __all__ = [
     "Moments",
     "Parts",
     "Ranking",
-    "Recipe",
     "Sanity",
     "Selection",
     "Store",

@@ -4,10 +4,54 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-__all__ = ["note", "progress", "telling"]
+__all__ = ["Progress", "note", "progress", "shown", "silent", "telling"]
 
 LOG_SECONDS = 10.0
+Progress = Callable[[str, int, int | None], None]
+"""What every long function calls: what is being done, how much of it is done, how much there is (None: not known)."""
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """Say nothing: the `Progress` of a function that was given none."""
+
+
+@dataclass
+class _Rate:
+    """When the current step began, and where it stood then."""
+
+    what: str = ""
+    began: float = 0.0
+    first: int = 0
+
+    def line(self, what: str, done: int, total: int | None) -> str:
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.began, self.first = what, now, done
+        spent, fresh = now - self.began, done - self.first
+        if total is not None and total <= 1:
+            return what
+        said = f"{what}: {done:,}" + ("" if total is None else f" of {total:,}")
+        if fresh <= 0 or spent <= 0:
+            return said
+        said += f", {fresh / spent:.1f}/s"
+        return said if total is None else f"{said}, {spent * (total - done) / fresh:.0f} s left"
+
+
+@contextmanager
+def shown(title: str = "") -> Generator[Progress]:
+    """Show how far work is: a bar at a terminal; in a log a line every ten seconds, with rate and remaining time.
+
+    Args:
+        title: what stands there until the first step is told.
+
+    Yields:
+        The `Progress` to hand to a function.
+    """
+    rate = _Rate()
+    with telling(title) as tell:
+        yield lambda what, done, total: tell(rate.line(what, done, total), done, total)
 
 
 @contextmanager

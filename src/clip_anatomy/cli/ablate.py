@@ -102,7 +102,7 @@ def ablate(
         def load_model() -> "Clip":
             from clip_anatomy.loading.load import load
 
-            return load(model or opened.about.model, weights=weights, device=device)
+            return load(model or opened.manifest.model, weights=weights, device=device)
 
         found: list[Study] = []
         with stages() as tell:

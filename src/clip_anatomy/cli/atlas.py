@@ -94,7 +94,7 @@ def atlas(
                 asked = LanguageModel(llm, llm_model, timeout=llm_timeout, price=llm_price)
             opened = Store.open(store)
             part = None if folder is None else stack.enter_context(staged(folder, ATLAS)).folder
-            clip = load(model or opened.about.model, weights=weights, device=device)
+            clip = load(model or opened.manifest.model, weights=weights, device=device)
         with stages() as tell:
             found = make(
                 opened,

@@ -157,7 +157,7 @@ def _opened(store: str, folder: Path, model: str | None, weights: str | None, de
         place = Path(store)
         if not store.startswith("world:") or place.is_dir():
             opened = Store.open(place)
-            return opened, load(model or opened.about.model, weights=weights, device=device)
+            return opened, load(model or opened.manifest.model, weights=weights, device=device)
         # A repair needs groups of some size: unseen pictures, where either background is as likely, if nothing else is said.
         spec = store if store.count(":") > 1 else f"{store}:val:balanced"
         source = open_source(spec)
@@ -188,5 +188,5 @@ def _figure(opened: "Store", found: "Found", told: "Repaired") -> bytes:
         loud, seen = examples(opened, found, selects(opened, told.silence)), flips(opened, found, told)
         rows = {row.id: row for one in loud for row in one.rows} | {one.row.id: one.row for one in seen.shown}
         pictures = {row.id: image for row, image, _ in thumbnails(rows.values()) if image is not None}
-        caption = f"{opened.path.name}, model {opened.about.model}"
+        caption = f"{opened.path.name}, model {opened.manifest.model}"
         return draw_repair(found, told, caption, seen=seen, examples=loud, pictures=pictures)

@@ -132,8 +132,8 @@ def search(
         def load_model() -> "Clip":
             from clip_anatomy.loading.load import load
 
-            found = load(model or opened.about.model, weights=weights, device=device)
-            opened.about.refuse_other(found.name, found.digest, opened.path)
+            found = load(model or opened.manifest.model, weights=weights, device=device)
+            opened.manifest.refuse_other(found.name, found.digest, opened.path)
             return found
 
         if build is not None:
@@ -164,7 +164,7 @@ def search(
             )  # fmt: skip
         if clip is not None:
             found = _said(found, opened, clip, atlas)
-        if opened.about.model == "demo" and any(not hit.row.source.startswith("world:") for hit in found.hits):
+        if opened.manifest.model == "demo" and any(not hit.row.source.startswith("world:") for hit in found.hits):
             found = replace(found, notes=(*found.notes, DEMO))
         missing: list[str] = []
         if part is not None or sheet is not None:

@@ -15,7 +15,7 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, UnsupportedModel
 from clip_anatomy.loading.clip import BATCH, Clip, Images
 from clip_anatomy.naming.atlas import Atlas
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.layernorm import (
     Convention,
     centre,
@@ -47,9 +47,9 @@ def ablate(
     *,
     over: "Moments | Means | Images | Tensor | None" = None,
     other: "Images | Tensor | None" = None,
-    span: Span | None = None,
+    span: TextSpanResult | None = None,
     atlas: Atlas | None = None,
-    convention: Convention = "own",
+    convention: Convention = "centered",
 ) -> Float[Tensor, "image embed"]:
     """Encode images with some parts of each embedding replaced.
 
@@ -132,8 +132,8 @@ def taken(parts: Parts, selection: Selection) -> Float[Tensor, "image embed"]:
         if not parts.mlps.shape[1]:
             raise BadSpec("this model has no MLPs that write into the embedding. Type heads, for example 0.3")
         total = total + parts.mlps[:, list(selection.mlps)].sum(1)
-    if selection.start:
-        total = total + parts.start
+    if selection.input_embedding:
+        total = total + parts.input_embedding
     if selection.tokens or selection.class_to_class:
         layers = parts.heads.shape[1]
         which = {
@@ -173,7 +173,7 @@ def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tens
         trace, _ = record(tower, parts.source.inputs, write)
         scale = trace.scale[:, None, None, None]
         found = torch.stack(wrote, 1)
-        if parts.convention == "own":
+        if parts.convention == "centered":
             return to_joint(tower, centre(found) * scale)
         biases = torch.stack([out_bias(block, tower.width, found.device) for block in tower.blocks])
         spread = biases[None, :, None] * trace.mass[:, None, None, None] * scale
@@ -182,7 +182,7 @@ def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tens
         return to_joint(tower, found * scale) + shares * many[None, :, None, None]
 
 
-def rebuilt(parts: Parts, selection: Selection, span: Span) -> Float[Tensor, "image embed"]:
+def rebuilt(parts: Parts, selection: Selection, span: TextSpanResult) -> Float[Tensor, "image embed"]:
     """The TextSpan reconstructions of the selected heads, together, divided by ‖embedding‖."""
     x = (
         parts.heads[:, list(span.layers)].double().cpu()
@@ -213,13 +213,13 @@ def mean_of(over: Moments | Means, selection: Selection) -> Float[Tensor, " embe
             at = over.layers.index(layer), head
             total += over.mean[at] if over.basis is None else over.mean[at] @ over.basis.rows[at]
         return total
-    total = torch.zeros_like(over.start)
+    total = torch.zeros_like(over.input_embedding)
     for layer, head in selection.heads:
         total += over.heads[layer, head]
     for layer in selection.mlps:
         total += over.mlps[layer]
-    if selection.start:
-        total += over.start
+    if selection.input_embedding:
+        total += over.input_embedding
     if selection.class_to_class and over.class_to_class is None:
         raise BadInput(
             "these means were taken without class-to-class attention. Type Means.of(..., class_to_class=True)"
@@ -245,7 +245,7 @@ def _check(
     *,
     over: object,
     other: object,
-    span: Span | None,
+    span: TextSpanResult | None,
     convention: str,
     images: int,
 ) -> None:
@@ -275,7 +275,7 @@ def _check(
         _check_span(selection, span, convention)
 
 
-def _check_span(selection: Selection, span: Span | None, convention: str) -> None:
+def _check_span(selection: Selection, span: TextSpanResult | None, convention: str) -> None:
     if span is None:
         raise BadSpec("by='texts' needs what TextSpan found. Type span=textspan(moments, texts)")
     if len(selection) > len(selection.heads):

@@ -12,7 +12,7 @@ from clip_anatomy.edits.replacement import BYS, By, Change
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
@@ -77,7 +77,7 @@ class Edit:
         moments: Moments | Means | None = None,
         by: By = "mean",
         *,
-        span: Span | None = None,
+        span: TextSpanResult | None = None,
         directions: Mapping[tuple[int, int], Tensor] | None = None,
         measured_on: str = "",
         notes: str = "",
@@ -156,7 +156,7 @@ class Edit:
             tuple((c.layer, c.head) for c in pick["head"]),
             tuple(c.layer for c in pick["mlp"]),
             tuple(c.layer for c in pick["class-to-class"]),
-            any(c.kind == "start" for c in self.changes),
+            any(c.kind == "input-embedding" for c in self.changes),
         )
 
     @property
@@ -251,7 +251,7 @@ class Edit:
         """Edited embeddings of images that were decomposed: not normalised, in units of the unedited ones.
 
         Args:
-            parts: of the same model, convention "own".
+            parts: of the same model, convention "centered".
 
         Raises:
             BadInput: parts under another convention or of another shape.
@@ -267,7 +267,7 @@ class Edit:
 
         Args:
             coordinates: (layer, head) → coordinates, divided by ‖embedding‖ (`Store.heads(layer, head)`).
-            basis: their frames, convention "own".
+            basis: their frames, convention "centered".
 
         Raises:
             BadInput: the edit replaces more than heads, or a head or its layer is not there.
@@ -280,8 +280,8 @@ class Edit:
 def _selected(one: Change, selection: Selection) -> bool:
     if one.kind == "head":
         return (one.layer, one.head) in selection.heads
-    if one.kind == "start":
-        return selection.start
+    if one.kind == "input-embedding":
+        return selection.input_embedding
     return one.layer in (selection.mlps if one.kind == "mlp" else selection.class_to_class)
 
 

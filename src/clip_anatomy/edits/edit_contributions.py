@@ -18,7 +18,7 @@ __all__ = ["edited", "shift"]
 
 def edited(edit: Edit, parts: Parts) -> Float[Tensor, "image embed"]:
     """Edited embeddings of images that were decomposed; see `Edit.apply`."""
-    if parts.convention != "own" or parts.heads.shape[1:] != (edit.layers, edit.heads, edit.embed):
+    if parts.convention != "centered" or parts.heads.shape[1:] != (edit.layers, edit.heads, edit.embed):
         raise BadInput(
             f"parts {list(parts.heads.shape[1:])} under {parts.convention!r}: an edit of {edit.model} needs [layer, head, embed] = "
             f"{[edit.layers, edit.heads, edit.embed]}. Type decompose(clip, images, 'own')"
@@ -52,9 +52,9 @@ def shift(
             f"the edit does: {', '.join(edit.told[:4])}; from a store only heads can be replaced. Type "
             "EditedClip(clip, edit).encode_image(pixels)"
         )
-    if basis.convention != "own":
+    if basis.convention != "centered":
         raise BadInput(
-            f"the coordinates are of the convention {basis.convention!r}; an edit needs 'own'. Index with --convention own"
+            f"the coordinates are of the convention {basis.convention!r}; an edit needs 'centered'. Index with --convention centered"
         )
     if gone := sorted({one.layer for one in edit.changes} - set(basis.layers)):
         raise BadInput(
@@ -82,7 +82,7 @@ def shift(
 def _part(parts: Parts, one: Change) -> Float[Tensor, "image embed"]:
     if one.kind == "head":
         return parts.heads[:, one.layer, one.head]
-    return parts.mlps[:, one.layer] if one.kind == "mlp" else parts.start
+    return parts.mlps[:, one.layer] if one.kind == "mlp" else parts.input_embedding
 
 
 def _class_to_class(parts: Parts) -> Float[Tensor, "image layer head embed"]:

@@ -133,8 +133,10 @@ def write_text(path: Path, text: str) -> None:
 def _change(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Change:
     kind, _, at = str(row["part"]).partition(" ")
     layer, _, head = at.partition(".")
-    if kind not in KINDS or (kind == "start") != (not at) or (kind == "head") != bool(head):
-        raise BadSpec(f"part {row['part']!r} is not known. Type 'head 9.3', 'mlp 4', 'class-to-class 7' or 'start'")
+    if kind not in KINDS or (kind == "input-embedding") != (not at) or (kind == "head") != bool(head):
+        raise BadSpec(
+            f"part {row['part']!r} is not known. Type 'head 9.3', 'mlp 4', 'class-to-class 7' or 'input-embedding'"
+        )
     if row["by"] not in BYS:
         raise BadSpec(f"{row['part']} replaced by {row['by']!r}? That is not known. Type one of: {', '.join(BYS)}")
     found: dict[str, Tensor] = {}

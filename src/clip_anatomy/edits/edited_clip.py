@@ -204,14 +204,14 @@ def _replacement(
                 put = _put(looks[layer], head, tower.embed)
                 constant += put - (0 if over is None else over.takes(put))
     for one in edit.changes:
-        if one.kind in ("mlp", "start"):
+        if one.kind in ("mlp", "input-embedding"):
             constant += _put(one, 0, tower.embed)
     selection = edit.parts
     parts: Mapping[str, Any] = {
         "heads": {str(layer): [h for at, h in selection.heads if at == layer] for layer, _ in selection.heads},
         "mlps": list(selection.mlps),
         "class_to_class": list(selection.class_to_class),
-        "start": selection.start,
+        "input-embedding": selection.input_embedding,
         "puts": bool(constant.any()),
     }
     maps = torch.cat(rows) if rows else torch.zeros(0, tower.embed, dtype=torch.float64)
@@ -224,7 +224,7 @@ def _put(one: Change, row: int, embed: int) -> Float[Tensor, " embed"]:
 
 
 def _writes(tower: Tower, block: Block) -> Float[Tensor, "head d embed"]:
-    """A_h: what one unit of each number that a head computes writes into the joint space, before 1/σ (convention "own")."""
+    """A_h: what one unit of each number that a head computes writes into the joint space, before 1/σ (convention "centered")."""
     weight = block.out.weight.detach().cpu().double().T  # [head·d, width]
     if block.scale_attention is not None:
         weight = weight * block.scale_attention.cpu().double()

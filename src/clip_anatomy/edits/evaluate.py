@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.head_batches import HasHeads, contributions_of
 
@@ -81,7 +81,7 @@ def batch_of(parts: HasHeads, labels: Int64[Tensor, " image"], basis: HeadBasis 
 
 def evaluate(
     batches: Iterable[Batch],
-    spans: Mapping[str, Span],
+    spans: Mapping[str, TextSpanResult],
     classifier: Float[Tensor, "text embed"],
     texts_per_head: Sequence[int] = (10, 20, 30, 40, 50, 60),
 ) -> Replaced:
@@ -183,7 +183,7 @@ def ablate_layers(
     return right.double() / seen
 
 
-def _readers(span: Span, classifier: Tensor) -> Float64[Tensor, "layer head d text"]:
+def _readers(span: TextSpanResult, classifier: Tensor) -> Float64[Tensor, "layer head d text"]:
     return _lift(span.basis, classifier.detach().to("cpu", torch.float64), span.mean.shape)
 
 
@@ -210,6 +210,6 @@ def _right(logits: Tensor, labels: Tensor) -> int:
     return int((logits.argmax(1) == labels).sum())
 
 
-def _used(span: Span, m: int) -> list[int]:
+def _used(span: TextSpanResult, m: int) -> list[int]:
     chosen = span.indices[span.covered][:, :m]
     return chosen[chosen >= 0].tolist()

@@ -10,7 +10,7 @@ from clip_anatomy.edits.replacement import By, Change, frame_of
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
@@ -27,7 +27,7 @@ def changes_of(
     moments: Moments | Means | None,
     *,
     by: By,
-    span: Span | None,
+    span: TextSpanResult | None,
     directions: Mapping[tuple[int, int], Tensor],
 ) -> tuple[tuple[Change, ...], int]:
     """One change per part, and over how many images the means were taken.
@@ -44,7 +44,7 @@ def changes_of(
     tower = clip.vision
     if selection.class_to_class and (not isinstance(tower, Tower) or tower.pool == "mean"):
         raise BadSpec("this model has no class token that could read from itself. Type heads, MLPs or start instead")
-    if not isinstance(tower, Tower) and (selection.mlps or selection.start):
+    if not isinstance(tower, Tower) and (selection.mlps or selection.input_embedding):
         raise BadSpec("a CLIP-ResNet is split at its attention pool, which has heads only. Type heads, such as 0.3")
     if strangers := [f"{layer}.{head}" for layer, head in directions if (layer, head) not in selection.heads]:
         raise BadSpec(f"directions for heads that are not selected: {', '.join(strangers[:5])}. Select them too")
@@ -77,7 +77,9 @@ def changes_of(
     return tuple(changes), count
 
 
-def _check_texts(selection: Selection, span: Span | None, directions: Mapping[tuple[int, int], Tensor]) -> None:
+def _check_texts(
+    selection: Selection, span: TextSpanResult | None, directions: Mapping[tuple[int, int], Tensor]
+) -> None:
     if span is None:
         raise BadSpec("by='texts' needs what TextSpan found. Type span=textspan(moments, texts)")
     if directions:
@@ -86,9 +88,9 @@ def _check_texts(selection: Selection, span: Span | None, directions: Mapping[tu
         raise BadSpec(
             "by='texts' is for heads only: MLPs and the rest have no texts. Type by='mean' for them, and add the two"
         )
-    if span.convention != "own":
+    if span.convention != "centered":
         raise BadInput(
-            f"the span was found under the convention {span.convention!r}; an edit needs 'own'. Index with --convention own, and "
+            f"the span was found under the convention {span.convention!r}; an edit needs 'centered'. Index with --convention centered, and "
             "type textspan(moments, texts) again"
         )
 
@@ -98,17 +100,17 @@ def _check_measured(clip: Clip, moments: Moments | Means) -> None:
         raise BadInput(
             f"the means are of another model ({moments.model[:8]}…), not of {clip.name} ({clip.digest[:8]}…). {MEASURE}"
         )
-    if moments.convention != "own":
-        again = "Index with --convention own" if isinstance(moments, Moments) else MEASURE
+    if moments.convention != "centered":
+        again = "Index with --convention centered" if isinstance(moments, Moments) else MEASURE
         raise BadInput(
-            f"the means were taken under the convention {moments.convention!r}; an edit needs 'own', in which a part that writes "
+            f"the means were taken under the convention {moments.convention!r}; an edit needs 'centered', in which a part that writes "
             f"nothing contributes nothing. {again}"
         )
     if not moments.count:
         raise BadInput(f"the means were taken over no image. {MEASURE}")
 
 
-def _head_mean(source: Moments | Means | Span, layer: int, head: int, embed: int) -> Float[Tensor, "1 embed"]:
+def _head_mean(source: Moments | Means | TextSpanResult, layer: int, head: int, embed: int) -> Float[Tensor, "1 embed"]:
     if isinstance(source, Means):
         return source.heads[layer, head][None].float()
     if layer not in source.layers or head >= source.mean.shape[1]:
@@ -117,7 +119,7 @@ def _head_mean(source: Moments | Means | Span, layer: int, head: int, embed: int
             "--layers all"
         )
     row = source.layers.index(layer)
-    if isinstance(source, Span) and not bool(source.covered[row, head]):
+    if isinstance(source, TextSpanResult) and not bool(source.covered[row, head]):
         raise BadInput(f"head {layer}.{head} is not in the span. Type textspan(moments, texts) without heads=")
     at = source.mean[row, head][None]
     joint = at if source.basis is None else at @ source.basis.rows[row, head]
@@ -130,7 +132,7 @@ def _head_mean(source: Moments | Means | Span, layer: int, head: int, embed: int
 
 def _frame(
     moments: Moments | Means | None,
-    span: Span | None,
+    span: TextSpanResult | None,
     directions: Mapping[tuple[int, int], Tensor],
     at: tuple[int, int],
     embed: int,
@@ -168,7 +170,7 @@ def _others(selection: Selection, moments: Moments | Means | None, by: By) -> li
     if by == "zero":
         empty: list[Change] = [Change("mlp", layer, by="zero") for layer in selection.mlps]
         empty += [Change("class-to-class", layer, by="zero") for layer in selection.class_to_class]
-        return empty + ([Change("start", by="zero")] if selection.start else [])
+        return empty + ([Change("input-embedding", by="zero")] if selection.input_embedding else [])
     if not isinstance(moments, Means):
         raise BadInput(f"moments hold heads only; {selection.told}: more is asked for. {MEASURE}")
     found = [Change("mlp", layer, by=by, mean=moments.mlps[layer][None].float()) for layer in selection.mlps]
@@ -179,4 +181,8 @@ def _others(selection: Selection, moments: Moments | Means | None, by: By) -> li
     for layer in selection.class_to_class:
         assert moments.class_to_class is not None
         found.append(Change("class-to-class", layer, by=by, mean=moments.class_to_class[layer].float()))
-    return found + ([Change("start", by=by, mean=moments.start[None].float())] if selection.start else [])
+    return found + (
+        [Change("input-embedding", by=by, mean=moments.input_embedding[None].float())]
+        if selection.input_embedding
+        else []
+    )

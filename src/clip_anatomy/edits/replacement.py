@@ -11,7 +11,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 
 __all__ = ["BYS", "KINDS", "By", "Change", "Kind", "frame_of"]
 
-Kind = Literal["head", "mlp", "class-to-class", "start"]
+Kind = Literal["head", "mlp", "class-to-class", "input-embedding"]
 By = Literal["mean", "zero", "texts"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BYS: tuple[By, ...] = get_args(By)
@@ -29,8 +29,8 @@ class Change:
         texts:                       μ + (x − μ) FᵀF                  TextSpan's reconstruction: only the subspace is kept
 
     Attributes:
-        kind: "head", "mlp", "class-to-class" (what the class token read from itself, in all heads of a layer), "start".
-        layer: number of the layer; −1 for "start".
+        kind: "head", "mlp", "class-to-class" (what the class token read from itself, in all heads of a layer), "input-embedding".
+        layer: number of the layer; −1 for "input-embedding".
         head: number of the head; −1 for the others.
         by: "mean", "zero" or "texts".
         mean: μ; one row, or one for each head for "class-to-class"; None for "zero".
@@ -85,12 +85,12 @@ class Change:
         """The part in words, as people type it.
 
         Example:
-            >>> Change("head", 9, 3, "zero").name, Change("mlp", 4, by="zero").name, Change("start", by="zero").name
-            ('head 9.3', 'mlp 4', 'start')
+            >>> Change("head", 9, 3, "zero").name, Change("mlp", 4, by="zero").name, Change("input-embedding", by="zero").name
+            ('head 9.3', 'mlp 4', 'input-embedding')
         """
         if self.kind == "head":
             return f"head {self.layer}.{self.head}"
-        return self.kind if self.kind == "start" else f"{self.kind} {self.layer}"
+        return self.kind if self.kind == "input-embedding" else f"{self.kind} {self.layer}"
 
     @property
     def told(self) -> str:

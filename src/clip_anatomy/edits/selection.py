@@ -20,18 +20,18 @@ class Selection:
         heads: (layer, head) pairs, layers numbered as in the model.
         mlps: layers whose MLP is meant.
         class_to_class: layers whose attention of the class token to itself is meant, in all heads.
-        start: the residual stream before the first block.
+        input_embedding: the residual stream before the first block.
         tokens: source tokens whose contributions through all heads are meant; 0 is the class token.
 
     Example:
         >>> Selection(heads=((9, 3),)) | Selection(mlps=(4, 2, 4))
-        Selection(heads=((9, 3),), mlps=(2, 4), class_to_class=(), start=False, tokens=())
+        Selection(heads=((9, 3),), mlps=(2, 4), class_to_class=(), input_embedding=False, tokens=())
     """
 
     heads: tuple[tuple[int, int], ...] = ()
     mlps: tuple[int, ...] = ()
     class_to_class: tuple[int, ...] = ()
-    start: bool = False
+    input_embedding: bool = False
     tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Selection:
         Args:
             spec: one or more of these, joined by `+`: `9.3,10.1` heads · `layer=0-5` all heads of layers · `last=4` all heads
                 of the last layers · `role=background`, `words=striped fabric` heads by their names in an atlas · `all` all
-                heads · `mlp=all`, `mlp=3,4` · `class-to-class=all` · `start` · `token=0,7-9` source tokens · `none`.
+                heads · `mlp=all`, `mlp=3,4` · `class-to-class=all` · `input-embedding` · `token=0,7-9` source tokens · `none`.
             layers: how many layers there are, or the numbers of those that there are (a store may keep only some).
             heads: heads in each.
             atlas: names of the heads, for `role=` and `words=`; heads of layers that are not there are left out.
@@ -111,7 +111,7 @@ class Selection:
             (*self.heads, *other.heads),
             (*self.mlps, *other.mlps),
             (*self.class_to_class, *other.class_to_class),
-            self.start or other.start,
+            self.input_embedding or other.input_embedding,
             (*self.tokens, *other.tokens),
         )
 
@@ -121,13 +121,13 @@ class Selection:
             tuple(pair for pair in self.heads if pair not in set(other.heads)),
             tuple(layer for layer in self.mlps if layer not in other.mlps),
             tuple(layer for layer in self.class_to_class if layer not in other.class_to_class),
-            self.start and not other.start,
+            self.input_embedding and not other.input_embedding,
             tuple(token for token in self.tokens if token not in other.tokens),
         )
 
     def __len__(self) -> int:
         """How many parts: heads, MLPs, layers of class-to-class attention, the start, tokens."""
-        return len(self.heads) + len(self.mlps) + len(self.class_to_class) + self.start + len(self.tokens)
+        return len(self.heads) + len(self.mlps) + len(self.class_to_class) + self.input_embedding + len(self.tokens)
 
     def __bool__(self) -> bool:
         """Whether there is any part in it."""
@@ -149,8 +149,8 @@ class Selection:
             said.append(f"MLP{'s'[: len(self.mlps) > 1]} {joined(self.mlps)}")
         if self.class_to_class:
             said.append(f"class-to-class attention {joined(self.class_to_class)}")
-        if self.start:
-            said.append("start")
+        if self.input_embedding:
+            said.append("input-embedding")
         if self.tokens:
             said.append(f"token{'s'[: len(self.tokens) > 1]} {joined(self.tokens)}")
         return "; ".join(said) or "nothing"
@@ -160,13 +160,13 @@ class Selection:
         """What to type for it: `parse` reads it back.
 
         Example:
-            >>> Selection(((9, 3), (10, 1)), mlps=(0, 1, 2), start=True).spec
-            '9.3,10.1+mlp=0-2+start'
+            >>> Selection(((9, 3), (10, 1)), mlps=(0, 1, 2), input_embedding=True).spec
+            '9.3,10.1+mlp=0-2+input-embedding'
         """
         said = [",".join(f"{layer}.{head}" for layer, head in self.heads)] if self.heads else []
         said += [f"mlp={joined(self.mlps, ',')}"] if self.mlps else []
         said += [f"class-to-class={joined(self.class_to_class, ',')}"] if self.class_to_class else []
-        said += ["start"] if self.start else []
+        said += ["input-embedding"] if self.input_embedding else []
         said += [f"token={joined(self.tokens, ',')}"] if self.tokens else []
         return "+".join(said) or "none"
 
@@ -186,7 +186,7 @@ class Selection:
         Raises:
             BadSpec: not a selection.
         """
-        names = ("heads", "mlps", "class_to_class", "start", "tokens")
+        names = ("heads", "mlps", "class_to_class", "input-embedding", "tokens")
         if unknown := sorted(set(told) - set(names)):
             raise BadSpec(
                 f"{', '.join(map(repr, unknown))}: a selection has no such parts. Type some of: {', '.join(names)}"
@@ -198,7 +198,7 @@ class Selection:
             raise BadSpec(
                 'this is no selection: numbers were expected. Type {"heads": [[9, 3]], "mlps": [4]}'
             ) from None
-        return Selection(pairs, **numbers, start=told.get("start") is True)
+        return Selection(pairs, **numbers, input_embedding=told.get("input-embedding") is True)
 
 
 def _plain(value: Any) -> Any:

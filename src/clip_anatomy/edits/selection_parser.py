@@ -45,8 +45,8 @@ def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) 
         return Selection(class_to_class=_listed(kind, value, layers))
     if given and kind == "token":
         return Selection(tokens=_listed(kind, value, None))
-    if not given and kind in ("all", "none", "start"):
-        return Selection.every(layers, heads) if kind == "all" else Selection(start=kind == "start")
+    if not given and kind in ("all", "none", "input-embedding"):
+        return Selection.every(layers, heads) if kind == "all" else Selection(input_embedding=kind == "input-embedding")
     if not given and re.fullmatch(r"[\d.,\s]+", piece):
         return Selection(heads=tuple(_pair(part.strip()) for part in piece.split(",")))
     raise BadSpec(f"{piece!r} names no part. Type {FORMS}")

@@ -212,7 +212,7 @@ class Tower(nn.Module):
     def both(self, inputs: Tensor, wanted: "Replacement | None" = None) -> tuple[Tensor, Tensor]:
         """Embeddings [*, embed] without and with the replacement, from one forward."""
         x = self.begin(inputs)
-        written = self.read(x) if wanted is not None and wanted.start else None
+        written = self.read(x) if wanted is not None and wanted.input_embedding else None
         mixed_rows: list[Tensor] = []
         for layer, block in enumerate(self.blocks):
             heads, looked, mlp = ([], False, False) if wanted is None else wanted.at(layer)
@@ -280,7 +280,7 @@ class Replacement(nn.Module):
         super().__init__()
         self.heads = {int(layer): list(heads) for layer, heads in config["heads"].items()}
         self.looked, self.mlps = set(config["class_to_class"]), set(config["mlps"])
-        self.start, self.puts = bool(config["start"]), bool(config["puts"])
+        self.input_embedding, self.puts = bool(config["input-embedding"]), bool(config["puts"])
         self.register_buffer("maps", tensors["maps"])
         self.register_buffer("constant", tensors["constant"])
 

@@ -22,7 +22,7 @@ from clip_anatomy.evaluation.occlusion import REMOVALS
 from clip_anatomy.evaluation.pointing_game import Pointing, points_at
 from clip_anatomy.evaluation.sanity_result import counted
 from clip_anatomy.loading.clip import Clip, Images
-from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.image_batches import Look, Size, looks
 
@@ -135,7 +135,7 @@ def faithfulness(
     clip: Clip,
     images: Images | Tensor,
     texts: Sequence[str] | Tensor,
-    method: str | Recipe = "decomposition",
+    method: str | DenseAttention = "decomposition",
     *,
     removal: str = "road",
     score: str | None = None,

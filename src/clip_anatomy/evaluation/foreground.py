@@ -74,7 +74,7 @@ def class_map(
     """The map of one class minus the mean over the classes, at patch resolution.
 
     The difference is linear in the text, so it is the map of one direction, not of a thousand classes (`surgery` is not linear
-    and gets them all). "decomposition" is the paper's: all layers, the official sharing of means and biases ("even"); on a
+    and gets them all). "decomposition" is the paper's: all layers, the official sharing of means and biases ("official"); on a
     CLIP-ResNet, where nothing is to be shared, that of `heatmap`.
 
     Args:
@@ -89,7 +89,7 @@ def class_map(
     """
     direction = (classifier[chosen] - classifier.mean(0))[None].to(clip.device)
     if method == "decomposition" and not isinstance(clip.vision, ResNet):
-        shares, _ = token_contributions(TokenSource(clip.image_tower, pixels), direction, "even")
+        shares, _ = token_contributions(TokenSource(clip.image_tower, pixels), direction, "official")
         row, col = clip.patch
         return shares.sum((1, 2))[0, 1:, 0].unflatten(0, (pixels.shape[2] // row, pixels.shape[3] // col)).float()
     if method == "surgery":

@@ -18,7 +18,7 @@ from clip_anatomy.evaluation.known_objects import Case
 from clip_anatomy.evaluation.pointing_game import Pointing, points_at
 from clip_anatomy.evaluation.segmentation_metrics import Confusion, Mean, average_precision
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.registry import METHODS, method_of, methods_of
 from clip_anatomy.maps.thresholds import otsu
@@ -30,9 +30,9 @@ THRESHOLDS = {
     "half": "above half of the map's range",
     "otsu": "Otsu's threshold",
 }
-VARIANTS: dict[str, tuple[str | Recipe, dict[str, Any]]] = {
+VARIANTS: dict[str, tuple[str | DenseAttention, dict[str, Any]]] = {
     "surgery, all blocks": ("surgery", {"depth": 99}),
-    "kk, all blocks": (Recipe(("kk",), residual=False, ffn=False, depth=99, minus_mean=True), {}),
+    "kk, all blocks": (DenseAttention(("kk",), residual=False, ffn=False, depth=99, minus_mean=True), {}),
 }
 """Rows beside METHODS: what the second path does when it runs through every block, not the published few."""
 
@@ -173,9 +173,9 @@ def _measured(clip: Clip, case: Case, name: str, tally: _Tally, threshold: str) 
     return tally
 
 
-def _asked_maps(clip: Clip, case: Case, method: str | Recipe, options: dict[str, Any]) -> list[Tensor]:
+def _asked_maps(clip: Clip, case: Case, method: str | DenseAttention, options: dict[str, Any]) -> list[Tensor]:
     """The map of each question, with all texts as contrast; of methods that have no use for a contrast, no other text is drawn."""
-    if isinstance(method, Recipe) or not method_of(clip, method).alone:
+    if isinstance(method, DenseAttention) or not method_of(clip, method).alone:
         values = heatmap(clip, case.pixels, case.texts, method, **options).values.cpu()
         return [values[image, text] for image, text, _ in case.asked]
     pairs = sorted({(image, text) for image, text, _ in case.asked})

@@ -37,7 +37,7 @@ from clip_anatomy.evaluation.sanity_result import (
 )
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.attention_sinks import sinks_of
-from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.image_batches import Size, looks
 from clip_anatomy.maps.registry import method_of
@@ -68,7 +68,7 @@ def sanity(
     clip: Clip,
     images: Images | Tensor,
     texts: Sequence[str] | Tensor,
-    method: str | Recipe = "decomposition",
+    method: str | DenseAttention = "decomposition",
     *,
     contrast: Sequence[str] | None = None,
     draws: int = 3,
@@ -146,7 +146,7 @@ def sanity(
     for draw in range(draws):
         asked = other[[(draw * len(known) + i) % len(other) for i in range(len(known))]]
         correlations += [rank_correlation(a, b) for a, b in zip(own, maps(clip, asked), strict=True)]
-    per_text = isinstance(method, Recipe) or method_of(clip, method).per_text
+    per_text = isinstance(method, DenseAttention) or method_of(clip, method).per_text
     checks = [text_check(_mean(correlations), per_text=per_text)]
     for depth in depths:
         tell("random weights")

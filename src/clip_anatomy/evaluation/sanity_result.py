@@ -44,7 +44,7 @@ class Check:
 
     Attributes:
         name: "text", "weights", "contrast" or "sinks".
-        about: what was varied.
+        varied: what was varied.
         figure: see the module; NaN where every map was flat.
         limit: below it the answer is good; None for lines that only inform.
         passed: the answer; None for lines that only inform, or where nothing could be measured.
@@ -52,7 +52,7 @@ class Check:
     """
 
     name: str
-    about: str
+    varied: str
     figure: float
     limit: float | None
     passed: bool | None
@@ -109,7 +109,7 @@ class Sanity:
 
     def table(self) -> str:
         """The lines for people, at most a hundred characters wide."""
-        wide = max(len(check.about) for check in self.checks) + 2
+        wide = max(len(check.varied) for check in self.checks) + 2
         asked = f"{counted(self.images, 'picture')} × {counted(len(self.texts), 'text')} ({self.model})"
         lines = [f"Sanity of {self.method} on {asked}", f"  {'':<{wide}}{'figure':>6}  {'good':>6}"]
         for check in self.checks:
@@ -117,7 +117,7 @@ class Sanity:
                 f"{x:.2f}" if check.name != "sinks" else f"{x:.0%}" for x in (check.figure, check.limit or 0)
             )
             good = "" if check.limit is None else f"< {limit}"
-            head = f"  {check.about:<{wide}}{figure:>6}  {good:>6}  "
+            head = f"  {check.varied:<{wide}}{figure:>6}  {good:>6}  "
             lines += fill(check.verdict, WIDE, initial_indent=head, subsequent_indent=" " * len(head)).splitlines()
         return "\n".join(lines)
 
@@ -141,20 +141,20 @@ def counted(number: int, noun: str) -> str:
 
 def text_check(figure: float, *, per_text: bool) -> Check:
     """Does it change with the text?"""
-    about, limit = "maps of unrelated texts", LIMITS["text"][0]
+    varied, limit = "maps of unrelated texts", LIMITS["text"][0]
     if not per_text:
-        return Check("text", about, figure, limit, False, "changes with the text: no, it never looks at the text")
-    return _judged("text", about, figure, "changes with the text")
+        return Check("text", varied, figure, limit, False, "changes with the text: no, it never looks at the text")
+    return _judged("text", varied, figure, "changes with the text")
 
 
-def weights_check(about: str, figure: float, *, asked: bool) -> Check:
+def weights_check(varied: str, figure: float, *, asked: bool) -> Check:
     """Does it change with what was learned? Only the line that is `asked` is judged, the others inform."""
-    about = f"random weights in {about}"
+    varied = f"random weights in {varied}"
     if asked:
-        return _judged("weights", about, figure, "depends on what was learned")
+        return _judged("weights", varied, figure, "depends on what was learned")
     kept = figure >= LIMITS["weights"][0]
     verdict = FLAT if isnan(figure) else "still the map's order" if kept else "no longer the map's order"
-    return Check("weights", about, figure, None, None, verdict)
+    return Check("weights", varied, figure, None, None, verdict)
 
 
 def contrast_check(figure: float) -> Check:
@@ -163,12 +163,12 @@ def contrast_check(figure: float) -> Check:
     return _judged("contrast", "share on a contrast text", figure, found, " (0.50 is guessing)")
 
 
-def _judged(name: str, about: str, figure: float, said: str, further: str = "") -> Check:
+def _judged(name: str, varied: str, figure: float, said: str, further: str = "") -> Check:
     limit = LIMITS[name][0]
     if isnan(figure):
-        return Check(name, about, figure, limit, None, FLAT)
+        return Check(name, varied, figure, limit, None, FLAT)
     good = figure < limit
-    return Check(name, about, figure, limit, good, f"{said}: {'yes' if good else 'no'}{further}")
+    return Check(name, varied, figure, limit, good, f"{said}: {'yes' if good else 'no'}{further}")
 
 
 def sinks_found(images: Sequence[int], part: Sinks) -> list[Sink]:
@@ -181,10 +181,10 @@ def sinks_found(images: Sequence[int], part: Sinks) -> list[Sink]:
 
 def sinks_check(found: Sequence[Sink], images: int, share: float) -> Check:
     """Does it light up where nothing is? `share`: of the attention to patches that goes to sinks, mean over pictures."""
-    about, limit = "attention on sinks and registers", LIMITS["sinks"][0]
+    varied, limit = "attention on sinks and registers", LIMITS["sinks"][0]
     if not found:
         return Check(
-            "sinks", about, 0.0, limit, True, f"none in {images} pictures".replace(" 1 pictures", " 1 picture")
+            "sinks", varied, 0.0, limit, True, f"none in {images} pictures".replace(" 1 pictures", " 1 picture")
         )
     most: dict[tuple[int, int], list[Sink]] = {}
     for sink in found:
@@ -197,7 +197,7 @@ def sinks_check(found: Sequence[Sink], images: int, share: float) -> Check:
     more = f" and {len(common) - PLACES} other places" if len(common) > PLACES else ""
     pictures = len({sink.image for sink in found})
     return Check(
-        "sinks", about, share, limit, share < limit, f"found in {pictures} of {images} pictures: {where}{more}"
+        "sinks", varied, share, limit, share < limit, f"found in {pictures} of {images} pictures: {where}{more}"
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Shelf", "cache_folder"]
+__all__ = ["DiskCache", "cache_folder"]
 
 WAIT_SECONDS = 20.0
 AT_ONCE = 500  # names in one question; SQLite takes some 30,000 at most
@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class DiskCache:
     """One SQLite file of name → bytes. A shelf that cannot be written or read is simply empty.
 
     Attributes:
@@ -30,7 +30,7 @@ class Shelf:
 
     Example:
         >>> import tempfile
-        >>> shelf = Shelf(Path(tempfile.mkdtemp()) / "shelf.sqlite")
+        >>> shelf = DiskCache(Path(tempfile.mkdtemp()) / "shelf.sqlite")
         >>> shelf.put({"a": b"one"})
         >>> shelf.get(["a", "b"])
         {'a': b'one'}

@@ -13,7 +13,7 @@ from clip_anatomy.loading import model_sources as sources
 from clip_anatomy.loading.checkpoint import check_finite
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.host import Host, read_host, tensors_of
-from clip_anatomy.loading.loaded_model import Opened
+from clip_anatomy.loading.loaded_model import LoadedModel
 from clip_anatomy.loading.open_clip_models import open_clip_named
 from clip_anatomy.loading.parity import Proof, prove
 from clip_anatomy.loading.tokenizer import Tokenizer
@@ -86,9 +86,9 @@ def load(
     return _clip(name, read_host(module), tokenizer or opened.tokenizer, preprocess or opened.preprocess, parity)
 
 
-def _open(name: str, weights: str | Path | None) -> Opened:
+def _open(name: str, weights: str | Path | None) -> LoadedModel:
     scheme, _, rest = name.partition(":")
-    routes: dict[str, Callable[[], Opened]] = {
+    routes: dict[str, Callable[[], LoadedModel]] = {
         "open_clip": lambda: open_clip_named(rest, None if weights is None else Path(weights)),
         "hf": lambda: transformers_named(rest),
     }

@@ -11,7 +11,7 @@ from clip_anatomy.loading.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedModel:
     """A host module, and what goes with it."""
 
     module: nn.Module | None

@@ -7,13 +7,13 @@ from torch import nn
 
 from clip_anatomy.errors import BadCheckpoint, MissingExtra
 from clip_anatomy.loading.checkpoint import RESNET_MARK, has_open_clip_names, is_openai, read_json, read_state
-from clip_anatomy.loading.loaded_model import Opened, need_open_clip
+from clip_anatomy.loading.loaded_model import LoadedModel, need_open_clip
 from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_preprocess, openai_file
 from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, open_clip_tokenizer, transformers_tokenizer
 from clip_anatomy.loading.transformers_models import transformers_named, transformers_preprocess
 
 
-def live(module: nn.Module, tokenizer: Any) -> Opened:
+def live(module: nn.Module, tokenizer: Any) -> LoadedModel:
     """Tokenizer and preprocessing of a model object that the user built."""
     visual: Any = getattr(module, "visual", None)
     if type(module).__module__.startswith("transformers"):
@@ -24,16 +24,16 @@ def live(module: nn.Module, tokenizer: Any) -> Opened:
         text = None
         preprocess = open_clip_preprocess(getattr(visual, "preprocess_cfg", None), visual.image_size)
     if tokenizer is not None:
-        return Opened(module, _wrap(tokenizer), preprocess)
+        return LoadedModel(module, _wrap(tokenizer), preprocess)
     if text is not None:
         vocabulary, context = text.vocab_size, text.max_position_embeddings
     else:
         inner: Any = getattr(module, "text", module)
         vocabulary, context = inner.vocab_size, inner.context_length
     try:
-        return Opened(module, default_tokenizer(vocabulary, context), preprocess)
+        return LoadedModel(module, default_tokenizer(vocabulary, context), preprocess)
     except MissingExtra:
-        return Opened(module, None, preprocess)
+        return LoadedModel(module, None, preprocess)
 
 
 def _wrap(tokenizer: Any) -> Tokenizer:
@@ -44,7 +44,7 @@ def _wrap(tokenizer: Any) -> Tokenizer:
     return open_clip_tokenizer(tokenizer)
 
 
-def folder(path: Path) -> Opened:
+def folder(path: Path) -> LoadedModel:
     """A folder in the format of open_clip (open_clip_config.json) or transformers (config.json)."""
     if (path / "open_clip_config.json").is_file():
         config = read_json(path / "open_clip_config.json")
@@ -62,7 +62,7 @@ def folder(path: Path) -> Opened:
     )
 
 
-def file(path: Path) -> Opened:
+def file(path: Path) -> LoadedModel:
     """One weights file: OpenAI's own state dict, or open_clip's with a JSON config of the same name beside it."""
     beside = [path.with_suffix(".json"), path.parent / "open_clip_config.json"]
     config_path = next((p for p in beside if p.is_file()), None)

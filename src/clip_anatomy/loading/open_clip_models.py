@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from clip_anatomy.errors import BadCheckpoint, BadSpec, UnsupportedModel
 from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.checkpoint import RESNET_MARK, is_openai, read_state, strip_marks
-from clip_anatomy.loading.loaded_model import Opened, near, need_open_clip
+from clip_anatomy.loading.loaded_model import LoadedModel, near, need_open_clip
 from clip_anatomy.loading.resnet_weights import openai_resnet
 from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, open_clip_tokenizer
 
 
-def open_clip_named(rest: str, weights: Path | None) -> Opened:
+def open_clip_named(rest: str, weights: Path | None) -> LoadedModel:
     """open_clip:NAME/TAG from the hub, or open_clip:NAME with a local checkpoint."""
     open_clip = need_open_clip()
     name, _, tag = rest.partition("/")
@@ -45,7 +45,7 @@ def open_clip_named(rest: str, weights: Path | None) -> Opened:
             f"open_clip could not load {rest!r}: {e}. Without a network, type: load('open_clip:{name}', weights=FILE)"
         ) from e
     tokenizer = open_clip_tokenizer(open_clip.get_tokenizer(name))
-    return Opened(model, tokenizer, open_clip_preprocess(model.visual.preprocess_cfg, model.visual.image_size))
+    return LoadedModel(model, tokenizer, open_clip_preprocess(model.visual.preprocess_cfg, model.visual.image_size))
 
 
 def check_activation(wants_quick: bool, has_quick: bool, name: str, what: str) -> None:
@@ -62,7 +62,7 @@ def check_activation(wants_quick: bool, has_quick: bool, name: str, what: str) -
 
 def open_clip_file(
     open_clip: Any, name: str, config: Mapping[str, Any], preprocess: Mapping[str, Any], weights: Path
-) -> Opened:
+) -> LoadedModel:
     """Open a checkpoint under a config; OpenAI's own weights are held to their QuickGELU."""
     state = read_state(weights)
     if is_openai(state):
@@ -78,7 +78,7 @@ def _from_state(
     state: Mapping[str, Tensor],
     *,
     file_name: str,
-) -> Opened:
+) -> LoadedModel:
     known = {k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg", "model_cfg")}
     kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     if "multimodal_cfg" in config:
@@ -94,7 +94,7 @@ def _from_state(
     tokenizer: Tokenizer | None = None
     if "hf_tokenizer_name" not in text_cfg:
         tokenizer = default_tokenizer(text_cfg.get("vocab_size", 49408), text_cfg.get("context_length", 77))
-    return Opened(model, tokenizer, open_clip_preprocess(preprocess, size))
+    return LoadedModel(model, tokenizer, open_clip_preprocess(preprocess, size))
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -116,7 +116,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     model.load_state_dict(got)
 
 
-def openai_file(state: dict[str, Tensor], path: Path) -> Opened:
+def openai_file(state: dict[str, Tensor], path: Path) -> LoadedModel:
     """OpenAI's architecture, read off the shapes; heads are 64 wide, the activation is QuickGELU (Radford et al. 2021)."""
     open_clip = need_open_clip()
     text_width = state["ln_final.weight"].shape[0]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.disk_cache import Shelf, cache_folder
+from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
 from clip_anatomy.loading.tokenizer import check_texts
 
 __all__ = ["embed_texts", "text_shelf"]
@@ -20,11 +20,11 @@ BATCH = 128
 PROBE = "Two small dogs, one RED circle: 7 × naïve café!"  # tokenizers differ on this if they differ at all
 
 
-def text_shelf(cache: "str | Path | bool" = True) -> Shelf:
+def text_shelf(cache: "str | Path | bool" = True) -> DiskCache:
     """The shelf of text embeddings: in the cache folder, in a file of its own, or (False) none."""
     if cache is False:
-        return Shelf(None)
-    return Shelf(cache_folder() / "texts.sqlite" if cache is True else Path(cache))
+        return DiskCache(None)
+    return DiskCache(cache_folder() / "texts.sqlite" if cache is True else Path(cache))
 
 
 def embed_texts(

@@ -10,11 +10,11 @@ import torch
 from clip_anatomy.errors import BadCheckpoint, MissingExtra, UnsupportedModel
 from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.checkpoint import read_json
-from clip_anatomy.loading.loaded_model import Opened, need_transformers
+from clip_anatomy.loading.loaded_model import LoadedModel, need_transformers
 from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, transformers_tokenizer
 
 
-def transformers_named(name: str | Path) -> Opened:
+def transformers_named(name: str | Path) -> LoadedModel:
     """hf:ORG/NAME, or a folder that transformers saved."""
     transformers = need_transformers()
     config = _quiet(lambda: transformers.AutoConfig.from_pretrained(name), f"transformers could not read {name}")
@@ -47,7 +47,7 @@ def transformers_named(name: str | Path) -> Opened:
             processor = transformers.AutoImageProcessor.from_pretrained(name).to_dict()
         except (OSError, ValueError, ImportError):
             processor = {}
-    return Opened(model, tokenizer, transformers_preprocess(processor, config.vision_config.image_size))
+    return LoadedModel(model, tokenizer, transformers_preprocess(processor, config.vision_config.image_size))
 
 
 def _quiet(action: Any, what: str) -> Any:

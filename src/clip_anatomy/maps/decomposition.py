@@ -76,7 +76,7 @@ def token_map(
 ) -> Float[Tensor, "image token text"]:
     """Shares of each cosine by token, summed over layers and heads.
 
-    Equal to `Parts.tokens(text).sum((1, 2))` under the convention "own".
+    Equal to `Parts.tokens(text).sum((1, 2))` under the convention "centered".
 
     Args:
         tower: any tower whose readout attends to patches.
@@ -88,7 +88,7 @@ def token_map(
         Shares, class token first.
     """
     with torch.no_grad():
-        direction = pull_back(tower, text.to(tower.device), "own")
+        direction = pull_back(tower, text.to(tower.device), "centered")
         total: Tensor | None = None
 
         def add(step: Step, readout: Readout) -> None:

@@ -46,7 +46,7 @@ _NEEDS = {"qk": "qkv", "identity": "v", "qq": "qv", "kk": "kv", "vv": "v", "gem"
 
 
 @dataclass(frozen=True)
-class Recipe(Options):
+class DenseAttention(Options):
     """How the second path is run: any member of the family, published or your own.
 
     Attributes:
@@ -67,7 +67,7 @@ class Recipe(Options):
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> own = Recipe(("qq", "vv"), residual=False, ffn=False, depth=3, neighbours=2.0)
+        >>> own = DenseAttention(("qq", "vv"), residual=False, ffn=False, depth=3, neighbours=2.0)
         >>> ca.heatmap(ca.load("demo"), examples()[:1], ["a bird", "the sky"], method=own).method
         'recipe'
     """
@@ -97,28 +97,30 @@ class Recipe(Options):
             "neighbours": self.neighbours is None or self.neighbours > 0,
         }
         for name in (name for name, good in checks.items() if not good):
-            raise BadSpec(f"{name}={getattr(self, name)!r} is too small. Type: {name}={getattr(Recipe, name) or 5.0}")
+            raise BadSpec(
+                f"{name}={getattr(self, name)!r} is too small. Type: {name}={getattr(DenseAttention, name) or 5.0}"
+            )
         if self.class_row not in ("dense", "original"):
             raise BadSpec(f"class_row={self.class_row!r} is not known. Type: 'dense' or 'original'")
 
 
-RECIPES: dict[str, Recipe] = {
-    "raw": Recipe(("qk",), residual=True, ffn=True),
-    "maskclip": Recipe(("identity",), residual=False, ffn=False),
-    "maskclip_ffn": Recipe(("identity",), residual=True, ffn=True),
-    "sclip": Recipe(("qq", "kk"), residual=True, ffn=True),
-    "clearclip": Recipe(("qq",), residual=False, ffn=False),
-    "naclip": Recipe(("kk",), residual=False, ffn=False, neighbours=5.0),
-    "qq": Recipe(("qq",), residual=True, ffn=True),
-    "kk": Recipe(("kk",), residual=True, ffn=True),
-    "vv": Recipe(("vv",), residual=True, ffn=True),
-    "gem": Recipe(("gem",), residual=True, ffn=False, depth=6),
-    "surgery": Recipe(("vv",), residual=True, ffn=False, depth=6, class_row="original"),
+RECIPES: dict[str, DenseAttention] = {
+    "raw": DenseAttention(("qk",), residual=True, ffn=True),
+    "maskclip": DenseAttention(("identity",), residual=False, ffn=False),
+    "maskclip_ffn": DenseAttention(("identity",), residual=True, ffn=True),
+    "sclip": DenseAttention(("qq", "kk"), residual=True, ffn=True),
+    "clearclip": DenseAttention(("qq",), residual=False, ffn=False),
+    "naclip": DenseAttention(("kk",), residual=False, ffn=False, neighbours=5.0),
+    "qq": DenseAttention(("qq",), residual=True, ffn=True),
+    "kk": DenseAttention(("kk",), residual=True, ffn=True),
+    "vv": DenseAttention(("vv",), residual=True, ffn=True),
+    "gem": DenseAttention(("gem",), residual=True, ffn=False, depth=6),
+    "surgery": DenseAttention(("vv",), residual=True, ffn=False, depth=6, class_row="original"),
 }
 
 
 def dense_tokens(
-    tower: Tower, pixels: Float[Tensor, "image 3 row col"], recipe: Recipe
+    tower: Tower, pixels: Float[Tensor, "image 3 row col"], recipe: DenseAttention
 ) -> Float[Tensor, "image token embed"]:
     """Every token in the joint space, not normalised; token 0 is the class token, then patches row by row.
 
@@ -147,7 +149,7 @@ def dense_tokens(
 def dense_path(
     tower: Tower,
     pixels: Float[Tensor, "image 3 row col"],
-    recipe: Recipe,
+    recipe: DenseAttention,
     given: Float[Tensor, "image query query"] | None = None,
 ) -> tuple[Float[Tensor, "image token embed"], Step]:
     """Dense tokens, and the last block's step of the original path.
@@ -194,7 +196,7 @@ def keys(tower: Tower, step: Step) -> Float[Tensor, "image token width"]:
     return linear(tower.blocks[step.layer].key, step.normed)
 
 
-def _written(tower: Tower, step: Step, recipe: Recipe, nearby: Tensor | None, given: Tensor | None) -> Tensor:
+def _written(tower: Tower, step: Step, recipe: DenseAttention, nearby: Tensor | None, given: Tensor | None) -> Tensor:
     """What the second path's attention writes: every kind's Σ a v through W_O once."""
     block = tower.blocks[step.layer]
     wanted = set("".join(_NEEDS[kind] for kind in recipe.attention))

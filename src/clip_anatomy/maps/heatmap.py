@@ -10,7 +10,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
-from clip_anatomy.maps.dense_attention import Recipe
+from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.image_batches import Look, Size, looks
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
@@ -27,7 +27,7 @@ def heatmap(
     clip: Clip,
     images: Images | Tensor,
     texts: Sequence[str] | Tensor | Texts,
-    method: str | Recipe = "decomposition",
+    method: str | DenseAttention = "decomposition",
     *,
     templates: Sequence[str] | None = None,
     size: Size = None,
@@ -44,7 +44,7 @@ def heatmap(
         clip: an opened model.
         images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col] of any size in patches.
         texts: strings, or embeddings [text, embed] of any length; `Texts.of(clip, texts)` embeds strings once for many calls.
-        method: a name of METHODS, or a `Recipe` of your own.
+        method: a name of METHODS, or a `DenseAttention` of your own.
         templates: prompts with one `{}` each, averaged as CLIP's own recipe does.
         size: None looks through the model's own resize and crop; "whole" crops nothing, with the model's own short side; a
             number makes that the short side; (row, col) squashes. Sides are rounded to whole patches.
@@ -98,10 +98,12 @@ def heatmap(
     return _in_order(parts)
 
 
-def _chosen(clip: Clip, method: str | Recipe, given: dict[str, Any]) -> tuple[Method, str, Options]:
-    if isinstance(method, Recipe):
+def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> tuple[Method, str, Options]:
+    if isinstance(method, DenseAttention):
         if given:
-            raise BadSpec(f"a Recipe holds its own options. Type: dataclasses.replace(recipe, {next(iter(given))}=...)")
+            raise BadSpec(
+                f"a DenseAttention holds its own options. Type: dataclasses.replace(recipe, {next(iter(given))}=...)"
+            )
         return own_method(clip), "recipe", method
     found = method_of(clip, method)
     return found, method, found.chosen(method, given)

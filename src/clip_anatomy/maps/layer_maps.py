@@ -61,7 +61,7 @@ def layer_maps(
     several = len(asked) > 1 if minus_mean is None else minus_mean
     found: list[tuple[tuple[int, ...], list[Maps]]] = []
     for look in looks(clip, images, size, batch=1):  # a map per layer, head and text is held while one picture runs
-        shares, _ = token_contributions(TokenSource(clip.image_tower, look.pixels), text, "own")
+        shares, _ = token_contributions(TokenSource(clip.image_tower, look.pixels), text, "centered")
         by_layer: Float[Tensor, "image layer token text"] = shares.sum(2)[:, :, 1:]
         if several:
             by_layer = by_layer - by_layer.mean(-1, keepdim=True)

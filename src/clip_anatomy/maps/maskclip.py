@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_attention import Recipe, dense_path, keys
+from clip_anatomy.maps.dense_attention import DenseAttention, dense_path, keys
 from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.maps.self_self import similarities
 
@@ -62,7 +62,7 @@ def maskclip(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: MaskclipOptions
 ) -> Float[Tensor, "image token text"]:
     """Cosine of every patch's value with every text, refined where asked."""
-    recipe = Recipe(("identity",), residual=options.residual, ffn=options.ffn)
+    recipe = DenseAttention(("identity",), residual=options.residual, ffn=options.ffn)
     tokens, step = dense_path(clip.image_tower, pixels, recipe)
     found = similarities(tokens, text)
     if options.denoise is not None:

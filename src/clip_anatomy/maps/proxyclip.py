@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_attention import Recipe, dense_path
+from clip_anatomy.maps.dense_attention import DenseAttention, dense_path
 from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.maps.self_self import similarities
 
@@ -77,7 +77,7 @@ def proxyclip(
     if not affinity.isfinite().all():
         raise BadSpec("affinity holds NaN or infinite values. Type: torch.nan_to_num(affinity)")
     each = affinity.to(pixels.device).float().expand(len(pixels), patches, patches)
-    recipe = Recipe(("given",), residual=options.residual, ffn=options.ffn)
+    recipe = DenseAttention(("given",), residual=options.residual, ffn=options.ffn)
     tokens, _ = dense_path(clip.image_tower, pixels, recipe, guide(each, options.beta, options.gamma))
     return similarities(tokens, text)
 

@@ -42,5 +42,5 @@ def method_of(clip: Clip, name: str) -> Method:
 
 
 def own_method(clip: Clip) -> Method:
-    """What runs a `Recipe` of one's own on this model."""
+    """What runs a `DenseAttention` of one's own on this model."""
     return OWN_POOL if isinstance(clip.vision, ResNet) else OWN

@@ -24,7 +24,7 @@ from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.clip_surgery import contrast, feature_surgery, single_text
 from clip_anatomy.maps.decomposition import DecompositionOptions
-from clip_anatomy.maps.dense_attention import Recipe, gaussian
+from clip_anatomy.maps.dense_attention import DenseAttention, gaussian
 from clip_anatomy.maps.maskclip import check_probability, denoised, smoothed
 from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.maps.resnet_gradients import GRADIENTS
@@ -33,17 +33,17 @@ from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.forward import linear
 from clip_anatomy.towers.resnet import ResNet, features, pool_tokens, run_pool, run_resnet
 
-RECIPES: dict[str, Recipe] = {
-    "raw": Recipe(("qk",)),
-    "maskclip": Recipe(("identity",)),
-    "clearclip": Recipe(("qq",)),
-    "naclip": Recipe(("kk",), neighbours=5.0),
-    "surgery": Recipe(("vv",), class_row="original"),
+RECIPES: dict[str, DenseAttention] = {
+    "raw": DenseAttention(("qk",)),
+    "maskclip": DenseAttention(("identity",)),
+    "clearclip": DenseAttention(("qq",)),
+    "naclip": DenseAttention(("kk",), neighbours=5.0),
+    "surgery": DenseAttention(("vv",), class_row="original"),
 }
 
 
 def pool_path(
-    resnet: ResNet, pixels: Float[Tensor, "image 3 row col"], recipe: Recipe
+    resnet: ResNet, pixels: Float[Tensor, "image 3 row col"], recipe: DenseAttention
 ) -> Float[Tensor, "image token embed"]:
     """Every place in the joint space, not normalised; token 0 is the embedding itself, from the model's own path.
 
@@ -70,7 +70,7 @@ def pool_path(
         return torch.cat([run_pool(resnet, tokens).embedding[:, None], dense], 1).float()
 
 
-def refuse(recipe: Recipe) -> None:
+def refuse(recipe: DenseAttention) -> None:
     """Raise UnsupportedModel for what the attention pool of a ResNet cannot do."""
     missing = [
         what
@@ -85,7 +85,7 @@ def refuse(recipe: Recipe) -> None:
     if missing:
         raise UnsupportedModel(
             f"this recipe wants {' and '.join(missing)}, which the attention pool of a CLIP-ResNet does not have. "
-            "Type: Recipe(('qq',), residual=False, ffn=False), of qk, qq, kk, vv, identity"
+            "Type: DenseAttention(('qq',), residual=False, ffn=False), of qk, qq, kk, vv, identity"
         )
 
 
@@ -94,7 +94,7 @@ def _values(resnet: ResNet, seen: Float[Tensor, "image channel row col"]) -> Flo
 
 
 def _attended(
-    resnet: ResNet, tokens: Float[Tensor, "image token channel"], kind: str, recipe: Recipe, seen: Tensor
+    resnet: ResNet, tokens: Float[Tensor, "image token channel"], kind: str, recipe: DenseAttention, seen: Tensor
 ) -> Float[Tensor, "image place channel"]:
     pool = resnet.pool
     layers = {"q": pool.query, "k": pool.key, "v": pool.value}
@@ -117,7 +117,7 @@ def _resnet(clip: Clip) -> ResNet:
 
 
 def cosines(
-    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Recipe
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DenseAttention
 ) -> Float[Tensor, "image token text"]:
     """Cosine of every place with every text."""
     found = similarities(pool_path(_resnet(clip), pixels, options), text)
@@ -226,4 +226,4 @@ RESNET: dict[str, Method] = {
     **GRADIENTS,
     "attention": Method(attention, "where the attention pool looked, whatever the text", per_text=False),
 }
-OWN_POOL = Method(cosines, "a recipe of your own in the attention pool", Recipe())
+OWN_POOL = Method(cosines, "a recipe of your own in the attention pool", DenseAttention())

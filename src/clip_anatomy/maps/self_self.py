@@ -1,11 +1,11 @@
-"""The dense methods by name: each a `Recipe` of the one operator in `dense`, compared with the texts by cosine."""
+"""The dense methods by name: each a `DenseAttention` of the one operator in `dense`, compared with the texts by cosine."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_attention import RECIPES, Recipe, dense_tokens
+from clip_anatomy.maps.dense_attention import RECIPES, DenseAttention, dense_tokens
 from clip_anatomy.maps.method import Method
 
 
@@ -17,7 +17,7 @@ def similarities(
 
 
 def cosines(
-    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Recipe
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DenseAttention
 ) -> Float[Tensor, "image token text"]:
     """Cosine of every patch's dense token with every text."""
     found = similarities(dense_tokens(clip.image_tower, pixels, options), text)
@@ -36,4 +36,4 @@ TOLD = {
 }
 
 DENSE = {name: Method(cosines, told, RECIPES[name]) for name, told in TOLD.items()}
-OWN = Method(cosines, "a recipe of your own", Recipe())
+OWN = Method(cosines, "a recipe of your own", DenseAttention())

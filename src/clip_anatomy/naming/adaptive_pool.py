@@ -14,7 +14,7 @@ from clip_anatomy.naming.llm_questions import more_like
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.roles import tag
 from clip_anatomy.naming.textspan import textspan
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.moments import Moments
 
 __all__ = ["Grown", "grow"]
@@ -40,7 +40,7 @@ class Grown:
 
     pool: Pool
     embeddings: Float[Tensor, "text embed"]
-    span: Span
+    span: TextSpanResult
     curve: tuple[Round, ...]
     flat: bool
     answers: tuple[Answer, ...]
@@ -103,7 +103,7 @@ def grow(
     return Grown(pool, embeddings, span, tuple(curve), flat, tuple(answers))
 
 
-def _explained(span: Span) -> float:
+def _explained(span: TextSpanResult) -> float:
     """Mean over heads of the share that the first texts explain."""
     first = span.cumulative[:, :, min(span.within, span.texts_per_head) - 1]
     return float(first[span.covered].mean())
@@ -133,7 +133,7 @@ def _more(
     return Pool(texts, tag(texts, [""] * len(texts), grammar), f"more by {model.name}")
 
 
-def _seeds(span: Span, moments: Moments, pool: Pool) -> list[list[str]]:
+def _seeds(span: TextSpanResult, moments: Moments, pool: Pool) -> list[list[str]]:
     """The first picks of the heads with most variance left to explain."""
     at = min(span.within, span.texts_per_head) - 1
     variance = moments.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -11,7 +11,7 @@ from clip_anatomy.naming.known_truth import Truth
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.roles import Role
 from clip_anatomy.naming.stability import Stability
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.rows import Row
 
@@ -33,7 +33,7 @@ class Findings:
         driven: what truly drives the heads, where that is known.
     """
 
-    span: Span
+    span: TextSpanResult
     moments: Moments
     texts: Pool
     roles: Mapping[tuple[int, int], Role]

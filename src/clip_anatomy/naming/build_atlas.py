@@ -27,7 +27,7 @@ from clip_anatomy.naming.roles import MIXED, UNNAMED, Role, roles, tag
 from clip_anatomy.naming.stability import Stability, stability
 from clip_anatomy.naming.store_truth import is_world, truth_of
 from clip_anatomy.naming.textspan import textspan
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.naming.world_pool import world_grammar, world_pool
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
@@ -124,7 +124,7 @@ def atlas(
         True
     """
     opened = Store.open(store, clip) if isinstance(store, str | Path) else store
-    opened.about.refuse_other(clip.name, clip.digest, opened.path)
+    opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
     tell: Report = report or (lambda what, done, total: None)
     if task and model is None:
         raise BadInput("a task needs a language model to ask. Type: --llm URL --llm-model NAME")
@@ -178,14 +178,14 @@ def atlas(
         verdicts = spurious(model, task, list(dict.fromkeys(role.name for role in named.values() if role.named)))
         cues = [(verdict.cue, verdict.spurious, verdict.why) for verdict in verdicts]
         answers += [verdict.answer for verdict in verdicts]
-    about = opened.about
+    manifest = opened.manifest
     return Atlas(
-        model=about.model,
-        digest=about.digest,
+        model=manifest.model,
+        digest=manifest.digest,
         store=str(opened.path),
         images=len(opened),
-        layers=about.layers,
-        heads_per_layer=about.heads,
+        layers=manifest.layers,
+        heads_per_layer=manifest.heads,
         pool=first + (f", grown from {curve[0].texts} texts" if len(curve) > 1 else ""),
         pool_texts=len(texts),
         within=span.within,
@@ -202,7 +202,7 @@ def atlas(
 
 
 def _roles(
-    span: Span, moments: Moments, embeddings: Float[Tensor, "text embed"], texts: Pool
+    span: TextSpanResult, moments: Moments, embeddings: Float[Tensor, "text embed"], texts: Pool
 ) -> dict[tuple[int, int], Role]:
     if any(texts.properties):
         return roles(span, moments, embeddings, texts.properties)
@@ -242,14 +242,14 @@ def _notes(clip: Clip, store: Store, texts: Pool, steady: Stability | None) -> t
 def _made(
     store: Store, texts: Pool, texts_per_head: int, steady: Stability | None, model: LanguageModel | None
 ) -> dict[str, str]:
-    about = store.about
+    manifest = store.manifest
     made = {
         "clip-anatomy": __version__,
-        "store made": about.created,
-        "convention": about.convention,
+        "store made": manifest.created,
+        "convention": manifest.convention,
         "texts per head": str(texts_per_head),
         "pool digest": texts.digest,
         "bootstrap": "none" if steady is None else f"{steady.resamples} resamples of {steady.chunks} chunks of images",
         "roles by": "texts and their properties" if model is None else model.name,
     }
-    return made | {f"with {name}": version for name, version in about.versions.items() if name in ("torch", "zarr")}
+    return made | {f"with {name}": version for name, version in manifest.versions.items() if name in ("torch", "zarr")}

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.store.rows import Row
 from clip_anatomy.store.store import Store
 
@@ -45,7 +45,7 @@ class Evidence:
 
 def evidence(
     store: Store,
-    span: Span,
+    span: TextSpanResult,
     picks: int = 8,
     each: int = 6,
     *,
@@ -72,7 +72,7 @@ def evidence(
         raise BadInput(
             f"{store.path} holds no images, so there is no evidence. Type: clip-anatomy index SOURCE {store.path}"
         )
-    if span.directions.shape[-1] != store.about.d or span.layers != store.about.layers:
+    if span.directions.shape[-1] != store.manifest.d or span.layers != store.manifest.layers:
         raise BadInput(f"this span is not of {store.path}: span its own moments, textspan(store.moments(), pool)")
     picks = min(picks, span.texts_per_head)
     keep = min(SPARE * each, len(store))

@@ -129,7 +129,7 @@ def attribute_shares(
             )
         x = heads.double()
         if middle is None:
-            # About the first batch's mean, so that nothing large cancels.
+            # Manifest the first batch's mean, so that nothing large cancels.
             middle, depth = x.mean(0), x.shape[1]
             total_sum, total_square = torch.zeros_like(middle), torch.zeros(x.shape[1:3], dtype=torch.float64)
             tallies = [_Tally(tuple(x.shape[1:])) for _ in attributes]

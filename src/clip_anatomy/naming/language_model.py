@@ -21,7 +21,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from clip_anatomy.errors import BadInput, EndpointError
-from clip_anatomy.loading.disk_cache import Shelf, cache_folder
+from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
 
 __all__ = ["Answer", "Bill", "EndpointError", "LanguageModel"]
 
@@ -124,7 +124,7 @@ class LanguageModel:
     timeout: float = 60.0
     tries: int = 5
     price: tuple[float, float] | None = None
-    shelf: Shelf = field(default_factory=lambda: Shelf(cache_folder() / "answers.sqlite"))
+    shelf: DiskCache = field(default_factory=lambda: DiskCache(cache_folder() / "answers.sqlite"))
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ class LanguageModel:
         return (
             LanguageModel(url, name, **settings)
             if cache is None
-            else LanguageModel(url, name, shelf=Shelf(Path(cache)), **settings)
+            else LanguageModel(url, name, shelf=DiskCache(Path(cache)), **settings)
         )
 
     @property

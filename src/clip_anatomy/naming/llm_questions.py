@@ -14,7 +14,7 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.language_model import Answer, LanguageModel
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.roles import UNNAMED, Role
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 
 __all__ = ["Naming", "Verdict", "common_role", "more_like", "name_heads", "spurious"]
 
@@ -110,7 +110,7 @@ def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known:
 def name_heads(
     model: LanguageModel,
     named: Mapping[tuple[int, int], Role],
-    span: Span,
+    span: TextSpanResult,
     texts: Pool,
     *,
     progress: Callable[[int, int], None] | None = None,

@@ -22,7 +22,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.grammar import Grammar
 from clip_anatomy.naming.textspan import check_pool
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.moments import Moments
 
 __all__ = ["MIXED", "UNNAMED", "Role", "roles", "tag"]
@@ -90,7 +90,7 @@ def tag(texts: Sequence[str], properties: Sequence[str], grammar: Grammar) -> tu
 
 
 def roles(
-    span: Span,
+    span: TextSpanResult,
     moments: Moments,
     pool_embeddings: "Tensor | NDArray[Any]",
     properties: Sequence[str],
@@ -139,7 +139,9 @@ def roles(
     return found
 
 
-def _by_picks(span: Span, properties: Sequence[str], names: tuple[str, ...]) -> Float64[Tensor, "layer head property"]:
+def _by_picks(
+    span: TextSpanResult, properties: Sequence[str], names: tuple[str, ...]
+) -> Float64[Tensor, "layer head property"]:
     """What each property's texts add to the explained variance, among a head's first picks."""
     votes = torch.zeros(len(properties) + 1, len(names), dtype=torch.float64)  # the last row: no pick
     for text, told in enumerate(properties):
@@ -152,7 +154,11 @@ def _by_picks(span: Span, properties: Sequence[str], names: tuple[str, ...]) -> 
 
 
 def _by_spread(
-    span: Span, moments: Moments, pool: Float64[Tensor, "text embed"], properties: Sequence[str], names: tuple[str, ...]
+    span: TextSpanResult,
+    moments: Moments,
+    pool: Float64[Tensor, "text embed"],
+    properties: Sequence[str],
+    names: tuple[str, ...],
 ) -> Float64[Tensor, "layer head property"]:
     """How far each head tells the texts of a property apart."""
     covariance = moments.covariance

@@ -17,7 +17,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.greedy_selection import greedy
 from clip_anatomy.naming.textspan import check_pool, numerical_rank, texts_in, top_frame
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.moments import Moments
 
 __all__ = ["Stability", "stability"]
@@ -44,7 +44,7 @@ class Stability:
 
 def stability(
     moments: Moments,
-    span: Span,
+    span: TextSpanResult,
     pool_embeddings: "Tensor | NDArray[Any]",
     resamples: int = 100,
     *,

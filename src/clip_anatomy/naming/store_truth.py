@@ -56,7 +56,7 @@ def truth_of(store: Store, columns: Sequence[str] | None = None) -> Truth:
         if world
         else torch.ones(len(store), dtype=torch.bool)
     )
-    return attribute_shares(_batches(store, codes, single), known, store.about.layers)
+    return attribute_shares(_batches(store, codes, single), known, store.manifest.layers)
 
 
 def _column(store: Store, name: str, *, meta: bool) -> list[object]:

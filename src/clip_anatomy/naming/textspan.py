@@ -26,7 +26,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.greedy_selection import greedy
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments
 
@@ -56,7 +56,7 @@ def textspan(
     threshold: float = 0.3,
     within: int = 10,
     progress: Callable[[int, int], None] | None = None,
-) -> Span:
+) -> TextSpanResult:
     """Name heads: pick, one after the other, the texts that explain most of what is left of a head's variance.
 
     Time and memory do not depend on the number of images behind the moments. One head's texts are held at a time.
@@ -65,14 +65,14 @@ def textspan(
         moments: statistics of head contributions.
         pool_embeddings: text embeddings [text, embed], of unit length as in the paper (a longer text scores higher).
         texts_per_head: how many texts to pick for each head (the paper's main setting is 60).
-        rank: how many directions of a head to search. Default: as many as it has, at most d (+ 3 for "even").
+        rank: how many directions of a head to search. Default: as many as it has, at most d (+ 3 for "official").
         heads: (layer, head) pairs, layers numbered as in the model. Default: all.
         threshold: heads whose first `within` picks explain less of the variance than this are called unnamed.
         within: see `threshold`.
         progress: called with (heads done, heads in all) after each head.
 
     Returns:
-        Span: picks and figures per (layer, head).
+        TextSpanResult: picks and figures per (layer, head).
 
     Raises:
         BadInput: pool of another width, nothing to pick from, no such head.
@@ -100,7 +100,7 @@ def textspan(
     used = true_rank if rank is None else torch.full_like(true_rank, min(rank, d))
     _warn_above_rank(rank, true_rank, asked)
     shape = (layers, width, texts_per_head)
-    span = Span(
+    span = TextSpanResult(
         torch.full(shape, -1),
         *(torch.zeros(shape, dtype=torch.float64) for _ in range(4)),
         runner_up=torch.full(shape, -1),
@@ -125,13 +125,13 @@ def textspan(
 
 
 def _fill(
-    span: Span,
+    span: TextSpanResult,
     at: tuple[int, int],
     pool: Float64[Tensor, "text embed"],
     covariance: Float64[Tensor, "d d"],
     frame: Float64[Tensor, "rank d"],
 ) -> None:
-    """Span one head and write the result into the (freshly made) arrays of `span`."""
+    """TextSpanResult one head and write the result into the (freshly made) arrays of `span`."""
     rank = len(frame)
     span.rank[at] = max(rank, 1)  # a head that never writes has rank 0, and is covered all the same
     total = covariance.trace()

@@ -10,7 +10,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput
 from clip_anatomy.split.basis import HeadBasis
 
-__all__ = ["Pick", "Span"]
+__all__ = ["Pick", "TextSpanResult"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Pick:
 
 
 @dataclass(frozen=True)
-class Span:
+class TextSpanResult:
     """What `textspan` found. A place without a pick (the head has no more dimensions) holds −1 and zeros.
 
     Attributes:
@@ -54,7 +54,7 @@ class Span:
         within: see `unnamed`.
         count: images behind the moments.
         layers: which layer of the model each entry of the layer axis is.
-        convention: "own" or "even".
+        convention: "centered" or "official".
         basis: frames of the coordinates, or None for the joint space.
     """
 
@@ -91,7 +91,7 @@ class Span:
         for row, head in torch.nonzero(self.covered).tolist():
             yield self.layers[row], head
 
-    def first(self, texts_per_head: int) -> "Span":
+    def first(self, texts_per_head: int) -> "TextSpanResult":
         """Only the first picks: exactly the span that fewer texts would have given."""
         keep = slice(0, texts_per_head)
         names = ("indices", "score", "alone", "cumulative", "ceiling", "runner_up", "margin", "directions")

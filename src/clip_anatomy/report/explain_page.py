@@ -288,5 +288,5 @@ def _footer(story: Story) -> str:
 embeddings. Shares say what was <i>written</i> directly into the result, not what would happen if a part were removed: later parts may
 have read what earlier ones wrote. The share in percent is a softmax over the given texts only: with other texts it would be another.</p>
 <p>Source: Gandelsman, Efros and Steinhardt, “Interpreting CLIP’s Image Representation via Text-Based Decomposition”, ICLR 2024. Each
-part is centred by its own mean (convention “own”). Layers, heads, rows and columns are counted from 0.</p>
+part is centred by its own mean (convention “centered”). Layers, heads, rows and columns are counted from 0.</p>
 <dl>{facts}<dt>left over in the sums</dt><dd>at most {worst:.1e} of a cosine (float error)</dd></dl></footer>"""

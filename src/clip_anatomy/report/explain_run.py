@@ -112,7 +112,7 @@ def as_dict(found: Found, files: Sequence[str] = ()) -> dict[str, Any]:
             "preprocess": clip.preprocess.to_dict(),
             "proof": None if clip.proof is None else vars(clip.proof),
         },
-        "convention": "own",
+        "convention": "centered",
         "notes": list(found.notes),
         "texts": [{"text": question.text, "notes": list(question.notes)} for question in found.questions],
         "failed": [{"image": name, "error": error} for name, error in found.failed],

@@ -34,7 +34,7 @@ def result_of(
     return {
         **told.to_dict(),
         "store": str(opened.path),
-        "model": opened.about.model,
+        "model": opened.manifest.model,
         "question": {"column": plan.main.column, "classes": list(plan.main.classes)},
         "cue": list(plan.cue),
         "groups_by": plan.rule,

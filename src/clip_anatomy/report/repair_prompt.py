@@ -39,7 +39,7 @@ def read(spec: str, opened: Store, found: Found) -> Silence:
     words, along = _taken_apart(spec)
     if along and len(found.plan.cue) < 2:
         raise BadInput(f"{spec}: the cue is not known in words. Type --cue 'sky, water', or leave{ALONG} away")
-    silence = Silence(Selection.parse(words, opened.about.layers, opened.about.heads, found.atlas), along)
+    silence = Silence(Selection.parse(words, opened.manifest.layers, opened.manifest.heads, found.atlas), along)
     selects(opened, silence)
     return silence
 
@@ -53,7 +53,7 @@ def check(spec: str, opened: Store) -> None:
     """
     words, along = _taken_apart(spec)
     if "role=" not in words and "words=" not in words:
-        selects(opened, Silence(Selection.parse(words, opened.about.layers, opened.about.heads), along))
+        selects(opened, Silence(Selection.parse(words, opened.manifest.layers, opened.manifest.heads), along))
 
 
 def _taken_apart(spec: str) -> tuple[str, bool]:

@@ -56,7 +56,7 @@ def before(store: Store, found: Found) -> list[Piece]:
     }[plan.rule]
     halves = f"Chosen on {len(split.validation):,} of {len(store):,} pictures, measured on {len(split.test):,} others: {split.told}"
     return [
-        Text(f"{store.path.name}, model {store.about.model}"),
+        Text(f"{store.path.name}, model {store.manifest.model}"),
         *_said(
             "BEFORE",
             f"Which {plan.main.column}? {names}",

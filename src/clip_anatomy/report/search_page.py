@@ -79,7 +79,7 @@ def _heads(heads: Sequence[Used], mode: str) -> str:
 
 
 def _head(one: Used, place: int) -> str:
-    role, _, text = one.about.partition(": ")
+    role, _, text = one.meaning.partition(": ")
     why = one.why.removeprefix(f"{role}, ") if role else one.why
     words = f" “{escape(text)}”" if text else ""
     return (

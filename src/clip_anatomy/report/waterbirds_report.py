@@ -78,7 +78,7 @@ def paper(
         try:
             with walking(source) as report:
                 done = index(
-                    clip, pictures, place, layers=f"last:{LATE}", convention="even", batch=batch, report=report
+                    clip, pictures, place, layers=f"last:{LATE}", convention="official", batch=batch, report=report
                 )
         except KeyboardInterrupt as stop:
             note(f"clip-anatomy: {stop or 'stopped; what was committed is kept'}")

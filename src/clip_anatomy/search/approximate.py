@@ -181,7 +181,7 @@ def build_index(
     probed = enough[0] if enough else recall[-1][0]
     built = Built(
         str(opened.path),
-        opened.about.digest,
+        opened.manifest.digest,
         opened.epoch,
         len(opened),
         tuple(space.pairs),
@@ -264,8 +264,8 @@ def open_index(path: str | Path, store: Store, space: Space) -> Approximate:
         raise StoreError(
             f"{folder} is no search index ({error}). Build one: clip-anatomy search STORE --heads 9.3 --build {folder}"
         ) from error
-    about = store.about
-    if (built.digest, built.epoch, built.images) != (about.digest, store.epoch, len(store)):
+    manifest = store.manifest
+    if (built.digest, built.epoch, built.images) != (manifest.digest, store.epoch, len(store)):
         raise StoreError(
             f"{folder} was built over {built.images:,} images of {built.store}; {store.path} now has {len(store):,}, or others. "
             "Build it anew: --build"

@@ -94,7 +94,7 @@ def by_themselves(
     found = _best_of(moments, score, lambda value: f"{word}, {value:+.1f} σ over chance".replace("-", "−"), SURE)
     if found:
         return found, ()
-    best = tuple(Used(layer, head) for layer in store.about.layers for head in range(store.about.heads))
+    best = tuple(Used(layer, head) for layer in store.manifest.layers for head in range(store.manifest.heads))
     said = "these pictures agree in no head more than chance does" if many else "this picture is unusual in no head"
     return best, (
         f"{said}; all heads are compared. Type --only colour, or another property, to say what should be alike",

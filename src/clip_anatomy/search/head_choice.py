@@ -52,7 +52,7 @@ def choose(
     Raises:
         BadSpec: no such role or words, heads that are not stored, or nothing that reads as a choice.
     """
-    about = store.about
+    manifest = store.manifest
     if not isinstance(spec, str):
         return _checked(store, _pairs(spec)), ()
     spec = spec.strip()
@@ -60,7 +60,7 @@ def choose(
         raise BadSpec(NOTHING)
     kind, given, value = spec.partition("=")
     if spec == "all":
-        return tuple(Used(layer, head) for layer in about.layers for head in range(about.heads)), ()
+        return tuple(Used(layer, head) for layer in manifest.layers for head in range(manifest.heads)), ()
     if spec == "auto":
         return by_themselves(store, more, less, text)
     if not given and re.fullmatch(r"[\d.,\s]+", spec):
@@ -100,7 +100,7 @@ def checked_pairs(store: Store, spec: HeadSpec) -> tuple[tuple[int, int], ...]:
     """
     if isinstance(spec, str) and not (spec.strip() == "all" or re.fullmatch(r"[\d.,\s]+", spec)):
         raise BadSpec(f"heads {spec!r}: a fixed set was expected. Type LAYER.HEAD,LAYER.HEAD or all")
-    nothing = torch.zeros(0, len(store.about.layers), store.about.heads, store.about.d)
+    nothing = torch.zeros(0, len(store.manifest.layers), store.manifest.heads, store.manifest.d)
 
     def none() -> Atlas:
         raise AssertionError("numbered heads need no atlas")
@@ -124,9 +124,9 @@ def _pairs(given: Sequence[Any]) -> list[tuple[int, int]]:
 def _checked(store: Store, pairs: Sequence[tuple[int, int]]) -> tuple[Used, ...]:
     for layer, head in pairs:
         store.layer_at(layer)
-        if not 0 <= head < store.about.heads:
+        if not 0 <= head < store.manifest.heads:
             raise BadSpec(
-                f"head {layer}.{head} is not stored: layers {_said(store.about.layers)} have heads 0 to {store.about.heads - 1}. "
+                f"head {layer}.{head} is not stored: layers {_said(store.manifest.layers)} have heads 0 to {store.manifest.heads - 1}. "
                 "Type one of these"
             )
     if len(set(pairs)) < len(pairs):
@@ -143,7 +143,7 @@ def _roles_of(atlas: Atlas) -> set[str]:
 
 
 def _kept(store: Store, heads: Sequence[AtlasHead]) -> list[AtlasHead]:
-    return [one for one in heads if one.layer in store.about.layers]
+    return [one for one in heads if one.layer in store.manifest.layers]
 
 
 def _with_role(store: Store, atlas: Atlas, role: str) -> tuple[tuple[Used, ...], tuple[str, ...]]:

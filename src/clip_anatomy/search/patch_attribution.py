@@ -113,7 +113,7 @@ def _along(
     """What patches, and what is none, wrote along the direction."""
     assert ranking.space is not None
     mode, pairs = ranking.space.mode, ranking.space.pairs
-    convention = "even" if store.about.convention == "even" else "own"
+    convention = "official" if store.manifest.convention == "official" else "centered"
     shares, trace = token_contributions(TokenSource(clip.vision, pixels), joint.float(), convention)
     written = shares.double().cpu() * joint.norm(dim=-1).clamp_min(1e-30)  # [image, layer, head, token, part]
     if mode == "heads":

@@ -74,8 +74,8 @@ class Asked:
 
     def heads(self, which: Sequence[Example], store: Store) -> Float[Tensor, "image layer head d"]:
         """Coordinates of some of the pictures, stacked."""
-        about = store.about
-        empty = torch.zeros(0, len(about.layers), about.heads, about.d)
+        manifest = store.manifest
+        empty = torch.zeros(0, len(manifest.layers), manifest.heads, manifest.d)
         return torch.stack([one.heads for one in which]) if which else empty
 
     def rows(self) -> list[Row]:
@@ -173,12 +173,12 @@ class _Reader:
         if not found:
             raise BadInput(f"no image of {self.store.path} has the id {name!r}. Ids are those of Store.column('id')")
         row = found[0]
-        about = self.store.about
+        manifest = self.store.manifest
         block = next(b for b in self.store.blocks if b.start <= row.index < b.start + len(b))
         place = row.index - block.start
         # Of a block with holes the living are a copy of it all: one image is looked up among all of them.
         whole, inside = replace(block, alive=None), place if block.alive is None else int(block.alive[place])
-        heads = np.stack([whole.heads(at)[:, inside] for at in range(len(about.layers))])
+        heads = np.stack([whole.heads(at)[:, inside] for at in range(len(manifest.layers))])
         return Example(
             name, torch.from_numpy(heads).float(), units(self.store, [row.index])[0].float(), row, digest=row.digest
         )
@@ -189,7 +189,7 @@ class _Reader:
         pixels = clip.pixels(value, allow_urls=self.allow_urls)
         if len(pixels) != 1:
             raise BadInput(f"{len(pixels)} pictures in one: give a list of single pictures")
-        arrays = arrays_of(clip, self.store.basis, self.store.about, pixels)
+        arrays = arrays_of(clip, self.store.basis, self.store.manifest, pixels)
         name = Path(given).name if isinstance(given, str | Path) else "the picture"
         # [layer, head, 1, d] → [layer, head, d]
         heads, embedding = torch.from_numpy(arrays.heads)[:, :, 0].float(), torch.from_numpy(arrays.embedding)[0]

@@ -24,13 +24,13 @@ class Used:
         layer: its layer.
         head: its number.
         why: why it was chosen, in words.
-        about: what the atlas says it is about: "colour: something red"; "" where no atlas was asked.
+        meaning: what the atlas says it is about: "colour: something red"; "" where no atlas was asked.
     """
 
     layer: int
     head: int
     why: str = ""
-    about: str = ""
+    meaning: str = ""
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class Used:
     @property
     def word(self) -> str:
         """What it is about in a word or two, else why it was chosen; "" where that takes more words."""
-        first = (self.about or self.why.split(",", maxsplit=1)[0]).partition(":")[0].strip()
+        first = (self.meaning or self.why.split(",", maxsplit=1)[0]).partition(":")[0].strip()
         return first if len(first) < 20 else ""
 
 

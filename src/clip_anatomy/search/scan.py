@@ -157,7 +157,7 @@ _LENGTHS: dict[tuple[object, ...], Tensor] = {}
 
 
 def _name(store: Store) -> tuple[object, ...]:
-    return str(store.path.absolute()), store.about.digest, store.about.created, store.epoch, len(store)
+    return str(store.path.absolute()), store.manifest.digest, store.manifest.created, store.epoch, len(store)
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def search(
     return Ranking(
         query=ready.asked.said,
         store=str(opened.path),
-        model=opened.about.model,
+        model=opened.manifest.model,
         mode=mode,
         measure="cosine" if ready.cosine else "dot",
         centred=ready.space.centred,
@@ -153,7 +153,7 @@ def _opened(store: Store | str | Path, clip: Clip | None, k: int, offset: int) -
         raise BadInput(f"k {k}, offset {offset}: k is 1 or more, offset 0 or more. Type k=20, offset=0")
     opened = store if isinstance(store, Store) else Store.open(store)
     if clip is not None:
-        opened.about.refuse_other(clip.name, clip.digest, opened.path)
+        opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
     if not len(opened):
         raise BadInput(f"{opened.path} holds no images. Type: clip-anatomy index SOURCE {opened.path}")
     return opened

@@ -103,8 +103,8 @@ def named(ranking: Ranking, atlas: Atlas) -> Ranking:
     """The ranking with what an atlas says of each of its heads."""
     known = {(one.layer, one.head): one for one in atlas.heads}
 
-    def about(layer: int, head: int) -> str:
+    def meaning(layer: int, head: int) -> str:
         one = known.get((layer, head))
         return "" if one is None else f"{one.role.name}: {one.texts[0].text}" if one.texts else one.role.name
 
-    return replace(ranking, heads=tuple(replace(one, about=about(one.layer, one.head)) for one in ranking.heads))
+    return replace(ranking, heads=tuple(replace(one, meaning=meaning(one.layer, one.head)) for one in ranking.heads))

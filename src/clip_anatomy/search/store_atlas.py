@@ -30,8 +30,8 @@ def model_of(store: Store) -> Clip:
     Raises:
         StoreError: what its name opens today has other weights.
     """
-    found = load(store.about.model)
-    store.about.refuse_other(found.name, found.digest, store.path)
+    found = load(store.manifest.model)
+    store.manifest.refuse_other(found.name, found.digest, store.path)
     return found
 
 
@@ -57,10 +57,10 @@ def atlas_of(
         return found
     if given is not None:
         found = given if isinstance(given, Atlas) else Atlas.load(given)
-        if found.digest != store.about.digest:
+        if found.digest != store.manifest.digest:
             raise StoreError(
-                f"this atlas is of {found.model} (weights {found.digest[:8]}), {store.path} of {store.about.model} (weights "
-                f"{store.about.digest[:8]}). Make one: clip-anatomy atlas {store.path}"
+                f"this atlas is of {found.model} (weights {found.digest[:8]}), {store.path} of {store.manifest.model} (weights "
+                f"{store.manifest.digest[:8]}). Make one: clip-anatomy atlas {store.path}"
             )
         return found
     made = make_atlas(store, clip(), resamples=0, picks=1, images=1, report=report)
@@ -80,7 +80,7 @@ def kept_atlas(store: Store) -> Atlas | None:
         found = Atlas.load(store.path / NAME) if (store.path / NAME).is_file() else None
     except BadInput:
         return None  # a damaged file of ours: made again
-    fits = found is not None and found.digest == store.about.digest and 2 * found.images > len(store)
+    fits = found is not None and found.digest == store.manifest.digest and 2 * found.images > len(store)
     return found if fits else None
 
 

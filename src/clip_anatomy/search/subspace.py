@@ -114,7 +114,11 @@ class Space:
         """Vectors of stored images, from the stored numbers in float64."""
         found: list[Tensor] = []
         for part in self.parts:
-            x = units(store, rows) if part.at is None else store.heads(store.about.layers[part.at[0]], part.at[1], rows)
+            x = (
+                units(store, rows)
+                if part.at is None
+                else store.heads(store.manifest.layers[part.at[0]], part.at[1], rows)
+            )
             found.append(part.apply(x.double()))
         return self.join(found)
 
@@ -177,12 +181,12 @@ def space_of(
     ats: list[tuple[int, int]] = []
     for layer, head in pairs:
         place = store.layer_at(layer)
-        if not 0 <= head < store.about.heads:
+        if not 0 <= head < store.manifest.heads:
             raise BadSpec(
-                f"head {layer}.{head} is not stored: a layer has heads 0 to {store.about.heads - 1}. Type one of these"
+                f"head {layer}.{head} is not stored: a layer has heads 0 to {store.manifest.heads - 1}. Type one of these"
             )
         ats.append((place, head))
-    d, embed = store.about.d, store.about.embed
+    d, embed = store.manifest.d, store.manifest.embed
     size = embed if focus is None else len(focus)
     across = None if focus is None else focus.T
     # Heads are set to their mean also when the embedding itself is not centred: setting them to zero would move it far away.
@@ -221,7 +225,7 @@ KNOWN = 4  # stores whose means are remembered: reading them takes as long as a 
 
 def _means(store: Store) -> Float64[Tensor, "layer head d"]:
     """Mean of every head, read once per store as it stands."""
-    key = str(store.path.absolute()) + store.about.digest + store.about.created, store.epoch, len(store)
+    key = str(store.path.absolute()) + store.manifest.digest + store.manifest.created, store.epoch, len(store)
     if key not in _KNOWN:
         while len(_KNOWN) >= KNOWN:
             _KNOWN.pop(next(iter(_KNOWN)), None)
@@ -231,7 +235,7 @@ def _means(store: Store) -> Float64[Tensor, "layer head d"]:
 
 def mean_embedding(store: Store) -> Float64[Tensor, " embed"]:
     """Mean of the unit embeddings of all images; reads them once."""
-    total = torch.zeros(store.about.embed, dtype=torch.float64)
+    total = torch.zeros(store.manifest.embed, dtype=torch.float64)
     for block in store.blocks:
         found = block.embedding()
         for first in range(0, len(block), PIECE):
@@ -241,4 +245,4 @@ def mean_embedding(store: Store) -> Float64[Tensor, " embed"]:
 
 def units(store: Store, rows: Sequence[int]) -> Float16[Tensor, "image embed"]:
     """Unit embeddings exactly as they are stored."""
-    return store.gather(lambda block: block.run(None), rows, (store.about.embed,), np.float16)
+    return store.gather(lambda block: block.run(None), rows, (store.manifest.embed,), np.float16)

@@ -175,7 +175,7 @@ def search_captions(
         StoreError: a store of another model.
     """
     opened = store if isinstance(store, Store) else Store.open(store)
-    opened.about.refuse_other(clip.name, clip.digest, opened.path)
+    opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
     captions: dict[str, list[str]] = {}
     for row in opened.rows():
         for caption in row.captions:

@@ -1,7 +1,7 @@
 """The few directions that one head can write into, as an orthonormal frame.
 
 A head of width d writes `z_h A_h` with a weight-only `A_h` of d rows, so its contribution lives in d dimensions of the
-joint space ("even" sharing of LayerNorm's mean and of two biases adds at most three). With `A_h = R_h Q_h`, `Q_h` of
+joint space ("official" sharing of LayerNorm's mean and of two biases adds at most three). With `A_h = R_h Q_h`, `Q_h` of
 orthonormal rows, the *head coordinates* `u = z_h R_h` are lossless (`x = u Q_h`) and whitened: dot products of u equal
 those of x in the joint space. Everywhere in this package head coordinates are of contributions DIVIDED BY ‖embedding‖,
 so that they are parts of a cosine.
@@ -19,7 +19,7 @@ from clip_anatomy.split import layernorm as linear
 from clip_anatomy.towers.resnet import ImageTower
 from clip_anatomy.towers.trace import Trace
 
-__all__ = ["HeadBasis", "basis_of", "coordinates_of", "even_scalars"]
+__all__ = ["HeadBasis", "basis_of", "coordinates_of", "official_scalars"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class HeadBasis:
     Attributes:
         rows: Q, orthonormal rows in the joint space.
         factor: R, from what the head computes (`z_h`, or `z_h` and three scalars) to head coordinates.
-        convention: "own" or "even", see design of the exact split.
+        convention: "centered" or "official", see design of the exact split.
         layers: which layer of the model each entry of the layer axis is.
     """
 
     rows: Float64[Tensor, "layer head d embed"]
     factor: Float64[Tensor, "layer head source d"]
-    convention: str = "own"
+    convention: str = "centered"
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -59,13 +59,13 @@ class HeadBasis:
 
     @staticmethod
     def of(
-        maps: Float[Tensor, "layer head source embed"], convention: str = "own", layers: Sequence[int] = ()
+        maps: Float[Tensor, "layer head source embed"], convention: str = "centered", layers: Sequence[int] = ()
     ) -> "HeadBasis":
         """Factor the weight-only maps of all heads, `A_h = R_h Q_h` (LQ), in float64.
 
         Args:
-            maps: what one unit of each of a head's inputs writes into the joint space: `A_h` [d, embed] for "own"; with
-                three more rows for "even" (see `even`).
+            maps: what one unit of each of a head's inputs writes into the joint space: `A_h` [d, embed] for "centered"; with
+                three more rows for "official" (see `official`).
             convention: recorded, so that moments of two conventions are never merged.
             layers: the layer numbers of the model, when only some layers are kept.
 
@@ -107,7 +107,7 @@ class HeadBasis:
             layers: layer numbers, when only some layers are kept.
 
         Returns:
-            Frames whose `whiten` takes [z, three scalars of `even_scalars`].
+            Frames whose `whiten` takes [z, three scalars of `official_scalars`].
         """
         heads = maps.shape[1]
         share = 1.0 / (terms * heads)
@@ -119,10 +119,10 @@ class HeadBasis:
             ],
             dim=2,
         )
-        return HeadBasis.of(torch.cat([maps.double(), extra.double()], dim=2), "even", layers)
+        return HeadBasis.of(torch.cat([maps.double(), extra.double()], dim=2), "official", layers)
 
     def whiten(self, inputs: Float[Tensor, "image layer head source"]) -> Float64[Tensor, "image layer head d"]:
-        """Head coordinates of what the heads computed: `z_h/(σ‖e‖)`, followed by `even_scalars` for "even"."""
+        """Head coordinates of what the heads computed: `z_h/(σ‖e‖)`, followed by `official_scalars` for "official"."""
         return torch.einsum("ilhs,lhsd->ilhd", inputs.to("cpu", torch.float64), self.factor)
 
     def coordinates(
@@ -141,13 +141,13 @@ class HeadBasis:
         return HeadBasis(self.rows[rows], self.factor[rows], self.convention, tuple(layers))
 
 
-def even_scalars(
+def official_scalars(
     scale: Float[Tensor, " image"],
     mean: Float[Tensor, " image"],
     norm: Float[Tensor, " image"],
     mass: Float[Tensor, " image"] | None = None,
 ) -> Float[Tensor, "image 3"]:
-    """Give the three per-image scalars of the "even" convention: mass/(σ‖e‖), mean/(σ‖e‖), 1/‖e‖.
+    """Give the three per-image scalars of the "official" convention: mass/(σ‖e‖), mean/(σ‖e‖), 1/‖e‖.
 
     Args:
         scale: 1/σ of the last LayerNorm.
@@ -159,12 +159,12 @@ def even_scalars(
     return torch.stack([times * scale / norm, mean * scale / norm, 1 / norm], dim=-1)
 
 
-def basis_of(tower: ImageTower, convention: str = "own", layers: Sequence[int] | None = None) -> HeadBasis:
+def basis_of(tower: ImageTower, convention: str = "centered", layers: Sequence[int] | None = None) -> HeadBasis:
     """Frames of all heads of a tower, from its weights alone.
 
     Args:
         tower: an opened image or text tower.
-        convention: "own" or "even".
+        convention: "centered" or "official".
         layers: which layers (default: all).
 
     Example:
@@ -182,11 +182,11 @@ def basis_of(tower: ImageTower, convention: str = "own", layers: Sequence[int] |
         one_each = torch.eye(tower.d, device=tower.device)[:, None].expand(-1, tower.heads, -1)
         for layer in kept:
             wrote = linear.write_heads(tower, tower.blocks[layer], one_each)  # [d, head, width]
-            joint = linear.own_to_joint if convention == "own" else linear.to_joint
+            joint = linear.centered_to_joint if convention == "centered" else linear.to_joint
             maps.append(joint(tower, wrote).transpose(0, 1))
             biases.append(linear.to_joint(tower, linear.out_bias(tower.blocks[layer], tower.width, wrote.device)))
-        if convention == "own":
-            return HeadBasis.of(torch.stack(maps), "own", kept)
+        if convention == "centered":
+            return HeadBasis.of(torch.stack(maps), "centered", kept)
         mean, beta = linear.shared_directions(tower)
         return HeadBasis.even(
             torch.stack(maps), torch.stack(biases), mean, beta, terms=linear.terms(tower), layers=kept
@@ -205,7 +205,7 @@ def coordinates_of(basis: HeadBasis, trace: Trace) -> Float64[Tensor, "image lay
     """
     norm = trace.embedding.float().norm(dim=-1)
     inputs = trace.mixed[:, list(basis.layers)] * (trace.scale / norm)[:, None, None, None]
-    if basis.convention == "even":
-        scalars = even_scalars(trace.scale, trace.stream.mean(-1), norm, trace.mass)
+    if basis.convention == "official":
+        scalars = official_scalars(trace.scale, trace.stream.mean(-1), norm, trace.mass)
         inputs = torch.cat([inputs, scalars[:, None, None].expand(*inputs.shape[:3], -1)], dim=-1)
     return basis.whiten(inputs)

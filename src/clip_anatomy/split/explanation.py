@@ -38,7 +38,7 @@ class Answer:
         probability: softmax over these texts alone, with the model's own logit scale.
         heads: what each head said, over all it looked at.
         mlps: what each MLP said (a CLIP-ResNet has none behind its one layer of heads).
-        start: what was there before the first layer: nearly the same for every picture.
+        input_embedding: what was there before the first layer: nearly the same for every picture.
         bias: what LayerNorm and the heads' biases add: nearly the same for every picture.
         patches: what the heads read from each patch, over all layers and heads.
         own: what the heads read from the class token itself (from the mean token in a CLIP-ResNet).
@@ -49,7 +49,7 @@ class Answer:
     probability: Float[Tensor, " text"]
     heads: Float[Tensor, "layer head text"]
     mlps: Float[Tensor, "mlp text"]
-    start: Float[Tensor, " text"]
+    input_embedding: Float[Tensor, " text"]
     bias: Float[Tensor, " text"]
     patches: Float[Tensor, "row col text"]
     own: Float[Tensor, " text"]
@@ -59,7 +59,7 @@ class Answer:
     def total(self) -> Float[Tensor, " text"]:
         """Sum of all parts in float64."""
         heads, mlps = self.heads.double().sum((0, 1)), self.mlps.double().sum(0)
-        return heads + mlps + self.start.double() + self.bias.double()
+        return heads + mlps + self.input_embedding.double() + self.bias.double()
 
     @property
     def residue(self) -> Float[Tensor, " text"]:
@@ -86,7 +86,7 @@ class Answer:
         def less(x: Tensor) -> Tensor:
             return (count * x - x.sum(-1, keepdim=True)) / (count - 1)
 
-        parts = (self.heads, self.mlps, self.start, self.bias, self.patches, self.own)
+        parts = (self.heads, self.mlps, self.input_embedding, self.bias, self.patches, self.own)
         return Answer(less(self.cosine), self.probability, *map(less, parts), against="the mean of the other texts")
 
     def voices(self, text: int) -> list[Voice]:
@@ -120,7 +120,7 @@ def answer(clip: Clip, pixels: Float[Tensor, "image 3 row col"], texts: Float[Te
     """Split the cosines of pictures with texts by part and by place.
 
     Source: Gandelsman et al., "Interpreting CLIP's Image Representation via Text-Based Decomposition" (ICLR 2024), §3 and §5;
-    here each part is centred by its own mean (convention "own").
+    here each part is centred by its own mean (convention "centered").
 
     Args:
         clip: an opened model.
@@ -148,7 +148,7 @@ def answer(clip: Clip, pixels: Float[Tensor, "image 3 row col"], texts: Float[Te
             probability=probability[i].cpu(),
             heads=toward.heads[i].cpu(),
             mlps=toward.mlps[i].cpu(),
-            start=toward.start[i].cpu(),
+            input_embedding=toward.input_embedding[i].cpu(),
             bias=toward.bias[i].cpu(),
             patches=by_token[i, 1:].unflatten(0, grid),
             own=by_token[i, 0],
@@ -214,7 +214,7 @@ def summands(found: Answer, text: int) -> list[Voice]:
         *places,
         Voice("heads reading the class token", float(found.own[text])),
         Voice("MLPs", float(found.mlps[:, text].double().sum())),
-        Voice("start: alike for every picture", float(found.start[text])),
+        Voice("start: alike for every picture", float(found.input_embedding[text])),
         Voice("biases", float(found.bias[text])),
     ]
 
@@ -243,7 +243,7 @@ def to_dict(found: Answer, texts: Sequence[str], loudest: int = 5) -> list[dict[
             "residue": _plain(found.residue[k]),
             "heads": _plain(found.heads[..., k]),
             "mlps": _plain(found.mlps[:, k]),
-            "start": _plain(found.start[k]),
+            "input-embedding": _plain(found.input_embedding[k]),
             "bias": _plain(found.bias[k]),
             "patches": _plain(found.patches[..., k]),
             "class_token": _plain(found.own[k]),

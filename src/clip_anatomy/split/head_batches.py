@@ -31,7 +31,7 @@ class HasHeads(Protocol):
 
     @property
     def convention(self) -> str:
-        """How LayerNorm's mean and biases are shared: "own" or "even"."""
+        """How LayerNorm's mean and biases are shared: "centered" or "official"."""
         ...
 
 

@@ -20,12 +20,12 @@ from clip_anatomy.towers.resnet import AttentionPool, ImageTower, ResNet
 from clip_anatomy.towers.trace import Trace
 from clip_anatomy.towers.transformer import Block
 
-Convention = Literal["own", "even"]
-CONVENTIONS: tuple[Convention, ...] = ("own", "even")
+Convention = Literal["centered", "official"]
+CONVENTIONS: tuple[Convention, ...] = ("centered", "official")
 
 
 def check_convention(convention: str) -> None:
-    """Raise BadSpec for anything but "own" or "even"."""
+    """Raise BadSpec for anything but "centered" or "official"."""
     if convention not in CONVENTIONS:
         raise BadSpec(f"convention {convention!r} is not known. Type one of: {', '.join(map(repr, CONVENTIONS))}")
 
@@ -42,7 +42,7 @@ def to_joint(tower: ImageTower, x: Float[Tensor, "*part width"]) -> Float[Tensor
     return (x * tower.ln_post.weight.float()) @ tower.projection.float()
 
 
-def own_to_joint(tower: ImageTower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
+def centered_to_joint(tower: ImageTower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
     """`to_joint` of parts centred by their own mean, where a LayerNorm follows that centres."""
     return to_joint(tower, x if isinstance(tower, ResNet) else centre(x))
 
@@ -105,4 +105,4 @@ def pull_back(
     if isinstance(tower, ResNet):
         return unit.float()
     direction = unit.float() @ tower.projection.float().T * tower.ln_post.weight.float()
-    return centre(direction) if convention == "own" else direction
+    return centre(direction) if convention == "centered" else direction

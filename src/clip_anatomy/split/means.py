@@ -26,7 +26,7 @@ class Means:
         count: images.
         heads: of each head.
         mlps: of each MLP.
-        start: of the residual stream before the first block.
+        input_embedding: of the residual stream before the first block.
         class_to_class: of what each head's class token read from itself; None when it was not asked for.
         model: digest of the model.
         convention: how LayerNorm's mean and the biases were shared.
@@ -35,10 +35,10 @@ class Means:
     count: int
     heads: Float64[Tensor, "layer head embed"]
     mlps: Float64[Tensor, "mlp embed"]
-    start: Float64[Tensor, " embed"]
+    input_embedding: Float64[Tensor, " embed"]
     class_to_class: Float64[Tensor, "layer head embed"] | None
     model: str
-    convention: str = "own"
+    convention: str = "centered"
 
     @staticmethod
     def of(
@@ -46,7 +46,7 @@ class Means:
         images: "Images | Tensor | Iterable[Tensor]",
         *,
         class_to_class: bool = False,
-        convention: Convention = "own",
+        convention: Convention = "centered",
     ) -> "Means":
         """Measure them: one pass over the images, in constant memory.
 
@@ -71,7 +71,7 @@ class Means:
         for batch in _batches(clip, images):
             parts = decompose(clip, batch, convention)
             length = parts.embedding.norm(dim=-1).double()
-            found = [parts.heads, parts.mlps, parts.start]
+            found = [parts.heads, parts.mlps, parts.input_embedding]
             scaled = [x.double() / length.view(-1, *[1] * (x.dim() - 1)) for x in found]
             if class_to_class:
                 axes = torch.eye(clip.vision.embed, device=parts.embedding.device)

@@ -25,7 +25,7 @@ from clip_anatomy.split.head_batches import HasHeads, chunk_of, contributions_of
 
 __all__ = ["Moments"]
 
-FORMAT = "clip-anatomy moments 1"
+FORMAT = "clip-anatomy moments 2"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Moments:
         scatters: Σ (x − mean)(x − mean)ᵀ per cell.
         groups: the label of each entry of the group axis, ascending; (0,) when no groups were given.
         layers: which layer of the model each entry of the layer axis is.
-        convention: "own" or "even".
+        convention: "centered" or "official".
         model: name or digest of the model; moments of two models do not merge.
         basis: the frames of the head coordinates, or None.
     """
@@ -51,7 +51,7 @@ class Moments:
     scatters: Float64[Tensor, "group chunk layer head d d"]
     groups: tuple[int, ...] = (0,)
     layers: tuple[int, ...] = ()
-    convention: str = "own"
+    convention: str = "centered"
     model: str = ""
     basis: HeadBasis | None = None
 
@@ -79,7 +79,7 @@ class Moments:
         ids: "Tensor | Sequence[int] | None" = None,
         chunks: int = 1,
         layers: Sequence[int] = (),
-        convention: str = "own",
+        convention: str = "centered",
         model: str = "",
     ) -> "Moments":
         """Take the moments of one batch of images.
@@ -93,7 +93,7 @@ class Moments:
                 store's row number, so that the same images always fall into the same chunks.
             chunks: how many independent sub-moments to keep; 32 is good for bootstraps, 1 keeps memory small.
             layers: the model's layer numbers, when only some layers are kept.
-            convention: "own" or "even" (taken from `Parts` or `basis` when they say).
+            convention: "centered" or "official" (taken from `Parts` or `basis` when they say).
             model: name or digest of the model.
 
         Returns:

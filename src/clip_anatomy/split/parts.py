@@ -11,9 +11,9 @@ from torch import Tensor
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.split.layernorm import (
     Convention,
+    centered_to_joint,
     check_convention,
     out_bias,
-    own_to_joint,
     projection_bias,
     shared_directions,
     shared_term,
@@ -33,12 +33,12 @@ class Contributions:
     cosine: Float[Tensor, "image text"]
     heads: Float[Tensor, "image layer head text"]
     mlps: Float[Tensor, "image mlp text"]
-    start: Float[Tensor, "image text"]
+    input_embedding: Float[Tensor, "image text"]
     bias: Float[Tensor, "image text"]
 
     def total(self) -> Float[Tensor, "image text"]:
         """Sum of all parts; equals `cosine` up to float error."""
-        return self.heads.sum((1, 2)) + self.mlps.sum(1) + self.start + self.bias
+        return self.heads.sum((1, 2)) + self.mlps.sum(1) + self.input_embedding + self.bias
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class Parts:
 
     For the text tower the first axis counts texts and the readout row is the end-of-text token; all else is the same.
     A CLIP-ResNet is split where its tokens meet the joint space: one layer, the heads of its attention pool, whose token 0 is the
-    mean of all places; `mlps` is empty, `start` is zero and `bias` is the out-projection's.
+    mean of all places; `mlps` is empty, `input-embedding` is zero and `bias` is the out-projection's.
 
     Attributes:
         embedding: what the host library returns.
         heads: what every head wrote, summed over the tokens it looked at.
         mlps: what every MLP wrote, one per layer (none in a CLIP-ResNet).
-        start: the residual stream before the first block.
-        bias: LayerNorm's β and every out-projection's b_O (`own`); zero under `even`, which spreads both over the parts.
-        convention: how LayerNorm's mean and the biases are shared: "own" or "even".
+        input_embedding: the residual stream before the first block.
+        bias: LayerNorm's β and every out-projection's b_O (`centered`); zero under `official`, which spreads both over the parts.
+        convention: how LayerNorm's mean and the biases are shared: "centered" or "official".
     """
 
     embedding: Float[Tensor, "image embed"]
     heads: Float[Tensor, "image layer head embed"]
     mlps: Float[Tensor, "image mlp embed"]
-    start: Float[Tensor, "image embed"]
+    input_embedding: Float[Tensor, "image embed"]
     bias: Float[Tensor, "image embed"]
     convention: Convention
     trace: Trace = field(repr=False)
@@ -70,7 +70,7 @@ class Parts:
 
     def total(self) -> Float[Tensor, "image embed"]:
         """Sum of all parts; equals `embedding` up to float error."""
-        return self.heads.sum((1, 2)) + self.mlps.sum(1) + self.start + self.bias
+        return self.heads.sum((1, 2)) + self.mlps.sum(1) + self.input_embedding + self.bias
 
     @property
     def residue(self) -> Float[Tensor, " image"]:
@@ -92,7 +92,9 @@ class Parts:
         def dot(x: Tensor) -> Tensor:
             return (x @ unit.T) / length.view(-1, *[1] * (x.dim() - 1))
 
-        return Contributions(*(dot(x) for x in (self.embedding, self.heads, self.mlps, self.start, self.bias)))
+        return Contributions(
+            *(dot(x) for x in (self.embedding, self.heads, self.mlps, self.input_embedding, self.bias))
+        )
 
     def tokens(self, text: Float[Tensor, "text embed"]) -> Float[Tensor, "image layer head token text"]:
         """Split each head's contribution to each cosine by the token it read it from.
@@ -118,7 +120,11 @@ class Parts:
 
 
 def decompose(
-    clip: Clip, images: Images | Tensor, convention: Convention = "own", *, texts: Sequence[str] | Tensor | None = None
+    clip: Clip,
+    images: Images | Tensor,
+    convention: Convention = "centered",
+    *,
+    texts: Sequence[str] | Tensor | None = None,
 ) -> Parts:
     """Split image embeddings exactly into what every layer, head and MLP wrote.
 
@@ -128,8 +134,8 @@ def decompose(
     Args:
         clip: an opened model.
         images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
-        convention: "own" centres each part by its own mean and keeps the biases apart, so that a part that writes nothing
-            contributes nothing; "even" spreads mean and biases evenly over all parts, as the official code does.
+        convention: "centered" centres each part by its own mean and keeps the biases apart, so that a part that writes nothing
+            contributes nothing; "official" spreads mean and biases evenly over all parts, as the official code does.
         texts: strings or embeddings whose per-token contributions (`parts.tokens`) you want from the same forward.
 
     Returns:
@@ -155,7 +161,7 @@ def decompose(
 
 
 def decompose_text(
-    clip: Clip, texts: Sequence[str] | Tensor, convention: Convention = "own", *, images: Tensor | None = None
+    clip: Clip, texts: Sequence[str] | Tensor, convention: Convention = "centered", *, images: Tensor | None = None
 ) -> Parts:
     """Split text embeddings the same way; the readout row is the end-of-text token.
 
@@ -201,34 +207,34 @@ def _split(tower: ImageTower, inputs: Tensor, convention: Convention, texts: Ten
         if isinstance(tower, ResNet):
             each_wrote.append(write_heads(tower, tower.pool, trace.mixed[:, 0]))
         wrote = torch.stack(each_wrote, 1)
-        fields: dict[str, Any] = (_own if convention == "own" else _even)(tower, trace, wrote)
+        fields: dict[str, Any] = (_centered if convention == "centered" else _official)(tower, trace, wrote)
     return Parts(trace.embedding, **fields, convention=convention, trace=trace, source=source, known=known)
 
 
-def _own(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
+def _centered(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
-        return own_to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
+        return centered_to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
-    biases = sum(out_bias(block, tower.width, trace.start.device) for block in tower.blocks)
+    biases = sum(out_bias(block, tower.width, trace.input_embedding.device) for block in tower.blocks)
     bias = joint(biases * trace.mass[:, None]) + shared_directions(tower)[1]
     return {
         "heads": joint(wrote),
         "mlps": joint(trace.mlp),
-        "start": joint(trace.start),
+        "input-embedding": joint(trace.input_embedding),
         "bias": bias + projection_bias(tower),
     }
 
 
-def _even(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
+def _official(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
     share = shared_term(tower, trace)
-    biases = torch.stack([out_bias(block, tower.width, trace.start.device) for block in tower.blocks])
+    biases = torch.stack([out_bias(block, tower.width, trace.input_embedding.device) for block in tower.blocks])
     spread = biases[None, :, None] * trace.mass.view(-1, 1, 1, 1) / tower.heads
     return {
         "heads": joint(wrote + spread) + share[:, None, None] / tower.heads,
         "mlps": joint(trace.mlp) + share[:, None],
-        "start": joint(trace.start) + share,
+        "input-embedding": joint(trace.input_embedding) + share,
         "bias": torch.zeros_like(trace.embedding) + projection_bias(tower),
     }

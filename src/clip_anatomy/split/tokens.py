@@ -113,8 +113,8 @@ def token_contributions(
         else:
             result, trace = _from_blocks(tower, source.inputs, direction, only_readout=only_readout, each=each)
         result *= trace.scale.view(-1, 1, 1, 1, 1)
-        if convention == "even":
-            result += _even_shares(tower, trace, unit, direction, tokens=token_count(tower, source.inputs))
+        if convention == "official":
+            result += _official_shares(tower, trace, unit, direction, tokens=token_count(tower, source.inputs))
         result /= trace.embedding.norm(dim=-1).view(-1, 1, 1, 1, 1)
     return result, trace
 
@@ -158,11 +158,11 @@ def _from_pool(
     return dots[:, None], trace_pool(pooled)
 
 
-def _even_shares(
+def _official_shares(
     tower: ImageTower, trace: Trace, unit: Tensor, direction: Tensor, *, tokens: int
 ) -> Float[Tensor, "image layer 1 1 text"]:
     """b_O, the mean and β, spread over heads and tokens."""
-    biases = torch.stack([out_bias(block, tower.width, trace.start.device) for block in tower.blocks])
+    biases = torch.stack([out_bias(block, tower.width, trace.input_embedding.device) for block in tower.blocks])
     written = (biases @ direction.T)[None] * (trace.scale * trace.mass)[:, None, None]  # [image, layer, text]
     shared = (shared_term(tower, trace) @ unit.T)[:, None]
     return ((written + shared) / (tower.heads * tokens))[:, :, None, None]

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
 from clip_anatomy.errors import StoreError
-from clip_anatomy.store.manifest import About
+from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.mmap_cache import mapped, run
 
 __all__ = ["Block", "folder_of", "read_blocks"]
@@ -46,7 +46,7 @@ class Block:
     """
 
     folder: Path
-    about: About = field(repr=False)
+    manifest: Manifest = field(repr=False)
     count: int
     key: int
     alive: Int64[np.ndarray, " image"] | None = None
@@ -58,15 +58,15 @@ class Block:
 
     def heads(self, at: int) -> Float16[np.ndarray, "head image d"]:
         """Coordinates of all heads of the `at`-th kept layer, removed images left out."""
-        about = self.about
-        shape = (about.heads, self.count, about.d)
+        manifest = self.manifest
+        shape = (manifest.heads, self.count, manifest.d)
         path = self.folder / "heads" / "c" / str(at) / "0" / "0" / "0"
-        return self._living(self._mapped(path, np.float16, shape, indexed=about.heads), 1)
+        return self._living(self._mapped(path, np.float16, shape, indexed=manifest.heads), 1)
 
     def run(self, at: tuple[int, int] | None) -> Float16[np.ndarray, "image d"]:
         """Coordinates of one head (place of its layer, its number), or the embeddings (None); stays mapped for the next time."""
-        about = self.about
-        width, head, indexed = (about.embed, 0, 0) if at is None else (about.d, at[1], about.heads)
+        manifest = self.manifest
+        width, head, indexed = (manifest.embed, 0, 0) if at is None else (manifest.d, at[1], manifest.heads)
         name = "embedding/c/0/0" if at is None else f"heads/c/{at[0]}/0/0/0"
         numbers = self.count * width
         size = 2 * numbers * max(indexed, 1)
@@ -82,12 +82,12 @@ class Block:
     def mlps(self, at: int) -> Float16[np.ndarray, "image embed"]:
         """What the MLP of the `at`-th kept layer wrote."""
         path = self.folder / "mlps" / "c" / str(at) / "0" / "0"
-        return self._living(self._mapped(path, np.float16, (self.count, self.about.embed)), 0)
+        return self._living(self._mapped(path, np.float16, (self.count, self.manifest.embed)), 0)
 
     def embedding(self) -> Float16[np.ndarray, "image embed"]:
         """Embeddings of unit length."""
         path = self.folder / "embedding" / "c" / "0" / "0"
-        return self._living(self._mapped(path, np.float16, (self.count, self.about.embed)), 0)
+        return self._living(self._mapped(path, np.float16, (self.count, self.manifest.embed)), 0)
 
     def norm(self) -> Float32[np.ndarray, " image"]:
         """Lengths of the embeddings."""
@@ -128,7 +128,7 @@ class Block:
             raise StoreError(f"{path} was not written by this package, or is damaged. Type: clip-anatomy verify STORE")
 
 
-def read_blocks(rows: Any, folder: Path, about: About) -> tuple[Block, ...]:
+def read_blocks(rows: Any, folder: Path, manifest: Manifest) -> tuple[Block, ...]:
     """The blocks of a store in order, and which of their images are still there."""
     dead: dict[int, list[int]] = {}
     for key, place in rows.execute("SELECT block, place FROM holes"):
@@ -137,6 +137,6 @@ def read_blocks(rows: Any, folder: Path, about: About) -> tuple[Block, ...]:
     start = 0
     for key, count in rows.execute("SELECT key, count FROM blocks ORDER BY turn").fetchall():
         alive = np.setdiff1d(np.arange(count), dead[key]) if key in dead else None
-        blocks.append(Block(folder_of(folder, key), about, count, key, alive, start))
+        blocks.append(Block(folder_of(folder, key), manifest, count, key, alive, start))
         start += len(blocks[-1])
     return tuple(blocks)

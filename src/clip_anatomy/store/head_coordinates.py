@@ -9,8 +9,8 @@ from torch import Tensor
 
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import HeadBasis, coordinates_of
-from clip_anatomy.split.layernorm import own_to_joint, shared_term, to_joint
-from clip_anatomy.store.manifest import About
+from clip_anatomy.split.layernorm import centered_to_joint, shared_term, to_joint
+from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.towers.resnet import ImageTower
 from clip_anatomy.towers.trace import Trace, trace_of
 
@@ -42,7 +42,7 @@ class Arrays:
         return found if self.mlps is None else {**found, "mlps": self.mlps[:, keep]}
 
 
-def arrays_of(clip: Clip, basis: HeadBasis, about: About, pixels: Float[Tensor, "image 3 row col"]) -> Arrays:
+def arrays_of(clip: Clip, basis: HeadBasis, manifest: Manifest, pixels: Float[Tensor, "image 3 row col"]) -> Arrays:
     """Run the image tower and take what a store keeps.
 
     Args:
@@ -61,8 +61,8 @@ def arrays_of(clip: Clip, basis: HeadBasis, about: About, pixels: Float[Tensor, 
     unit = (trace.embedding / norm[:, None]).to("cpu", torch.float16)
     finite = torch.isfinite(heads).all(-1).all(0).all(0) & torch.isfinite(unit).all(-1) & torch.isfinite(norm).cpu()
     mlps = None
-    if "mlps" in about.keep:
-        wrote = mlps_of(tower, trace, about) / norm[:, None, None]
+    if "mlps" in manifest.keep:
+        wrote = mlps_of(tower, trace, manifest) / norm[:, None, None]
         mlps = wrote.transpose(0, 1).to("cpu", torch.float16).contiguous()
         finite &= torch.isfinite(mlps).all(-1).all(0)
     return Arrays(
@@ -70,9 +70,9 @@ def arrays_of(clip: Clip, basis: HeadBasis, about: About, pixels: Float[Tensor, 
     )
 
 
-def mlps_of(tower: ImageTower, trace: Trace, about: About) -> Float[Tensor, "image layer embed"]:
+def mlps_of(tower: ImageTower, trace: Trace, manifest: Manifest) -> Float[Tensor, "image layer embed"]:
     """What the MLPs of the kept layers wrote into the joint space, in the store's convention."""
-    wrote = trace.mlp[:, list(about.layers)]
-    if about.convention == "own":
-        return own_to_joint(tower, wrote * trace.scale[:, None, None])
+    wrote = trace.mlp[:, list(manifest.layers)]
+    if manifest.convention == "centered":
+        return centered_to_joint(tower, wrote * trace.scale[:, None, None])
     return to_joint(tower, wrote * trace.scale[:, None, None]) + shared_term(tower, trace)[:, None]

@@ -15,7 +15,7 @@ from clip_anatomy.data.open_source import open_source
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import basis_of
-from clip_anatomy.store.manifest import NAME, About, layers_of, parts_of
+from clip_anatomy.store.manifest import NAME, Manifest, layers_of, parts_of
 from clip_anatomy.store.walk import Walk
 from clip_anatomy.store.walk_progress import Progress, Summary
 from clip_anatomy.store.writer import Writer
@@ -52,7 +52,7 @@ def index(
         layers: "all", "last:4", "8-11", "0,3" or numbers: whose heads (and MLPs) are kept. All by default; a store that
             is there is continued as it was made.
         keep: "heads", or "heads,mlps" to keep what the MLPs wrote too.
-        convention: "own" (default) or "even".
+        convention: "centered" (default) or "official".
         labels: a table (CSV, JSON) of labels, groups and captions, for folders, lists and tars.
         prune: also take out images that came from this source and are no longer in it.
         batch: images at once; found by itself when None, halved when memory runs out.
@@ -79,18 +79,18 @@ def index(
     """
     opened = open_source(source, labels)
     folder = Path(store)
-    about = _settings(clip, folder, layers, keep, convention)
+    manifest = _settings(clip, folder, layers, keep, convention)
     if batch is not None and batch < 1:
         raise BadInput(f"batch={batch}: at least one image at once. Type batch=32, or leave it away")
-    basis = basis_of(clip.vision, about.convention, about.layers)
-    with Writer.open(folder, about, basis) as writer, _stop_on_signal() as stopped:
+    basis = basis_of(clip.vision, manifest.convention, manifest.layers)
+    with Writer.open(folder, manifest, basis) as writer, _stop_on_signal() as stopped:
         walk = Walk(writer, clip, basis, opened, stopped, report, commit_seconds, workers)
         return walk.run(batch, prune=prune)
 
 
 def model_of(store: Path) -> str | None:
     """Spec of the model that a store was made with; None if there is no store yet."""
-    return About.load(store).model if (store / NAME).exists() else None
+    return Manifest.load(store).model if (store / NAME).exists() else None
 
 
 def _settings(
@@ -99,17 +99,17 @@ def _settings(
     layers: str | int | Sequence[int] | None,
     keep: str | Sequence[str] | None,
     convention: str | None,
-) -> About:
+) -> Manifest:
     """What the store is to be: as asked for; where nothing was asked, as it is; where nothing is, all heads."""
-    old = About.load(folder) if (folder / NAME).exists() else None
+    old = Manifest.load(folder) if (folder / NAME).exists() else None
     if old is not None:
         old.refuse_other(clip.name, clip.digest, folder)
     kept = layers_of("all" if layers is None else layers, clip.vision.layers)
-    return About.of(
+    return Manifest.of(
         clip,
         old.layers if old is not None and layers is None else kept,
         old.keep if old is not None and keep is None else parts_of("heads" if keep is None else keep),
-        old.convention if old is not None and convention is None else convention or "own",
+        old.convention if old is not None and convention is None else convention or "centered",
     )
 
 

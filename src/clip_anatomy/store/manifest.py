@@ -19,9 +19,9 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.layernorm import check_convention
 from clip_anatomy.towers.resnet import ResNet
 
-__all__ = ["About", "layers_of", "parts_of"]
+__all__ = ["Manifest", "layers_of", "parts_of"]
 
-FORMAT = "clip-anatomy store 1"
+FORMAT = "clip-anatomy store 2"
 NAME = "store.json"
 BASIS = "basis.safetensors"
 BASIS_FORMAT = "clip-anatomy basis 1"
@@ -29,13 +29,13 @@ PARTS = ("heads", "mlps")
 
 
 @dataclass(frozen=True)
-class About:
+class Manifest:
     """What a store says about itself.
 
     Attributes:
         model: the spec that the model was loaded from.
         digest: hash of its weights; this, not the name, decides whether two models are the same.
-        convention: how LayerNorm's mean and the biases are shared: "own" or "even".
+        convention: how LayerNorm's mean and the biases are shared: "centered" or "official".
         preprocess: how the pixels were made.
         layers: which layers are kept, numbered as in the model.
         heads: heads per layer.
@@ -63,20 +63,20 @@ class About:
     format: str = FORMAT
 
     @staticmethod
-    def of(clip: Clip, layers: tuple[int, ...], keep: tuple[str, ...], convention: str) -> "About":
+    def of(clip: Clip, layers: tuple[int, ...], keep: tuple[str, ...], convention: str) -> "Manifest":
         """Describe a store that is about to be made with this model."""
         check_convention(convention)
         tower = clip.vision
         if "mlps" in keep and isinstance(tower, ResNet):
             raise BadSpec("a CLIP-ResNet has no MLPs that write into the joint space. Type keep='heads'")
-        return About(
+        return Manifest(
             model=clip.name,
             digest=clip.digest,
             convention=convention,
             preprocess=clip.preprocess.to_dict(),
             layers=layers,
             heads=tower.heads,
-            d=min(tower.d + (3 if convention == "even" else 0), tower.embed),
+            d=min(tower.d + (3 if convention == "official" else 0), tower.embed),
             embed=tower.embed,
             depth=tower.layers,
             keep=keep,
@@ -103,7 +103,7 @@ class About:
                 f"Type --model {self.model}, or the path of another store"
             )
 
-    def refuse_unlike(self, other: "About", where: Path) -> None:
+    def refuse_unlike(self, other: "Manifest", where: Path) -> None:
         """Raise StoreError when a store that is to be continued was made in another way; names the difference."""
         self.refuse_other(other.model, other.digest, where)
         for name in ("layers", "keep", "convention", "preprocess"):
@@ -137,7 +137,7 @@ class About:
             raise OutputError(f"{path} cannot be written ({error}). Type the path of a folder with room") from error
 
     @staticmethod
-    def load(folder: Path) -> "About":
+    def load(folder: Path) -> "Manifest":
         """Read what `save` wrote.
 
         Raises:
@@ -148,9 +148,9 @@ class About:
             said: dict[str, Any] = json.loads(path.read_text())
             if said.get("format") != FORMAT:
                 raise StoreError(f"{folder} is {said.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
-            values: dict[str, Any] = {f.name: said[f.name] for f in fields(About)}
+            values: dict[str, Any] = {f.name: said[f.name] for f in fields(Manifest)}
             values |= {"layers": tuple(said["layers"]), "keep": tuple(said["keep"])}
-            return About(**values)
+            return Manifest(**values)
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"{folder} is no store. Make one: clip-anatomy index SOURCE {folder}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -166,7 +166,7 @@ def save_basis(basis: HeadBasis, folder: Path) -> None:
     )
 
 
-def load_basis(about: About, folder: Path) -> HeadBasis:
+def load_basis(manifest: Manifest, folder: Path) -> HeadBasis:
     """Read the frames.
 
     Raises:
@@ -176,7 +176,7 @@ def load_basis(about: About, folder: Path) -> HeadBasis:
         tensors, _ = read_safetensors(folder / BASIS, BASIS_FORMAT, "clip-anatomy index")
     except BadInput as error:
         raise StoreError(str(error)) from error
-    return HeadBasis(tensors["rows"].double(), tensors["factor"].double(), about.convention, about.layers)
+    return HeadBasis(tensors["rows"].double(), tensors["factor"].double(), manifest.convention, manifest.layers)
 
 
 def digest_of(path: Path) -> str:

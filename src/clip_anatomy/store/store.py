@@ -1,6 +1,6 @@
 """`Store`: the parts of many images on disk, read by head.
 
-STORE/store.json          what it is of (`About`)          STORE/rows.sqlite   one row an image
+STORE/store.json          what it is of (`Manifest`)          STORE/rows.sqlite   one row an image
 STORE/basis.safetensors   frames of the head coordinates   STORE/moments/      kept statistics
 STORE/blocks/000007/      zarr v3 arrays of some images    STORE/lock          held while writing
 """
@@ -22,7 +22,7 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import Block, read_blocks
-from clip_anatomy.store.manifest import About, load_basis
+from clip_anatomy.store.manifest import Manifest, load_basis
 from clip_anatomy.store.rows import Row, row_of
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class Store:
 
     Attributes:
         path: its folder.
-        about: model, layers, convention, versions.
+        manifest: model, layers, convention, versions.
         blocks: where the arrays lie, as of the moment of opening.
         epoch: how often images were removed or blocks merged; the store must be opened again when it has changed.
     """
 
     path: Path
-    about: About
+    manifest: Manifest
     blocks: tuple[Block, ...] = field(repr=False)
     epoch: int
 
@@ -68,14 +68,14 @@ class Store:
             StoreError: no store, a damaged one, or one of another model.
         """
         folder = Path(path)
-        about = About.load(folder)
+        manifest = Manifest.load(folder)
         if clip is not None:
-            about.refuse_other(clip.name, clip.digest, folder)
+            manifest.refuse_other(clip.name, clip.digest, folder)
         with closing(sql.connect_to_read(folder)) as rows:
             rows.execute("BEGIN")
-            blocks = read_blocks(rows, folder, about)
+            blocks = read_blocks(rows, folder, manifest)
             epoch = int(sql.facts_of(rows).get("epoch", 0))
-        return Store(folder, about, blocks, epoch)
+        return Store(folder, manifest, blocks, epoch)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -84,7 +84,7 @@ class Store:
     @cached_property
     def basis(self) -> HeadBasis:
         """Frames of the kept heads."""
-        return load_basis(self.about, self.path)
+        return load_basis(self.manifest, self.path)
 
     # ---- arrays
 
@@ -101,14 +101,14 @@ class Store:
             BadInput: an index beyond the store.
         """
         at = self.layer_at(layer)
-        if not 0 <= head < self.about.heads:
-            raise BadSpec(f"head {head}: a layer has 0 to {self.about.heads - 1}. Type one of these")
+        if not 0 <= head < self.manifest.heads:
+            raise BadSpec(f"head {head}: a layer has 0 to {self.manifest.heads - 1}. Type one of these")
         # All of it once: mapped and let go. Some rows, as searches ask for: from what stays mapped.
         some = rows is not None and not isinstance(rows, slice)
         return self.gather(
             (lambda block: block.run((at, head))) if some else (lambda block: block.heads(at)[head]),
             rows,
-            (self.about.d,),
+            (self.manifest.d,),
             np.float16,
         )
 
@@ -125,8 +125,8 @@ class Store:
             Index of the first image of the piece, and the coordinates.
         """
         ats = [(self.layer_at(layer), head) for layer, head in pairs]
-        if wrong := [pair for pair in pairs if not 0 <= pair[1] < self.about.heads]:
-            raise BadSpec(f"(layer, head) {wrong[0]}: a layer has heads 0 to {self.about.heads - 1}")
+        if wrong := [pair for pair in pairs if not 0 <= pair[1] < self.manifest.heads]:
+            raise BadSpec(f"(layer, head) {wrong[0]}: a layer has heads 0 to {self.manifest.heads - 1}")
         for block in self.blocks:
             mapped = {at: block.heads(at) for at, _ in ats}
             for first in range(0, len(block), size):
@@ -145,7 +145,7 @@ class Store:
         Yields:
             Index of the first image, and the coordinates.
         """
-        ats = [self.layer_at(layer) for layer in (self.about.layers if layers is None else layers)]
+        ats = [self.layer_at(layer) for layer in (self.manifest.layers if layers is None else layers)]
         for block in self.blocks:
             mapped = [block.heads(at) for at in ats]
             for first in range(0, len(block), size):
@@ -154,7 +154,7 @@ class Store:
 
     def embeddings(self, rows: Rows = None, *, unit: bool = False) -> Float32[Tensor, "image embed"]:
         """Embeddings as the model gives them, or of unit length. Kept in float16: the cosine loses less than 1e-6."""
-        found = self.gather(Block.embedding, rows, (self.about.embed,), np.float16).float()
+        found = self.gather(Block.embedding, rows, (self.manifest.embed,), np.float16).float()
         return torch.nn.functional.normalize(found, dim=-1) if unit else found * self.norms(rows)[:, None]
 
     def norms(self, rows: Rows = None) -> Float32[Tensor, " image"]:
@@ -167,10 +167,10 @@ class Store:
         Raises:
             StoreError: MLPs were not kept.
         """
-        if "mlps" not in self.about.keep:
+        if "mlps" not in self.manifest.keep:
             raise StoreError(f"{self.path} holds no MLPs. Make a store with: clip-anatomy index … --keep heads,mlps")
         at = self.layer_at(layer)
-        return self.gather(lambda block: block.mlps(at), rows, (self.about.embed,), np.float16)
+        return self.gather(lambda block: block.mlps(at), rows, (self.manifest.embed,), np.float16)
 
     def layer_at(self, layer: int) -> int:
         """Place of a layer among those kept.
@@ -178,11 +178,11 @@ class Store:
         Raises:
             BadSpec: it is not kept.
         """
-        if layer not in self.about.layers:
+        if layer not in self.manifest.layers:
             raise BadSpec(
-                f"layer {layer} is not in {self.path}, which holds {list(self.about.layers)}. Type one of these"
+                f"layer {layer} is not in {self.path}, which holds {list(self.manifest.layers)}. Type one of these"
             )
-        return self.about.layers.index(layer)
+        return self.manifest.layers.index(layer)
 
     def moments(self, groups: str | None = None, chunks: int | None = None) -> "Moments":
         """Count, mean and scatter of every head over all images, in the coordinates of `basis`.

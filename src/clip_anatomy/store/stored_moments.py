@@ -20,7 +20,7 @@ from clip_anatomy.errors import BadInput, StoreError
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import Block
-from clip_anatomy.store.manifest import About, digest_of
+from clip_anatomy.store.manifest import Manifest, digest_of
 
 if TYPE_CHECKING:
     from clip_anatomy.store.store import Store
@@ -67,19 +67,19 @@ class Kept:
             return None
 
 
-def chunks_for(about: About) -> int:
+def chunks_for(manifest: Manifest) -> int:
     """How many chunks are kept: 32, or what fits into 12 MB; more are taken from the arrays when asked for."""
-    fit = CELLS_BYTES // about.cell_bytes
+    fit = CELLS_BYTES // manifest.cell_bytes
     return CHUNKS if fit >= CHUNKS else 1 << max(0, fit.bit_length() - 1)
 
 
-def wanted(rows: sqlite3.Connection, about: About) -> list[tuple[str, int]]:
+def wanted(rows: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, int]]:
     """Which moments are worth keeping: over all images, and per group where there are a few groups."""
-    found = [("", chunks_for(about))]
+    found = [("", chunks_for(manifest))]
     groups = rows.execute(
         """SELECT count(*) FROM (SELECT DISTINCT "group" FROM images WHERE status = 'done' LIMIT 99)"""
     ).fetchone()[0]
-    if 1 < groups <= MOST_GROUPS and groups * about.cell_bytes <= 4 * CELLS_BYTES:
+    if 1 < groups <= MOST_GROUPS and groups * manifest.cell_bytes <= 4 * CELLS_BYTES:
         found.append(("group", 1))
     return found
 
@@ -113,7 +113,7 @@ def save(
 
 def moments_of_blocks(
     blocks: Iterable[Block],
-    about: About,
+    manifest: Manifest,
     rows: sqlite3.Connection,
     *,
     column: str,
@@ -130,22 +130,22 @@ def moments_of_blocks(
         chunks: number of chunks.
         names: every value that the column may have here, sorted.
     """
-    same: dict[str, Any] = {"chunks": chunks, "convention": about.convention, "model": about.digest}
-    none = torch.zeros(0, len(about.layers), about.heads, about.d)
-    total = Moments.of(none, layers=about.layers, **same)
+    same: dict[str, Any] = {"chunks": chunks, "convention": manifest.convention, "model": manifest.digest}
+    none = torch.zeros(0, len(manifest.layers), manifest.heads, manifest.d)
+    total = Moments.of(none, layers=manifest.layers, **same)
     for block in blocks:
         if not len(block):
             continue
         keys, codes = _keys_and_codes(block, rows, column, names)
         parts: list[Moments] = []
-        for at, layer in enumerate(about.layers):
+        for at, layer in enumerate(manifest.layers):
             heads = torch.from_numpy(np.ascontiguousarray(block.heads(at).transpose(1, 0, 2)))
             parts.append(Moments.of(heads[:, None], groups=codes, ids=keys, layers=(layer,), **same))
         joined = replace(
             parts[0],
             means=torch.cat([part.means for part in parts], 2),
             scatters=torch.cat([part.scatters for part in parts], 2),
-            layers=about.layers,
+            layers=manifest.layers,
         )
         total = joined if not total.count else total.merge(joined)
     return total
@@ -175,11 +175,11 @@ def moments_of_store(store: "Store", groups: str | None, chunks: int | None, *, 
             rest = [block for block in store.blocks if block.key not in kept.covers]
             if rest:
                 found = found.merge(
-                    moments_of_blocks(rest, store.about, rows, column=column, chunks=kept.chunks, names=names)
+                    moments_of_blocks(rest, store.manifest, rows, column=column, chunks=kept.chunks, names=names)
                 )
             return replace(found, basis=basis)
-        number = chunks or (1 if column else chunks_for(store.about))
-        found = moments_of_blocks(store.blocks, store.about, rows, column=column, chunks=number, names=names)
+        number = chunks or (1 if column else chunks_for(store.manifest))
+        found = moments_of_blocks(store.blocks, store.manifest, rows, column=column, chunks=number, names=names)
         return replace(found, basis=basis)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, folder_of
-from clip_anatomy.store.manifest import BASIS, NAME, About, digest_of
+from clip_anatomy.store.manifest import BASIS, NAME, Manifest, digest_of
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
 from clip_anatomy.store.stored_moments import Kept, read_kept
 
@@ -58,7 +58,7 @@ def verify(store: str | Path, step: Callable[[], None] | None = None) -> Report:
         StoreError: no store at all, or its description or rows cannot be read.
     """
     folder = Path(store)
-    About.load(folder)
+    Manifest.load(folder)
     problems: list[str] = []
     count = size = 0
     with closing(sql.connect_to_read(folder)) as rows:

@@ -198,7 +198,7 @@ class Walk:
             self._commit()
 
     def _step(self, pixels: Tensor) -> Arrays:
-        return arrays_of(self.clip, self.basis, self.writer.about, pixels)
+        return arrays_of(self.clip, self.basis, self.writer.manifest, pixels)
 
     def _ran_out(self, images: int) -> None:
         self.pace.ran_out(images)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_anatomy.errors import MissingExtra
-from clip_anatomy.store.manifest import About
+from clip_anatomy.store.manifest import Manifest
 
 __all__ = ["need_zarr", "write_block"]
 
@@ -26,7 +26,9 @@ def need_zarr() -> Any:
     return zarr
 
 
-def write_block(folder: Path, about: About, count: int, read: Callable[[str, int], Float[np.ndarray, "..."]]) -> None:
+def write_block(
+    folder: Path, manifest: Manifest, count: int, read: Callable[[str, int], Float[np.ndarray, "..."]]
+) -> None:
     """Write one block as a zarr v3 group, a layer at a time.
 
     Args:
@@ -41,7 +43,7 @@ def write_block(folder: Path, about: About, count: int, read: Callable[[str, int
         OSError: the disk is full or gone.
     """
     zarr = need_zarr()
-    group = zarr.create_group(folder, zarr_format=3, attributes={"format": about.format, "images": count})
+    group = zarr.create_group(folder, zarr_format=3, attributes={"format": manifest.format, "images": count})
     # Empty chunks are written too: with zarr's default a missing file would not prove that something is missing.
     common: dict[str, Any] = {
         "compressors": None,
@@ -49,18 +51,18 @@ def write_block(folder: Path, about: About, count: int, read: Callable[[str, int
         "fill_value": 0,
         "config": {"write_empty_chunks": True},
     }
-    layers, heads, d, embed = len(about.layers), about.heads, about.d, about.embed
+    layers, heads, d, embed = len(manifest.layers), manifest.heads, manifest.d, manifest.embed
     unit = {"unit": "contribution / ‖embedding‖"}
     array = group.create_array(
         "heads", shape=(layers, heads, count, d), chunks=(1, 1, count, d), shards=(1, heads, count, d), dtype="float16",
-        dimension_names=("layer", "head", "image", "d"), attributes={**unit, "layers": list(about.layers)}, **common,
+        dimension_names=("layer", "head", "image", "d"), attributes={**unit, "layers": list(manifest.layers)}, **common,
     )  # fmt: skip
     for at in range(layers):
         array[at] = read("heads", at)
-    if "mlps" in about.keep:
+    if "mlps" in manifest.keep:
         array = group.create_array(
             "mlps", shape=(layers, count, embed), chunks=(1, count, embed), dtype="float16",
-            dimension_names=("layer", "image", "embed"), attributes={**unit, "layers": list(about.layers)}, **common,
+            dimension_names=("layer", "image", "embed"), attributes={**unit, "layers": list(manifest.layers)}, **common,
         )  # fmt: skip
         for at in range(layers):
             array[at] = read("mlps", at)

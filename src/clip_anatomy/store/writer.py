@@ -22,7 +22,7 @@ from clip_anatomy.store import stored_moments as tally
 from clip_anatomy.store.blocks import FOLDER, Block, folder_of, read_blocks
 from clip_anatomy.store.durable import flush, saving
 from clip_anatomy.store.lock import writing
-from clip_anatomy.store.manifest import BASIS, NAME, About, digest_of, save_basis
+from clip_anatomy.store.manifest import BASIS, NAME, Manifest, digest_of, save_basis
 from clip_anatomy.store.write_block import need_zarr, write_block
 
 __all__ = ["FULL", "Writer"]
@@ -34,20 +34,20 @@ OURS = frozenset({"lock", sql.NAME, f"{sql.NAME}-journal", FOLDER, tally.FOLDER,
 class Writer:
     """A store opened to write, by this process alone."""
 
-    def __init__(self, folder: Path, about: About, rows: sqlite3.Connection) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, rows: sqlite3.Connection) -> None:
         """Use `Writer.open`."""
         self.folder = folder
-        self.about = about
+        self.manifest = manifest
         self.rows = rows
 
     @staticmethod
     @contextmanager
-    def open(folder: Path, about: About | None = None, basis: HeadBasis | None = None) -> "Generator[Writer]":
+    def open(folder: Path, manifest: Manifest | None = None, basis: HeadBasis | None = None) -> "Generator[Writer]":
         """Open a store to write, and make it if it is not there.
 
         Args:
             folder: where.
-            about: what a new store is to be, or what an old one must be; None to take an old one as it is.
+            manifest: what a new store is to be, or what an old one must be; None to take an old one as it is.
             basis: the frames that a new store gets.
 
         Raises:
@@ -56,19 +56,19 @@ class Writer:
         """
         need_zarr()
         if not (folder / NAME).exists():
-            if about is None or basis is None:
-                About.load(folder)  # says what is missing
+            if manifest is None or basis is None:
+                Manifest.load(folder)  # says what is missing
             _refuse_foreign(folder)
         with saving(folder):
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         with writing(folder):
             if not (folder / NAME).exists():
-                assert about is not None
+                assert manifest is not None
                 assert basis is not None
-                _make(folder, basis, about)
-            found = About.load(folder)
-            if about is not None:
-                found.refuse_unlike(about, folder)
+                _make(folder, basis, manifest)
+            found = Manifest.load(folder)
+            if manifest is not None:
+                found.refuse_unlike(manifest, folder)
             rows = sql.connect(folder)
             try:
                 writer = Writer(folder, found, rows)
@@ -79,7 +79,7 @@ class Writer:
 
     def blocks(self) -> tuple[Block, ...]:
         """All blocks, as they are now."""
-        return read_blocks(self.rows, self.folder, self.about)
+        return read_blocks(self.rows, self.folder, self.manifest)
 
     def commit(self, entries: Sequence[Mapping[str, Any]], arrays: Mapping[str, list[np.ndarray]]) -> None:
         """Keep some images, all of them or none.
@@ -183,7 +183,7 @@ class Writer:
             out.setdefault(block, []).append(place)
         blocks = {block.key: block for block in self.blocks()}
         leaving = [
-            Block(blocks[key].folder, self.about, blocks[key].count, key, np.array(places))
+            Block(blocks[key].folder, self.manifest, blocks[key].count, key, np.array(places))
             for key, places in out.items()
         ]
         kept: list[tally.Kept] = []
@@ -194,7 +194,7 @@ class Writer:
                 if moments is None or not covered:
                     continue
                 same: dict[str, Any] = {"column": old.column, "chunks": old.chunks, "names": old.names}
-                minus = tally.moments_of_blocks(covered, self.about, self.rows, **same)
+                minus = tally.moments_of_blocks(covered, self.manifest, self.rows, **same)
                 kept.append(tally.save(moments.without(minus), self.folder, covers=old.covers, **same))
         with self._transaction():
             self.rows.executemany(
@@ -218,7 +218,7 @@ class Writer:
 
     def _keep_moments(self, blocks: Sequence[Block]) -> None:
         known = {(kept.column, kept.chunks): kept for kept in tally.read_kept(self.rows)}
-        for column, chunks in tally.wanted(self.rows, self.about):
+        for column, chunks in tally.wanted(self.rows, self.manifest):
             old = known.get((column, chunks))
             names = tally.names_of(self.rows, column)
             if old is not None and {block.key for block in blocks} == {*old.covers} and old.names == names:
@@ -228,7 +228,7 @@ class Writer:
             rest = [block for block in blocks if block.key not in covers]
             with saving(self.folder):
                 same: dict[str, Any] = {"column": column, "chunks": chunks, "names": names}
-                more = tally.moments_of_blocks(rest, self.about, self.rows, **same)
+                more = tally.moments_of_blocks(rest, self.manifest, self.rows, **same)
                 if moments is not None and old is not None:
                     more = tally.renumbered(moments, old.names, names).merge(more)
                 new = tally.save(more, self.folder, covers=[block.key for block in blocks], **same)
@@ -245,7 +245,7 @@ class Writer:
         if folder.exists():
             shutil.rmtree(folder)
         try:
-            write_block(folder, self.about, count, read)
+            write_block(folder, self.manifest, count, read)
             files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
             told = {name: [path.stat().st_size, digest_of(path)] for name, path in files.items()}
             flush([*files.values(), *(p for p in folder.rglob("*") if p.is_dir()), folder, folder.parent])
@@ -298,14 +298,14 @@ def _is_part(path: Path) -> bool:
     return path.name.startswith((f".{BASIS}", f".{NAME}")) and path.name.endswith(".part")
 
 
-def _make(folder: Path, basis: HeadBasis, about: About) -> None:
+def _make(folder: Path, basis: HeadBasis, manifest: Manifest) -> None:
     rows = sql.connect(folder)
     try:
         with saving(folder):
             save_basis(basis, folder)
             sql.set_fact(rows, BASIS, digest_of(folder / BASIS))
-            sql.set_fact(rows, NAME, about.text_digest)
-            about.save(folder)  # last: a folder with it is a whole store
+            sql.set_fact(rows, NAME, manifest.text_digest)
+            manifest.save(folder)  # last: a folder with it is a whole store
             flush([folder])
     finally:
         rows.close()

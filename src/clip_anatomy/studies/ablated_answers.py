@@ -70,9 +70,9 @@ class Silence:
 
 def parts_of(store: Store) -> tuple[Part, ...]:
     """The parts that a store holds: its heads, and its MLPs where they were kept."""
-    about = store.about
-    heads = [Part(layer, head) for layer in about.layers for head in range(about.heads)]
-    return (*heads, *(Part(layer) for layer in about.layers if "mlps" in about.keep))
+    manifest = store.manifest
+    heads = [Part(layer, head) for layer in manifest.layers for head in range(manifest.heads)]
+    return (*heads, *(Part(layer) for layer in manifest.layers if "mlps" in manifest.keep))
 
 
 def selection_of(parts: Sequence[Part]) -> Selection:
@@ -97,12 +97,12 @@ def selects(store: Store, what: Silence | Selection) -> tuple[Part, ...]:
     """
     silence = silence_of(what)
     selection = silence.selection
-    selection.checked(store.about.layers, store.about.heads)
-    if selection.class_to_class or selection.start or selection.tokens:
+    selection.checked(store.manifest.layers, store.manifest.heads)
+    if selection.class_to_class or selection.input_embedding or selection.tokens:
         raise BadSpec(
             f"{selection.told}: a repair silences heads and MLPs, as a store holds them. Type --select 7.0,7.3+mlp=2"
         )
-    if selection.mlps and "mlps" not in store.about.keep:
+    if selection.mlps and "mlps" not in store.manifest.keep:
         raise StoreError(
             f"{store.path} holds no MLPs, so that {selection.told} cannot be silenced. Make a store with them: clip-anatomy index SOURCE "
             "NEW-STORE --keep heads,mlps"
@@ -169,9 +169,9 @@ def board_of(
 
 def means_of(store: Store, rows: np.ndarray, parts: Sequence[Part]) -> Means:
     """Mean contributions of some parts over some images, in the joint space; zero for all other parts."""
-    about = store.about
-    heads = torch.zeros(about.depth, about.heads, about.embed, dtype=torch.float64)
-    mlps = torch.zeros(about.depth, about.embed, dtype=torch.float64)
+    manifest = store.manifest
+    heads = torch.zeros(manifest.depth, manifest.heads, manifest.embed, dtype=torch.float64)
+    mlps = torch.zeros(manifest.depth, manifest.embed, dtype=torch.float64)
     for part in parts:
         x, frame = contributions(store, part, rows)
         mean = x.double().mean(0)
@@ -179,8 +179,8 @@ def means_of(store: Store, rows: np.ndarray, parts: Sequence[Part]) -> Means:
             mlps[part.layer] = mean
         elif frame is not None:
             heads[part.layer, part.head] = mean @ frame
-    start = torch.zeros(about.embed, dtype=torch.float64)
-    return Means(len(rows), heads, mlps, start, None, about.digest, about.convention)
+    start = torch.zeros(manifest.embed, dtype=torch.float64)
+    return Means(len(rows), heads, mlps, start, None, manifest.digest, manifest.convention)
 
 
 def answers(

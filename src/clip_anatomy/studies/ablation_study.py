@@ -17,11 +17,11 @@ from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.build_atlas import pool_of
 from clip_anatomy.naming.textspan import textspan
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.search.store_atlas import atlas_of
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
-from clip_anatomy.store.manifest import About
+from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.baseline import instead_of, refuse_missing
 from clip_anatomy.studies.stored_predictions import predictions
@@ -48,38 +48,41 @@ class Kind:
 
     title: str
     answers: str
-    sets: Callable[[About], Sets]
+    sets: Callable[[Manifest], Sets]
 
 
-def _layers(about: About) -> Sets:
+def _layers(manifest: Manifest) -> Sets:
     def told(layer: int) -> str:
         return "heads of layer 0" if not layer else f"heads of layers 0-{layer}"
 
-    return [(told(layer), Selection.every(layer + 1, about.heads)) for layer in range(about.depth)]
+    return [(told(layer), Selection.every(layer + 1, manifest.heads)) for layer in range(manifest.depth)]
 
 
-def _last(about: About) -> Sets:
+def _last(manifest: Manifest) -> Sets:
     def told(k: int) -> str:
         kept = f" (the last {k} keep theirs)" if k > 1 else " (the last one keeps its own)" if k else ""
-        return _layers(about)[about.depth - k - 1][0] + kept
+        return _layers(manifest)[manifest.depth - k - 1][0] + kept
 
-    return [(told(k), Selection.every(about.depth - k, about.heads)) for k in range(about.depth - 1, -1, -1)]
+    return [(told(k), Selection.every(manifest.depth - k, manifest.heads)) for k in range(manifest.depth - 1, -1, -1)]
 
 
-def _heads(about: About) -> Sets:
-    every = [(layer, head) for layer in about.layers for head in range(about.heads)]
+def _heads(manifest: Manifest) -> Sets:
+    every = [(layer, head) for layer in manifest.layers for head in range(manifest.heads)]
     return [(f"head {layer}.{head}", Selection(((layer, head),))) for layer, head in every]
 
 
-def _mlps(about: About) -> Sets:
-    every = tuple(range(about.depth))
-    start = "the start" if about.convention == "even" else "the start, with the biases"
-    together = [("all MLPs", Selection(mlps=every)), (f"all MLPs and {start}", Selection(mlps=every, start=True))]
+def _mlps(manifest: Manifest) -> Sets:
+    every = tuple(range(manifest.depth))
+    start = "the start" if manifest.convention == "official" else "the start, with the biases"
+    together = [
+        ("all MLPs", Selection(mlps=every)),
+        (f"all MLPs and {start}", Selection(mlps=every, input_embedding=True)),
+    ]
     return together + [(f"MLP {layer}", Selection(mlps=(layer,))) for layer in every]
 
 
-def _own(about: About) -> Sets:
-    every = tuple(range(about.depth))
+def _centered(manifest: Manifest) -> Sets:
+    every = tuple(range(manifest.depth))
     return [("class-to-class attention, all layers", Selection(class_to_class=every))] + [
         (f"class-to-class attention {layer}", Selection(class_to_class=(layer,))) for layer in every
     ]
@@ -92,7 +95,9 @@ STUDIES = {
     "last": Kind("Only the last layers keep their heads", "how many of the last layers are enough?", _last),
     "heads": Kind("One head at a time", "which single heads matter?", _heads),
     "mlps": Kind("MLPs", "do the MLPs matter?", _mlps),
-    "class-to-class": Kind("Class-to-class attention", "does what the class token reads from itself matter?", _own),
+    "class-to-class": Kind(
+        "Class-to-class attention", "does what the class token reads from itself matter?", _centered
+    ),
 }
 """Name → study."""
 
@@ -112,7 +117,7 @@ def study(
     by: str = "mean",
     over: "Store | Moments | Means | None" = None,
     other: "int | str | None" = None,
-    span: Span | None = None,
+    span: TextSpanResult | None = None,
     pool: "str | Path | None" = None,
     texts_per_head: int = 20,
     atlas: "Atlas | str | Path | None" = None,
@@ -167,9 +172,9 @@ def study(
         nonlocal waited, clip
         if not isinstance(clip, Clip):
             since = time.perf_counter()
-            clip = load(opened.about.model) if clip is None else clip()
+            clip = load(opened.manifest.model) if clip is None else clip()
             waited += time.perf_counter() - since
-        opened.about.refuse_other(clip.name, clip.digest, opened.path)
+        opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
         return clip
 
     if select and name in STUDIES and name != "layers":
@@ -196,17 +201,17 @@ def study(
     )
     found = effects_of(picks, asked, sets)
     counts = [] if asked.groups is None else torch.bincount(asked.groups[asked.groups >= 0]).tolist()
-    about = opened.about
+    manifest = opened.manifest
     notes = list(asked.notes)
-    if union.start and about.convention == "own":
+    if union.input_embedding and manifest.convention == "centered":
         notes.append("a store keeps no biases apart: they are replaced together with the start of the stream")
     return Study(
         kind,
         title,
         by,
         put.told,
-        about.model,
-        about.digest,
+        manifest.model,
+        manifest.digest,
         str(opened.path),
         len(asked.rows),
         asked.column,
@@ -230,12 +235,12 @@ def _sets(
     report: Report,
 ) -> tuple[str, str, Sets]:
     """Name, title and sets of a study."""
-    about = store.about
+    manifest = store.manifest
     if not select:
         if name not in STUDIES:
             hint = "it needs parts: type --select SPEC" if name == SELECTED else f"Type one of: {', '.join(STUDIES)}"
             raise BadSpec(f"the study {name!r} is not known. {hint}" if name != SELECTED else f"{name!r}: {hint}")
-        return name, STUDIES[name].title, STUDIES[name].sets(about)
+        return name, STUDIES[name].title, STUDIES[name].sets(manifest)
     named: Atlas | None = None
     sets: Sets = []
     for spec in select:
@@ -244,7 +249,7 @@ def _sets(
             continue
         if ("role=" in spec or "words=" in spec) and named is None:
             named = atlas_of(store, clip, atlas, report)
-        whole = Selection.parse(spec, about.depth, about.heads, named)
+        whole = Selection.parse(spec, manifest.depth, manifest.heads, named)
         many = "heads" if len(whole) == len(whole.heads) else "parts"
         more = f" ({whole.told})" if len(whole) <= 4 else f" ({len(whole)} {many})"
         sets.append((spec + (more if "=" in spec else ""), whole))
@@ -275,7 +280,7 @@ def _place(store: Store, other: int | str | None) -> int | None:
     return found[0].index
 
 
-def _span(store: Store, clip: Clip, pool: str | Path | None, texts_per_head: int, report: Report) -> Span:
+def _span(store: Store, clip: Clip, pool: str | Path | None, texts_per_head: int, report: Report) -> TextSpanResult:
     texts, _ = pool_of(pool, clip)
     found = embed_texts(clip, texts.texts, progress=lambda done, total: report("embedding texts", done, total))
     unit = torch.nn.functional.normalize(found, dim=-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from clip_anatomy.edits.ablate import BYS
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
-from clip_anatomy.naming.textspan_result import Span
+from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
@@ -31,7 +31,7 @@ class Instead:
         told: the same in words.
         layers: of the layer axis.
         heads: of each head, in head coordinates.
-        joint: of the other parts, in the joint space: ("mlp", layer), ("own", layer) for class-to-class attention, ("rest", −1) for
+        joint: of the other parts, in the joint space: ("mlp", layer), ("class-to-class", layer) for class-to-class attention, ("rest", −1) for
             the start with the biases, ("tokens", −1).
         directions: what "texts" keep of each head.
         tokens: the source tokens of ("tokens", −1).
@@ -57,7 +57,7 @@ def instead_of(
     *,
     over: Store | Moments | Means | None = None,
     other: int | None = None,
-    span: Span | None = None,
+    span: TextSpanResult | None = None,
     extra: Mapping[tuple[int, ...], TokenParts] | None = None,
 ) -> Instead:
     """Work out what stands in place of all parts that a study replaces.
@@ -82,49 +82,49 @@ def instead_of(
         if given is not None and by != needs:
             raise BadSpec(f"{name}= is for by={needs!r}, not by={by!r}. Leave it away, or type by={needs!r}")
     refuse_missing(store, selection)
-    about, more = store.about, extra or {}
-    nothing = torch.zeros(len(about.layers), about.heads, about.d, dtype=torch.float64)
+    manifest, more = store.manifest, extra or {}
+    nothing = torch.zeros(len(manifest.layers), manifest.heads, manifest.d, dtype=torch.float64)
     if by == "zero":
-        zero = {name: torch.zeros(about.embed) for name in _names(selection)}
-        return Instead(by, "zero", about.layers, nothing, zero, None, selection.tokens)
+        zero = {name: torch.zeros(manifest.embed) for name in _names(selection)}
+        return Instead(by, "zero", manifest.layers, nothing, zero, None, selection.tokens)
     if by == "texts":
         return _texts(store, selection, span)
     if by == "swap":
         if other is None:
             raise BadSpec("by='swap' needs the other image. Type --other ID, an image of the store")
         at = np.array([other])
-        for layer, head in selection.heads if not selection.start else _every(store):
+        for layer, head in selection.heads if not selection.input_embedding else _every(store):
             nothing[store.layer_at(layer), head] = store.heads(layer, head, at)[0].double()
         found = {name: _other(store, name, at, more, selection.tokens)[0] for name in _names(selection)}
         told = f"what image {store.column('id')[other]} has"
-        return Instead(by, told, about.layers, nothing, found, None, selection.tokens)
+        return Instead(by, told, manifest.layers, nothing, found, None, selection.tokens)
     source = store if over is None else over
     if isinstance(source, Store):
         if source is not store:
-            about.refuse_other(source.about.model, source.about.digest, store.path)
+            manifest.refuse_other(source.manifest.model, source.manifest.digest, store.path)
             refuse_missing(source, selection)
-        _same_convention(store, source.about.convention)
-        heads = source.moments().mean if selection.heads or selection.start else nothing
+        _same_convention(store, source.manifest.convention)
+        heads = source.moments().mean if selection.heads or selection.input_embedding else nothing
         joint = _joint_means(source, selection, more if source is store else {})
         where = "over this store" if source is store else f"over {source.path.name}"
         return Instead(
-            by, f"their mean {where}", about.layers, _aligned(store, source, heads), joint, None, selection.tokens
+            by, f"their mean {where}", manifest.layers, _aligned(store, source, heads), joint, None, selection.tokens
         )
     return _given(store, selection, source)
 
 
 def refuse_missing(store: Store, selection: Selection) -> None:
     """Raise StoreError for parts that exist in the model but not in the store, BadSpec for those that exist nowhere."""
-    about = store.about
-    selection.checked(about.depth, about.heads)
+    manifest = store.manifest
+    selection.checked(manifest.depth, manifest.heads)
     asked = {layer for layer, _ in selection.heads} | set(selection.mlps)
-    asked |= set(range(about.depth)) if selection.start else set()
-    if missing := sorted(asked - set(about.layers)):
+    asked |= set(range(manifest.depth)) if selection.input_embedding else set()
+    if missing := sorted(asked - set(manifest.layers)):
         raise StoreError(
-            f"{store.path} holds layers {_few(about.layers)} of {about.depth}; {_few(missing)} are needed. Make a store with all of them: "
+            f"{store.path} holds layers {_few(manifest.layers)} of {manifest.depth}; {_few(missing)} are needed. Make a store with all of them: "
             "clip-anatomy index SOURCE STORE --layers all"
         )
-    if (selection.mlps or selection.start) and "mlps" not in about.keep:
+    if (selection.mlps or selection.input_embedding) and "mlps" not in manifest.keep:
         raise StoreError(
             f"{store.path} holds no MLPs, so that {_others(selection)} cannot be replaced. Make a store with them: clip-anatomy index "
             "SOURCE STORE --keep heads,mlps"
@@ -132,7 +132,7 @@ def refuse_missing(store: Store, selection: Selection) -> None:
 
 
 def _others(selection: Selection) -> str:
-    return Selection(mlps=selection.mlps, start=selection.start).told
+    return Selection(mlps=selection.mlps, input_embedding=selection.input_embedding).told
 
 
 def _few(numbers: object) -> str:
@@ -141,12 +141,16 @@ def _few(numbers: object) -> str:
 
 
 def _every(store: Store) -> list[tuple[int, int]]:
-    return [(layer, head) for layer in store.about.layers for head in range(store.about.heads)]
+    return [(layer, head) for layer in store.manifest.layers for head in range(store.manifest.heads)]
 
 
 def _names(selection: Selection) -> list[tuple[str, int]]:
-    found = [("mlp", layer) for layer in selection.mlps] + [("own", layer) for layer in selection.class_to_class]
-    return found + ([("rest", -1)] if selection.start else []) + ([("tokens", -1)] if selection.tokens else [])
+    found = [("mlp", layer) for layer in selection.mlps] + [
+        ("class-to-class", layer) for layer in selection.class_to_class
+    ]
+    return (
+        found + ([("rest", -1)] if selection.input_embedding else []) + ([("tokens", -1)] if selection.tokens else [])
+    )
 
 
 def _other(
@@ -160,13 +164,13 @@ def _other(
     kind, layer = name
     if kind == "mlp":
         return store.mlps(layer, rows).float()
-    if kind == "own":
+    if kind == "class-to-class":
         return extra[(0,)].layer(layer, rows)
     if kind == "tokens":
         return extra[tokens].all(rows)
     found = store.embeddings(rows, unit=True)
-    for one in store.about.layers:
-        for head in range(store.about.heads):
+    for one in store.manifest.layers:
+        for head in range(store.manifest.heads):
             found = found - store.heads(one, head, rows).float() @ store.basis.rows[store.layer_at(one), head].float()
         found = found - store.mlps(one, rows).float()
     return found
@@ -193,7 +197,7 @@ def _joint_means(
             mean = source.moments().mean
             wrote = torch.einsum("lhd,lhde->e", mean, source.basis.rows)
             others = sum(
-                (_mean(len(source), lambda at, n=n: source.mlps(n, at)) for n in source.about.layers), torch.zeros(1)
+                (_mean(len(source), lambda at, n=n: source.mlps(n, at)) for n in source.manifest.layers), torch.zeros(1)
             )
             found[name] = _mean(len(source), lambda at: source.embeddings(at, unit=True)) - wrote.float() - others
         else:
@@ -203,40 +207,40 @@ def _joint_means(
 
 def _aligned(store: Store, source: Store, heads: Float64[Tensor, "layer head d"]) -> Float64[Tensor, "layer head d"]:
     """Means of another store, on this one's layers; zero for layers that it does not keep (which are not replaced)."""
-    if source.about.layers == store.about.layers:
+    if source.manifest.layers == store.manifest.layers:
         return heads
-    found = torch.zeros(len(store.about.layers), *heads.shape[1:], dtype=heads.dtype)
-    for at, layer in enumerate(store.about.layers):
-        if layer in source.about.layers:
-            found[at] = heads[source.about.layers.index(layer)]
+    found = torch.zeros(len(store.manifest.layers), *heads.shape[1:], dtype=heads.dtype)
+    for at, layer in enumerate(store.manifest.layers):
+        if layer in source.manifest.layers:
+            found[at] = heads[source.manifest.layers.index(layer)]
     return found
 
 
 def _same_convention(store: Store, convention: str) -> None:
-    if convention != store.about.convention:
+    if convention != store.manifest.convention:
         raise BadInput(
-            f"the means are under the convention {convention!r}, {store.path} is under {store.about.convention!r}. Take both the same way"
+            f"the means are under the convention {convention!r}, {store.path} is under {store.manifest.convention!r}. Take both the same way"
         )
 
 
 def _given(store: Store, selection: Selection, source: Moments | Means) -> Instead:
-    about = store.about
-    if source.model and source.model not in (about.digest, about.model):
+    manifest = store.manifest
+    if source.model and source.model not in (manifest.digest, manifest.model):
         raise BadInput(
-            f"the means are of another model ({source.model[:8]}), not of {about.model} (weights {about.digest[:8]}). Take them with it"
+            f"the means are of another model ({source.model[:8]}), not of {manifest.model} (weights {manifest.digest[:8]}). Take them with it"
         )
     if (
         selection.tokens
         or selection.class_to_class
-        or selection.start
+        or selection.input_embedding
         or (isinstance(source, Moments) and selection.mlps)
     ):
         raise BadInput(
             f"these means do not hold {(selection - Selection(selection.heads)).told}. Leave them away: the store's own are taken"
         )
-    heads = torch.zeros(len(about.layers), about.heads, about.d, dtype=torch.float64)
+    heads = torch.zeros(len(manifest.layers), manifest.heads, manifest.d, dtype=torch.float64)
     _same_convention(store, source.convention)
-    kept = source.layers if isinstance(source, Moments) else about.layers
+    kept = source.layers if isinstance(source, Moments) else manifest.layers
     if missing := sorted({layer for layer, _ in selection.heads} - set(kept)):
         raise BadInput(f"layers {_few(missing)} are not in these moments, which hold {_few(kept)}. Type others")
     for layer, head in selection.heads:
@@ -246,21 +250,21 @@ def _given(store: Store, selection: Selection, source: Moments | Means) -> Inste
         else:
             mean = source.mean[source.layers.index(layer), head]
             joint = mean if source.basis is None else mean @ source.basis.rows[source.layers.index(layer), head]
-            heads[at] = store.basis.rows[at] @ joint if len(joint) == about.embed else joint
+            heads[at] = store.basis.rows[at] @ joint if len(joint) == manifest.embed else joint
     joint = (
         {("mlp", layer): source.mlps[layer].float() for layer in selection.mlps} if isinstance(source, Means) else {}
     )
-    return Instead("mean", f"their mean over {source.count:,} other images", about.layers, heads, joint)
+    return Instead("mean", f"their mean over {source.count:,} other images", manifest.layers, heads, joint)
 
 
-def _texts(store: Store, selection: Selection, span: Span | None) -> Instead:
+def _texts(store: Store, selection: Selection, span: TextSpanResult | None) -> Instead:
     if span is None:
         raise BadSpec("by='texts' needs what TextSpan found. Type span=textspan(store.moments(), texts)")
     if len(selection) > len(selection.heads):
         raise BadSpec(
             f"only heads have texts, not {(selection - Selection(selection.heads)).told}. Type --by mean for these"
         )
-    if span.layers != store.about.layers or span.directions.shape[-1] != store.about.d:
+    if span.layers != store.manifest.layers or span.directions.shape[-1] != store.manifest.d:
         raise BadInput(f"this span is not of {store.path}: span its own moments, textspan(store.moments(), pool)")
     covered = set(span.heads())
     if missing := [f"{layer}.{head}" for layer, head in selection.heads if (layer, head) not in covered]:
@@ -268,4 +272,4 @@ def _texts(store: Store, selection: Selection, span: Span | None) -> Instead:
             f"heads {', '.join(missing[:5])} are not in the span. Type textspan(moments, texts) without heads="
         )
     told = f"their first {span.texts_per_head} texts"
-    return Instead("texts", told, store.about.layers, span.mean, {}, span.directions)
+    return Instead("texts", told, store.manifest.layers, span.mean, {}, span.directions)

@@ -24,11 +24,11 @@ def moments_of(store: Store, rows: np.ndarray) -> Moments:
     """Moments of all kept heads over some images; other images are dropped before any sum."""
     wanted = np.zeros(len(store), dtype=bool)
     wanted[rows] = True
-    about = store.about
+    manifest = store.manifest
     pieces = (
         Moments.of(
             heads[torch.from_numpy(wanted[start : start + len(heads)])].double(),
-            basis=store.basis, layers=about.layers, convention=about.convention, model=about.digest,
+            basis=store.basis, layers=manifest.layers, convention=manifest.convention, model=manifest.digest,
         )
         for start, heads in store.batches()
         if wanted[start : start + len(heads)].any()
@@ -75,9 +75,9 @@ def name_heads_of(
                 float(span.cumulative[row, head, last]), float(span.ceiling[row, head, last]), tuple(picks),
             )
         )  # fmt: skip
-    about = store.about
+    manifest = store.manifest
     return Atlas(
-        about.model, about.digest, str(store.path), len(rows), about.layers, about.heads, texts.source, len(texts),
+        manifest.model, manifest.digest, str(store.path), len(rows), manifest.layers, manifest.heads, texts.source, len(texts),
         span.within, span.threshold, tuple(heads),
     )  # fmt: skip
 

@@ -171,7 +171,7 @@ def probe(
     features = _features(store, last, without, atlas, progress)
     images = Labelled.of(store, label=label, group=group, split=split, seed=seed)
     trained_on = len(images.train) + len(images.held)
-    size = trained_on * store.about.embed
+    size = trained_on * store.manifest.embed
     chosen = method or ("logistic" if size <= IN_MEMORY else "sgd")
     rows: list[ProbeRow] = []
     for at, feature in enumerate(features):
@@ -212,14 +212,14 @@ def _features(
     atlas: "Atlas | str | Path | None",
     progress: Callable[[str, int, int], None] | None,
 ) -> list[_Feature]:
-    about, heads = store.about, store.about.heads
+    manifest, heads = store.manifest, store.manifest.heads
     found = [_Feature("full embedding", (), only=False)]
     kept = _kept_at_end(store)
     for k in [min(4, kept)] * (kept > 0) if last is None else last:
-        layers = range(about.depth - k, about.depth)
-        if k < 1 or any(layer not in about.layers for layer in layers):
+        layers = range(manifest.depth - k, manifest.depth)
+        if k < 1 or any(layer not in manifest.layers for layer in layers):
             raise BadSpec(
-                f"--last {k}: the store holds layers {list(about.layers)} of {about.depth}. Type a number of 1 to "
+                f"--last {k}: the store holds layers {list(manifest.layers)} of {manifest.depth}. Type a number of 1 to "
                 f"{kept}"
             )
         told = f"last {k} layers" if k > 1 else "last layer"
@@ -229,7 +229,7 @@ def _features(
     for spec in without:
         if ("role=" in spec or "words=" in spec) and named is None:
             named = atlas_of(store, lambda: model_of(store), atlas, progress or (lambda what, done, total: None))
-        chosen = Selection.parse(spec, about.layers, heads, named)
+        chosen = Selection.parse(spec, manifest.layers, heads, named)
         if not chosen.heads or len(chosen) != len(chosen.heads):
             raise BadSpec(
                 f"--without {spec}: a probe without heads was expected. Type, for example: --without layer=0-3"
@@ -239,8 +239,8 @@ def _features(
 
 
 def _kept_at_end(store: Store) -> int:
-    kept = [layer in store.about.layers for layer in range(store.about.depth)]
-    return kept[::-1].index(False) if False in kept else store.about.depth
+    kept = [layer in store.manifest.layers for layer in range(store.manifest.depth)]
+    return kept[::-1].index(False) if False in kept else store.manifest.depth
 
 
 def _reader(
@@ -266,7 +266,7 @@ def _reader(
 
 
 def _read(store: Store, feature: _Feature, places: np.ndarray) -> Float32[Tensor, "image embed"]:
-    found = torch.zeros(len(places), store.about.embed) if feature.only else store.embeddings(places, unit=True)
+    found = torch.zeros(len(places), store.manifest.embed) if feature.only else store.embeddings(places, unit=True)
     sign = 1.0 if feature.only else -1.0
     for layer, head in feature.heads:
         frame = store.basis.rows[store.layer_at(layer), head].float()

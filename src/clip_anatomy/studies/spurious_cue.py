@@ -80,7 +80,7 @@ def find_cue(
 
     Raises:
         BadInput: labels without classes, one class, empty groups, scores that are not numbers, settings that make no sense.
-        StoreError: a store of another model, or one made with --convention even.
+        StoreError: a store of another model, or one made with --convention official.
 
     Example:
         >>> import tempfile
@@ -93,11 +93,11 @@ def find_cue(
         True
     """
     tell: Report = report or (lambda what, done, total: None)
-    store.about.refuse_other(clip.name, clip.digest, store.path)
-    if store.about.convention != "own":
+    store.manifest.refuse_other(clip.name, clip.digest, store.path)
+    if store.manifest.convention != "centered":
         raise StoreError(
-            f"{store.path} was made with --convention {store.about.convention}; a repair needs one in which a part that writes nothing "
-            "contributes nothing. Type: clip-anatomy index SOURCE NEW-STORE --convention own"
+            f"{store.path} was made with --convention {store.manifest.convention}; a repair needs one in which a part that writes nothing "
+            "contributes nothing. Type: clip-anatomy index SOURCE NEW-STORE --convention centered"
         )
     if not 0 <= cost <= 1 or most < 1 or not 0 <= least <= 1 or images < 1:
         raise BadInput(
@@ -138,9 +138,9 @@ def _atlas(store: Store, clip: Clip, halves: Split, given: "Atlas | str | Path |
     if given is None:
         return name_heads_of(store, clip, halves.validation, report=tell)
     named = given if isinstance(given, Atlas) else Atlas.load(given)
-    if named.digest != store.about.digest:
+    if named.digest != store.manifest.digest:
         raise StoreError(
-            f"this atlas is of {named.model}, {store.path} of {store.about.model}. Leave --atlas away, or make one: clip-anatomy atlas "
+            f"this atlas is of {named.model}, {store.path} of {store.manifest.model}. Leave --atlas away, or make one: clip-anatomy atlas "
             f"{store.path}"
         )
     return named
@@ -213,7 +213,7 @@ def _notes(store: Store, plan: Plan, board: Board, *, heads_only: bool) -> tuple
             else ""
         )
         notes.append(f"few validation images in {', '.join(small[:4])}: the choice hangs on them.{more}")
-    if "mlps" not in store.about.keep and not heads_only:
+    if "mlps" not in store.manifest.keep and not heads_only:
         notes.append(
             "the store holds no MLPs, so only heads are looked at; index with --keep heads,mlps to see them too"
         )

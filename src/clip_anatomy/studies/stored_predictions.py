@@ -55,15 +55,15 @@ def predictions(
         BadInput: numbers that are not finite; names the images.
         BadSpec: sets of parts that overlap in a way that a store cannot tell apart.
     """
-    about = store.about
-    sets = [_disjoint(one, about.heads) for one in selections]
-    steps = _steps(sets, about.d, about.embed)
+    manifest = store.manifest
+    sets = [_disjoint(one, manifest.heads) for one in selections]
+    steps = _steps(sets, manifest.d, manifest.embed)
     pairs = sorted({pair for one in sets for pair in one.heads})
-    if any(one.start for one in sets):
-        pairs = [(layer, head) for layer in about.layers for head in range(about.heads)]
+    if any(one.input_embedding for one in sets):
+        pairs = [(layer, head) for layer in manifest.layers for head in range(manifest.heads)]
     images = len(store) if rows is None else len(rows)
     picks = torch.zeros(len(sets), images, dtype=torch.int32)
-    most = max(1, READER_BYTES // (4 * about.d * max(len(pairs), 1)))
+    most = max(1, READER_BYTES // (4 * manifest.d * max(len(pairs), 1)))
     walks = [texts[at : at + most].float() for at in range(0, len(texts), most)]
     best = torch.full((len(sets), images), -torch.inf) if len(walks) > 1 else None
     done = 0
@@ -119,7 +119,7 @@ def _disjoint(one: Selection, heads: int) -> Selection:
             f"{one.told}: heads of layer {partly[0]} and what they read from tokens are replaced twice. Type one of them, or take such a "
             "set on pictures: ablate(clip, images, selection)"
         )
-    return Selection(one.heads, one.mlps, own, one.start, one.tokens)
+    return Selection(one.heads, one.mlps, own, one.input_embedding, one.tokens)
 
 
 class _Readers:
@@ -160,8 +160,8 @@ class _Piece:
 
 
 def _names(one: Selection) -> list[tuple[str, int]]:
-    found = [("mlp", layer) for layer in one.mlps] + [("own", layer) for layer in one.class_to_class]
-    return found + ([("rest", -1)] if one.start else []) + ([("tokens", -1)] if one.tokens else [])
+    found = [("mlp", layer) for layer in one.mlps] + [("class-to-class", layer) for layer in one.class_to_class]
+    return found + ([("rest", -1)] if one.input_embedding else []) + ([("tokens", -1)] if one.tokens else [])
 
 
 def _answers(
@@ -197,7 +197,7 @@ def _pieces(
     centres = (
         torch.stack([instead.head(*pair) for pair in pairs]).float()[:, None]
         if pairs
-        else torch.zeros(0, 1, store.about.d)
+        else torch.zeros(0, 1, store.manifest.d)
     )
     at = 0
     for start, found in store.scan(pairs, PIECE) if pairs else _empty(store):
@@ -215,11 +215,11 @@ def _pieces(
             elif kind == "rest":
                 frames = store.basis.rows.flatten(0, 1).float()
                 wrote = torch.einsum("pid,pde->ie", u, frames)
-                mlps = sum((store.mlps(one, here).float() for one in store.about.layers), torch.zeros_like(wrote))
+                mlps = sum((store.mlps(one, here).float() for one in store.manifest.layers), torch.zeros_like(wrote))
                 joint[name] = x - (unit - wrote - mlps)
             else:
-                told = extra[(0,) if kind == "own" else instead.tokens]
-                joint[name] = x - (told.layer(layer, here) if kind == "own" else told.all(here))
+                told = extra[(0,) if kind == "class-to-class" else instead.tokens]
+                joint[name] = x - (told.layer(layer, here) if kind == "class-to-class" else told.all(here))
         _refuse_nan(store, here, unit, u, *joint.values())
         yield at, _Piece(unit, centres - u, joint)
         at += len(here)
@@ -228,7 +228,7 @@ def _pieces(
 def _empty(store: Store) -> Iterator[tuple[int, Tensor]]:
     """Like `Store.scan` of no heads."""
     for first in range(0, len(store), PIECE):
-        yield first, torch.zeros(0, min(PIECE, len(store) - first), store.about.d, dtype=torch.float16)
+        yield first, torch.zeros(0, min(PIECE, len(store) - first), store.manifest.d, dtype=torch.float16)
 
 
 def _refuse_nan(store: Store, here: np.ndarray, unit: Tensor, heads: Tensor, *joint: Tensor) -> None:

@@ -95,10 +95,10 @@ def token_parts_of(
         StoreError: a picture is not there any more, or is another one now.
         BadSpec: tokens that do not exist.
     """
-    about = store.about
-    layers = tuple(range(about.depth))
+    manifest = store.manifest
+    layers = tuple(range(manifest.depth))
     place = store.path / FOLDER / f"{_name(store, tokens)}.npy"
-    shape = (len(store), about.depth, about.embed)
+    shape = (len(store), manifest.depth, manifest.embed)
     try:
         kept = np.load(place, mmap_mode="r", allow_pickle=False)
         if kept.shape == shape and kept.dtype == np.float16:
@@ -106,7 +106,7 @@ def token_parts_of(
     except (OSError, ValueError):
         pass  # not there yet, or damaged: taken again
     opened = clip()
-    about.refuse_other(opened.name, opened.digest, store.path)
+    manifest.refuse_other(opened.name, opened.digest, store.path)
     values, part = _room(place, shape)
     try:
         for at, rows in _batches(store):
@@ -127,7 +127,7 @@ def token_parts_of(
 
 def _name(store: Store, tokens: tuple[int, ...]) -> str:
     blocks = [(block.key, len(block)) for block in store.blocks]
-    state = json.dumps([store.epoch, blocks, store.about.convention, store.about.digest])
+    state = json.dumps([store.epoch, blocks, store.manifest.convention, store.manifest.digest])
     return "-".join(hashlib.blake2b(told.encode(), digest_size=8).hexdigest() for told in (state, json.dumps(tokens)))
 
 
@@ -159,7 +159,7 @@ def _read(store: Store, clip: Clip, rows: list[Row], tokens: tuple[int, ...]) ->
         raise BadSpec(
             f"token {wrong[0]} does not exist: images have {there}. Type token=0-{there - 1} (0 is the class token)"
         )
-    parts = decompose(clip, pixels, "even" if store.about.convention == "even" else "own")
+    parts = decompose(clip, pixels, "official" if store.manifest.convention == "official" else "centered")
     length = parts.embedding.norm(dim=-1)
     stored = store.embeddings(np.array([row.index for row in rows]), unit=True)
     near = ((parts.embedding.cpu() / length.cpu()[:, None]) * stored).sum(1)
@@ -169,5 +169,5 @@ def _read(store: Store, clip: Clip, rows: list[Row], tokens: tuple[int, ...]) ->
             f"{why}, but {', '.join(changed[:TOLD])} is another picture now than when it was indexed. Type: clip-anatomy index SOURCE "
             f"{store.path}"
         )
-    found = token_parts(parts, dict.fromkeys(range(store.about.depth), tokens)).sum(2)
+    found = token_parts(parts, dict.fromkeys(range(store.manifest.depth), tokens)).sum(2)
     return (found / length[:, None, None]).cpu().numpy().astype(np.float16)

@@ -44,7 +44,7 @@ def paper_protocol(
     Means are taken over the very images that are measured, as the published code does.
 
     Args:
-        store: of Waterbirds (`waterbirds:FOLDER`), with at least the last four layers; made with convention "even" it follows the
+        store: of Waterbirds (`waterbirds:FOLDER`), with at least the last four layers; made with convention "official" it follows the
             published code to the letter.
         clip: the store's model.
         published: another list than the one for the model's shape.
@@ -61,18 +61,18 @@ def paper_protocol(
         BadInput: not a store of Waterbirds, or a group without images.
     """
     heads = published or paper_heads_of(clip)
-    store.about.refuse_other(clip.name, clip.digest, store.path)
+    store.manifest.refuse_other(clip.name, clip.digest, store.path)
     late = range(clip.image_tower.layers - LATE, clip.image_tower.layers)
-    if lost := [layer for layer in late if layer not in store.about.layers]:
+    if lost := [layer for layer in late if layer not in store.manifest.layers]:
         raise StoreError(
             f"{store.path} lacks layers {lost}; the protocol needs {late.start}-{late.stop - 1}. Type: clip-anatomy index "
-            f"waterbirds:FOLDER:test NEW --layers last:{LATE} --convention even --model {store.about.model}"
+            f"waterbirds:FOLDER:test NEW --layers last:{LATE} --convention official --model {store.manifest.model}"
         )
     rows, labels, groups = _images(store, split)
     if progress is not None:
         progress("class texts", 0, 1)
     texts = embed_texts(clip, CLASSES, imagenet_templates())
-    pairs = [(layer, head) for layer in late for head in range(store.about.heads)]
+    pairs = [(layer, head) for layer in late for head in range(store.manifest.heads)]
     wrote: list[Tensor] = []
     for at, (layer, head) in enumerate(pairs):
         reader = store.basis.rows[store.layer_at(layer), head] @ texts.double().T
@@ -108,7 +108,7 @@ def paper_protocol(
         images={name: int((groups == at).sum()) for at, name in enumerate(GROUPS)},
         published=heads,
         model=clip.name,
-        convention=store.about.convention,
+        convention=store.manifest.convention,
         notes=tuple(_notes(store, clip, heads, split, len(rows))),
     )
 
@@ -120,7 +120,7 @@ def _images(store: Store, split: str) -> tuple[list[int], Int64[Tensor, " image"
     if strange := sorted({str(group) for group, _ in told} - {*known}):
         raise BadInput(
             f"{store.path} is not a store of Waterbirds: it holds images of group {strange[0]!r}. Type: clip-anatomy index "
-            "waterbirds:FOLDER:test STORE --layers last:4 --convention even"
+            "waterbirds:FOLDER:test STORE --layers last:4 --convention official"
         )
     rows = [at for at, (_, part) in enumerate(told) if part == split]
     groups = torch.tensor([known[told[at][0]] for at in rows], dtype=torch.int64)
@@ -152,9 +152,9 @@ def _notes(store: Store, clip: Clip, heads: PaperHeads, split: str, images: int)
         notes.append(
             f"The heads were picked on {heads.spec}; this is {clip.name}. With other weights the same numbers name other heads."
         )
-    if store.about.convention != "even":
+    if store.manifest.convention != "official":
         notes.append(
-            "The published code shares LayerNorm's mean evenly (index with --convention even); this store does not."
+            "The published code shares LayerNorm's mean evenly (index with --convention official); this store does not."
         )
     if split == "test" and images != 5794:
         notes.append(f"These are {images:,} test images; the published table is of all 5,794.")

@@ -140,7 +140,7 @@ class PaperTable:
         images: images of each group.
         published: the list that was used.
         model: the model it was run on.
-        convention: how LayerNorm's mean and biases are shared: "even" is the published code's.
+        convention: how LayerNorm's mean and biases are shared: "official" is the published code's.
         notes: what must be said about these figures.
     """
 

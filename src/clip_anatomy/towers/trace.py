@@ -20,7 +20,7 @@ class Trace:
     ((c − mean c) · scale ⊙ γ) P in the joint space (Gandelsman et al. 2024, §3.1 and appendix A.1).
     """
 
-    start: Float[Tensor, "image width"]
+    input_embedding: Float[Tensor, "image width"]
     mixed: Float[Tensor, "image layer head d"]  # z_h = Σ_token a v
     mlp: Float[Tensor, "image mlp width"]  # one of each layer; none in a CLIP-ResNet
     stream: Float[Tensor, "image width"]  # the readout row of the last residual stream

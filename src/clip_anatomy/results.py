@@ -1,0 +1,55 @@
+"""The manner of every result: `to_dict`, `summary`, `save`, `figure`, a repr of one screen, HTML in notebooks.
+
+A result holds numbers. How it is drawn lives in `report/`, in the module that its class names; without that folder the
+numbers, `to_dict` and `summary` still work.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from clip_anatomy.errors import BadInput
+
+
+class Result:
+    """Give a dataclass of numbers the same verbs as every other result.
+
+    Attributes:
+        presenter: module of `clip_anatomy.report` that draws it: `save(result, folder)`, `figure(result)`, `html(result)`, those
+            that make sense. Empty where there is nothing to draw.
+    """
+
+    presenter: ClassVar[str] = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """Return what matters as text of one screen."""
+        raise NotImplementedError
+
+    def save(self, folder: str | Path) -> Path:
+        """Write page, pictures and numbers into a folder, whole or not at all.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds something else.
+        """
+        return self._drawn_by("save", Path(folder))
+
+    def figure(self) -> Any:
+        """Draw it (extra `figures`)."""
+        return self._drawn_by("figure")
+
+    def _repr_html_(self) -> str:
+        return self._drawn_by("html")
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _drawn_by(self, verb: str, *args: Any) -> Any:
+        name = type(self).__name__
+        draw = getattr(import_module(f"clip_anatomy.report.{self.presenter}"), verb, None) if self.presenter else None
+        if draw is None:
+            raise BadInput(f"a {name} has no {verb}. Its numbers are in {name}.to_dict()")
+        return draw(self, *args)
