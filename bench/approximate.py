@@ -67,8 +67,8 @@ def unit(count: int) -> np.ndarray:
 
 
 def measure(store: Path, out: Path) -> dict:
-    from clip_anatomy.search.approximate import build_index
-    from clip_anatomy.search.search import search
+    from clip_anatomy.retrieval.approximate import build_index
+    from clip_anatomy.retrieval.search import search
     from clip_anatomy.store.store import Store
 
     shutil.rmtree(out, ignore_errors=True)

@@ -149,7 +149,7 @@ def run_child(asked: argparse.Namespace, folder: Path, name: str) -> dict:
 
 
 def child_ask(asked: argparse.Namespace) -> dict:
-    from clip_anatomy.search.search import search
+    from clip_anatomy.retrieval.search import search
     from clip_anatomy.store.store import Store
 
     imported = peak()
@@ -254,7 +254,7 @@ def child_faiss(asked: argparse.Namespace) -> dict:
 def quality(asked: argparse.Namespace) -> dict:
     import clip_anatomy as ca
     from clip_anatomy.naming.build_atlas import atlas
-    from clip_anatomy.search.search import search
+    from clip_anatomy.retrieval.search import search
     from clip_anatomy.store.index import index
     from clip_anatomy.store.store import Store
 

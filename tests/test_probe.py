@@ -192,7 +192,7 @@ def test_what_a_probe_sees_is_what_the_heads_wrote(world):
 
 
 def test_heads_are_left_out_by_their_names(world):
-    from clip_anatomy.search.store_atlas import atlas_of
+    from clip_anatomy.retrieval.store_atlas import atlas_of
 
     named = atlas_of(world, lambda: ca.load("demo", parity=False))
     heads = ",".join(f"{layer}.{head}" for layer, head in named.select("role=background"))

@@ -285,7 +285,7 @@ def test_bases_moments_and_textspan(clip: ca.Clip, convention: Any) -> None:
 def test_a_store_of_them_is_searched_and_explains_why(tmp_path: Path) -> None:
     from PIL import Image
 
-    from clip_anatomy.search.patch_attribution import why
+    from clip_anatomy.retrieval.patch_attribution import why
 
     clip = ca.load(resnet_model(text=WORDS))
     for i in range(4):

@@ -13,11 +13,11 @@ from searching import PAIRS, clip, photos, spots, store, world
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadInput, StoreError
-from clip_anatomy.search.hits import rows_of
-from clip_anatomy.search.patch_attribution import why, whys
-from clip_anatomy.search.scan import best, scores
-from clip_anatomy.search.search import search
-from clip_anatomy.search.subspace import space_of
+from clip_anatomy.retrieval.hits import rows_of
+from clip_anatomy.retrieval.patch_attribution import why, whys
+from clip_anatomy.retrieval.scan import best, scores
+from clip_anatomy.retrieval.search import search
+from clip_anatomy.retrieval.subspace import space_of
 from clip_anatomy.store.index import index
 from clip_anatomy.store.remove import remove
 from clip_anatomy.store.store import Store

@@ -79,7 +79,7 @@ def test_a_folder_is_searchable_in_two_commands(store, pictures, here, capsys):
 def test_json_is_what_the_python_api_finds(store, capsys):
     assert main(["search", str(store), "05.png", "--heads", "1.0,2.0", "-k", "4", "--page", "2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    from clip_anatomy.search.search import search
+    from clip_anatomy.retrieval.search import search
 
     assert [hit["id"] for hit in told["hits"]] == search(store, "05.png", "1.0,2.0", k=4, offset=4).ids
     assert told["hits"][0]["rank"] == 5

@@ -7,10 +7,10 @@ from tiny import open_clip_model
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
-from clip_anatomy.search.automatic_heads import agreeing
-from clip_anatomy.search.head_choice import property_in
-from clip_anatomy.search.search import search
-from clip_anatomy.search.shared_texts import alike, named, texts_for
+from clip_anatomy.retrieval.automatic_heads import agreeing
+from clip_anatomy.retrieval.head_choice import property_in
+from clip_anatomy.retrieval.search import search
+from clip_anatomy.retrieval.shared_texts import alike, named, texts_for
 from clip_anatomy.split.moments import Moments
 
 __all__ = ["clip", "photos", "store", "world"]  # fixtures

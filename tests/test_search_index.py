@@ -5,9 +5,9 @@ import pytest
 from searching import PAIRS, clip, photos, store, world
 
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
-from clip_anatomy.search.approximate import _recall, build_index
-from clip_anatomy.search.search import search
-from clip_anatomy.search.subspace import space_of
+from clip_anatomy.retrieval.approximate import _recall, build_index
+from clip_anatomy.retrieval.search import search
+from clip_anatomy.retrieval.subspace import space_of
 
 __all__ = ["clip", "photos", "store", "world"]  # fixtures
 

@@ -6,7 +6,7 @@ from searching import PAIRS, clip, photos, store, world
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput, BadSpec
-from clip_anatomy.search.text_search import search_captions, search_texts
+from clip_anatomy.retrieval.text_search import search_captions, search_texts
 from clip_anatomy.store.index import index
 
 __all__ = ["clip", "photos", "store", "world"]  # fixtures

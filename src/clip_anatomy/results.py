@@ -12,7 +12,7 @@ from clip_anatomy.errors import BadInput
 
 
 class Result:
-    """Give a dataclass of numbers the same verbs as every other result.
+    """Give a dataclass of numbers the same verbs as every other result. Declare it with `@dataclass(frozen=True, repr=False)`.
 
     Attributes:
         presenter: module of `clip_anatomy.report` that draws it: `save(result, folder)`, `figure(result)`, `html(result)`, those
@@ -44,7 +44,7 @@ class Result:
     def _repr_html_(self) -> str:
         return self._drawn_by("html")
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # noqa: D105
         return self.summary()
 
     def _drawn_by(self, verb: str, *args: Any) -> Any:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from clip_anatomy.loading.clip import Clip
-    from clip_anatomy.search.ranking import Ranking
+    from clip_anatomy.retrieval.ranking import Ranking
     from clip_anatomy.store.store import Store
 
 DEFAULT_OUT = Path("clip-anatomy-search")
@@ -122,7 +122,7 @@ def search(
         with progress(f"opening {store}"):
             from clip_anatomy.atomic_output import staged
             from clip_anatomy.report.search_folder import PAGE, SEARCH
-            from clip_anatomy.search.search import search as find
+            from clip_anatomy.retrieval.search import search as find
             from clip_anatomy.store.store import Store
 
             opened = Store.open(store)
@@ -216,8 +216,8 @@ def _value(text: str) -> str | int | float:
 def _said(found: "Ranking", opened: "Store", clip: "Clip", atlas: Path | None) -> "Ranking":
     """Say in words what results have in common with the question, as far as the heads have names."""
     from clip_anatomy.report.step_progress import stages
-    from clip_anatomy.search.shared_texts import alike, named, texts_for
-    from clip_anatomy.search.store_atlas import atlas_of, kept_atlas
+    from clip_anatomy.retrieval.shared_texts import alike, named, texts_for
+    from clip_anatomy.retrieval.store_atlas import atlas_of, kept_atlas
 
     # A search by numbers does not wait for names; one whose heads were found by themselves would say nothing without them.
     with stages() as tell:
@@ -269,7 +269,7 @@ def _captions(
     from clip_anatomy.atomic_output import as_json as json_text
     from clip_anatomy.report.search_lines import print_texts
     from clip_anatomy.report.step_progress import stages
-    from clip_anatomy.search.text_search import search_captions
+    from clip_anatomy.retrieval.text_search import search_captions
 
     with stages() as tell:
         found = search_captions(
@@ -287,7 +287,7 @@ def _build(opened: "Store", heads: str | None, out: Path, *, measure: str | None
     """Build an approximate index and print its recall."""
     from clip_anatomy.errors import BadInput
     from clip_anatomy.report.step_progress import stages
-    from clip_anatomy.search.approximate import build_index
+    from clip_anatomy.retrieval.approximate import build_index
 
     if heads is None:
         raise BadInput(f"an index serves one set of heads. Type --heads 9.3,10.1 --build {out}")

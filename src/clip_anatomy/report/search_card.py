@@ -10,7 +10,7 @@ from PIL import Image
 from clip_anatomy.report.highlight import data_uri
 from clip_anatomy.report.search_pictures import Shown
 from clip_anatomy.report.search_wording import number, told
-from clip_anatomy.search.ranking import Hit, Ranking
+from clip_anatomy.retrieval.ranking import Hit, Ranking
 
 __all__ = ["COLOURED", "card", "colour", "frame"]
 

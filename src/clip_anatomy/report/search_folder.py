@@ -1,7 +1,7 @@
 """What is in the folder of a search."""
 
 from clip_anatomy.atomic_output import REPORT, Kind
-from clip_anatomy.search.ranking import SCHEMA
+from clip_anatomy.retrieval.ranking import SCHEMA
 
 __all__ = ["MARK", "PAGE", "SEARCH", "SHEET"]
 

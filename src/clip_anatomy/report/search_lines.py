@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from clip_anatomy.report.search_wording import compared, counted, number, ordered, standing, title, told
-from clip_anatomy.search.ranking import Ranking
-from clip_anatomy.search.text_search import TextRanking
+from clip_anatomy.retrieval.ranking import Ranking
+from clip_anatomy.retrieval.text_search import TextRanking
 
 __all__ = ["print_ranking", "print_texts"]
 

@@ -8,7 +8,7 @@ from clip_anatomy.report.highlight import limits_of
 from clip_anatomy.report.search_card import COLOURED, card, colour, frame
 from clip_anatomy.report.search_pictures import Shown
 from clip_anatomy.report.search_wording import compared, counted, ordered, reading, standing, title
-from clip_anatomy.search.ranking import Ranking, Used
+from clip_anatomy.retrieval.ranking import Ranking, Used
 
 __all__ = ["search_page"]
 

@@ -14,10 +14,10 @@ from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.images.pixels import read_image
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.report.thumbnails import small
-from clip_anatomy.search.patch_attribution import BATCH, Why, whys
-from clip_anatomy.search.prepared_query import placed
-from clip_anatomy.search.query import Example
-from clip_anatomy.search.ranking import Hit, Ranking
+from clip_anatomy.retrieval.patch_attribution import BATCH, Why, whys
+from clip_anatomy.retrieval.prepared_query import placed
+from clip_anatomy.retrieval.query import Example
+from clip_anatomy.retrieval.ranking import Hit, Ranking
 from clip_anatomy.store.rows import Row
 from clip_anatomy.store.store import Store
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clip_anatomy.report.search_pictures import SIDE, Shown
 from clip_anatomy.report.search_wording import compared, number, standing, title
-from clip_anatomy.search.ranking import Ranking
+from clip_anatomy.retrieval.ranking import Ranking
 
 __all__ = ["contact_sheet"]
 

@@ -2,7 +2,7 @@
 
 import re
 
-from clip_anatomy.search.ranking import Hit, Ranking, Used
+from clip_anatomy.retrieval.ranking import Hit, Ranking, Used
 
 __all__ = ["compared", "counted", "number", "ordered", "reading", "standing", "title", "told"]
 

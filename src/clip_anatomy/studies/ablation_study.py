@@ -18,7 +18,7 @@ from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.build_atlas import pool_of
 from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.naming.textspan_result import TextSpanResult
-from clip_anatomy.search.store_atlas import atlas_of
+from clip_anatomy.retrieval.store_atlas import atlas_of
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.manifest import Manifest

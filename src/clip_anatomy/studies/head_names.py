@@ -11,7 +11,7 @@ from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText
 from clip_anatomy.naming.build_atlas import pool_of
 from clip_anatomy.naming.roles import BOTH, roles, tag
 from clip_anatomy.naming.textspan import textspan
-from clip_anatomy.search.head_choice import holding
+from clip_anatomy.retrieval.head_choice import holding
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.naming.atlas import Atlas
-from clip_anatomy.search.store_atlas import atlas_of, model_of
+from clip_anatomy.retrieval.store_atlas import atlas_of, model_of
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.labelled_images import Labelled
 from clip_anatomy.studies.linear_probe import METHODS, Batch, LinearProbe, fit_probe

@@ -15,8 +15,8 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.build_atlas import pool_of
-from clip_anatomy.search.prepared_query import placed
-from clip_anatomy.search.ranking import Ranking
+from clip_anatomy.retrieval.prepared_query import placed
+from clip_anatomy.retrieval.ranking import Ranking
 from clip_anatomy.store.store import Store
 
 __all__ = ["alike", "named", "texts_for"]

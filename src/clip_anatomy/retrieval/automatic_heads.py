@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.search.ranking import Used
+from clip_anatomy.retrieval.ranking import Used
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
-from clip_anatomy.search.head_choice import HeadSpec, choose, property_in
-from clip_anatomy.search.query import Asked, Example, ask
-from clip_anatomy.search.ranking import Used
-from clip_anatomy.search.store_atlas import atlas_of, directions_of, model_of
-from clip_anatomy.search.subspace import Space, space_of
+from clip_anatomy.retrieval.head_choice import HeadSpec, choose, property_in
+from clip_anatomy.retrieval.query import Asked, Example, ask
+from clip_anatomy.retrieval.ranking import Used
+from clip_anatomy.retrieval.store_atlas import atlas_of, directions_of, model_of
+from clip_anatomy.retrieval.subspace import Space, space_of
 from clip_anatomy.store.store import Store
 
 __all__ = ["Question", "Ready"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from clip_anatomy.data.open_source import picture_of
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.search.ranking import Hit, Ranking
+from clip_anatomy.retrieval.ranking import Hit, Ranking
 from clip_anatomy.split.tokens import TokenSource, token_contributions
 from clip_anatomy.store.store import Store
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.load import device_of
-from clip_anatomy.search.subspace import Space
+from clip_anatomy.retrieval.subspace import Space
 from clip_anatomy.store.blocks import Block
 from clip_anatomy.store.store import Store
 

@@ -7,8 +7,8 @@ from typing import Any
 from jaxtyping import Float64
 from torch import Tensor
 
-from clip_anatomy.search.query import Asked
-from clip_anatomy.search.subspace import Space
+from clip_anatomy.retrieval.query import Asked
+from clip_anatomy.retrieval.subspace import Space
 from clip_anatomy.store.rows import Row
 
 __all__ = ["SCHEMA", "Hit", "Ranking", "Used"]

@@ -19,9 +19,9 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import check_texts
-from clip_anatomy.search.head_choice import along
-from clip_anatomy.search.query import ask
-from clip_anatomy.search.ranking import Used
+from clip_anatomy.retrieval.head_choice import along
+from clip_anatomy.retrieval.query import ask
+from clip_anatomy.retrieval.ranking import Used
 from clip_anatomy.split.basis import HeadBasis, basis_of, coordinates_of
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store

@@ -14,7 +14,7 @@ from torch import Tensor
 from clip_anatomy.data.picture import SUFFIXES
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.search.subspace import units
+from clip_anatomy.retrieval.subspace import units
 from clip_anatomy.store.head_coordinates import arrays_of
 from clip_anatomy.store.manifest import digest_of
 from clip_anatomy.store.rows import Row

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.naming.atlas import Atlas, AtlasHead
-from clip_anatomy.search.automatic_heads import HALF, MOST, along, by_themselves
-from clip_anatomy.search.ranking import Used
+from clip_anatomy.retrieval.automatic_heads import HALF, MOST, along, by_themselves
+from clip_anatomy.retrieval.ranking import Used
 from clip_anatomy.store.store import Store
 
 __all__ = ["HeadSpec", "checked_pairs", "choose", "holding", "property_in"]

@@ -21,9 +21,9 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput, MissingExtra, OutputError, StoreError
-from clip_anatomy.search.head_choice import HeadSpec
-from clip_anatomy.search.scan import best, scores
-from clip_anatomy.search.subspace import Space, space_of
+from clip_anatomy.retrieval.head_choice import HeadSpec
+from clip_anatomy.retrieval.scan import best, scores
+from clip_anatomy.retrieval.subspace import Space, space_of
 from clip_anatomy.store.store import Store
 
 __all__ = ["Approximate", "Built", "build_index", "open_index"]
@@ -150,7 +150,7 @@ def build_index(
         OutputError: `out` cannot be written, or is there.
     """
     faiss = _need_faiss()
-    from clip_anatomy.search.head_choice import checked_pairs
+    from clip_anatomy.retrieval.head_choice import checked_pairs
 
     opened = store if isinstance(store, Store) else Store.open(store)
     tell = progress or (lambda what, done, total: None)

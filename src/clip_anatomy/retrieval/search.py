@@ -15,11 +15,11 @@ from jaxtyping import Int64
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
-from clip_anatomy.search.head_choice import HeadSpec
-from clip_anatomy.search.hits import hits_of
-from clip_anatomy.search.prepared_query import Question, Ready
-from clip_anatomy.search.ranking import Ranking
-from clip_anatomy.search.scan import best, scores
+from clip_anatomy.retrieval.head_choice import HeadSpec
+from clip_anatomy.retrieval.hits import hits_of
+from clip_anatomy.retrieval.prepared_query import Question, Ready
+from clip_anatomy.retrieval.ranking import Ranking
+from clip_anatomy.retrieval.scan import best, scores
 from clip_anatomy.store.store import Store
 
 __all__ = ["search"]
@@ -162,7 +162,7 @@ def _opened(store: Store | str | Path, clip: Clip | None, k: int, offset: int) -
 def _approximate(
     folder: str | Path, store: Store, ready: Ready, allowed: Int64[np.ndarray, " some"] | None
 ) -> Callable[[int], list[int]]:
-    from clip_anatomy.search.approximate import open_index
+    from clip_anatomy.retrieval.approximate import open_index
 
     if allowed is not None:
         raise BadInput("an approximate index cannot filter rows. Leave away where=, or approximate=")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from clip_anatomy.search.prepared_query import Ready
-from clip_anatomy.search.ranking import Hit
+from clip_anatomy.retrieval.prepared_query import Ready
+from clip_anatomy.retrieval.ranking import Hit
 from clip_anatomy.store.rows import Row
 from clip_anatomy.store.store import Store
 
