@@ -16,7 +16,7 @@ _HOME = {
     if isinstance(line, ast.ImportFrom)
     for alias in line.names
 }
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(_HOME)  # noqa: PLE0605 # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0"
 
 
