@@ -52,14 +52,17 @@ Texts = Annotated[
 ]
 Templates = Annotated[
     list[str] | None,
-    Parameter(name=["--template", "--templates"], help="prompt with one {} for the texts; repeat it to average several."),
+    Parameter(
+        name=["--template", "--templates"], help="prompt with one {} for the texts; repeat it to average several."
+    ),
 ]
 
 # ---- output
 Out = Annotated[Path | None, Parameter(alias="-o")]
 OutFile = Annotated[Path, Parameter(alias="-o")]
 AsJson = Annotated[
-    bool, Parameter(name="--json", help="print all numbers as JSON on stdout; without --out nothing is drawn or written.")
+    bool,
+    Parameter(name="--json", help="print all numbers as JSON on stdout; without --out nothing is drawn or written."),
 ]
 
 
