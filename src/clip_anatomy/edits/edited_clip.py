@@ -141,8 +141,10 @@ def _facts(tower: Tower) -> dict[str, Any]:
     facts: dict[str, Any] = {
         name: getattr(tower, name) for name in ("layers", "heads", "activation", "pool", "causal", "eos")
     }
-    grid = list(tower.embedding.grid) if isinstance(tower.embedding, PatchEmbedding) else None
-    return facts | {"pool_before_norm": tower.pool_before_norm, "eps": tower.ln_post.eps, "grid": grid}
+    embedding = tower.embedding if isinstance(tower.embedding, PatchEmbedding) else None
+    facts |= {"pool_before_norm": tower.pool_before_norm, "eps": tower.ln_post.eps}
+    facts["grid"] = None if embedding is None else list(embedding.grid)
+    return facts | {"resampling": None if embedding is None else embedding.resampling}
 
 
 def _tensors(tower: Tower) -> dict[str, Tensor]:

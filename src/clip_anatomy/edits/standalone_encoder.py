@@ -153,6 +153,7 @@ class Tower(nn.Module):
         # Whether every row is normalised before the rows are averaged.
         self.averages_rows = self.pool == "mean" and not config["pool_before_norm"]
         self.grid = None if config["grid"] is None else tuple(config["grid"])
+        self.resampling = config.get("resampling")
         eps = float(config["eps"])
         self.embedding = Affine(under(tensors, "embedding"))
         for name in ("class_token", "position", "projection", "projection_bias"):
@@ -184,7 +185,8 @@ class Tower(nn.Module):
         if self.grid is None or grid == self.grid:
             return self.position
         old = self.position[1:].reshape(1, *self.grid, -1).permute(0, 3, 1, 2).float()
-        new = F.interpolate(old, size=grid, mode="bicubic", align_corners=False)
+        antialias = self.resampling == "bicubic-antialias"
+        new = F.interpolate(old, size=grid, mode="bicubic", align_corners=False, antialias=antialias)
         return torch.cat([self.position[:1], new.permute(0, 2, 3, 1).flatten(0, 2).to(self.position.dtype)])
 
     def read(self, x: Tensor) -> Tensor:

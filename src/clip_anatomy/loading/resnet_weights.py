@@ -127,4 +127,7 @@ def _attention(names: Names, pool: Any) -> AttentionPool:
     position = names.take(f"{prefix}.positional_embedding")
     side = round((len(position) - 1) ** 0.5)
     query, key, value, out = (names.linear(f"{prefix}.{name}_proj") for name in "qkvc")
-    return AttentionPool(position, (side, side), query, key, value, out, int(pool.num_heads))
+    # open_clip's ResNet takes its own size only; other sizes are resampled as open_clip resamples its transformers' tables.
+    return AttentionPool(
+        position, (side, side), query, key, value, out, int(pool.num_heads), resampling="bicubic-antialias"
+    )

@@ -123,7 +123,11 @@ def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> 
     side = round((len(pos) - 1) ** 0.5)
     image_tower = Tower(
         embedding=PatchEmbedding(
-            names.take("visual.conv1.weight"), names.take("visual.class_embedding"), pos, image.grid or (side, side)
+            names.take("visual.conv1.weight"),
+            names.take("visual.class_embedding"),
+            pos,
+            image.grid or (side, side),
+            resampling="bicubic-antialias",
         ),
         ln_pre=names.norm("visual.ln_pre", image.eps) if "visual.ln_pre.weight" in names else None,
         blocks=_open_clip_blocks(names, "visual.transformer.resblocks", width, image),
@@ -167,6 +171,7 @@ def transformers_towers(names: Names, image: Facts, text: Facts, *, found: str) 
             names.take("vision_model.embeddings.class_embedding"),
             pos,
             image.grid or (side, side),
+            resampling="bicubic",
         ),
         ln_pre=names.norm("vision_model.pre_layrnorm", image.eps),  # (sic)
         blocks=_transformers_blocks(names, "vision_model.encoder.layers", image),

@@ -220,7 +220,7 @@ def _centered(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer
     return {
         "heads": joint(wrote),
         "mlps": joint(trace.mlp),
-        "input-embedding": joint(trace.input_embedding),
+        "input_embedding": joint(trace.input_embedding),
         "bias": bias + projection_bias(tower),
     }
 
@@ -235,6 +235,6 @@ def _official(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer
     return {
         "heads": joint(wrote + spread) + share[:, None, None] / tower.heads,
         "mlps": joint(trace.mlp) + share[:, None],
-        "input-embedding": joint(trace.input_embedding) + share,
+        "input_embedding": joint(trace.input_embedding) + share,
         "bias": torch.zeros_like(trace.embedding) + projection_bias(tower),
     }

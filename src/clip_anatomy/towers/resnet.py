@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.towers.forward import resample_position
-from clip_anatomy.towers.transformer import Linear, Tower
+from clip_anatomy.towers.transformer import Linear, Resampling, Tower
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class AttentionPool:
     value: Linear
     out: Linear
     heads: int
+    resampling: Resampling  # of the position vectors, where the grid is another one
 
     @property
     def scale_attention(self) -> None:
@@ -208,12 +209,13 @@ def features(
 def pool_tokens(resnet: ResNet, seen: Float[Tensor, "image channel row col"]) -> Float[Tensor, "image token channel"]:
     """What the pool attends over: the mean over the places, then each place, plus position vectors.
 
-    Position vectors of another grid are resampled (bicubic) into a new tensor; the mean token keeps its own.
+    Position vectors of another grid are resampled into a new tensor; the mean token keeps its own.
     """
     places = seen.flatten(2).transpose(1, 2)
     tokens = torch.cat([places.mean(1, keepdim=True), places], 1)
     pool = resnet.pool
-    return tokens + resample_position(pool.position, pool.grid, (seen.shape[2], seen.shape[3])).to(tokens.dtype)
+    grid = (seen.shape[2], seen.shape[3])
+    return tokens + resample_position(pool.position, pool.grid, grid, pool.resampling).to(tokens.dtype)
 
 
 def run_pool(resnet: ResNet, tokens: Float[Tensor, "image token channel"]) -> Pooled:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Pool = Literal["class", "mean", "first", "last", "argmax", "eos"]
+Resampling = Literal["bicubic-antialias", "bicubic"]  # open_clip and timm; transformers
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,16 @@ class Block:
 
 @dataclass(frozen=True)
 class PatchEmbedding:
-    """Pixels to tokens: a strided convolution, a class token, one position vector per token."""
+    """Pixels to tokens: a strided convolution, a class token, one position vector per token.
+
+    `resampling` is how the host fits the position vectors to another grid of patches.
+    """
 
     weight: Float[Tensor, "width channel patch_row patch_col"]
     class_token: Float[Tensor, " width"]
     position: Float[Tensor, "token width"]
     grid: tuple[int, int]
+    resampling: Resampling
 
 
 @dataclass(frozen=True)
