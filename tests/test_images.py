@@ -17,7 +17,7 @@ from clip_anatomy.data.picture import Picture, Source, decode
 from clip_anatomy.data.tables import read_table
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.images.pixels import read_image
-from clip_anatomy.store.prefetch import ahead
+from clip_anatomy.images.prefetch import prefetched
 
 
 @pytest.fixture
@@ -309,7 +309,7 @@ def test_work_ahead_keeps_order_stays_within_its_window_and_hands_over_errors():
             raise ValueError("seven")
         return at * at
 
-    stream = ahead(items(), work, workers=3, window=5)
+    stream = prefetched(items(), work, workers=3, window=5)
     first = [next(stream) for _ in range(3)]
     waiting.wait(0.2)
     assert pulled <= 3 + 5 + 1
@@ -324,7 +324,7 @@ def test_work_ahead_keeps_order_stays_within_its_window_and_hands_over_errors():
 def test_work_ahead_stops_with_its_reader_and_passes_on_what_walking_raised():
     threads = torch.get_num_threads()
     before = threading.active_count()
-    stream = ahead(iter(range(10**9)), lambda at: at, workers=2, window=4, gentle=True)
+    stream = prefetched(iter(range(10**9)), lambda at: at, workers=2, window=4, gentle=True)
     assert next(stream) == (0, 0)
     stream.close()
     assert threading.active_count() == before
@@ -334,7 +334,7 @@ def test_work_ahead_stops_with_its_reader_and_passes_on_what_walking_raised():
         yield 1
         raise BadInput("the disk has gone")
 
-    stream = ahead(broken(), lambda at: at, workers=1, window=4)
+    stream = prefetched(broken(), lambda at: at, workers=1, window=4)
     assert next(stream) == (1, 1)
     with pytest.raises(BadInput, match="the disk has gone"):
         next(stream)

@@ -14,9 +14,9 @@ from pictures import encoded, noise, written
 from stores import clip, photos, saved
 
 from clip_anatomy.errors import BadInput
+from clip_anatomy.images.batch_size import BatchSize, is_out_of_memory, split_when_out_of_memory
 from clip_anatomy.report.index_progress import line_of
 from clip_anatomy.split.basis import basis_of
-from clip_anatomy.store.batch_size import Pace, in_parts, is_out_of_memory
 from clip_anatomy.store.head_coordinates import arrays_of
 from clip_anatomy.store.index import index
 from clip_anatomy.store.manifest import Manifest
@@ -94,7 +94,7 @@ def test_halving_keeps_the_order_and_gives_up_at_one_image(monkeypatch):
         return pixels[:, 0, 0, 0].tolist()
 
     pixels = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 3, 2, 2)
-    parts = in_parts(step, pixels, shrunk.append)
+    parts = split_when_out_of_memory(step, pixels, shrunk.append)
     assert [value for part in parts for value in part] == list(range(10))
     assert shrunk == [10, 5, 5]
 
@@ -102,7 +102,7 @@ def test_halving_keeps_the_order_and_gives_up_at_one_image(monkeypatch):
         raise MemoryError
 
     with pytest.raises(BadInput, match="not even one image"):
-        in_parts(never, pixels, shrunk.append)
+        split_when_out_of_memory(never, pixels, shrunk.append)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_halving_keeps_the_order_and_gives_up_at_one_image(monkeypatch):
     ],
 )
 def test_the_batch_size_is_found_on_real_work(seconds, best):
-    pace = Pace.on(torch.device("cpu"))
+    size = BatchSize.on(torch.device("cpu"))
     for _ in range(20):
-        pace.took(3, 99.0)  # a short last batch says nothing
-        pace.took(pace.size, seconds(pace.size))
-    assert pace.found == best
-    pace.ran_out(best)
-    assert pace.size == best // 2
-    assert Pace.on(torch.device("cpu"), 5).size == 5
+        size.record(3, 99.0)  # a short last batch says nothing
+        size.record(size.current, seconds(size.current))
+    assert size.settled == best
+    size.ran_out(best)
+    assert size.current == best // 2
+    assert BatchSize.on(torch.device("cpu"), 5).current == 5
 
 
 def test_the_size_found_is_kept_for_the_next_run(clip, tmp_path):

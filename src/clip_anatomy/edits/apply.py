@@ -17,8 +17,8 @@ from torch import Tensor
 from clip_anatomy.data.picture import SUFFIXES, Decoded, Picture, Source, decode, stack
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadImage, BadInput, OutputError
-from clip_anatomy.store.batch_size import Pace, in_parts
-from clip_anatomy.store.prefetch import ahead
+from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
+from clip_anatomy.images.prefetch import prefetched
 from clip_anatomy.store.walk_progress import Progress
 
 __all__ = ["FORMATS", "Applied", "apply"]
@@ -147,9 +147,11 @@ def _batches(
     source.check()
     total, done, said, began = source.count(), 0, 0.0, time.monotonic()
     waiting: list[tuple[Picture, Decoded]] = []
-    pace = Pace((batch,), batch)
+    batch_size = BatchSize((batch,), batch)
     threads = workers or os.cpu_count() or 1
-    stream = ahead(source, lambda picture: decode(picture, model.clip.preprocess), workers=threads, window=2 * batch)
+    stream = prefetched(
+        source, lambda picture: decode(picture, model.clip.preprocess), workers=threads, window=2 * batch
+    )
     with closing(stream):
         for picture, found in stream:
             if isinstance(found, Decoded):
@@ -159,16 +161,16 @@ def _batches(
                 failed.append(
                     (picture.id, str(found) if isinstance(found, BadImage) else f"{type(found).__name__}: {found}")
                 )
-            if len(waiting) >= pace.size:
+            if len(waiting) >= batch_size.current:
                 done += len(waiting)
-                yield _embed(model, waiting, prompts, failed, pace)
+                yield _embed(model, waiting, prompts, failed, batch_size)
                 waiting = []
             now = time.monotonic()
             if report is not None and now - said >= REPORT_SECONDS:
                 said = now
                 report(Progress(done, len(failed), 0, total, (done + len(failed)) / max(now - began, 1e-9)))
     if waiting:
-        yield _embed(model, waiting, prompts, failed, pace)
+        yield _embed(model, waiting, prompts, failed, batch_size)
 
 
 def _embed(
@@ -176,7 +178,7 @@ def _embed(
     work: list[tuple[Picture, Decoded]],
     prompts: Tensor | None,
     failed: list[tuple[str, str]],
-    pace: Pace,
+    batch_size: BatchSize,
 ) -> _Batch:
     projection = model.image_tower.projection
 
@@ -185,7 +187,7 @@ def _embed(
             both = model.encode_both(pixels.to(projection.device, projection.dtype))
         return both[0].float(), both[1].float()
 
-    found = in_parts(run, stack([decoded.pixels for _, decoded in work]), pace.ran_out)
+    found = split_when_out_of_memory(run, stack([decoded.pixels for _, decoded in work]), batch_size.ran_out)
     unedited, edited = (torch.cat(parts) for parts in zip(*found, strict=True))
     finite = torch.isfinite(edited).all(-1) & torch.isfinite(unedited).all(-1)
     for (picture, _), good in zip(work, finite.tolist(), strict=True):

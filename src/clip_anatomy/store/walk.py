@@ -15,12 +15,12 @@ from torch import Tensor
 
 from clip_anatomy.data.picture import Decoded, Picture, Source, decode, stack
 from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
+from clip_anatomy.images.prefetch import prefetched
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
-from clip_anatomy.store.batch_size import Pace, in_parts
 from clip_anatomy.store.head_coordinates import Arrays, arrays_of
-from clip_anatomy.store.prefetch import ahead
 from clip_anatomy.store.walk_progress import Progress, Summary
 from clip_anatomy.store.writer import FULL, Writer
 
@@ -63,7 +63,7 @@ class Walk:
         writer, source = self.writer, self.source
         facts = sql.facts_of(writer.rows)
         known = int(facts["batch"]) if batch is None and "batch" in facts else batch
-        self.pace = Pace.on(self.clip.device, known)
+        self.batch_size = BatchSize.on(self.clip.device, known)
         self.key = sql.source_key(writer.rows, source.spec)
         self.last = writer.rows.execute("SELECT coalesce(max(key), 0) FROM images").fetchone()[0]
         self.total = source.count()
@@ -87,7 +87,7 @@ class Walk:
             )
         images = sum(len(block) for block in writer.blocks())
         return Summary(
-            str(writer.folder), self.done, self.failed, self.known, gone, images, time.monotonic() - began, self.pace.found,
+            str(writer.folder), self.done, self.failed, self.known, gone, images, time.monotonic() - began, self.batch_size.settled,
             tuple(self.errors),
         )  # fmt: skip
 
@@ -143,18 +143,17 @@ class Walk:
     def _pass(self, pictures: Iterable[Picture]) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = self.workers or cores
-        ahead_of_model = self.pace.size if self.pace.found is not None else self.pace.sizes[-1]
-        window = max(2 * workers, min(2 * ahead_of_model, MOST_AHEAD))
+        window = max(2 * workers, min(2 * self.batch_size.largest, MOST_AHEAD))
         on_cpu = self.clip.device.type == "cpu"
         work: list[Work] = []
         self.committed_at = time.monotonic()
         with closing(
-            ahead(pictures, self._decode, workers=workers, window=window, gentle=on_cpu)
+            prefetched(pictures, self._decode, workers=workers, window=window, gentle=on_cpu)
         ) as stream:  # fmt: skip
             for picture, found in stream:
                 work.append((picture, found))
                 # A batch is so many pictures of the source, good or bad: after a stop the same ones come together again.
-                if len(work) >= self.pace.size:
+                if len(work) >= self.batch_size.current:
                     self._batch(work)
                     work = []
                     if self.stopped.is_set():
@@ -172,9 +171,9 @@ class Walk:
         arrays: list[Arrays] = []
         if good:
             began = time.monotonic()
-            arrays = in_parts(self._step, stack([found.pixels for found in good]), self._ran_out)
-            if len(good) == len(work) == self.pace.size:
-                self.pace.took(len(work), time.monotonic() - began)
+            arrays = split_when_out_of_memory(self._step, stack([found.pixels for found in good]), self._ran_out)
+            if len(good) == len(work) == self.batch_size.current:
+                self.batch_size.record(len(work), time.monotonic() - began)
         finite = np.concatenate([part.finite for part in arrays]) if arrays else np.zeros(0, bool)
         at = 0
         for picture, found in work:
@@ -201,7 +200,7 @@ class Walk:
         return arrays_of(self.clip, self.basis, self.writer.manifest, pixels)
 
     def _ran_out(self, images: int) -> None:
-        self.pace.ran_out(images)
+        self.batch_size.ran_out(images)
 
     def _entry(self, picture: Picture, found: Decoded | Exception, error: str) -> dict[str, Any]:
         known = found if isinstance(found, Decoded) else None
@@ -223,8 +222,8 @@ class Walk:
 
     def _commit(self) -> None:
         if self.entries:
-            if self.pace.found is not None:
-                sql.set_fact(self.writer.rows, "batch", self.pace.found)
+            if self.batch_size.settled is not None:
+                sql.set_fact(self.writer.rows, "batch", self.batch_size.settled)
             self.writer.commit(self.entries, self.arrays)
             self.flying.difference_update([entry["id"] for entry in self.entries])
             self.entries, self.arrays = [], {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput
 
-__all__ = ["Pace", "in_parts", "is_out_of_memory"]
+__all__ = ["BatchSize", "is_out_of_memory", "split_when_out_of_memory"]
 
 R = TypeVar("R")
 
@@ -29,46 +29,53 @@ SIGNS = (
 
 
 @dataclass
-class Pace:
+class BatchSize:
     """The batch size: tries a few on real work, then stays with the smallest that is nearly the fastest.
 
     Attributes:
-        sizes: what is left to try.
-        found: the size to stay with, once known.
+        candidates: sizes to try, ascending.
+        settled: the size to stay with, once known.
+        rates: size → images per second, of those that were tried.
+        tries: batches of the current size that were timed.
     """
 
-    sizes: tuple[int, ...]
-    found: int | None = None
+    candidates: tuple[int, ...]
+    settled: int | None = None
     rates: dict[int, float] = field(default_factory=dict[int, float])
-    tried: int = 0
+    tries: int = 0
 
     @staticmethod
-    def on(device: torch.device, found: int | None = None) -> "Pace":
-        """A pace for a device, or with a size that is known already."""
-        return Pace(ON_CPU if device.type == "cpu" else ON_GPU, found)
+    def on(device: torch.device, settled: int | None = None) -> "BatchSize":
+        """Start with the candidates for a device, or with a size that is known already."""
+        return BatchSize(ON_CPU if device.type == "cpu" else ON_GPU, settled)
 
     @property
-    def size(self) -> int:
+    def current(self) -> int:
         """How many images the next batch should have."""
-        return self.found if self.found is not None else self.sizes[len(self.rates)]
+        return self.settled if self.settled is not None else self.candidates[len(self.rates)]
 
-    def took(self, images: int, seconds: float) -> None:
+    @property
+    def largest(self) -> int:
+        """How many images a batch may have later."""
+        return self.settled if self.settled is not None else self.candidates[-1]
+
+    def record(self, images: int, seconds: float) -> None:
         """Note what a batch took. Each size is tried twice, since the first time also pays for warming up."""
-        if self.found is not None or images != self.size:
+        if self.settled is not None or images != self.current:
             return
-        self.tried += 1
-        if self.tried < TRIES:
+        self.tries += 1
+        if self.tries < TRIES:
             return
-        self.tried = 0
+        self.tries = 0
         self.rates[images] = images / max(seconds, 1e-9)
-        slower = self.rates[images] < 0.8 * max(self.rates.values())
-        if len(self.rates) == len(self.sizes) or slower or seconds > SLOW_SECONDS:
-            best = max(self.rates.values())
-            self.found = min(size for size, rate in self.rates.items() if rate >= 0.95 * best)
+        best = max(self.rates.values())
+        slower = self.rates[images] < 0.8 * best
+        if len(self.rates) == len(self.candidates) or slower or seconds > SLOW_SECONDS:
+            self.settled = min(size for size, rate in self.rates.items() if rate >= 0.95 * best)
 
     def ran_out(self, images: int) -> None:
-        """Note that this many images did not fit."""
-        self.found = max(1, images // 2)
+        """Note that this many images did not fit into memory."""
+        self.settled = max(1, images // 2)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -78,13 +85,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in SIGNS)
 
 
-def in_parts(step: Callable[[Tensor], R], pixels: Tensor, ran_out: Callable[[int], None]) -> list[R]:
+def split_when_out_of_memory(step: Callable[[Tensor], R], pixels: Tensor, ran_out: Callable[[int], None]) -> list[R]:
     """Run one step on a batch; where memory runs out, on its halves, and on theirs.
 
     Args:
         step: takes pixels [image, 3, row, col].
         pixels: the batch.
-        ran_out: told how many images did not fit.
+        ran_out: called with the number of images that did not fit.
 
     Returns:
         The results of the parts, in order.
@@ -109,4 +116,4 @@ def in_parts(step: Callable[[Tensor], R], pixels: Tensor, ran_out: Callable[[int
             f"not even one image of {list(pixels.shape[1:])} fits into memory ({message}). Type a smaller model"
         )
     half = count // 2
-    return [*in_parts(step, pixels[:half], ran_out), *in_parts(step, pixels[half:], ran_out)]
+    return [part for some in (pixels[:half], pixels[half:]) for part in split_when_out_of_memory(step, some, ran_out)]

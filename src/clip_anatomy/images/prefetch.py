@@ -1,4 +1,4 @@
-"""Work done ahead of whoever needs it, by threads, in order, never more than a window of it.
+"""Decode ahead of the model: work done by threads, in order, never more than a window of it.
 
 Decoding releases Python's lock, so threads keep a model busy without copying pixels between processes; and when this
 process is killed, nothing of it lives on to hold the store's lock.
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["ahead"]
+__all__ = ["prefetched"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,17 +21,17 @@ R = TypeVar("R")
 POLL_SECONDS = 0.05
 
 
-def ahead(
+def prefetched(
     items: Iterable[T], work: Callable[[T], R], *, workers: int, window: int, gentle: bool = False
 ) -> Generator[tuple[T, R | Exception]]:
-    """Do `work` on items ahead of the reader.
+    """Do `work` on items ahead of the reader, in threads.
 
     Args:
         items: walked by one thread of its own, so that a slow disk does not stop the reader.
         work: called on each item, in any of the threads.
         workers: how many threads.
         window: how many items may be finished or under way beyond the reader: bounds the memory.
-        gentle: give way to the reader's own computations: for a model that runs on the same cores.
+        gentle: run at a lower priority than the reader: for a model that runs on the same cores.
 
     Yields:
         Each item, in order, with its result or the exception that `work` raised.
@@ -40,7 +40,7 @@ def ahead(
         Exception: what walking `items` raised, in its place.
 
     Example:
-        >>> [square for _, square in ahead(range(4), lambda x: x * x, workers=2, window=2)]
+        >>> [square for _, square in prefetched(range(4), lambda x: x * x, workers=2, window=2)]
         [0, 1, 4, 9]
     """
     line: queue.Queue[tuple[T, Future[R]] | Exception | None] = queue.Queue(maxsize=max(1, window))
