@@ -76,19 +76,36 @@ def by_hand(host, clip, pixels, text, one):
     return torch.stack([torch.stack([one(x, F.normalize(t, dim=0)) for t in text]) for x in pixels]).detach()
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_chefer(host, clip, pixels, text, layers):
+@pytest.mark.parametrize("vision", [{}, {"pool_type": "avg"}])
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 5, 9])
+def test_chefer_at_every_depth_in_double_precision(layers, vision):
+    """R ← R + (mean over heads of relu(∇A ⊙ A)) R from the identity on; the score is the logit, not the cosine."""
+    depth = 5
+    host = open_clip_model(layers=depth, heads=HEADS, d=D, vision=vision).double()
+    clip = ca.load(host, tokenizer=None, parity=False, dtype="float64")
+    side = 4 * clip.patch[0]
+    pixels = torch.randn(2, 3, side, side + clip.patch[1], generator=torch.Generator().manual_seed(0)).double()
+    text = torch.randn(3, clip.image_tower.embed, generator=torch.Generator().manual_seed(1)).double()
+    scale = host.logit_scale.exp().item()
+    assert scale > 10
+
     def one(x, t):
-        embedding, attention, *_ = run(host, clip, x)
-        slopes = torch.autograd.grad(embedding @ t, attention[-layers:])
-        relevance = torch.eye(len(attention[0][0]))
+        _, attention, streams, _ = run(host, clip, x)
+        pooled = host.visual.ln_post(streams[-1])
+        pooled = pooled[1:].mean(0) if vision else pooled[0]
+        logit = scale * F.normalize(pooled @ host.visual.proj, dim=0) @ t
+        slopes = torch.autograd.grad(logit, attention[-layers:])
+        relevance = torch.eye(len(attention[0][0]), dtype=torch.float64)
         for a, slope in zip(attention[-layers:], slopes, strict=True):
             relevance = relevance + (a * slope).clamp(min=0).mean(0) @ relevance
-        return relevance[0, 1:]
+        return (relevance[1:].mean(0) if vision else relevance[0])[1:] - (1 / (len(relevance) - 1) if vision else 0)
 
     expected = by_hand(host, clip, pixels, text, one)
-    assert expected.abs().max() > 1e-4
-    torch.testing.assert_close(own(clip, pixels, text, "chefer", layers=layers), expected, rtol=1e-4, atol=1e-7)
+    found = own(clip, pixels, text, "chefer", layers=layers)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-9)
+    single = ca.load(host.float(), tokenizer=None, parity=False)
+    found = own(single, pixels.float(), text.float(), "chefer", layers=layers)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

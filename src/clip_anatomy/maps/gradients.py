@@ -1,7 +1,8 @@
 """Gradient maps: one forward, then vector–Jacobian products of all texts together through the last blocks only.
 
     gradcam   weights = mean over patches of ∂cos/∂x, map = ReLU(x · weights), x = ln1's output        (Selvaraju et al. 2017)
-    chefer    Ā = mean over heads of ReLU(∂cos/∂A ⊙ A), R ← R + Ā R through the last blocks, row of the readout token
+    chefer    Ā = mean over heads of ReLU(∂logit/∂A ⊙ A), R ← R + Ā R through the last blocks, row of the readout token
+              logit = cosine × logit scale: over several blocks the products of Ā depend on it
                                                                                     (Chefer et al. 2021, bi-modal, CLIP version)
     legrad    per block: s = cos(ln_post(mean over tokens of the stream), text), mean over heads and queries of ReLU(∂s/∂A),
               summed over blocks                                                                    (Bousselham et al. 2024, §3)
@@ -91,13 +92,13 @@ def gradcam(
 def chefer(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DepthOptions
 ) -> Float[Tensor, "image token text"]:
-    """Relevance propagated through the attention of the last blocks."""
-    tower, unit = clip.image_tower, F.normalize(text, dim=-1)
+    """Propagate relevance through the attention of the last blocks; the score is the logit, as in the released code."""
+    tower, unit = clip.image_tower, F.normalize(text, dim=-1) * clip.logit_scale
     first = tower.layers - min(options.layers, tower.layers)
     x, readout = _before(tower, pixels, first)
     with torch.no_grad():
         _, attention = _run(tower, first, x, readout)
-    # A zero is added to each attention: the slope with respect to it is ∂cos/∂A, what flows through later blocks included.
+    # A zero is added to each attention: the slope with respect to it is ∂logit/∂A, what flows through later blocks included.
     zeros = tuple(torch.zeros_like(a) for a in attention)
     pull, _ = graph_of(lambda *added: _embed(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)
     maps: list[Tensor] = []
@@ -231,7 +232,7 @@ GRADIENTS = {
     ),
     "chefer": Method(
         chefer,
-        "attention times its gradient, class token's row of the last block (Chefer)",
+        "attention times the gradient of the logit, class token's row of the last block (Chefer)",
         DepthOptions(layers=1),
         alone=True,
     ),

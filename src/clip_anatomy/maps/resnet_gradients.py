@@ -1,10 +1,10 @@
 """Gradient maps of a CLIP-ResNet: one forward of the convolutions, then the slopes of all texts through the pool alone.
 
     gradcam   weights = mean over places of ∂cos/∂f, map = ReLU(f · weights), f = the last stage's map     (Selvaraju et al. 2017, §3)
-    chefer    mean over heads of ReLU(∂cos/∂a ⊙ a), a = the mean token's row of the pool's attention       (Chefer et al. 2021)
+    chefer    mean over heads of ReLU(∂logit/∂a ⊙ a), a = the mean token's row of the pool's attention     (Chefer et al. 2021)
 
 Only one attention row reaches the embedding, so chefer's slope is a closed form: with e the embedding, ê = e/‖e‖ and
-g = (t − cos ê)/‖e‖ the slope of the cosine with text t, ∂cos/∂a[h, i] = v[h, i] · W_c^hᵀ g.
+g = (t − cos ê)/‖e‖ the slope of the cosine with text t, ∂cos/∂a[h, i] = v[h, i] · W_c^hᵀ g; the logit is the cosine × logit scale.
 """
 
 import torch
@@ -43,7 +43,7 @@ def gradcam(
 def chefer(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Options
 ) -> Float[Tensor, "image token text"]:
-    """Attention of the pool times the slope of the cosine by it, where both are positive."""
+    """Multiply the attention of the pool with the gradient of the logit by it, where that is positive."""
     resnet = clip.vision
     assert isinstance(resnet, ResNet)
     with torch.no_grad():
@@ -56,10 +56,10 @@ def chefer(
         toward = weighed @ head_directions(resnet, 0, unit)  # [image, head, token, text]
         itself = torch.einsum("bhnd,hdb->bhn", weighed, head_directions(resnet, 0, own))
         slope = (toward - itself[..., None] * (own @ unit.T)[:, None, None]) / length.view(-1, 1, 1, 1)
-        return slope.relu_().mean(1)
+        return slope.relu_().mean(1) * clip.logit_scale
 
 
 GRADIENTS: dict[str, Method] = {
     "gradcam": Method(gradcam, "last stage's map, weighed by the gradient of the cosine (Grad-CAM)", alone=True),
-    "chefer": Method(chefer, "attention of the pool times the gradient of the cosine (Chefer)", alone=True),
+    "chefer": Method(chefer, "attention of the pool times the gradient of the logit (Chefer)", alone=True),
 }
