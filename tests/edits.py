@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import clip_anatomy as ca
 from clip_anatomy.split.means import Means
 
-SPEC = "0.1,1.0,2.2+mlp=0,2+class-to-class=1,2+start"
+SPEC = "0.1,1.0,2.2+mlp=0,2+class-to-class=1,2+input-embedding"
 
 
 def pixels(n: int, seed: int = 0, size: tuple[int, int] = (32, 32)) -> Tensor:

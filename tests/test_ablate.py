@@ -50,7 +50,7 @@ def cells(clip: Any, pixels: Tensor, convention: str) -> dict[tuple[Any, ...], T
     parts = ca.decompose(clip, pixels, convention)
     length = parts.embedding.norm(dim=-1)[:, None]
     tokens = parts.tokens(torch.eye(12)) * length[:, :, None, None, None]
-    found = {("mlp", layer): parts.mlps[:, layer] for layer in range(LAYERS)} | {("start",): parts.start}
+    found = {("mlp", layer): parts.mlps[:, layer] for layer in range(LAYERS)} | {("input-embedding",): parts.input_embedding}
     for layer in range(LAYERS):
         for head in range(HEADS):
             for token in range(TOKENS):
@@ -60,7 +60,7 @@ def cells(clip: Any, pixels: Tensor, convention: str) -> dict[tuple[Any, ...], T
 
 def wanted(selection: Selection) -> list[tuple[Any, ...]]:
     found: set[tuple[Any, ...]] = {("mlp", layer) for layer in selection.mlps}
-    found |= {("start",)} if selection.start else set()
+    found |= {("input-embedding",)} if selection.input_embedding else set()
     found |= {("head", *pair, token) for pair in selection.heads for token in range(TOKENS)}
     for layer in range(LAYERS):
         for head in range(HEADS):
@@ -94,7 +94,7 @@ def test_it_is_the_sum_of_the_parts_with_some_replaced(
 
 
 def test_means_that_were_taken_before_are_the_same_means(clip: Any, pixels: Tensor) -> None:
-    selection = Selection(((0, 1), (1, 0)), mlps=(0,), class_to_class=(0, 1), start=True)
+    selection = Selection(((0, 1), (1, 0)), mlps=(0,), class_to_class=(0, 1), input_embedding=True)
     means = Means.of(clip, pixels, class_to_class=True)
     torch.testing.assert_close(
         ablate(clip, pixels, selection, over=means), ablate(clip, pixels, selection), atol=1e-4, rtol=1e-4
@@ -135,7 +135,7 @@ def test_all_tokens_together_are_the_head(clip: Any, pixels: Tensor, convention:
 
 def test_everything_at_its_mean_leaves_one_embedding(clip: Any, pixels: Tensor) -> None:
     parts = ca.decompose(clip, pixels, "official")  # whose parts hold the biases too
-    everything = Selection.parse("all+mlp=all+start", LAYERS, HEADS)
+    everything = Selection.parse("all+mlp=all+input-embedding", LAYERS, HEADS)
     unit = torch.nn.functional.normalize(parts.embedding, dim=-1)
     torch.testing.assert_close(taken(parts, everything), unit, atol=1e-5, rtol=1e-5)
     found = torch.nn.functional.normalize(ablate(clip, pixels, everything, convention="official"), dim=-1)
@@ -166,7 +166,7 @@ def test_accuracies_are_those_of_the_official_code(oracle: Any) -> None:
         return 100 * float(((found @ classes.float().T).argmax(1) == labels).double().mean())
 
     assert accuracy("none") == pytest.approx(expected["base"])
-    assert accuracy("mlp=all+start") == pytest.approx(expected["mlps"])  # its first "MLP" is the start of the stream
+    assert accuracy("mlp=all+input-embedding") == pytest.approx(expected["mlps"])  # its first "MLP" is the start of the stream
     assert accuracy("class-to-class=all") == pytest.approx(expected["cls_to_cls"])
     assert accuracy("layer=0-3") == pytest.approx(expected["attention_layers_cumulative"][3])  # all: test_studies.py
 

@@ -92,7 +92,7 @@ def test_in_double_precision_it_equals_the_longhand_to_twelve_digits() -> None:
     for layer, head in ((0, 1), (1, 0)):
         new = new - heads[:, layer, head].sum(1)
     new = new - heads[:, 1, 1:, 0].sum(1)
-    edit = Edit.of(clip, "0.1,1.0+mlp=0,2+class-to-class=1,2+start", by="zero")
+    edit = Edit.of(clip, "0.1,1.0+mlp=0,2+class-to-class=1,2+input-embedding", by="zero")
     close(EditedClip(clip, edit).encode_image(pixels(4)), new, 1e-12)
 
 
@@ -194,7 +194,7 @@ def test_from_head_coordinates_alone(clip: Any, means: Means) -> None:
     some = {pair: u[:, pair[0], pair[1]] for pair in edit.parts.heads}
     with pytest.raises(BadInput, match=r"layers 0 are edited, the store keeps 1, 2. Index with --layers all"):
         edit.shift(some, basis_of(clip.image_tower, "centered", [1, 2]))
-    with pytest.raises(BadInput, match=r"of the convention 'even'.*Index with --convention centered"):
+    with pytest.raises(BadInput, match=r"of the convention 'official'.*Index with --convention centered"):
         edit.shift(some, basis_of(clip.image_tower, "official"))
     with pytest.raises(BadInput, match=r"coordinates of 3 and 4 images"):
         edit.shift(some | {(0, 1): u[:3, 0, 1]}, basis)
@@ -288,19 +288,19 @@ BAD_MAKING = {
     ),
     "another convention": (
         lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3), "official"))),
-        r"under the convention 'even'.*Index with --convention centered",
+        r"under the convention 'official'.*Index with --convention centered",
     ),
     "another convention's means": (
         lambda c, m: Edit.of(c, "0.1", Means.of(c, pixels(3), convention="official")),
-        r"under the convention 'even'.*Type Edit\.of\(clip, selection, Means\.of",
+        r"under the convention 'official'.*Type Edit\.of\(clip, selection, Means\.of",
     ),
     "another convention's texts": (
         lambda c, m: Edit.of(c, "0.1", m, "texts", span=even_span(c)),
-        r"the span was found under the convention 'even'.*--convention centered",
+        r"the span was found under the convention 'official'.*--convention centered",
     ),
     "another convention's means, in an ablation": (
         lambda c, m: ca.ablate(c, pixels(2), "0.1", over=Means.of(c, pixels(3), convention="official")),
-        r"the means were taken under the convention 'even'. Type convention='official'",
+        r"the means were taken under the convention 'official'. Type convention='official'",
     ),
     "layers not kept": (
         lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3))).select([1, 2])),
@@ -310,7 +310,7 @@ BAD_MAKING = {
     "not means": (lambda c, m: Edit.of(c, "0.1", {"mean": 1}), r"means of type dict"),
     "parts of another convention": (
         lambda c, m: Edit.of(c, "0.1", m).apply(ca.decompose(c, pixels(2), "official")),
-        r"Type decompose\(clip, images, 'own'\)",
+        r"Type decompose\(clip, images, 'centered'\)",
     ),
 }
 

@@ -206,7 +206,7 @@ def test_a_world_is_indexed_first_and_only_once(tmp_path, capsys):
     [
         (["--select", "8.0"], "heads that do not exist: 8.0. Type LAYER.HEAD with a layer of 0-7"),
         (["--select", "role=nothing"], "no head of this atlas has the role 'nothing'. Type one of"),
-        (["--select", "start"], "a repair silences heads and MLPs"),
+        (["--select", "input-embedding"], "a repair silences heads and MLPs"),
         (["--classes", "bird"], "two or more are needed. Type --classes"),
         (["--classes", "bird, fish"], "match no class name"),
         (["--group", "nothing"], "in no groups, and no cue is suspected. Type --group COLUMN"),

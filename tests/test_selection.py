@@ -24,7 +24,7 @@ def bits(selection: Selection) -> set[tuple[object, ...]]:
         *(("head", *pair) for pair in selection.heads),
         *(("mlp", layer) for layer in selection.mlps),
         *(("class", layer) for layer in selection.class_to_class),
-        *([("start",)] if selection.start else []),
+        *([("input-embedding",)] if selection.input_embedding else []),
         *(("token", token) for token in selection.tokens),
     }
 
@@ -57,7 +57,7 @@ def test_written_down_in_json_and_as_typed_it_comes_back(one: Drawn) -> None:
         ("all", Selection(tuple((layer, head) for layer in range(6) for head in range(3)))),
         ("mlp=all", Selection(mlps=tuple(range(6)))),
         ("MLPs=0-2,5", Selection(mlps=(0, 1, 2, 5))),
-        ("class-to-class=all + start", Selection(class_to_class=tuple(range(6)), start=True)),
+        ("class-to-class=all + input-embedding", Selection(class_to_class=tuple(range(6)), input_embedding=True)),
         ("tokens=0,7-9", Selection(tokens=(0, 7, 8, 9))),
         ("none", Selection()),
         ("role=background+mlp=1", Selection(((4, 1), (5, 0)), (1,))),
@@ -115,8 +115,8 @@ def test_told_in_few_words() -> None:
     assert Selection().told == "nothing"
     assert Selection(((9, 3),)).told == "head 9.3"
     assert Selection.every(range(8), 12).told == "96 heads of layers 0-7"
-    assert Selection(mlps=(3,), class_to_class=(0, 1), start=True, tokens=(0, 5)).told == (
-        "MLP 3; class-to-class attention 0-1; start; tokens 0, 5"
+    assert Selection(mlps=(3,), class_to_class=(0, 1), input_embedding=True, tokens=(0, 5)).told == (
+        "MLP 3; class-to-class attention 0-1; input embedding; tokens 0, 5"
     )
 
 

@@ -63,7 +63,7 @@ def contribution(store: Store, name: tuple[Any, ...], extra: dict[Any, TokenPart
         return store.heads(*name[1:]).double() @ store.basis.rows[store.layer_at(name[1]), name[2]]
     if name[0] == "mlp":
         return store.mlps(name[1]).double()
-    if name[0] == "centered":
+    if name[0] == "class-to-class":
         return extra[(0,)].layer(name[1], rows).double()
     if name[0] == "tokens":
         return next(x for tokens, x in extra.items() if tokens != (0,)).all(rows).double()
@@ -78,7 +78,7 @@ def contribution(store: Store, name: tuple[Any, ...], extra: dict[Any, TokenPart
 def names(one: Selection) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = [("head", *pair) for pair in one.heads] + [("mlp", layer) for layer in one.mlps]
     found += [("class-to-class", layer) for layer in one.class_to_class] + ([("tokens",)] if one.tokens else [])
-    return found + ([("rest",)] if one.start else [])
+    return found + ([("rest",)] if one.input_embedding else [])
 
 
 SETS = [
@@ -88,10 +88,10 @@ SETS = [
     Selection.every(6, 6),  # comes from the one before
     Selection.every(5, 6) | Selection(mlps=(7,)),  # a layer is put back
     Selection(((7, 3), (2, 0), (5, 5))),  # not in a row
-    Selection(mlps=(0, 6), start=True),
+    Selection(mlps=(0, 6), input_embedding=True),
     Selection(class_to_class=(6, 7)),
     Selection(tokens=(3, 9, 20), mlps=(2,)),
-    Selection.every(8, 6) | Selection(mlps=tuple(range(8)), start=True),
+    Selection.every(8, 6) | Selection(mlps=tuple(range(8)), input_embedding=True),
 ]
 
 
@@ -231,7 +231,7 @@ def test_heads_by_their_texts(clip: Any, store: Store, task: Task) -> None:
 def test_means_of_another_set_and_another_image(clip: Any, store: Store, task: Task, tmp_path: Path) -> None:
     ca.index(clip, "world:40:val", tmp_path / "other", keep="heads,mlps")
     other = Store.open(tmp_path / "other")
-    chosen = Selection(((7, 1), (6, 2)), mlps=(5,), start=True)
+    chosen = Selection(((7, 1), (6, 2)), mlps=(5,), input_embedding=True)
     put = instead_of(store, chosen, over=other)
     torch.testing.assert_close(put.head(7, 1), other.moments().mean[7, 1])
     torch.testing.assert_close(put.joint["mlp", 5].double(), other.mlps(5).double().mean(0), atol=1e-5, rtol=1e-4)

@@ -48,7 +48,7 @@ def ablate(
     Args:
         store: a store that `clip-anatomy index` made.
         study: layers | last (all but the last k) | heads (one at a time) | mlps | class-to-class | all; several joined by commas. By default layers.
-        select: parts of your own in place of a study, repeat it for several sets: 9.3,10.1 | layer=0-5 | last=4 | mlp=all | class-to-class=all | role=background | words=striped fabric | start | token=0 | all, joined by +.
+        select: parts of your own in place of a study, repeat it for several sets: 9.3,10.1 | layer=0-5 | last=4 | mlp=all | class-to-class=all | role=background | words=striped fabric | input-embedding | token=0 | all, joined by +.
         by: mean | zero | texts (heads by their TextSpan reconstruction) | swap (what --other has there).
         means: another store of the model, or a file of moments, to take the means from; by default this store.
         other: for --by swap: id of the other image.

@@ -21,7 +21,7 @@ def edited(edit: Edit, parts: Parts) -> Float[Tensor, "image embed"]:
     if parts.convention != "centered" or parts.heads.shape[1:] != (edit.layers, edit.heads, edit.embed):
         raise BadInput(
             f"parts {list(parts.heads.shape[1:])} under {parts.convention!r}: an edit of {edit.model} needs [layer, head, embed] = "
-            f"{[edit.layers, edit.heads, edit.embed]}. Type decompose(clip, images, 'own')"
+            f"{[edit.layers, edit.heads, edit.embed]}. Type decompose(clip, images, 'centered')"
         )
     length = parts.embedding.norm(dim=-1, keepdim=True)
     new = parts.embedding.clone()

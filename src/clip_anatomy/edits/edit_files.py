@@ -57,7 +57,7 @@ def save_edit(edit: Edit, path: Path) -> Path:
             "embed": edit.embed,
         },
         "parts": rows,
-        "unit": "contribution / ‖embedding‖ of the unedited image; convention own",
+        "unit": "contribution / ‖embedding‖ of the unedited image; convention centered",
         "measured_on": edit.measured_on,
         "notes": edit.notes,
         "tensors": {"file": beside.name, "blake2b": digest} if tensors else None,

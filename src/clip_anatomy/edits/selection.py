@@ -150,7 +150,7 @@ class Selection:
         if self.class_to_class:
             said.append(f"class-to-class attention {joined(self.class_to_class)}")
         if self.input_embedding:
-            said.append("input-embedding")
+            said.append("input embedding")
         if self.tokens:
             said.append(f"token{'s'[: len(self.tokens) > 1]} {joined(self.tokens)}")
         return "; ".join(said) or "nothing"
@@ -186,7 +186,7 @@ class Selection:
         Raises:
             BadSpec: not a selection.
         """
-        names = ("heads", "mlps", "class_to_class", "input-embedding", "tokens")
+        names = ("heads", "mlps", "class_to_class", "input_embedding", "tokens")
         if unknown := sorted(set(told) - set(names)):
             raise BadSpec(
                 f"{', '.join(map(repr, unknown))}: a selection has no such parts. Type some of: {', '.join(names)}"
@@ -198,7 +198,7 @@ class Selection:
             raise BadSpec(
                 'this is no selection: numbers were expected. Type {"heads": [[9, 3]], "mlps": [4]}'
             ) from None
-        return Selection(pairs, **numbers, input_embedding=told.get("input-embedding") is True)
+        return Selection(pairs, **numbers, input_embedding=told.get("input_embedding") is True)
 
 
 def _plain(value: Any) -> Any:

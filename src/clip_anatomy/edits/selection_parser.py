@@ -10,7 +10,7 @@ __all__ = ["FORMS", "selection_of"]
 
 FORMS = (
     "9.3,10.1 | layer=0-5 | last=4 | mlp=all | mlp=3,4 | class-to-class=all | role=background | words=striped fabric | "
-    "start | token=0 | all, or several joined by +"
+    "input-embedding | token=0 | all, or several joined by +"
 )
 NUMBER = r"[0-9]{1,18}"  # ASCII digits only, and not thousands of them: int() refuses both with an error of its own
 MOST_TOKENS = 1_000_000  # a slip of the finger must not fill the memory
