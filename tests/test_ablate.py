@@ -50,7 +50,9 @@ def cells(clip: Any, pixels: Tensor, convention: str) -> dict[tuple[Any, ...], T
     parts = ca.decompose(clip, pixels, convention)
     length = parts.embedding.norm(dim=-1)[:, None]
     tokens = parts.tokens(torch.eye(12)) * length[:, :, None, None, None]
-    found = {("mlp", layer): parts.mlps[:, layer] for layer in range(LAYERS)} | {("input-embedding",): parts.input_embedding}
+    found = {("mlp", layer): parts.mlps[:, layer] for layer in range(LAYERS)} | {
+        ("input-embedding",): parts.input_embedding
+    }
     for layer in range(LAYERS):
         for head in range(HEADS):
             for token in range(TOKENS):
@@ -166,7 +168,9 @@ def test_accuracies_are_those_of_the_official_code(oracle: Any) -> None:
         return 100 * float(((found @ classes.float().T).argmax(1) == labels).double().mean())
 
     assert accuracy("none") == pytest.approx(expected["base"])
-    assert accuracy("mlp=all+input-embedding") == pytest.approx(expected["mlps"])  # its first "MLP" is the start of the stream
+    assert accuracy("mlp=all+input-embedding") == pytest.approx(
+        expected["mlps"]
+    )  # its first "MLP" is the start of the stream
     assert accuracy("class-to-class=all") == pytest.approx(expected["cls_to_cls"])
     assert accuracy("layer=0-3") == pytest.approx(expected["attention_layers_cumulative"][3])  # all: test_studies.py
 

@@ -43,7 +43,9 @@ def changes_of(
         )
     tower = clip.vision
     if selection.class_to_class and (not isinstance(tower, Tower) or tower.pool == "mean"):
-        raise BadSpec("this model has no class token that could read from itself. Type heads, MLPs or input-embedding instead")
+        raise BadSpec(
+            "this model has no class token that could read from itself. Type heads, MLPs or input-embedding instead"
+        )
     if not isinstance(tower, Tower) and (selection.mlps or selection.input_embedding):
         raise BadSpec("a CLIP-ResNet is split at its attention pool, which has heads only. Type heads, such as 0.3")
     if strangers := [f"{layer}.{head}" for layer, head in directions if (layer, head) not in selection.heads]:
