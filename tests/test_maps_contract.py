@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 import clip_anatomy as ca
+from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, BadText
 from clip_anatomy.images.pixels import Preprocess
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import METHODS, heatmap
-from clip_anatomy.maps.image_batches import looks
 from clip_anatomy.maps.map_result import Maps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,7 +99,7 @@ def test_without_a_crop_every_pixel_is_seen_and_shapes_may_differ(clip: ca.Clip)
 
 def test_pictures_come_back_in_order_whatever_their_shapes(clip: ca.Clip) -> None:
     pictures = [picture(40, 40 + 20 * (i % 2), i) for i in range(5)]
-    found = [look.images for look in looks(clip, pictures, 40, 2)]
+    found = [batch.places for batch in picture_batches(clip, pictures, 40, 2)]
     assert found == [(0, 2), (1, 3), (4,)]
     maps = heatmap(clip, pictures, ["a"], method="raw", size=40)
     for i, one in enumerate(pictures):

@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.deletion_curves import curves
 from clip_anatomy.evaluation.foreground import aligned_mask
 from clip_anatomy.evaluation.occlusion import REMOVALS
 from clip_anatomy.evaluation.pointing_game import Pointing, points_at
 from clip_anatomy.evaluation.sanity_result import counted
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.image_batches import Look, Size, looks
 
 __all__ = ["Faithfulness", "curves", "faithfulness"]
 
@@ -196,8 +197,8 @@ def faithfulness(
     generator = torch.Generator().manual_seed(seed)
     found: list[tuple[tuple[int, int], Tensor, Tensor]] = []
     pointing, done, shares = Pointing(), 0, torch.zeros(0)
-    for look in looks(clip, images, size, BATCH, own=options.get("window") is not None):
-        maps = heatmap(clip, look.pixels, texts, method, **options)
+    for batch in picture_batches(clip, images, size, BATCH, own=options.get("window") is not None):
+        maps = heatmap(clip, batch.pixels, texts, method, **options)
         if known is None:
             names, label = maps.texts, maps.method
             known = (
@@ -206,9 +207,9 @@ def faithfulness(
                 else clip.encode_text(list(texts), templates=options.get("templates"))
             )
             watched = score or ("probability" if len(names) > 1 else "cosine")
-        plain = None if method == "raw" else heatmap(clip, look.pixels, known, "raw").values
-        nearest = (clip.encode_image(look.pixels) @ F.normalize(known.float(), dim=-1).T).argmax(1).tolist()
-        for at, image in enumerate(look.images):
+        plain = None if method == "raw" else heatmap(clip, batch.pixels, known, "raw").values
+        nearest = (clip.encode_image(batch.pixels) @ F.normalize(known.float(), dim=-1).T).argmax(1).tolist()
+        for at, image in enumerate(batch.places):
             if report is not None:
                 report("taking patches out and putting them back", done, 0)
             done += 1
@@ -222,7 +223,7 @@ def faithfulness(
                 order += [torch.randperm(map_.numel(), generator=generator) for _ in range(draws)]
                 shares, deleted, inserted = curves(
                     clip,
-                    look.pixels[at],
+                    batch.pixels[at],
                     known,
                     pair[1],
                     torch.stack(order),
@@ -234,7 +235,7 @@ def faithfulness(
                 found.append((pair, _joined(deleted, draws), _joined(inserted, draws)))
                 if masks is not None and pair in masks:
                     pointing = pointing.add(
-                        points_at(map_.cpu(), _mask(masks[pair], look, at, (map_.shape[0], map_.shape[1])))
+                        points_at(map_.cpu(), _mask(masks[pair], batch, at, (map_.shape[0], map_.shape[1])))
                     )
     if wanted is not None and (left := [pair for pair in wanted if pair not in {one[0] for one in found}]):
         raise BadSpec(f"pair {left[0]}: there are pictures 0 to {done - 1}. Type: asked=[(0, 0)]")
@@ -259,10 +260,10 @@ def _joined(found: Float[Tensor, "order step"], draws: int) -> Float[Tensor, "_o
     return torch.cat([found[:-draws], found[-draws:].mean(0, keepdim=True)])
 
 
-def _mask(given: Any, look: Look, at: int, grid: tuple[int, int]) -> Tensor:
+def _mask(given: Any, batch: PictureBatch, at: int, grid: tuple[int, int]) -> Tensor:
     mask = torch.as_tensor(given).cpu() == 1
-    shape, seen = tuple(mask.shape), tuple(look.pixels.shape[2:])
-    where = None if look.geometries is None else look.geometries[at]
+    shape, seen = tuple(mask.shape), tuple(batch.pixels.shape[2:])
+    where = None if batch.geometries is None else batch.geometries[at]
     if mask.dim() == 2 and where is not None and shape == where.picture and shape != grid:
         mask = aligned_mask(mask.long().numpy(), where) == 1
     elif mask.dim() != 2 or shape not in (grid, seen):

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.evaluation.negative_texts import unrelated
 from clip_anatomy.evaluation.randomised_weights import blocks_of, randomised
@@ -35,11 +36,11 @@ from clip_anatomy.evaluation.sanity_result import (
     text_check,
     weights_check,
 )
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.attention_sinks import sinks_of
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.image_batches import Size, looks
 from clip_anatomy.maps.registry import method_of
 
 __all__ = ["LIMITS", "Check", "Sanity", "Sink", "rank_correlation", "sanity", "unrelated"]
@@ -111,7 +112,7 @@ def sanity(
     if contrast is not None and not len(contrast):
         raise BadSpec('contrast=[] leaves nothing to compare with. Type: contrast=["a text"], or leave it out')
     seen = list(
-        looks(clip, images, size, BATCH, own=options.get("window") is not None)
+        picture_batches(clip, images, size, BATCH, own=options.get("window") is not None)
     )  # pixels only: 0.6 MB a picture
     if isinstance(texts, Tensor):
         known = texts.to(clip.device)
@@ -124,7 +125,7 @@ def sanity(
     else:
         other, said = clip.encode_text(list(others), templates=options.get("templates")), tuple(others)
     further = {k: v for k, v in options.items() if k != "templates"}
-    pictures = sum(len(look.images) for look in seen)
+    pictures = sum(len(batch.places) for batch in seen)
     step = 0
 
     def tell(what: str) -> None:
@@ -134,12 +135,12 @@ def sanity(
         step += 1
 
     def maps(model: Clip, asked: Tensor) -> list[Tensor]:
-        return [heatmap(model, look.pixels, asked, method, **further).values.flatten(2) for look in seen]
+        return [heatmap(model, batch.pixels, asked, method, **further).values.flatten(2) for batch in seen]
 
     total = blocks_of(clip.vision)
     depths: list[int | None] = [*dict.fromkeys([1, max(1, total // 2), total]), None]
     tell("the maps themselves")
-    drawn = [heatmap(clip, look.pixels, texts, method, **options) for look in seen]
+    drawn = [heatmap(clip, batch.pixels, texts, method, **options) for batch in seen]
     own = [one.values.flatten(2) for one in drawn]
     tell("unrelated texts")
     correlations: list[Tensor] = []
@@ -156,13 +157,13 @@ def sanity(
         about = "the whole image tower" if depth is None else f"the last {depth} of {total} {unit}"
         checks.append(weights_check(about, figure, asked=depth == total))
     shares: list[Tensor] = []
-    for look, together in zip(seen, maps(clip, torch.cat([known, other])), strict=True):
-        cosine = F.normalize(clip.encode_image(look.pixels), dim=-1) @ F.normalize(known.float(), dim=-1).T
+    for batch, together in zip(seen, maps(clip, torch.cat([known, other])), strict=True):
+        cosine = F.normalize(clip.encode_image(batch.pixels), dim=-1) @ F.normalize(known.float(), dim=-1).T
         shares.append(_share(together, cosine))
     checks.append(contrast_check(_mean(shares)))
     tell("sinks")
-    parts = [sinks_of(clip.vision, look.pixels) for look in seen]
-    every = [sink for look, part in zip(seen, parts, strict=True) for sink in sinks_found(look.images, part)]
+    parts = [sinks_of(clip.vision, batch.pixels) for batch in seen]
+    every = [sink for batch, part in zip(seen, parts, strict=True) for sink in sinks_found(batch.places, part)]
     found = tuple(sorted(every, key=lambda sink: sink.image))
     checks.append(sinks_check(found, pictures, float(torch.cat([part.share for part in parts]).mean())))
     patches = min(part.found[0].numel() for part in parts)

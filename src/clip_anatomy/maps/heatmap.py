@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
 from clip_anatomy.maps.dense_attention import DenseAttention
-from clip_anatomy.maps.image_batches import Look, Size, looks
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.method import Method, Options
@@ -86,15 +87,15 @@ def heatmap(
         values = found.transpose(1, 2).unflatten(2, (pixels.shape[2] // patch[0], pixels.shape[3] // patch[1])).float()
         return without_sinks(values, sinks_of(clip.vision, pixels).found) if replace_sinks else values
 
-    parts: list[tuple[Look, Maps]] = []
-    for look in looks(clip, images, size, BATCH, own=windows is not None):
+    parts: list[tuple[PictureBatch, Maps]] = []
+    for batch in picture_batches(clip, images, size, BATCH, own=windows is not None):
         if windows is None:
-            values = look_at(look.pixels, list(look.images))
+            values = look_at(batch.pixels, list(batch.places))
         else:
             values = slid(
-                look.pixels, windows, patch, lambda x, i, of=look.images: look_at(x, [of[j] for j in i]), BATCH
+                batch.pixels, windows, patch, lambda x, i, of=batch.places: look_at(x, [of[j] for j in i]), BATCH
             )
-        parts.append((look, Maps(values, name, asked.names, look.geometries)))
+        parts.append((batch, Maps(values, name, asked.names, batch.geometries)))
     return _in_order(parts)
 
 
@@ -109,9 +110,9 @@ def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> 
     return found, method, found.chosen(method, given)
 
 
-def _in_order(parts: list[tuple[Look, Maps]]) -> Maps:
+def _in_order(parts: list[tuple[PictureBatch, Maps]]) -> Maps:
     whole = Maps.joined([maps for _, maps in parts])
-    places = [image for look, _ in parts for image in look.images]
+    places = [image for batch, _ in parts for image in batch.places]
     if places == sorted(places):
         return whole
     order = sorted(range(len(places)), key=places.__getitem__)

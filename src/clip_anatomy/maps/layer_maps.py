@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.data.picture_batches import picture_batches
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.image_batches import Size, looks
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.split.tokens import TokenSource, token_contributions
@@ -60,19 +61,21 @@ def layer_maps(
     text = F.normalize(asked.embeddings, dim=-1)
     several = len(asked) > 1 if minus_mean is None else minus_mean
     found: list[tuple[tuple[int, ...], list[Maps]]] = []
-    for look in looks(clip, images, size, batch=1):  # a map per layer, head and text is held while one picture runs
-        shares, _ = token_contributions(TokenSource(clip.image_tower, look.pixels), text, "centered")
+    for batch in picture_batches(
+        clip, images, size, batch=1
+    ):  # a map per layer, head and text is held while one picture runs
+        shares, _ = token_contributions(TokenSource(clip.image_tower, batch.pixels), text, "centered")
         by_layer: Float[Tensor, "image layer token text"] = shares.sum(2)[:, :, 1:]
         if several:
             by_layer = by_layer - by_layer.mean(-1, keepdim=True)
         row, col = clip.patch
-        grid = look.pixels.shape[2] // row, look.pixels.shape[3] // col
+        grid = batch.pixels.shape[2] // row, batch.pixels.shape[3] // col
         values = by_layer.permute(0, 1, 3, 2).unflatten(3, grid).float()
         each = [
-            Maps(values[:, layer], f"decomposition, layer {layer}", asked.names, look.geometries)
+            Maps(values[:, layer], f"decomposition, layer {layer}", asked.names, batch.geometries)
             for layer in range(values.shape[1])
         ]
-        found.append((look.images, each))
+        found.append((batch.places, each))
     found.sort(key=lambda one: one[0])
     return [Maps.joined(list(of_layer)) for of_layer in zip(*(each for _, each in found), strict=True)]
 

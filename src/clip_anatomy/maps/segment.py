@@ -11,11 +11,11 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.images.decode import read_image
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.images.pixels import listed
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.dense_attention import RECIPES
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.image_batches import Size
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.masks import How, Masks

@@ -10,11 +10,11 @@ from PIL import Image
 
 from clip_anatomy.data.picture import SUFFIXES
 from clip_anatomy.errors import BadImage, BadSpec
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.images.pixels import read_image
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import Tokenizer
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.image_batches import Size
 from clip_anatomy.maps.layer_maps import layer_maps
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
@@ -148,7 +148,7 @@ def parsed_size(text: str | None) -> Size:
 
 
 def look(clip: Clip, image: Image.Image, label: str, asked: Asked) -> Seen:
-    """Look at one picture with every method.
+    """PictureBatch at one picture with every method.
 
     Raises:
         BadImage: it cannot be used.
