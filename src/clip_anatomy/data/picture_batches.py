@@ -120,9 +120,8 @@ def picture_batches(
         named = source if isinstance(source, NamedPicture) else NamedPicture(source, _name_of(source, count - 1))
         try:
             image = named.read(keep_mode=True, allow_urls=allow_urls)
-            preprocess = sized(
-                clip.preprocess, clip.patch, image.size[::-1], image.size[::-1] if own and size is None else size
-            )
+            sides = image.height, image.width
+            preprocess = sized(clip.preprocess, clip.patch, sides, sides if own and size is None else size)
             pixels = preprocess(image)
         except BadImage as error:
             if failed is None:
