@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 
 import clip_anatomy as ca
+from clip_anatomy.atomic_output import staged
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.build_atlas import atlas
 from clip_anatomy.naming.evidence import rows_at
 from clip_anatomy.naming.known_truth import Agreement, Truth, agreement
 from clip_anatomy.naming.roles import MIXED, UNNAMED
 from clip_anatomy.naming.store_truth import truth_of
-from clip_anatomy.report.atlas_folder import building, write_atlas
+from clip_anatomy.report.atlas_pages import ATLAS, write_atlas
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
 
@@ -74,9 +75,8 @@ def main() -> None:
             grown = atlas(store, clip, texts_per_head=args.texts, adaptive=True, cache=cache)
         with timed(seconds, "truth"):
             truth = truth_of(store)
-        with timed(seconds, "pages"), building(Path(temporary) / "out") as part:
-            rows = {seen.row for head in found.heads for text in head.texts for seen in (*text.most, *text.least)}
-            write_atlas(found, list(rows_at(store, sorted(rows)).values()), part)
+        with timed(seconds, "pages"), staged(Path(temporary) / "out", ATLAS) as staging:
+            write_atlas(found, list(rows_at(store, found.evidence).values()), staging.folder)
         size = sum(file.stat().st_size for file in (Path(temporary) / "out").rglob("*") if file.is_file())
 
     print(f"{len(store):,} pictures of the demo world, {len(found.heads)} heads, {found.pool_texts} texts\n")

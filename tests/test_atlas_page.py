@@ -11,9 +11,7 @@ import pytest
 from clip_anatomy.atomic_output import staged
 from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText, Round, Seen
 from clip_anatomy.naming.roles import Role
-from clip_anatomy.report.atlas_folder import ATLAS, write_atlas
-from clip_anatomy.report.atlas_html import Shown
-from clip_anatomy.report.atlas_index_page import index_page
+from clip_anatomy.report.atlas_pages import ATLAS, index_page, write_atlas
 from clip_anatomy.store.rows import Row
 
 NASTY = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"> & \"quotes\""
@@ -195,7 +193,7 @@ def test_the_map_tells_and_leads_to_a_page_for_each_head(page: Any, folder: Path
     body = page.locator("body").inner_text()
     assert "something red" in body
     assert "the second, “the runner-up”, scored 2 % less" in page.locator(
-        ".figures dd[title*=runner]"
+        ".measures dd[title*=runner]"
     ).first.get_attribute("title")
     assert "picked again in 90 % of the resamples" in page.content()
     assert "What truly drives it" in body
@@ -239,4 +237,4 @@ def test_pages_stand_without_a_network_or_a_path_of_this_machine(folder: Path, a
         assert "https:" not in text
         assert str(folder) not in text
     assert json.loads((folder / "atlas.json").read_text())["schema"] == "clip-anatomy/atlas/1"
-    assert index_page(Shown.of(atlas, {})).count('<article class="card') == 6
+    assert index_page(atlas, {}).count('<article class="card') == 6

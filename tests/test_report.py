@@ -3,7 +3,6 @@
 import base64
 import re
 import shutil
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pages import read
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +18,7 @@ import clip_anatomy as ca
 from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.report import palette
 from clip_anatomy.report.explain_figure import draw
-from clip_anatomy.report.explain_page import Answered, Story, render
+from clip_anatomy.report.explain_page import ExplainedPicture, explain_page
 from clip_anatomy.report.shown_picture import Picture, view_of
 from clip_anatomy.report.typed_texts import Question
 from clip_anatomy.split.explanation import Answer, answer, loudest_region
@@ -41,45 +41,8 @@ def answered(texts: int = 3) -> Answer:
 
 def page(texts: int = 3, **story: object) -> str:
     questions = [Question(NASTY[k], ("a note",) if k == 2 else ()) for k in range(texts)]
-    each = Answered(picture(), answered(texts), "In truth: <b>x</b>.")
-    return render(Story("Title", [each], questions, [("model", "<i>")], **story))  # pyright: ignore[reportArgumentType]
-
-
-class Reader(HTMLParser):
-    """Collects tags, what they load, and whether they nest."""
-
-    VOID = {"meta", "img", "input", "br", "rect", "line"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loads += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "poster", "data")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        while self.open and self.open[-1] != tag and self.open[-1] in ("li", "dt", "dd", "p"):
-            self.open.pop()
-        assert self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(html: str) -> Reader:
-    reader = Reader()
-    reader.feed(html)
-    reader.close()
-    return reader
+    each = ExplainedPicture(picture(), answered(texts), "In truth: <b>x</b>.")
+    return explain_page("Title", [each], questions, [("model", "<i>")], **story)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_page_loads_nothing_from_outside() -> None:
@@ -179,7 +142,7 @@ def test_zero_is_transparent_and_the_two_signs_differ() -> None:
 
 def test_a_map_as_an_address_reads_back() -> None:
     values = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
-    data = palette.data_uri(values, 1.0).removeprefix("data:image/png;base64,")
+    data = palette.ValueGrid(values, 1.0).data_uri.removeprefix("data:image/png;base64,")
     image = Image.open(BytesIO(base64.b64decode(data)))
     np.testing.assert_array_equal(np.asarray(image.convert("RGBA")), palette.colour(values, 1.0))
 

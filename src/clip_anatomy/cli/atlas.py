@@ -85,7 +85,7 @@ def atlas(
             from clip_anatomy.naming.build_atlas import atlas as make
             from clip_anatomy.naming.evidence import rows_at
             from clip_anatomy.naming.language_model import LanguageModel
-            from clip_anatomy.report.atlas_folder import ATLAS, PAGE, write_atlas
+            from clip_anatomy.report.atlas_pages import ATLAS, PAGE, write_atlas
             from clip_anatomy.report.atlas_table import has_parquet
             from clip_anatomy.store.store import Store
 
@@ -113,8 +113,7 @@ def atlas(
             )
             missing: list[str] = []
             if part is not None:
-                seen = {one.row for head in found.heads for text in head.texts for one in (*text.most, *text.least)}
-                missing = write_atlas(found, list(rows_at(opened, sorted(seen)).values()), part, tell)
+                missing = write_atlas(found, list(rows_at(opened, found.evidence).values()), part, tell)
     for message in [*found.notes, *(f"picture missing: {why}" for why in missing[:5])]:
         note(f"note: {message}")
     if found.bill:

@@ -176,6 +176,12 @@ class Atlas:
         """Mean share of the heads' variance that their first texts explain."""
         return sum((head.explained for head in self.heads), 0.0) / max(len(self.heads), 1)
 
+    @property
+    def evidence(self) -> list[int]:
+        """Rows of the store that stand as evidence for any text of any head, each once."""
+        texts = [text for head in self.heads for text in head.texts]
+        return sorted({image.row for text in texts for image in (*text.most, *text.least)})
+
     def with_role(self, name: str, confidence: float = 0.0) -> tuple[AtlasHead, ...]:
         """Heads of a role, the surest first.
 

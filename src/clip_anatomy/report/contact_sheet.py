@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Cell", "Row", "contact_sheets"]
+__all__ = ["Cell", "Row", "contact_sheets", "fitted"]
 
 SIDE, GAP, LINE = 216, 10, 18
 MOST_ACROSS = 7
@@ -46,7 +46,7 @@ def contact_sheets(title: str, under: str, rows: Sequence[Row], legend: Legend =
     Returns:
         One PNG or more.
     """
-    rows = [Row(row.heading, [Cell(small(cell.image), cell.caption) for cell in row.cells]) for row in rows]
+    rows = [Row(row.heading, [Cell(fitted(cell.image), cell.caption) for cell in row.cells]) for row in rows]
     across = min(MOST_ACROSS, max((len(row.cells) for row in rows), default=1))
     longest = max((len(line) for row in rows for line in _lines(row, across)), default=1)
     wide = max(2, longest) * (SIDE + GAP) + GAP
@@ -65,9 +65,17 @@ def contact_sheets(title: str, under: str, rows: Sequence[Row], legend: Legend =
     return pages
 
 
-def small(image: Image.Image) -> Image.Image:
-    """A picture no larger than a cell; a tiny one enlarged with square pixels."""
-    scale = SIDE / max(image.size)
+def fitted(image: Image.Image, side: int = SIDE, *, enlarge: bool = True) -> Image.Image:
+    """Scale a picture so that its longer side is `side`; a tiny one is enlarged with square pixels.
+
+    Args:
+        image: the picture.
+        side: in pixels; by default that of a cell.
+        enlarge: whether smaller ones grow.
+    """
+    scale = side / max(image.size)
+    if scale >= 1 and not enlarge:
+        return image
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS)
 

@@ -12,7 +12,7 @@ from clip_anatomy.errors import BadImage
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.progress import note, progress
 from clip_anatomy.report.cli_wording import said_here
-from clip_anatomy.report.explain_page import Answered, Story, render
+from clip_anatomy.report.explain_page import ExplainedPicture, explain_page
 from clip_anatomy.report.shown_picture import label_of, open_picture
 from clip_anatomy.report.typed_texts import Question, shorten
 from clip_anatomy.split.explanation import answer, signed, sink, to_dict
@@ -46,7 +46,7 @@ class Found:
 
     clip: Clip
     questions: tuple[Question, ...]
-    answered: tuple[Answered, ...]
+    answered: tuple[ExplainedPicture, ...]
     failed: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
 
@@ -75,14 +75,14 @@ def look(
         BadImage: none of the pictures could be read.
     """
     texts = clip.encode_text([question.text for question in questions])
-    answered: list[Answered] = []
+    answered: list[ExplainedPicture] = []
     failed: list[tuple[str, str]] = []
     with progress("looking at pictures", len(sources)) as step:
         for source in sources:
             try:
                 picture, pixels = open_picture(source.path, clip, allow_urls=allow_urls)
                 picture = replace(picture, label=source.label or picture.label)
-                answered.append(Answered(picture, answer(clip, clip.pixels(pixels), texts)[0], source.caption))
+                answered.append(ExplainedPicture(picture, answer(clip, clip.pixels(pixels), texts)[0], source.caption))
             except BadImage as e:
                 failed.append((label_of(source.path), said_here(str(e))))
             step()
@@ -153,8 +153,8 @@ def write(found: Found, staging: Staging, title: str) -> None:
                 files.append(name)
                 step()
     staging.write(MARK, as_json(as_dict(found, [*files, REPORT])))
-    story = Story(title, found.answered, found.questions, facts(found.clip), found.notes, found.failed)
-    staging.write(REPORT, render(story))
+    told = {"notes": found.notes, "failed": found.failed}
+    staging.write(REPORT, explain_page(title, found.answered, found.questions, facts(found.clip), **told))
 
 
 @contextmanager

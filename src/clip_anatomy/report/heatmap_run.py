@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 
 from clip_anatomy.atomic_output import REPORT, Kind, as_json
@@ -15,7 +16,7 @@ from clip_anatomy.report.map_files import Found, file_name, image_bytes
 from clip_anatomy.report.map_gather import Asked, Seen, look
 from clip_anatomy.report.map_overlay import HEAT, overlay, peak, shades_of
 from clip_anatomy.report.map_request import Request
-from clip_anatomy.report.maps_page import Story, maps_page, section
+from clip_anatomy.report.maps_page import maps_page, maps_section
 from clip_anatomy.report.palette import NO, YES
 from clip_anatomy.report.step_progress import stages
 from clip_anatomy.report.typed_texts import shorten
@@ -53,7 +54,7 @@ def walk(request: Request, asked: Asked, how: str = "signed") -> Found:
         BadImage: none of the pictures could be read.
     """
     found = Found()
-    sections: list[str] = []
+    sections: list[Markup] = []
     rows: list[Row] = []
 
     def act(image: Image.Image, label: str) -> None:
@@ -63,7 +64,7 @@ def walk(request: Request, asked: Asked, how: str = "signed") -> Found:
             return
         _overlays(request, found, seen, how)
         if len(sections) < ON_PAGE:
-            sections.append(section(seen, how))
+            sections.append(maps_section(seen, how))
         if sum(len(row.cells) for row in rows) < ON_SHEETS:
             rows.extend(_rows(seen, how))
 
@@ -84,7 +85,8 @@ def walk(request: Request, asked: Asked, how: str = "signed") -> Found:
                 ("methods", ", ".join(asked.methods)),
                 ("looked at", _size(asked, request.clip)),
             ]
-            found.write(request, REPORT, maps_page(Story(title, told, found.failed, known, how), sections))
+            page = maps_page(title, sections, how, notes=told, failed=found.failed, facts=known)
+            found.write(request, REPORT, page)
             request.staging.write(KIND.mark, as_json(as_dict(request, asked, found)))
     return found
 

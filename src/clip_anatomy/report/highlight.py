@@ -1,14 +1,12 @@
 """What a picture matched by, as light: patches that made it match stay as they are, the others lie in shade, those against it in blue."""
 
-import base64
-from io import BytesIO
-
 import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from clip_anatomy.report import html
 from clip_anatomy.report.palette import NO, limit_of
 
 __all__ = ["data_uri", "limits_of", "veil", "veiled"]
@@ -57,6 +55,4 @@ def veiled(image: Image.Image, values: Float[Tensor, "row col"], limit: float) -
 
 def data_uri(values: Float[Tensor, "row col"], limit: float) -> str:
     """The shade as a tiny PNG that a page scales up."""
-    file = BytesIO()
-    Image.fromarray(veil(values, limit)).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return html.data_uri(html.encoded(Image.fromarray(veil(values, limit))))

@@ -1,7 +1,6 @@
 """The two colours of every figure: orange says yes, blue says no, nothing says nothing (transparent)."""
 
-import base64
-from io import BytesIO
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,6 +8,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
+
+from clip_anatomy.report.html import data_uri, encoded
 
 YES = (224, 90, 0)
 NO = (24, 100, 200)
@@ -51,8 +52,34 @@ def ends_of(values: Tensor, limit: float) -> tuple[str, str]:
     return f"no {low}−{limit:.4f}", f"yes {high}+{limit:.4f}"
 
 
-def data_uri(values: Float[Tensor, "row col"], limit: float) -> str:
-    """A map as a tiny PNG, one pixel a value, that a page scales up."""
-    file = BytesIO()
-    Image.fromarray(colour(values, limit)).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+@dataclass(frozen=True)
+class ValueGrid:
+    """Signed numbers as a page shows them: an image of one pixel each that the page scales up, and the numbers themselves.
+
+    Attributes:
+        values: the numbers.
+        limit: the absolute value that gets the full colour.
+    """
+
+    values: Float[Tensor, "row col"]
+    limit: float
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return self.values.shape[0]
+
+    @property
+    def cols(self) -> int:
+        """How many columns there are."""
+        return self.values.shape[1]
+
+    @property
+    def millionths(self) -> str:
+        """The numbers in millionths, row by row, for the script that shows those under the pointer."""
+        return " ".join(str(round(v * 1e6)) for v in self.values.flatten().tolist())
+
+    @property
+    def data_uri(self) -> str:
+        """The image as an address that holds its bytes."""
+        return data_uri(encoded(Image.fromarray(colour(self.values, self.limit))))

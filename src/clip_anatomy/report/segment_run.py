@@ -1,15 +1,14 @@
 """From pictures to masks on disk: PNG, COCO JSON, npz, prompts, paintings, a page; one picture at a time."""
 
-import base64
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from clip_anatomy.atomic_output import REPORT, Kind, as_json
@@ -19,11 +18,11 @@ from clip_anatomy.maps.masks import Masks
 from clip_anatomy.maps.pamr import REFINERS
 from clip_anatomy.maps.segment import segment
 from clip_anatomy.report import mask_files as files
-from clip_anatomy.report.contact_sheet import Cell, Row, contact_sheets
+from clip_anatomy.report.contact_sheet import Cell, Row, contact_sheets, fitted
 from clip_anatomy.report.heatmap_run import ON_PAGE, ON_SHEETS
 from clip_anatomy.report.map_files import Found, file_name, image_bytes
 from clip_anatomy.report.map_request import Request
-from clip_anatomy.report.maps_page import Story, document
+from clip_anatomy.report.maps_page import SIDE, masks_page, masks_section
 from clip_anatomy.report.point_marks import marked
 from clip_anatomy.report.step_progress import stages
 from clip_anatomy.report.typed_texts import shorten
@@ -63,7 +62,7 @@ def walk(request: Request, given: dict[str, Any], groups: Sequence[tuple[str, ..
         BadImage: none of the pictures could be read.
     """
     found = Cut()
-    sections: list[str] = []
+    sections: list[Markup] = []
     rows: list[Row] = []
 
     def act(image: Image.Image, label: str) -> None:
@@ -73,7 +72,7 @@ def walk(request: Request, given: dict[str, Any], groups: Sequence[tuple[str, ..
             return
         cells = _write(request, found, masks, label, read_image(image), groups)
         if len(sections) < ON_PAGE:
-            sections.append(_section(masks, label, cells))
+            sections.append(masks_section(masks, label, cells))
         if sum(len(row.cells) for row in rows) < ON_SHEETS:
             rows.append(Row(Path(label).name, cells))
 
@@ -137,7 +136,10 @@ def _write(  # noqa: PLR0917
     ending, content = image_bytes(painting)
     found.write(request, f"{file_name(place, label, 'painted')}.{ending}", content)
     colours = files.class_colours(len(masks.texts))
-    cells = [Cell(_small(picture), "the picture"), Cell(_small(painting), "masks" if len(masks.texts) > 1 else "mask")]
+    cells = [
+        Cell(fitted(picture, SIDE), "the picture"),
+        Cell(fitted(painting, SIDE), "masks" if len(masks.texts) > 1 else "mask"),
+    ]
     for k, text in enumerate(masks.texts):
         share = masks.shares(0)[text]
         if share:
@@ -166,7 +168,7 @@ def _into_npz(request: Request, name: str, array: np.ndarray, *, fresh: bool = F
         ) from error
 
 
-def _finish(request: Request, found: Cut, rows: Sequence[Row], sections: Sequence[str]) -> None:
+def _finish(request: Request, found: Cut, rows: Sequence[Row], sections: Sequence[Markup]) -> None:
     assert request.staging is not None
     questions = request.questions
     _into_npz(request, "images", np.array([one["image"] for one in found.images]))
@@ -185,49 +187,11 @@ def _finish(request: Request, found: Cut, rows: Sequence[Row], sections: Sequenc
     told = found.told(request)
     if len(found.images) > len(sections):
         told.append(f"The page shows the first {len(sections)} of {len(found.images)} pictures; the folder has all.")
-    swatches = "".join(
-        f'<span><i class="swatch" style="background:rgb{colour}"></i><bdi dir="auto">{escape(q.short)}</bdi></span>'
-        for q, colour in zip(questions, colours, strict=True)
-    )
-    lead = f"""<p>Each pixel belongs to the text that is answered most there, if it lies above a cut found in each picture by itself; pale pixels
-belong to none. A cut parts every picture in two: a mask says where a text is answered most, not whether the thing is there.
-Green points say yes to SAM, red ones no; boxes are drawn around connected regions.</p><div class="tools">{swatches}</div>"""
-    story = Story(
-        title,
-        told,
-        found.failed,
-        [
-            *request.facts,
-            ("masks", found.how),
-            *(("refined by", told) for name, told in REFINERS.items() if f"by {name}" in found.how),
-        ],
-        "signed",
-    )
-    found.write(request, REPORT, document(story, lead, sections))
+    facts = [
+        *request.facts,
+        ("masks", found.how),
+        *(("refined by", told) for name, told in REFINERS.items() if f"by {name}" in found.how),
+    ]
+    page = masks_page(title, sections, questions, colours, notes=told, failed=found.failed, facts=facts)
+    found.write(request, REPORT, page)
     request.staging.write(KIND.mark, as_json(found.header(request, KIND, how=found.how)))
-
-
-def _section(masks: Masks, label: str, cells: Sequence[Cell]) -> str:
-    figures = "".join(
-        f'<figure><div class="frame" style="aspect-ratio:{cell.image.width}/{cell.image.height}"><img style="inset:0;width:100%" '
-        f'src="{_address(cell.image)}" alt=""></div><figcaption><bdi dir="auto">{escape(cell.caption)}</bdi></figcaption></figure>'
-        for cell in cells
-    )
-    rows, cols = masks.labels[0].shape
-    unseen = float((masks.labels[0] < 0).mean())
-    cut = f" {unseen:.0%} of it lies outside the model’s crop (white)." if unseen else ""
-    return f"""<section><h2>{escape(Path(label).name or label)}</h2><p class="soft">{cols} × {rows} pixels.{cut}</p>
-<div class="row">{figures}</div></section>"""
-
-
-def _small(image: Image.Image) -> Image.Image:
-    scale = 448 / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.resize(size, Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS)
-
-
-def _address(image: Image.Image) -> str:
-    small = _small(image) if max(image.size) > 448 else image
-    file = BytesIO()
-    small.convert("RGB").save(file, "JPEG", quality=86, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,6 +1,5 @@
 """Pictures as they are shown: what the model saw of them, and where its patches lie."""
 
-import base64
 import os
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -11,9 +10,10 @@ from torch import Tensor
 from clip_anatomy.errors import BadImage
 from clip_anatomy.images.pixels import Box, Geometry, prepare_many, read_image
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.report.html import LOSSLESS as TINY
+from clip_anatomy.report.html import data_uri, encoded
 
 SHOWN = 560  # longest side of a picture in the report, in pixels
-TINY = 160  # pictures up to this side are stored without loss and shown with square pixels
 LONGEST = 2.2  # sides further apart than this: only what the model saw is shown
 
 
@@ -53,8 +53,12 @@ class Picture:
 
     def data_uri(self) -> str:
         """The shown part as an address that holds its own bytes."""
-        kind = "png" if self.encoded.startswith(b"\x89PNG") else "jpeg"
-        return f"data:image/{kind};base64,{base64.b64encode(self.encoded).decode()}"
+        return data_uri(self.encoded)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it is a small drawing, shown with square pixels."""
+        return max(self.shown.size) <= TINY
 
 
 def open_picture(source: str, clip: Clip, *, allow_urls: bool = False) -> tuple[Picture, Tensor]:
@@ -99,16 +103,7 @@ def view_of(image: Image.Image, label: str, where: Geometry) -> Picture:
         (int(view.left), int(view.top), max(int(view.left) + 1, round(view.right)), max(1, round(view.bottom)))
     )
     shown = read_image(part).resize(size, Image.Resampling.LANCZOS)
-    return Picture(label, (width, height), _encoded(shown), view, seen)
-
-
-def _encoded(image: Image.Image) -> bytes:
-    file = BytesIO()
-    if max(image.size) <= TINY:
-        image.save(file, "PNG", optimize=True)
-    else:
-        image.save(file, "JPEG", quality=85, optimize=True)
-    return file.getvalue()
+    return Picture(label, (width, height), encoded(shown), view, seen)
 
 
 def label_of(source: str) -> str:
