@@ -153,8 +153,10 @@ def write(found: Found, staging: Staging, title: str) -> None:
                 files.append(name)
                 step()
     staging.write(MARK, as_json(as_dict(found, [*files, REPORT])))
-    told = {"notes": found.notes, "failed": found.failed}
-    staging.write(REPORT, explain_page(title, found.answered, found.questions, facts(found.clip), **told))
+    page = explain_page(
+        title, found.answered, found.questions, facts(found.clip), notes=found.notes, failed=found.failed
+    )
+    staging.write(REPORT, page)
 
 
 @contextmanager

@@ -44,10 +44,27 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(percent=percent, shorten=shorten, signed=signed, spaced=spaced, within=within)
-    made.filters["basename"] = lambda label: Path(label).name or label
-    made.globals["asset"] = lambda name: Markup((FOLDER / name).read_text(encoding="utf-8"))
+    filters: dict[str, Any] = {
+        "percent": percent,
+        "shorten": shorten,
+        "signed": signed,
+        "spaced": spaced,
+        "within": within,
+        "basename": _basename,
+    }
+    known: dict[str, Any] = {"asset": _asset}
+    made.filters.update(filters)
+    made.globals.update(known)
     return made
+
+
+def _basename(label: str) -> str:
+    return Path(label).name or label
+
+
+def _asset(name: str) -> Markup:
+    """A style sheet or script of this package, as it is."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
 
 
 def encoded(image: Image.Image, quality: int = 85, lossless: int = LOSSLESS, **options: Any) -> bytes:
