@@ -1,7 +1,7 @@
 """The folder of an atlas: a page with the map of all heads, a page for each head, their pictures and tables."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from clip_anatomy.atomic_output import REPORT, Kind, staged
 from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.naming.atlas import SCHEMA, Atlas, AtlasHead
 from clip_anatomy.naming.roles import MIXED, UNNAMED
-from clip_anatomy.progress import Progress, silent
+from clip_anatomy.progress import silent
 from clip_anatomy.report.atlas_table import has_parquet, write_parquet
 from clip_anatomy.report.html import encoded, page, percent, spaced
 from clip_anatomy.report.thumbnails import thumbnails
@@ -51,7 +51,9 @@ def html(atlas: Atlas) -> str:
     return index_page(atlas, {})
 
 
-def write_atlas(atlas: Atlas, rows: Sequence[Row], folder: Path, progress: Progress | None = None) -> list[str]:
+def write_atlas(
+    atlas: Atlas, rows: Sequence[Row], folder: Path, progress: Callable[[str, int, int], None] | None = None
+) -> list[str]:
     """Write all pages, pictures and tables of an atlas into an empty folder.
 
     Args:
