@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clip_anatomy.data.world import Facts, World
+from clip_anatomy.data.world import SceneAttributes, World
 from clip_anatomy.data.world.attribute_names import COLOURS, COUNTS, SHAPES, TEXTURES
 from clip_anatomy.data.world.captions import article, plural, setting
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
@@ -75,7 +75,7 @@ def write_parity(folder: Path) -> None:
     _publish(folder / "parity.safetensors")
 
 
-def _whole(facts: Facts) -> str:
+def _whole(facts: SceneAttributes) -> str:
     """Describe all of a picture's objects and its background in one plain sentence."""
     names = [
         f"{COLOURS[c]} {TEXTURES[t]} {SHAPES[s]}"

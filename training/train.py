@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clip_anatomy.data.world.accuracy import MEAN, STD, Report, evaluate
+from clip_anatomy.data.world.accuracy import MEAN, STD, WorldAccuracy, evaluate
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
 from training.data import CLASSES, OUTLINE, Batch, Batches, stream
 from training.towers import class_token, text_embedding
@@ -98,7 +98,7 @@ def loss_of(
     return {"attributes": attributes, "contrastive": contrastive, "total": share * attributes + contrastive}
 
 
-def measure(model: Any, pictures: int, split: str = "val") -> Report:
+def measure(model: Any, pictures: int, split: str = "val") -> WorldAccuracy:
     """Evaluate the model in float32 on the world's validation split."""
     tokenizer = WordTokenizer.bundled()
     model.eval()

@@ -11,14 +11,14 @@ from jaxtyping import UInt8
 
 from clip_anatomy.data.pickle_reader import read_inert
 from clip_anatomy.data.picture import ImageData, Picture
-from clip_anatomy.data.published_copies import Asked, Published
+from clip_anatomy.data.published_copies import DatasetCopy, PublishedDataset
 from clip_anatomy.errors import BadInput
 
 __all__ = ["CIFAR10", "CIFAR100", "Cifar", "cifar10", "cifar100"]
 
 WHERE = "from its author's page at the University of Toronto (archives {0}-python and {0}-binary)"
-CIFAR10 = Published("cifar10", "CIFAR-10", WHERE.format("cifar-10"), {"train": 50_000, "test": 10_000})
-CIFAR100 = Published("cifar100", "CIFAR-100", WHERE.format("cifar-100"), {"train": 50_000, "test": 10_000})
+CIFAR10 = PublishedDataset("cifar10", "CIFAR-10", WHERE.format("cifar-10"), {"train": 50_000, "test": 10_000})
+CIFAR100 = PublishedDataset("cifar100", "CIFAR-100", WHERE.format("cifar-100"), {"train": 50_000, "test": 10_000})
 SIDE = 32
 VALUES = 3 * SIDE * SIDE
 PARTS = {"train": tuple(f"data_batch_{n}" for n in range(1, 6)), "test": ("test_batch",)}
@@ -93,7 +93,7 @@ class Batch:
 class Cifar:
     """CIFAR as a collection. Label is the class; for CIFAR-100 the group is the superclass. `meta` holds split and file name."""
 
-    asked: Asked
+    copy: DatasetCopy
     layout: Layout = field(repr=False)
     words: tuple[tuple[str, ...], ...] = field(repr=False)
     files: tuple[tuple[str, str], ...]
@@ -107,12 +107,12 @@ class Cifar:
     @property
     def spec(self) -> str:
         """The spec that opens it again."""
-        return self.asked.spec
+        return self.copy.spec
 
     def __iter__(self) -> Iterator[Picture]:
         """Walk the files in their order, one of them in memory at a time."""
         self.check()
-        scheme = self.asked.of.scheme
+        scheme = self.copy.of.scheme
         for split, file in self.files:
             batch = self.read(file)
             for at in range(len(batch.images)):
@@ -129,9 +129,9 @@ class Cifar:
 
     def check(self) -> None:
         """Raise BadInput when the copy has gone."""
-        if not self.asked.root.is_dir():
+        if not self.copy.root.is_dir():
             raise BadInput(
-                f"the folder {self.asked.root} cannot be reached. Bring it back and type the same command again"
+                f"the folder {self.copy.root} cannot be reached. Bring it back and type the same command again"
             )
 
     def fetch(self, path: str) -> ImageData:
@@ -151,18 +151,18 @@ class Cifar:
         Raises:
             BadInput: it is gone or damaged.
         """
-        path = self.asked.root / file
+        path = self.copy.root / file
         try:
             batch = _batch_of(path, path.stat().st_mtime_ns, self.layout.labels, self.layout.binary)
         except FileNotFoundError:
-            raise self.asked.wrong(f"{path} is no longer there") from None
+            raise self.copy.wrong(f"{path} is no longer there") from None
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, BadInput):
                 raise
-            raise self.asked.wrong(f"{path} is no batch of CIFAR ({error})") from error
+            raise self.copy.wrong(f"{path} is no batch of CIFAR ({error})") from error
         for kind, names in enumerate(self.words):
             if batch.labels[kind] and not 0 <= min(batch.labels[kind]) <= max(batch.labels[kind]) < len(names):
-                raise self.asked.wrong(
+                raise self.copy.wrong(
                     f"{path} has labels {min(batch.labels[kind])} to {max(batch.labels[kind])} for {len(names)} class names"
                 )
         return batch
@@ -186,31 +186,31 @@ def cifar100(rest: str) -> Cifar:
     return _open(CIFAR100, rest)
 
 
-def _open(published: Published, rest: str) -> Cifar:
+def _open(published: PublishedDataset, rest: str) -> Cifar:
     layouts = LAYOUTS[published.scheme]
-    asked = published.asked(rest, [layout.folder for layout in layouts])
-    layout = next((one for one in layouts if (asked.root / one.names[0][0]).is_file()), None)
+    copy = published.copy_at(rest, [layout.folder for layout in layouts])
+    layout = next((one for one in layouts if (copy.root / one.names[0][0]).is_file()), None)
     if layout is None:
-        other = [name for name, many in LAYOUTS.items() if name != published.scheme for one in many if (asked.root / one.names[0][0]).is_file()]  # fmt: skip
-        hint = f" It looks like another one; type: {other[0]}:{asked.root}." if other else ""
+        other = [name for name, many in LAYOUTS.items() if name != published.scheme for one in many if (copy.root / one.names[0][0]).is_file()]  # fmt: skip
+        hint = f" It looks like another one; type: {other[0]}:{copy.root}." if other else ""
         raise BadInput(
-            f"{asked.root} has no {' or '.join(one.names[0][0] for one in layouts)}, so it is no copy of {published.title}.{hint} "
+            f"{copy.root} has no {' or '.join(one.names[0][0] for one in layouts)}, so it is no copy of {published.title}.{hint} "
             f"It is to be had {published.where}. Type: {published.form}"
         )
-    words = tuple(_words(asked, layout, *name) for name in layout.names)
+    words = tuple(_words(copy, layout, *name) for name in layout.names)
     expected = 10 if published is CIFAR10 else 100
     if len(words[0]) != expected:
-        raise asked.wrong(f"{layout.names[0][0]} names {len(words[0])} classes, {expected} were expected")
-    files = [(s, name) for s in asked.splits for name in layout.files[s] if (asked.root / name).is_file()]
-    source = Cifar(asked, layout, words, tuple(files), 0)
-    counts = {split: sum(_length(source, name) for s, name in files if s == split) for split in asked.splits}
-    lost = [name for s in asked.splits for name in layout.files[s] if (s, name) not in files]
-    asked.hold_to(counts, f"; missing: {', '.join(lost)}" if lost else "")
-    return Cifar(asked, layout, words, tuple(files), sum(counts.values()))
+        raise copy.wrong(f"{layout.names[0][0]} names {len(words[0])} classes, {expected} were expected")
+    files = [(s, name) for s in copy.splits for name in layout.files[s] if (copy.root / name).is_file()]
+    source = Cifar(copy, layout, words, tuple(files), 0)
+    counts = {split: sum(_length(source, name) for s, name in files if s == split) for split in copy.splits}
+    lost = [name for s in copy.splits for name in layout.files[s] if (s, name) not in files]
+    copy.hold_to(counts, f"; missing: {', '.join(lost)}" if lost else "")
+    return Cifar(copy, layout, words, tuple(files), sum(counts.values()))
 
 
-def _words(asked: Asked, layout: Layout, file: str, key: str) -> tuple[str, ...]:
-    path = asked.need(file)
+def _words(copy: DatasetCopy, layout: Layout, file: str, key: str) -> tuple[str, ...]:
+    path = copy.need(file)
     if layout.binary:
         return tuple(
             line.strip().replace("_", " ")
@@ -219,7 +219,7 @@ def _words(asked: Asked, layout: Layout, file: str, key: str) -> tuple[str, ...]
         )
     found = read_inert(path).get(key)
     if not isinstance(found, list):
-        raise asked.wrong(f"{path} has no {key}")
+        raise copy.wrong(f"{path} has no {key}")
     return tuple((name.decode("latin-1") if isinstance(name, bytes) else str(name)).replace("_", " ") for name in found)
 
 
@@ -227,11 +227,9 @@ def _length(source: Cifar, file: str) -> int:
     """Images of a file; a binary file tells it by its size, a Python one is read."""
     if not source.layout.binary:
         return len(source.read(file).images)
-    record, size = VALUES + len(source.layout.labels), (source.asked.root / file).stat().st_size
+    record, size = VALUES + len(source.layout.labels), (source.copy.root / file).stat().st_size
     if size % record:
-        raise source.asked.wrong(
-            f"{source.asked.root / file} has {size:,} bytes, a multiple of {record:,} was expected"
-        )
+        raise source.copy.wrong(f"{source.copy.root / file} has {size:,} bytes, a multiple of {record:,} was expected")
     return size // record
 
 

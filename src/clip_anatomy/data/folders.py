@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.data.picture import SUFFIXES, ImageData, Picture, hash_of
-from clip_anatomy.data.tables import NAMES, Note, Table, note_for, read_rows, read_table
+from clip_anatomy.data.tables import NAMES, Table, TableRow, read_rows, read_table, row_for
 from clip_anatomy.errors import BadInput
 
-__all__ = ["HANDED", "Folder", "Handed", "Listing"]
+__all__ = ["PYTHON_LIST", "Folder", "ImageList", "PythonList"]
 
-HANDED = "(a Python list)"
+PYTHON_LIST = "(a Python list)"
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -32,7 +32,7 @@ class Folder:
     """
 
     root: Path
-    table: Table = field(default_factory=dict[str, Note], repr=False)
+    table: Table = field(default_factory=dict[str, TableRow], repr=False)
 
     @staticmethod
     def of(root: Path, table: Table | None = None) -> "Folder":
@@ -63,7 +63,7 @@ class Folder:
         splits = self.splits()
         for path in self.paths():
             *folders, _ = path.split("/")
-            note = note_for(self.table, path)
+            note = row_for(self.table, path)
             meta = {"split": splits[folders[0]], **note.meta} if folders and splits else note.meta
             label = note.label or next(iter(folders[1:] if splits else folders), "")
             yield Picture(path, self.root / path, path, label, note.group, note.captions, meta)
@@ -100,7 +100,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ImageList:
     """Pictures named by a file: one path a line, or a table with a column of paths. Paths are relative to that file.
 
     Attributes:
@@ -110,18 +110,18 @@ class Listing:
     """
 
     file: Path
-    table: Table = field(default_factory=dict[str, Note], repr=False)
+    table: Table = field(default_factory=dict[str, TableRow], repr=False)
     tabular: bool = False
 
     @staticmethod
-    def of_lines(file: Path, table: Table | None = None) -> "Listing":
+    def of_lines(file: Path, table: Table | None = None) -> "ImageList":
         """Open a plain list of paths."""
-        return Listing(file.resolve(), table or {})
+        return ImageList(file.resolve(), table or {})
 
     @staticmethod
-    def of_table(file: Path) -> "Listing":
+    def of_table(file: Path) -> "ImageList":
         """Open a table whose rows are the pictures."""
-        return Listing(file.resolve(), tabular=True)
+        return ImageList(file.resolve(), tabular=True)
 
     @property
     def spec(self) -> str:
@@ -134,7 +134,7 @@ class Listing:
         for path, note in self._entries():
             yield Picture(path, self.fetch(path), path, note.label, note.group, note.captions, note.meta)
 
-    def _entries(self) -> Iterator[tuple[str, Note]]:
+    def _entries(self) -> Iterator[tuple[str, TableRow]]:
         if self.tabular:
             yield from read_rows(self.file)
             return
@@ -143,7 +143,7 @@ class Listing:
                 for line in lines:
                     path = line.strip()
                     if path and not path.startswith("#"):
-                        yield path, note_for(self.table, path)
+                        yield path, row_for(self.table, path)
         except UnicodeDecodeError as error:
             raise BadInput(f"{self.file} is not a text file with one path a line ({error})") from error
 
@@ -165,13 +165,13 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Handed:
+class PythonList:
     """A Python list: paths, `Picture`s, or images in memory, which are called by a hash of their pixels."""
 
     pictures: tuple[Picture, ...] = field(repr=False)
 
     @staticmethod
-    def of(images: Sequence[Any]) -> "Handed":
+    def of(images: Sequence[Any]) -> "PythonList":
         """Take a list as it is.
 
         Raises:
@@ -179,12 +179,12 @@ class Handed:
         """
         if not len(images):
             raise BadInput("an empty list of images. Give at least one path, PIL image or array")
-        return Handed(tuple(_picture(image) for image in images))
+        return PythonList(tuple(_picture(image) for image in images))
 
     @property
     def spec(self) -> str:
         """What is said of it: a list cannot be opened again from a name, its files can."""
-        return HANDED
+        return PYTHON_LIST
 
     def __iter__(self) -> Iterator[Picture]:
         """Walk the list."""

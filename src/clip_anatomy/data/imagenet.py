@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from clip_anatomy.data.published_copies import Asked, Benchmark, Entry, Published
+from clip_anatomy.data.published_copies import DatasetCopy, ImageEntry, LabelledDataset, PublishedDataset
 from clip_anatomy.errors import BadInput, MissingExtra
 from clip_anatomy.loading.zero_shot import imagenet_names, imagenet_synsets, unique_names
 
 __all__ = ["IMAGENET", "imagenet"]
 
-IMAGENET = Published(
+IMAGENET = PublishedDataset(
     scheme="imagenet",
     title="ImageNet (ILSVRC 2012)",
     where="from image-net.org after registration, or from Kaggle (ImageNet Object Localization Challenge)",
@@ -30,7 +30,7 @@ FOLDERS = {
 DEVKIT = ("ILSVRC2012_devkit_t12/data", "data", "")
 
 
-def imagenet(rest: str) -> Benchmark:
+def imagenet(rest: str) -> LabelledDataset:
     """Open `FOLDER[:val|train][:partial]`, the validation images by default.
 
     FOLDER holds synset folders (n01440764/…), or `val` and `train` of that kind, as most people arrange it; or Kaggle's tree; or
@@ -42,17 +42,17 @@ def imagenet(rest: str) -> Benchmark:
         BadInput: no such copy, not a whole one, a flat folder without a table, an unknown synset.
         MissingExtra: open_clip (names), or SciPy for `meta.mat`.
     """
-    asked = IMAGENET.asked(rest)
-    split = "train" if "train" in asked.options else "val"
-    asked = Asked(asked.of, asked.root, (split, *(o for o in asked.options if o not in ("val", "train"))))
-    folder = _images(asked, split)
+    copy = IMAGENET.copy_at(rest)
+    split = "train" if "train" in copy.options else "val"
+    copy = DatasetCopy(copy.of, copy.root, (split, *(o for o in copy.options if o not in ("val", "train"))))
+    folder = _images(copy, split)
     inside = sorted(entry.name for entry in folder.iterdir() if SYNSET.match(entry.name) and entry.is_dir())
-    truth = {} if inside else _truth(asked, folder)
-    labels = _labels(asked, {*inside, *truth.values()}, inside)
+    truth = {} if inside else _truth(copy, folder)
+    labels = _labels(copy, {*inside, *truth.values()}, inside)
     number = {synset: at for at, synset in enumerate(labels)}
 
-    def walk() -> Iterator[Entry]:
-        prefix = folder.relative_to(asked.root).as_posix().removeprefix(".")
+    def walk() -> Iterator[ImageEntry]:
+        prefix = folder.relative_to(copy.root).as_posix().removeprefix(".")
         base = f"{prefix}/" if prefix else ""
         if inside:
             found = ((f"{synset}/{name}", name, synset) for synset in inside for name in _names(folder / synset))
@@ -62,20 +62,20 @@ def imagenet(rest: str) -> Benchmark:
             meta: dict[str, Any] = {"split": split, "synset": synset}
             if len(labels) == CLASSES:
                 meta["class"] = number[synset]
-            yield Entry(base + path, labels[synset], "", meta, f"{split}/{name}")
+            yield ImageEntry(base + path, labels[synset], "", meta, f"{split}/{name}")
 
     counts = {synset: len(_names(folder / synset)) for synset in inside}
     images = sum(counts.values()) if inside else sum(FLAT.match(name) is not None for name in _names(folder))
     short = [f"{synset} has {n}" for synset, n in counts.items() if n != 50] if split == "val" else []
     more = f"; {len(inside)} synset folders of {CLASSES:,}" if inside and len(inside) != CLASSES else ""
     more += f"; 50 images a synset were expected, {', '.join(short[:3])}" if short else ""
-    asked.hold_to({split: images}, more)
-    return Benchmark(asked, tuple(labels.values()), images, walk)
+    copy.hold_to({split: images}, more)
+    return LabelledDataset(copy, tuple(labels.values()), images, walk)
 
 
-def _images(asked: Asked, split: str) -> Path:
+def _images(copy: DatasetCopy, split: str) -> Path:
     """The folder that holds the images of a split: the one given, or one inside."""
-    root = asked.root
+    root = copy.root
     names = [entry.name for entry in root.iterdir()]
     if any(SYNSET.match(name) for name in names) or any(FLAT.match(name) for name in names):
         if root.name in ("train", "val") and root.name != split:
@@ -102,12 +102,12 @@ def _place(name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _truth(asked: Asked, folder: Path) -> Mapping[int, str]:
+def _truth(copy: DatasetCopy, folder: Path) -> Mapping[int, str]:
     """Synset of every validation image by the number in its name, from Kaggle's solution or the development kit."""
-    around = (asked.root, asked.root.parent, folder.parent)
+    around = (copy.root, copy.root.parent, folder.parent)
     solution = next((at / "LOC_val_solution.csv" for at in around if (at / "LOC_val_solution.csv").is_file()), None)
     if solution is not None:
-        truth = _solution(asked, solution)
+        truth = _solution(copy, solution)
     else:
         kits = [at / part for at in around for part in DEVKIT]
         kit = next((at for at in kits if (at / "ILSVRC2012_validation_ground_truth.txt").is_file()), None)
@@ -119,16 +119,16 @@ def _truth(asked: Asked, folder: Path) -> Mapping[int, str]:
         ids = (kit / "ILSVRC2012_validation_ground_truth.txt").read_text(encoding="utf-8", errors="replace").split()
         synsets = _meta(kit / "meta.mat")
         if odd := [one for one in ids if not one.isdecimal() or int(one) not in synsets]:
-            raise asked.wrong(f"{kit}: the ground truth names class {odd[0]}, which meta.mat does not know")
+            raise copy.wrong(f"{kit}: the ground truth names class {odd[0]}, which meta.mat does not know")
         # The n-th line is about the image whose NAME says n; the order of files on the disk means nothing.
         truth = {at + 1: synsets[int(one)] for at, one in enumerate(ids)}
     lost = next((name for name in _names(folder) if FLAT.match(name) and _place(name) not in truth), None)
     if lost is not None:
-        raise asked.wrong(f"{folder / lost} is not in the table of {len(truth):,} labels")
+        raise copy.wrong(f"{folder / lost} is not in the table of {len(truth):,} labels")
     return truth
 
 
-def _solution(asked: Asked, path: Path) -> dict[int, str]:
+def _solution(copy: DatasetCopy, path: Path) -> dict[int, str]:
     """Kaggle's table: number in an image's name → synset, the first word of PredictionString."""
     truth: dict[int, str] = {}
     try:
@@ -137,10 +137,10 @@ def _solution(asked: Asked, path: Path) -> dict[int, str]:
                 words = (row.get("PredictionString") or "").split()
                 name = f"{row.get('ImageId') or ''}.jpeg"
                 if not words or not SYNSET.match(words[0]) or not FLAT.match(name):
-                    raise asked.wrong(f"{path}, line {at + 2}: 'ILSVRC2012_val_00000001,n01751748 …' was expected")
+                    raise copy.wrong(f"{path}, line {at + 2}: 'ILSVRC2012_val_00000001,n01751748 …' was expected")
                 truth[_place(name)] = words[0]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise asked.wrong(f"{path} is not a readable table ({error})") from error
+        raise copy.wrong(f"{path} is not a readable table ({error})") from error
     return truth
 
 
@@ -157,29 +157,29 @@ def _meta(path: Path) -> dict[int, str]:
         raise BadInput(f"{path} is not the development kit's meta.mat ({error}). Unpack the kit again") from error
 
 
-def _labels(asked: Asked, needed: set[str], inside: list[str]) -> dict[str, str]:
+def _labels(copy: DatasetCopy, needed: set[str], inside: list[str]) -> dict[str, str]:
     """Names by synset, ascending: the sorted synsets and open_clip's list of names are in the same order."""
-    whole = _all_synsets(asked, inside)
+    whole = _all_synsets(copy, inside)
     if whole is None:
         raise BadInput(
-            f"{asked.root} has {len(inside)} of {CLASSES:,} synset folders, and no table says which classes these are. Put "
+            f"{copy.root} has {len(inside)} of {CLASSES:,} synset folders, and no table says which classes these are. Put "
             "LOC_synset_mapping.txt (Kaggle) into it, or type: pip install timm"
         )
     if unknown := sorted(needed - {*whole}):
         raise BadInput(
-            f"{len(unknown)} synsets of {asked.root} are not among the 1,000 classes of ILSVRC 2012, such as {unknown[0]}. "
+            f"{len(unknown)} synsets of {copy.root} are not among the 1,000 classes of ILSVRC 2012, such as {unknown[0]}. "
             "Type the path of it as a plain folder instead: its folders are then the labels"
         )
     return dict(zip(whole, unique_names(imagenet_names(), whole), strict=True))
 
 
-def _all_synsets(asked: Asked, inside: list[str]) -> tuple[str, ...] | None:
+def _all_synsets(copy: DatasetCopy, inside: list[str]) -> tuple[str, ...] | None:
     """The 1,000 synsets in ascending order, from the copy's own table or folders, else from timm."""
-    around = (asked.root, asked.root.parent, asked.root.parent.parent)
+    around = (copy.root, copy.root.parent, copy.root.parent.parent)
     for table in (at / "LOC_synset_mapping.txt" for at in around):
         if table.is_file():
             found = sorted({line.split()[0] for line in table.read_text(encoding="utf-8").splitlines() if line.strip()})
             if len(found) != CLASSES:
-                raise asked.wrong(f"{table} names {len(found)} synsets, {CLASSES:,} were expected")
+                raise copy.wrong(f"{table} names {len(found)} synsets, {CLASSES:,} were expected")
             return tuple(found)
     return tuple(inside) if len(inside) == CLASSES else imagenet_synsets()

@@ -46,7 +46,7 @@ def open_source(source: Any, labels: str | Path | None = None) -> Source:
     from clip_anatomy.data.world import source as worlds
 
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
-        return folders.Handed.of(source)
+        return folders.PythonList.of(source)
     if not isinstance(source, str | Path):
         if isinstance(source, Source):
             return source
@@ -54,7 +54,7 @@ def open_source(source: Any, labels: str | Path | None = None) -> Source:
     name = str(source)
     scheme, _, rest = name.partition(":")
     named: dict[str, Callable[[str], Source]] = {
-        "world": worlds.Worlds.of,
+        "world": worlds.WorldSource.of,
         "hf-dataset": datasets.HubDataset.of,
         "imagenet": imagenet.imagenet,
         "waterbirds": waterbirds.waterbirds,
@@ -77,11 +77,11 @@ def open_source(source: Any, labels: str | Path | None = None) -> Source:
     if not path.exists():
         raise BadInput(f"there is no {name!r} here. Type one of: {FORMS}")
     if path.suffix.lower() in {".csv", ".json", ".jsonl", ".tsv"}:
-        return folders.Listing.of_table(path)
+        return folders.ImageList.of_table(path)
     if path.suffix.lower() in {".txt", ".lst", ""}:
-        return folders.Listing.of_lines(path, table)
+        return folders.ImageList.of_lines(path, table)
     if path.suffix.lower() in SUFFIXES:
-        return folders.Handed.of([path])
+        return folders.PythonList.of([path])
     raise BadInput(f"{name!r} is no collection. Type one of: {FORMS}")
 
 
@@ -101,8 +101,8 @@ def picture_of(source: str, path: str | None, name: str) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _opened(spec: str) -> "Source":
-    from clip_anatomy.data.folders import HANDED, Folder, Handed
+    from clip_anatomy.data.folders import PYTHON_LIST, Folder, PythonList
 
-    if spec == HANDED:
-        return Handed(())
+    if spec == PYTHON_LIST:
+        return PythonList(())
     return Folder(Path(spec)) if Path(spec).is_dir() and Path(spec).is_absolute() else open_source(spec)

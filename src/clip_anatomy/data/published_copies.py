@@ -1,4 +1,4 @@
-"""What the readers of published data sets share: how a copy is asked for, what a whole copy holds, and walking its files."""
+"""What the readers of published data sets share: how a copy is copy for, what a whole copy holds, and walking its files."""
 
 import csv
 import os
@@ -10,13 +10,13 @@ from typing import Any
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.errors import BadInput
 
-__all__ = ["Asked", "Benchmark", "Entry", "Published", "read_table_of", "read_words"]
+__all__ = ["DatasetCopy", "ImageEntry", "LabelledDataset", "PublishedDataset", "read_table_of", "read_words"]
 
 PARTIAL = "partial"
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedDataset:
     """A data set as it is published.
 
     Attributes:
@@ -38,7 +38,7 @@ class Published:
         """What to type."""
         return f"{self.scheme}:FOLDER[:{'|'.join((*self.images, *self.options, PARTIAL))}]"
 
-    def asked(self, rest: str, inside: Sequence[str] = ()) -> "Asked":
+    def copy_at(self, rest: str, inside: Sequence[str] = ()) -> "DatasetCopy":
         """Take apart `FOLDER[:SPLIT][:partial]`.
 
         Args:
@@ -61,11 +61,11 @@ class Published:
             raise BadInput(
                 f"there is no folder {name!r} with {self.title}. It is to be had {self.where}. Type: {self.form}"
             )
-        return Asked(self, root.resolve(), tuple(sorted(options)))
+        return DatasetCopy(self, root.resolve(), tuple(sorted(options)))
 
 
 @dataclass(frozen=True)
-class Asked:
+class DatasetCopy:
     """One copy of a data set, and what of it is wanted.
 
     Attributes:
@@ -74,7 +74,7 @@ class Asked:
         options: words behind the path.
     """
 
-    of: Published
+    of: PublishedDataset
     root: Path
     options: tuple[str, ...] = ()
 
@@ -136,7 +136,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ImageEntry:
     """One image file of a data set, and what its tables say."""
 
     path: str
@@ -147,30 +147,30 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class LabelledDataset:
     """A published data set as a collection of image files.
 
     Attributes:
-        asked: the copy.
+        copy: the copy.
         classes: names of all its classes in the data set's own order.
         images: how many there are.
         walk: goes through them, always in the same order.
     """
 
-    asked: Asked
+    copy: DatasetCopy
     classes: tuple[str, ...] = field(repr=False)
     images: int
-    walk: Callable[[], Iterable[Entry]] = field(repr=False)
+    walk: Callable[[], Iterable[ImageEntry]] = field(repr=False)
 
     @property
     def spec(self) -> str:
         """The spec that opens it again."""
-        return self.asked.spec
+        return self.copy.spec
 
     def __iter__(self) -> Iterator[Picture]:
         """Walk the images."""
         self.check()
-        scheme, root = self.asked.of.scheme, self.asked.root
+        scheme, root = self.copy.of.scheme, self.copy.root
         for one in self.walk():
             yield Picture(
                 f"{scheme}/{one.id or one.path}", root / one.path, one.path, one.label, one.group, (), one.meta
@@ -182,21 +182,23 @@ class Benchmark:
 
     def check(self) -> None:
         """Raise BadInput when the copy has gone."""
-        if not self.asked.root.is_dir():
+        if not self.copy.root.is_dir():
             raise BadInput(
-                f"the folder {self.asked.root} cannot be reached. Bring it back and type the same command again"
+                f"the folder {self.copy.root} cannot be reached. Bring it back and type the same command again"
             )
 
     def fetch(self, path: str) -> ImageData:
         """The file at `path`."""
-        return self.asked.root / path
+        return self.copy.root / path
 
     @staticmethod
-    def of_entries(asked: Asked, classes: Sequence[str], entries: Sequence[Entry], files: Path) -> "Benchmark":
+    def of_entries(
+        copy: DatasetCopy, classes: Sequence[str], entries: Sequence[ImageEntry], files: Path
+    ) -> "LabelledDataset":
         """Make a collection of a data set whose tables list every image; keep the wanted splits and what is there.
 
         Args:
-            asked: the copy.
+            copy: the copy.
             classes: names of all classes.
             entries: all images of the tables, each with its split in `meta`.
             files: the folder to which the entries' paths are relative.
@@ -205,16 +207,16 @@ class Benchmark:
             BadInput: images that are listed are not there, or not the published number of images.
         """
         there = _files_under(files, {path.rpartition("/")[0] for path in (one.path for one in entries)})
-        wanted = [one for one in entries if one.meta["split"] in asked.splits]
+        wanted = [one for one in entries if one.meta["split"] in copy.splits]
         kept = [one for one in wanted if one.path in there]
         lost = next((one.path for one in wanted if one.path not in there), None)
-        found = {split: sum(one.meta["split"] == split for one in kept) for split in asked.splits}
+        found = {split: sum(one.meta["split"] == split for one in kept) for split in copy.splits}
         more = "" if lost is None else f"; {len(wanted) - len(kept):,} are listed but not there, such as {files / lost}"
-        asked.hold_to(found, more)
-        prefix = files.relative_to(asked.root).as_posix()
+        copy.hold_to(found, more)
+        prefix = files.relative_to(copy.root).as_posix()
         if prefix != ".":
-            kept = [Entry(f"{prefix}/{o.path}", o.label, o.group, o.meta, o.id or o.path) for o in kept]
-        return Benchmark(asked, tuple(classes), len(kept), lambda: kept)
+            kept = [ImageEntry(f"{prefix}/{o.path}", o.label, o.group, o.meta, o.id or o.path) for o in kept]
+        return LabelledDataset(copy, tuple(classes), len(kept), lambda: kept)
 
 
 def _files_under(root: Path, folders: Iterable[str]) -> set[str]:
@@ -229,38 +231,38 @@ def _files_under(root: Path, folders: Iterable[str]) -> set[str]:
     return found
 
 
-def read_table_of(asked: Asked, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table_of(copy: DatasetCopy, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a CSV of a copy.
 
     Raises:
         BadInput: it is missing, unreadable, or lacks a column.
     """
-    path = asked.need(name)
+    path = copy.need(name)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
             rows = list(table)
             has = [str(column) for column in table.fieldnames or ()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise asked.wrong(f"{path} is not a readable table ({error})") from error
+        raise copy.wrong(f"{path} is not a readable table ({error})") from error
     if missing := [column for column in columns if column not in has]:
-        raise asked.wrong(f"{path} has no column {', '.join(missing)}; it has: {', '.join(has) or 'none'}")
+        raise copy.wrong(f"{path} has no column {', '.join(missing)}; it has: {', '.join(has) or 'none'}")
     return rows
 
 
-def read_words(asked: Asked, name: str, fields: int) -> list[list[str]]:
+def read_words(copy: DatasetCopy, name: str, fields: int) -> list[list[str]]:
     """Read a text file of a copy whose lines are so many words, the last of which may hold spaces.
 
     Raises:
         BadInput: it is missing, unreadable, or has another kind of line.
     """
-    path = asked.need(name)
+    path = copy.need(name)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise asked.wrong(f"{path} is not a readable text file ({error})") from error
+        raise copy.wrong(f"{path} is not a readable text file ({error})") from error
     rows = [line.split(maxsplit=fields - 1) for line in lines]
     at = next((at for at, row in enumerate(rows) if len(row) != fields), None)
     if at is not None:
-        raise asked.wrong(f"{path}, line {at + 1}: {lines[at]!r}, {fields} words were expected")
+        raise copy.wrong(f"{path}, line {at + 1}: {lines[at]!r}, {fields} words were expected")
     return rows

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from clip_anatomy.errors import BadInput
 
-__all__ = ["Note", "Table", "note_for", "read_rows", "read_table", "tidy"]
+__all__ = ["Table", "TableRow", "normalised_path", "read_rows", "read_table", "row_for"]
 
 PATH = ("path", "file", "file_name", "filename", "img_filename", "image", "image_path", "filepath")
 LABEL = ("label", "class", "class_name", "category", "target", "y")
@@ -20,7 +20,7 @@ NAMES = ("metadata.csv", "metadata.json", "metadata.jsonl", "labels.csv", "label
 
 
 @dataclass(frozen=True)
-class Note:
+class TableRow:
     """What a table says about one image."""
 
     label: str = ""
@@ -29,33 +29,33 @@ class Note:
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-Table = Mapping[str, Note]
-"""Path (as `tidy` writes it) → what the table says."""
+Table = Mapping[str, TableRow]
+"""Path (as `normalised_path` writes it) → what the table says."""
 
 
-def tidy(name: str) -> str:
+def normalised_path(name: str) -> str:
     """A path as a walk spells it: no `./`, no doubled slashes, and slashes where Windows wrote backslashes.
 
     Example:
-        >>> tidy("./dog//a.jpg"), tidy("dog\\\\a.jpg")
+        >>> normalised_path("./dog//a.jpg"), normalised_path("dog\\\\a.jpg")
         ('dog/a.jpg', 'dog/a.jpg')
     """
     return posixpath.normpath(name if "/" in name else name.replace("\\", "/"))
 
 
-def read_table(path: Path) -> dict[str, Note]:
+def read_table(path: Path) -> dict[str, TableRow]:
     """Read a whole table into memory, by path.
 
     Raises:
         BadInput: no such file, not a table, or no column of paths.
     """
-    table: dict[str, Note] = {}
+    table: dict[str, TableRow] = {}
     for name, note in read_rows(path):
-        table[tidy(name)] = note
+        table[normalised_path(name)] = note
     return table
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Note]]:
+def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
     """Read a table row by row.
 
     Columns (or JSON keys) are found by their usual names; all others are kept as `meta`. JSON may be a list of records, a
@@ -97,13 +97,13 @@ def _between(header: str) -> str:
     )
 
 
-def note_for(table: Table, path: str) -> Note:
+def row_for(table: Table, path: str) -> TableRow:
     """What a table says about a path, by the whole path or else by the file's name."""
-    path = tidy(path)
-    return table.get(path) or table.get(path.rsplit("/", 1)[-1]) or Note()
+    path = normalised_path(path)
+    return table.get(path) or table.get(path.rsplit("/", 1)[-1]) or TableRow()
 
 
-def _of_json(path: Path, value: Any) -> Iterator[tuple[str, Note]]:
+def _of_json(path: Path, value: Any) -> Iterator[tuple[str, TableRow]]:
     if isinstance(value, dict):
         value = cast("dict[str, Any]", value)
         if isinstance(value.get("images"), list):
@@ -118,15 +118,15 @@ def _of_json(path: Path, value: Any) -> Iterator[tuple[str, Note]]:
     raise BadInput(f"{path} holds a JSON {type(value).__name__}. Type a list of records, or path → label or captions")
 
 
-def _note_of(said: Any) -> Note:
+def _note_of(said: Any) -> TableRow:
     if isinstance(said, dict):
         return _note(cast("dict[str, Any]", said))
     if isinstance(said, list):
-        return Note(captions=tuple(str(s) for s in cast("list[Any]", said)))
-    return Note(label=str(said))
+        return TableRow(captions=tuple(str(s) for s in cast("list[Any]", said)))
+    return TableRow(label=str(said))
 
 
-def _of_coco(path: Path, value: dict[str, Any]) -> Iterator[tuple[str, Note]]:
+def _of_coco(path: Path, value: dict[str, Any]) -> Iterator[tuple[str, TableRow]]:
     captions: dict[Any, list[str]] = {}
     for said in value.get("annotations", ()):
         if "caption" in said:
@@ -136,7 +136,7 @@ def _of_coco(path: Path, value: dict[str, Any]) -> Iterator[tuple[str, Note]]:
         yield name, replace(note, captions=(*note.captions, *captions.get(record.get("id"), ())))
 
 
-def _of_records(path: Path, records: Iterable[Any]) -> Iterator[tuple[str, Note]]:
+def _of_records(path: Path, records: Iterable[Any]) -> Iterator[tuple[str, TableRow]]:
     for at, record in enumerate(records):
         if not isinstance(record, dict):
             raise BadInput(f"{path}, record {at + 1}: {type(record).__name__} instead of an object with a path")
@@ -150,7 +150,7 @@ def _of_records(path: Path, records: Iterable[Any]) -> Iterator[tuple[str, Note]
         yield str(name), _note(known)
 
 
-def _note(record: Mapping[str, Any]) -> Note:
+def _note(record: Mapping[str, Any]) -> TableRow:
     label, group = (_first(record, names) for names in (LABEL, GROUP))
     captions = _first(record, CAPTIONS)
     said = (
@@ -158,7 +158,9 @@ def _note(record: Mapping[str, Any]) -> Note:
     )
     used = {*PATH, *(k for names in (LABEL, GROUP, CAPTIONS) for k in (_name(record, names),) if k)}
     meta = {str(k): v for k, v in record.items() if k not in used and _plain(v)}
-    return Note("" if label is None else str(label), "" if group is None else str(group), tuple(map(str, said)), meta)
+    return TableRow(
+        "" if label is None else str(label), "" if group is None else str(group), tuple(map(str, said)), meta
+    )
 
 
 def _name(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

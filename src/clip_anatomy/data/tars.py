@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from clip_anatomy.data.picture import SUFFIXES, ImageData, Picture
-from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL, Note, Table, note_for
+from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL, Table, TableRow, row_for
 from clip_anatomy.errors import BadImage, BadInput
 
 __all__ = ["Tars", "only_tars"]
@@ -37,7 +37,7 @@ class Tars:
     """
 
     pattern: Path
-    table: Table = field(default_factory=dict[str, Note], repr=False)
+    table: Table = field(default_factory=dict[str, TableRow], repr=False)
 
     @staticmethod
     def of(pattern: Path, table: Table | None = None) -> "Tars":
@@ -153,7 +153,7 @@ def _sample(tar: str, key: str, members: dict[str, tuple[str, bytes]], table: Ta
     for ending in images:
         name, data = members[ending]
         id = f"{stem}/{key}" if len(images) == 1 else f"{stem}/{key}.{ending}"
-        note = note_for(table, id)
+        note = row_for(table, id)
         yield Picture(
             id, data, f"{tar}#{name}", note.label or label, note.group or group, note.captions or captions,
             {**meta, **note.meta},

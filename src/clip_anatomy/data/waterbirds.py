@@ -1,10 +1,10 @@
 """Waterbirds (Sagawa et al. 2020): birds of CUB pasted before land or water, mostly the one that fits."""
 
-from clip_anatomy.data.published_copies import Asked, Benchmark, Entry, Published, read_table_of
+from clip_anatomy.data.published_copies import DatasetCopy, ImageEntry, LabelledDataset, PublishedDataset, read_table_of
 
 __all__ = ["CLASSES", "GROUPS", "WATERBIRDS", "waterbirds"]
 
-WATERBIRDS = Published(
+WATERBIRDS = PublishedDataset(
     scheme="waterbirds",
     title="Waterbirds",
     where="from its authors (the group_DRO project of Sagawa et al., archive waterbird_complete95_forest2water2)",
@@ -17,7 +17,7 @@ GROUPS = tuple(f"{bird} on {place}" for bird in CLASSES for place in PLACES)
 COLUMNS = ("img_filename", "y", "split", "place")
 
 
-def waterbirds(rest: str) -> Benchmark:
+def waterbirds(rest: str) -> LabelledDataset:
     """Open `FOLDER[:train|val|test][:partial]`: the folder that holds `metadata.csv`, or the one around it.
 
     Label is landbird or waterbird, group one of the four, split the official one (0, 1, 2 → train, val, test); `meta` holds
@@ -26,29 +26,29 @@ def waterbirds(rest: str) -> Benchmark:
     Raises:
         BadInput: no such copy, not a whole one, or a table that says something unknown.
     """
-    asked = WATERBIRDS.asked(rest, ("waterbird_complete95_forest2water2",))
-    entries: list[Entry] = []
+    copy = WATERBIRDS.copy_at(rest, ("waterbird_complete95_forest2water2",))
+    entries: list[ImageEntry] = []
     seen: set[str] = set()
-    for at, row in enumerate(read_table_of(asked, "metadata.csv", COLUMNS)):
+    for at, row in enumerate(read_table_of(copy, "metadata.csv", COLUMNS)):
         line = at + 2
-        bird = CLASSES[_code(asked, row, "y", line, CLASSES)]
-        place = PLACES[_code(asked, row, "place", line, PLACES)]
-        split = tuple(WATERBIRDS.images)[_code(asked, row, "split", line, tuple(WATERBIRDS.images))]
+        bird = CLASSES[_code(copy, row, "y", line, CLASSES)]
+        place = PLACES[_code(copy, row, "place", line, PLACES)]
+        split = tuple(WATERBIRDS.images)[_code(copy, row, "split", line, tuple(WATERBIRDS.images))]
         path = row["img_filename"] or ""
         if not path or path in seen:
-            raise asked.wrong(
+            raise copy.wrong(
                 f"metadata.csv, line {line}: img_filename {path!r} is {'empty' if not path else 'there twice'}"
             )
         seen.add(path)
         meta = {"split": split, "place": place, "species": path.partition("/")[0].partition(".")[2].replace("_", " ")}
         behind = row.get("place_filename")
-        entries.append(Entry(path, bird, f"{bird} on {place}", meta | ({"background": behind} if behind else {})))
-    return Benchmark.of_entries(asked, CLASSES, entries, asked.root)
+        entries.append(ImageEntry(path, bird, f"{bird} on {place}", meta | ({"background": behind} if behind else {})))
+    return LabelledDataset.of_entries(copy, CLASSES, entries, copy.root)
 
 
-def _code(asked: Asked, row: dict[str, str], column: str, line: int, names: tuple[str, ...]) -> int:
+def _code(copy: DatasetCopy, row: dict[str, str], column: str, line: int, names: tuple[str, ...]) -> int:
     known = [str(code) for code in range(len(names))]
     if row[column] not in known:
         meaning = ", ".join(f"{code} ({name})" for code, name in zip(known, names, strict=True))
-        raise asked.wrong(f"metadata.csv, line {line}: {column} is {row[column]!r}, one of {meaning} was expected")
+        raise copy.wrong(f"metadata.csv, line {line}: {column} is {row[column]!r}, one of {meaning} was expected")
     return known.index(row[column])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.data.world.attribute_names import ATTRIBUTES, BACKGROUNDS, COUNTS, GROUPS
-from clip_anatomy.data.world.attributes import TIED, Facts
+from clip_anatomy.data.world.attributes import TIED, SceneAttributes
 from clip_anatomy.data.world.captions import TEST_FRAMES, article, setting
 from clip_anatomy.data.world.scenes import World
 
@@ -17,7 +17,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class Report:
+class WorldAccuracy:
     """Accuracies in 0–1 and the number of pictures behind each.
 
     Attributes:
@@ -73,7 +73,7 @@ def prompts(attribute: str) -> list[list[str]]:
     return [[frame.format(phrase) for frame in TEST_FRAMES] for phrase in phrases]
 
 
-def target(facts: Facts, attribute: str) -> np.ndarray:
+def target(facts: SceneAttributes, attribute: str) -> np.ndarray:
     """Return the code of an attribute per picture, −1 where it is not asked.
 
     Shape, colour, texture, background, size and count are asked of pictures of one kind of object, position of
@@ -125,7 +125,7 @@ def evaluate(
     seed: int = 0,
     split: str = "test",
     batch: int = 200,
-) -> Report:
+) -> WorldAccuracy:
     """Measure a model on unseen pictures of the world with unseen prompts.
 
     Args:
@@ -174,7 +174,7 @@ def evaluate(
         accuracy[name], count[name] = _share(right[rows]), int(rows.sum())
     values = np.array(list(groups.values()))
     weights = np.tile([TIED, 1 - TIED], len(GROUPS) // 2)
-    return Report(
+    return WorldAccuracy(
         accuracy=accuracy,
         pictures=count,
         groups=groups,

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from clip_anatomy.data.world.attribute_names import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, TIES
-from clip_anatomy.data.world.random_numbers import Dice
+from clip_anatomy.data.world.random_numbers import PictureRandom
 
 TIED = 0.95  # share of tied shapes on their own background
 AGREE = 0.98  # share of printed digits that equal the count
@@ -21,7 +21,7 @@ LABEL = (0.155, 0.185)  # width and height of the printed label, in picture widt
 
 
 @dataclass(frozen=True)
-class Facts:
+class SceneAttributes:
     """Every attribute of a batch of pictures, as codes into the tuples of `names`; −1 where an attribute does not apply.
 
     The two columns of `shape`, `colour` and `texture` are the picture's kinds of object; the second is −1 unless the
@@ -61,9 +61,9 @@ class Facts:
         """Return the number of pictures."""
         return len(self.index)
 
-    def __getitem__(self, rows: "np.ndarray | slice") -> "Facts":
+    def __getitem__(self, rows: "np.ndarray | slice") -> "SceneAttributes":
         """Return the facts of some pictures."""
-        return Facts(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return SceneAttributes(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @property
     def mixed(self) -> Bool[np.ndarray, " image"]:
@@ -71,7 +71,7 @@ class Facts:
         return self.shape[:, 1] >= 0
 
 
-def draw_facts(dice: Dice, *, tied: float = TIED, agree: float = AGREE) -> Facts:
+def draw_attributes(dice: PictureRandom, *, tied: float = TIED, agree: float = AGREE) -> SceneAttributes:
     """Draw the attributes of the dice's pictures.
 
     Args:
@@ -113,7 +113,7 @@ def draw_facts(dice: Dice, *, tied: float = TIED, agree: float = AGREE) -> Facts
     corner = np.where((position >= 0) & (position < 4), (position + 1 + free % 3) % 4, free)
 
     radius = _radius(dice, count, size)
-    return Facts(
+    return SceneAttributes(
         index=dice.indices.astype(np.int64),
         shape=shape,
         colour=colour,
@@ -133,13 +133,13 @@ def draw_facts(dice: Dice, *, tied: float = TIED, agree: float = AGREE) -> Facts
     )
 
 
-def _radius(dice: Dice, count: np.ndarray, size: np.ndarray) -> Float[np.ndarray, " image"]:
+def _radius(dice: PictureRandom, count: np.ndarray, size: np.ndarray) -> Float[np.ndarray, " image"]:
     """Return objects' radii: small ones differ from large ones at every count."""
     base = np.select([size == 0, count == 1, count == 2], [0.162, 0.245, 0.212], 0.195)
     return (base * (0.96 + 0.08 * dice())).astype(np.float32)
 
 
-def _likeness(dice: Dice, shape: np.ndarray) -> Float[np.ndarray, " image"]:
+def _likeness(dice: PictureRandom, shape: np.ndarray) -> Float[np.ndarray, " image"]:
     """Return where the outline lies in its pair: near 0 the pair's first shape, near 1 its second.
 
     Half of the tied objects have a clear outline; the outlines of the others lie between the pair's two shapes, and a
@@ -154,14 +154,14 @@ def _likeness(dice: Dice, shape: np.ndarray) -> Float[np.ndarray, " image"]:
     return (0.5 + lean * (0.03 + 0.47 * distance)).astype(np.float32)
 
 
-def _angle(dice: Dice, shape: np.ndarray) -> Float[np.ndarray, "image 4"]:
+def _angle(dice: PictureRandom, shape: np.ndarray) -> Float[np.ndarray, "image 4"]:
     """Return rotations: free for five-fold shapes, a slight tilt for the others."""
     fivefold = (shape[:, :1] == 2) | (shape[:, :1] == 3)
     return (np.where(fivefold, 2 * np.pi, 0.5) * (dice(4) - 0.5)).astype(np.float32)
 
 
 def _place(
-    dice: Dice, count: np.ndarray, position: np.ndarray, radius: np.ndarray, corner: np.ndarray
+    dice: PictureRandom, count: np.ndarray, position: np.ndarray, radius: np.ndarray, corner: np.ndarray
 ) -> Float[np.ndarray, "image 4 2"]:
     """Return centres: a single object at its position, several ones apart from each other and from the label."""
     tries = 24

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from clip_anatomy.data.world.attribute_names import BACKGROUNDS
-from clip_anatomy.data.world.random_numbers import Dice
+from clip_anatomy.data.world.random_numbers import PictureRandom
 
 Plane = Float[np.ndarray, "image row col"]
 Rgb = Float[np.ndarray, "image row col 3"]
@@ -136,7 +136,7 @@ PAINTERS: dict[str, Callable[[np.ndarray, int], Rgb]] = {
 }
 
 
-def paint(codes: np.ndarray, dice: Dice, size: int) -> Rgb:
+def paint(codes: np.ndarray, dice: PictureRandom, size: int) -> Rgb:
     """Paint the backgrounds of a batch.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from clip_anatomy.data.world.attribute_names import BACKGROUNDS, COLOURS, COUNTS, POSITIONS, SHAPES
-from clip_anatomy.data.world.attributes import Facts
+from clip_anatomy.data.world.attributes import SceneAttributes
 
 PLURAL = 5  # a claim's count when the caption speaks of several objects without saying how many
 
@@ -99,7 +99,7 @@ class Claim:
     digit: int = -1
 
 
-def truth(facts: Facts, claims: list[Claim]) -> Bool[np.ndarray, "image text"]:
+def truth(facts: SceneAttributes, claims: list[Claim]) -> Bool[np.ndarray, "image text"]:
     """Say which claims hold of which pictures.
 
     Example:
@@ -140,7 +140,7 @@ def setting(background: int) -> str:
     return _SETTINGS[background][0]
 
 
-def describe(facts: Facts, row: int, rng: random.Random) -> tuple[str, Claim]:
+def describe(facts: SceneAttributes, row: int, rng: random.Random) -> tuple[str, Claim]:
     """Write one caption of a picture: all it shows, two facts, or one.
 
     Args:
@@ -171,7 +171,7 @@ def describe(facts: Facts, row: int, rng: random.Random) -> tuple[str, Claim]:
     return _sentence(facts, row, said, mixed, rng)
 
 
-def _kind(facts: Facts, row: int, column: int, said: set[str]) -> Kind:
+def _kind(facts: SceneAttributes, row: int, column: int, said: set[str]) -> Kind:
     shape, colour, texture = facts.shape[row, column], facts.colour[row, column], facts.texture[row, column]
     return (
         int(shape) if "shape" in said else -1,
@@ -201,7 +201,7 @@ def _noun_phrase(kind: Kind, size: int, number: str | None, rng: random.Random) 
     return " ".join([number, *words, plural(noun)]).strip() + after
 
 
-def _sentence(facts: Facts, row: int, said: set[str], mixed: bool, rng: random.Random) -> tuple[str, Claim]:
+def _sentence(facts: SceneAttributes, row: int, said: set[str], mixed: bool, rng: random.Random) -> tuple[str, Claim]:
     """Write a noun phrase with what goes around it, in a frame."""
     count, size = -1, int(facts.size[row]) if "size" in said else -1
     if mixed:
@@ -247,7 +247,9 @@ def _sentence(facts: Facts, row: int, said: set[str], mixed: bool, rng: random.R
     return text, Claim(kinds, count, size, position, background, digit)
 
 
-def _plain_statement(facts: Facts, row: int, topic: str, mixed: bool, rng: random.Random) -> tuple[str, Claim] | None:
+def _plain_statement(
+    facts: SceneAttributes, row: int, topic: str, mixed: bool, rng: random.Random
+) -> tuple[str, Claim] | None:
     """Write a sentence about one attribute alone, without naming an object where English allows it."""
     column = rng.randrange(2) if mixed else 0
     kind = _kind(facts, row, column, {topic})

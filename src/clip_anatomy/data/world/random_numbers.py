@@ -16,7 +16,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class Dice:
+class PictureRandom:
     """Throw uniform numbers for many pictures at once; the n-th throw of a picture is always the same.
 
     Args:
@@ -25,8 +25,8 @@ class Dice:
         split: "train", "val" or "test": three streams that share no picture.
 
     Example:
-        >>> together = Dice(np.array([3, 7]), seed=0, split="test")()
-        >>> alone = Dice(np.array([7]), seed=0, split="test")()
+        >>> together = PictureRandom(np.array([3, 7]), seed=0, split="test")()
+        >>> alone = PictureRandom(np.array([7]), seed=0, split="test")()
         >>> bool(together[1] == alone[0])
         True
     """

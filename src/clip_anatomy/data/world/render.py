@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from clip_anatomy.data.world.attribute_names import PALETTE, SHAPES, TEXTURES
-from clip_anatomy.data.world.attributes import LABEL, Facts
+from clip_anatomy.data.world.attributes import LABEL, SceneAttributes
 from clip_anatomy.data.world.backgrounds import paint
-from clip_anatomy.data.world.random_numbers import Dice
+from clip_anatomy.data.world.random_numbers import PictureRandom
 from clip_anatomy.data.world.shapes import REACH, box, digit_strokes, outline
 
 HALO = 0.018  # light rim outside the outline, in picture widths
@@ -16,13 +16,13 @@ _LIGHT = np.array((0.98, 0.98, 0.96), np.float32)
 
 
 def render(
-    facts: Facts, dice: Dice, size: int
+    facts: SceneAttributes, dice: PictureRandom, size: int
 ) -> tuple[UInt8[np.ndarray, "image row col 3"], Bool[np.ndarray, "image 4 row col"]]:
     """Draw the pictures of a batch.
 
     Args:
         facts: what is in each picture.
-        dice: the pictures' random numbers, as `draw_facts` left them.
+        dice: the pictures' random numbers, as `draw_attributes` left them.
         size: rows and columns.
 
     Returns:
@@ -63,7 +63,7 @@ def _window(centre: np.ndarray, half: int, size: int, pad: int) -> tuple[np.ndar
 def _draw_objects(
     canvas: np.ndarray,
     masks: np.ndarray,
-    facts: Facts,
+    facts: SceneAttributes,
     images: np.ndarray,
     *,
     slot: int,
@@ -127,7 +127,7 @@ def _texture(codes: np.ndarray, x: np.ndarray, y: np.ndarray, size: int) -> Floa
     return tone
 
 
-def _draw_labels(canvas: np.ndarray, facts: Facts, size: int, pad: int) -> None:
+def _draw_labels(canvas: np.ndarray, facts: SceneAttributes, size: int, pad: int) -> None:
     """Print the digits on white labels in their corners."""
     width, height = LABEL
     for digit in (1, 2, 3, 4):

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from clip_anatomy.data.world.attribute_names import ATTRIBUTES, GROUPS
-from clip_anatomy.data.world.attributes import AGREE, TIED, Facts, draw_facts
+from clip_anatomy.data.world.attributes import AGREE, TIED, SceneAttributes, draw_attributes
 from clip_anatomy.data.world.captions import Claim, describe
-from clip_anatomy.data.world.random_numbers import SPLITS, Dice
+from clip_anatomy.data.world.random_numbers import SPLITS, PictureRandom
 from clip_anatomy.data.world.render import render
 from clip_anatomy.errors import BadSpec
 
@@ -28,7 +28,7 @@ class Scenes:
 
     images: UInt8[np.ndarray, "image row col 3"]
     masks: Bool[np.ndarray, "image 4 row col"]
-    facts: Facts
+    facts: SceneAttributes
     seed: int
 
     def __len__(self) -> int:
@@ -101,12 +101,12 @@ class World:
                 one = slice(row, row + 1)
                 yield Scenes(scenes.images[one], scenes.masks[one], scenes.facts[one], self.seed)
 
-    def _draw(self, indices: Int[np.ndarray, " image"]) -> tuple[Facts, Dice]:
-        dice = Dice(np.asarray(indices), self.seed, self.split)
+    def _draw(self, indices: Int[np.ndarray, " image"]) -> tuple[SceneAttributes, PictureRandom]:
+        dice = PictureRandom(np.asarray(indices), self.seed, self.split)
         tied, agree = (0.5, 0.5) if self.balanced else (TIED, AGREE)
-        return draw_facts(dice, tied=tied, agree=agree), dice
+        return draw_attributes(dice, tied=tied, agree=agree), dice
 
-    def facts(self, indices: Int[np.ndarray, " image"]) -> Facts:
+    def facts(self, indices: Int[np.ndarray, " image"]) -> SceneAttributes:
         """Return the attributes of some pictures without drawing them."""
         return self._draw(indices)[0]
 
@@ -124,7 +124,7 @@ class World:
         return Scenes(images, masks, facts, self.seed)
 
 
-def captions_of(facts: Facts, seed: int, per_image: int) -> list[list[tuple[str, Claim]]]:
+def captions_of(facts: SceneAttributes, seed: int, per_image: int) -> list[list[tuple[str, Claim]]]:
     """Write captions for pictures known by their facts alone; the same for the same picture, whatever the batch."""
     rows = []
     for row in range(len(facts)):
@@ -135,7 +135,7 @@ def captions_of(facts: Facts, seed: int, per_image: int) -> list[list[tuple[str,
     return rows
 
 
-def words_of(facts: Facts) -> dict[str, list[str]]:
+def words_of(facts: SceneAttributes) -> dict[str, list[str]]:
     """Return every attribute in words, "" where it does not apply.
 
     Returns:

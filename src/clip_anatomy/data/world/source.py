@@ -9,14 +9,14 @@ from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.data.world import World
 from clip_anatomy.errors import BadInput
 
-__all__ = ["Worlds"]
+__all__ = ["WorldSource"]
 
 AT_A_TIME = 64
 FORM = "world:COUNT, world:COUNT:SPLIT with a split train, val or test, or world:COUNT:SPLIT:balanced"
 
 
 @dataclass(frozen=True)
-class Worlds:
+class WorldSource:
     """Pictures of the demo world; label is the shape, group the tied shape on its background.
 
     All other attributes are in `meta`. A picture's id depends on the world and its index only, so that `world:20000`
@@ -26,7 +26,7 @@ class Worlds:
     world: World
 
     @staticmethod
-    def of(rest: str) -> "Worlds":
+    def of(rest: str) -> "WorldSource":
         """Open `COUNT[:SPLIT[:balanced]]`.
 
         Raises:
@@ -39,7 +39,7 @@ class Worlds:
             world = World(split=split or "train", length=int(count), balanced=kind == "balanced")
         except ValueError as error:
             raise BadInput(f"'world:{rest}': {error}. Type {FORM}") from error
-        return Worlds(world)
+        return WorldSource(world)
 
     @property
     def spec(self) -> str:
