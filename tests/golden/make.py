@@ -172,15 +172,15 @@ def explain_numbers(m: Made) -> Found:
     found: Found = {}
     text = m.clip.encode_text(TEXTS)
     found |= {"picture_embedding": m.clip.encode_image(m.pictures), "cropped_embedding": m.clip.encode_image([m.wide])}
-    for convention in ("own", "even"):
+    for former, convention in (("own", "centered"), ("even", "official")):
         parts = ca.decompose(m.clip, m.pictures, convention=convention)
         why = parts.toward(text)
         found |= {
-            f"{convention}/wrote_heads": parts.heads, f"{convention}/wrote_mlps": parts.mlps,
-            f"{convention}/wrote_start": parts.start, f"{convention}/wrote_bias": parts.bias,
-            f"{convention}/why_cosine": why.cosine, f"{convention}/why_heads": why.heads, f"{convention}/why_mlps": why.mlps,
-            f"{convention}/why_start": why.start, f"{convention}/why_bias": why.bias,
-            f"{convention}/why_tokens": parts.tokens(text),
+            f"{former}/wrote_heads": parts.heads, f"{former}/wrote_mlps": parts.mlps,
+            f"{former}/wrote_start": parts.input_embedding, f"{former}/wrote_bias": parts.bias,
+            f"{former}/why_cosine": why.cosine, f"{former}/why_heads": why.heads, f"{former}/why_mlps": why.mlps,
+            f"{former}/why_start": why.input_embedding, f"{former}/why_bias": why.bias,
+            f"{former}/why_tokens": parts.tokens(text),
         }  # fmt: skip
     said = done("explain", *m.pictures, m.wide, *m.asked)
     if m.name == "demo":
@@ -192,7 +192,7 @@ def explain_numbers(m: Made) -> Found:
         }
         answers = picture["texts"]
         for name, key in (
-            ("cosine", "cosine"), ("probability", "probability"), ("heads", "heads"), ("mlps", "mlps"), ("start", "start"),
+            ("cosine", "cosine"), ("probability", "probability"), ("heads", "heads"), ("mlps", "mlps"), ("start", "input_embedding"),
             ("bias", "bias"), ("patches", "patches"), ("class_token", "class_token"),
         ):  # fmt: skip
             found[f"said/{i}/{name}"] = np.array([answer[key] for answer in answers], float)
@@ -236,7 +236,7 @@ def heatmap_numbers(m: Made) -> Found:
         "sinks_length": ca.sinks(m.clip, m.pictures).length,
     }
     if not resnet:
-        recipe = ca.Recipe(("qq", "vv"), residual=True, ffn=True, depth=2, neighbours=2.0)
+        recipe = ca.DenseAttention(("qq", "vv"), residual=True, ffn=True, depth=2, neighbours=2.0)
         found |= {
             "own_recipe": maps(recipe), "some_layers": maps(layers="0-1"), "legrad_depth": maps("legrad", layers=3),
             "gradcam_layer": maps("gradcam", layer=-2), "attention_layer": maps("attention", layer=1),
@@ -449,13 +449,13 @@ def text_numbers(m: Made) -> Found:
         "ids": m.clip.ids(TEXTS).tolist(),
         "scale": float(m.clip.logit_scale),
     }
-    for convention in ("own", "even"):
+    for former, convention in (("own", "centered"), ("even", "official")):
         parts = ca.decompose_text(m.clip, TEXTS, convention=convention)
         pictures = m.clip.encode_image(m.pictures)
         found |= {
-            f"{convention}/wrote_heads": parts.heads, f"{convention}/wrote_mlps": parts.mlps,
-            f"{convention}/wrote_start": parts.start, f"{convention}/wrote_bias": parts.bias,
-            f"{convention}/why_heads": parts.toward(pictures).heads, f"{convention}/why_tokens": parts.tokens(pictures),
+            f"{former}/wrote_heads": parts.heads, f"{former}/wrote_mlps": parts.mlps,
+            f"{former}/wrote_start": parts.input_embedding, f"{former}/wrote_bias": parts.bias,
+            f"{former}/why_heads": parts.toward(pictures).heads, f"{former}/why_tokens": parts.tokens(pictures),
         }  # fmt: skip
     words = ca.word_maps(m.clip, m.pictures, "a bird on the red water")
     return found | {

@@ -243,7 +243,7 @@ def to_dict(found: Answer, texts: Sequence[str], loudest: int = 5) -> list[dict[
             "residue": _plain(found.residue[k]),
             "heads": _plain(found.heads[..., k]),
             "mlps": _plain(found.mlps[:, k]),
-            "input-embedding": _plain(found.input_embedding[k]),
+            "input_embedding": _plain(found.input_embedding[k]),
             "bias": _plain(found.bias[k]),
             "patches": _plain(found.patches[..., k]),
             "class_token": _plain(found.own[k]),
