@@ -162,7 +162,7 @@ def test_json_alone_is_all_of_stdout_and_equals_the_host_library(
     for k, one in enumerate(held["images"][0]["texts"]):
         assert one["cosine"] == pytest.approx(float(image[0] @ text[k]), abs=1e-5)
         assert one["probability"] == pytest.approx(float(probability[0, k]), abs=1e-4)
-        parts = np.sum(one["heads"]) + np.sum(one["mlps"]) + one["start"] + one["bias"]
+        parts = np.sum(one["heads"]) + np.sum(one["mlps"]) + one["input_embedding"] + one["bias"]
         assert parts == pytest.approx(one["cosine"], abs=1e-5)
     assert held["model"]["proof"]["image"] <= 1e-5
 

@@ -54,9 +54,9 @@ def test_every_way_of_adding_up_gives_the_cosine() -> None:
         assert each.place_residue.abs().max() < 1e-6
         for k in range(3):
             assert sum(v.value for v in summands(each, k)) == pytest.approx(float(each.cosine[k]), abs=1e-5)
-            by_part = sum(v.value for v in each.voices(k)) + float(each.start[k]) + float(each.bias[k])
+            by_part = sum(v.value for v in each.voices(k)) + float(each.input_embedding[k]) + float(each.bias[k])
             assert by_part == pytest.approx(float(each.cosine[k]), abs=1e-5)
-            by_layer = float(each.layers(k).sum()) + float(each.start[k]) + float(each.bias[k])
+            by_layer = float(each.layers(k).sum()) + float(each.input_embedding[k]) + float(each.bias[k])
             assert by_layer == pytest.approx(float(each.cosine[k]), abs=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_contrast_is_the_text_minus_the_mean_of_the_others() -> None:
     contrast = found[0].contrast()
     for k in range(3):
         others = [j for j in range(3) if j != k]
-        for name in ("cosine", "heads", "mlps", "start", "bias", "patches", "centered"):
+        for name in ("cosine", "heads", "mlps", "input_embedding", "bias", "patches", "own"):
             x = getattr(found[0], name).numpy().astype(np.float64)
             np.testing.assert_allclose(getattr(contrast, name)[..., k], x[..., k] - x[..., others].mean(-1), atol=1e-6)
 
@@ -109,7 +109,7 @@ def test_json_holds_what_sums_to_the_cosine() -> None:
     texts = ["a", "b", "c"]
     held = json.loads(json.dumps(to_dict(found[0], texts), allow_nan=False))
     for k, one in enumerate(held):
-        parts = np.sum(one["heads"]) + np.sum(one["mlps"]) + one["start"] + one["bias"]
+        parts = np.sum(one["heads"]) + np.sum(one["mlps"]) + one["input_embedding"] + one["bias"]
         assert parts == pytest.approx(one["cosine"], abs=1e-5)
         assert np.sum(one["patches"]) + one["class_token"] == pytest.approx(np.sum(one["heads"]), abs=1e-5)
         assert abs(one["residue"]) < 1e-6

@@ -55,7 +55,7 @@ class Brute:
         parts = ca.decompose(clip, images, "official")
         length = parts.embedding.norm(dim=-1).double()
         self.heads = parts.heads.double() / length[:, None, None, None]
-        self.rest = (parts.mlps.sum(1) + parts.start).double() / length[:, None]
+        self.rest = (parts.mlps.sum(1) + parts.input_embedding).double() / length[:, None]
         self.whole = (parts.embedding.double() / length[:, None]) @ self.texts.T
 
     def scores(self, silenced, layers_kept):

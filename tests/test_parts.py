@@ -128,7 +128,7 @@ def test_tokens_equal_the_longhand_sum_and_batch_equals_one_by_one() -> None:
         batch = ca.decompose(clip, pixels, convention)
         for i in range(4):
             one = ca.decompose(clip, pixels[i : i + 1], convention)
-            for name in ("embedding", "heads", "mlps", "start", "bias"):
+            for name in ("embedding", "heads", "mlps", "input_embedding", "bias"):
                 torch.testing.assert_close(getattr(one, name)[0], getattr(batch, name)[i], atol=1e-5, rtol=1e-4)
 
 
@@ -166,7 +166,7 @@ def test_the_official_code_agrees(oracle: Any) -> None:
     length = parts.embedding.norm(dim=-1)
     assert relative(parts.embedding, theirs("embedding")) <= 2e-5
     assert relative(parts.heads / length[:, None, None, None], theirs("heads")) <= 2e-5
-    mlps = torch.cat([parts.start[:, None], parts.mlps], 1)
+    mlps = torch.cat([parts.input_embedding[:, None], parts.mlps], 1)
     assert relative(mlps / length[:, None, None], theirs("mlps")) <= 2e-5
     assert relative(parts.class_to_class() / length[:, None, None], theirs("cls_to_cls")) <= 2e-5
     tokens = ca.decompose(clip, images[:4], "official").tokens(torch.eye(96))  # identity texts read out the joint space
@@ -245,7 +245,7 @@ def test_nothing_of_size_tokens_squared_or_tokens_times_embed_is_ever_made() -> 
 def test_a_trace_keeps_its_rows_alone_alive() -> None:
     """A row that is a view would keep every token of every layer in memory."""
     trace = ca.decompose(ca.load(tiny.open_clip_model()), torch.randn(2, 3, 32, 32)).trace
-    for name in ("start", "mixed", "mlp", "stream"):
+    for name in ("input_embedding", "mixed", "mlp", "stream"):
         t = getattr(trace, name)
         assert t.untyped_storage().nbytes() == t.numel() * t.element_size(), name
 

@@ -237,7 +237,7 @@ def test_the_parts_are_the_pool_written_out(model: Any, clip: ca.Clip) -> None:
     torch.testing.assert_close(parts.heads[:, 0].double(), each.sum(2), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(parts.bias.double(), bias.expand(2, -1), atol=1e-6, rtol=1e-5)
     assert parts.mlps.shape == (2, 0, 24)
-    assert not parts.start.any()
+    assert not parts.input_embedding.any()
     even = ca.decompose(clip, pixels, "official")
     spread = each.sum(2) + bias / clip.vision.heads
     torch.testing.assert_close(even.heads[:, 0].double(), spread, atol=1e-5, rtol=1e-4)

@@ -70,7 +70,7 @@ def test_the_embedding_is_rebuilt_from_float16_heads_and_the_rest(clip, photos, 
     coordinates = whole_of(store)
     heads = store.basis.restore(coordinates).sum((1, 2)).float() * length
     mlps = sum(store.mlps(layer).float() for layer in range(3)) * length
-    rebuilt = heads + mlps + parts.start + parts.bias
+    rebuilt = heads + mlps + parts.input_embedding + parts.bias
     assert torch.cosine_similarity(rebuilt, parts.embedding).min() > 0.9999
 
 

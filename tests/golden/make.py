@@ -208,7 +208,11 @@ def explain_numbers(m: Made) -> Found:
 def check_numbers(m: Made) -> Found:
     code, said, beside = command("check", m.spec, "--json")
     assert said, f"exit code {code}\n{beside[-2000:]}"
-    rows = [[row["claim"], row["tower"], row["convention"], row["allowed"], row["holds"]] for row in said["checks"]]
+    former = {"centered": "own", "official": "even"}
+    rows = [
+        [row["claim"], row["tower"], former.get(row["convention"], row["convention"]), row["allowed"], row["holds"]]
+        for row in said["checks"]
+    ]
     return {"exit_code": code, "holds": said["holds"], "claims": json.dumps(rows)}
 
 
@@ -348,7 +352,7 @@ def ablate_numbers(m: Made) -> Found:
         found |= {
             f"{name}/asked": [one["images"], one["column"], *one["classes"]],
             f"{name}/groups": [[group["name"], group["images"]] for group in one["groups"]],
-            f"{name}/parts": [row["spec"] for row in rows],
+            f"{name}/parts": [row["spec"].replace("input-embedding", "start") for row in rows],
             f"{name}/lost_won": [[row["lost"], row["won"]] for row in rows],
             f"{name}/accuracy": np.array([[row["accuracy"], row["class_mean"]] for row in rows]),
             f"{name}/change": np.array([row["change"] for row in rows]),
