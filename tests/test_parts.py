@@ -251,5 +251,5 @@ def test_a_trace_keeps_its_rows_alone_alive() -> None:
 
 
 def test_unknown_convention_says_what_to_type() -> None:
-    with pytest.raises(ca.errors.BadSpec, match="Type one of: 'own', 'even'"):
-        check_convention("official")
+    with pytest.raises(ca.errors.BadSpec, match="Type one of: 'centered', 'official'"):
+        check_convention("even")
