@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassJaccardIndex, MultilabelAverag
 from clip_anatomy.errors import BadInput
 from clip_anatomy.evaluation.multilabel import MultiLabel
 from clip_anatomy.evaluation.pointing_game import Pointing, points_at
-from clip_anatomy.evaluation.saliency import Saliency
+from clip_anatomy.evaluation.saliency import Saliency, saliency_measures
 from clip_anatomy.evaluation.segmentation_metrics import (
     IGNORED,
     Confusion,
@@ -136,12 +136,87 @@ def test_pointing_game() -> None:
         points_at(map_, torch.zeros(6, 5))
 
 
+MEASURES = (
+    "S-measure", "E-measure (mean)", "E-measure (adaptive)", "F-measure (mean)", "F-measure (adaptive)",
+    "F-measure (weighted)", "MAE",
+)  # fmt: skip
+NAN = float("nan")
+# Of pysodmetrics 1.6.2 (its defaults, β² = 0.3), computed once; its S-measure is NaN where the object's centroid leaves a quadrant
+# of the picture empty.
+LIBRARY = {
+    "random": (0.326607904, 0.401948926, 0.252212338, 0.381927112, 0.013612565, 0.521676696, 0.500876411),
+    "soft": (0.771990881, 0.638815881, 0.930394763, 0.591490962, 0.820076796, 0.523239145, 0.199019608),
+    "soft and noise": (0.622504357, 0.485434781, 0.577178679, 0.443515030, 0.633802817, 0.386226521, 0.321532839),
+    "inverted": (0.000000000, 0.151866606, 0.255222287, 0.075620785, 0.000000000, 0.095717403, 0.800980392),
+    "exact": (1.000000000, 0.998330831, 1.001264223, 0.997009547, 1.000000000, 1.000000000, 0.000000000),
+    "opposite": (0.000000000, 0.000977797, 0.000000000, 0.000915797, 0.000000000, 0.000000000, 1.000000000),
+    "flat map": (0.399414999, 0.250316056, 0.250316056, 0.118137820, 0.000000000, 0.209484672, 0.501213112),
+    "black map": (0.404671717, 0.250316056, 0.250316056, 0.000915797, 0.234444046, 0.000000000, 0.190656566),
+    "white map": (0.095328283, 0.250316056, 0.250316056, 0.234444046, 0.234444046, 0.233780037, 0.809343434),
+    "empty mask": (0.723653199, 0.721737713, 0.828065740, 0.000000000, 0.000000000, 0.000000000, 0.276346801),
+    "full mask": (0.276346801, 0.279526509, 0.173198483, 0.516155764, 0.475440470, 0.565820235, 0.723653199),
+    "one pixel": (NAN, 0.272894641, 0.255953970, 0.000019326, 0.000000000, 0.003182838, 0.277589622),
+    "first pixel": (0.405247511, 0.272892925, 0.255953970, 0.000012827, 0.000000000, 0.003156624, 0.277599525),
+    "all but one": (0.208510647, 0.238347982, 0.244838536, 0.516317230, 0.475821534, 0.566095943, 0.722648049),
+    "two objects": (0.725800758, 0.624497398, 0.902400238, 0.575812373, 0.800321199, 0.527078846, 0.217721331),
+    "one row": (NAN, 0.479421871, 0.293794637, 0.493968776, 0.236363636, 0.722887648, 0.435284014),
+    "one column": (NAN, 0.476955232, 0.296459769, 0.525024157, 0.282608696, 0.752188364, 0.435606061),
+    "faint": (0.751642174, 0.581832232, 0.913130722, 0.475912626, 0.838709677, 0.529195476, 0.181818182),
+}  # fmt: skip
+
+
+def saliency_cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    row, col = np.mgrid[:24, :33]
+    blob = ((row - 9) ** 2 / 40 + (col - 20) ** 2 / 60) < 1
+    soft = np.exp(-((row - 10) ** 2 / 60 + (col - 18) ** 2 / 90)).astype(np.float32)
+    noise = rng.random((24, 33), dtype=np.float32)
+    masks = rng.random((24, 33)) < 0.4
+    cases = {
+        "random": (noise, masks),
+        "soft": (soft, blob),
+        "soft and noise": (0.6 * soft + 0.4 * noise, blob),
+        "inverted": (1 - soft, blob),
+        "exact": (blob, blob),
+        "opposite": (~blob, blob),
+        "flat map": (np.full((24, 33), 0.5), blob),
+        "black map": (np.zeros((24, 33)), blob),
+        "white map": (np.ones((24, 33)), blob),
+        "empty mask": (soft, np.zeros_like(blob)),
+        "full mask": (soft, np.ones_like(blob)),
+        "one pixel": (soft, (row == 23) & (col == 32)),
+        "first pixel": (soft, (row == 0) & (col == 0)),
+        "all but one": (soft, ~((row == 5) & (col == 5))),
+        "two objects": (soft, blob | ((row > 20) & (col < 5))),
+        "one row": (noise[:1], noise[1:2] > 0.6),
+        "one column": (noise[:, :1], noise[:, 1:2] > 0.6),
+        "faint": (soft * 0.01, blob),
+    }
+    return {name: (map_.astype(np.float32), mask) for name, (map_, mask) in cases.items()}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_saliency_measures_are_those_of_the_library(name: str) -> None:
+    measured = saliency_measures(*saliency_cases()[name])
+    expected = dict(zip(MEASURES, LIBRARY[name], strict=True))
+    assert list(measured) == list(MEASURES)
+    assert all(np.isfinite(value) for value in measured.values())
+    for measure, value in expected.items():
+        assert np.isnan(value) or measured[measure] == pytest.approx(value, abs=2e-9), measure
+
+
+def test_saliency_of_one_pixel_is_finite() -> None:
+    measured = saliency_measures(np.full((1, 1), 0.9, np.float32), np.ones((1, 1), bool))
+    assert measured["F-measure (weighted)"] > 0.99
+    assert all(0 <= value <= 1 for value in measured.values())
+
+
 def test_saliency_measures() -> None:
     rng = np.random.default_rng(0)
     maps, masks = rng.random((4, 20, 30), dtype=np.float32), rng.random((4, 20, 30)) < 0.4
-    seen = Saliency.empty()
+    seen = Saliency()
     for map_, mask in zip(maps, masks, strict=True):
-        seen.add(map_, mask)
+        seen = seen.add(map_, mask)
     figures = seen.figures()
     levels = np.rint(maps * 255)
     low, high = levels.min((1, 2), keepdims=True), levels.max((1, 2), keepdims=True)

@@ -99,5 +99,5 @@ def _said(chosen: Settings) -> dict[str, str]:
         return {"picture": "the model's own scaling and crop", "mAP": "scikit-learn's definition, mean over classes"}
     return {
         "picture": "squashed to a square, not cropped",
-        "measures": "pysodmetrics, 256 levels, map stretched to 0..1",
+        "measures": "as pysodmetrics has them: 256 levels, map stretched to 0..1",
     }

@@ -209,7 +209,7 @@ class SaliencyTask:
     texts: Float[Tensor, "text embed"]
     method: str
     size: int | None
-    seen: Saliency = field(default_factory=Saliency.empty)
+    seen: Saliency = field(default_factory=Saliency)
 
     def see(self, entry: Entry | Tagged) -> None:
         """Draw the map, stretch it to 0..1, enlarge it to the mask."""
@@ -223,7 +223,7 @@ class SaliencyTask:
         low, high = values.min(), values.max()
         map_ = (values - low) / (high - low).clamp_min(1e-12)
         large = F.interpolate(map_, mask.shape, mode="bilinear", align_corners=False)[0, 0]
-        self.seen.add(large.numpy(), mask == 1)
+        self.seen = self.seen.add(large.numpy(), mask == 1)
 
     def figures(self) -> dict[str, float]:
         """S-, E- and F-measures, mean absolute error."""
