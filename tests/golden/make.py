@@ -225,6 +225,7 @@ def heatmap_numbers(m: Made) -> Found:
     unit = nn.functional.normalize(torch.randn(patches, 5, generator=torch.Generator().manual_seed(1)), dim=-1)
     needs = {"proxyclip": {"affinity": unit @ unit.T}}
     found: Found = {name: maps(name, **needs.get(name, {})) for name in (OF_RESNETS if resnet else METHODS)}
+    found["chefer"] = found["chefer"] / m.clip.logit_scale  # its score was the cosine, and is the logit
     found |= {
         "one_text": ca.heatmap(m.clip, m.pictures, TEXTS[:1]).values,
         "prompts": maps(templates=["a photo of {}.", "{} in a drawing"]),

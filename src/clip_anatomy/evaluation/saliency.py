@@ -12,6 +12,7 @@ the thresholds 0..255, "adaptive" at twice the mean of the map. Checked against 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -157,7 +158,8 @@ def weighted_f_measure(map_: Float[np.ndarray, "row col"], mask: Bool[np.ndarray
         raise MissingExtra("scipy", "measure") from error
     if not mask.any():
         return 0.0
-    distance, nearest = distance_transform_edt(~mask, return_indices=True)
+    found: Any = distance_transform_edt(~mask, return_indices=True)
+    distance, nearest = found
     error = np.abs(map_ - mask)
     carried = error[nearest[0], nearest[1]]  # beside the object: the error of its nearest pixel
     square = np.square(np.arange(KERNEL) - KERNEL // 2)
@@ -165,6 +167,6 @@ def weighted_f_measure(map_: Float[np.ndarray, "row col"], mask: Bool[np.ndarray
     smooth = convolve(carried, kernel / kernel.sum(), mode="constant")
     inside = np.minimum(error, smooth)[mask]
     outside = (error * (2 - np.exp(np.log(0.5) / FALLOFF * distance)))[~mask]
-    found = mask.sum() - inside.sum()
-    recall, precision = 1 - inside.mean(), found / (found + outside.sum() + EPS)
+    right = mask.sum() - inside.sum()
+    recall, precision = 1 - inside.mean(), right / (right + outside.sum() + EPS)
     return float(2 * recall * precision / (recall + precision + EPS))
