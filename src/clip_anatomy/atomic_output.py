@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_anatomy.errors import OutputError
+from clip_anatomy.files import path_of
 
 MARK = "explain.json"
 SCHEMA = "clip-anatomy/explain/1"
@@ -90,7 +91,7 @@ def staged(out: Path, kind: Kind = EXPLAIN) -> Generator[Staging]:
         >>> [p.name for p in out.iterdir()]
         ['a.txt']
     """
-    out = Path(out).expanduser()
+    out = path_of(out)
     try:
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out} is a file; a folder was expected. Type: --out {out}-{kind.noun}")

@@ -17,6 +17,9 @@ ClipAnatomyError
 A message says what was given, what was expected, and ends with what to type instead.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 
 class ClipAnatomyError(Exception):
     """Base of the tree: catch this to catch everything the library raises on purpose."""
@@ -78,3 +81,29 @@ class MissingExtra(ClipAnatomyError, ImportError):
     def __init__(self, library: str, extra: str) -> None:
         """Write the install line."""
         super().__init__(f"{library} is not installed. Type: pip install 'clip-anatomy[{extra}]'")
+
+
+@contextmanager
+def reading(name: object, instead: str, kind: type[ClipAnatomyError] = BadInput) -> Generator[None]:
+    """Turn anything that goes wrong while something from outside is read into one error that names it.
+
+    The boundary of every reader: files, tables, answers of servers and native libraries fail in more ways than can be listed
+    (`RecursionError` on deep JSON, `MemoryError` on a size that a header claims, kinds of a library's own).
+
+    Args:
+        name: what is read.
+        instead: what to do or type instead, without a full stop.
+        kind: the error to raise. Errors of this project pass unchanged.
+
+    Example:
+        >>> with reading("labels.json", "Save it as JSON in UTF-8"):
+        ...     raise RecursionError("maximum recursion depth exceeded")
+        Traceback (most recent call last):
+        clip_anatomy.errors.BadInput: labels.json cannot be read (RecursionError: maximum recursion depth exceeded). Save it as JSON in UTF-8
+    """
+    try:
+        yield
+    except ClipAnatomyError:
+        raise
+    except Exception as error:
+        raise kind(f"{name} cannot be read ({type(error).__name__}: {error}). {instead}") from error

@@ -1,4 +1,4 @@
-"""Safetensors files of statistics, written whole or not at all."""
+"""Names of files as people type them; safetensors files of statistics, written whole or not at all."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,20 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput, OutputError
 
-__all__ = ["read_safetensors", "write_safetensors"]
+__all__ = ["path_of", "read_safetensors", "write_safetensors"]
+
+
+def path_of(name: str | Path) -> Path:
+    """Take a name as people type it: `~` is their home; a name that only begins like one (`~$draft.png`) stays as it is.
+
+    Example:
+        >>> path_of("~$draft.png").name
+        '~$draft.png'
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # no such user
+        return Path(name)
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> Path:

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.data.picture import SUFFIXES, ImageData, Picture, hash_of
-from clip_anatomy.data.tables import NAMES, Table, TableRow, read_rows, read_table, row_for
+from clip_anatomy.data.tables import NAMES, Table, TableRow, merged, read_rows, read_table, row_for
 from clip_anatomy.errors import BadInput
+from clip_anatomy.files import path_of
 
 __all__ = ["PYTHON_LIST", "Folder", "ImageList", "PythonList"]
 
@@ -71,7 +72,7 @@ class Folder:
     def splits(self) -> dict[str, str]:
         """Folders of the first level → split, if all of them are called so; else nothing."""
         with os.scandir(self.root) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
         return {name: SPLITS[name.lower()] for name in names} if all(name.lower() in SPLITS for name in names) else {}
 
     def paths(self) -> Iterator[str]:
@@ -136,7 +137,7 @@ class ImageList:
 
     def _entries(self) -> Iterator[tuple[str, TableRow]]:
         if self.tabular:
-            yield from read_rows(self.file)
+            yield from merged(read_rows(self.file)).items()
             return
         try:
             with self.file.open(encoding="utf-8-sig") as lines:
@@ -159,7 +160,7 @@ class ImageList:
     def fetch(self, path: str) -> ImageData:
         """The file at `path`, beside the list or in `images/` beside it."""
         base = self.file.parent
-        there = base / Path(path).expanduser()
+        there = base / path_of(path)
         inner = base / "images" / path
         return inner if not there.exists() and inner.exists() else there
 
@@ -206,7 +207,7 @@ def _picture(image: Any) -> Picture:
     if isinstance(image, Picture):
         return image
     if isinstance(image, str | Path):
-        path = Path(image).expanduser().resolve()
+        path = path_of(image).resolve()
         return Picture(path.as_posix(), path, path.as_posix())
     if isinstance(image, Image.Image | np.ndarray | Tensor | bytes):
         return Picture(hash_of(image), image)
@@ -218,7 +219,7 @@ def _pictures(root: Path, folder: str, above: frozenset[tuple[int, int]]) -> Ite
     try:
         facts = (root / folder).stat()
         with os.scandir(root / folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            found = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise BadInput(f"{error.filename} cannot be read: {error.strerror}. Type a folder that you may read") from error
     here = (facts.st_dev, facts.st_ino)
@@ -228,6 +229,13 @@ def _pictures(root: Path, folder: str, above: frozenset[tuple[int, int]]) -> Ite
     for name, is_dir in found:
         if is_dir:
             yield from _pictures(root, f"{folder}{name}/", above | {here})
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle: walked as a file, and named there as one that cannot be read
+        return False
 
 
 def _within(name: str, *roots: Path) -> str:

@@ -19,6 +19,7 @@ from clip_anatomy.data import (
 )
 from clip_anatomy.data.masked import Labelled, Masked
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.files import path_of
 
 __all__ = ["READERS", "Reader", "open_masked"]
 
@@ -73,4 +74,4 @@ def open_masked(name: str, path: str | Path) -> Masked | Labelled:
     """
     if name not in READERS:
         raise BadSpec(f"the data set {name!r} is not known. Type one of: {', '.join(READERS)}")
-    return READERS[name].open(Path(path).expanduser())
+    return READERS[name].open(path_of(path))

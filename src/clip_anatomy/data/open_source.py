@@ -9,6 +9,7 @@ from PIL import Image
 
 from clip_anatomy.data.picture import SUFFIXES, Source, read_data
 from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.files import path_of
 
 FORMS = (
     "a folder | a list of paths in a .txt | a table .csv, .json or .jsonl | tar files (one, a folder of them, or 'a-*.tar') | "
@@ -65,7 +66,7 @@ def open_source(source: Any, labels: str | Path | None = None) -> Source:
     if scheme in named and rest:
         return named[scheme](rest)
     table = {} if labels is None else read_table(Path(labels))
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.is_dir():
         if datasets.is_saved(path):
             return datasets.HubDataset.of(str(path.resolve()))

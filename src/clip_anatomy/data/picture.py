@@ -49,14 +49,20 @@ class Picture:
 
     def __post_init__(self) -> None:
         """Keep out what no store, table or page can hold: names and words that are not Unicode."""
-        words = (self.label, self.group, *self.captions, *(v for v in self.meta.values() if isinstance(v, str)))
+        words = (
+            self.label,
+            self.group,
+            *self.captions,
+            *self.meta,
+            *(v for v in self.meta.values() if isinstance(v, str)),
+        )
         if NO_TEXT.search(self.id) or NO_TEXT.search(self.path or ""):
             name = _as_text(self.id)
             error = BadImage(f"the name of {name} is not UTF-8, so nothing could be kept of it. Rename the file")
             for field_name, value in (("id", name), ("data", error), ("path", None)):
                 object.__setattr__(self, field_name, value)
         if any(NO_TEXT.search(word) for word in words):
-            meta = {key: _as_text(v) if isinstance(v, str) else v for key, v in self.meta.items()}
+            meta = {_as_text(key): _as_text(v) if isinstance(v, str) else v for key, v in self.meta.items()}
             captions = tuple(map(_as_text, self.captions))
             said = {"label": _as_text(self.label), "group": _as_text(self.group), "captions": captions, "meta": meta}
             for field_name, value in said.items():

@@ -9,6 +9,7 @@ from typing import Any
 
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.errors import BadInput
+from clip_anatomy.files import path_of
 
 __all__ = ["DatasetCopy", "ImageEntry", "LabelledDataset", "PublishedDataset", "read_table_of", "read_words"]
 
@@ -53,7 +54,7 @@ class PublishedDataset:
         while (cut := name.rpartition(":"))[1] and cut[2] in known:
             name = cut[0]
             options.add(cut[2])
-        given = Path(name).expanduser()
+        given = path_of(name)
         root = next((given / part for part in inside if (given / part).is_dir()), given)
         if given.is_file():
             raise BadInput(f"{given} is a file. Unpack it and type its folder: {self.form}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, reading
 
 __all__ = ["Table", "TableRow", "normalised_path", "read_rows", "read_table", "row_for"]
 
@@ -49,9 +49,21 @@ def read_table(path: Path) -> dict[str, TableRow]:
     Raises:
         BadInput: no such file, not a table, or no column of paths.
     """
+    return merged((normalised_path(name), row) for name, row in read_rows(path))
+
+
+def merged(rows: Iterable[tuple[str, TableRow]]) -> dict[str, TableRow]:
+    """Put rows of one picture together: the last one counts, with the captions of all (a caption a row is how many are kept).
+
+    Example:
+        >>> merged([("a.png", TableRow(captions=("a cat",))), ("a.png", TableRow(captions=("a tabby",)))])["a.png"].captions
+        ('a cat', 'a tabby')
+    """
     table: dict[str, TableRow] = {}
-    for name, note in read_rows(path):
-        table[normalised_path(name)] = note
+    for path, row in rows:
+        before = table.get(path)
+        captions = row.captions if before is None else tuple(dict.fromkeys((*before.captions, *row.captions)))
+        table[path] = replace(row, captions=captions)
     return table
 
 
@@ -70,7 +82,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
     Raises:
         BadInput: no such file, not a table, or no column of paths; names what was found.
     """
-    try:
+    if not path.is_file():
+        raise BadInput(f"there is no table {path}. Type the path of a .csv, .json or .jsonl file")
+    with reading(path, "It is not a readable table: save it as CSV or JSON in UTF-8"):
         kind = path.suffix.lower()
         if kind in {".csv", ".tsv"}:
             with path.open(newline="", encoding="utf-8-sig") as file:
@@ -84,10 +98,6 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
             yield from _of_json(path, json.loads(path.read_text(encoding="utf-8-sig")))
         else:
             raise BadInput(f"{path} is no table of labels. Type a .csv, .tsv, .json or .jsonl file")
-    except FileNotFoundError:
-        raise BadInput(f"there is no table {path}. Type the path of a .csv, .json or .jsonl file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise BadInput(f"{path} is not a readable table ({error}). Save it as CSV or JSON in UTF-8") from error
 
 
 def _between(header: str) -> str:
@@ -129,7 +139,7 @@ def _note_of(said: Any) -> TableRow:
 def _of_coco(path: Path, value: dict[str, Any]) -> Iterator[tuple[str, TableRow]]:
     captions: dict[Any, list[str]] = {}
     for said in value.get("annotations", ()):
-        if "caption" in said:
+        if isinstance(said, dict) and "caption" in said:
             captions.setdefault(said.get("image_id"), []).append(str(said["caption"]))
     images: list[Any] = value["images"]
     for record, (name, note) in zip(images, _of_records(path, images), strict=True):

@@ -4,7 +4,6 @@ Read as a stream, one member at a time: a tar of any size takes no memory and is
 """
 
 import glob
-import io
 import json
 import re
 import tarfile
@@ -16,12 +15,14 @@ from typing import Any, cast
 
 from clip_anatomy.data.picture import SUFFIXES, ImageData, Picture
 from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL, Table, TableRow, row_for
-from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.errors import BadImage, BadInput, reading
+from clip_anatomy.files import path_of
 
 __all__ = ["Tars", "only_tars"]
 
 ESCAPED = re.compile(r"\[([*?[])\]")  # what glob.escape writes
 TEXT_LIMIT = 2**20  # bytes of a .txt, .cls or .json member that are read
+IMAGE_LIMIT = 2**29  # bytes of a picture: a member may claim any size, and gzip makes terabytes of nothing
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Tars:
         Raises:
             BadInput: there is none.
         """
-        pattern = pattern.expanduser().absolute()
+        pattern = path_of(pattern).absolute()
         if pattern.is_file():
             pattern = Path(glob.escape(str(pattern)))
         elif pattern.parent.is_dir():
@@ -92,12 +93,14 @@ class Tars:
     def fetch(self, path: str) -> ImageData:
         """The bytes of a member, from `tar#member`."""
         name, _, member = path.partition("#")
-        try:
-            with tarfile.open(self.root / name, "r:*") as tar:
-                found = tar.extractfile(member)
-                return b"" if found is None else found.read()
-        except (KeyError, OSError, tarfile.TarError) as error:
-            raise BadInput(f"{path} is not in the tars of {self.pattern} ({error})") from error
+        with (
+            reading(path, f"It should be in the tars of {self.pattern}: put a whole copy in its place"),
+            tarfile.open(self.root / name, "r:*") as tar,
+        ):
+            found = _read(tar, tar.getmember(member), IMAGE_LIMIT)
+        if isinstance(found, BadImage):
+            raise found
+        return found
 
 
 def only_tars(folder: Path) -> bool:
@@ -109,7 +112,7 @@ def only_tars(folder: Path) -> bool:
 
 
 def _samples(file: Path, called: str, table: Table) -> Iterator[Picture]:
-    key, members = "", dict[str, tuple[str, bytes]]()
+    key, members = "", dict[str, tuple[str, bytes | BadImage]]()
     try:
         with tarfile.open(file, "r|*") as tar:
             for member in tar:
@@ -124,25 +127,27 @@ def _samples(file: Path, called: str, table: Table) -> Iterator[Picture]:
                     key, members = here, {}
                 is_image = f".{ending.rpartition('.')[2].lower()}" in SUFFIXES
                 if is_image or ending.lower() in ("txt", "cls", "json"):
-                    data = _stream(tar, member).read() if is_image else _stream(tar, member).read(TEXT_LIMIT)
-                    members[ending.lower()] = (member.name, data)
-    except (tarfile.TarError, OSError, EOFError) as error:
+                    members[ending.lower()] = (member.name, _read(tar, member, IMAGE_LIMIT if is_image else TEXT_LIMIT))
+    except Exception as error:  # tarfile, gzip, zlib and lzma each fail in ways of their own
         # The sample under way may lack members: it waits for a whole copy. The other tars are walked all the same.
         yield Picture(called, BadImage(f"{file} is not a whole tar file ({error}). Put a whole copy in its place"))
         return
     yield from _sample(called, key, members, table)
 
 
-def _stream(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedIOBase:
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes | BadImage:
+    """Read a member; one that claims more than a picture can be is not read at all, of a text its beginning is."""
+    if limit == IMAGE_LIMIT < member.size:
+        return BadImage(f"{member.name} has {member.size:,} bytes, {limit:,} are allowed. Take it out of the tar")
     stream = tar.extractfile(member)
-    return io.BytesIO() if stream is None else cast("io.BufferedIOBase", stream)
+    return b"" if stream is None else stream.read(limit)
 
 
-def _sample(tar: str, key: str, members: dict[str, tuple[str, bytes]], table: Table) -> Iterator[Picture]:
+def _sample(tar: str, key: str, members: dict[str, tuple[str, bytes | BadImage]], table: Table) -> Iterator[Picture]:
     images = [ending for ending in members if f".{ending.rpartition('.')[2]}" in SUFFIXES]
     if not images:
         return
-    said = _json(members.get("json", ("", b"{}"))[1])
+    said = _json(_text(members, "json"))
     label = str(next((said.pop(name) for name in LABEL if name in said), "")) or _text(members, "cls")
     group = str(next((said.pop(name) for name in GROUP if name in said), ""))
     told: Any = next((said.pop(name) for name in CAPTIONS if name in said), ())
@@ -160,13 +165,14 @@ def _sample(tar: str, key: str, members: dict[str, tuple[str, bytes]], table: Ta
         )  # fmt: skip
 
 
-def _text(members: dict[str, tuple[str, bytes]], ending: str) -> str:
-    return members.get(ending, ("", b""))[1].decode("utf-8", "replace").strip()
+def _text(members: dict[str, tuple[str, bytes | BadImage]], ending: str) -> str:
+    data = members.get(ending, ("", b""))[1]
+    return data.decode("utf-8", "replace").strip() if isinstance(data, bytes) else ""
 
 
-def _json(data: bytes) -> dict[str, Any]:
+def _json(text: str) -> dict[str, Any]:
     try:
-        said = json.loads(data)
-    except ValueError:  # one sample's broken notes do not spoil its picture
+        said = json.loads(text or "{}")
+    except (ValueError, RecursionError):  # one sample's broken notes do not spoil its picture
         return {}
     return cast("dict[str, Any]", said) if isinstance(said, dict) else {}

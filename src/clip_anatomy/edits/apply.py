@@ -17,6 +17,7 @@ from torch import Tensor
 from clip_anatomy.data.picture import SUFFIXES, Decoded, Picture, Source, decode, stack
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadImage, BadInput, OutputError
+from clip_anatomy.files import path_of
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.images.prefetch import prefetched
 from clip_anatomy.store.walk_progress import Progress
@@ -92,7 +93,7 @@ def apply(
         BadInput: no picture could be used, the collection is empty, or a text stands twice.
         OutputError: the file cannot be written; nothing is left behind.
     """
-    out = Path(out).expanduser()
+    out = path_of(out)
     if out.suffix not in FORMATS:
         raise OutputError(f"{out}: embeddings are kept as {', '.join(FORMATS)}. Type --out embeddings.npz")
     if out.is_dir():

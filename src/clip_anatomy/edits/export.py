@@ -18,6 +18,7 @@ from clip_anatomy.edits import standalone_encoder as standalone
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import MissingExtra, ModelError, OutputError
+from clip_anatomy.files import path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.parity import random_ids, random_pixels
 
@@ -56,7 +57,7 @@ def export(clip: Clip, edit: Edit, folder: str | Path, *, onnx: bool = False) ->
         MissingExtra: onnx, onnxruntime or onnxscript is not installed.
         ModelError: the ONNX model's embeddings differ by more than 1e-4 of their length.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = path_of(folder).absolute()
     if onnx:
         for library in ("onnx", "onnxruntime", "onnxscript"):
             if find_spec(library) is None:

@@ -26,6 +26,7 @@ from clip_anatomy.evaluation.protocols import (
 from clip_anatomy.evaluation.published_settings import settings_like
 from clip_anatomy.evaluation.sliding_windows import Sliding
 from clip_anatomy.evaluation.tasks import ForegroundTask, LabelTask, SaliencyTask, SemanticTask, Task
+from clip_anatomy.files import path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.zero_shot import imagenet_names, imagenet_templates
@@ -118,7 +119,7 @@ def class_words(data: Masked | Labelled, settings: Settings, names: str | Path |
         return ClassWords(tuple(words), told)
     if not isinstance(settings, SemanticSettings):
         raise BadSpec("names are read for protocols of mIoU only. Leave them out, or type: voc20")
-    file = Path(names).expanduser()
+    file = path_of(names)
     lines = lines_of(file)
     words = [tuple(word.strip() for word in line.split(",") if word.strip()) for line in lines]
     if len(words) != len(data.classes) or not all(words):

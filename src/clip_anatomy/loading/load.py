@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from clip_anatomy.errors import BadCheckpoint, BadSpec
+from clip_anatomy.files import path_of
 from clip_anatomy.images.pixels import Preprocess
 from clip_anatomy.loading import model_sources as sources
 from clip_anatomy.loading.checkpoint import check_finite
@@ -96,7 +97,7 @@ def _open(name: str, weights: str | Path | None) -> LoadedModel:
         if weights is not None and scheme != "open_clip":
             raise BadSpec(f"weights= goes with 'open_clip:NAME', not with {name!r}.")
         return routes[scheme]()
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.is_dir():
         return sources.folder(path)
     if path.is_file():

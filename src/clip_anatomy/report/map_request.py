@@ -10,6 +10,7 @@ from PIL import Image
 
 from clip_anatomy.atomic_output import Kind, Staging, staged
 from clip_anatomy.errors import BadImage, OutputError
+from clip_anatomy.files import path_of
 from clip_anatomy.images.pixels import read_image
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import load
@@ -95,7 +96,7 @@ def opened(
     if folder is None:
         yield _asked(sources, text or described, None, model, weights, device, allow_urls, notes)
         return
-    own = folder.expanduser().resolve()
+    own = path_of(folder).resolve()
     if own in {Path(source.path).resolve().parent for source in sources if "://" not in source.path}:
         raise OutputError(
             f"{folder} holds the pictures: what is drawn would be looked at as pictures the next time. "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clip_anatomy.data.open_source import picture_of
 from clip_anatomy.errors import ClipAnatomyError
+from clip_anatomy.files import path_of
 from clip_anatomy.images.pixels import read_image
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.report.thumbnails import small
@@ -130,7 +131,7 @@ def _example(one: Example, ranking: Ranking, store: Store, clip: Clip | None, *,
 def _picture(one: Example) -> Image.Image:
     if one.row is not None:
         return picture_of(one.row.source, one.row.path, one.row.id)
-    return read_image(Path(one.picture).expanduser() if isinstance(one.picture, str) else one.picture)
+    return read_image(path_of(one.picture) if isinstance(one.picture, str) else one.picture)
 
 
 def _link(row: Row) -> str:
@@ -140,7 +141,7 @@ def _link(row: Row) -> str:
 
 def _address(given: object) -> str:
     try:
-        path = Path(given).expanduser() if isinstance(given, str | Path) else None
+        path = path_of(given) if isinstance(given, str | Path) else None
         return path.resolve().as_uri() if path is not None and path.is_file() else ""
     except (OSError, ValueError):
         return ""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clip_anatomy.data.picture import SUFFIXES
 from clip_anatomy.errors import BadInput
+from clip_anatomy.files import path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.retrieval.subspace import units
 from clip_anatomy.store.head_coordinates import arrays_of
@@ -150,7 +151,7 @@ class _Reader:
         if given and kind in KINDS:
             return kind, rest
         try:
-            if Path(one).expanduser().is_file():
+            if path_of(one).is_file():
                 return "image", one
         except (OSError, ValueError):
             pass
@@ -158,7 +159,7 @@ class _Reader:
             return "image", one
         if one and self.store.rows("id = ?", [one]):
             return "id", one
-        if os.sep in one and Path(one).expanduser().is_dir():
+        if os.sep in one and path_of(one).is_dir():
             raise BadInput(
                 f"{one!r} is a folder; pictures were expected. Type {one.rstrip(os.sep)}/*.jpg for all in it"
             )
@@ -185,7 +186,7 @@ class _Reader:
 
     def _picture(self, given: Any) -> Example:
         clip = self.clip()
-        value = Path(given).expanduser() if isinstance(given, str) and "://" not in given else given
+        value = path_of(given) if isinstance(given, str) and "://" not in given else given
         pixels = clip.pixels(value, allow_urls=self.allow_urls)
         if len(pixels) != 1:
             raise BadInput(f"{len(pixels)} pictures in one: give a list of single pictures")
