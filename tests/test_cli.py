@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from clip_anatomy.cli import main as cli
 from clip_anatomy.errors import MissingExtra
-from clip_anatomy.report import explain_figure as figures
 from clip_anatomy.report import explain_run as run
+from clip_anatomy.report import figures
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 Main = Callable[..., tuple[int, str, str]]

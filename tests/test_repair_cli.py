@@ -137,8 +137,7 @@ def test_nothing_many_groups_and_long_names_can_be_drawn(store):
 
     from clip_anatomy.edits.selection import Selection
     from clip_anatomy.report import repair_screen as screen
-    from clip_anatomy.report.repair_figure import draw_repair
-    from clip_anatomy.report.repair_panels import lines_of
+    from clip_anatomy.report.repair_figure import draw_repair, lines_of
     from clip_anatomy.studies.repair import repair
     from clip_anatomy.studies.spurious_cue import find_cue
 

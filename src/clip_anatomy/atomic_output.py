@@ -139,6 +139,21 @@ def _publish(folder: Path, out: Path, kind: Kind) -> None:
             (folder / name).replace(out / name)
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write one file whole or not at all; its folder is made if it is not there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error}). Type a path that you may write") from error
+
+
 def as_json(value: dict[str, Any]) -> str:
     """JSON as every verb prints it: one top-level key a line, plain ASCII, no NaN."""
     rows = [f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in value.items()]

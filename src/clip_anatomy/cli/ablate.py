@@ -75,7 +75,7 @@ def ablate(
     from clip_anatomy.atomic_output import as_json as json_text
     from clip_anatomy.errors import BadSpec, StoreError
     from clip_anatomy.progress import note, progress
-    from clip_anatomy.report.explain_figure import need_matplotlib
+    from clip_anatomy.report.figures import need_matplotlib
     from clip_anatomy.report.step_progress import stages
 
     if study is not None and select:

@@ -53,7 +53,7 @@ def probe(
     if not all(one.strip().isdecimal() for one in layers):
         raise BadSpec(f"--last {last}: numbers of layers were expected. Type --last 1,4 or --last none")
     with progress(f"opening {store}"):
-        from clip_anatomy.report.waterbirds_report import write_json
+        from clip_anatomy.atomic_output import write_file
         from clip_anatomy.store.store import Store
         from clip_anatomy.studies.probe import probe as run
 
@@ -64,7 +64,7 @@ def probe(
             method=method, epochs=epochs, seed=seed, progress=tell,
         )  # fmt: skip
     if out is not None:
-        write_json(out, json_text(found.to_dict()))
+        write_file(out, json_text(found.to_dict()))
     if as_json:
         print(json_text(found.to_dict()), end="")
         return 0

@@ -81,7 +81,7 @@ def repair(
     from clip_anatomy.atomic_output import staged
     from clip_anatomy.errors import BadInput
     from clip_anatomy.progress import note, progress
-    from clip_anatomy.report.explain_figure import need_matplotlib
+    from clip_anatomy.report.figures import need_matplotlib
     from clip_anatomy.report.step_progress import stages
 
     if protocol is not None:

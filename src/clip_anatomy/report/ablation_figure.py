@@ -1,13 +1,10 @@
 """The figure of a study: accuracy as parts are replaced, against the whole model."""
 
-import warnings
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from clip_anatomy.report.explain_figure import DPI, FAINT, INK, LINE, STYLE, families
-from clip_anatomy.report.palette import NO, YES, colour
+from clip_anatomy.report.figures import FAINT, INK, LINE, NO_INK, YES_INK, Canvas, canvas, draw_grid, png
 from clip_anatomy.report.typed_texts import shorten
 from clip_anatomy.studies.study_result import Effect, Study
 
@@ -15,60 +12,48 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_study"]
+__all__ = ["draw_study", "figure"]
 
 WIDE, TALL, HEAD, FOOT = 9.6, 4.2, 1.15, 0.85  # inches
 BAR = 0.3  # inches of a bar
 BARS = 24  # bars that a figure has room for
-HELPS, COSTS = ("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in (YES, NO))
-PLAIN: dict[str, Any] = {"parse_math": False}
+HELPS, COSTS = YES_INK, NO_INK
 
 
 def draw_study(study: Study) -> bytes:
+    """Return the figure of a study as a PNG."""
+    return png(figure(study))
+
+
+def figure(study: Study) -> "Figure":
     """Draw a study: a curve over layers, a grid of heads with the strongest of them, or bars.
 
     Args:
-        study: what was found.
+        study: its numbers.
 
     Returns:
-        A PNG.
+        A figure of matplotlib.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     bars = study.effects[:BARS]
     tall = TALL if study.name in ("layers", "last", "heads") else max(1.6, BAR * (len(bars) + 1) + 0.5)
-    high = HEAD + tall + FOOT
-    with rc_context({**STYLE, "font.family": families()}):
-        figure = Figure(figsize=(WIDE, high), dpi=DPI, facecolor="white")
-        _title(figure, study)
-
-        def axes(left: float, wide: float) -> "Axes":
-            """A panel from `left`, `wide` inches."""
-            return figure.add_axes((left / WIDE, FOOT / high, wide / WIDE, tall / high))
-
+    with canvas(WIDE, HEAD + tall + FOOT) as sheet:
+        _title(sheet, study)
         if study.name in ("layers", "last"):
-            _curve(axes(0.75, WIDE - 2.45), study)
+            _curve(sheet.axes(0.75, HEAD, WIDE - 2.45, tall), study)
         elif study.name == "heads":
-            _grid(axes(0.75, 4.1), study)
-            _strongest(axes(6.0, WIDE - 6.75), study)
+            _grid(sheet.axes(0.75, HEAD, 4.1, tall), study)
+            _strongest(sheet.axes(6.0, HEAD, WIDE - 6.75, tall), study)
         else:
-            _bars(axes(3.6, WIDE - 5.0), study, bars)
-        file = BytesIO()
-        with warnings.catch_warnings():  # a letter that no installed font has is drawn as a box
-            warnings.filterwarnings("ignore", message=".*Glyph.*missing from.*")
-            figure.savefig(file, format="png", metadata={"Software": "clip-anatomy"}, pil_kwargs={"compress_level": 4})
-    return file.getvalue()
+            _bars(sheet.axes(3.6, HEAD, WIDE - 5.0, tall), study, bars)
+    return sheet.figure
 
 
-def _title(figure: "Figure", study: Study) -> None:
-    high = figure.get_figheight()
-    figure.text(0.25 / WIDE, 1 - 0.42 / high, study.title, fontsize=15, fontweight="bold", **PLAIN)
+def _title(sheet: Canvas, study: Study) -> None:
+    sheet.text(0.25, 0.42, study.title, 15, fontweight="bold")
     asked = f"{study.images:,} images, {len(study.classes):,} classes ({study.column}), {study.model}"
-    told = f"Replaced by {study.instead}. Accuracy on {asked}."
-    figure.text(0.25 / WIDE, 1 - 0.72 / high, shorten(told, 125), fontsize=9, color=FAINT, **PLAIN)
+    sheet.text(0.25, 0.72, shorten(f"Replaced by {study.instead}. Accuracy on {asked}.", 125), 9, color=FAINT)
     foot = "Direct effects: nothing is run again, what the parts wrote into the embedding is replaced. Layers are counted from 0."
-    figure.text(0.25 / WIDE, 0.16 / high, foot, fontsize=8, color=FAINT, **PLAIN)
+    sheet.text(0.25, sheet.high - 0.16, foot, 8, color=FAINT)
 
 
 def _curve(axes: "Axes", study: Study) -> None:
@@ -124,14 +109,10 @@ def _grid(axes: "Axes", study: Study) -> None:
     heads = max(head for _, head in pairs) + 1
     values = torch.tensor([[pairs.get((layer, head), 0.0) for head in range(heads)] for layer in layers])
     limit = max(float(values.abs().max()), 1e-9)
-    axes.imshow(colour(values, limit), aspect="auto", interpolation="nearest", extent=(-0.5, heads - 0.5, len(layers) - 0.5, -0.5))  # fmt: skip
-    axes.vlines([x + 0.5 for x in range(heads - 1)], -0.5, len(layers) - 0.5, color=LINE, linewidth=0.5)
-    axes.hlines([y + 0.5 for y in range(len(layers) - 1)], -0.5, heads - 0.5, color=LINE, linewidth=0.5)
-    step = 1 if heads <= 12 else 2
-    axes.set_xticks(range(0, heads, step))
+    draw_grid(axes, values, limit)
     rise = 1 if len(layers) <= 16 else 2
     axes.set_yticks(range(0, len(layers), rise), [str(layer) for layer in layers[::rise]])
-    axes.tick_params(length=0, labelsize=8.5)
+    axes.tick_params(labelsize=8.5)
     axes.set_xlabel(
         f"head   (blue costs, orange helps; full colour: ±{100 * limit:.2f} points)", fontsize=8.5, labelpad=6
     )

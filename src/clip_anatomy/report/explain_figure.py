@@ -1,37 +1,20 @@
-"""One PNG per picture and text: the map over the picture, every layer and head, a bar per layer. The only file with matplotlib."""
+"""One PNG per picture and text: the map over the picture, every layer and head, a bar per layer."""
 
-import warnings
-from importlib import import_module
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from clip_anatomy.errors import MissingExtra
-from clip_anatomy.report.palette import NO, YES, colour, ends_of, limit_of
+import torch
+
+from clip_anatomy.report.figures import FAINT, INK, LINE, Canvas, canvas, draw_grid, ink, png, ticks
+from clip_anatomy.report.palette import colour, ends_of, limit_of
 from clip_anatomy.report.shown_picture import Picture
 from clip_anatomy.report.typed_texts import shorten
 from clip_anatomy.split.explanation import Answer, Voice, signed, summands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-INK, FAINT, LINE = "#1f2328", "#6b7280", "#d8dbe0"
-FALLBACKS = (
-    "Noto Sans",
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Arial Unicode MS",
-    "Microsoft YaHei",
-    "Hiragino Sans",
-)
-DPI = 120
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "text.hinting": "none",
-    "hatch.linewidth": 0.8,
-}
+__all__ = ["draw"]
+
 WIDE, HEAD, ROW = 13.4, 1.38, 3.95  # inches: the figure, its title, one row of panels
 
 FOOT = {
@@ -39,14 +22,6 @@ FOOT = {
     2: "Upper row: this text alone. Lower row: minus the mean of the other texts, because any two texts light up much the same "
     "places. Every share is exact; layers and heads are counted from 0.",
 }
-
-
-def need_matplotlib() -> None:
-    """Raise MissingExtra if figures cannot be drawn; called before any work starts."""
-    try:
-        import_module("matplotlib.figure")
-    except ImportError as e:
-        raise MissingExtra("matplotlib", "figures") from e
 
 
 def draw(picture: Picture, found: Answer, text: int, words: str, caption: str) -> bytes:
@@ -62,47 +37,29 @@ def draw(picture: Picture, found: Answer, text: int, words: str, caption: str) -
     Returns:
         A PNG.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     rows = [found] if len(found.cosine) < 2 else [found, found.contrast()]
     high = HEAD + (ROW * 2 if len(rows) > 1 else 1.35 * ROW)
-    with rc_context({**STYLE, "font.family": families()}):
-        figure = Figure(figsize=(WIDE, high), dpi=DPI, facecolor="white")
-        _title(figure, found, text, words, caption)
-
-        def axes(left: float, top: float, wide: float, tall: float) -> "Axes":
-            """A panel by its upper left corner and size, in inches from the upper left of the figure."""
-            return figure.add_axes((left / WIDE, 1 - (top + tall) / high, wide / WIDE, tall / high))
-
+    with canvas(WIDE, high) as sheet:
+        _title(sheet, found, text, words, caption)
         tall = (high - HEAD) / len(rows) - 0.95
-        _picture(axes(0.25, HEAD, 2.9, 2.75), picture)
-        _sums(
-            axes(0.25, HEAD + 3.45, 2.9, 2.1) if len(rows) < 2 else axes(0.25, HEAD + tall + 0.95, 2.9, 2.3),
-            found,
-            text,
-        )
+        _picture(sheet.axes(0.25, HEAD, 2.9, 2.75), picture)
+        place = (HEAD + 3.45, 2.1) if len(rows) < 2 else (HEAD + tall + 0.95, 2.3)
+        _sums(sheet.axes(0.25, place[0], 2.9, place[1]), found, text)
         for i, each in enumerate(rows):
             top = HEAD + i * (tall + 0.95)
-            _map(axes(3.5, top, 3.25, min(tall, 2.95)), picture, each, text)
-            _heads(axes(7.35, top, 3.05, tall), each, text)
-            _layers(axes(10.85, top, 2.2, tall), each, text)
-        figure.text(0.25 / WIDE, 0.2 / high, FOOT[len(rows)], fontsize=8.5, color=FAINT)
-        file = BytesIO()
-        with warnings.catch_warnings():  # a letter that no installed font has is drawn as a box
-            warnings.filterwarnings("ignore", message=".*Glyph.*missing from.*")
-            figure.savefig(file, format="png", metadata={"Software": "clip-anatomy"}, pil_kwargs={"compress_level": 4})
-    return file.getvalue()
+            _map(sheet.axes(3.5, top, 3.25, min(tall, 2.95)), picture, each, text)
+            _heads(sheet.axes(7.35, top, 3.05, tall), each, text)
+            _layers(sheet.axes(10.85, top, 2.2, tall), each, text)
+        sheet.text(0.25, high - 0.2, FOOT[len(rows)], 8.5, color=FAINT)
+    return png(sheet.figure)
 
 
-def _title(figure: "Figure", found: Answer, text: int, words: str, caption: str) -> None:
-    high = figure.get_figheight()
-    plain: dict[str, Any] = {"parse_math": False, "va": "baseline"}
-    figure.text(0.25 / WIDE, 1 - 0.44 / high, f"“{shorten(words, 80)}”", fontsize=17, fontweight="bold", **plain)
+def _title(sheet: Canvas, found: Answer, text: int, words: str, caption: str) -> None:
+    sheet.text(0.25, 0.44, f"“{shorten(words, 80)}”", 17, fontweight="bold")
     count, cosine = len(found.cosine), signed(float(found.cosine[text]))
     share = f" · {float(found.probability[text]):.1%} among the {count} texts given" if count > 1 else ""
-    figure.text(0.25 / WIDE, 1 - 0.78 / high, f"cosine {cosine}{share}   ", fontsize=11, **plain)
-    figure.text(1 - 0.3 / WIDE, 1 - 0.78 / high, shorten(caption, 110), fontsize=9, color=FAINT, ha="right", **plain)
+    sheet.text(0.25, 0.78, f"cosine {cosine}{share}   ", 11)
+    sheet.text(WIDE - 0.3, 0.78, shorten(caption, 110), 9, color=FAINT, ha="right")
 
 
 def _heading(axes: "Axes", title: str) -> None:
@@ -123,15 +80,8 @@ def _picture(axes: "Axes", picture: Picture) -> None:
     _frame(axes, picture)
     _heading(axes, "the picture")
     if picture.cropped:
-        axes.text(
-            0.0,
-            -0.03,
-            "faded: cut off, the model never sees it",
-            fontsize=8,
-            color=FAINT,
-            va="top",
-            transform=axes.transAxes,
-        )
+        foot = "faded: cut off, the model never sees it"
+        axes.text(0.0, -0.03, foot, fontsize=8, color=FAINT, va="top", transform=axes.transAxes)
     _veil(axes, picture)
 
 
@@ -159,8 +109,6 @@ def _veil(axes: "Axes", picture: Picture) -> None:
 
 def _legend(axes: "Axes", limit: float, ends: tuple[str, str]) -> None:
     """The colour scale under a map."""
-    import torch
-
     bar = axes.inset_axes((0.0, -0.105, 1.0, 0.035))
     bar.imshow(colour(torch.linspace(-limit, limit, 201)[None], limit), extent=(-1, 1, 0, 1), aspect="auto")
     bar.set_yticks([])
@@ -171,14 +119,10 @@ def _legend(axes: "Axes", limit: float, ends: tuple[str, str]) -> None:
 
 
 def _heads(axes: "Axes", found: Answer, text: int) -> None:
-    layers, heads, _ = found.heads.shape
     limit = limit_of(found.heads)
-    axes.imshow(colour(found.heads[..., text], limit), aspect="auto", interpolation="nearest", extent=(-0.5, heads - 0.5, layers - 0.5, -0.5))  # fmt: skip
-    axes.set_xticks(_ticks(heads))
-    axes.set_yticks(_ticks(layers))
-    axes.vlines([x + 0.5 for x in range(heads - 1)], -0.5, layers - 0.5, color=LINE, linewidth=0.5)
-    axes.hlines([y + 0.5 for y in range(layers - 1)], -0.5, heads - 0.5, color=LINE, linewidth=0.5)
-    axes.tick_params(length=0, labelsize=8, labelcolor=FAINT)
+    draw_grid(axes, found.heads[..., text], limit)
+    axes.set_yticks(ticks(len(found.heads)))
+    axes.tick_params(labelsize=8, labelcolor=FAINT)
     axes.set_xlabel("head", fontsize=8.5, color=FAINT, labelpad=2)
     axes.set_ylabel("layer, the first on top", fontsize=8.5, color=FAINT, labelpad=2)
     _heading(axes, f"which heads (full colour: ±{limit:.4f})")
@@ -189,13 +133,13 @@ def _layers(axes: "Axes", found: Answer, text: int) -> None:
     edge = max(abs(v) for row in values for v in row) or 1.0
     places = range(len(values))
     attention, mlp = ([row[half] for row in values] for half in (0, 1))
-    axes.barh([y - 0.19 for y in places], attention, 0.34, color=[_hex(v) for v in attention])
+    axes.barh([y - 0.19 for y in places], attention, 0.34, color=[ink(v) for v in attention])
     pale: dict[str, Any] = {"alpha": 0.42, "hatch": "////", "edgecolor": "white", "linewidth": 0}
-    axes.barh([y + 0.19 for y in places], mlp, 0.34, color=[_hex(v) for v in mlp], **pale)
+    axes.barh([y + 0.19 for y in places], mlp, 0.34, color=[ink(v) for v in mlp], **pale)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_xlim(-1.08 * edge, 1.08 * edge)
     axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.set_yticks(_ticks(len(values)))
+    axes.set_yticks(ticks(len(values)))
     axes.set_xticks([-edge, 0, edge], [signed(-edge), "0", signed(edge)])
     axes.tick_params(length=0, labelsize=8, labelcolor=FAINT)
     axes.spines[["top", "left", "right"]].set_visible(False)
@@ -212,30 +156,13 @@ def _sums(axes: "Axes", found: Answer, text: int) -> None:
         y = 0.93 - 0.125 * i - (0.03 if name == "cosine" else 0)
         weight = "bold" if name == "cosine" else "normal"
         axes.text(0.0, y, name, fontsize=9, fontweight=weight, va="center")
-        axes.text(1.0, y, signed(value), fontsize=9, fontweight=weight, ha="right", va="center", color=_hex(value))
+        axes.text(1.0, y, signed(value), fontsize=9, fontweight=weight, ha="right", va="center", color=ink(value))
     axes.plot([0, 1], [0.93 - 0.125 * (len(lines) - 1) + 0.035] * 2, color=LINE, linewidth=0.8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.text(0.0, 0.0, f"left over (float error): {float(found.residue[text]):.0e}", fontsize=8.5, color=FAINT)
 
 
-def _hex(value: float) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*(YES if value >= 0 else NO))
-
-
-def _ticks(count: int) -> list[int]:
-    step = 1 if count <= 12 else 2 if count <= 24 else 4
-    return list(range(0, count, step))
-
-
 def _extent(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     top, left, bottom, right = box
     return left, right, bottom, top
-
-
-def families() -> list[str]:
-    """Fonts to draw with, those that every machine has first."""
-    from matplotlib.font_manager import fontManager
-
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]

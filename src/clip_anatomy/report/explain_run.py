@@ -165,7 +165,7 @@ def report_in(folder: Path | None) -> Generator[Staging | None]:
     if folder is None:
         yield None
         return
-    from clip_anatomy.report.explain_figure import need_matplotlib
+    from clip_anatomy.report.figures import need_matplotlib
 
     need_matplotlib()
     with staged(folder) as staging:

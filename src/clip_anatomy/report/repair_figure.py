@@ -1,39 +1,33 @@
 """The figure of a repair: pictures whose answer changed, groups before and after, what was silenced and why it was suspected."""
 
-import warnings
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from clip_anatomy.report.explain_figure import DPI, FAINT, STYLE, families
-from clip_anatomy.report.repair_panels import (
-    draw_accuracies,
-    draw_flips,
-    draw_legend,
-    draw_parts,
-    draw_suspects,
-    lines_of,
-    parts_in,
-)
-from clip_anatomy.report.repair_wording import cue_of
+from clip_anatomy.report.figures import FAINT, INK, LINE, NO_INK, YES_INK, canvas, png
 from clip_anatomy.report.typed_texts import shorten
-from clip_anatomy.studies.cue_result import Found
+from clip_anatomy.studies.bootstrap import Move
+from clip_anatomy.studies.cue_result import Found, Suspect
 from clip_anatomy.studies.examples import Example, Flips
 from clip_anatomy.studies.repair import Repaired
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["draw_repair"]
+__all__ = ["draw_repair", "lines_of"]
 
 WIDE, HEAD, FOOT = 13.4, 1.3, 0.5  # inches: the figure, its title, its last line
 STRIP = 2.0  # of the strip of pictures
 SCATTER = 3.0  # of the scatter with its title and axes
 ROWS = (0.32, 0.54)  # of a line of accuracies: as far apart as there is room, within these
 PART, PARTS = 1.0, 6  # of a silenced part, and how many are shown
+BEFORE, AFTER, GREY = NO_INK, YES_INK, "#9aa1ab"
+PLAIN: dict[str, Any] = {"parse_math": False, "va": "center"}
+MOST_GROUPS = 16
+LEFT = -0.69  # of the width of the accuracies: where their headings begin
+APART = 11  # points between two labels of the scatter
+Line = tuple[str, Move | None, bool]
 
 
 def draw_repair(
@@ -58,51 +52,36 @@ def draw_repair(
     Returns:
         A PNG.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
+    pictures = pictures or {}
     lines = lines_of(found, told)
-    silenced = [one for one in found.suspects if (one.part.layer, one.part.head) in parts_in(told)]
+    parts = _parts_in(told)
+    silenced = [one for one in found.suspects if (one.part.layer, one.part.head) in parts]
     silenced = sorted(silenced, key=lambda one: -(one.variance or 0.0))
-    strip = STRIP if seen is not None and any(one.row.id in (pictures or {}) for one in seen.shown) else 0.0
+    strip = STRIP if seen is not None and any(one.row.id in pictures for one in seen.shown) else 0.0
     right = 0.5 + max(min(len(silenced), PARTS), 1) * PART + 0.35 + SCATTER
     row = min(max((right - 1.1) / len(lines), ROWS[0]), ROWS[1])
     tall = max(right, 1.1 + row * len(lines))
     high = HEAD + strip + tall + FOOT
-    with rc_context({**STYLE, "font.family": families()}):
-        figure = Figure(figsize=(WIDE, high), dpi=DPI, facecolor="white")
-
-        def axes(x: float, top: float, wide: float, tall: float) -> "Axes":
-            return figure.add_axes((x / WIDE, 1 - (top + tall) / high, wide / WIDE, tall / high))
-
-        def head(x: float, top: float, text: str, size: float = 10.0, **more: Any) -> None:
-            figure.text(x / WIDE, 1 - top / high, text, fontsize=size, parse_math=False, **more)
-
-        head(0.25, 0.46, _headline(told), 17.0, fontweight="bold")
+    with canvas(WIDE, high) as sheet:
+        sheet.text(0.25, 0.46, _headline(told), 17.0, fontweight="bold")
         for line, text in enumerate(_subtitle(found, told)):
-            head(0.25, 0.8 + 0.22 * line, shorten(text, 160), 10.5)
+            sheet.text(0.25, 0.8 + 0.22 * line, shorten(text, 160), 10.5)
         if strip and seen is not None:
-            draw_flips(axes(0.25, HEAD + 0.05, WIDE - 0.5, 1.75), seen, pictures or {}, WIDE - 0.5)
+            _draw_flips(sheet.axes(0.25, HEAD + 0.05, WIDE - 0.5, 1.75), seen, pictures, WIDE - 0.5)
         top = HEAD + strip + 0.15
-        draw_legend(axes(2.15, top, 2.75, 0.25))
-        draw_accuracies(axes(2.15, top + 0.3, 2.75, row * len(lines)), lines)
+        _draw_legend(sheet.axes(2.15, top, 2.75, 0.25))
+        _draw_accuracies(sheet.axes(2.15, top + 0.3, 2.75, row * len(lines)), lines)
         few = f" ({PARTS} of {len(silenced)})" if len(silenced) > PARTS else ""
-        head(7.1, top + 0.15, f"What was silenced{few}, and pictures for which it speaks up most", fontweight="bold")
+        heading = f"What was silenced{few}, and pictures for which it speaks up most"
+        sheet.text(7.1, top + 0.15, heading, fontweight="bold")
         shown = silenced[:PARTS]
-        draw_parts(axes(7.1, top + 0.3, 6.1, max(len(shown), 1) * PART), shown, examples, pictures or {}, PART)
+        _draw_parts(sheet.axes(7.1, top + 0.3, 6.1, max(len(shown), 1) * PART), shown, examples, pictures)
         below = HEAD + strip + tall - SCATTER + 0.1
-        head(7.1, below, "Why these: every part, judged three ways before any test picture was seen", fontweight="bold")
-        draw_suspects(axes(7.75, below + 0.42, 5.0, SCATTER - 1.05), found, told)
-        head(0.25, high - 0.16, _foot(found, caption), 8.5, color=FAINT)
-        return _png(figure)
-
-
-def _png(figure: "Figure") -> bytes:
-    file = BytesIO()
-    with warnings.catch_warnings():  # a letter that no installed font has is drawn as a box
-        warnings.filterwarnings("ignore", message=".*Glyph.*missing from.*")
-        figure.savefig(file, format="png", metadata={"Software": "clip-anatomy"}, pil_kwargs={"compress_level": 4})
-    return file.getvalue()
+        heading = "Why these: every part, judged three ways before any test picture was seen"
+        sheet.text(7.1, below, heading, fontweight="bold")
+        _draw_suspects(sheet.axes(7.75, below + 0.42, 5.0, SCATTER - 1.05), found, parts)
+        sheet.text(0.25, high - 0.16, _foot(found, caption), 8.5, color=FAINT)
+    return png(sheet.figure)
 
 
 def _headline(told: Repaired) -> str:
@@ -118,7 +97,7 @@ def _headline(told: Repaired) -> str:
 
 
 def _subtitle(found: Found, told: Repaired) -> tuple[str, str]:
-    column, cue = found.plan.main.column, cue_of(found)
+    column, cue = found.plan.main.column, found.plan.cue_in_words()
     asked = f"Asked “which {column}?”, the model also goes by {cue}." if cue else f"The question: which {column}?"
     average = f"All pictures: {100 * told.average.before:.1f} → {100 * told.average.after:.1f} % right."
     if not told.selection:
@@ -145,3 +124,174 @@ def _foot(found: Found, caption: str) -> str:
         "are named LAYER.HEAD, counted from 0.",
         230,
     )
+
+
+def _parts_in(told: Repaired) -> set[tuple[int, int]]:
+    """Layer and head of what was silenced; head −1 for an MLP."""
+    return {*told.selection.heads, *((layer, -1) for layer in told.selection.mlps)}
+
+
+def lines_of(found: Found, told: Repaired) -> list[Line]:
+    """Lines of the accuracies: (name, move or None for a heading, bold)."""
+    column = found.plan.main.column
+    shown = sorted(told.groups, key=lambda one: one.before)
+    where = "each group of pictures" if len(shown) <= MOST_GROUPS else f"the {MOST_GROUPS} worst of {len(shown)} groups"
+    lines: list[Line] = [(f"“Which {column}?”, in {where}", None, True)]
+    lines += [(one.name, one, False) for one in shown[:MOST_GROUPS]]
+    lines += [("mean over groups", told.mean, True), ("all pictures", told.average, True)]
+    if told.others:
+        lines += [("Other questions, asked of the same repaired model", None, True)]
+        lines += [(one.name + (" (the cue)" if one.name == told.cue else ""), one, False) for one in told.others]
+    return lines
+
+
+def _draw_accuracies(axes: "Axes", lines: Sequence[Line]) -> None:
+    """A line for each group: from the accuracy before to that after, both with 95 % intervals."""
+    beside = axes.get_yaxis_transform()
+
+    def write(x: float, y: float, text: str, **more: Any) -> None:
+        axes.text(x, y, text, transform=beside, **PLAIN, **more)
+
+    for place, (name, move, bold) in enumerate(lines):
+        y = float(place)
+        weight = "bold" if bold else "normal"
+        if move is None:
+            write(LEFT, y, name, fontsize=10, fontweight="bold", bbox={"color": "white", "pad": 1.5})
+            continue
+        write(-0.03, y - 0.02, shorten(name, 28), ha="right", fontweight=weight)
+        for within, shift, hue in ((move.before_within, 0.16, BEFORE), (move.after_within, -0.16, AFTER)):
+            axes.plot([100 * end for end in within], [y + shift] * 2, color=hue, linewidth=1.2, alpha=0.5)
+        if abs(move.change) > 0.03:
+            arrow = {"arrowstyle": "-|>", "color": FAINT, "linewidth": 0.9, "shrinkA": 4, "shrinkB": 4}
+            axes.annotate("", (100 * move.after, y), (100 * move.before, y), arrowprops=arrow)
+        axes.plot(100 * move.before, y, "o", color="white", markeredgecolor=BEFORE, markersize=6.5, markeredgewidth=1.4)
+        axes.plot(100 * move.after, y, "o", color=AFTER, markersize=5.5)
+        write(1.42, y, f"{100 * move.before:.0f} → {100 * move.after:.0f} %", ha="right", fontweight=weight)
+        change = f"{100 * move.change:+.1f}".replace("-", "−")
+        large = AFTER if move.change >= 0.03 else BEFORE if move.change <= -0.03 else FAINT
+        write(1.66, y, change, ha="right", color=large, fontweight="bold" if abs(move.change) >= 0.03 else "normal")
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_xlim(-2, 102)
+    axes.set_yticks([])
+    axes.set_xticks([0, 25, 50, 75, 100], ["0 %", "25", "50", "75", "100 %"], color=FAINT, fontsize=8.5)
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_legend(axes: "Axes") -> None:
+    """What the marks of the accuracies mean; the axes are one line high and as wide as those of the accuracies."""
+    axes.set_axis_off()
+    axes.set_xlim(-2, 102)
+    axes.set_ylim(0, 1)
+    axes.plot(0, 0.5, "o", color="white", markeredgecolor=BEFORE, markeredgewidth=1.4, markersize=6.5, clip_on=False)
+    axes.text(3, 0.5, "right before", **PLAIN)
+    axes.plot(36, 0.5, "o", color=AFTER, markersize=5.5)
+    axes.text(39, 0.5, "right after", **PLAIN)
+    axes.plot([70, 77], [0.5] * 2, color=GREY, linewidth=1.2)
+    axes.text(80, 0.5, "95 % interval", **PLAIN)
+    axes.text(170.5, 0.5, "points", ha="right", color=FAINT, **PLAIN)
+
+
+def _draw_flips(axes: "Axes", seen: Flips, pictures: Mapping[str, Image.Image], wide: float) -> None:
+    """A strip of pictures whose answer changed, what was said of each, and what is said now; the axes are in inches."""
+    axes.set_axis_off()
+    axes.set_xlim(0, wide)
+    side, step = 1.0, 1.32
+    mended = [one for one in seen.shown if one.mended and one.row.id in pictures]
+    worse = [one for one in seen.shown if not one.mended and one.row.id in pictures]
+    x = 0.0
+    for some, head in ((mended, f"{seen.won:,} answers were put right"), (worse, f"{seen.lost:,} went wrong")):
+        axes.text(x, -0.17, head + (", such as" if some else ""), fontsize=10, fontweight="bold", **PLAIN)
+        for one in some:
+            axes.imshow(pictures[one.row.id], extent=(x, x + side, side, 0), interpolation="antialiased", aspect="auto")
+            for y, said, right in ((side + 0.14, one.was, not one.mended), (side + 0.33, one.now, one.mended)):
+                mark, hue = ("✓", AFTER) if right else ("✗", BEFORE)
+                when = "was" if y < side + 0.2 else "now"
+                axes.text(x, y, f"{when}: {shorten(said, 13)} {mark}", fontsize=9, color=hue, **PLAIN)
+            x += step
+        x += 0.75 if some else 2.4
+    axes.set_xlim(0, wide)
+    axes.set_ylim(side + 0.45, -0.3)
+
+
+def _draw_parts(
+    axes: "Axes",
+    parts: Sequence[Suspect],
+    examples: Sequence[Example],
+    pictures: Mapping[str, Image.Image],
+) -> None:
+    """The silenced parts under each other: name, texts, the pictures for which each speaks up most; the axes are in inches."""
+    axes.set_axis_off()
+    for at, one in enumerate(parts):
+        y = at * PART
+        name = f"head {one.part.name}" if one.part.head >= 0 else f"MLP {one.part.layer}"
+        axes.text(0, y + 0.14, name, fontsize=11, fontweight="bold", **PLAIN)
+        called = f"about {one.role} ({one.sure:.0%} sure)".replace("_", " ") if one.sure else "about several things"
+        axes.text(0, y + 0.35, called if one.part.head >= 0 else "(MLPs have no texts)", **PLAIN)
+        for line, text in enumerate(one.texts[:2]):
+            axes.text(0, y + 0.54 + 0.17 * line, shorten(f"“{text}”", 30), fontsize=8, color=FAINT, **PLAIN)
+        mine = [example for example in examples if example.part == one.part]
+        for place, example in enumerate(mine[:2]):
+            x = 2.05 + 2.1 * place
+            axes.text(x, y + 0.05, f"most “{shorten(example.text, 22)}”", fontsize=8, color=FAINT, **PLAIN)
+            for k, row in enumerate(example.rows[:3]):
+                if (image := pictures.get(row.id)) is not None:
+                    box = (x + 0.67 * k, x + 0.67 * k + 0.62, y + 0.78, y + 0.16)
+                    axes.imshow(image, extent=box, interpolation="antialiased", aspect="auto", zorder=2)
+    axes.set_xlim(0, 6.1)
+    axes.set_ylim(max(len(parts), 1) * PART, 0)
+    if not parts:
+        axes.text(0, 0.2, "nothing", color=FAINT, **PLAIN)
+
+
+def _draw_suspects(axes: "Axes", found: Found, silenced: set[tuple[int, int]]) -> None:
+    """All parts: variance along the cue against what silencing them alone does; colour by name, ring if silenced."""
+    unknown = all(one.variance is None for one in found.suspects)
+    marks: list[tuple[float, float, str]] = []
+    for one in sorted(found.suspects, key=lambda one: (one.part.layer, one.part.head) in silenced):
+        x = 0.0 if one.variance is None else 1e4 * one.variance
+        y = 100 * (one.alone.mean - found.before.mean)
+        called = bool(one.role) and one.role in found.cue_roles
+        chosen = (one.part.layer, one.part.head) in silenced
+        axes.plot(x, y, "o" if one.part.head >= 0 else "s", color=AFTER if called else GREY, markersize=6,
+                  markeredgecolor=INK if chosen else "white", markeredgewidth=1.5 if chosen else 0.5)  # fmt: skip
+        if chosen:
+            marks.append((x, y, one.part.name if one.part.head >= 0 else f"MLP {one.part.layer}"))
+    axes.axhline(0, color=LINE, linewidth=0.8, zorder=0)
+    axes.axvline(0, color=LINE, linewidth=0.8, zorder=0)
+    axes.margins(x=0.09, y=0.1)
+    _labels(axes, marks)
+    said = "no cue in words was given" if unknown else "writes of the classes  ←  variance, ×10⁻⁴  →  writes of the cue"
+    axes.set_xlabel(said, fontsize=8.5, color=FAINT)
+    axes.set_ylabel("silenced alone:\npoints, mean over groups", fontsize=8.5, color=FAINT)
+    axes.tick_params(labelsize=8, labelcolor=FAINT, length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    roles = " or ".join(found.cue_roles).replace("_", " ")
+    keys = [("o", GREY, "white", "head"), ("s", GREY, "white", "MLP")]
+    keys += [("o", AFTER, "white", f"its texts are about {roles}")] if roles else []
+    keys += [("o", "white", INK, "silenced")]
+    x = 0.0
+    for marker, hue, edge, text in keys:
+        axes.plot(
+            x, 1.075, marker, color=hue, markeredgecolor=edge, markersize=6, transform=axes.transAxes, clip_on=False
+        )
+        axes.text(x + 0.018, 1.07, text, transform=axes.transAxes, fontsize=8.5, **PLAIN)
+        x += 0.06 + 0.0135 * len(text)
+
+
+def _labels(axes: "Axes", marks: Sequence[tuple[float, float, str]]) -> None:
+    """Names of the marks in a column at the right edge, apart from each other, each with a line to its mark."""
+    bottom, top = axes.get_ylim()
+    tall = axes.get_window_extent().height * 72 / axes.figure.dpi
+    right = axes.get_xlim()[1]
+    last = tall + APART
+    for x, y, name in sorted(marks, key=lambda mark: -mark[1]):
+        last = min((y - bottom) / (top - bottom) * tall, last - APART)
+        at = bottom + last / tall * (top - bottom)
+        axes.plot([x, right], [y, at], color=FAINT, linewidth=0.6, zorder=0.5, clip_on=False)
+        axes.annotate(name, (right, at), (4, 0), textcoords="offset points", fontsize=8.5, va="center", fontweight="bold",
+                      annotation_clip=False)  # fmt: skip
+    axes.set_xlim(right=right)
+    axes.set_ylim(bottom, top)

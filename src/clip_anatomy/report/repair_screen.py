@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clip_anatomy.report.repair_wording import cue_of, percent, points, within
 from clip_anatomy.report.typed_texts import shorten
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.bootstrap import Move
@@ -14,13 +13,39 @@ from clip_anatomy.studies.cue_result import Found
 from clip_anatomy.studies.cue_scores import Score
 from clip_anatomy.studies.repair import Repaired
 
-__all__ = ["after", "before", "console", "found_parts", "ways"]
+__all__ = ["after", "before", "console", "found_parts", "percent", "points", "ways", "within"]
 
 WIDE = 100
 SIDE = 8  # columns of the words BEFORE, FOUND, WAYS, AFTER
 GROUPS = 8
 
 Piece = Text | Table
+
+
+def percent(value: float) -> str:
+    """An accuracy.
+
+    Example:
+        >>> percent(0.1284), percent(float("nan"))
+        ('12.8 %', '–')
+    """
+    return f"{100 * value:.1f} %" if value == value else "–"  # noqa: PLR0124
+
+
+def points(value: float) -> str:
+    """A change of an accuracy, in points.
+
+    Example:
+        >>> points(-0.021)
+        '−2.1'
+    """
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def within(move: Move, *, change: bool = False) -> str:
+    """The 95 % interval of an accuracy after, or of its change."""
+    low, high = move.change_within if change else move.after_within
+    return f"{points(low)} to {points(high)}" if change else f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def console() -> Console:
@@ -61,7 +86,7 @@ def before(store: Store, found: Found) -> list[Piece]:
             "BEFORE",
             f"Which {plan.main.column}? {names}",
             f"{percent(old.average)} right on average, {percent(low[0])} in the worst group ({shorten(low[1], 24)}), mean of groups {percent(old.mean)}",
-            f"Suspected: {shorten(cue_of(found), 60) or 'not said in words'}; {how}",
+            f"Suspected: {shorten(found.plan.cue_in_words(), 60) or 'not said in words'}; {how}",
             halves,
         ),
     ]

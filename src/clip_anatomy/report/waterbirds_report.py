@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clip_anatomy.studies.waterbirds_table import PaperTable
 
-__all__ = ["paper", "write_json"]
+__all__ = ["paper"]
 
 PROTOCOLS = ("paper",)
 DEFAULT_OUT = Path("clip-anatomy-paper")
@@ -46,6 +46,7 @@ def paper(
         BadInput: no copy of Waterbirds, or not a whole one.
     """
     from clip_anatomy.atomic_output import as_json as json_text
+    from clip_anatomy.atomic_output import write_file
     from clip_anatomy.data.open_source import open_source
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.loading.load import load
@@ -88,7 +89,7 @@ def paper(
     with stages() as tell:
         found = paper_protocol(Store.open(place, clip), clip, progress=tell)
     if out is not None or stored is None:
-        write_json(folder / RESULT, json_text(found.to_dict()))
+        write_file(folder / RESULT, json_text(found.to_dict()))
     if as_json:
         print(json_text(found.to_dict()), end="")
     else:
@@ -115,20 +116,3 @@ def _show(found: "PaperTable") -> None:
     )
     for one in found.notes:
         print(f"note: {one}")
-
-
-def write_json(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    from clip_anatomy.errors import OutputError
-
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}). Type --out with a folder that you may write") from error

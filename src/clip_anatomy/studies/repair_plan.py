@@ -58,6 +58,11 @@ class Plan:
         """The question of the repair."""
         return self.questions[0]
 
+    def cue_in_words(self, most: int = 6) -> str:
+        """Return what may mislead the model: "sky, water", "the digit (1, 2, 3, 4)"; "" if it was not said in words."""
+        named = ", ".join(self.cue[:most]) + (", …" if len(self.cue) > most else "")
+        return f"the {self.column} ({named})" if named and self.rule in ("agrees", "crossed") else named
+
     @property
     def texts(self) -> Float[Tensor, "text embed"]:
         """The classes of all questions, side by side."""
