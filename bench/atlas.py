@@ -19,14 +19,10 @@ from pathlib import Path
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.atomic_output import staged
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.build_atlas import atlas
-from clip_anatomy.naming.evidence import rows_at
-from clip_anatomy.naming.known_truth import Agreement, Truth, agreement
+from clip_anatomy.naming.ground_truth import Agreement, GroundTruth, agreement, truth_of
 from clip_anatomy.naming.roles import MIXED, UNNAMED
-from clip_anatomy.naming.store_truth import truth_of
-from clip_anatomy.report.atlas_pages import ATLAS, write_atlas
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
 
@@ -41,7 +37,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def agreed(
-    found: Atlas, truth: Truth, names: Mapping[tuple[int, int], str] | None = None, bar: float = 0.5
+    found: Atlas, truth: GroundTruth, names: Mapping[tuple[int, int], str] | None = None, bar: float = 0.5
 ) -> Agreement:
     roles = names or {(head.layer, head.head): head.role.name for head in found.heads}
     return agreement(roles, truth, bar, unnamed=(UNNAMED, MIXED, ""))
@@ -70,13 +66,13 @@ def main() -> None:
         store = Store.open(place, clip)
         cache = Path(temporary) / "texts.sqlite"
         with timed(seconds, "atlas"):
-            found = atlas(store, clip, texts_per_head=args.texts, cache=cache)
+            found = atlas(store, clip, texts=args.texts, cache=cache)
         with timed(seconds, "atlas, pool grown"):
-            grown = atlas(store, clip, texts_per_head=args.texts, adaptive=True, cache=cache)
+            grown = atlas(store, clip, texts=args.texts, adaptive=True, cache=cache)
         with timed(seconds, "truth"):
             truth = truth_of(store)
-        with timed(seconds, "pages"), staged(Path(temporary) / "out", ATLAS) as staging:
-            write_atlas(found, list(rows_at(store, found.evidence).values()), staging.folder)
+        with timed(seconds, "pages"):
+            found.save(Path(temporary) / "out")
         size = sum(file.stat().st_size for file in (Path(temporary) / "out").rglob("*") if file.is_file())
 
     print(f"{len(store):,} pictures of the demo world, {len(found.heads)} heads, {found.pool_texts} texts\n")
@@ -97,7 +93,7 @@ def main() -> None:
             line(f"both witnesses, truth ≥ {100 * bar:.0f} %", agreed(found, truth, bar=bar), int((best >= bar).sum()))
         )
     clear = int((best >= 0.5).sum())
-    for side in ("by_picks", "by_spread"):
+    for side in ("by_picks", "by_text_variance"):
         names = {(head.layer, head.head): getattr(head.role, side) for head in found.heads}
         print(line(f"{side.replace('_', ' ')} alone, truth ≥ 50 %", agreed(found, truth, names), clear))
     print(line(f"pool grown to {grown.pool_texts} texts, truth ≥ 50 %", agreed(grown, truth), clear))

@@ -54,5 +54,5 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def asked(server: Server, tmp_path: Path, **settings: Any) -> LanguageModel:
     return LanguageModel(
-        server.url, "tiny", shelf=DiskCache(tmp_path / "answers.sqlite"), sleep=lambda _: None, **settings
+        server.url, "tiny", cache=DiskCache(tmp_path / "answers.sqlite"), sleep=lambda _: None, **settings
     )

@@ -70,4 +70,4 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world") / "store"
     index(demo, "world:150:test", folder)
     opened = Store.open(folder)
-    return demo, opened, atlas(opened, demo, texts_per_head=8, resamples=0, cache=False)
+    return demo, opened, atlas(opened, demo, texts=8, resamples=0, cache=False)

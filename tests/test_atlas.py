@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +16,12 @@ from clip_anatomy.data.world.accuracy import target
 from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.naming.atlas import Atlas
-from clip_anatomy.naming.build_atlas import atlas, pool_of
-from clip_anatomy.naming.evidence import evidence, rows_at
-from clip_anatomy.naming.general_pool import Pool
-from clip_anatomy.naming.known_truth import attribute_shares
-from clip_anatomy.naming.store_truth import truth_of
+from clip_anatomy.naming.build_atlas import atlas
+from clip_anatomy.naming.bundled_pools import pool_of, world_grammar, world_pool
+from clip_anatomy.naming.ground_truth import attribute_shares, truth_of
+from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.textspan import textspan
-from clip_anatomy.naming.world_pool import world_grammar, world_pool
+from clip_anatomy.naming.top_images import rows_at, top_images
 from clip_anatomy.report.thumbnails import thumbnails
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
@@ -45,10 +43,10 @@ def test_an_atlas_holds_what_the_steps_give_by_themselves(demo: SimpleNamespace)
         assert [text.text for text in head.texts] == [pick.text for pick in span.picks(*at, pool.texts)]
         assert sum(text.gain for text in head.texts) == pytest.approx(float(span.cumulative[at][-1]))
         assert head.explained == pytest.approx(float(span.cumulative[at][9]))
-        assert head.explained <= head.ceiling + 1e-9
+        assert head.explained <= head.pca_explained + 1e-9
         properties = dict(zip(pool.texts, pool.properties, strict=True))
         assert all(text.property == properties[text.text] for text in head.texts)
-        assert all(0 <= (text.as_early or 0) <= (text.again or 0) <= 1 for text in head.texts)
+        assert all(0 <= (text.stability_in_place or 0) <= (text.stability or 0) <= 1 for text in head.texts)
         assert head.variance == pytest.approx(float(demo.store.heads(*at).double().var(0).sum()), rel=1e-6)
 
 
@@ -56,8 +54,8 @@ def test_evidence_is_what_sorting_all_images_gives(demo: SimpleNamespace) -> Non
     store = demo.store
     pool = world_pool()
     span = textspan(store.moments(), demo.clip.encode_text(list(pool.texts)), 5)
-    found = evidence(store, span, picks=3, each=4, piece=37)
-    again = evidence(store, span, picks=3, each=4, piece=100_000)
+    found = top_images(store, span, picks=3, each=4, piece=37)
+    again = top_images(store, span, picks=3, each=4, piece=100_000)
     assert torch.equal(found.most, again.most)
     assert torch.equal(found.least, again.least)
     for layer, head in ((0, 1), (7, 5)):
@@ -75,7 +73,7 @@ def test_evidence_is_what_sorting_all_images_gives(demo: SimpleNamespace) -> Non
 def test_evidence_of_another_span_is_refused(demo: SimpleNamespace) -> None:
     span = textspan(demo.store.moments(), demo.clip.encode_text(["a star", "a ring"]), 2)
     with pytest.raises(BadInput, match="span its own moments"):
-        evidence(demo.store, replace(span, layers=(*range(1, 8), 9)))
+        top_images(demo.store, replace(span, layers=(*range(1, 8), 9)))
 
 
 def test_copies_of_one_picture_stand_once(demo: SimpleNamespace, tmp_path: Path) -> None:
@@ -90,10 +88,12 @@ def test_copies_of_one_picture_stand_once(demo: SimpleNamespace, tmp_path: Path)
                 image.save(photos / f"copy-{copy}.png")
     index(demo.clip, photos, tmp_path / "store", workers=1)
     pool = Pool(("something red", "something blue", "a star"), ("a", "a", "b"))
-    found = atlas(tmp_path / "store", demo.clip, pool, texts_per_head=2, resamples=0, images=4, cache=False)
+    found = atlas(tmp_path / "store", demo.clip, pool, texts=2, resamples=0, images=4, cache=False)
     for head in found.heads:
         for text in head.texts:
-            names = ["copy" if seen.id.startswith("copy") or seen.id == "3.png" else seen.id for seen in text.most]
+            names = [
+                "copy" if seen.id.startswith("copy") or seen.id == "3.png" else seen.id for seen in text.top_images
+            ]
             assert len(names) == len(set(names))
             assert len(names) >= 3
     assert any("Only 11 images" in note for note in found.notes)
@@ -169,8 +169,8 @@ def test_files_that_are_no_atlas_are_named(tmp_path: Path) -> None:
         ("", "is no atlas"),
         ("[1]", "is no atlas"),
         ("{}", "is no atlas"),
-        ('{"schema": "clip-anatomy/explain/1"}', "not 'clip-anatomy/atlas/1'"),
-        ('{"schema": "clip-anatomy/atlas/1", "heads": 3}', "is no atlas"),
+        ('{"schema": "clip-anatomy/explain/1"}', "not 'clip-anatomy/atlas/2'"),
+        ('{"schema": "clip-anatomy/atlas/2", "heads": 3}', "is no atlas"),
     ):
         if text is not None:
             (tmp_path / "atlas.json").write_text(text)
@@ -183,7 +183,6 @@ def test_files_that_are_no_atlas_are_named(tmp_path: Path) -> None:
 
 def test_a_pool_grows_until_it_no_longer_pays(demo: SimpleNamespace) -> None:
     small = Pool(world_pool().texts[::6], world_pool().properties[::6], "few")
-    rounds: list[Any] = []
     found = atlas(
         demo.store,
         demo.clip,
@@ -193,9 +192,8 @@ def test_a_pool_grows_until_it_no_longer_pays(demo: SimpleNamespace) -> None:
         resamples=0,
         picks=0,
         cache=demo.texts,
-        on_round=rounds.append,
     )
-    assert found.curve == tuple(rounds)
+    rounds = found.curve
     assert 2 <= len(rounds) <= 5
     assert [one.texts for one in rounds] == sorted({one.texts for one in rounds})
     assert rounds[0].texts == len(small)
@@ -220,7 +218,7 @@ def test_what_does_not_fit_is_refused(demo: SimpleNamespace, tmp_path: Path) -> 
         atlas(demo.store, other)
     with pytest.raises(StoreError, match="is no store"):
         atlas(tmp_path, demo.clip)
-    with pytest.raises(BadInput, match="--llm URL"):
+    with pytest.raises(BadInput, match="--llm http"):
         atlas(demo.store, demo.clip, task="counting")
     index(demo.clip, "world:1:test", tmp_path / "one", workers=1)
     with pytest.raises(BadInput, match="holds 1 images"):
@@ -235,6 +233,6 @@ def test_pools_of_any_kind(demo: SimpleNamespace, tmp_path: Path) -> None:
     assert pool_of(None, demo.clip)[0].texts == world_pool().texts
     assert pool_of("general", demo.clip)[0].properties.count("colour") == 120
     file.write_text("abc\nxyz\n")
-    found = atlas(demo.store, demo.clip, file, resamples=0, picks=0, texts_per_head=2, cache=False)
+    found = atlas(demo.store, demo.clip, file, resamples=0, picks=0, texts=2, cache=False)
     assert set(found.roles) <= {"mixed", "unnamed"}
     assert any("None of the texts says what property" in note for note in found.notes)

@@ -62,7 +62,7 @@ def test_the_verb_writes_pages_json_and_parquet(main: Any, demo: SimpleNamespace
     assert table.column("gain").to_pylist() == [text.gain for head in found.heads for text in head.texts]
     assert table.schema.metadata[b"digest"].decode() == demo.clip.digest
     assert len(list((folder / "heads").iterdir())) == 48
-    used = {seen.row for head in found.heads for text in head.texts for seen in (*text.most, *text.least)}
+    used = {seen.row for head in found.heads for text in head.texts for seen in (*text.top_images, *text.bottom_images)}
     assert {int(file.stem) for file in (folder / "images").iterdir()} == used
     (folder / "mine.txt").write_text("stays")
     assert main(str(demo.store.path), "--texts", "3", "--images", "1", "--resamples", "0")[0] == 0
@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_the_old_atlas_and_nothing_else(demo: SimpleNamespace, tmp
     environment = {**os.environ, "CLIP_ANATOMY_CACHE": str(demo.texts.parent), "OMP_NUM_THREADS": "1"}
     words = ["atlas", str(demo.store.path), "--out", str(tmp_path / "out"), "--texts", "4", "--resamples", "0"]
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "atlas.json").write_text('{"schema": "clip-anatomy/atlas/1"}')
+    (tmp_path / "out" / "atlas.json").write_text('{"schema": "clip-anatomy/atlas/2"}')
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
     ) as process:

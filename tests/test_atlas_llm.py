@@ -35,7 +35,7 @@ def test_a_language_model_names_heads_and_grows_the_pool(demo: SimpleNamespace, 
         "resamples": 0,
         "picks": 0,
         "cache": demo.texts,
-        "model": model,
+        "llm": model,
         "adaptive": True,
         "rounds": 1,
     }
@@ -47,12 +47,12 @@ def test_a_language_model_names_heads_and_grows_the_pool(demo: SimpleNamespace, 
     assert all(role.shares for role in named), "what the texts say stays beside it"
     assert found.curve[1].texts == found.curve[0].texts + 3
     assert found.cues == (("texture of things", "yes", "it comes along"),)
-    assert "questions asked, 0 answered from disk" in found.bill
-    assert "cost" in found.bill
+    assert "questions asked, 0 answered from disk" in found.llm_usage
+    assert "cost" in found.llm_usage
     count = len(server.seen)
     again = atlas(demo.store, demo.clip, task="counting things", **settings)
     assert len(server.seen) == count
-    assert "language model: 0 questions asked" in again.bill
+    assert "language model: 0 questions asked" in again.llm_usage
     assert again.heads == found.heads
 
 
@@ -64,7 +64,7 @@ def test_a_stopped_run_goes_on_where_the_language_model_fell_silent(
 
     server.answer = tired
     model = asked(server, tmp_path, tries=2)
-    settings: dict[str, Any] = {"resamples": 0, "picks": 0, "cache": demo.texts, "model": model}
+    settings: dict[str, Any] = {"resamples": 0, "picks": 0, "cache": demo.texts, "llm": model}
     with pytest.raises(EndpointError, match="What was answered before is kept"):
         atlas(demo.store, demo.clip, **settings)
     first = {json.dumps(body["messages"]) for _, _, body in server.seen[:9]}
@@ -78,7 +78,7 @@ def test_answers_that_cannot_be_read_leave_the_role_by_texts(
     demo: SimpleNamespace, server: Server, tmp_path: Path
 ) -> None:
     server.answer = lambda _: "I would say they are colourful."
-    found = atlas(demo.store, demo.clip, resamples=0, picks=0, cache=demo.texts, model=asked(server, tmp_path))
+    found = atlas(demo.store, demo.clip, resamples=0, picks=0, cache=demo.texts, llm=asked(server, tmp_path))
     for mine, theirs in zip(demo.atlas.heads, found.heads, strict=True):
         assert replace(theirs.role, raw="") == mine.role
     assert {head.role.raw for head in found.heads if head.role.name != "unnamed"} == {"I would say they are colourful."}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clip_anatomy.atomic_output import staged
-from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText, Round, Seen
+from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasImage, AtlasText, PoolRound
 from clip_anatomy.naming.roles import Role
 from clip_anatomy.report.atlas_pages import ATLAS, index_page, write_atlas
 from clip_anatomy.store.rows import Row
@@ -17,8 +17,10 @@ from clip_anatomy.store.rows import Row
 NASTY = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"> & \"quotes\""
 
 
-def seen(place: int) -> tuple[Seen, ...]:
-    return tuple(Seen((place + k) % 8, f"world-0-test-{(place + k) % 8}", "star", 0.1 - 0.01 * k) for k in range(3))
+def seen(place: int) -> tuple[AtlasImage, ...]:
+    return tuple(
+        AtlasImage((place + k) % 8, f"world-0-test-{(place + k) % 8}", "star", 0.1 - 0.01 * k) for k in range(3)
+    )
 
 
 def text(words: str, gain: float, place: int) -> AtlasText:
@@ -55,10 +57,10 @@ def atlas() -> Atlas:
         heads_per_layer=3,
         pool="a pool",
         pool_texts=100,
-        within=10,
+        top_k=10,
         threshold=0.3,
         heads=heads,
-        curve=(Round(50, 0.4), Round(100, 0.45)),
+        curve=(PoolRound(50, 0.4), PoolRound(100, 0.45)),
         agreement={"bar": 0.5, "clear": 4, "asked": 3, "right": 2, "mixed": 1},
         cues=(("colour", "yes", f"why {NASTY}"),),
         task="counting",
@@ -236,5 +238,5 @@ def test_pages_stand_without_a_network_or_a_path_of_this_machine(folder: Path, a
         assert "http:" not in text
         assert "https:" not in text
         assert str(folder) not in text
-    assert json.loads((folder / "atlas.json").read_text())["schema"] == "clip-anatomy/atlas/1"
+    assert json.loads((folder / "atlas.json").read_text())["schema"] == "clip-anatomy/atlas/2"
     assert index_page(atlas, {}).count('<article class="card') == 6

@@ -13,8 +13,8 @@ from chat import Server, said, serving
 
 from clip_anatomy.errors import BadInput, EndpointError
 from clip_anatomy.loading.disk_cache import DiskCache
-from clip_anatomy.naming.language_model import Bill, LanguageModel
-from clip_anatomy.naming.llm_questions import common_role, more_like, spurious
+from clip_anatomy.naming.language_model import LanguageModel, LlmUsage
+from clip_anatomy.naming.llm_prompts import common_role, more_like, spurious
 from clip_anatomy.naming.roles import Role
 
 
@@ -34,7 +34,7 @@ def waits() -> list[float]:
 @pytest.fixture
 def model(server: Server, tmp_path: Path, waits: list[float]) -> LanguageModel:
     return LanguageModel(
-        server.url, "tiny", timeout=2.0, shelf=DiskCache(tmp_path / "answers.sqlite"), sleep=waits.append
+        server.url, "tiny", timeout=2.0, cache=DiskCache(tmp_path / "answers.sqlite"), sleep=waits.append
     )
 
 
@@ -70,9 +70,9 @@ def test_a_question_is_asked_once_and_answered_from_disk_afterwards(server: Serv
     assert (first.text, again.text, other.text) == ("ONE", "ONE", "TWO")
     assert (first.cached, again.cached, other.cached) == (False, True, False)
     assert len(server.seen) == 2
-    LanguageModel(server.url, "another", shelf=model.shelf).ask("one")
+    LanguageModel(server.url, "another", shelf=model.cache).ask("one")
     assert len(server.seen) == 3, "another model is another question"
-    bill = Bill.of([first, again, other], price=(100.0, 1000.0))
+    bill = LlmUsage.of([first, again, other], price=(100.0, 1000.0))
     assert (bill.asked, bill.cached, bill.tokens_in, bill.tokens_out) == (2, 1, 40, 10)
     assert bill.cost == pytest.approx((40 * 100 + 10 * 1000) / 1e6)
     assert str(bill) == "language model: 2 questions asked, 1 answered from disk; 40 tokens in, 10 out, cost 0.0140"
@@ -109,7 +109,7 @@ def test_retry_after_is_heeded(
 
 def test_a_slow_server_is_given_up_after_the_timeout(server: Server, tmp_path: Path) -> None:
     server.replies = [0.6, said("awake")]
-    model = LanguageModel(server.url, "tiny", timeout=0.2, shelf=DiskCache(None), sleep=lambda _: None)
+    model = LanguageModel(server.url, "tiny", timeout=0.2, cache=DiskCache(None), sleep=lambda _: None)
     start = time.monotonic()
     assert model.ask("?").text == "awake"
     assert time.monotonic() - start < 0.55
@@ -117,7 +117,7 @@ def test_a_slow_server_is_given_up_after_the_timeout(server: Server, tmp_path: P
     with pytest.raises(
         EndpointError, match=r"no usable answer in 2 tries \(the last: no answer within 0.2 s\).*type the same command"
     ):
-        LanguageModel(server.url, "tiny", timeout=0.2, tries=2, shelf=DiskCache(None), sleep=lambda _: None).ask("?")
+        LanguageModel(server.url, "tiny", timeout=0.2, tries=2, cache=DiskCache(None), sleep=lambda _: None).ask("?")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_trouble_that_stays_is_said_at_once(
 
 def test_nobody_there(tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    model = LanguageModel("http://127.0.0.1:9/v1", "tiny", tries=3, shelf=DiskCache(None), sleep=waits.append)
+    model = LanguageModel("http://127.0.0.1:9/v1", "tiny", tries=3, cache=DiskCache(None), sleep=waits.append)
     with pytest.raises(EndpointError, match="Connection refused"):
         model.ask("?")
     assert len(waits) == 2, "no waiting after the last try"

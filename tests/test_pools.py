@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_anatomy.errors import BadInput, BadText
-from clip_anatomy.naming.general_pool import Pool, expand, general_grammar, general_pool, read_pool, vocabulary
-from clip_anatomy.naming.grammar import Grammar, Group, article
+from clip_anatomy.naming.bundled_pools import expand, general_grammar, general_pool, vocabulary
+from clip_anatomy.naming.grammar import Grammar, WordGroup, article
+from clip_anatomy.naming.pool import Pool, read_pool
 
 
 def test_the_general_pool_is_large_distinct_and_balanced() -> None:
@@ -96,8 +97,8 @@ def test_expanding_its_own_expansion_grows_until_told_to_stop() -> None:
 
 
 def test_any_word_lists_make_a_grammar() -> None:
-    shapes = Group(("circle", "arrow"), ("{a} in the middle", "one {}"), "beside {a}")
-    grammar = Grammar({"shape": (shapes,), "colour": (Group(("red",), ("something {}",), "in {}"),)}, "tiny")
+    shapes = WordGroup(("circle", "arrow"), ("{a} in the middle", "one {}"), "beside {a}")
+    grammar = Grammar({"shape": (shapes,), "colour": (WordGroup(("red",), ("something {}",), "in {}"),)}, "tiny")
     assert grammar.pool(2).texts == ("a circle in the middle", "one arrow", "something red")
     assert grammar.pool(99).properties == ("shape",) * 4 + ("colour",)
     assert grammar.words_in("a RED arrow") == [("red", "colour"), ("arrow", "shape")]

@@ -14,11 +14,11 @@ from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
-from clip_anatomy.naming.general_pool import general_grammar, general_pool
-from clip_anatomy.naming.known_truth import agreement, attribute_shares, codes_of
-from clip_anatomy.naming.roles import MIXED, UNNAMED, roles, tag
+from clip_anatomy.naming.bundled_pools import general_grammar, general_pool, world_grammar, world_pool
+from clip_anatomy.naming.grammar import tag
+from clip_anatomy.naming.ground_truth import agreement, attribute_shares, codes_of
+from clip_anatomy.naming.roles import MIXED, UNNAMED, roles
 from clip_anatomy.naming.textspan import textspan
-from clip_anatomy.naming.world_pool import world_grammar, world_pool
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments
 
@@ -121,7 +121,7 @@ def test_a_head_driven_by_a_property_is_called_by_it(seed: int, driven_by: int) 
     moments, pool, properties = two_properties(seed, driven_by)
     role = roles(textspan(moments, pool, 10), moments, pool, properties)[0, 0]
     assert role.name == ("colour", "shape")[driven_by]
-    assert role.by_picks == role.by_spread == role.name
+    assert role.by_picks == role.by_text_variance == role.name
     assert role.confidence == pytest.approx(role.shares[0][1])
     assert sum(share for _, share in role.shares) == pytest.approx(1)
 

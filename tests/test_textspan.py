@@ -162,12 +162,14 @@ def test_figures_equal_variances_measured_on_the_images(seed: int) -> None:
         assert [index, int(span.runner_up[0, 0, place])] == order[:2].tolist()
         assert float(span.score[0, 0, place]) == pytest.approx(score[index], rel=1e-9)
         assert float(span.margin[0, 0, place]) == pytest.approx(1 - score[order[1]] / score[order[0]], abs=1e-9)
-        assert float(span.alone[0, 0, place]) == pytest.approx((x @ _unit(texts[index])).var() / total, rel=1e-9)
+        assert float(span.explained_alone[0, 0, place]) == pytest.approx(
+            (x @ _unit(texts[index])).var() / total, rel=1e-9
+        )
         direction = _unit(remaining[index])
         left = left - np.outer(left @ direction, direction)
         remaining = remaining - np.outer(remaining @ direction, direction)
         assert float(span.cumulative[0, 0, place]) == pytest.approx(1 - left.var(0).sum() / total, abs=1e-12)
-        assert float(span.ceiling[0, 0, place]) == pytest.approx(strongest[place], rel=1e-9)
+        assert float(span.pca_explained[0, 0, place]) == pytest.approx(strongest[place], rel=1e-9)
     gram = span.directions[0, 0] @ span.directions[0, 0].T
     np.testing.assert_allclose(gram, np.eye(5), atol=1e-14)
 
@@ -216,7 +218,7 @@ def test_heads_that_write_nothing_or_nothing_in_words_are_unnamed() -> None:
     x[:, 0, 1] = 0  # writes nothing
     x[:, 0, 2] = x[0, 0, 2].clone()  # writes the same every time
     x[:, 0, 3, 1:] *= 0.01  # writes one thing: along text 0
-    span = textspan(Moments.of(x), torch.eye(40, dtype=torch.float64), 5, within=5, threshold=0.5)
+    span = textspan(Moments.of(x), torch.eye(40, dtype=torch.float64), 5, top_k=5, threshold=0.5)
     assert span.unnamed.tolist() == [[True, True, True, False]]
     assert span.covered.all()
     assert span.indices[0, 1].tolist() == [-1] * 5
@@ -244,7 +246,7 @@ def test_picks_read_as_rows_of_words() -> None:
     words = [f"text {i}" for i in range(len(pool))]
     rows = span.picks(11, 0, words)
     assert [row.text for row in rows] == [words[i] for i in span.indices[0, 0].tolist()]
-    assert rows[1].cumulative >= rows[0].cumulative == pytest.approx(rows[0].alone)
+    assert rows[1].cumulative >= rows[0].cumulative == pytest.approx(rows[0].explained_alone)
     assert list(span.heads()) == [(11, 0)]
     with pytest.raises(BadInput, match="Type one of: 11"):
         span.picks(0, 0, words)
@@ -353,8 +355,8 @@ def test_stability_equals_spans_of_resampled_images() -> None:
         for place, index in enumerate(span.indices[0, 0].tolist()):
             again[place] += index in picks
             as_early[place] += index in picks[: place + 1]
-    np.testing.assert_allclose(found.again[0, 0], again / resamples)
-    np.testing.assert_allclose(found.as_early[0, 0], as_early / resamples)
+    np.testing.assert_allclose(found.anywhere[0, 0], again / resamples)
+    np.testing.assert_allclose(found.in_place[0, 0], as_early / resamples)
     assert (found.resamples, found.chunks) == (resamples, chunks)
 
 
@@ -367,9 +369,9 @@ def test_what_the_images_decide_is_stable_and_what_chance_decides_is_not() -> No
     apart = torch.eye(6, dtype=torch.float64)
     crowd = torch.from_numpy(_unit(random.normal(size=(500, 6))))
     sure = stability(moments, textspan(moments, apart, 3), apart, 30)
-    assert sure.again[0, 0].tolist() == [1.0, 1.0, 1.0]
+    assert sure.anywhere[0, 0].tolist() == [1.0, 1.0, 1.0]
     doubtful = stability(moments, textspan(moments, crowd, 3), crowd, 30)
-    assert float(doubtful.again[0, 1].mean()) < 0.6
+    assert float(doubtful.anywhere[0, 1].mean()) < 0.6
 
 
 def test_progress_counts_every_head() -> None:

@@ -312,18 +312,23 @@ def atlas_numbers(m: Made) -> Found:
     found: Found = {
         "pool_size": m.atlas["pool_texts"],
         "roles": [f"{h['layer']}.{h['head']} {h['role']['name']}" for h in heads],
-        "roles_by": [[h["role"]["by_picks"], h["role"]["by_spread"]] for h in heads],
+        "roles_by": [[h["role"]["by_picks"], h["role"]["by_text_variance"]] for h in heads],
         "picks": [[text["text"] for text in h["texts"]] for h in heads],
         "properties": [[text["property"] for text in h["texts"][:3]] for h in heads],
-        "evidence": [[seen["id"] for text in h["texts"][:1] for seen in text["most"][:3]] for h in heads],
+        "evidence": [[seen["id"] for text in h["texts"][:1] for seen in text["top_images"][:3]] for h in heads],
         "agreement": {k: m.atlas["agreement"][k] for k in ("right", "asked", "mixed")} if m.atlas["agreement"] else {},
         "sure": np.array([h["role"]["confidence"] for h in heads]),
         "explained_in_all": m.atlas["explained"],
         "truth_of_first": np.array([share for _, share in heads[0]["truth"]]),
     }
-    for name in ("variance", "rank", "explained", "ceiling"):
-        found[name] = np.array([h[name] for h in heads], float)
-    for name, key in (("alone", "alone"), ("gain", "gain"), ("margin", "margin"), ("again", "again")):
+    for name, key in (
+        ("variance", "variance"),
+        ("rank", "rank"),
+        ("explained", "explained"),
+        ("ceiling", "pca_explained"),
+    ):
+        found[name] = np.array([h[key] for h in heads], float)
+    for name, key in (("alone", "explained_alone"), ("gain", "gain"), ("margin", "margin"), ("again", "stability")):
         found[f"texts_{name}"] = np.array([text[key] for h in heads for text in h["texts"]], float)
     return found
 

@@ -7,8 +7,7 @@ import torch
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
-from clip_anatomy.naming.general_pool import general_pool
-from clip_anatomy.naming.world_pool import world_pool
+from clip_anatomy.naming.bundled_pools import general_pool, world_pool
 
 __all__ = ["unrelated"]
 

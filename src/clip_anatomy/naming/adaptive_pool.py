@@ -1,4 +1,4 @@
-"""The adaptive pool: span, ask for more texts like the best ones, add them, span again, until that no longer pays."""
+"""The adaptive pool: name heads, make more texts like the best ones, add them, name again, until that no longer pays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,42 +7,40 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.naming.atlas import Round
-from clip_anatomy.naming.grammar import Grammar
+from clip_anatomy.naming.atlas import PoolRound
+from clip_anatomy.naming.grammar import Grammar, tag
 from clip_anatomy.naming.language_model import Answer, LanguageModel
-from clip_anatomy.naming.llm_questions import more_like
+from clip_anatomy.naming.llm_prompts import more_like
 from clip_anatomy.naming.pool import Pool
-from clip_anatomy.naming.roles import tag
 from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.moments import Moments
 
-__all__ = ["Grown", "grow"]
+__all__ = ["AdaptivePool", "grow"]
 
 SEEDS = 5  # texts of a head that more are asked for
-ASKED = 12  # texts asked of the language model for each of these heads
+NEW_TEXTS = 12  # texts asked of the language model for each of these heads
 EVERYTHING = 10**6  # descriptions of one property, more than any grammar has
 HEADS = 24  # heads that a round is for: those with most left to explain
 
 
 @dataclass(frozen=True)
-class Grown:
+class AdaptivePool:
     """A pool that was grown.
 
     Attributes:
         pool: all texts, the first pool's first.
         embeddings: of these texts, unit length.
-        span: the last span.
-        curve: size of the pool and explained variance, one for each span.
-        flat: whether it stopped because nothing more was gained.
-        answers: what the language model said.
+        span: what `textspan` picked from it.
+        curve: size of the pool and explained variance, one for each time it was tried.
+        answers: of the language model, as they came.
     """
 
     pool: Pool
     embeddings: Float[Tensor, "text embed"]
     span: TextSpanResult
-    curve: tuple[Round, ...]
-    flat: bool
+    curve: tuple[PoolRound, ...]
     answers: tuple[Answer, ...]
 
 
@@ -56,11 +54,11 @@ def grow(
     texts_per_head: int = 20,
     rounds: int = 6,
     gain: float = 0.01,
-    report: Callable[[Round], None] | None = None,
-) -> Grown:
+    progress: Progress | None = None,
+) -> AdaptivePool:
     """Grow a pool around what the heads are about.
 
-    Everything expensive is kept by others (embeddings in the text cache, answers on their shelf), so that a stopped run
+    Everything expensive is kept by others (embeddings in the text cache, answers in theirs), so that a stopped run
     goes through what it had done at once.
 
     Args:
@@ -69,43 +67,42 @@ def grow(
         embed: gives unit embeddings of a pool.
         grammar: makes more like these where there is no language model; tags what a language model writes.
         model: asked for more, if given.
-        texts_per_head: picks of each head in the final span; a round is judged by the first `span.within`.
-        rounds: how often the pool may grow.
+        texts_per_head: picks of each head in the final span; a round is judged by its first `span.top_k`.
+        rounds: how often the pool may grow; 0 for not at all.
         gain: a round that raises the explained variance by less than this share of it was the last.
-        report: called after each span.
+        progress: called as heads are named, and after each round.
 
     Returns:
-        Grown.
+        AdaptivePool.
 
     Raises:
         BadInput: settings that make no sense.
         EndpointError: the language model does not answer.
     """
-    if rounds < 1 or not 0 <= gain < 1:
+    if rounds < 0 or not 0 <= gain < 1:
         raise BadInput(f"rounds={rounds}, gain={gain}: type rounds=6, gain=0.01")
+    tell = progress or silent
     answers: list[Answer] = []
-    curve: list[Round] = []
-    flat = False
+    curve: list[PoolRound] = []
     while True:
         embeddings = embed(pool)
-        span = textspan(moments, embeddings, texts_per_head)
-        curve.append(Round(len(pool), _explained(span)))
-        if report is not None:
-            report(curve[-1])
+        span = textspan(moments, embeddings, texts_per_head, progress=tell)
+        curve.append(PoolRound(len(pool), _explained(span)))
+        tell(f"pool of {len(pool):,} texts: {100 * curve[-1].explained:.2f} % explained", 1, 1)
         flat = len(curve) > 1 and curve[-1].explained - curve[-2].explained < gain * curve[-2].explained
-        if flat or len(curve) > rounds:
-            break
-        more = _more(_seeds(span, moments, pool), pool, grammar, model, answers)
+        more = (
+            Pool(())
+            if flat or len(curve) > rounds
+            else _more(_seeds(span, moments, pool), pool, grammar, model, answers)
+        )
         if not len(more):
-            flat = True
-            break
+            return AdaptivePool(pool, embeddings, span, tuple(curve), tuple(answers))
         pool = pool.merge(more)
-    return Grown(pool, embeddings, span, tuple(curve), flat, tuple(answers))
 
 
 def _explained(span: TextSpanResult) -> float:
     """Mean over heads of the share that the first texts explain."""
-    first = span.cumulative[:, :, min(span.within, span.texts_per_head) - 1]
+    first = span.cumulative[:, :, min(span.top_k, span.texts_per_head) - 1]
     return float(first[span.covered].mean())
 
 
@@ -115,18 +112,16 @@ def _more(
     """New texts like these."""
     known = {text.lower() for text in pool.texts}
     if model is None:
-        asked = list(
-            dict.fromkeys(text for place in range(SEEDS) for some in seeds for text in some[place : place + 1])
-        )
+        seen = list(dict.fromkeys(text for place in range(SEEDS) for some in seeds for text in some[place : place + 1]))
         # Some more than wanted, because part of them is in the pool already.
-        made = grammar.expand(asked, 2 * len(pool)) if asked else Pool(())
+        made = grammar.expand(seen, 2 * len(pool)) if seen else Pool(())
         fresh = tuple(text for text in made.texts if text.lower() not in known)[: max(len(pool) // 2, 50)]
         own = grammar.pool(EVERYTHING)
         about = dict(zip(own.texts, own.properties, strict=True))
         return Pool(fresh, tag(fresh, [about.get(text, "") for text in fresh], grammar), "more by the grammar")
     found: dict[str, str] = {}
     for some in seeds:
-        texts, answer = more_like(model, some, ASKED)
+        texts, answer = more_like(model, some, NEW_TEXTS)
         answers.append(answer)
         found |= {text.lower(): text for text in texts if text.lower() not in known}
     texts = tuple(found.values())
@@ -135,7 +130,7 @@ def _more(
 
 def _seeds(span: TextSpanResult, moments: Moments, pool: Pool) -> list[list[str]]:
     """The first picks of the heads with most variance left to explain."""
-    at = min(span.within, span.texts_per_head) - 1
+    at = min(span.top_k, span.texts_per_head) - 1
     variance = moments.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     left = (1 - span.cumulative[:, :, at]) * variance
     heads = sorted(span.heads(), key=lambda pair: -float(left[span.layers.index(pair[0]), pair[1]]))[:HEADS]

@@ -1,23 +1,24 @@
-"""`Atlas`: what each head is about, with everything that a reader needs to doubt it."""
+"""`Atlas`: what each head is about, with the figures that say how far to trust it."""
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.naming.roles import Role
+from clip_anatomy.results import Result
 
-__all__ = ["Atlas", "AtlasHead", "AtlasText", "Round", "Seen"]
+__all__ = ["Atlas", "AtlasHead", "AtlasImage", "AtlasText", "PoolRound"]
 
-SCHEMA = "clip-anatomy/atlas/1"
+SCHEMA = "clip-anatomy/atlas/2"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One image that stands as evidence.
+class AtlasImage:
+    """One image at an end of a direction.
 
     Attributes:
         row: its place on the image axis of the store.
@@ -39,28 +40,28 @@ class AtlasText:
     Attributes:
         text: the description.
         property: what it is about, "" if nobody knows.
-        alone: share of the head's variance along this text by itself.
+        explained_alone: share of the head's variance along this text by itself.
         gain: share that it adds to the texts before it.
         cumulative: share explained by it and the texts before it.
         runner_up: the text that came second.
         margin: 1 − second score / first score: 0 is a tie.
-        again: share of bootstrap resamples of the images in which it is picked again at any place; None if not asked.
-        as_early: share of those that pick it at the same place or before.
-        most: images for which the head writes most along its direction.
-        least: images for which it writes least (most against it).
+        stability: share of bootstrap resamples of the images in which it is picked again at any place; None if not measured.
+        stability_in_place: share of those that pick it at the same place or before.
+        top_images: images for which the head writes most along its direction.
+        bottom_images: images for which it writes least (most against it).
     """
 
     text: str
     property: str
-    alone: float
+    explained_alone: float
     gain: float
     cumulative: float
     runner_up: str
     margin: float
-    again: float | None = None
-    as_early: float | None = None
-    most: tuple[Seen, ...] = ()
-    least: tuple[Seen, ...] = ()
+    stability: float | None = None
+    stability_in_place: float | None = None
+    top_images: tuple[AtlasImage, ...] = ()
+    bottom_images: tuple[AtlasImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class AtlasHead:
         role: what it is about.
         variance: E|x − mean|² of its contribution, in squared parts of a cosine.
         rank: dimensions that it writes into.
-        explained: share of its variance that its first texts (`Atlas.within`) explain.
-        ceiling: the most that any as many directions could explain.
+        explained: share of its variance that its first texts (`Atlas.top_k`) explain.
+        pca_explained: the most that as many directions could explain: that of the principal components.
         texts: its texts, best first.
         truth: (attribute, share of variance) of what truly drives it, largest first; empty where that is not known.
     """
@@ -85,7 +86,7 @@ class AtlasHead:
     variance: float
     rank: int
     explained: float
-    ceiling: float
+    pca_explained: float
     texts: tuple[AtlasText, ...]
     truth: tuple[tuple[str, float], ...] = ()
 
@@ -101,15 +102,15 @@ class AtlasHead:
 
 
 @dataclass(frozen=True)
-class Round:
+class PoolRound:
     """One round of growing a pool: its size, and what the first texts of all heads explain on average."""
 
     texts: int
     explained: float
 
 
-@dataclass(frozen=True)
-class Atlas:
+@dataclass(frozen=True, repr=False)
+class Atlas(Result):
     """What the heads of a model are about, over one collection of images.
 
     Attributes:
@@ -121,18 +122,19 @@ class Atlas:
         heads_per_layer: heads in each.
         pool: where the texts come from.
         pool_texts: how many there were to pick from.
-        within: how many texts a head is judged by.
-        threshold: heads whose first `within` texts explain less are unnamed.
+        top_k: how many texts a head is judged by.
+        threshold: heads whose first `top_k` texts explain less are unnamed.
         heads: the heads, by layer and number.
         curve: explained variance against size of the pool, if it was grown.
         agreement: how often roles agree with the truth, where that is known: asked, right, mixed, bar.
         cues: (cue, "yes" | "no" | "unclear", reason) for a task, if a language model was asked.
         task: that task.
-        bill: what the language model cost, in words.
+        llm_usage: questions, tokens and cost of the language model, in words.
         notes: what a reader must know before believing a number.
-        made: facts for making it again: name → value.
+        provenance: what it takes to make it again: name → value.
     """
 
+    presenter: ClassVar[str] = "atlas_pages"
     model: str
     digest: str
     store: str
@@ -141,16 +143,16 @@ class Atlas:
     heads_per_layer: int
     pool: str
     pool_texts: int
-    within: int
+    top_k: int
     threshold: float
     heads: tuple[AtlasHead, ...]
-    curve: tuple[Round, ...] = ()
+    curve: tuple[PoolRound, ...] = ()
     agreement: Mapping[str, float] = field(default_factory=dict[str, float])
     cues: tuple[tuple[str, str, str], ...] = ()
     task: str = ""
-    bill: str = ""
+    llm_usage: str = ""
     notes: tuple[str, ...] = ()
-    made: Mapping[str, str] = field(default_factory=dict[str, str])
+    provenance: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def head(self, layer: int, head: int) -> AtlasHead:
         """One head.
@@ -180,7 +182,7 @@ class Atlas:
     def evidence(self) -> list[int]:
         """Rows of the store that stand as evidence for any text of any head, each once."""
         texts = [text for head in self.heads for text in head.texts]
-        return sorted({image.row for text in texts for image in (*text.most, *text.least)})
+        return sorted({image.row for text in texts for image in (*text.top_images, *text.bottom_images)})
 
     def with_role(self, name: str, confidence: float = 0.0) -> tuple[AtlasHead, ...]:
         """Heads of a role, the surest first.
@@ -219,29 +221,42 @@ class Atlas:
                 raise
             raise BadSpec(f"{spec!r} selects no heads. Type role=ROLE, words=WORDS or LAYER.HEAD,LAYER.HEAD") from None
 
-    # ---- keeping
+    def summary(self) -> str:
+        """Return the roles and how many heads have them, and what the texts explain."""
+        roles = [f"{name.replace('_', ' ')} {count}" for name, count in self.roles.items()]
+        lines = [
+            f"atlas of {self.model}: {len(self.heads)} heads over {self.images:,} images, {self.pool_texts:,} texts ({self.pool})",
+            f"roles: {', '.join(roles)}",
+            f"the first {self.top_k} texts explain {self.explained:.0%} of a head's variance on average",
+        ]
+        if self.agreement:
+            right, asked = int(self.agreement["right"]), int(self.agreement["asked"])
+            lines.append(f"{right} of {asked} named heads that one attribute drives have it as their role")
+        return "\n".join([*lines, *([self.llm_usage] if self.llm_usage else [])])
+
+    # ---- files
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return everything as plain values, ready for JSON."""
         return {"schema": SCHEMA, **asdict(self), "roles": self.roles, "explained": self.explained}
 
     @staticmethod
-    def of_dict(told: Mapping[str, Any]) -> "Atlas":
+    def of_dict(given: Mapping[str, Any]) -> "Atlas":
         """The inverse of `to_dict`.
 
         Raises:
             BadInput: not an atlas.
         """
         try:
-            if told["schema"] != SCHEMA:
-                raise BadInput(f"this is {told['schema']!r}, not {SCHEMA!r}. Make an atlas: clip-anatomy atlas STORE")
+            if given["schema"] != SCHEMA:
+                raise BadInput(f"this is {given['schema']!r}, not {SCHEMA!r}. Make an atlas: clip-anatomy atlas STORE")
             values: dict[str, Any] = {
-                key: value for key, value in told.items() if key not in ("schema", "roles", "explained")
+                key: value for key, value in given.items() if key not in ("schema", "roles", "explained")
             }
-            values["heads"] = tuple(_head(head) for head in told["heads"])
-            values["curve"] = tuple(Round(**one) for one in told["curve"])
-            values["cues"] = tuple((cue, said, why) for cue, said, why in told["cues"])
-            values |= {"layers": tuple(told["layers"]), "notes": tuple(told["notes"])}
+            values["heads"] = tuple(_head(head) for head in given["heads"])
+            values["curve"] = tuple(PoolRound(**one) for one in given["curve"])
+            values["cues"] = tuple((cue, answer, why) for cue, answer, why in given["cues"])
+            values |= {"layers": tuple(given["layers"]), "notes": tuple(given["notes"])}
             return Atlas(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"this is no atlas ({error}). Make one: clip-anatomy atlas STORE") from error
@@ -256,29 +271,29 @@ class Atlas:
         place = Path(path)
         place = place / "atlas.json" if place.is_dir() else place
         try:
-            told = json.loads(place.read_text(encoding="utf-8"))
+            given = json.loads(place.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise BadInput(f"{place} does not exist. Make it: clip-anatomy atlas STORE --out {place.parent}") from None
         except (OSError, ValueError) as error:
             raise BadInput(f"{place} is no atlas ({error}). Make one: clip-anatomy atlas STORE") from error
-        if not isinstance(told, dict):
+        if not isinstance(given, dict):
             raise BadInput(f"{place} is no atlas. Make one: clip-anatomy atlas STORE")
-        return Atlas.of_dict(told)
+        return Atlas.of_dict(given)
 
 
-def _head(told: Mapping[str, Any]) -> AtlasHead:
-    role: dict[str, Any] = {**told["role"], "shares": _pairs(told["role"]["shares"])}
-    texts = tuple(_text(text) for text in told["texts"])
-    values: dict[str, Any] = {**told, "role": Role(**role), "texts": texts, "truth": _pairs(told["truth"])}
+def _head(given: Mapping[str, Any]) -> AtlasHead:
+    role: dict[str, Any] = {**given["role"], "shares": _pairs(given["role"]["shares"])}
+    texts = tuple(_text(text) for text in given["texts"])
+    values: dict[str, Any] = {**given, "role": Role(**role), "texts": texts, "truth": _pairs(given["truth"])}
     return AtlasHead(**values)
 
 
-def _text(told: Mapping[str, Any]) -> AtlasText:
-    values: dict[str, Any] = dict(told)
-    for name in ("most", "least"):
-        values[name] = tuple(Seen(**one) for one in told[name])
+def _text(given: Mapping[str, Any]) -> AtlasText:
+    values: dict[str, Any] = dict(given)
+    for name in ("top_images", "bottom_images"):
+        values[name] = tuple(AtlasImage(**one) for one in given[name])
     return AtlasText(**values)
 
 
-def _pairs(told: Sequence[Sequence[Any]]) -> tuple[tuple[str, float], ...]:
-    return tuple((str(name), float(share)) for name, share in told)
+def _pairs(given: Sequence[Sequence[Any]]) -> tuple[tuple[str, float], ...]:
+    return tuple((str(name), float(share)) for name, share in given)

@@ -1,10 +1,9 @@
-"""From a store to an atlas: names, figures, evidence and doubts for every head, in a few steps that can each be done again.
+"""From a store to an atlas: names, figures, images and doubts for every head, in a few steps that can each be done again.
 
-moments ─▶ pool (grown, if asked) ─▶ TextSpan ─▶ stability ─▶ roles ─▶ evidence ─▶ truth, where it is known
+moments ─▶ pool (grown, if asked) ─▶ TextSpan ─▶ stability ─▶ roles ─▶ top images ─▶ ground truth, where it is known
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,51 +15,25 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.adaptive_pool import grow
-from clip_anatomy.naming.atlas import Atlas, Round
-from clip_anatomy.naming.atlas_entries import Findings, entries
-from clip_anatomy.naming.evidence import evidence, rows_at
-from clip_anatomy.naming.general_pool import Grammar, Pool, general_grammar, general_pool, read_pool
-from clip_anatomy.naming.known_truth import Truth, agreement
-from clip_anatomy.naming.language_model import Answer, Bill, LanguageModel
-from clip_anatomy.naming.llm_questions import name_heads, spurious
-from clip_anatomy.naming.roles import MIXED, UNNAMED, Role, roles, tag
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.naming.atlas_heads import HeadMeasurements, atlas_heads
+from clip_anatomy.naming.bundled_pools import pool_of
+from clip_anatomy.naming.ground_truth import GroundTruth, agreement, is_world, truth_of
+from clip_anatomy.naming.language_model import LanguageModel, LlmUsage, language_model
+from clip_anatomy.naming.llm_prompts import name_heads, spurious
+from clip_anatomy.naming.pool import Pool
+from clip_anatomy.naming.roles import MIXED, UNNAMED, Role, roles
 from clip_anatomy.naming.stability import Stability, stability
-from clip_anatomy.naming.store_truth import is_world, truth_of
-from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.naming.textspan_result import TextSpanResult
-from clip_anatomy.naming.world_pool import world_grammar, world_pool
+from clip_anatomy.naming.top_images import rows_at, top_images
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
 
-__all__ = ["atlas", "pool_of"]
+__all__ = ["atlas"]
 
 FEW_IMAGES = 500
 CHUNKS = 32
-Report = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-
-def pool_of(spec: "str | Path | Pool | None", clip: Clip) -> tuple[Pool, Grammar]:
-    """A pool and the grammar that knows its words.
-
-    Args:
-        spec: "general", "world", a text file, a pool, or None: the world's for the bundled model, else the general one.
-        clip: the model.
-
-    Raises:
-        BadText: a file that is no pool.
-    """
-    name = ("world" if clip.name == "demo" else "general") if spec is None else spec
-    grammar = world_grammar() if clip.name == "demo" or name == "world" else general_grammar()
-    if isinstance(name, Pool):
-        pool = name
-    elif name == "general":
-        pool = general_pool()
-    elif name == "world":
-        pool = world_pool()
-    else:
-        pool = read_pool(name, duplicates="drop")
-    return replace(pool, properties=tag(pool.texts, pool.properties, grammar)), grammar
 
 
 def atlas(
@@ -68,22 +41,24 @@ def atlas(
     clip: Clip,
     pool: "Pool | str | Path | None" = None,
     *,
-    texts_per_head: int = 20,
-    resamples: int = 50,
-    picks: int = 6,
-    images: int = 6,
+    texts: int = 20,
     adaptive: bool = False,
     rounds: int = 6,
-    model: LanguageModel | None = None,
+    llm: "LanguageModel | str | None" = None,
+    llm_model: str | None = None,
+    llm_price: tuple[float, float] | None = None,
+    llm_timeout: float = 60.0,
     task: str = "",
-    truth: Sequence[str] | None = None,
+    truth: "str | Sequence[str] | None" = None,
+    images: int = 6,
+    resamples: int = 50,
+    picks: int = 6,
     cache: "str | Path | bool" = True,
-    report: Report | None = None,
-    on_round: Callable[[Round], None] | None = None,
+    progress: Progress | None = None,
 ) -> Atlas:
-    """Name every head of a store, with figures, evidence and doubts.
+    """Name every head of a store, with figures, images and doubts.
 
-    Reads moments, and the coordinates once for evidence; no image is decoded. Text embeddings and a language model's answers
+    Reads moments, and the coordinates once for the images; no image is decoded. Text embeddings and a language model's answers
     are kept on disk, so that a stopped run goes on where it was.
 
     Args:
@@ -91,18 +66,21 @@ def atlas(
         clip: its model.
         pool: texts to name heads with: "general", "world", a text file, or a Pool. Default: the world's for the bundled
             model, else the general one.
-        texts_per_head: how many texts of each head (the paper's main setting is 60).
-        resamples: bootstrap resamples for the stability of each pick; 0 for none.
-        picks: for how many texts of each head images are looked up.
-        images: how many images of either kind for each of them.
+        texts: how many texts of each head (the paper's main setting is 60).
         adaptive: grow the pool around what the heads are about.
         rounds: how often, at most.
-        model: names the heads and writes more texts, in place of vocabulary and grammar.
-        task: asks the language model which roles can be spurious cues for this task.
-        truth: columns of the rows that may drive heads (known by themselves for the demo world).
+        llm: a language model, or the address of an OpenAI-compatible API, that names the heads and writes more texts in place of
+            vocabulary and grammar.
+        llm_model: name of the model at that address.
+        llm_price: price of a million tokens in and out, to tell the cost.
+        llm_timeout: seconds to wait for one answer.
+        task: ask the language model which roles can be spurious cues for this task.
+        truth: columns of the rows that may drive heads, as names or joined by commas (known by themselves for the demo world).
+        images: how many images at either end of a text's direction.
+        resamples: bootstrap resamples for the stability of each pick; 0 for none.
+        picks: for how many texts of each head images are looked up.
         cache: where text embeddings are kept, see `embed_texts`.
-        report: called as work goes on.
-        on_round: called after each span of a growing pool.
+        progress: called as work goes on.
 
     Returns:
         Atlas.
@@ -115,30 +93,25 @@ def atlas(
     Example:
         >>> import tempfile
         >>> import clip_anatomy as ca
-        >>> from clip_anatomy.store.index import index
         >>> clip = ca.load("demo")
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = index(clip, "world:40:test", folder + "/store")
-        ...     found = atlas(folder + "/store", clip, texts_per_head=5, resamples=0, cache=False)
+        ...     _ = ca.index(clip, "world:40:test", folder + "/store")
+        ...     found = atlas(folder + "/store", clip, texts=5, resamples=0, cache=False)
         >>> len(found.heads) == clip.image_tower.layers * clip.image_tower.heads
         True
     """
-    opened = Store.open(store, clip) if isinstance(store, str | Path) else store
-    opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
-    tell: Report = report or (lambda what, done, total: None)
-    if task and model is None:
-        raise BadInput("a task needs a language model to ask. Type: --llm URL --llm-model NAME")
-    if len(opened) < 2:
+    tell = progress or silent
+    asked = language_model(llm, llm_model, llm_price, llm_timeout, task)
+    opened = _checked(store, clip)
+    if texts < 1 or images < 0 or resamples < 0 or (adaptive and rounds < 1):
         raise BadInput(
-            f"{opened.path} holds {len(opened)} images; heads need two or more to differ. Type: clip-anatomy index SOURCE {opened.path}"
+            f"texts={texts}, images={images}, resamples={resamples}, rounds={rounds}: type texts=20 images=6 resamples=50 rounds=6"
         )
     tell("moments", 0, 1)
     moments = opened.moments()
-    if resamples and int((moments.ungrouped.counts[0] > 0).sum()) < 2:
+    if resamples and not _resampled(moments):
         moments = opened.moments(chunks=CHUNKS)
-    tell("moments", 1, 1)
-    texts, grammar = pool_of(pool, clip)
-    first = texts.source
+    first, grammar = pool_of(pool, clip)
 
     def embed(given: Pool) -> Float[Tensor, "text embed"]:
         found = embed_texts(
@@ -146,79 +119,80 @@ def atlas(
         )
         return torch.nn.functional.normalize(found, dim=-1)
 
-    answers: list[Answer] = []
-    curve: tuple[Round, ...] = ()
-    if adaptive:
-        grown = grow(
-            moments, texts, embed, grammar, model=model, texts_per_head=texts_per_head, rounds=rounds, report=on_round
-        )
-        texts, embeddings, span, curve = grown.pool, grown.embeddings, grown.span, grown.curve
-        answers += grown.answers
-    else:
-        embeddings = embed(texts)
-        span = textspan(
-            moments, embeddings, texts_per_head, progress=lambda done, total: tell("picking texts", done, total)
-        )
-    steady = None
-    if resamples and int((moments.ungrouped.counts[0] > 0).sum()) >= 2:
-        steady = stability(
-            moments, span, embeddings, resamples, progress=lambda done, total: tell("resampling", done, total)
-        )
-    named = _roles(span, moments, embeddings, texts)
-    if model is not None:
-        named, told = name_heads(
-            model, named, span, texts, progress=lambda done, total: tell("asking the language model", done, total)
-        )
-        answers += told
-    seen = evidence(opened, span, picks, images, progress=lambda done, total: tell("looking for images", done, total))
-    driven = truth_of(opened, truth) if truth or is_world(opened) else None
-    found = Findings(span, moments, texts, named, steady, seen, rows_at(opened, seen.rows()), driven)
-    cues: list[tuple[str, str, str]] = []
-    if task and model is not None:
-        verdicts = spurious(model, task, list(dict.fromkeys(role.name for role in named.values() if role.named)))
-        cues = [(verdict.cue, verdict.spurious, verdict.why) for verdict in verdicts]
-        answers += [verdict.answer for verdict in verdicts]
-    manifest = opened.manifest
+    grown = grow(
+        moments, first, embed, grammar, model=asked, texts_per_head=texts, rounds=rounds if adaptive else 0, progress=tell
+    )  # fmt: skip
+    span, embeddings, answers = grown.span, grown.embeddings, list(grown.answers)
+    stable = None
+    if resamples and _resampled(moments):
+        stable = stability(moments, span, embeddings, resamples, progress=tell)
+    named = _roles(span, moments, embeddings, grown.pool)
+    if asked is not None:
+        named, said = name_heads(asked, named, span, grown.pool, progress=tell)
+        answers += said
+    top = top_images(opened, span, picks, images, progress=tell)
+    columns = [name.strip() for name in truth.split(",")] if isinstance(truth, str) else truth
+    known = truth_of(opened, columns) if columns or is_world(opened) else None
+    measured = HeadMeasurements(span, moments, grown.pool, named, stable, top, rows_at(opened, top.rows()), known)
+    judged = (
+        spurious(asked, task, [*dict.fromkeys(r.name for r in named.values() if r.named)]) if asked and task else []
+    )
+    answers += [one.answer for one in judged]
     return Atlas(
-        model=manifest.model,
-        digest=manifest.digest,
+        model=opened.manifest.model,
+        digest=opened.manifest.digest,
         store=str(opened.path),
         images=len(opened),
-        layers=manifest.layers,
-        heads_per_layer=manifest.heads,
-        pool=first + (f", grown from {curve[0].texts} texts" if len(curve) > 1 else ""),
-        pool_texts=len(texts),
-        within=span.within,
+        layers=opened.manifest.layers,
+        heads_per_layer=opened.manifest.heads,
+        pool=first.source + (f", grown from {grown.curve[0].texts} texts" if len(grown.curve) > 1 else ""),
+        pool_texts=len(grown.pool),
+        top_k=span.top_k,
         threshold=span.threshold,
-        heads=entries(found, images),
-        curve=curve,
-        agreement={} if driven is None else _agreed(named, driven),
-        cues=tuple(cues),
+        heads=atlas_heads(measured, images),
+        curve=grown.curve if adaptive else (),
+        agreement={} if known is None else _agreement(named, known),
+        cues=tuple((one.cue, one.spurious, one.why) for one in judged),
         task=task,
-        bill="" if model is None else str(Bill.of(answers, model.price)),
-        notes=_notes(clip, opened, texts, steady),
-        made=_made(opened, texts, texts_per_head, steady, model),
+        llm_usage="" if asked is None else str(LlmUsage.of(answers, asked.price)),
+        notes=_notes(clip, opened, grown.pool, stable),
+        provenance=_provenance(opened, grown.pool, texts, stable, asked),
     )
 
 
+def _checked(store: "Store | str | Path", clip: Clip) -> Store:
+    opened = Store.open(store, clip) if isinstance(store, str | Path) else store
+    opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
+    if len(opened) < 2:
+        raise BadInput(
+            f"{opened.path} holds {len(opened)} images; heads need two or more to differ. Type: clip-anatomy index SOURCE {opened.path}"
+        )
+    return opened
+
+
+def _resampled(moments: Moments) -> bool:
+    """Whether the moments have two chunks or more with images in them, to resample."""
+    return int((moments.ungrouped.counts[0] > 0).sum()) >= 2
+
+
 def _roles(
-    span: TextSpanResult, moments: Moments, embeddings: Float[Tensor, "text embed"], texts: Pool
+    span: TextSpanResult, moments: Moments, embeddings: Float[Tensor, "text embed"], pool: Pool
 ) -> dict[tuple[int, int], Role]:
-    if any(texts.properties):
-        return roles(span, moments, embeddings, texts.properties)
+    if any(pool.properties):
+        return roles(span, moments, embeddings, pool.properties)
     return {
         at: Role(UNNAMED if bool(span.unnamed[span.layers.index(at[0]), at[1]]) else MIXED, 0.0) for at in span.heads()
     }
 
 
-def _agreed(named: dict[tuple[int, int], Role], driven: Truth) -> dict[str, float]:
-    told = agreement({at: role.name for at, role in named.items()}, driven, unnamed=(UNNAMED, MIXED))
-    clear = [row for row in told.rows if row[4] >= told.bar]
+def _agreement(named: dict[tuple[int, int], Role], truth: GroundTruth) -> dict[str, float]:
+    found = agreement({at: role.name for at, role in named.items()}, truth, unnamed=(UNNAMED, MIXED))
+    clear = [row for row in found.rows if row[4] >= found.bar]
     mixed = sum(row[2] == MIXED for row in clear)
-    return {"bar": told.bar, "clear": len(clear), "asked": told.asked, "right": told.right, "mixed": mixed}
+    return {"bar": found.bar, "clear": len(clear), "asked": found.asked, "right": found.right, "mixed": mixed}
 
 
-def _notes(clip: Clip, store: Store, texts: Pool, steady: Stability | None) -> tuple[str, ...]:
+def _notes(clip: Clip, store: Store, pool: Pool, stable: Stability | None) -> tuple[str, ...]:
     notes: list[str] = []
     if clip.name == "demo":
         notes.append(
@@ -229,27 +203,25 @@ def _notes(clip: Clip, store: Store, texts: Pool, steady: Stability | None) -> t
         notes.append(
             f"Only {len(store)} images: names may hang on which ones they are. {FEW_IMAGES} or more are better."
         )
-    if steady is None:
+    if stable is None:
         notes.append("Stability was not measured.")
-    if unknown := sum(not name for name in texts.properties):
-        many = "none of the texts says" if unknown == len(texts) else f"{unknown} of {len(texts)} texts do not say"
-        notes.append(
-            f"{many[0].upper()}{many[1:]} what property they are about; roles are told by the others, or by a language model."
-        )
+    if unknown := sum(not name for name in pool.properties):
+        many = "None of the texts says" if unknown == len(pool) else f"{unknown} of {len(pool)} texts do not say"
+        notes.append(f"{many} what property they are about; roles are told by the others, or by a language model.")
     return tuple(notes)
 
 
-def _made(
-    store: Store, texts: Pool, texts_per_head: int, steady: Stability | None, model: LanguageModel | None
+def _provenance(
+    store: Store, pool: Pool, texts: int, stable: Stability | None, asked: LanguageModel | None
 ) -> dict[str, str]:
     manifest = store.manifest
     made = {
         "clip-anatomy": __version__,
         "store made": manifest.created,
         "convention": manifest.convention,
-        "texts per head": str(texts_per_head),
-        "pool digest": texts.digest,
-        "bootstrap": "none" if steady is None else f"{steady.resamples} resamples of {steady.chunks} chunks of images",
-        "roles by": "texts and their properties" if model is None else model.name,
+        "texts per head": str(texts),
+        "pool digest": pool.digest,
+        "bootstrap": "none" if stable is None else f"{stable.resamples} resamples of {stable.chunks} chunks of images",
+        "roles by": "texts and their properties" if asked is None else asked.name,
     }
     return made | {f"with {name}": version for name, version in manifest.versions.items() if name in ("torch", "zarr")}

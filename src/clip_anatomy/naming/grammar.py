@@ -8,6 +8,7 @@ of a property use as many different words and frames as n allows; nothing is ran
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +18,15 @@ from typing import TypeVar
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.pool import Pool
 
-__all__ = ["Grammar", "Group"]
+__all__ = ["BOTH", "Grammar", "WordGroup", "tag"]
 
 T = TypeVar("T")
 
+BOTH = " + "  # between the properties of a text that is about several
+
 
 @dataclass(frozen=True)
-class Group:
+class WordGroup:
     """Words that fit the same sentences.
 
     Attributes:
@@ -52,7 +55,7 @@ class Grammar:
         name: of the pools it makes.
     """
 
-    groups: Mapping[str, tuple[Group, ...]]
+    groups: Mapping[str, tuple[WordGroup, ...]]
     name: str = "grammar"
 
     @cached_property
@@ -61,7 +64,7 @@ class Grammar:
         return {name: tuple(word for group in groups for word in group.words) for name, groups in self.groups.items()}
 
     @cached_property
-    def _known(self) -> dict[str, tuple[str, Group, str, str]]:
+    def _known(self) -> dict[str, tuple[str, WordGroup, str, str]]:
         """Every description that the grammar can make → (property, group, word, frame)."""
         return {
             fill(frame, word): (name, group, word, frame)
@@ -71,9 +74,9 @@ class Grammar:
         }
 
     @cached_property
-    def _homes(self) -> dict[str, list[tuple[str, Group]]]:
+    def _homes(self) -> dict[str, list[tuple[str, WordGroup]]]:
         """Word → the properties that it belongs to ("lavender" is a colour and a plant)."""
-        homes: dict[str, list[tuple[str, Group]]] = {}
+        homes: dict[str, list[tuple[str, WordGroup]]] = {}
         for name, groups in self.groups.items():
             for group in groups:
                 for word in group.words:
@@ -105,7 +108,7 @@ class Grammar:
         """(word, property) of every word of the vocabulary in a text, longest words first claimed.
 
         Example:
-            >>> Grammar({"colour": (Group(("red",), ("a {} wall",)),)}).words_in("A red, red rose")
+            >>> Grammar({"colour": (WordGroup(("red",), ("a {} wall",)),)}).words_in("A red, red rose")
             [('red', 'colour'), ('red', 'colour')]
         """
         found = (match.lower() for match in self._finder.findall(text)) if self._homes else iter(())
@@ -129,7 +132,7 @@ class Grammar:
             BadInput: no text to start from.
 
         Example:
-            >>> grammar = Grammar({"colour": (Group(("red", "blue"), ("{} paint", "{a} wall"), "in {}"),)})
+            >>> grammar = Grammar({"colour": (WordGroup(("red", "blue"), ("{} paint", "{a} wall"), "in {}"),)})
             >>> grammar.expand(["red paint"], 3).texts
             ('a red wall', 'blue paint', 'red paint in blue')
         """
@@ -145,11 +148,11 @@ class Grammar:
                 made.setdefault(text, name)
         return Pool(tuple(made), tuple(made.values()), f"{self.name}, more like {len(texts)} texts")
 
-    def _readings(self, text: str) -> list[tuple[str, Group, str, str]]:
+    def _readings(self, text: str) -> list[tuple[str, WordGroup, str, str]]:
         """What a text could be: (property, group, word, frame); the frame of a foreign text is the text around the word."""
         if text in self._known:
             return [self._known[text]]
-        readings: list[tuple[str, Group, str, str]] = []
+        readings: list[tuple[str, WordGroup, str, str]] = []
         for match in self._finder.finditer(text) if self._homes else ():
             before, after = text[: match.start()].replace("{", ""), text[match.end() :].replace("{", "")
             frame = re.sub(r"(?i)(?<!\w)an? $", "", before) + (
@@ -191,6 +194,30 @@ class Grammar:
         for group in self.groups[name]:
             if group.tail:
                 yield from ((group.tail, word, name) for word in group.words)
+
+
+def tag(texts: Sequence[str], properties: Sequence[str], grammar: Grammar) -> tuple[str, ...]:
+    """Say what untagged texts are about by the words of a vocabulary in them.
+
+    Args:
+        texts: descriptions.
+        properties: what is known already, "" where nothing is.
+        grammar: whose vocabulary is looked for.
+
+    Returns:
+        A property each; several joined by " + " where words of several are equally many; "" where no word is known.
+
+    Example:
+        >>> from clip_anatomy.naming.bundled_pools import general_grammar
+        >>> tag(["a rusty thing", "a red dog", "hm"], ["", "", ""], general_grammar())
+        ('texture', 'colour + animal', '')
+    """
+    found: list[str] = []
+    for text, known in zip(texts, properties, strict=True):
+        counted = Counter(name for _, name in grammar.words_in(text)) if not known else Counter[str]()
+        most = max(counted.values(), default=0)
+        found.append(known or BOTH.join(name for name, times in counted.items() if times == most))
+    return tuple(found)
 
 
 def fill(frame: str, word: str) -> str:

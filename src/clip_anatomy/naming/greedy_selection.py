@@ -6,21 +6,31 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-__all__ = ["Found", "greedy"]
+__all__ = ["GreedySelection", "greedy"]
 
-# Scores this close are one score: two columns of one product may differ in the last bits, and then the first text wins.
+# Scores this close count as equal: two columns of one product may differ in the last bits, and then the first text wins.
 TIE = 1e-12
 # Below this share of the first score only rounding is left of the covariance.
 SPENT = 1e-13
 
 
 @dataclass(frozen=True)
-class Found:
-    """Picks for each covariance, absolute (not shares). Where nothing is left: index −1 and zeros."""
+class GreedySelection:
+    """Picks for each covariance, absolute (not shares). Where nothing is left: index −1 and zeros.
+
+    Attributes:
+        indices: picked texts, as columns of the texts.
+        score: tᵀCt of each pick when it was picked.
+        explained_alone: variance along the text by itself.
+        gain: variance that the pick adds, qᵀCq.
+        runner_up: the text with the second score.
+        margin: 1 − second score / first score.
+        directions: orthonormal q of each pick.
+    """
 
     indices: Int64[Tensor, "batch pick"]
     score: Float64[Tensor, "batch pick"]
-    alone: Float64[Tensor, "batch pick"]
+    explained_alone: Float64[Tensor, "batch pick"]
     gain: Float64[Tensor, "batch pick"]
     runner_up: Int64[Tensor, "batch pick"]
     margin: Float64[Tensor, "batch pick"]
@@ -31,27 +41,27 @@ def greedy(
     texts: Float64[Tensor, "d text"],
     covariances: Float64[Tensor, "batch d d"],
     picks: int,
-    within: Float64[Tensor, "batch d d"] | None = None,
-) -> Found:
+    subspace: Float64[Tensor, "batch d d"] | None = None,
+) -> GreedySelection:
     """Pick texts one after the other, deflating covariance and texts by each choice.
 
     Args:
         texts: one column per text.
         covariances: one problem each; they share the texts, so that a bootstrap costs one matrix product per pick.
         picks: how many to pick at most.
-        within: an orthogonal projector per covariance: texts count only with their part inside. Default: all of the
+        subspace: an orthogonal projector per covariance: texts count only with their part inside. Default: all of the
             space.
 
     Returns:
-        Found. `gain` is the variance that each pick adds, qᵀCq; `alone` the variance along the text by itself.
+        GreedySelection.
     """
     batch, d, _ = covariances.shape
-    free = torch.eye(d, dtype=torch.float64).repeat(batch, 1, 1) if within is None else within.clone()
+    free = torch.eye(d, dtype=torch.float64).repeat(batch, 1, 1) if subspace is None else subspace.clone()
     left = free @ covariances @ free
     first = left.clone()
     # One covariance at a time keeps memory flat.
     score = torch.stack([(texts * (c @ texts)).sum(0) for c in left])  # [batch, text]
-    found = Found(
+    found = GreedySelection(
         torch.full((batch, picks), -1),
         *(torch.zeros(batch, picks, dtype=torch.float64) for _ in range(3)),
         runner_up=torch.full((batch, picks), -1),
@@ -84,8 +94,8 @@ def greedy(
         found.margin[:, k] = (1 - second.clamp(min=0) / best.clamp(min=1e-300)) * alive
         found.directions[:, k] = q
     picked = texts.T[found.indices.clamp(min=0)]  # [batch, pick, d]
-    itself = _unit(picked if within is None else picked @ within)
-    found.alone.copy_(((itself @ first) * itself).sum(-1) * (found.indices >= 0))
+    itself = _unit(picked if subspace is None else picked @ subspace)
+    found.explained_alone.copy_(((itself @ first) * itself).sum(-1) * (found.indices >= 0))
     return found
 
 

@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint: asked politely, answered once, remembered on disk.
+"""A language model behind an OpenAI-compatible endpoint: retried with backoff, each answer kept on disk.
 
 Only `POST URL/chat/completions` is spoken, with the standard library. Answers are kept by (address, model, question), so that an
 interrupted run goes on and a repeated one costs nothing. The key comes from an environment variable and is never written anywhere.
@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 from urllib import request
 from urllib.error import HTTPError
@@ -23,14 +22,14 @@ from urllib.parse import urlsplit
 from clip_anatomy.errors import BadInput, EndpointError
 from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
 
-__all__ = ["Answer", "Bill", "EndpointError", "LanguageModel"]
+__all__ = ["Answer", "EndpointError", "LanguageModel", "LlmUsage"]
 
 KEY_VARIABLE = "CLIP_ANATOMY_LLM_KEY"
 LARGEST = 8 * 2**20  # bytes of an answer
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 
 
-class _Again(Exception):
+class _RetryableError(Exception):
     """This try failed in a way that may pass; `wait` is what the server asked for, in seconds."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
@@ -40,10 +39,10 @@ class _Again(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the language model said.
+    """One answer of a language model.
 
     Attributes:
-        text: its words.
+        text: its content.
         raw: the whole response body (JSON).
         tokens_in: tokens of the question, as billed; 0 where the server does not say.
         tokens_out: tokens of the answer.
@@ -58,8 +57,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Bill:
-    """What some answers cost.
+class LlmUsage:
+    """Tokens and cost of some answers.
 
     Attributes:
         asked: questions that went out.
@@ -76,10 +75,10 @@ class Bill:
     price: tuple[float, float] | None = None
 
     @staticmethod
-    def of(answers: Sequence[Answer], price: tuple[float, float] | None = None) -> "Bill":
+    def of(answers: Sequence[Answer], price: tuple[float, float] | None = None) -> "LlmUsage":
         """Add up."""
         paid = [answer for answer in answers if not answer.cached]
-        return Bill(
+        return LlmUsage(
             len(paid),
             len(answers) - len(paid),
             sum(answer.tokens_in for answer in paid),
@@ -105,7 +104,7 @@ class Bill:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Where to ask, and how patiently.
+    """An endpoint, the name of a model there, and how long to wait for it.
 
     Attributes:
         url: address of the API, such as `http://127.0.0.1:8000/v1`.
@@ -114,7 +113,7 @@ class LanguageModel:
         timeout: seconds to wait for one answer.
         tries: how often one question is asked before giving up.
         price: of a million tokens in and out, for the bill.
-        shelf: where answers are kept.
+        cache: where answers are kept.
         sleep: waits between tries.
     """
 
@@ -124,7 +123,7 @@ class LanguageModel:
     timeout: float = 60.0
     tries: int = 5
     price: tuple[float, float] | None = None
-    shelf: DiskCache = field(default_factory=lambda: DiskCache(cache_folder() / "answers.sqlite"))
+    cache: DiskCache = field(default_factory=lambda: DiskCache(cache_folder() / "answers.sqlite"))
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     def __post_init__(self) -> None:
@@ -142,15 +141,6 @@ class LanguageModel:
             )
         if any(c in self.key for c in "\r\n"):
             raise BadInput(f"the key in ${KEY_VARIABLE} holds a line break. Set it to the key alone")
-
-    @staticmethod
-    def at(url: str, name: str, cache: "str | Path | None" = None, **settings: Any) -> "LanguageModel":
-        """Make one, with its answers kept in a file of your choice."""
-        return (
-            LanguageModel(url, name, **settings)
-            if cache is None
-            else LanguageModel(url, name, shelf=DiskCache(Path(cache)), **settings)
-        )
 
     @property
     def endpoint(self) -> str:
@@ -172,30 +162,30 @@ class LanguageModel:
         Raises:
             EndpointError: no usable answer after all tries; says what the server said.
         """
-        told = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
-        body = {"model": self.name, "messages": told, "temperature": 0, "max_tokens": most_tokens}
+        messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
+        body = {"model": self.name, "messages": messages, "temperature": 0, "max_tokens": most_tokens}
         place = hashlib.blake2b(json.dumps([self.endpoint, body], sort_keys=True).encode(), digest_size=20).hexdigest()
-        if (kept := self.shelf.get([place]).get(place)) is not None:
+        if (kept := self.cache.get([place]).get(place)) is not None:
             try:
-                return _read(kept.decode(), cached=True)
-            except (_Again, UnicodeDecodeError):
+                return _answer_of(kept.decode(), cached=True)
+            except (_RetryableError, UnicodeDecodeError):
                 pass  # damaged on disk: ask again
-        answer = self._insist(json.dumps(body).encode())
-        self.shelf.put({place: answer.raw.encode()})
+        answer = self._retried(json.dumps(body).encode())
+        self.cache.put({place: answer.raw.encode()})
         return answer
 
-    def _insist(self, body: bytes) -> Answer:
-        said = ""
+    def _retried(self, body: bytes) -> Answer:
+        problem = ""
         for attempt in range(self.tries):
             try:
-                return _read(self._post(body), cached=False)
-            except _Again as problem:
-                said = str(problem)
+                return _answer_of(self._post(body), cached=False)
+            except _RetryableError as error:
+                problem = str(error)
                 if attempt + 1 < self.tries:
                     backoff = 2.0**attempt * (0.5 + random.random())
-                    self.sleep(min(LONGEST_WAIT, backoff if problem.wait is None else problem.wait))
+                    self.sleep(min(LONGEST_WAIT, backoff if error.wait is None else error.wait))
         raise EndpointError(
-            f"{self.endpoint} gave no usable answer in {self.tries} tries (the last: {said}). What was answered before is kept: "
+            f"{self.endpoint} gave no usable answer in {self.tries} tries (the last: {problem}). What was answered before is kept: "
             "see that the server runs, and type the same command again"
         )
 
@@ -209,13 +199,15 @@ class LanguageModel:
         except HTTPError as error:
             with error:
                 self._refused(error)
-            raise _Again(f"HTTP {error.code} {error.reason}", _retry_after(error.headers.get("Retry-After"))) from None
+            raise _RetryableError(
+                f"HTTP {error.code} {error.reason}", _retry_after(error.headers.get("Retry-After"))
+            ) from None
         except TimeoutError:
-            raise _Again(f"no answer within {self.timeout:g} s") from None
+            raise _RetryableError(f"no answer within {self.timeout:g} s") from None
         except (OSError, HTTPException) as error:  # refused, reset, name not found, certificate, cut short
             if isinstance(getattr(error, "reason", None), TimeoutError):
-                raise _Again(f"no answer within {self.timeout:g} s") from None
-            raise _Again(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from None
+                raise _RetryableError(f"no answer within {self.timeout:g} s") from None
+            raise _RetryableError(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from None
         if len(raw) > LARGEST:
             raise EndpointError(
                 f"{self.endpoint} answered with more than {LARGEST >> 20} MB. Type the address of a chat-completions API"
@@ -231,44 +223,76 @@ class LanguageModel:
             raise EndpointError(
                 f"{self.endpoint} sends us on to {error.headers.get('Location', '?')}. Type that address, if you trust it"
             )
-        said = " ".join(_body(error).split())[:300]
+        reason = " ".join(_body(error).split())[:300]
         if error.code in (401, 403):
             raise EndpointError(
-                f"{self.endpoint} refuses the key (HTTP {error.code}: {said}). Type first: export {KEY_VARIABLE}=..."
+                f"{self.endpoint} refuses the key (HTTP {error.code}: {reason}). Type first: export {KEY_VARIABLE}=..."
             )
         if error.code == 404:
             raise EndpointError(
-                f"{self.endpoint} is not there, or has no model {self.name!r} (HTTP 404: {said}). Type --llm URL/v1 --llm-model NAME"
+                f"{self.endpoint} is not there, or has no model {self.name!r} (HTTP 404: {reason}). Type --llm URL/v1 --llm-model NAME"
             )
         raise EndpointError(
-            f"{self.endpoint} refuses the question (HTTP {error.code}: {said}). Type another --llm-model"
+            f"{self.endpoint} refuses the question (HTTP {error.code}: {reason}). Type another --llm-model"
         )
 
 
-class _Stay(request.HTTPRedirectHandler):
+def language_model(
+    llm: LanguageModel | str | None,
+    name: str | None = None,
+    price: tuple[float, float] | None = None,
+    timeout: float = 60.0,
+    task: str = "",
+) -> LanguageModel | None:
+    """Make a language model of what people type; None where they name none.
+
+    Args:
+        llm: one, or the address of its API.
+        name: of the model there.
+        price: of a million tokens in and out.
+        timeout: seconds to wait for one answer.
+        task: what it is to be asked about, if anything.
+
+    Raises:
+        BadInput: an address without a name, or something to ask and nobody to ask it.
+    """
+    if isinstance(llm, LanguageModel):
+        return llm
+    if llm is None:
+        if name or price or task:
+            raise BadInput(
+                "a model's name, its price and a task need a language model to ask. Type: --llm http://127.0.0.1:8000/v1 --llm-model NAME"
+            )
+        return None
+    if not name:
+        raise BadInput(f"which model at {llm}? Type: --llm-model NAME")
+    return LanguageModel(llm, name, timeout=timeout, price=price)
+
+
+class _NoRedirect(request.HTTPRedirectHandler):
     """Follows no redirect, so that a key is never sent elsewhere."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuse: the response comes out as an HTTPError."""
 
 
-_OPENER = request.build_opener(_Stay)
+_OPENER = request.build_opener(_NoRedirect)
 
 
-def _read(raw: str, *, cached: bool) -> Answer:
+def _answer_of(raw: str, *, cached: bool) -> Answer:
     """Take the words out of a response.
 
     Raises:
-        _Again: it is no chat completion.
+        _RetryableError: it is no chat completion.
     """
     try:
-        told: dict[str, Any] = json.loads(raw)
-        text = told["choices"][0]["message"]["content"]
+        body: dict[str, Any] = json.loads(raw)
+        text = body["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
-        raise _Again(f"not a chat completion: {' '.join(raw.split())[:120]!r}") from None
+        raise _RetryableError(f"not a chat completion: {' '.join(raw.split())[:120]!r}") from None
     if not isinstance(text, str) or not text.strip():
-        raise _Again("an empty answer")
-    usage = told.get("usage")
+        raise _RetryableError("an empty answer")
+    usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return Answer(text.strip(), raw, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cached)
 
@@ -277,16 +301,16 @@ def _count(value: object) -> int:
     return int(value) if isinstance(value, int | float) and value >= 0 else 0
 
 
-def _retry_after(told: str | None) -> float | None:
+def _retry_after(header: str | None) -> float | None:
     """Seconds that a Retry-After header asks for: a number, or a date."""
-    if not told:
+    if not header:
         return None
     try:
-        return max(0.0, float(told))
+        return max(0.0, float(header))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
 

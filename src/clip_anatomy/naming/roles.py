@@ -1,15 +1,14 @@
-"""Roles: what a head is about, in one word, offline, by two witnesses that err in different ways.
+"""Roles: what a head is about, in one word, offline, by two scores that err in different ways.
 
-    by picks    share of the variance that a head's first texts explain, added up per property of the text
-    by spread   per property p with texts t_1 … t_n:  Σ_j (t_j − t̄)ᵀ C (t_j − t̄) / n,  C the head's covariance: how far the
-                head tells p's texts apart from image to image. With G_p = Σ_j (t_j − t̄)(t_j − t̄)ᵀ / n it is ⟨C, G_p⟩, so that
-                it needs the three moments only
+    by picks          share of the variance that a head's first texts explain, added up per property of the text
+    by text variance  per property p with texts t_1 … t_n:  Σ_j (t_j − t̄)ᵀ C (t_j − t̄) / n,  C the head's covariance: how far
+                      the head tells p's texts apart from image to image. With G_p = Σ_j (t_j − t̄)(t_j − t̄)ᵀ / n it is
+                      ⟨C, G_p⟩, so that it needs the three moments only
 
 The first hangs on which single texts won, often by a hair; the second looks at all texts of the pool, and favours properties
 whose texts lie far apart. Each is scaled to add up to one; a role is the property with the largest mean of both.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,19 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.naming.grammar import Grammar
+from clip_anatomy.naming.grammar import BOTH
 from clip_anatomy.naming.textspan import check_pool
 from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.moments import Moments
 
-__all__ = ["MIXED", "UNNAMED", "Role", "roles", "tag"]
+__all__ = ["MIXED", "UNNAMED", "Role", "roles"]
 
 UNNAMED = "unnamed"  # its texts explain too little of it
 MIXED = "mixed"  # no property leads clearly
-BOTH = " + "  # between the properties of a text that is about several: its vote is split, and it says nothing of their spread
 LEAD = 0.1  # of the winner's share: a smaller lead is none
 LEAST = 0.15  # of the evidence: a smaller share is no name, however many properties there are
-DOUBTED = 2.5  # times that, where the witnesses disagree
+DOUBTED = 2.5  # times that, where the scores disagree
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Role:
 
     Attributes:
         name: a property, "mixed" or "unnamed".
-        confidence: 0 … 1; the winner's share if both witnesses put it first, half of it if they do not, 0 without a winner.
-        shares: (property, mean share of both witnesses), largest first, those above zero.
+        confidence: 0 … 1; the winner's share if both scores put it first, half of it if they do not, 0 without a winner.
+        shares: (property, mean share of both scores), largest first, those above zero.
         by_picks: the property that the picks name.
-        by_spread: the property that the spread names.
+        by_text_variance: the property with the largest text variance.
         source: "texts", or name of the language model that gave the name.
         why: a reason in words, where a language model gave one.
         raw: its whole answer.
@@ -54,7 +52,7 @@ class Role:
     confidence: float
     shares: tuple[tuple[str, float], ...] = ()
     by_picks: str = ""
-    by_spread: str = ""
+    by_text_variance: str = ""
     source: str = "texts"
     why: str = ""
     raw: str = ""
@@ -63,30 +61,6 @@ class Role:
     def named(self) -> bool:
         """Whether this is the name of one property."""
         return self.name not in (UNNAMED, MIXED, "")
-
-
-def tag(texts: Sequence[str], properties: Sequence[str], grammar: Grammar) -> tuple[str, ...]:
-    """Say what untagged texts are about by the words of a vocabulary in them.
-
-    Args:
-        texts: descriptions.
-        properties: what is known already, "" where nothing is.
-        grammar: whose vocabulary is looked for.
-
-    Returns:
-        A property each; several joined by " + " where words of several are equally many; "" where no word is known.
-
-    Example:
-        >>> from clip_anatomy.naming.general_pool import general_grammar
-        >>> tag(["a rusty thing", "a red dog", "hm"], ["", "", ""], general_grammar())
-        ('texture', 'colour + animal', '')
-    """
-    found: list[str] = []
-    for text, known in zip(texts, properties, strict=True):
-        counted = Counter(name for _, name in grammar.words_in(text)) if not known else Counter[str]()
-        most = max(counted.values(), default=0)
-        found.append(known or BOTH.join(name for name, times in counted.items() if times == most))
-    return tuple(found)
 
 
 def roles(
@@ -100,11 +74,11 @@ def roles(
     """Give every head of a span a role, from its texts' properties.
 
     Args:
-        span: what `textspan` found; its first `span.within` picks are looked at.
+        span: what `textspan` found; its first `span.top_k` picks are looked at.
         moments: the moments behind it.
         pool_embeddings: the same pool [text, embed].
         properties: what each text is about, "" where nobody knows, "a + b" where it is about both (see `tag`).
-        lead: a winner that is not this far ahead of the second, as a share of its own (2.5 times as far where the witnesses
+        lead: a winner that is not this far ahead of the second, as a share of its own (2.5 times as far where the scores
             disagree), leaves the head "mixed".
 
     Returns:
@@ -119,7 +93,7 @@ def roles(
         >>> pool = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [0.0, 1.0], [0.1, -1.0]])
         >>> span = textspan(moments, pool, texts_per_head=2)
         >>> role = roles(span, moments, pool, ["colour", "colour", "size", "size"])[0, 0]
-        >>> role.name, role.by_picks, role.by_spread
+        >>> role.name, role.by_picks, role.by_text_variance
         ('colour', 'colour', 'colour')
     """
     pool = check_pool(pool_embeddings, moments)
@@ -131,11 +105,11 @@ def roles(
             "no text of this pool says what property it is about, so roles cannot be told. Write the property after a tab in each "
             "line of the pool, or use general_pool()."
         )
-    picks, spread = _by_picks(span, properties, names), _by_spread(span, moments, pool, properties, names)
+    picks, variance = _by_picks(span, properties, names), _by_text_variance(span, moments, pool, properties, names)
     found: dict[tuple[int, int], Role] = {}
     for layer, head in span.heads():
         at = span.layers.index(layer), head
-        found[layer, head] = _role(picks[at], spread[at], names, bool(span.unnamed[at]), lead)
+        found[layer, head] = _role(picks[at], variance[at], names, bool(span.unnamed[at]), lead)
     return found
 
 
@@ -144,16 +118,16 @@ def _by_picks(
 ) -> Float64[Tensor, "layer head property"]:
     """What each property's texts add to the explained variance, among a head's first picks."""
     votes = torch.zeros(len(properties) + 1, len(names), dtype=torch.float64)  # the last row: no pick
-    for text, told in enumerate(properties):
-        about = [names.index(name) for name in told.split(BOTH) if name]
+    for text, given in enumerate(properties):
+        about = [names.index(name) for name in given.split(BOTH) if name]
         for place in about:
             votes[text, place] += 1 / len(about)
-    within = min(span.within, span.texts_per_head)
-    gain = span.cumulative[:, :, :within].diff(dim=2, prepend=torch.zeros_like(span.cumulative[:, :, :1])).clamp(min=0)
-    return torch.einsum("lhp,lhpn->lhn", gain, votes[span.indices[:, :, :within]])
+    first = min(span.top_k, span.texts_per_head)
+    gain = span.cumulative[:, :, :first].diff(dim=2, prepend=torch.zeros_like(span.cumulative[:, :, :1])).clamp(min=0)
+    return torch.einsum("lhp,lhpn->lhn", gain, votes[span.indices[:, :, :first]])
 
 
-def _by_spread(
+def _by_text_variance(
     span: TextSpanResult,
     moments: Moments,
     pool: Float64[Tensor, "text embed"],
@@ -164,7 +138,7 @@ def _by_spread(
     covariance = moments.covariance
     found = torch.zeros(*covariance.shape[:2], len(names), dtype=torch.float64)
     for place, name in enumerate(names):
-        texts = pool[[at for at, told in enumerate(properties) if told == name]]
+        texts = pool[[at for at, given in enumerate(properties) if given == name]]
         if len(texts) < 2:
             continue
         apart = texts - texts.mean(0)
@@ -176,12 +150,12 @@ def _by_spread(
 
 def _role(
     picks: Float64[Tensor, " property"],
-    spread: Float64[Tensor, " property"],
+    variance: Float64[Tensor, " property"],
     names: tuple[str, ...],
     unnamed: bool,
     lead: float,
 ) -> Role:
-    both = torch.stack([picks, spread])
+    both = torch.stack([picks, variance])
     whole = both.sum(1, keepdim=True)
     scaled = both / whole.clamp(min=1e-300)
     share = scaled.sum(0) / max(int((whole > 0).sum()), 1)

@@ -1,10 +1,9 @@
-"""How far a head's name hangs on the images that happened to be seen: TextSpan again on bootstrap resamples.
+"""Stability of the picked texts: TextSpan again on bootstrap resamples of the images.
 
 Images were dealt at random into chunks when the moments were taken; drawing chunks with replacement is a bootstrap over
 images in blocks, and needs no second pass. All resamples of a head share one matrix of texts: a pick costs one product.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.greedy_selection import greedy
 from clip_anatomy.naming.textspan import check_pool, numerical_rank, texts_in, top_frame
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.moments import Moments
 
 __all__ = ["Stability", "stability"]
@@ -30,14 +30,14 @@ class Stability:
     """How often each pick is picked again; zero where there is no pick.
 
     Attributes:
-        again: share of the resamples whose span holds the text at any place.
-        as_early: share of the resamples that pick it at the same place or before.
+        anywhere: share of the resamples whose span holds the text at any place.
+        in_place: share of the resamples that pick it at the same place or before.
         resamples: how many were drawn.
         chunks: how many chunks of images they were drawn from.
     """
 
-    again: Float64[Tensor, "layer head pick"]
-    as_early: Float64[Tensor, "layer head pick"]
+    anywhere: Float64[Tensor, "layer head pick"]
+    in_place: Float64[Tensor, "layer head pick"]
     resamples: int
     chunks: int
 
@@ -49,9 +49,9 @@ def stability(
     resamples: int = 100,
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Stability:
-    """Pick again on bootstrap resamples of the images.
+    """Measure how often each pick is picked again on bootstrap resamples of the images.
 
     Args:
         moments: the moments behind `span`, taken with chunks (`Moments.of(..., chunks=32)`).
@@ -59,7 +59,7 @@ def stability(
         pool_embeddings: the same pool [text, embed].
         resamples: how many times to draw as many chunks as there are, with replacement.
         seed: of the draws.
-        progress: called with (heads done, heads in all).
+        progress: called after each head.
 
     Returns:
         Stability, shares in 0..1 on the span's axes.
@@ -67,6 +67,7 @@ def stability(
     Raises:
         BadInput: fewer than two chunks hold images.
     """
+    tell = progress or silent
     pool = check_pool(pool_embeddings, moments)
     cells = moments.ungrouped
     counts = cells.counts[0].double()
@@ -79,7 +80,7 @@ def stability(
     draws = np.random.default_rng(seed).multinomial(chunks, np.full(chunks, 1 / chunks), size=resamples)
     weights = torch.from_numpy(draws.astype(np.float64))
     weights = weights[weights @ counts > 1]  # a draw of nothing but empty chunks says nothing
-    again, as_early = torch.zeros_like(span.margin), torch.zeros_like(span.margin)
+    anywhere, in_place = torch.zeros_like(span.margin), torch.zeros_like(span.margin)
     heads = [(span.layers.index(layer), head) for layer, head in span.heads()]
     if moments.layers != span.layers:
         raise BadInput(
@@ -97,15 +98,14 @@ def stability(
             for start in range(0, len(weights), BLOCK):
                 block = slice(start, start + BLOCK)
                 covariance, uncentred = _resampled(weights[block], counts, means, scatters)
-                within = None if rank >= len(frame) else _projector(uncentred, rank)
-                found = greedy(texts, covariance, min(span.texts_per_head, len(frame)), within).indices
+                subspace = None if rank >= len(frame) else _projector(uncentred, rank)
+                found = greedy(texts, covariance, min(span.texts_per_head, len(frame)), subspace).indices
                 seen[block, :, : found.shape[1]] = span.indices[at][None, :, None] == found[:, None]
             seen &= (span.indices[at] >= 0)[None, :, None]
-            again[at] = seen.any(2).double().mean(0)
-            as_early[at] = seen.tril().any(2).double().mean(0)
-        if progress is not None:
-            progress(done, len(heads))
-    return Stability(again, as_early, resamples, chunks)
+            anywhere[at] = seen.any(2).double().mean(0)
+            in_place[at] = seen.tril().any(2).double().mean(0)
+        tell("resampling", done, len(heads))
+    return Stability(anywhere, in_place, resamples, chunks)
 
 
 def _resampled(

@@ -15,7 +15,7 @@ products with a constant matrix. All of it in float64: the order of near ties mu
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.greedy_selection import greedy
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments
 
@@ -54,10 +55,10 @@ def textspan(
     heads: Sequence[tuple[int, int]] | None = None,
     *,
     threshold: float = 0.3,
-    within: int = 10,
-    progress: Callable[[int, int], None] | None = None,
+    top_k: int = 10,
+    progress: Progress | None = None,
 ) -> TextSpanResult:
-    """Name heads: pick, one after the other, the texts that explain most of what is left of a head's variance.
+    """Name heads by TextSpan: pick, one after the other, the texts that explain most of what is left of a head's variance.
 
     Time and memory do not depend on the number of images behind the moments. One head's texts are held at a time.
 
@@ -67,9 +68,9 @@ def textspan(
         texts_per_head: how many texts to pick for each head (the paper's main setting is 60).
         rank: how many directions of a head to search. Default: as many as it has, at most d (+ 3 for "official").
         heads: (layer, head) pairs, layers numbered as in the model. Default: all.
-        threshold: heads whose first `within` picks explain less of the variance than this are called unnamed.
-        within: see `threshold`.
-        progress: called with (heads done, heads in all) after each head.
+        threshold: heads whose first `top_k` picks explain less of the variance than this are called unnamed.
+        top_k: see `threshold`.
+        progress: called after each head.
 
     Returns:
         TextSpanResult: picks and figures per (layer, head).
@@ -87,6 +88,7 @@ def textspan(
         >>> span.indices.tolist(), [round(v, 3) for v in span.cumulative[0, 0].tolist()]
         ([[[0, 1]]], [0.993, 1.0])
     """
+    tell = progress or silent
     pool = check_pool(pool_embeddings, moments)
     if texts_per_head < 1 or (rank is not None and rank < 1):
         raise BadInput(
@@ -94,11 +96,11 @@ def textspan(
         )
     if moments.count < 2:
         raise BadInput(f"moments of {moments.count} images have no variance to explain: take them over two or more.")
-    asked = _asked(moments, heads)
+    chosen = _chosen_heads(moments, heads)
     layers, width, d = moments.mean.shape
     true_rank = numerical_rank(moments.uncentred)
     used = true_rank if rank is None else torch.full_like(true_rank, min(rank, d))
-    _warn_above_rank(rank, true_rank, asked)
+    _warn_above_rank(rank, true_rank, chosen)
     shape = (layers, width, texts_per_head)
     span = TextSpanResult(
         torch.full(shape, -1),
@@ -110,17 +112,16 @@ def textspan(
         rank=torch.zeros(layers, width, dtype=torch.int64),
         unnamed=torch.zeros(layers, width, dtype=torch.bool),
         threshold=threshold,
-        within=within,
+        top_k=top_k,
         count=moments.count,
         layers=moments.layers,
         convention=moments.convention,
         basis=moments.basis,
     )
     covariance, uncentred = moments.covariance, moments.uncentred
-    for done, at in enumerate(asked, 1):
+    for done, at in enumerate(chosen, 1):
         _fill(span, at, pool, covariance[at], frame=top_frame(uncentred[at], int(used[at])))
-        if progress is not None:
-            progress(done, len(asked))
+        tell("picking texts", done, len(chosen))
     return span
 
 
@@ -131,7 +132,7 @@ def _fill(
     covariance: Float64[Tensor, "d d"],
     frame: Float64[Tensor, "rank d"],
 ) -> None:
-    """TextSpanResult one head and write the result into the (freshly made) arrays of `span`."""
+    """Pick the texts of one head and write them into the (freshly made) arrays of `span`."""
     rank = len(frame)
     span.rank[at] = max(rank, 1)  # a head that never writes has rank 0, and is covered all the same
     total = covariance.trace()
@@ -144,15 +145,15 @@ def _fill(
     m = found.indices.shape[1]
     span.indices[at][:m] = found.indices[0]
     span.score[at][:m] = found.score[0]
-    span.alone[at][:m] = found.alone[0] / total
+    span.explained_alone[at][:m] = found.explained_alone[0] / total
     span.cumulative[at][:m] = found.gain[0].cumsum(0) / total
     span.cumulative[at][m:] = span.cumulative[at][m - 1]
     span.runner_up[at][:m] = found.runner_up[0]
     span.margin[at][:m] = found.margin[0]
     span.directions[at][:m] = found.directions[0] @ frame
     best = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0).cumsum(0) / total
-    span.ceiling[at][:] = best[torch.arange(span.texts_per_head).clamp(max=len(best) - 1)]
-    span.unnamed[at] = bool(span.cumulative[at][min(span.within, span.texts_per_head) - 1] < span.threshold)
+    span.pca_explained[at][:] = best[torch.arange(span.texts_per_head).clamp(max=len(best) - 1)]
+    span.unnamed[at] = bool(span.cumulative[at][min(span.top_k, span.texts_per_head) - 1] < span.threshold)
 
 
 def top_frame(uncentred: Float64[Tensor, "d d"], rank: int) -> Float64[Tensor, "rank d"]:
@@ -182,7 +183,7 @@ def check_pool(pool_embeddings: "Tensor | NDArray[Any]", moments: Moments) -> Fl
     return pool
 
 
-def _asked(moments: Moments, heads: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
+def _chosen_heads(moments: Moments, heads: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
     layers, width = moments.means.shape[2:4]
     if heads is None:
         return list(product(range(layers), range(width)))
@@ -195,8 +196,8 @@ def _asked(moments: Moments, heads: Sequence[tuple[int, int]] | None) -> list[tu
     return [(moments.layers.index(layer), head) for layer, head in heads]
 
 
-def _warn_above_rank(rank: int | None, true_rank: Int64[Tensor, "layer head"], asked: list[tuple[int, int]]) -> None:
-    true = [int(true_rank[at]) for at in asked]
+def _warn_above_rank(rank: int | None, true_rank: Int64[Tensor, "layer head"], chosen: list[tuple[int, int]]) -> None:
+    true = [int(true_rank[at]) for at in chosen]
     above = [r for r in true if rank is not None and rank > r]
     if above:
         warnings.warn(

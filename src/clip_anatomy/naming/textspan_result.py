@@ -1,4 +1,4 @@
-"""What TextSpan found: picks, figures and directions per head."""
+"""`TextSpanResult`: picked texts, explained variance and directions per head."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ class Pick:
     Attributes:
         place: 0 for the first pick.
         text: the description.
-        alone: share of the head's variance along this text by itself.
+        explained_alone: share of the head's variance along this text by itself.
         cumulative: share of the variance explained by all picks up to this one.
         runner_up: the text that came second.
         margin: 1 − (its score / the winner's): 0 is a tie, 1 is no contest.
@@ -28,7 +28,7 @@ class Pick:
 
     place: int
     text: str
-    alone: float
+    explained_alone: float
     cumulative: float
     runner_up: str
     margin: float
@@ -36,22 +36,22 @@ class Pick:
 
 @dataclass(frozen=True)
 class TextSpanResult:
-    """What `textspan` found. A place without a pick (the head has no more dimensions) holds −1 and zeros.
+    """Texts that span what each head writes. A place without a pick (the head has no more dimensions) holds −1 and zeros.
 
     Attributes:
         indices: picked texts, as rows of the pool.
         score: t_jᵀ C t_j of each pick when it was picked.
-        alone: share of the head's variance along each picked text by itself.
+        explained_alone: share of the head's variance along each picked text by itself.
         cumulative: share explained by the picks so far, together.
-        ceiling: the most that any so many directions could explain (principal components).
+        pca_explained: the most that as many directions could explain: that of the principal components.
         runner_up: the text with the second score.
         margin: 1 − second score / first score.
         directions: orthonormal q_k of the reconstruction.
         mean: mean contribution of each head.
         rank: dimensions searched in each head; 0 for heads not asked for.
-        unnamed: heads whose first `within` picks explain less than `threshold` of the variance.
+        unnamed: heads whose first `top_k` picks explain less than `threshold` of the variance.
         threshold: see `unnamed`.
-        within: see `unnamed`.
+        top_k: see `unnamed`.
         count: images behind the moments.
         layers: which layer of the model each entry of the layer axis is.
         convention: "centered" or "official".
@@ -60,9 +60,9 @@ class TextSpanResult:
 
     indices: Int64[Tensor, "layer head pick"]
     score: Float64[Tensor, "layer head pick"]
-    alone: Float64[Tensor, "layer head pick"]
+    explained_alone: Float64[Tensor, "layer head pick"]
     cumulative: Float64[Tensor, "layer head pick"]
-    ceiling: Float64[Tensor, "layer head pick"]
+    pca_explained: Float64[Tensor, "layer head pick"]
     runner_up: Int64[Tensor, "layer head pick"]
     margin: Float64[Tensor, "layer head pick"]
     directions: Float64[Tensor, "layer head pick d"]
@@ -70,7 +70,7 @@ class TextSpanResult:
     rank: Int64[Tensor, "layer head"]
     unnamed: Bool[Tensor, "layer head"]
     threshold: float
-    within: int
+    top_k: int
     count: int
     layers: tuple[int, ...]
     convention: str
@@ -92,9 +92,18 @@ class TextSpanResult:
             yield self.layers[row], head
 
     def first(self, texts_per_head: int) -> "TextSpanResult":
-        """Only the first picks: exactly the span that fewer texts would have given."""
+        """Keep the first picks only: exactly what fewer texts per head would have given."""
         keep = slice(0, texts_per_head)
-        names = ("indices", "score", "alone", "cumulative", "ceiling", "runner_up", "margin", "directions")
+        names = (
+            "indices",
+            "score",
+            "explained_alone",
+            "cumulative",
+            "pca_explained",
+            "runner_up",
+            "margin",
+            "directions",
+        )
         return replace(self, **{name: getattr(self, name)[:, :, keep] for name in names})
 
     def reconstruct(self, coordinates: Float64[Tensor, "image layer head d"]) -> Float64[Tensor, "image layer head d"]:
@@ -110,7 +119,7 @@ class TextSpanResult:
         return self.mean + torch.einsum("ilhp,lhpd->ilhd", along, self.directions)
 
     def picks(self, layer: int, head: int, texts: Sequence[str]) -> list[Pick]:
-        """The picks of one head in words.
+        """List the picks of one head with their texts.
 
         Args:
             layer: number of the layer in the model.
@@ -126,7 +135,7 @@ class TextSpanResult:
             Pick(
                 place,
                 texts[index],
-                float(self.alone[at][place]),
+                float(self.explained_alone[at][place]),
                 float(self.cumulative[at][place]),
                 texts[second[place]] if second[place] >= 0 else "",
                 float(self.margin[at][place]),

@@ -1,7 +1,7 @@
 """The folder of an atlas: a page with the map of all heads, a page for each head, their pictures and tables."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from clip_anatomy.atomic_output import REPORT, Kind, staged
 from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.naming.atlas import SCHEMA, Atlas, AtlasHead
 from clip_anatomy.naming.roles import MIXED, UNNAMED
-from clip_anatomy.progress import silent
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.report.atlas_table import has_parquet, write_parquet
 from clip_anatomy.report.html import encoded, page, percent, spaced
 from clip_anatomy.report.thumbnails import thumbnails
@@ -34,7 +34,7 @@ def save(atlas: Atlas, folder: Path) -> Path:
     Raises:
         OutputError: the folder cannot be written, or holds something else.
     """
-    from clip_anatomy.naming.evidence import rows_at
+    from clip_anatomy.naming.top_images import rows_at
     from clip_anatomy.store.store import Store
 
     try:
@@ -51,9 +51,7 @@ def html(atlas: Atlas) -> str:
     return index_page(atlas, {})
 
 
-def write_atlas(
-    atlas: Atlas, rows: Sequence[Row], folder: Path, progress: Callable[[str, int, int], None] | None = None
-) -> list[str]:
+def write_atlas(atlas: Atlas, rows: Sequence[Row], folder: Path, progress: Progress | None = None) -> list[str]:
     """Write all pages, pictures and tables of an atlas into an empty folder.
 
     Args:
@@ -110,7 +108,7 @@ def index_page(atlas: Atlas, pictures: Mapping[int, str], missing: Sequence[str]
         "images": f"{atlas.images:,}, {atlas.store}",
         "texts": atlas.pool,
     }
-    made |= {**atlas.made, **({"cost": atlas.bill} if atlas.bill else {})}  # fmt: skip
+    made |= {**atlas.provenance, **({"cost": atlas.llm_usage} if atlas.llm_usage else {})}  # fmt: skip
     return page(
         "atlas.html",
         kind="atlas",
@@ -146,7 +144,7 @@ def head_page(atlas: Atlas, at: int, pictures: Mapping[int, str]) -> str:
         head=head,
         before=atlas.heads[at - 1] if at else None,
         after=atlas.heads[at + 1] if at + 1 < len(atlas.heads) else None,
-        shown=[text for text in head.texts if text.most],
+        shown=[text for text in head.texts if text.top_images],
         **_common(atlas, pictures),
     )
 

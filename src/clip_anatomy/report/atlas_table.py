@@ -1,11 +1,30 @@
-"""The atlas as one table, a row per head and text, for programs that like columns."""
+"""The atlas as tables: one line per head at the terminal; one row per head and text in Parquet."""
 
 from pathlib import Path
 
 from clip_anatomy.errors import MissingExtra, OutputError
-from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.naming.atlas import SCHEMA, Atlas, AtlasHead, AtlasText
 
-__all__ = ["has_parquet", "write_parquet"]
+__all__ = ["has_parquet", "print_atlas", "write_parquet"]
+
+
+COLUMNS = {
+    "layer": int, "head": int, "role": str, "confidence": float, "role_source": str, "variance": float, "explained": float,
+    "pca_explained": float, "truth": str, "truth_share": float, "place": int, "text": str, "property": str,
+    "explained_alone": float, "gain": float, "cumulative": float, "runner_up": str, "margin": float, "stability": float,
+    "stability_in_place": float, "top_images": list, "bottom_images": list,
+}  # fmt: skip
+OF_TEXT = (
+    "text",
+    "property",
+    "explained_alone",
+    "gain",
+    "cumulative",
+    "runner_up",
+    "margin",
+    "stability",
+    "stability_in_place",
+)
 
 
 def has_parquet() -> bool:
@@ -27,67 +46,67 @@ def write_parquet(atlas: Atlas, path: Path) -> None:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtra("pyarrow", "atlas") from error
-    rows = [
-        {
-            "layer": head.layer,
-            "head": head.head,
-            "role": head.role.name,
-            "confidence": head.role.confidence,
-            "role_source": head.role.source,
-            "variance": head.variance,
-            "explained": head.explained,
-            "ceiling": head.ceiling,
-            "truth": head.truth[0][0] if head.truth else None,
-            "truth_share": head.truth[0][1] if head.truth else None,
-            "place": place,
-            "text": None if text is None else text.text,
-            "property": None if text is None else text.property,
-            "alone": None if text is None else text.alone,
-            "gain": None if text is None else text.gain,
-            "cumulative": None if text is None else text.cumulative,
-            "runner_up": None if text is None else text.runner_up,
-            "margin": None if text is None else text.margin,
-            "again": None if text is None else text.again,
-            "as_early": None if text is None else text.as_early,
-            "most": None if text is None else [seen.id for seen in text.most],
-            "least": None if text is None else [seen.id for seen in text.least],
-        }
-        for head in atlas.heads
-        for place, text in enumerate(head.texts or (None,))
-    ]
-    numbers = (
-        "confidence",
-        "variance",
-        "explained",
-        "ceiling",
-        "truth_share",
-        "alone",
-        "gain",
-        "cumulative",
-        "margin",
-        "again",
-        "as_early",
-    )
-    kinds = {
-        "layer": pa.int32(),
-        "head": pa.int32(),
-        "place": pa.int32(),
-        "most": pa.list_(pa.string()),
-        "least": pa.list_(pa.string()),
-    }
-    fields = [
-        (name, kinds.get(name, pa.float64() if name in numbers else pa.string()))
-        for name in (rows[0] if rows else {"text": None})
-    ]
     about = {
-        "schema": "clip-anatomy/atlas/1",
+        "schema": SCHEMA,
         "model": atlas.model,
         "digest": atlas.digest,
         "pool": atlas.pool,
         "images": str(atlas.images),
     }
+    kinds = {int: pa.int32(), float: pa.float64(), str: pa.string(), list: pa.list_(pa.string())}
+    fields = [(name, kinds[kind]) for name, kind in COLUMNS.items()]
+    rows = [
+        dict(zip(COLUMNS, (*_head_values(head), place, *_text_values(text)), strict=True))
+        for head in atlas.heads
+        for place, text in enumerate(head.texts or (None,))
+    ]
     table = pa.Table.from_pylist(rows, schema=pa.schema(fields, metadata=about))
     try:
         pq.write_table(table, path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error}). Type a folder with room: --out NAME") from error
+
+
+def _head_values(head: AtlasHead) -> tuple[object, ...]:
+    role, truth = head.role, head.truth[0] if head.truth else (None, None)
+    return (
+        head.layer, head.head, role.name, role.confidence, role.source, head.variance, head.explained, head.pca_explained, *truth
+    )  # fmt: skip
+
+
+def _text_values(text: AtlasText | None) -> tuple[object, ...]:
+    if text is None:
+        return (None,) * (len(OF_TEXT) + 2)
+    images = ([image.id for image in text.top_images], [image.id for image in text.bottom_images])
+    return (*(getattr(text, name) for name in OF_TEXT), *images)
+
+
+def print_atlas(atlas: Atlas) -> None:
+    """Print every head on a line: role, how sure, what its texts explain, the first of them; then agreement and cues."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=130)
+    title = Text(f"{atlas.model}: {len(atlas.heads)} heads over {atlas.images:,} images")
+    table = Table(title=title, title_justify="left", pad_edge=False)
+    truth = any(head.truth for head in atlas.heads)
+    for name in ("head", "role", "sure", "explained", "first texts", *(["in truth"] if truth else [])):
+        table.add_column(name, justify="right" if name in ("head", "sure", "explained") else "left")
+    for head in atlas.heads:
+        sure = f"{head.role.confidence:.0%}" if head.role.named else ""
+        words = Text(" · ".join(text.text for text in head.texts[:2]))
+        row = [head.name, Text(head.role.name.replace("_", " ")), sure, f"{head.explained:.0%}", words]
+        table.add_row(*row, *([f"{head.truth[0][0]} {head.truth[0][1]:.0%}" if head.truth else ""] if truth else []))
+    console.print(table)
+    if found := atlas.agreement:
+        asked, right = int(found["asked"]), int(found["right"])
+        rate = f" ({right / asked:.0%})" if asked else ""
+        print(
+            f"{right} of {asked}{rate} named heads that one attribute drives (it explains {found['bar']:.0%} or more) have it as their "
+            f"role; {int(found['mixed'])} more are called mixed."
+        )
+    for cue, answer, why in atlas.cues:
+        print(f"{cue}: spurious cue for {atlas.task}? {answer}. {why}")

@@ -5,6 +5,7 @@ _HERE = {
     "device='cpu'": "--device cpu",
     "or weights=FILE": "or add --weights FILE",
     "weights=FILE": "--weights FILE",
+    "texts=20 images=6 resamples=50 rounds=6": "--texts 20 --images 6 --resamples 50 --rounds 6",
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
-from clip_anatomy.naming.build_atlas import pool_of
+from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.retrieval.prepared_query import placed
 from clip_anatomy.retrieval.ranking import Ranking
 from clip_anatomy.store.store import Store

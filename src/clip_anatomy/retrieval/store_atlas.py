@@ -15,7 +15,8 @@ from clip_anatomy.loading.load import load
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.build_atlas import atlas as make_atlas
-from clip_anatomy.naming.build_atlas import pool_of
+from clip_anatomy.naming.bundled_pools import pool_of
+from clip_anatomy.progress import Progress
 from clip_anatomy.store.store import Store
 
 __all__ = ["atlas_of", "directions_of", "kept_atlas", "model_of"]
@@ -39,7 +40,7 @@ def atlas_of(
     store: Store,
     clip: Callable[[], Clip],
     given: "Atlas | str | Path | None" = None,
-    report: Callable[[str, int, int], None] | None = None,
+    report: Progress | None = None,
 ) -> Atlas:
     """The atlas to choose heads by: the one that was given, the one kept in the store, or a quick one that is made and kept there.
 
@@ -63,7 +64,7 @@ def atlas_of(
                 f"{store.manifest.digest[:8]}). Make one: clip-anatomy atlas {store.path}"
             )
         return found
-    made = make_atlas(store, clip(), resamples=0, picks=1, images=1, report=report)
+    made = make_atlas(store, clip(), resamples=0, picks=1, images=1, progress=report)
     kept = store.path / NAME
     part = kept.with_name(f".{NAME}.{secrets.token_hex(4)}")
     try:

@@ -15,9 +15,10 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import load
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
-from clip_anatomy.naming.build_atlas import pool_of
+from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.progress import Progress
 from clip_anatomy.retrieval.store_atlas import atlas_of
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
@@ -32,7 +33,7 @@ from clip_anatomy.studies.zero_shot_task import Task, task_of
 __all__ = ["STUDIES", "study"]
 
 Sets = list[tuple[str, Selection]]
-Report = Callable[[str, int, int], None]
+Report = Progress
 SELECTED = "selected"
 
 
@@ -284,6 +285,4 @@ def _span(store: Store, clip: Clip, pool: str | Path | None, texts_per_head: int
     texts, _ = pool_of(pool, clip)
     found = embed_texts(clip, texts.texts, progress=lambda done, total: report("embedding texts", done, total))
     unit = torch.nn.functional.normalize(found, dim=-1)
-    return textspan(
-        store.moments(), unit, texts_per_head, progress=lambda done, total: report("picking texts", done, total)
-    )
+    return textspan(store.moments(), unit, texts_per_head, progress=report)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_anatomy.naming.evidence import rows_at
+from clip_anatomy.naming.top_images import rows_at
 from clip_anatomy.store.rows import Row
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.ablated_answers import Part, contributions, texts_in

@@ -1,6 +1,6 @@
 """Names of a store's heads from some of its images only: what a choice on a validation split may know of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,9 +8,11 @@ import torch
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText
-from clip_anatomy.naming.build_atlas import pool_of
-from clip_anatomy.naming.roles import BOTH, roles, tag
+from clip_anatomy.naming.bundled_pools import pool_of
+from clip_anatomy.naming.grammar import BOTH, tag
+from clip_anatomy.naming.roles import roles
 from clip_anatomy.naming.textspan import textspan
+from clip_anatomy.progress import Progress
 from clip_anatomy.retrieval.head_choice import holding
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
@@ -41,7 +43,7 @@ def name_heads_of(
     clip: Clip,
     rows: np.ndarray,
     pool: str | None = None,
-    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    report: Progress = lambda what, done, total: None,
 ) -> Atlas:
     """A quick atlas of a store from some of its images: roles and first texts, no evidence.
 
@@ -56,15 +58,15 @@ def name_heads_of(
     moments = moments_of(store, rows)
     embeddings = embed_texts(clip, texts.texts, progress=lambda done, total: report("embedding texts", done, total))
     embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
-    span = textspan(moments, embeddings, TEXTS, progress=lambda done, total: report("naming heads", done, total))
+    span = textspan(moments, embeddings, TEXTS, progress=report)
     named = roles(span, moments, embeddings, texts.properties)
     variance = moments.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     heads: list[AtlasHead] = []
     for layer, head in span.heads():
         row = span.layers.index(layer)
-        last = min(span.within, span.texts_per_head) - 1
+        last = min(span.top_k, span.texts_per_head) - 1
         picks = [
-            AtlasText(pick.text, texts.properties[int(span.indices[row, head, at])], pick.alone,
+            AtlasText(pick.text, texts.properties[int(span.indices[row, head, at])], pick.explained_alone,
                       pick.cumulative - (float(span.cumulative[row, head, at - 1]) if at else 0.0), pick.cumulative,
                       pick.runner_up, pick.margin)
             for at, pick in enumerate(span.picks(layer, head, texts.texts))
@@ -72,13 +74,13 @@ def name_heads_of(
         heads.append(
             AtlasHead(
                 layer, head, named[layer, head], float(variance[row, head]), int(span.rank[row, head]),
-                float(span.cumulative[row, head, last]), float(span.ceiling[row, head, last]), tuple(picks),
+                float(span.cumulative[row, head, last]), float(span.pca_explained[row, head, last]), tuple(picks),
             )
         )  # fmt: skip
     manifest = store.manifest
     return Atlas(
         manifest.model, manifest.digest, str(store.path), len(rows), manifest.layers, manifest.heads, texts.source, len(texts),
-        span.within, span.threshold, tuple(heads),
+        span.top_k, span.threshold, tuple(heads),
     )  # fmt: skip
 
 

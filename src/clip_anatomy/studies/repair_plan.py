@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.naming.store_truth import is_world
+from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.class_texts import WORLD
 from clip_anatomy.studies.columns import class_named, codes_in, column_of, columns_of, few, listed, same

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.naming.store_truth import is_world
+from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.class_texts import WORLD, class_texts, values_of
 from clip_anatomy.studies.columns import classes_of, codes_in, column_of, columns_of, few

@@ -1,4 +1,4 @@
-"""What a language model is asked about heads: what their texts have in common, more texts like them, and which cues may mislead.
+"""Prompts for a language model, and how its answers are read: a head's role, more texts like these, spurious cues.
 
 The prompts are our own. Every answer is kept with the atlas as it came, so that a reader can judge it.
 """
@@ -6,7 +6,7 @@ The prompts are our own. Every answer is kept with the atlas as it came, so that
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from clip_anatomy.naming.language_model import Answer, LanguageModel
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.roles import UNNAMED, Role
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.progress import Progress, silent
 
-__all__ = ["Naming", "Verdict", "common_role", "more_like", "name_heads", "spurious"]
+__all__ = ["CueJudgement", "LlmRole", "common_role", "more_like", "name_heads", "spurious"]
 
 LONGEST_ROLE = 40
 LONGEST_TEXT = 160
@@ -48,7 +49,7 @@ Answer with one JSON object and nothing else: {{"spurious": "yes", "no" or "uncl
 
 
 @dataclass(frozen=True)
-class Naming:
+class LlmRole:
     """A role as a language model names it.
 
     Attributes:
@@ -65,7 +66,7 @@ class Naming:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CueJudgement:
     """Whether a cue may mislead in a task.
 
     Attributes:
@@ -83,11 +84,11 @@ class Verdict:
     answer: Answer
 
 
-def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known: Sequence[str] = ()) -> Naming:
+def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known: Sequence[str] = ()) -> LlmRole:
     """Ask what a head's texts have in common.
 
     Args:
-        model: whom to ask.
+        model: the language model.
         texts: (text, share of the head's variance that it adds), best first.
         known: names to prefer, so that heads with one role get one name.
 
@@ -100,11 +101,11 @@ def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known:
     lines = "\n".join(f"- {_plain(text)} ({100 * share:.0f} %)" for text, share in texts)
     names = KNOWN_PROMPT.format(known=", ".join(map(_spaced, known))) if known else ""
     answer = model.ask(ROLE_PROMPT.format(texts=lines, known=names), most_tokens=200)
-    told = _object(answer.text)
-    role = re.sub(r"[^\w &/-]+", "", str(told.get("role", ""))).strip().lower()[:LONGEST_ROLE]
+    fields = _first_json_object(answer.text)
+    role = re.sub(r"[^\w &/-]+", "", str(fields.get("role", ""))).strip().lower()[:LONGEST_ROLE]
     role = {_spaced(name): name for name in known}.get(role, role)
     role = "mixed" if role in ("unclear", "none", "mixed", "nothing", "unknown") else role
-    return Naming(role, _share(told.get("confidence")), _plain(str(told.get("why", "")))[:300], answer)
+    return LlmRole(role, _share(fields.get("confidence")), _plain(str(fields.get("why", "")))[:300], answer)
 
 
 def name_heads(
@@ -113,16 +114,16 @@ def name_heads(
     span: TextSpanResult,
     texts: Pool,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[tuple[int, int], Role], list[Answer]]:
     """Ask for the role of every head that is not unnamed; where an answer cannot be read, the role by texts stays.
 
     Args:
-        model: whom to ask.
+        model: the language model.
         named: (layer, head) → role by texts.
         span: picks and figures.
         texts: the pool behind them; its properties are the names to prefer.
-        progress: called with (heads done, heads in all).
+        progress: called after each head.
 
     Returns:
         (layer, head) → role, and the answers as they came.
@@ -130,25 +131,25 @@ def name_heads(
     Raises:
         EndpointError: no answer.
     """
+    tell = progress or silent
     found, answers = dict(named), list[Answer]()
     known = tuple(dict.fromkeys(name for name in texts.properties if name))
     heads = [at for at, role in named.items() if role.name != UNNAMED]
     for done, (layer, head) in enumerate(heads, 1):
-        picks = span.picks(layer, head, texts.texts)[: span.within]
+        picks = span.picks(layer, head, texts.texts)[: span.top_k]
         before = [0.0, *(pick.cumulative for pick in picks)]
-        told = common_role(
+        role = common_role(
             model, [(pick.text, pick.cumulative - was) for pick, was in zip(picks, before, strict=False)], known
         )
-        answers.append(told.answer)
+        answers.append(role.answer)
         mine = named[layer, head]
-        if told.role:
+        if role.role:
             found[layer, head] = replace(
-                mine, name=told.role, confidence=told.confidence, source=model.name, why=told.why, raw=told.answer.text
+                mine, name=role.role, confidence=role.confidence, source=model.name, why=role.why, raw=role.answer.text
             )
         else:
-            found[layer, head] = replace(mine, raw=told.answer.text)
-        if progress is not None:
-            progress(done, len(heads))
+            found[layer, head] = replace(mine, raw=role.answer.text)
+        tell("asking the language model", done, len(heads))
     return found, answers
 
 
@@ -156,7 +157,7 @@ def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[
     """Ask for more descriptions like these.
 
     Args:
-        model: whom to ask.
+        model: the language model.
         texts: descriptions to start from.
         n: how many new ones to ask for.
 
@@ -174,11 +175,11 @@ def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[
     return list(found.values())[:n], answer
 
 
-def spurious(model: LanguageModel, task: str, cues: Sequence[str]) -> list[Verdict]:
+def spurious(model: LanguageModel, task: str, cues: Sequence[str]) -> list[CueJudgement]:
     """Ask of each cue whether it can be a spurious cue for a task.
 
     Args:
-        model: whom to ask.
+        model: the language model.
         task: what the model is used for, such as "telling landbirds from waterbirds".
         cues: what heads respond to, such as roles.
 
@@ -188,18 +189,18 @@ def spurious(model: LanguageModel, task: str, cues: Sequence[str]) -> list[Verdi
     """
     if not task.strip():
         raise BadInput('no task was given. Type, for example: --task "telling landbirds from waterbirds"')
-    found: list[Verdict] = []
+    found: list[CueJudgement] = []
     for cue in cues:
         answer = model.ask(SPURIOUS_PROMPT.format(task=_plain(task), cue=_plain(cue)), most_tokens=150)
-        told = _object(answer.text)
-        said = str(told.get("spurious", "")).strip().lower()
-        if said not in ("yes", "no"):
-            said = {"true": "yes", "false": "no"}.get(said, "unclear")
-        found.append(Verdict(cue, task, said, _plain(str(told.get("why", "")))[:300], answer))
+        fields = _first_json_object(answer.text)
+        verdict = str(fields.get("spurious", "")).strip().lower()
+        if verdict not in ("yes", "no"):
+            verdict = {"true": "yes", "false": "no"}.get(verdict, "unclear")
+        found.append(CueJudgement(cue, task, verdict, _plain(str(fields.get("why", "")))[:300], answer))
     return found
 
 
-def _object(text: str) -> dict[str, Any]:
+def _first_json_object(text: str) -> dict[str, Any]:
     """The first JSON object in an answer, however it is wrapped; empty where there is none."""
     decoder = json.JSONDecoder()
     for at in (match.start() for match in re.finditer(r"\{", text)):

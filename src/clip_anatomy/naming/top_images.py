@@ -1,9 +1,9 @@
-"""Evidence beside the words: the images for which a head writes most, and least, along each of its picked directions.
+"""TopImages beside the words: the images for which a head writes most, and least, along each of its picked directions.
 
 The store is read a head and a piece at a time; memory does not grow with the number of images.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +12,18 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.store.rows import Row
 from clip_anatomy.store.store import Store
 
-__all__ = ["Evidence", "evidence", "rows_at"]
+__all__ = ["TopImages", "rows_at", "top_images"]
 
 PIECE = 16_384  # images at a time
 SPARE = 2  # times as many candidates as asked for, so that copies of one picture can be folded
 
 
 @dataclass(frozen=True)
-class Evidence:
+class TopImages:
     """Candidates, best first; −1 where there are no more images.
 
     Attributes:
@@ -43,16 +44,16 @@ class Evidence:
         return [row for row in found.tolist() if row >= 0]
 
 
-def evidence(
+def top_images(
     store: Store,
     span: TextSpanResult,
     picks: int = 8,
     each: int = 6,
     *,
     piece: int = PIECE,
-    progress: Callable[[int, int], None] | None = None,
-) -> Evidence:
-    """Find the images that stand behind the first picks of every head of a span.
+    progress: Progress | None = None,
+) -> TopImages:
+    """Find the images at both ends of the first picked directions of every head.
 
     Args:
         store: the store behind the span.
@@ -60,41 +61,41 @@ def evidence(
         picks: how many of each head's texts.
         each: how many images of either kind for each.
         piece: images read at a time.
-        progress: called with (heads done, heads in all).
+        progress: called after each head.
 
     Returns:
-        Evidence, with some candidates more than `each`.
+        Top images, with some candidates more than `each`.
 
     Raises:
         BadInput: an empty store, or a span of another one.
     """
+    tell = progress or silent
     if not len(store):
         raise BadInput(
-            f"{store.path} holds no images, so there is no evidence. Type: clip-anatomy index SOURCE {store.path}"
+            f"{store.path} holds no images, so no images can be looked up. Type: clip-anatomy index SOURCE {store.path}"
         )
     if span.directions.shape[-1] != store.manifest.d or span.layers != store.manifest.layers:
         raise BadInput(f"this span is not of {store.path}: span its own moments, textspan(store.moments(), pool)")
     picks = min(picks, span.texts_per_head)
     keep = min(SPARE * each, len(store))
     shape = (*span.rank.shape, picks, keep)
-    found = Evidence(torch.full(shape, -1), torch.zeros(shape), torch.full(shape, -1), torch.zeros(shape))
+    found = TopImages(torch.full(shape, -1), torch.zeros(shape), torch.full(shape, -1), torch.zeros(shape))
     heads = list(span.heads())
     for done, (layer, head) in enumerate(heads, 1):
         at = span.layers.index(layer), head
         directions, mean = span.directions[at][:picks].float(), span.mean[at].float()
-        high, low = _Best(picks, keep), _Best(picks, keep)
+        high, low = _TopK(picks, keep), _TopK(picks, keep)
         for start, coordinates in store.scan([(layer, head)], piece):
             values = directions @ (coordinates[0].float() - mean).T  # [pick, image]
             high.add(values, start)
             low.add(-values, start)
         found.most[at], found.most_value[at] = high.rows, high.values
         found.least[at], found.least_value[at] = low.rows, -low.values
-        if progress is not None:
-            progress(done, len(heads))
+        tell("looking for images", done, len(heads))
     return found
 
 
-class _Best:
+class _TopK:
     """The largest values so far and where they were; of equal ones the first image stays, so that every run agrees."""
 
     def __init__(self, picks: int, keep: int) -> None:
@@ -120,13 +121,9 @@ def rows_at(store: Store, places: Sequence[int]) -> dict[int, Row]:
         Place → row.
     """
     ids = store.column("id")
-    wanted = {str(ids[place]) for place in places}
+    wanted = sorted({str(ids[place]) for place in places})
     found: dict[int, Row] = {}
-    for some in _pieces(sorted(wanted), 500):
-        marks = ", ".join("?" * len(some))
-        found |= {row.index: row for row in store.rows(f"id IN ({marks})", some)}
+    for start in range(0, len(wanted), 500):
+        some = wanted[start : start + 500]
+        found |= {row.index: row for row in store.rows(f"id IN ({', '.join('?' * len(some))})", some)}
     return {place: found[place] for place in places if place in found}
-
-
-def _pieces(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -11,20 +11,27 @@ apply (they add nothing to `between`): shares of different attributes are of one
 pictures share what they explain, so that shares may add up to more than one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.errors import BadInput
+from clip_anatomy.store.store import Store
 
-__all__ = ["Agreement", "Truth", "agreement", "attribute_shares", "codes_of"]
+__all__ = ["Agreement", "GroundTruth", "agreement", "attribute_shares", "codes_of", "is_world", "truth_of"]
+
+WORLD = (*ATTRIBUTES, "digit")
+ROW_COLUMNS = ("label", "group")
+OWN_COLUMNS = ("size",)  # of the file in the store, of the objects in the demo world
+MOST_VALUES = 1000  # a column of more values than this is a name, not an attribute
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """Shares of variance, 0 … 1.
 
     Attributes:
@@ -82,10 +89,10 @@ def codes_of(columns: Mapping[str, Sequence[object]]) -> tuple[Int64[Tensor, "im
     """
     found: dict[str, list[int]] = {}
     for name, values in columns.items():
-        told = [None if value is None or value == "" else str(value) for value in values]
-        code = {value: at for at, value in enumerate(sorted({value for value in told if value is not None}))}
+        plain = [None if value is None or value == "" else str(value) for value in values]
+        code = {value: at for at, value in enumerate(sorted({value for value in plain if value is not None}))}
         if len(code) > 1:
-            found[name] = [-1 if value is None else code[value] for value in told]
+            found[name] = [-1 if value is None else code[value] for value in plain]
     if not found:
         raise BadInput(
             f"none of the columns {', '.join(columns) or '(none given)'} tells images apart: give one with two values or more."
@@ -97,7 +104,7 @@ def attribute_shares(
     batches: Iterable[tuple[Float[Tensor, "_image layer head d"], Int64[Tensor, "_image attribute"]]],
     attributes: Sequence[str],
     layers: Sequence[int] | None = None,
-) -> Truth:
+) -> GroundTruth:
     """Measure how much of each head's variance each attribute explains, in one pass and constant memory.
 
     Args:
@@ -107,7 +114,7 @@ def attribute_shares(
         layers: layer numbers of the model (default 0, 1, …).
 
     Returns:
-        Truth.
+        GroundTruth.
 
     Raises:
         BadInput: fewer than two images, or codes that do not fit.
@@ -118,7 +125,7 @@ def attribute_shares(
         >>> truth.dominant(0, 0)[0], [round(float(v), 2) for v in truth.share[0, 0]]
         ('sign', [1.0, 0.0])
     """
-    tallies: list[_Tally] = []
+    sums_by_attribute: list[_GroupSums] = []
     middle: Tensor | None = None
     depth = 0
     images, total_sum, total_square = 0, torch.zeros(0), torch.zeros(0)
@@ -132,19 +139,19 @@ def attribute_shares(
             # Manifest the first batch's mean, so that nothing large cancels.
             middle, depth = x.mean(0), x.shape[1]
             total_sum, total_square = torch.zeros_like(middle), torch.zeros(x.shape[1:3], dtype=torch.float64)
-            tallies = [_Tally(tuple(x.shape[1:])) for _ in attributes]
+            sums_by_attribute = [_GroupSums(tuple(x.shape[1:])) for _ in attributes]
         x = x - middle
         square = x.square().sum(-1)
         images += len(x)
         total_sum = total_sum + x.sum(0)
         total_square = total_square + square.sum(0)
-        for tally, code in zip(tallies, codes.T, strict=True):
-            tally.add(x, square, code)
+        for sums, code in zip(sums_by_attribute, codes.T, strict=True):
+            sums.add(x, square, code)
     if images < 2:
         raise BadInput(f"{images} images have no variance to explain: give two or more.")
     total = (total_square - total_sum.square().sum(-1) / images).clamp(min=0)
-    found = [tally.shares(total) for tally in tallies]
-    return Truth(
+    found = [sums.shares(total) for sums in sums_by_attribute]
+    return GroundTruth(
         share=torch.stack([corrected for corrected, _ in found], -1).clamp(min=0),
         plain=torch.stack([plain for _, plain in found], -1),
         variance=total / (images - 1),
@@ -154,7 +161,7 @@ def attribute_shares(
     )
 
 
-class _Tally:
+class _GroupSums:
     """Sums per value of one attribute; grows when a new value is seen."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -190,7 +197,7 @@ class _Tally:
 
 
 def agreement(
-    roles: Mapping[tuple[int, int], str], truth: Truth, bar: float = 0.5, unnamed: Sequence[str] = ("unnamed",)
+    roles: Mapping[tuple[int, int], str], truth: GroundTruth, bar: float = 0.5, unnamed: Sequence[str] = ("unnamed",)
 ) -> Agreement:
     """Compare roles with the truth.
 
@@ -209,3 +216,58 @@ def agreement(
         rows.append((layer, head, role, name, share, role not in unnamed and share >= bar))
     asked = [row for row in rows if row[5]]
     return Agreement(len(asked), sum(row[2] == row[3] for row in asked), bar, tuple(rows))
+
+
+def is_world(store: Store) -> bool:
+    """Whether all images of a store are of the demo world."""
+    return bool(len(store)) and all(str(name).startswith("world-") for name in store.column("id"))
+
+
+def truth_of(store: Store, columns: Sequence[str] | None = None) -> GroundTruth:
+    """Measure what drives each head of a store.
+
+    Args:
+        store: a store whose rows tell attributes.
+        columns: which: label, group, or columns of the table that came with the images. Default: all attributes of the demo
+            world if the images are of it (then pictures of two different objects are left out, since shape, colour and
+            texture are not one there; "no printed digit" is a value of its own), else label and group.
+
+    Returns:
+        GroundTruth.
+
+    Raises:
+        BadInput: no column that tells images apart.
+    """
+    world = columns is None and is_world(store)
+    names = tuple(columns) if columns else (WORLD if world else ROW_COLUMNS)
+    if odd := [name for name in names if not name or '"' in name]:
+        raise BadInput(f"{odd[0]!r} is no column. Type, for example: --truth label,group")
+    values = {name: _column(store, name, meta=world) for name in names}
+    if world:
+        values["digit"] = ["none" if value is None else value for value in values["digit"]]
+    for name, column in values.items():
+        if len({str(value) for value in column}) > MOST_VALUES:
+            raise BadInput(
+                f"column {name!r} has more than {MOST_VALUES} values: it names images, it is no attribute. Type another"
+            )
+    codes, known = codes_of(values)
+    single = (
+        torch.tensor([other is None for other in store.column("shape2")])
+        if world
+        else torch.ones(len(store), dtype=torch.bool)
+    )
+    return attribute_shares(_batches(store, codes, single), known, store.manifest.layers)
+
+
+def _column(store: Store, name: str, *, meta: bool) -> list[object]:
+    """A column of the table that came with the images where `meta` says so, even if the store has one of that name itself."""
+    if meta and name in OWN_COLUMNS:
+        return [row.meta.get(name) for row in store.rows()]
+    return store.column(name)
+
+
+def _batches(store: Store, codes: Tensor, used: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for start, heads in store.batches():
+        here = slice(start, start + len(heads))
+        if bool(used[here].any()):
+            yield heads[used[here]], codes[here][used[here]]
