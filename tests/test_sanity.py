@@ -15,11 +15,12 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.evaluation.known_objects import cases_of_world
-from clip_anatomy.evaluation.randomised_weights import blocks_of, randomised
+from clip_anatomy.evaluation.randomised_weights import randomised
 from clip_anatomy.evaluation.sanity import LIMITS, Sanity, rank_correlation, sanity, unrelated
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.attention_sinks import sinks
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.towers.redraw import count_blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,7 +73,7 @@ def test_random_weights_go_into_a_copy_and_the_model_stays_bit_identical(kind: s
 
 
 def test_the_cascade_draws_from_the_output_backwards_and_keeps_scales(small: ca.Clip) -> None:
-    assert blocks_of(small.vision) == 3
+    assert count_blocks(small.vision) == 3
     old, two, whole = small.image_tower, randomised(small, 2).image_tower, randomised(small).image_tower
     same = [torch.equal(a.value.weight, b.value.weight) for a, b in zip(old.blocks, two.blocks, strict=True)]
     assert same == [True, False, False]

@@ -28,10 +28,7 @@ from clip_anatomy.split.layernorm import (
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.split.parts import Parts, decompose
-from clip_anatomy.split.tokens import readout_attention, token_count, values
-from clip_anatomy.towers.forward import Readout, Step
-from clip_anatomy.towers.resnet import ResNet
-from clip_anatomy.towers.trace import record
+from clip_anatomy.towers.trace import LayerReading
 
 __all__ = ["BYS", "By", "ablate", "mean_of", "rebuilt", "taken", "token_parts"]
 
@@ -88,7 +85,7 @@ def ablate(
     tower = clip.vision
     chosen = Selection.parse(selection, tower.layers, tower.heads, atlas) if isinstance(selection, str) else selection
     pixels = clip.pixels(images)
-    chosen.checked(tower.layers, tower.heads, token_count(tower, pixels))
+    chosen.checked(tower.layers, tower.heads, tower.token_count(pixels))
     _check(clip, chosen, by, over=over, other=other, span=span, convention=convention, images=len(pixels))
     if not chosen:
         return clip.encode_image(pixels)
@@ -156,21 +153,21 @@ def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tens
         tokens: layer → tokens, 0 the class token; layers that are not named stay zero.
     """
     tower = parts.source.network
-    if isinstance(tower, ResNet):
+    if tower.architecture != "transformer":
         raise UnsupportedModel(
             "source tokens and class-to-class attention are replaced in transformers only; this is a ResNet. Type heads, for example 0.3"
         )
-    every = token_count(tower, parts.source.inputs)
+    every = tower.token_count(parts.source.inputs)
     wrote: list[Tensor] = []
 
-    def write(step: Step, readout: Readout) -> None:
-        chosen = list(tokens.get(step.layer, ()))
-        attention = readout_attention(tower, step, readout)[:, :, chosen]
-        value = values(tower, step)[:, :, chosen].float()
-        wrote.append(write_heads(tower, tower.blocks[step.layer], torch.einsum("ihn,ihnd->ihd", attention, value)))
+    def write(reading: LayerReading) -> None:
+        chosen = list(tokens.get(reading.layer, ()))
+        attention = reading.attention()[:, :, chosen]
+        value = reading.values()[:, :, chosen].float()
+        wrote.append(write_heads(tower, tower.blocks[reading.layer], torch.einsum("ihn,ihnd->ihd", attention, value)))
 
     with torch.no_grad():
-        trace, _ = record(tower, parts.source.inputs, write)
+        trace = tower.trace(parts.source.inputs, write)
         scale = trace.scale[:, None, None, None]
         found = torch.stack(wrote, 1)
         if parts.convention == "centered":
@@ -255,7 +252,7 @@ def _check(
     for name, given, needs in (("over", over, "mean"), ("other", other, "swap"), ("span", span, "texts")):
         if given is not None and by != needs:
             raise BadSpec(f"{name}= is for by={needs!r}, not by={by!r}. Leave it away, or type by={needs!r}")
-    if selection.class_to_class and clip.vision.pool == "mean":
+    if selection.class_to_class and clip.vision.architecture == "transformer" and not clip.vision.has_class_token:
         raise BadSpec(
             "this model averages its patches: no class token reads from itself. Type heads, MLPs or tokens instead"
         )

@@ -15,8 +15,8 @@ from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.host import read_host
-from clip_anatomy.towers.resnet import ResNet
-from clip_anatomy.towers.transformer import Block, PatchEmbedding, Tower
+from clip_anatomy.towers.layers import Block, PatchEmbedding
+from clip_anatomy.towers.transformer import Transformer
 
 __all__ = ["EditedClip", "pack"]
 
@@ -52,7 +52,7 @@ class EditedClip(EditedModel):
     def __init__(self, clip: Clip, edit: Edit) -> None:
         """Borrow the weights and prepare the maps of what is replaced."""
         edit.check(clip)
-        if isinstance(clip.vision, ResNet):
+        if clip.vision.architecture != "transformer":
             raise UnsupportedModel(
                 f"{clip.name} is a CLIP-ResNet; the edited encoder needs a transformer. Type edit.apply(decompose(clip, images)), "
                 "which gives the same embeddings"
@@ -132,7 +132,7 @@ def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, tensors
 
 
-def _facts(tower: Tower) -> dict[str, Any]:
+def _facts(tower: Transformer) -> dict[str, Any]:
     norms = [tower.ln_post, *(norm for block in tower.blocks for norm in (block.ln1, block.ln2))]
     if len({norm.eps for norm in norms}) > 1:
         raise UnsupportedModel(
@@ -147,7 +147,7 @@ def _facts(tower: Tower) -> dict[str, Any]:
     return facts | {"resampling": None if embedding is None else embedding.resampling}
 
 
-def _tensors(tower: Tower) -> dict[str, Tensor]:
+def _tensors(tower: Transformer) -> dict[str, Tensor]:
     found: dict[str, Tensor | None] = {
         "embedding.weight": tower.embedding.weight,
         "position": tower.embedding.position,
@@ -180,7 +180,7 @@ def _affine(name: str, layer: Any) -> dict[str, Tensor | None]:
 
 
 def _replacement(
-    tower: Tower, edit: Edit
+    tower: Transformer, edit: Edit
 ) -> tuple[Float[Tensor, "source embed"], Float[Tensor, " embed"], dict[str, Any]]:
     """Maps from what the replaced heads compute to what is taken out, the constant that is put in, and which parts those are.
 
@@ -225,7 +225,7 @@ def _put(one: Change, row: int, embed: int) -> Float[Tensor, " embed"]:
     return torch.zeros(embed, dtype=torch.float64) if one.mean is None else one.mean[row].double()
 
 
-def _writes(tower: Tower, block: Block) -> Float[Tensor, "head d embed"]:
+def _writes(tower: Transformer, block: Block) -> Float[Tensor, "head d embed"]:
     """A_h: what one unit of each number that a head computes writes into the joint space, before 1/σ (convention "centered")."""
     weight = block.out.weight.detach().cpu().double().T  # [head·d, width]
     if block.scale_attention is not None:

@@ -14,7 +14,6 @@ from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
-from clip_anatomy.towers.transformer import Tower
 
 __all__ = ["changes_of"]
 
@@ -42,11 +41,11 @@ def changes_of(
             "for one image: ablate(clip, images, selection)"
         )
     tower = clip.vision
-    if selection.class_to_class and (not isinstance(tower, Tower) or tower.pool == "mean"):
+    if selection.class_to_class and not tower.has_class_token:
         raise BadSpec(
             "this model has no class token that could read from itself. Type heads, MLPs or input-embedding instead"
         )
-    if not isinstance(tower, Tower) and (selection.mlps or selection.input_embedding):
+    if not tower.has_mlps and (selection.mlps or selection.input_embedding):
         raise BadSpec("a CLIP-ResNet is split at its attention pool, which has heads only. Type heads, such as 0.3")
     if strangers := [f"{layer}.{head}" for layer, head in directions if (layer, head) not in selection.heads]:
         raise BadSpec(f"directions for heads that are not selected: {', '.join(strangers[:5])}. Select them too")

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_anatomy.evaluation.occlusion import remove
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 
 __all__ = ["curves"]
@@ -44,7 +45,7 @@ def curves(
     rank = torch.empty_like(orders).scatter_(1, orders, torch.arange(patches).expand_as(orders))
     gone = rank[:, None] < counts[:, None]  # [order, step, patch]
     removed = torch.stack([gone, ~gone])  # deletion: the first k; insertion: all but the first k
-    rows, cols = pixels.shape[1] // clip.patch[0], pixels.shape[2] // clip.patch[1]
+    rows, cols = patch_grid(pixels.shape, clip.patch)
     cells = removed.flatten(0, 2).view(-1, rows, cols).to(pixels.device)
     whole = cells.repeat_interleave(clip.patch[0], 1).repeat_interleave(clip.patch[1], 2)
     embedded = clip.encode_image(remove(pixels.float(), whole, removal, seed=seed))

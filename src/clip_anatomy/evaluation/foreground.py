@@ -18,11 +18,10 @@ from torch import Tensor
 
 from clip_anatomy.data.masked import IGNORED
 from clip_anatomy.evaluation.segmentation_metrics import Confusion, Mean, pair_average_precision
-from clip_anatomy.images.geometry import Geometry
+from clip_anatomy.images.geometry import Geometry, patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.split.tokens import TokenSource, token_contributions
-from clip_anatomy.towers.resnet import ResNet
 
 __all__ = ["Foreground", "aligned_mask", "class_map", "misaligned_mask", "predicted_class", "stretched_map"]
 
@@ -88,10 +87,9 @@ def class_map(
         Values on a scale of their own.
     """
     direction = (classifier[chosen] - classifier.mean(0))[None].to(clip.device)
-    if method == "decomposition" and not isinstance(clip.vision, ResNet):
-        shares, _ = token_contributions(TokenSource(clip.image_tower, pixels), direction, "official")
-        row, col = clip.patch
-        return shares.sum((1, 2))[0, 1:, 0].unflatten(0, (pixels.shape[2] // row, pixels.shape[3] // col)).float()
+    if method == "decomposition" and clip.vision.ln_post is not None:
+        shares, _ = token_contributions(TokenSource(clip.vision, pixels), direction, "official")
+        return shares.sum((1, 2))[0, 1:, 0].unflatten(0, patch_grid(pixels.shape, clip.patch)).float()
     if method == "surgery":
         return heatmap(clip, pixels, classifier.to(clip.device), method=method).values[0, chosen]
     return heatmap(clip, pixels, direction, method=method).values[0, 0]

@@ -21,6 +21,7 @@ from clip_anatomy.data.world.attribute_names import COLOURS, SHAPES
 from clip_anatomy.data.world.scenes import World
 from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.evaluation.foreground import aligned_mask
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.zero_shot import imagenet_templates
@@ -80,8 +81,7 @@ def cases_of_world(
     else:
         names = [article(f"{colour} {shape}") for colour in COLOURS for shape in SHAPES]
         texts = embed_texts(clip, names, TEST_FRAMES)
-    row, col = clip.patch
-    grid = (size // row, size // col)
+    grid = patch_grid((size, size), clip.patch)
     for first in range(0, len(single), BATCH):
         scenes = world.batch(single[first : first + BATCH])
         masks = torch.from_numpy(scenes.masks[:, 0])
@@ -130,7 +130,7 @@ def cases_of_masks(
             continue
         where = clip.preprocess.geometry(*image.size)
         seen = aligned_mask(mask, where)
-        grid = (where.size[0] // clip.patch[0], where.size[1] // clip.patch[1])
+        grid = patch_grid(where.size, clip.patch)
         unknown = patch_mask(seen == IGNORED, grid)
         asked: list[tuple[int, int, Tensor]] = []
         for number in torch.unique(seen[seen != IGNORED]).tolist():

@@ -24,7 +24,7 @@ from torch import Tensor
 from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.evaluation.negative_texts import unrelated
-from clip_anatomy.evaluation.randomised_weights import blocks_of, randomised
+from clip_anatomy.evaluation.randomised_weights import randomised
 from clip_anatomy.evaluation.sanity_result import (
     LIMITS,
     Check,
@@ -42,6 +42,7 @@ from clip_anatomy.maps.attention_sinks import sinks_of
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.registry import method_of
+from clip_anatomy.towers.redraw import count_blocks
 
 __all__ = ["LIMITS", "Check", "Sanity", "Sink", "rank_correlation", "sanity", "unrelated"]
 
@@ -137,7 +138,7 @@ def sanity(
     def maps(model: Clip, asked: Tensor) -> list[Tensor]:
         return [heatmap(model, batch.pixels, asked, method, **further).values.flatten(2) for batch in seen]
 
-    total = blocks_of(clip.vision)
+    total = count_blocks(clip.vision)
     depths: list[int | None] = [*dict.fromkeys([1, max(1, total // 2), total]), None]
     tell("the maps themselves")
     drawn = [heatmap(clip, batch.pixels, texts, method, **options) for batch in seen]

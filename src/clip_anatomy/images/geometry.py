@@ -1,5 +1,6 @@
 """Where the pixels and patches that a model sees lie in the original picture, and back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import NamedTuple
@@ -12,6 +13,20 @@ class Box(NamedTuple):
     left: float
     bottom: float
     right: float
+
+
+def patch_grid(shape: Sequence[int], patch: tuple[int, int]) -> tuple[int, int]:
+    """Count the patches of pictures that a model takes: (rows, columns) of every map of them.
+
+    Args:
+        shape: of the preprocessed pictures, or their size; its last two numbers are rows and columns of pixels.
+        patch: pixels of one patch, (row, col), as `clip.patch`.
+
+    Example:
+        >>> patch_grid((1, 3, 224, 320), (32, 32))
+        (7, 10)
+    """
+    return shape[-2] // patch[0], shape[-1] // patch[1]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
 from clip_anatomy.loading.parity import Proof
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
 from clip_anatomy.towers.forward import readout_of
-from clip_anatomy.towers.resnet import ImageTower, ResNet, transformer
-from clip_anatomy.towers.trace import forward
-from clip_anatomy.towers.transformer import PatchEmbedding, Tower
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.transformer import Transformer, as_transformer
 
 Images = ImageLike | Sequence[ImageLike] | Iterable[ImageLike]
 BATCH = 32
@@ -39,8 +38,8 @@ class Clip:
     """
 
     name: str
-    vision: ImageTower = field(repr=False)
-    text_tower: Tower = field(repr=False)
+    vision: Tower = field(repr=False)
+    text_tower: Transformer = field(repr=False)
     preprocess: Preprocess
     tokenizer: Tokenizer | None = field(repr=False)
     logit_scale: float
@@ -49,22 +48,18 @@ class Clip:
     host: nn.Module | None = field(default=None, repr=False)
 
     @property
-    def image_tower(self) -> Tower:
+    def image_tower(self) -> Transformer:
         """The image tower where it is a transformer, for what needs one.
 
         Raises:
             UnsupportedModel: it is a CLIP-ResNet; `vision` is either.
         """
-        return transformer(self.vision)
+        return as_transformer(self.vision)
 
     @property
     def patch(self) -> tuple[int, int]:
         """(row, col) pixels of one patch."""
-        if isinstance(self.vision, ResNet):
-            return self.vision.patch
-        e = self.vision.embedding
-        assert isinstance(e, PatchEmbedding)
-        return e.weight.shape[2], e.weight.shape[3]
+        return self.vision.patch
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +137,7 @@ class Clip:
             2
         """
         x = self.pixels(images)
-        return torch.cat([forward(self.vision, part) for part in x.split(BATCH)]).float()
+        return torch.cat([self.vision.encode(part) for part in x.split(BATCH)]).float()
 
     def encode_text(
         self, texts: Sequence[str] | Tensor, templates: Sequence[str] | None = None
@@ -164,7 +159,7 @@ class Clip:
         """
         if templates is None:
             ids = self.ids(texts)
-            return torch.cat([forward(self.text_tower, part) for part in ids.split(4 * BATCH)]).float()
+            return torch.cat([self.text_tower.encode(part) for part in ids.split(4 * BATCH)]).float()
         if isinstance(texts, Tensor):
             raise BadText(
                 "templates need strings, not token ids. Type: encode_text(['dog'], templates=['a photo of a {}.'])"
@@ -186,12 +181,13 @@ def tensors(value: Any) -> Iterable[Tensor]:
             yield from tensors(getattr(value, f.name))
 
 
-def _digest(*towers: ImageTower) -> str:
+def _digest(*towers: Tower) -> str:
     total = hashlib.blake2b(digest_size=16)
     for tower in towers:
-        resnet = isinstance(tower, ResNet)
-        facts = (tower.heads, "resnet") if resnet else (tower.heads, tower.activation, tower.pool, tower.causal)
-        total.update(repr(facts).encode())
+        named = (
+            (tower.activation, tower.pool, tower.causal) if isinstance(tower, Transformer) else (tower.architecture,)
+        )
+        total.update(repr((tower.heads, *named)).encode())
         for t in tensors(tower):
             total.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return total.hexdigest()

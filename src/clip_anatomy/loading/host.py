@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.resnet_weights import open_clip_resnet
 from clip_anatomy.loading.transformer_weights import Facts, Names, open_clip_towers, transformers_towers
-from clip_anatomy.towers.resnet import ImageTower
-from clip_anatomy.towers.transformer import Activation, Pool, Tower
+from clip_anatomy.towers.layers import Activation, Pool
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.transformer import Transformer
 
 PLAIN = (
     "Plain CLIPs are supported: open_clip's ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 …, RN50, RN101, RN50x4 … and "
@@ -28,8 +29,8 @@ class Host:
 
     library: str
     module: nn.Module
-    image_tower: ImageTower
-    text_tower: Tower
+    image_tower: Tower
+    text_tower: Transformer
     encode_image: Callable[[Tensor], Tensor]
     encode_text: Callable[[Tensor], Tensor]
     logit_scale: float
@@ -100,7 +101,7 @@ def _read_open_clip(model: Any) -> Host:
     )
 
 
-def _open_clip_pair(model: Any, visual: Any, text_facts: Facts) -> tuple[ImageTower, Tower]:
+def _open_clip_pair(model: Any, visual: Any, text_facts: Facts) -> tuple[Tower, Transformer]:
     names, called = Names(tensors_of(model)), f"open_clip {type(model).__name__}"
     if type(visual).__name__ == "ModifiedResNet":
         return open_clip_resnet(names, visual, text_facts, found=called)

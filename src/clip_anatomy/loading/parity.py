@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.errors import ParityError
-from clip_anatomy.towers.resnet import ImageTower, ResNet
-from clip_anatomy.towers.trace import forward
-from clip_anatomy.towers.transformer import Activation, PatchEmbedding, Tower
+from clip_anatomy.towers.layers import Activation
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.transformer import Transformer
 
 # Relative difference allowed: float32 sums in another order; half-precision models round after every block.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -30,19 +30,13 @@ class Proof:
         return self.image <= self.tolerance and self.text <= self.tolerance
 
 
-def random_pixels(tower: ImageTower) -> Tensor:
+def random_pixels(tower: Tower) -> Tensor:
     """A random image at the tower's own resolution, from a generator of its own (the global state is not touched)."""
-    if isinstance(tower, ResNet):
-        grid, patch = tower.pool.grid, tower.patch
-    else:
-        e = tower.embedding
-        assert isinstance(e, PatchEmbedding)
-        grid, patch = e.grid, e.weight.shape[2:]
-    size = (grid[0] * patch[0], grid[1] * patch[1])
+    size = (tower.grid[0] * tower.patch[0], tower.grid[1] * tower.patch[1])
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(tower.device, tower.dtype)
 
 
-def random_ids(tower: Tower) -> Tensor:
+def random_ids(tower: Transformer) -> Tensor:
     """A random text that ends where the tower reads: its end-of-text id stands two thirds along the context."""
     vocabulary, length = tower.embedding.weight.shape[0], tower.embedding.position.shape[0]
     generator = torch.Generator().manual_seed(0)
@@ -66,8 +60,8 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 
 
 def prove(
-    image_tower: ImageTower,
-    text_tower: Tower,
+    image_tower: Tower,
+    text_tower: Transformer,
     encode_image: Callable[[Tensor], Tensor],
     encode_text: Callable[[Tensor], Tensor],
     *,
@@ -93,8 +87,8 @@ def prove(
         their_image, their_text = encode_image(pixels), encode_text(ids)
     proof = Proof(
         against,
-        relative(forward(image_tower, pixels), their_image),
-        relative(forward(text_tower, ids), their_text),
+        relative(image_tower.encode(pixels), their_image),
+        relative(text_tower.encode(ids), their_text),
         TOLERANCE[image_tower.dtype],
     )
     if not proof.holds:
@@ -114,17 +108,17 @@ def judge(proof: Proof, why: str = "") -> None:
         )
 
 
-def _diagnosis(tower: ImageTower, inputs: Tensor, theirs: Tensor, tolerance: float) -> str:
+def _diagnosis(tower: Tower, inputs: Tensor, theirs: Tensor, tolerance: float) -> str:
     """Try what usually differs, and say which change makes both agree."""
-    if isinstance(tower, ResNet):
+    if not isinstance(tower, Transformer):
         return "Nothing known explains it: strides, pools and BatchNorm's statistics were read from the model."
     activations: tuple[Activation, ...] = ("gelu", "quick_gelu", "gelu_tanh")
     for activation in activations:
-        if relative(forward(replace(tower, activation=activation), inputs), theirs) <= tolerance:
+        if relative(replace(tower, activation=activation).encode(inputs), theirs) <= tolerance:
             return f"The {tower.kind} tower agrees with activation {activation}, but {tower.activation} was read from the model."
     for order in (True, False):
         changed = replace(tower, pool_before_norm=order)
-        if relative(forward(changed, inputs), theirs) <= tolerance:
+        if relative(changed.encode(inputs), theirs) <= tolerance:
             return f"The {tower.kind} tower agrees with the pooling and the final LayerNorm in the other order."
     if not torch.isfinite(theirs).all():
         return "The host's own embedding is not finite."

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.transformer_weights import Facts, Names, finish, open_clip_text
 from clip_anatomy.towers.resnet import AttentionPool, Bottleneck, Conv, ResNet
-from clip_anatomy.towers.transformer import Tower
+from clip_anatomy.towers.transformer import Transformer
 
 EVAL = "Type: model.eval()"
 
 
-def open_clip_resnet(names: Names, visual: Any, text: Facts, *, found: str) -> tuple[ResNet, Tower]:
+def open_clip_resnet(names: Names, visual: Any, text: Facts, *, found: str) -> tuple[ResNet, Transformer]:
     """Towers of an open_clip CLIP whose image tower is a ModifiedResNet.
 
     Args:

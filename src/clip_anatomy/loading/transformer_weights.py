@@ -1,4 +1,4 @@
-"""Name tables: the tensors of each library, borrowed into a `Tower`.
+"""Name tables: the tensors of each library, borrowed into a `Transformer`.
 
 Nothing is copied: a tower's tensors are the host's own parameters. Every parameter of the host must be claimed by a table;
 one left over (an attention pool, a norm inside the attention, a gate) means an architecture that the linear split does not
@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
-from clip_anatomy.towers.transformer import Activation, Block, Linear, Norm, PatchEmbedding, Pool, Tower, WordEmbedding
+from clip_anatomy.towers.layers import Activation, Block, Linear, Norm, PatchEmbedding, Pool, WordEmbedding
+from clip_anatomy.towers.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def finish(names: Names, found: str) -> None:
         )
 
 
-def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> tuple[Tower, Tower]:
+def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> tuple[Transformer, Transformer]:
     """Towers over a state dict with open_clip's names (OpenAI checkpoints have the same ones).
 
     Args:
@@ -121,7 +122,7 @@ def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> 
     width = names.take("visual.class_embedding").shape[0]
     pos = names.take("visual.positional_embedding")
     side = round((len(pos) - 1) ** 0.5)
-    image_tower = Tower(
+    image_tower = Transformer(
         embedding=PatchEmbedding(
             names.take("visual.conv1.weight"),
             names.take("visual.class_embedding"),
@@ -141,7 +142,7 @@ def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> 
     return image_tower, text_tower
 
 
-def open_clip_text(names: Names, text: Facts) -> Tower:
+def open_clip_text(names: Names, text: Facts) -> Transformer:
     """Borrow the text tower of a state dict with open_clip's names."""
     t = "text." if "text.token_embedding.weight" in names else ""
     tokens = names.take(f"{t}token_embedding.weight")
@@ -149,7 +150,7 @@ def open_clip_text(names: Names, text: Facts) -> Tower:
     if projection is None:
         layer = names.linear(f"{t}text_projection")
         projection, bias = layer.weight.T, layer.bias
-    return Tower(
+    return Transformer(
         embedding=WordEmbedding(tokens, names.take(f"{t}positional_embedding")),
         ln_pre=None,
         blocks=_open_clip_blocks(names, f"{t}transformer.resblocks", tokens.shape[1], text),
@@ -160,12 +161,12 @@ def open_clip_text(names: Names, text: Facts) -> Tower:
     )
 
 
-def transformers_towers(names: Names, image: Facts, text: Facts, *, found: str) -> tuple[Tower, Tower]:
+def transformers_towers(names: Names, image: Facts, text: Facts, *, found: str) -> tuple[Transformer, Transformer]:
     """Towers over a state dict with the names of transformers' CLIPModel. Arguments as `open_clip_towers`."""
     pos = names.take("vision_model.embeddings.position_embedding.weight")
     side = round((len(pos) - 1) ** 0.5)
     image_projection = names.linear("visual_projection")
-    image_tower = Tower(
+    image_tower = Transformer(
         embedding=PatchEmbedding(
             names.take("vision_model.embeddings.patch_embedding.weight"),
             names.take("vision_model.embeddings.class_embedding"),
@@ -181,7 +182,7 @@ def transformers_towers(names: Names, image: Facts, text: Facts, *, found: str) 
         **_facts(image),
     )
     text_projection = names.linear("text_projection")
-    text_tower = Tower(
+    text_tower = Transformer(
         embedding=WordEmbedding(
             names.take("text_model.embeddings.token_embedding.weight"),
             names.take("text_model.embeddings.position_embedding.weight"),

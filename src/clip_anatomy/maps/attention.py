@@ -9,9 +9,8 @@ from torch import Tensor
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.split.tokens import readout_attention
-from clip_anatomy.towers.forward import Step, embed_image, readout_of, walk
-from clip_anatomy.towers.transformer import Tower
+from clip_anatomy.towers.forward import Step, embed_image, readout_attention, readout_of, walk
+from clip_anatomy.towers.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class RolloutOptions(Options):
     start: int = 0
 
 
-def layer_of(tower: Tower, layer: int, name: str) -> int:
+def layer_of(tower: Transformer, layer: int, name: str) -> int:
     """A layer's number, counted from the front.
 
     Raises:

@@ -14,11 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip, Images
-from clip_anatomy.split.tokens import readout_attention
-from clip_anatomy.towers.forward import embed_image, readout_of, walk
-from clip_anatomy.towers.resnet import ImageTower, ResNet, run_resnet
-from clip_anatomy.towers.transformer import PatchEmbedding
+from clip_anatomy.towers.protocol import Tower
 
 LONGER = 2.0  # times the median length of the picture's tokens
 LOOKED_AT = 0.1  # of all attention that goes to patches
@@ -105,7 +103,7 @@ def sinks(clip: Clip, images: Images | Tensor, *, length: float = LONGER, attent
 
 
 def sinks_of(
-    tower: ImageTower, pixels: Float[Tensor, "image 3 _ _"], length: float = LONGER, attention: float = LOOKED_AT
+    tower: Tower, pixels: Float[Tensor, "image 3 _ _"], length: float = LONGER, attention: float = LOOKED_AT
 ) -> Sinks:
     """The same of one batch of preprocessed pixels."""
     with torch.no_grad():
@@ -121,22 +119,10 @@ def sinks_of(
         return Sinks(times.unflatten(1, grid), seen.unflatten(1, grid), found.unflatten(1, grid))
 
 
-def _last_layer(tower: ImageTower, pixels: Tensor) -> tuple[tuple[int, int], Tensor, Tensor]:
+def _last_layer(tower: Tower, pixels: Tensor) -> tuple[tuple[int, int], Tensor, Tensor]:
     """Grid, patch tokens into the last layer, and the readout's attention to them."""
-    if isinstance(tower, ResNet):
-        row, col = tower.patch
-        pooled = run_resnet(tower, pixels)
-        return (pixels.shape[2] // row, pixels.shape[3] // col), pooled.tokens[:, 1:], pooled.attention[..., 1:].mean(1)
-    e = tower.embedding
-    assert isinstance(e, PatchEmbedding)
-    x = embed_image(tower, pixels)
-    readout = readout_of(tower, pixels, x.shape[1])
-    step = None
-    for step in walk(tower, x, readout):  # noqa: B007 (the last one is wanted)
-        pass
-    assert step is not None
-    grid = pixels.shape[2] // e.weight.shape[2], pixels.shape[3] // e.weight.shape[3]
-    return grid, step.before[:, 1:], readout_attention(tower, step, readout).mean(1)[:, 1:]
+    reading = tower.read_last(pixels)
+    return patch_grid(pixels.shape, tower.patch), reading.tokens[:, 1:], reading.attention()[..., 1:].mean(1)
 
 
 def without_sinks(

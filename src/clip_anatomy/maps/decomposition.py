@@ -22,11 +22,9 @@ from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.split.layernorm import pull_back
-from clip_anatomy.split.tokens import head_directions, readout_attention, values
-from clip_anatomy.towers.forward import Readout, Step
-from clip_anatomy.towers.resnet import ImageTower
-from clip_anatomy.towers.trace import record
-from clip_anatomy.towers.transformer import Tower
+from clip_anatomy.split.tokens import head_directions
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.trace import LayerReading
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,14 @@ class DecompositionOptions(Options):
     heads: str | Selection | None = None
     minus_mean: bool | None = None
 
-    def selected(self, tower: ImageTower) -> Float[Tensor, "layer head"]:
+    def selected(self, tower: Tower) -> Float[Tensor, "layer head"]:
         """1 for each head that is summed, 0 for the others."""
         chosen = torch.zeros(tower.layers, tower.heads)
         for layer, head in self._selection(tower).heads:
             chosen[layer, head] = 1
         return chosen
 
-    def _selection(self, tower: ImageTower) -> Selection:
+    def _selection(self, tower: Tower) -> Selection:
         if self.layers is not None and self.heads is not None:
             raise BadSpec("layers and heads are both given. Type one of them: heads='last=4', or layers='8-11'")
         if isinstance(self.heads, Selection):
@@ -91,20 +89,20 @@ def token_map(
         direction = pull_back(tower, text.to(tower.device), "centered")
         total: Tensor | None = None
 
-        def add(step: Step, readout: Readout) -> None:
+        def add(reading: LayerReading) -> None:
             nonlocal total
-            weights = None if selected is None else selected[step.layer]
+            weights = None if selected is None else selected[reading.layer]
             if weights is not None and not weights.any():
                 return
-            attention = readout_attention(tower, step, readout)
+            attention = reading.attention()
             if weights is not None:
                 attention = attention * weights.to(attention)[:, None]
             # [image, head, token, d] → [image, token, head · d]: q, k and v lie so in memory already
-            weighed = (values(tower, step).float() * attention[..., None]).transpose(1, 2).flatten(2)
-            written = weighed @ head_directions(tower, step.layer, direction).flatten(0, 1)
+            weighed = (reading.values().float() * attention[..., None]).transpose(1, 2).flatten(2)
+            written = weighed @ head_directions(tower, reading.layer, direction).flatten(0, 1)
             total = written if total is None else total.add_(written)
 
-        trace, _ = record(tower, inputs, add)
+        trace = tower.trace(inputs, add)
         assert total is not None
         return total * (trace.scale / trace.embedding.norm(dim=-1)).view(-1, 1, 1)
 

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec, UnsupportedModel
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.maps.method import Options
 from clip_anatomy.towers.forward import (
     Readout,
@@ -39,7 +40,7 @@ from clip_anatomy.towers.forward import (
     readout_of,
     walk,
 )
-from clip_anatomy.towers.transformer import PatchEmbedding, Tower
+from clip_anatomy.towers.transformer import Transformer
 
 Attention = Literal["qk", "identity", "qq", "kk", "vv", "gem", "given"]
 _NEEDS = {"qk": "qkv", "identity": "v", "qq": "qv", "kk": "kv", "vv": "v", "gem": "qkv", "given": "v"}
@@ -120,7 +121,7 @@ RECIPES: dict[str, DenseAttention] = {
 
 
 def dense_tokens(
-    tower: Tower, pixels: Float[Tensor, "image 3 row col"], recipe: DenseAttention
+    tower: Transformer, pixels: Float[Tensor, "image 3 row col"], recipe: DenseAttention
 ) -> Float[Tensor, "image token embed"]:
     """Every token in the joint space, not normalised; token 0 is the class token, then patches row by row.
 
@@ -147,7 +148,7 @@ def dense_tokens(
 
 
 def dense_path(
-    tower: Tower,
+    tower: Transformer,
     pixels: Float[Tensor, "image 3 row col"],
     recipe: DenseAttention,
     given: Float[Tensor, "image query query"] | None = None,
@@ -160,11 +161,9 @@ def dense_path(
         recipe: how.
         given: the attention of "given": each patch's weights on all patches.
     """
-    e = tower.embedding
-    assert isinstance(e, PatchEmbedding)
     if tower.pool not in ("class", "first", "mean"):
         raise UnsupportedModel(f"dense maps read patches and a class token; this tower is pooled by {tower.pool!r}")
-    grid = (pixels.shape[2] // e.weight.shape[2], pixels.shape[3] // e.weight.shape[3])
+    grid = patch_grid(pixels.shape, tower.patch)
     first = max(0, tower.layers - recipe.depth)
     with torch.no_grad():
         x = embed_image(tower, pixels)
@@ -187,16 +186,18 @@ def dense_path(
         return tokens, step
 
 
-def _pooled(tower: Tower, step: Step, readout: Readout) -> Tensor:
+def _pooled(tower: Transformer, step: Step, readout: Readout) -> Tensor:
     return embed_readout(tower, step.readout, step.after, readout).float()
 
 
-def keys(tower: Tower, step: Step) -> Float[Tensor, "image token width"]:
+def keys(tower: Transformer, step: Step) -> Float[Tensor, "image token width"]:
     """Keys of one block, heads side by side."""
     return linear(tower.blocks[step.layer].key, step.normed)
 
 
-def _written(tower: Tower, step: Step, recipe: DenseAttention, nearby: Tensor | None, given: Tensor | None) -> Tensor:
+def _written(
+    tower: Transformer, step: Step, recipe: DenseAttention, nearby: Tensor | None, given: Tensor | None
+) -> Tensor:
     """What the second path's attention writes: every kind's Σ a v through W_O once."""
     block = tower.blocks[step.layer]
     wanted = set("".join(_NEEDS[kind] for kind in recipe.attention))

@@ -35,7 +35,8 @@ from clip_anatomy.towers.forward import (
     readout_of,
     walk,
 )
-from clip_anatomy.towers.transformer import Block, Tower
+from clip_anatomy.towers.layers import Block
+from clip_anatomy.towers.transformer import Transformer
 
 MOST_BYTES = 256_000_000  # of gradients at once: more texts are taken in turns
 
@@ -144,7 +145,7 @@ def legrad(
 
 
 def _before(
-    tower: Tower, pixels: Float[Tensor, "image 3 row col"], first: int
+    tower: Transformer, pixels: Float[Tensor, "image 3 row col"], first: int
 ) -> tuple[Float[Tensor, "image token width"], Readout]:
     """The residual stream into a block, without a graph."""
     x = embed_image(tower, pixels)
@@ -157,7 +158,7 @@ def _before(
 
 
 def _run(
-    tower: Tower,
+    tower: Transformer,
     first: int,
     x: Float[Tensor, "image token width"],
     readout: Readout,
@@ -195,14 +196,14 @@ def _run(
     return x, attention
 
 
-def _embed(tower: Tower, x: Float[Tensor, "image token width"], readout: Readout) -> Float[Tensor, "image embed"]:
+def _embed(tower: Transformer, x: Float[Tensor, "image token width"], readout: Readout) -> Float[Tensor, "image embed"]:
     """The last stream → embeddings of unit length."""
     if readout.index is not None:  # the readout row alone
         return F.normalize(embed_readout(tower, x[:, 0], None, readout), dim=-1)
     return F.normalize(embed_readout(tower, readout.rows(x), x, readout), dim=-1)
 
 
-def _project(tower: Tower, row: Float[Tensor, "image width"]) -> Float[Tensor, "image embed"]:
+def _project(tower: Transformer, row: Float[Tensor, "image width"]) -> Float[Tensor, "image embed"]:
     y = row @ tower.projection.to(row.dtype)
     return F.normalize(y if tower.projection_bias is None else y + tower.projection_bias, dim=-1)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.input_size import Size
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
 from clip_anatomy.maps.dense_attention import DenseAttention
@@ -84,7 +85,7 @@ def heatmap(
     def look_at(pixels: Tensor, images: list[int]) -> Tensor:
         with torch.no_grad():
             found = chosen.run(clip, pixels, asked.embeddings, option.of(images))
-        values = found.transpose(1, 2).unflatten(2, (pixels.shape[2] // patch[0], pixels.shape[3] // patch[1])).float()
+        values = found.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, patch)).float()
         return without_sinks(values, sinks_of(clip.vision, pixels).found) if replace_sinks else values
 
     parts: list[tuple[PictureBatch, Maps]] = []

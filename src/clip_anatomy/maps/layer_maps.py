@@ -9,12 +9,12 @@ from torch import Tensor
 
 from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.images.input_size import Size
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.split.tokens import TokenSource, token_contributions
-from clip_anatomy.towers.resnet import ResNet
 
 __all__ = ["cumulative", "layer_maps"]
 
@@ -55,7 +55,7 @@ def layer_maps(
         True
     """
     asked = Texts.of(clip, texts)
-    if isinstance(clip.vision, ResNet):  # one layer of heads, its attention pool: the whole map
+    if clip.vision.layers == 1:  # the whole map
         whole = heatmap(clip, images, asked, size=size, minus_mean=minus_mean)
         return [replace(whole, method="decomposition, layer 0")]
     text = F.normalize(asked.embeddings, dim=-1)
@@ -68,9 +68,7 @@ def layer_maps(
         by_layer: Float[Tensor, "image layer token text"] = shares.sum(2)[:, :, 1:]
         if several:
             by_layer = by_layer - by_layer.mean(-1, keepdim=True)
-        row, col = clip.patch
-        grid = batch.pixels.shape[2] // row, batch.pixels.shape[3] // col
-        values = by_layer.permute(0, 1, 3, 2).unflatten(3, grid).float()
+        values = by_layer.permute(0, 1, 3, 2).unflatten(3, patch_grid(batch.pixels.shape, clip.patch)).float()
         each = [
             Maps(values[:, layer], f"decomposition, layer {layer}", asked.names, batch.geometries)
             for layer in range(values.shape[1])

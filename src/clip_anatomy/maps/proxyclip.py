@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.dense_attention import DenseAttention, dense_path
 from clip_anatomy.maps.method import Method, Options
@@ -65,14 +66,14 @@ def proxyclip(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: ProxyOptions
 ) -> Float[Tensor, "image token text"]:
     """Cosine of every patch's guided token with every text."""
-    row, col = clip.patch
-    patches = (pixels.shape[2] // row) * (pixels.shape[3] // col)
+    rows, cols = patch_grid(pixels.shape, clip.patch)
+    patches = rows * cols
     affinity = options.affinity if options.affinity is None else torch.as_tensor(options.affinity)
     if affinity is None or affinity.dim() not in (2, 3) or affinity.shape[-2:] != (patches, patches):
         found = "nothing" if affinity is None else list(affinity.shape)
         raise BadSpec(
             f"affinity is {found}; [{patches}, {patches}] or [image, {patches}, {patches}] was expected, patches of "
-            f"{pixels.shape[2] // row} × {pixels.shape[3] // col} row by row. Type: affinity=unit @ unit.T of another model's patches"
+            f"{rows} × {cols} row by row. Type: affinity=unit @ unit.T of another model's patches"
         )
     if not affinity.isfinite().all():
         raise BadSpec("affinity holds NaN or infinite values. Type: torch.nan_to_num(affinity)")

@@ -11,7 +11,6 @@ from clip_anatomy.maps.method import Method
 from clip_anatomy.maps.proxyclip import PROXY
 from clip_anatomy.maps.resnet_maps import OWN_POOL, RESNET
 from clip_anatomy.maps.self_self import DENSE, OWN
-from clip_anatomy.towers.resnet import ResNet
 
 # Why the rest is refused there.
 _NOT_OF_RESNETS = "its only attention is one pool, without a residual stream, an MLP or a block before it"
@@ -21,7 +20,7 @@ METHODS: dict[str, Method] = {**DECOMPOSITION, **SURGERY, **MASKCLIP, **DENSE, *
 
 def methods_of(clip: Clip) -> dict[str, Method]:
     """The methods that have a meaning on this model: all of them on a transformer, those of `maps.resnet` on a CLIP-ResNet."""
-    return RESNET if isinstance(clip.vision, ResNet) else METHODS
+    return {"transformer": METHODS, "resnet": RESNET}[clip.vision.architecture]
 
 
 def method_of(clip: Clip, name: str) -> Method:
@@ -43,4 +42,4 @@ def method_of(clip: Clip, name: str) -> Method:
 
 def own_method(clip: Clip) -> Method:
     """What runs a `DenseAttention` of one's own on this model."""
-    return OWN_POOL if isinstance(clip.vision, ResNet) else OWN
+    return {"transformer": OWN, "resnet": OWN_POOL}[clip.vision.architecture]

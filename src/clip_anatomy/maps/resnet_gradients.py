@@ -17,7 +17,7 @@ from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.maps.vjp import graph_of, pulled
 from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.forward import linear
-from clip_anatomy.towers.resnet import ResNet, features, pool_tokens, run_pool, run_resnet
+from clip_anatomy.towers.resnet import as_resnet, features, pool_tokens, run_pool, run_resnet
 
 MOST_NUMBERS = 2**26  # of slopes at once: more texts are taken in turns
 
@@ -26,8 +26,7 @@ def gradcam(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Options
 ) -> Float[Tensor, "image token text"]:
     """Grad-CAM on the last stage's map, which is what the method was made for."""
-    resnet = clip.vision
-    assert isinstance(resnet, ResNet)
+    resnet = as_resnet(clip.vision)
     with torch.no_grad():
         seen = features(resnet, pixels)
     unit = F.normalize(text.to(seen.dtype), dim=-1)
@@ -44,8 +43,7 @@ def chefer(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Options
 ) -> Float[Tensor, "image token text"]:
     """Multiply the attention of the pool with the gradient of the logit by it, where that is positive."""
-    resnet = clip.vision
-    assert isinstance(resnet, ResNet)
+    resnet = as_resnet(clip.vision)
     with torch.no_grad():
         pooled = run_resnet(resnet, pixels)
         value = linear(resnet.pool.value, pooled.tokens[:, 1:]).float().unflatten(2, (resnet.heads, resnet.d))

@@ -31,7 +31,7 @@ from clip_anatomy.maps.resnet_gradients import GRADIENTS
 from clip_anatomy.maps.self_self import similarities
 from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.forward import linear
-from clip_anatomy.towers.resnet import ResNet, features, pool_tokens, run_pool, run_resnet
+from clip_anatomy.towers.resnet import ResNet, as_resnet, features, pool_tokens, run_pool, run_resnet
 
 RECIPES: dict[str, DenseAttention] = {
     "raw": DenseAttention(("qk",)),
@@ -111,16 +111,11 @@ def _attended(
     return mixed.transpose(1, 2).flatten(2)
 
 
-def _resnet(clip: Clip) -> ResNet:
-    assert isinstance(clip.vision, ResNet)
-    return clip.vision
-
-
 def cosines(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DenseAttention
 ) -> Float[Tensor, "image token text"]:
     """Cosine of every place with every text."""
-    found = similarities(pool_path(_resnet(clip), pixels, options), text)
+    found = similarities(pool_path(as_resnet(clip.vision), pixels, options), text)
     return found - found.mean(-1, keepdim=True) if options.minus_mean else found
 
 
@@ -135,7 +130,7 @@ def surgery(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: PoolSurgeryOptions
 ) -> Float[Tensor, "image token text"]:
     """v–v attention in the pool, then feature surgery over the texts; one text is compared with the empty text."""
-    tokens = pool_path(_resnet(clip), pixels, RECIPES["surgery"])
+    tokens = pool_path(as_resnet(clip.vision), pixels, RECIPES["surgery"])
     if len(text) == 1:
         return single_text(tokens[:, 1:], text, contrast(clip, options.against))
     return feature_surgery(tokens, text)[:, 1:]
@@ -160,7 +155,7 @@ def maskclip(
     options: PoolMaskclipOptions,
 ) -> Float[Tensor, "image token text"]:
     """Cosine of every place's value with every text, refined where asked."""
-    resnet = _resnet(clip)
+    resnet = as_resnet(clip.vision)
     with torch.no_grad():
         seen = features(resnet, pixels)
         dense = linear(resnet.pool.out, _values(resnet, seen)).float()
@@ -182,7 +177,7 @@ def decomposition(
 
     share[place, text] = Σ_h a[h, place] v[h, place] · (W_c^h u_text) / ‖embedding‖: one product over all heads side by side.
     """
-    resnet = _resnet(clip)
+    resnet = as_resnet(clip.vision)
     unit = F.normalize(text.float(), dim=-1)
     several = len(text) > 1 if options.minus_mean is None else options.minus_mean
     if several:
@@ -202,7 +197,7 @@ def attention(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Options
 ) -> Float[Tensor, "image token text"]:
     """How much the mean token looked at each place, mean over the heads: the same for every text."""
-    seen = run_resnet(_resnet(clip), pixels).attention[..., 1:].float().mean(1)
+    seen = run_resnet(as_resnet(clip.vision), pixels).attention[..., 1:].float().mean(1)
     return seen[..., None].expand(-1, -1, len(text)).clone()
 
 

@@ -23,7 +23,6 @@ from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.maps.resnet_maps import RECIPES as POOLED
 from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, otsu
-from clip_anatomy.towers.resnet import ResNet
 
 __all__ = ["RULES", "UNSEEN", "How", "Masks", "cut", "otsu", "segment"]
 
@@ -153,7 +152,7 @@ def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> 
         depth = {name: options[name] for name in options if name == "depth"}
         if other := [name for name in options if name not in ("depth", "against")]:
             raise BadSpec(f"method 'surgery' has no option {other[0]!r}. Its options: depth, against")
-        recipe = POOLED["surgery"] if isinstance(clip.vision, ResNet) else RECIPES["surgery"]
+        recipe = {"transformer": RECIPES, "resnet": POOLED}[clip.vision.architecture]["surgery"]
         return "surgery (architecture only)", replace(recipe, **depth), {}
     if several and method == "decomposition" and "minus_mean" not in options:
         return method, method, {**options, "minus_mean": False}

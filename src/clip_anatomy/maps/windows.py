@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.images.geometry import patch_grid
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def slid(
     Returns:
         Maps at patch resolution, the mean over the windows that a patch lies in.
     """
-    grid = pixels.shape[2] // patch[0], pixels.shape[3] // patch[1]
+    grid = patch_grid(pixels.shape, patch)
     side = min(windows.window[0], grid[0]), min(windows.window[1], grid[1])
     jobs = [(image, row, col) for image in range(len(pixels)) for row, col in windows.places(grid)]
     total: Tensor | None = None
@@ -122,4 +123,4 @@ def _whole(name: str, pixels: int | tuple[int, int], patch: tuple[int, int]) -> 
         raise BadSpec(
             f"{name}={pixels!r} is no whole number of patches of {patch[0]} × {patch[1]} pixels. Type: {name}={told}"
         )
-    return sides[0] // patch[0], sides[1] // patch[1]
+    return patch_grid(sides, patch)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clip_anatomy.data.open_source import picture_of
 from clip_anatomy.errors import BadInput
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.retrieval.ranking import Hit, Ranking
 from clip_anatomy.split.tokens import TokenSource, token_contributions
@@ -128,6 +129,5 @@ def _along(
         tokens = by_head.sum((1, 2))
         unit = torch.nn.functional.normalize(trace.embedding.double(), dim=-1).cpu()
         rest = unit @ joint[0] - gone - tokens[:, 1:].sum(-1)
-    row, col = clip.patch
-    grid = (pixels.shape[2] // row, pixels.shape[3] // col)
+    grid = patch_grid(pixels.shape, clip.patch)
     return tokens[:, 1:].unflatten(1, grid).float(), rest.tolist()

@@ -25,7 +25,6 @@ from clip_anatomy.retrieval.ranking import Used
 from clip_anatomy.split.basis import HeadBasis, basis_of, coordinates_of
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
-from clip_anatomy.towers.trace import record
 
 __all__ = ["TextHit", "TextRanking", "search_captions", "search_texts"]
 
@@ -204,7 +203,7 @@ def _coordinates(
     found: list[Tensor] = []
     for first in range(0, len(texts), BATCH):
         some = texts[first : first + BATCH]
-        trace, _ = record(clip.text_tower, clip.ids(some))
+        trace = clip.text_tower.trace(clip.ids(some))
         found.append(coordinates_of(basis, trace).cpu())
         if progress is not None:
             progress("reading captions", first + len(some), len(texts))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput
 from clip_anatomy.split import layernorm as linear
-from clip_anatomy.towers.resnet import ImageTower
+from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import Trace
 
 __all__ = ["HeadBasis", "basis_of", "coordinates_of", "official_scalars"]
@@ -159,7 +159,7 @@ def official_scalars(
     return torch.stack([times * scale / norm, mean * scale / norm, 1 / norm], dim=-1)
 
 
-def basis_of(tower: ImageTower, convention: str = "centered", layers: Sequence[int] | None = None) -> HeadBasis:
+def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] | None = None) -> HeadBasis:
     """Frames of all heads of a tower, from its weights alone.
 
     Args:

@@ -13,7 +13,6 @@ from clip_anatomy.loading.host import read_host
 from clip_anatomy.loading.parity import TOLERANCE, random_ids, random_pixels, relative
 from clip_anatomy.split.layernorm import CONVENTIONS
 from clip_anatomy.split.parts import Parts, decompose, decompose_text
-from clip_anatomy.towers.trace import forward
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def checks(clip: Clip) -> Iterator[Check]:
     allowed = TOLERANCE[clip.vision.dtype]
     sums = max(allowed, TOLERANCE[torch.float32])  # parts are summed in float32 whatever the model's dtype is
     with torch.no_grad():
-        ours = forward(clip.vision, pixels), forward(clip.text_tower, ids)
+        ours = clip.vision.encode(pixels), clip.text_tower.encode(ids)
         if clip.host is not None:
             host = read_host(clip.host)
             theirs = host.encode_image(pixels), host.encode_text(ids)

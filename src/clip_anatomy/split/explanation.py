@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput, ModelError
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.parts import decompose
 
@@ -140,7 +141,7 @@ def answer(clip: Clip, pixels: Float[Tensor, "image 3 row col"], texts: Float[Te
             f"{clip.name} gives embeddings that are not numbers (NaN or infinite). Type: clip-anatomy check {clip.name}"
         )
     by_token = tokens.sum((1, 2)).cpu()  # [image, token, text]
-    grid = pixels.shape[2] // clip.patch[0], pixels.shape[3] // clip.patch[1]
+    grid = patch_grid(pixels.shape, clip.patch)
     probability = (toward.cosine * clip.logit_scale + clip.logit_bias).softmax(-1)
     return [
         Answer(

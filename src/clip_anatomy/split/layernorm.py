@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.towers.resnet import AttentionPool, ImageTower, ResNet
+from clip_anatomy.towers.protocol import AttentionOutput, Tower
 from clip_anatomy.towers.trace import Trace
-from clip_anatomy.towers.transformer import Block
 
 Convention = Literal["centered", "official"]
 CONVENTIONS: tuple[Convention, ...] = ("centered", "official")
@@ -35,20 +34,19 @@ def centre(x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part width"]:
     return x - x.mean(-1, keepdim=True)
 
 
-def to_joint(tower: ImageTower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
+def to_joint(tower: Tower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
     """(x ⊙ γ) P in float32: the end of the tower without its mean, its 1/σ and its biases."""
-    if isinstance(tower, ResNet):
-        return x.float()
-    return (x * tower.ln_post.weight.float()) @ tower.projection.float()
+    y = x.float() if tower.ln_post is None else x * tower.ln_post.weight.float()
+    return y if tower.projection is None else y @ tower.projection.float()
 
 
-def centered_to_joint(tower: ImageTower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
+def centered_to_joint(tower: Tower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
     """`to_joint` of parts centred by their own mean, where a LayerNorm follows that centres."""
-    return to_joint(tower, x if isinstance(tower, ResNet) else centre(x))
+    return to_joint(tower, x if tower.ln_post is None else centre(x))
 
 
 def write_heads(
-    tower: ImageTower, block: Block | AttentionPool, mixed: Float[Tensor, "image head d"]
+    tower: Tower, block: AttentionOutput, mixed: Float[Tensor, "image head d"]
 ) -> Float[Tensor, "image head width"]:
     """What each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
     weight = block.out.weight.float()
@@ -64,7 +62,7 @@ def write_heads(
     return wrote if block.scale_attention is None else wrote * block.scale_attention.float()
 
 
-def out_bias(block: Block | AttentionPool, width: int, device: torch.device) -> Float[Tensor, " width"]:
+def out_bias(block: AttentionOutput, width: int, device: torch.device) -> Float[Tensor, " width"]:
     """b_O of one block (LayerScale folded in); zeros where the host has none."""
     if block.out.bias is None:
         return torch.zeros(width, device=device)
@@ -72,37 +70,37 @@ def out_bias(block: Block | AttentionPool, width: int, device: torch.device) -> 
     return bias if block.scale_attention is None else bias * block.scale_attention.float()
 
 
-def terms(tower: ImageTower) -> int:
-    """K of the even sharing: start, and attention and MLP of every layer; a ResNet's pool alone."""
-    return 1 if isinstance(tower, ResNet) else 2 * tower.layers + 1
+def terms(tower: Tower) -> int:
+    """K of the official sharing: the input embedding, and attention and MLP of every layer."""
+    return 2 * tower.layers + 1
 
 
-def shared_directions(tower: ImageTower) -> tuple[Float[Tensor, " embed"], Float[Tensor, " embed"]]:
+def shared_directions(tower: Tower) -> tuple[Float[Tensor, " embed"], Float[Tensor, " embed"]]:
     """γ P and β P: what a stream of ones, and the end's own bias, write into the joint space."""
-    if isinstance(tower, ResNet):
+    if tower.ln_post is None:
         nothing = torch.zeros(tower.embed, device=tower.device)
         return nothing, nothing
+    beta = tower.ln_post.bias.float()
     ones = torch.ones(tower.width, device=tower.device)
-    return to_joint(tower, ones), tower.ln_post.bias.float() @ tower.projection.float()
+    return to_joint(tower, ones), beta if tower.projection is None else beta @ tower.projection.float()
 
 
-def projection_bias(tower: ImageTower) -> Tensor | float:
+def projection_bias(tower: Tower) -> Tensor | float:
     """What the projection adds at the end, where it has a bias."""
-    return 0.0 if isinstance(tower, ResNet) or tower.projection_bias is None else tower.projection_bias.float()
+    return 0.0 if tower.projection_bias is None else tower.projection_bias.float()
 
 
-def shared_term(tower: ImageTower, trace: Trace) -> Float[Tensor, "image embed"]:
+def shared_term(tower: Tower, trace: Trace) -> Float[Tensor, "image embed"]:
     """What one of the K terms gets under the even sharing: ((−mean/σ) γ + β) P / K."""
     mean = trace.stream.mean(-1, keepdim=True) * trace.scale[:, None]
     gamma, beta = shared_directions(tower)
     return (beta - mean * gamma) / terms(tower)
 
 
-def pull_back(
-    tower: ImageTower, unit: Float[Tensor, "text embed"], convention: Convention
-) -> Float[Tensor, "text width"]:
+def pull_back(tower: Tower, unit: Float[Tensor, "text embed"], convention: Convention) -> Float[Tensor, "text width"]:
     """Texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
-    if isinstance(tower, ResNet):
-        return unit.float()
-    direction = unit.float() @ tower.projection.float().T * tower.ln_post.weight.float()
+    direction = unit.float() if tower.projection is None else unit.float() @ tower.projection.float().T
+    if tower.ln_post is None:
+        return direction
+    direction = direction * tower.ln_post.weight.float()
     return centre(direction) if convention == "centered" else direction

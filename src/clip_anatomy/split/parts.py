@@ -21,9 +21,8 @@ from clip_anatomy.split.layernorm import (
     write_heads,
 )
 from clip_anatomy.split.tokens import TokenSource, token_contributions
-from clip_anatomy.towers.forward import Readout, Step
-from clip_anatomy.towers.resnet import ImageTower, ResNet
-from clip_anatomy.towers.trace import Trace, record, trace_of
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.trace import LayerReading, Trace
 
 
 @dataclass(frozen=True)
@@ -188,30 +187,27 @@ def decompose_text(
     return _split(clip.text_tower, clip.ids(texts), convention, images)
 
 
-def _split(tower: ImageTower, inputs: Tensor, convention: Convention, texts: Tensor | None) -> Parts:
+def _split(tower: Tower, inputs: Tensor, convention: Convention, texts: Tensor | None) -> Parts:
     source = TokenSource(tower, inputs)
     each_wrote: list[Tensor] = []
 
-    def write(step: Step, _: Readout) -> None:
-        assert not isinstance(tower, ResNet)
+    def write(reading: LayerReading) -> None:
         # Now, while this block's W_O is still in the cache: at the end of the forward it would be read from memory again.
-        each_wrote.append(write_heads(tower, tower.blocks[step.layer], step.mixed.float()))
+        each_wrote.append(write_heads(tower, tower.blocks[reading.layer], reading.mixed.float()))
 
     known = None
     if texts is None:
-        trace = trace_of(tower, inputs) if isinstance(tower, ResNet) else record(tower, inputs, write)[0]
+        trace = tower.trace(inputs, write)
     else:
         contributions, trace = token_contributions(source, texts, convention, each=write)
         known = (texts.float(), contributions)
     with torch.no_grad():
-        if isinstance(tower, ResNet):
-            each_wrote.append(write_heads(tower, tower.pool, trace.mixed[:, 0]))
         wrote = torch.stack(each_wrote, 1)
         fields: dict[str, Any] = (_centered if convention == "centered" else _official)(tower, trace, wrote)
     return Parts(trace.embedding, **fields, convention=convention, trace=trace, source=source, known=known)
 
 
-def _centered(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
+def _centered(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return centered_to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
@@ -225,7 +221,7 @@ def _centered(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer
     }
 
 
-def _official(tower: ImageTower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
+def _official(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 

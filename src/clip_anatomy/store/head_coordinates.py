@@ -11,8 +11,8 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import HeadBasis, coordinates_of
 from clip_anatomy.split.layernorm import centered_to_joint, shared_term, to_joint
 from clip_anatomy.store.manifest import Manifest
-from clip_anatomy.towers.resnet import ImageTower
-from clip_anatomy.towers.trace import Trace, trace_of
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.trace import Trace
 
 __all__ = ["Arrays", "arrays_of"]
 
@@ -55,7 +55,7 @@ def arrays_of(clip: Clip, basis: HeadBasis, manifest: Manifest, pixels: Float[Te
         Arrays on the CPU.
     """
     tower = clip.vision
-    trace = trace_of(tower, pixels.to(clip.device, tower.dtype))
+    trace = tower.trace(pixels.to(clip.device, tower.dtype))
     norm = trace.embedding.norm(dim=-1)
     heads = coordinates_of(basis, trace).permute(1, 2, 0, 3).to(torch.float16).contiguous()
     unit = (trace.embedding / norm[:, None]).to("cpu", torch.float16)
@@ -70,7 +70,7 @@ def arrays_of(clip: Clip, basis: HeadBasis, manifest: Manifest, pixels: Float[Te
     )
 
 
-def mlps_of(tower: ImageTower, trace: Trace, manifest: Manifest) -> Float[Tensor, "image layer embed"]:
+def mlps_of(tower: Tower, trace: Trace, manifest: Manifest) -> Float[Tensor, "image layer embed"]:
     """What the MLPs of the kept layers wrote into the joint space, in the store's convention."""
     wrote = trace.mlp[:, list(manifest.layers)]
     if manifest.convention == "centered":

@@ -17,7 +17,6 @@ from clip_anatomy.files import read_safetensors, write_safetensors
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.layernorm import check_convention
-from clip_anatomy.towers.resnet import ResNet
 
 __all__ = ["Manifest", "layers_of", "parts_of"]
 
@@ -67,7 +66,7 @@ class Manifest:
         """Describe a store that is about to be made with this model."""
         check_convention(convention)
         tower = clip.vision
-        if "mlps" in keep and isinstance(tower, ResNet):
+        if "mlps" in keep and not tower.has_mlps:
             raise BadSpec("a CLIP-ResNet has no MLPs that write into the joint space. Type keep='heads'")
         return Manifest(
             model=clip.name,

@@ -21,7 +21,6 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
 from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.split.parts import decompose
-from clip_anatomy.split.tokens import token_count
 from clip_anatomy.store.rows import Row
 from clip_anatomy.store.store import Store
 
@@ -68,7 +67,11 @@ def extra_of(
 
     def model() -> Clip:
         opened = clip()
-        if selection.class_to_class and opened.vision.pool == "mean":
+        if (
+            selection.class_to_class
+            and opened.vision.architecture == "transformer"
+            and not opened.vision.has_class_token
+        ):
             raise BadSpec(
                 "this model averages its patches: no class token reads from itself. Type --study heads, layers or mlps instead"
             )
@@ -154,7 +157,7 @@ def _read(store: Store, clip: Clip, rows: list[Row], tokens: tuple[int, ...]) ->
         pixels = torch.cat([clip.pixels(picture_of(row.source, row.path, row.id)) for row in rows])
     except (ClipAnatomyError, OSError, LookupError) as error:
         raise StoreError(f"{why}, but: {error}. Put the pictures back, or leave these parts away") from error
-    there = token_count(clip.vision, pixels)
+    there = clip.vision.token_count(pixels)
     if wrong := [token for token in tokens if token >= there]:
         raise BadSpec(
             f"token {wrong[0]} does not exist: images have {there}. Type token=0-{there - 1} (0 is the class token)"

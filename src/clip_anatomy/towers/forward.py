@@ -20,33 +20,39 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clip_anatomy.towers.transformer import (
+from clip_anatomy.towers.layers import (
     Activation,
     Block,
     Linear,
     Norm,
     PatchEmbedding,
     Resampling,
-    Tower,
+    TransformerWeights,
     WordEmbedding,
 )
+
+QUERY_BLOCK = 64  # rows of attention held at once where the mean of all rows is needed
 
 
 @dataclass(frozen=True)
 class Readout:
-    """Which rows of the residual stream the embedding is read from: one row per image, or a weighted sum of rows."""
+    """Which rows of the residual stream the embedding is read from: one row per image, a weighted sum of rows, or all of them.
 
-    index: Int[Tensor, " image"] | None
-    weights: Float[Tensor, "image token"] | None
+    With neither index nor weights every row is handed on, for who learns their weights at the end only.
+    """
+
+    index: Int[Tensor, " image"] | None = None
+    weights: Float[Tensor, "image token"] | None = None
     column: int | None = None  # the index, where it is the same for every image: a slice is cheaper than a gather
 
-    def rows(self, x: Float[Tensor, "image token *rest"]) -> Float[Tensor, "image *rest"]:
+    def rows(self, x: Float[Tensor, "image token *rest"]) -> Float[Tensor, "image *rest_or_all"]:
         """Read the rows: [image, token, …] → [image, …], a tensor of its own (a view would keep all tokens alive)."""
         if self.column is not None:
             return x[:, self.column].clone()
         if self.index is not None:
-            return x[torch.arange(len(x), device=x.device), self.index]
-        assert self.weights is not None
+            return x[torch.arange(x.shape[0], device=x.device), self.index]
+        if self.weights is None:
+            return x
         return torch.einsum("bn,bn...->b...", self.weights.to(x.dtype), x)
 
     @property
@@ -66,10 +72,10 @@ class Step:
     key: Float[Tensor, "image head token d"] | None
     value: Float[Tensor, "image head token d"] | None
     attention: Float[Tensor, "image head token"] | None  # readout row of the attention, where it was computed
-    mixed: Float[Tensor, "image head d"]  # z_h = Σ_token a v at the readout row
-    mlp: Float[Tensor, "image width"]  # what the MLP wrote into the readout row
+    mixed: Float[Tensor, "image *row head d"]  # z_h = Σ_token a v at the readout row
+    mlp: Float[Tensor, "image *row width"]  # what the MLP wrote into the readout row
     after: Float[Tensor, "image token width"] | None  # residual stream out of the block
-    readout: Float[Tensor, "image width"]  # its readout row
+    readout: Float[Tensor, "image *row width"]  # its readout row
 
 
 def linear(layer: Linear, x: Tensor) -> Tensor:
@@ -100,7 +106,7 @@ def add_linear(
     return base.flatten(0, -2).addmm_(y.flatten(0, -2), layer.weight.T).view_as(base)
 
 
-def mlp(tower: Tower, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+def mlp(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
     """What the block's MLP writes, given the residual stream (its LayerNorm and LayerScale included)."""
     y = linear(block.down, activate(tower.activation, linear(block.up, norm(block.ln2, x))))
     return y if block.scale_mlp is None else y * block.scale_mlp
@@ -113,7 +119,7 @@ def project_out(block: Block, mixed: Float[Tensor, "*rows width"]) -> Float[Tens
 
 
 def project_in(
-    tower: Tower, block: Block, normed: Float[Tensor, "image token width"]
+    tower: TransformerWeights, block: Block, normed: Float[Tensor, "image token width"]
 ) -> tuple[
     Float[Tensor, "image head token d"], Float[Tensor, "image head token d"], Float[Tensor, "image head token d"]
 ]:
@@ -157,19 +163,26 @@ def resample_position(
     return torch.cat([first, resampled.permute(0, 2, 3, 1).reshape(new[0] * new[1], -1).to(first.dtype)])
 
 
-def embed_image(tower: Tower, pixels: Float[Tensor, "image 3 row col"]) -> Float[Tensor, "image token width"]:
+def embed_image(
+    tower: TransformerWeights, pixels: Float[Tensor, "image 3 row col"]
+) -> Float[Tensor, "image token width"]:
     """Preprocessed pixels to the residual stream into block 0. Rows and cols are multiples of the patch."""
     e = tower.embedding
     assert isinstance(e, PatchEmbedding)
     patches = F.conv2d(pixels.to(e.weight.dtype), e.weight, stride=e.weight.shape[2:])
     grid = (patches.shape[2], patches.shape[3])
     patches = patches.flatten(2).transpose(1, 2)
-    cls = e.class_token.to(patches.dtype).expand(len(patches), 1, -1)
+    cls = e.class_token.to(patches.dtype).expand(patches.shape[0], 1, -1)
     x = torch.cat([cls, patches], dim=1) + position(e, grid).to(patches.dtype)
     return x if tower.ln_pre is None else norm(tower.ln_pre, x)
 
 
-def embed_text(tower: Tower, ids: Int[Tensor, "text token"]) -> Float[Tensor, "text token width"]:
+def embed_inputs(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image token width"]:
+    """Pixels or token ids, whichever the tower takes, to the residual stream into block 0."""
+    return embed_image(tower, inputs) if tower.kind == "image" else embed_text(tower, inputs)
+
+
+def embed_text(tower: TransformerWeights, ids: Int[Tensor, "text token"]) -> Float[Tensor, "text token width"]:
     """Token ids to the residual stream into block 0."""
     e = tower.embedding
     assert isinstance(e, WordEmbedding)
@@ -177,9 +190,9 @@ def embed_text(tower: Tower, ids: Int[Tensor, "text token"]) -> Float[Tensor, "t
     return x if tower.ln_pre is None else norm(tower.ln_pre, x)
 
 
-def readout_of(tower: Tower, inputs: Tensor, tokens: int) -> Readout:
+def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readout:
     """Find the readout rows of a batch: the class token, the mean of the patches, or the end-of-text token."""
-    n = len(inputs)
+    n = inputs.shape[0]
     if tower.pool == "mean":
         weights = torch.full((n, tokens), 1 / (tokens - 1), device=inputs.device)
         weights[:, 0] = 0
@@ -194,7 +207,7 @@ def readout_of(tower: Tower, inputs: Tensor, tokens: int) -> Readout:
     return Readout(index, None)
 
 
-def causal_mask(tower: Tower, readout: Readout, tokens: int) -> Bool[Tensor, "image token"] | None:
+def causal_mask(tower: TransformerWeights, readout: Readout, tokens: int) -> Bool[Tensor, "image token"] | None:
     """Which tokens the readout row may look at (True), or None when all."""
     if not tower.causal:
         return None
@@ -203,7 +216,7 @@ def causal_mask(tower: Tower, readout: Readout, tokens: int) -> Bool[Tensor, "im
 
 
 def walk(
-    tower: Tower, x: Float[Tensor, "image token width"], readout: Readout, *, fold_last: bool = True
+    tower: TransformerWeights, x: Float[Tensor, "image token width"], readout: Readout, *, fold_last: bool = True
 ) -> Iterator[Step]:
     """Run the blocks and yield what each computed.
 
@@ -226,18 +239,18 @@ def walk(
         del step  # while the next block runs, only who kept something of this one pays for it
 
 
-def _full_step(tower: Tower, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
+def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
     normed = norm(block.ln1, x)
     q, k, v = project_in(tower, block, normed)
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=tower.causal).transpose(1, 2).flatten(2)
     middle = add_linear(x, block.out, mixed, block.scale_attention)
     wrote = mlp(tower, block, middle)
     after = middle + wrote
-    z = readout.rows(mixed).unflatten(1, (tower.heads, tower.d))
+    z = readout.rows(mixed).unflatten(-1, (tower.heads, tower.d))
     return Step(layer, x, normed, q, k, v, None, z, readout.rows(wrote), after, readout.rows(after))
 
 
-def _folded_step(tower: Tower, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
+def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
     normed = norm(block.ln1, x)
     q = linear(block.query, readout.rows(normed)).unflatten(1, (tower.heads, tower.d))
     # q·(W_K x + b_K) = (W_Kᵀ q)·x + a constant that softmax removes: [head, width] instead of [token, width] keys.
@@ -257,8 +270,39 @@ def _folded_step(tower: Tower, block: Block, layer: int, x: Tensor, readout: Rea
     return Step(layer, x, normed, None, None, None, attention.float(), z, wrote, None, middle + wrote)
 
 
+def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -> Float[Tensor, "image head token"]:
+    """Attention of the readout row(s) to every token, in float32: one row, or the weighted mean over rows."""
+    if step.attention is not None:
+        return step.attention
+    assert step.query is not None
+    assert step.key is not None
+    key = step.key.transpose(-1, -2)
+    if readout.index is not None:
+        query = readout.rows(step.query.transpose(1, 2))[:, :, None]  # [image, head, 1, d]
+        scores = (query @ key).squeeze(2).float() * tower.d**-0.5
+        mask = causal_mask(tower, readout, key.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        return scores.softmax(-1)
+    assert readout.weights is not None
+    total = torch.zeros(key.shape[0], key.shape[1], key.shape[-1], device=key.device)
+    for first in range(0, key.shape[-1], QUERY_BLOCK):
+        block = slice(first, first + QUERY_BLOCK)
+        attention = ((step.query[:, :, block] @ key).float() * tower.d**-0.5).softmax(-1)
+        total += torch.einsum("bq,bhqn->bhn", readout.weights[:, block], attention)
+    return total
+
+
+def step_values(tower: TransformerWeights, step: Step) -> Float[Tensor, "image head token d"]:
+    """Values of every token; the folded last block, which does without, has them computed here."""
+    if step.value is not None:
+        return step.value
+    v = linear(tower.blocks[step.layer].value, step.normed)
+    return v.unflatten(2, (tower.heads, tower.d)).transpose(1, 2)
+
+
 def embed_readout(
-    tower: Tower,
+    tower: TransformerWeights,
     stream: Float[Tensor, "image width"],
     after: Float[Tensor, "image token width"] | None,
     readout: Readout,
@@ -273,8 +317,19 @@ def embed_readout(
     """
     if readout.index is None and not tower.pool_before_norm:
         assert after is not None
-        row = readout.rows(norm(tower.ln_post, after))
+        row = norm(tower.ln_post, after)[:, 1:].mean(1)
     else:
         row = norm(tower.ln_post, stream)
     y = row @ tower.projection.to(row.dtype)
     return y if tower.projection_bias is None else y + tower.projection_bias
+
+
+def encode(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image embed"]:
+    """The embedding alone, in the tower's dtype (what the host's encode_image / encode_text returns)."""
+    x = embed_inputs(tower, inputs)
+    readout = readout_of(tower, inputs, x.shape[1])
+    row, after = x[:, 0], None
+    for step in walk(tower, x, readout):
+        row, after = step.readout, step.after if readout.index is None else None
+        del step
+    return embed_readout(tower, row, after, readout)

@@ -9,7 +9,9 @@ BatchNorm runs on the statistics of the training, as in eval mode. The pool is t
     embedding = W_c [ Σ_token a[h, token] (W_V^h x_token + b_V^h) ]_h + b_c        a = softmax(q_0 · k)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -18,8 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
-from clip_anatomy.towers.forward import resample_position
-from clip_anatomy.towers.transformer import Linear, Resampling, Tower
+from clip_anatomy.images.geometry import patch_grid
+from clip_anatomy.towers.forward import linear, resample_position
+from clip_anatomy.towers.layers import Linear, Norm, Resampling
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.trace import LayerReading, Trace
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,41 @@ class ResNet:
         return "image"
 
     @property
+    def architecture(self) -> Literal["transformer", "resnet"]:
+        """Which family of methods it has."""
+        return "resnet"
+
+    @property
+    def has_mlps(self) -> bool:
+        """Whether MLPs write parts of the embedding: there are none."""
+        return False
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether one token of its own is read out: it is the mean of all places."""
+        return False
+
+    @property
+    def ln_post(self) -> Norm | None:
+        """No LayerNorm stands between what the heads write and the joint space."""
+        return None
+
+    @property
+    def projection(self) -> Float[Tensor, "width embed"] | None:
+        """Nor a projection."""
+        return None
+
+    @property
+    def projection_bias(self) -> Float[Tensor, " embed"] | None:
+        """Nor its bias."""
+        return None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(row, col) places at the tower's own resolution."""
+        return self.pool.grid
+
+    @property
     def patch(self) -> tuple[int, int]:
         """(row, col) pixels between two places of the last map: 32 in every published one."""
         side = self.stem_pool
@@ -143,23 +183,52 @@ class ResNet:
         """Where the weights live."""
         return self.pool.value.weight.device
 
+    def token_count(self, inputs: Tensor) -> int:
+        """Number of tokens a batch has: its places, and their mean."""
+        return prod(patch_grid(inputs.shape, self.patch)) + 1
 
-ImageTower = Tower | ResNet
+    def encode(self, inputs: Tensor) -> Float[Tensor, "image embed"]:
+        """The embedding alone, in the tower's dtype."""
+        return run_resnet(self, inputs).embedding
+
+    def trace(self, inputs: Tensor, each: Callable[[LayerReading], None] | None = None) -> Trace:
+        """Run one forward and keep what the exact split needs: one layer, nothing before it, no MLP, no LayerNorm behind it."""
+        pooled = run_resnet(self, inputs)
+        if each is not None:
+            each(_reading(self, pooled))
+        embedding = pooled.embedding.float()
+        nothing, one = torch.zeros_like(embedding), torch.ones(len(embedding), device=embedding.device)
+        return Trace(nothing, pooled.mixed.float()[:, None], nothing[:, None][:, :0], embedding, one, one, embedding)
+
+    def read_last(self, inputs: Tensor) -> LayerReading:
+        """What the attention pool reads."""
+        return _reading(self, run_resnet(self, inputs))
 
 
-def transformer(tower: ImageTower) -> Tower:
-    """The tower itself where it is a transformer, for what needs one.
+def as_resnet(tower: Tower) -> ResNet:
+    """The tower itself where it is a CLIP-ResNet, for what needs one.
 
     Raises:
-        UnsupportedModel: it is a CLIP-ResNet.
+        UnsupportedModel: it is another architecture.
     """
-    if isinstance(tower, ResNet):
+    if not isinstance(tower, ResNet):
         raise UnsupportedModel(
-            "this model is a CLIP-ResNet: one layer of heads, its attention pool, writes into the joint space, and what was "
-            "asked for needs a transformer's layers. Type one of: encode_image, decompose, Moments, textspan, explain, index, "
-            "search, heatmap (its message names the methods)"
+            f"a CLIP-ResNet was expected, and this is a {tower.architecture}. Type load('open_clip:RN50/openai')"
         )
     return tower
+
+
+def _reading(resnet: ResNet, pooled: "Pooled") -> LayerReading:
+    """Token 0 is the mean token, which is the one that asks."""
+    pool, shape = resnet.pool, (resnet.heads, resnet.d)
+    return LayerReading(
+        layer=0,
+        tokens=pooled.tokens,
+        mixed=pooled.mixed,
+        own=0,
+        attention=lambda: pooled.attention,
+        values=lambda: linear(pool.value, pooled.tokens).unflatten(2, shape).transpose(1, 2),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from clip_anatomy.towers.forward import Readout, Step, embed_image, embed_readout, embed_text, norm, readout_of, walk
-from clip_anatomy.towers.resnet import ImageTower, Pooled, ResNet, run_resnet
-from clip_anatomy.towers.transformer import Tower
+from clip_anatomy.towers.forward import (
+    Readout,
+    Step,
+    embed_inputs,
+    embed_readout,
+    readout_attention,
+    readout_of,
+    step_values,
+    walk,
+)
+from clip_anatomy.towers.layers import TransformerWeights
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,42 @@ class Trace:
     embedding: Float[Tensor, "image embed"]  # the host's own formula
 
 
-def record(tower: Tower, inputs: Tensor, each: Callable[[Step, Readout], None] | None = None) -> tuple[Trace, Readout]:
+@dataclass(frozen=True)
+class LayerReading:
+    """What the heads of one layer read for the readout row; attention and values are computed when they are asked for.
+
+    Attributes:
+        layer: which layer.
+        tokens: what the layer was given.
+        mixed: z_h = Σ_token a v at the readout row.
+        own: which token the readout row itself is; 0 where it is the first, or none of them.
+        attention: how much the readout row (the weighted mean of rows) looks at each token, in float32.
+        values: what each token offers.
+    """
+
+    layer: int
+    tokens: Float[Tensor, "image token channel"]
+    mixed: Float[Tensor, "image head d"]
+    own: Int[Tensor, " image"] | int
+    attention: Callable[[], Float[Tensor, "image head token"]]
+    values: Callable[[], Float[Tensor, "image head token d"]]
+
+
+def read_step(tower: TransformerWeights, step: Step, readout: Readout) -> LayerReading:
+    """What one block of a transformer read."""
+    return LayerReading(
+        layer=step.layer,
+        tokens=step.before,
+        mixed=step.mixed,
+        own=0 if readout.index is None else readout.index,
+        attention=lambda: readout_attention(tower, step, readout),
+        values=lambda: step_values(tower, step),
+    )
+
+
+def record(
+    tower: TransformerWeights, inputs: Tensor, each: Callable[[Step, Readout], None] | None = None
+) -> tuple[Trace, Readout]:
     """Run one tower and keep what the exact split needs.
 
     Args:
@@ -41,7 +84,7 @@ def record(tower: Tower, inputs: Tensor, each: Callable[[Step, Readout], None] |
         The trace, and the readout rows with their final weights.
     """
     with torch.no_grad():
-        x = embed_image(tower, inputs) if tower.kind == "image" else embed_text(tower, inputs)
+        x = embed_inputs(tower, inputs)
         readout = readout_of(tower, inputs, x.shape[1])
         normed_first = readout.index is None and not tower.pool_before_norm
         if normed_first:
@@ -60,18 +103,15 @@ def record(tower: Tower, inputs: Tensor, each: Callable[[Step, Readout], None] |
         stream = row.float()
         if normed_first:
             scale = torch.ones(len(x), device=x.device)
-            assert after is not None
-            embedding = norm(tower.ln_post, after).float()[:, 1:].mean(1).to(tower.dtype) @ tower.projection
-            embedding = embedding if tower.projection_bias is None else embedding + tower.projection_bias
         else:
             scale = (stream.var(-1, unbiased=False) + tower.ln_post.eps).rsqrt()
-            embedding = embed_readout(tower, row, after, readout)
+        embedding = embed_readout(tower, row, after, readout)
         mass = torch.as_tensor(readout.mass, device=x.device, dtype=torch.float32).expand(len(x))
         trace = Trace(start, torch.stack(mixed, 1), torch.stack(wrote, 1), stream, scale, mass, embedding.float())
     return trace, readout
 
 
-def _weigh_by_sigma(tower: Tower, x: Tensor, readout: Readout) -> Readout:
+def _weigh_by_sigma(tower: TransformerWeights, x: Tensor, readout: Readout) -> Readout:
     """Row weights 1/(patches · σ_row) for towers that normalise every row before they average: they need a first pass."""
     after = x
     for step in walk(tower, x, readout):
@@ -80,29 +120,3 @@ def _weigh_by_sigma(tower: Tower, x: Tensor, readout: Readout) -> Readout:
     assert readout.weights is not None
     sigma = (after.float().var(-1, unbiased=False) + tower.ln_post.eps).rsqrt()
     return Readout(None, readout.weights * sigma)
-
-
-def trace_of(tower: ImageTower, inputs: Tensor) -> Trace:
-    """What the exact split needs of one forward of any tower (pixels, or token ids)."""
-    return trace_pool(run_resnet(tower, inputs)) if isinstance(tower, ResNet) else record(tower, inputs)[0]
-
-
-def trace_pool(pooled: Pooled) -> Trace:
-    """The same of a CLIP-ResNet: one layer, nothing before it, no MLP, and no LayerNorm behind it (a scale of 1)."""
-    embedding = pooled.embedding.float()
-    nothing, one = torch.zeros_like(embedding), torch.ones(len(embedding), device=embedding.device)
-    return Trace(nothing, pooled.mixed.float()[:, None], nothing[:, None][:, :0], embedding, one, one, embedding)
-
-
-def forward(tower: ImageTower, inputs: Tensor) -> Float[Tensor, "image embed"]:
-    """The embedding alone, in the tower's dtype (what the host's encode_image / encode_text returns)."""
-    if isinstance(tower, ResNet):
-        return run_resnet(tower, inputs).embedding
-    with torch.no_grad():
-        x = embed_image(tower, inputs) if tower.kind == "image" else embed_text(tower, inputs)
-        readout = readout_of(tower, inputs, x.shape[1])
-        row, after = x[:, 0], None
-        for step in walk(tower, x, readout):
-            row, after = step.readout, step.after if readout.index is None else None
-            del step
-        return embed_readout(tower, row, after, readout)

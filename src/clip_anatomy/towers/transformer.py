@@ -1,121 +1,79 @@
-"""A CLIP tower as plain data: one pre-LN transformer, image and text alike, over borrowed weights."""
+"""A CLIP transformer, image or text: its weights, and what the methods ask of a tower."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-Pool = Literal["class", "mean", "first", "last", "argmax", "eos"]
-Resampling = Literal["bicubic-antialias", "bicubic"]  # open_clip and timm; transformers
+from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.images.geometry import patch_grid
+from clip_anatomy.towers.forward import embed_inputs, encode, readout_of, walk
+from clip_anatomy.towers.layers import TransformerWeights
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.trace import LayerReading, Trace, read_step, record
 
 
 @dataclass(frozen=True)
-class Linear:
-    """y = x Wᵀ + b, tensors borrowed from the host library."""
+class Transformer(TransformerWeights):
+    """A pre-LN transformer as a `Tower`: every block writes into one residual stream, which the readout row is read from."""
 
-    weight: Float[Tensor, "out in"]
-    bias: Float[Tensor, " out"] | None
+    @property
+    def architecture(self) -> Literal["transformer", "resnet"]:
+        """Which family of methods it has."""
+        return "transformer"
+
+    @property
+    def has_mlps(self) -> bool:
+        """Whether its MLPs write parts of the embedding: they do."""
+        return True
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether one token of its own is read out, rather than a mean of all."""
+        return self.pool != "mean"
+
+    def token_count(self, inputs: Tensor) -> int:
+        """Number of tokens a batch has: patches and class token, or the columns of the token ids."""
+        if self.kind == "text":
+            return inputs.shape[1]
+        return prod(patch_grid(inputs.shape, self.patch)) + 1
+
+    def encode(self, inputs: Tensor) -> Float[Tensor, "image embed"]:
+        """The embedding alone, in the tower's dtype."""
+        with torch.no_grad():
+            return encode(self, inputs)
+
+    def trace(self, inputs: Tensor, each: Callable[[LayerReading], None] | None = None) -> Trace:
+        """Run one forward and keep what the exact split needs; see `Tower.trace`."""
+        if each is None:
+            return record(self, inputs)[0]
+        return record(self, inputs, lambda step, readout: each(read_step(self, step, readout)))[0]
+
+    def read_last(self, inputs: Tensor) -> LayerReading:
+        """What the last layer reads."""
+        with torch.no_grad():
+            x = embed_inputs(self, inputs)
+            readout = readout_of(self, inputs, x.shape[1])
+            for step in walk(self, x, readout):
+                if step.layer == self.layers - 1:
+                    return read_step(self, step, readout)
+        raise AssertionError("a transformer without blocks")
 
 
-@dataclass(frozen=True)
-class Norm:
-    """LayerNorm over the width."""
+def as_transformer(tower: Tower) -> Transformer:
+    """The tower itself where it is a transformer, for what needs one.
 
-    weight: Float[Tensor, " width"]
-    bias: Float[Tensor, " width"]
-    eps: float
-
-
-@dataclass(frozen=True)
-class Block:
-    """One residual block: x + out(attention(ln1 x)), then x + down(act(up(ln2 x)))."""
-
-    ln1: Norm
-    query: Linear
-    key: Linear
-    value: Linear
-    qkv: Linear | None  # the same three as one tensor, where the host stores them so: one matmul instead of three
-    out: Linear
-    ln2: Norm
-    up: Linear
-    down: Linear
-    scale_attention: Float[Tensor, " width"] | None  # LayerScale
-    scale_mlp: Float[Tensor, " width"] | None
-
-
-@dataclass(frozen=True)
-class PatchEmbedding:
-    """Pixels to tokens: a strided convolution, a class token, one position vector per token.
-
-    `resampling` is how the host fits the position vectors to another grid of patches.
+    Raises:
+        UnsupportedModel: it is a CLIP-ResNet.
     """
-
-    weight: Float[Tensor, "width channel patch_row patch_col"]
-    class_token: Float[Tensor, " width"]
-    position: Float[Tensor, "token width"]
-    grid: tuple[int, int]
-    resampling: Resampling
-
-
-@dataclass(frozen=True)
-class WordEmbedding:
-    """Token ids to tokens."""
-
-    weight: Float[Tensor, "vocabulary width"]
-    position: Float[Tensor, "token width"]
-
-
-@dataclass(frozen=True)
-class Tower:
-    """A transformer tower as plain data. Weights are the host's own storage; nothing here is ever written to."""
-
-    embedding: PatchEmbedding | WordEmbedding
-    ln_pre: Norm | None
-    blocks: tuple[Block, ...]
-    ln_post: Norm
-    projection: Float[Tensor, "width embed"]
-    projection_bias: Float[Tensor, " embed"] | None
-    heads: int
-    activation: Activation
-    pool: Pool
-    pool_before_norm: bool  # the order of mean pooling and ln_post; without meaning when one row is read
-    causal: bool
-    eos: int | None = None  # the id that marks the readout row when pool == "eos"
-
-    @property
-    def layers(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    @property
-    def width(self) -> int:
-        """Width of the residual stream."""
-        return self.projection.shape[0]
-
-    @property
-    def d(self) -> int:
-        """Width of one head."""
-        return self.width // self.heads
-
-    @property
-    def embed(self) -> int:
-        """Width of the joint space."""
-        return self.projection.shape[1]
-
-    @property
-    def kind(self) -> Literal["image", "text"]:
-        """Which tower this is."""
-        return "image" if isinstance(self.embedding, PatchEmbedding) else "text"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype in which the residual stream runs."""
-        return self.blocks[0].up.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return self.projection.device
+    if not isinstance(tower, Transformer):
+        raise UnsupportedModel(
+            "this model is a CLIP-ResNet: one layer of heads, its attention pool, writes into the joint space, and what was "
+            "asked for needs a transformer's layers. Type one of: encode_image, decompose, Moments, textspan, explain, index, "
+            "search, heatmap (its message names the methods)"
+        )
+    return tower

@@ -15,7 +15,6 @@ from clip_anatomy.loading.open_clip_models import open_clip_preprocess
 from clip_anatomy.loading.parity import TOLERANCE, Proof, judge, relative
 from clip_anatomy.loading.transformer_weights import Facts, Names, open_clip_towers
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
-from clip_anatomy.towers.trace import forward
 
 HERE = Path(__file__).parent
 EPS = 1e-5  # torch's LayerNorm default, which open_clip keeps
@@ -59,8 +58,8 @@ def load_demo(device: torch.device, dtype: torch.dtype, *, parity: bool = True) 
         recorded = {k: v.to(device) for k, v in load_file(HERE / "parity.safetensors").items()}
         proof = Proof(
             "open_clip (recorded)",
-            relative(forward(image_tower, recorded["image"].to(dtype)), recorded["image_embed"]),
-            relative(forward(text_tower, recorded["tokens"]), recorded["text_embed"]),
+            relative(image_tower.encode(recorded["image"].to(dtype)), recorded["image_embed"]),
+            relative(text_tower.encode(recorded["tokens"]), recorded["text_embed"]),
             TOLERANCE[dtype],
         )
         judge(proof)

@@ -1,0 +1,144 @@
+"""What a method asks of a tower, whatever its architecture: one protocol, which the transformer and the ResNet implement.
+
+A tower is anything whose heads write into a space that a frozen linear map takes to the joint space:
+
+    embedding = (Σ parts · scale ⊙ γ) P + what the biases write        γ, P: `ln_post` and `projection`, or nothing at all
+
+A new architecture is one file beside these, with a dataclass that has these names. A readout of many rows (mean pooling, an
+attention pool) is a `Trace` whose `mixed` is already weighed by the rows' shares; an MLP behind the pool is one more MLP.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.towers.layers import Linear, Norm
+from clip_anatomy.towers.trace import LayerReading, Trace
+
+
+class AttentionOutput(Protocol):
+    """The end of one layer's attention: what the heads computed is projected and, with LayerScale, scaled."""
+
+    @property
+    def out(self) -> Linear:
+        """W_O and b_O."""
+        ...
+
+    @property
+    def scale_attention(self) -> Float[Tensor, " width"] | None:
+        """LayerScale."""
+        ...
+
+
+@runtime_checkable
+class Tower(Protocol):
+    """An image or text tower. Weights are the host's own; nothing here is ever written to."""
+
+    @property
+    def architecture(self) -> Literal["transformer", "resnet"]:
+        """Which family of methods it has: the key of their registries."""
+        ...
+
+    @property
+    def kind(self) -> Literal["image", "text"]:
+        """What it reads."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """Number of layers whose heads write."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """Heads of a layer."""
+        ...
+
+    @property
+    def d(self) -> int:
+        """Width of one head."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Width of what the heads write into."""
+        ...
+
+    @property
+    def embed(self) -> int:
+        """Width of the joint space."""
+        ...
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(row, col) pixels between two places (image towers)."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(row, col) places at the tower's own resolution (image towers)."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which precision it runs."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        ...
+
+    @property
+    def has_mlps(self) -> bool:
+        """Whether MLPs write parts of the embedding."""
+        ...
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether one token of its own is read out."""
+        ...
+
+    @property
+    def blocks(self) -> Sequence[AttentionOutput]:
+        """The layers' attention."""
+        ...
+
+    @property
+    def ln_post(self) -> Norm | None:
+        """The LayerNorm between what is written and the joint space; None where there is none."""
+        ...
+
+    @property
+    def projection(self) -> Float[Tensor, "width embed"] | None:
+        """The projection to the joint space; None where the heads write into it themselves."""
+        ...
+
+    @property
+    def projection_bias(self) -> Float[Tensor, " embed"] | None:
+        """What the projection adds."""
+        ...
+
+    def token_count(self, inputs: Tensor) -> int:
+        """Number of tokens that a batch of pixels or token ids has, the readout's own (token 0 of an image) included."""
+        ...
+
+    def encode(self, inputs: Tensor) -> Float[Tensor, "image embed"]:
+        """The embedding, equal to the host's own."""
+        ...
+
+    def trace(self, inputs: Tensor, each: Callable[[LayerReading], None] | None = None) -> Trace:
+        """Run one forward and keep what the exact split needs.
+
+        Args:
+            inputs: pixels [image, 3, row, col] or token ids [text, token].
+            each: called with what every layer read, while its tensors live.
+        """
+        ...
+
+    def read_last(self, inputs: Tensor) -> LayerReading:
+        """What the last layer reads, from a forward of its own."""
+        ...

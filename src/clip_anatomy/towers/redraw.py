@@ -1,0 +1,104 @@
+"""Learned weights drawn anew, block by block from the output backwards: Adebayo's cascade for any tower.
+
+Each weight is drawn from a normal distribution with the mean and the standard deviation of its own row, so that every unit
+keeps its scale and the network neither dies nor overflows. BatchNorm's statistics stay: they belong to the rows they
+normalise. The draw goes into new tensors; the user's model is never written to.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clip_anatomy.towers.layers import Block, Linear
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.resnet import AttentionPool, Conv, ResNet
+from clip_anatomy.towers.transformer import Transformer, as_transformer
+
+
+def count_blocks(tower: Tower) -> int:
+    """Count the blocks that `redraw` can draw anew: those of a transformer; bottlenecks and the pool of a ResNet."""
+    if isinstance(tower, ResNet):
+        return sum(len(stage) for stage in tower.stages) + 1
+    return tower.layers
+
+
+def redraw(tower: Tower, blocks: int | None, seed: int) -> Tower:
+    """Draw the last blocks anew, or (None) the whole tower; blocks drawn with one seed are the same whatever `blocks` is."""
+    if isinstance(tower, ResNet):
+        return _redraw_resnet(tower, blocks, seed)
+    return _redraw_transformer(as_transformer(tower), blocks, seed)
+
+
+def _redraw_transformer(tower: Transformer, blocks: int | None, seed: int) -> Transformer:
+    first = 0 if blocks is None else tower.layers - blocks
+    drawn = tuple(
+        block if i < first else _block(block, _drawer(seed, tower.layers - i)) for i, block in enumerate(tower.blocks)
+    )
+    tower = replace(tower, blocks=drawn)
+    if blocks is not None:
+        return tower
+    draw = _drawer(seed, 0)
+    return replace(tower, **{f.name: _each(getattr(tower, f.name), draw) for f in fields(tower) if f.name != "blocks"})
+
+
+def _redraw_resnet(resnet: ResNet, blocks: int | None, seed: int) -> ResNet:
+    left = count_blocks(resnet) if blocks is None else blocks
+    pool = resnet.pool
+    if left > 0:
+        pool = _pool(pool, _drawer(seed, 1))
+    stages: list[tuple[Any, ...]] = []
+    number = 1
+    for stage in reversed(resnet.stages):
+        drawn: list[Any] = []
+        for block in reversed(stage):
+            number += 1
+            drawn.append(_each(block, _drawer(seed, number)) if number <= left else block)
+        stages.append(tuple(reversed(drawn)))
+    stem = resnet.stem if blocks is not None else _each(resnet.stem, _drawer(seed, 0))
+    return replace(resnet, stem=stem, stages=tuple(reversed(stages)), pool=pool)
+
+
+def _block(block: Block, draw: Callable[[Tensor], Tensor]) -> Block:
+    if block.qkv is None:
+        return _each(block, draw)
+    qkv = _each(block.qkv, draw)  # q, k and v are views of it: drawn once, split again
+    weights = qkv.weight.chunk(3)
+    biases = (None,) * 3 if qkv.bias is None else qkv.bias.chunk(3)
+    query, key, value = (Linear(w, b) for w, b in zip(weights, biases, strict=True))
+    drawn = _each(replace(block, qkv=None), draw)
+    return replace(drawn, qkv=qkv, query=query, key=key, value=value)
+
+
+def _pool(pool: AttentionPool, draw: Callable[[Tensor], Tensor]) -> AttentionPool:
+    drawn = {name: _each(getattr(pool, name), draw) for name in ("position", "query", "key", "value", "out")}
+    return replace(pool, **drawn)
+
+
+def _each(value: Any, draw: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure with every tensor drawn anew; of a convolution only its kernel."""
+    if isinstance(value, Tensor):
+        return draw(value)
+    if isinstance(value, Conv):
+        return replace(value, weight=draw(value.weight))
+    if isinstance(value, tuple):
+        return tuple(_each(item, draw) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _each(getattr(value, f.name), draw) for f in fields(value)})
+    return value
+
+
+def _drawer(seed: int, block: int) -> Callable[[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed((seed << 16) + block)
+
+    def draw(weight: Tensor) -> Tensor:
+        # On the CPU, so that every device gets the same draw. Kernels count as rows: one per output channel.
+        known = weight.detach().float().cpu()
+        rows = known.flatten(1) if known.dim() > 1 else known[None]
+        mean, spread = rows.mean(1, keepdim=True), rows.std(1, keepdim=True, unbiased=False)
+        new = torch.randn(rows.shape, generator=generator) * spread + mean
+        return new.view(weight.shape).to(weight)
+
+    return draw
