@@ -9,8 +9,8 @@ from torch import Tensor
 
 from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.images.input_size import Size
 from clip_anatomy.images.geometry import patch_grid
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
 from clip_anatomy.maps.dense_attention import DenseAttention

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import picture_batches
-from clip_anatomy.images.input_size import Size
 from clip_anatomy.images.geometry import patch_grid
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_result import Maps

@@ -115,14 +115,16 @@ class TransformerWeights:
 
     @property
     def patch(self) -> tuple[int, int]:
-        """(row, col) pixels of one patch."""
-        assert isinstance(self.embedding, PatchEmbedding)
+        """(row, col) pixels of one patch; (1, 1) for texts, where each id is a token."""
+        if isinstance(self.embedding, WordEmbedding):
+            return 1, 1
         return self.embedding.weight.shape[2], self.embedding.weight.shape[3]
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(row, col) patches at the tower's own resolution."""
-        assert isinstance(self.embedding, PatchEmbedding)
+        """(row, col) patches at the tower's own resolution; (1, context) for texts."""
+        if isinstance(self.embedding, WordEmbedding):
+            return 1, self.embedding.position.shape[0]
         return self.embedding.grid
 
     @property

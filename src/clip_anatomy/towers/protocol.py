@@ -19,6 +19,7 @@ from clip_anatomy.towers.layers import Linear, Norm
 from clip_anatomy.towers.trace import LayerReading, Trace
 
 
+@runtime_checkable
 class AttentionOutput(Protocol):
     """The end of one layer's attention: what the heads computed is projected and, with LayerScale, scaled."""
 
@@ -74,12 +75,12 @@ class Tower(Protocol):
 
     @property
     def patch(self) -> tuple[int, int]:
-        """(row, col) pixels between two places (image towers)."""
+        """(row, col) pixels between two places; (1, 1) for texts."""
         ...
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(row, col) places at the tower's own resolution (image towers)."""
+        """(row, col) places at the tower's own resolution; (1, context) for texts."""
         ...
 
     @property
