@@ -20,6 +20,7 @@ from clip_anatomy.naming.roles import Role
 from clip_anatomy.report.atlas_pages import head_page, index_page
 from clip_anatomy.report.contact_sheet import Cell
 from clip_anatomy.report.explain_page import ExplainedPicture, explain_page
+from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.report.map_gather import Seen as LookedAt
 from clip_anatomy.report.maps_page import maps_page, maps_section, masks_page, masks_section
 from clip_anatomy.report.search_page import search_page
@@ -107,6 +108,13 @@ def test_search() -> None:
         Shown(hits[1], NASTY, None, NASTY),
     ]
     harmless(search_page(ranking, [Shown(None, NASTY, IMAGE)], found), 12)
+
+
+def test_notebooks() -> None:
+    reader = read(notebook_figures([(b"\x89PNG", NASTY, NASTY)]))
+    assert reader.tags == ["figure", "img", "pre"]
+    assert ("alt", NASTY) in reader.attributes
+    assert NASTY in reader.text
 
 
 def test_html_is_made_by_templates_alone() -> None:

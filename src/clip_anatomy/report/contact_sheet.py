@@ -20,7 +20,7 @@ Legend = Sequence[tuple[Sequence[tuple[int, int, int]], str]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One small picture and its words."""
+    """Hold one small picture and its caption."""
 
     image: Image.Image
     caption: str
@@ -28,14 +28,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Small pictures that belong together; too many for one line go on in the next."""
+    """Hold small pictures that belong together; too many for one line go on in the next."""
 
     heading: str
     cells: Sequence[Cell]
 
 
 def contact_sheets(title: str, under: str, rows: Sequence[Row], legend: Legend = ()) -> list[bytes]:
-    """Draw all rows.
+    """Draw rows of small pictures as one sheet or more.
 
     Args:
         title: above everything.
@@ -110,9 +110,9 @@ def _sheet(  # noqa: PLR0917
             break
         for x in range(bar):
             draw.line((at + x, top - 24, at + x, top - 14), _between(colours, x / max(1, bar - 1)))
-        told = _fit(draw, words, wide - GAP - at - bar - 8, fine)
-        draw.text((at + bar + 6, top - 27), told, SOFT, fine)
-        at += round(bar + 24 + draw.textlength(told, fine))
+        label = _fit(draw, words, wide - GAP - at - bar - 8, fine)
+        draw.text((at + bar + 6, top - 27), label, SOFT, fine)
+        at += round(bar + 24 + draw.textlength(label, fine))
     for row, tall in rows:
         draw.line((GAP, top - 3, wide - GAP, top - 3), (227, 225, 220))
         draw.text((GAP, top + 2), _fit(draw, row.heading, wide - 2 * GAP, plain), INK, plain)
@@ -140,7 +140,7 @@ def _between(colours: Sequence[tuple[int, int, int]], share: float) -> tuple[int
 def _fit(
     draw: ImageDraw.ImageDraw, text: str, room: int | float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> str:
-    """As much of a text as fits, in letters that Pillow's own font has."""
+    """Return as much of a text as fits, in letters that Pillow's own font has."""
     text = text.translate(
         {0x2212: "-", 0x201C: '"', 0x201D: '"', 0x2026: "...", 0xD7: "x", 0xB7: "-", 0xA7: "section "}
     )

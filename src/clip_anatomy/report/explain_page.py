@@ -17,7 +17,7 @@ LOUDEST = 5
 
 @dataclass(frozen=True)
 class ExplainedPicture:
-    """One picture and its split cosines.
+    """Hold one picture and its split cosines.
 
     Attributes:
         picture: as figures show it.

@@ -51,7 +51,7 @@ def need_matplotlib() -> None:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A figure whose places are inches from its upper left corner.
+    """Hold a figure whose places are inches from its upper left corner.
 
     Attributes:
         figure: matplotlib's figure.

@@ -1,4 +1,4 @@
-"""What a picture matched by, as light: patches that made it match stay as they are, the others lie in shade, those against it in blue."""
+"""Which patches made a picture match: those stay as they are, the others are dark, those that spoke against it are blue."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,7 +20,7 @@ OWN = 0.35  # a picture is lit by its own best patch, if that reaches this share
 
 
 def limits_of(*maps: Float[Tensor, "row col"] | None) -> list[float]:
-    """The value that is fully lit in each map: its own largest one, so that the eye finds it; but weak maps stay dark.
+    """Return the value that is fully lit in each map: its own largest one, so that the eye finds it; but weak maps stay dark.
 
     Example:
         >>> limits_of(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0]]), torch.tensor([[0.1, 0.0]]), None)
@@ -32,7 +32,7 @@ def limits_of(*maps: Float[Tensor, "row col"] | None) -> list[float]:
 
 
 def veil(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "row col 4"]:
-    """The shade over a picture as red, green, blue, opacity, one pixel a patch.
+    """Return the shade over a picture as red, green, blue, opacity, one pixel a patch.
 
     Args:
         values: what each patch adds to the score.
@@ -48,11 +48,11 @@ def veil(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "row 
 
 
 def veiled(image: Image.Image, values: Float[Tensor, "row col"], limit: float) -> Image.Image:
-    """A picture with the shade drawn over it."""
+    """Draw the shade over a picture."""
     over = Image.fromarray(veil(values, limit)).resize(image.size, Image.Resampling.BILINEAR)
     return Image.alpha_composite(image.convert("RGBA"), over).convert("RGB")
 
 
 def data_uri(values: Float[Tensor, "row col"], limit: float) -> str:
-    """The shade as a tiny PNG that a page scales up."""
+    """Return the shade as a tiny PNG that a page scales up."""
     return html.data_uri(html.encoded(Image.fromarray(veil(values, limit))))

@@ -14,7 +14,7 @@ from PIL import Image
 from clip_anatomy.report.typed_texts import shorten
 from clip_anatomy.split.explanation import signed
 
-__all__ = ["data_uri", "encoded", "fragment", "page", "percent", "spaced", "within"]
+__all__ = ["data_uri", "encoded", "fragment", "notebook_figures", "page", "percent", "spaced", "within"]
 
 FOLDER = Path(__file__).parent / "templates"
 LOSSLESS = 160  # pictures up to this side are drawings: stored without loss
@@ -33,6 +33,15 @@ def page(template: str, **values: Any) -> str:
 def fragment(template: str, macro: str, *values: Any) -> Markup:
     """Return what one macro of a template makes, safe to be put into a page: for pages that grow picture by picture."""
     return Markup(getattr(_environment().get_template(template).module, macro)(*values))
+
+
+def notebook_figures(figures: Sequence[tuple[bytes, str, str]]) -> str:
+    """Return drawings with their numbers below, as a notebook shows a result.
+
+    Args:
+        figures: PNG, what it shows, and text below it.
+    """
+    return fragment("macros.html", "figures", [(data_uri(png), title, text) for png, title, text in figures])
 
 
 @cache

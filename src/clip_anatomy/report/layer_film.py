@@ -1,4 +1,4 @@
-"""A film over the layers: what each layer read, and the sum up to it."""
+"""An animated GIF over the layers: the map of each layer alone, and of the sum up to it."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -18,7 +18,7 @@ PAPER, INK, SOFT = (251, 250, 248), (29, 33, 38), (93, 102, 112)
 
 
 def layer_shades(layers: Sequence[Maps]) -> tuple[list[Shades], list[Shades]]:
-    """Each layer by itself and the sums up to it; one scale for all layers, another for all sums.
+    """Return the maps of each layer and the sums up to it; one scale for all layers, another for all sums.
 
     Args:
         layers: of one picture, from `layer_maps`.
@@ -59,9 +59,9 @@ def layer_film(picture: Image.Image, layers: Sequence[Maps], look: str = "signed
         draw.line((GAP + 110, 14, GAP + 110 + (frame.width - 120 - GAP), 14), (227, 225, 220), 4)
         filled = (frame.width - 120 - GAP) * (layer + 1) / len(layers)
         draw.line((GAP + 110, 14, GAP + 110 + filled, 14), (224, 90, 0), 4)
-        for row, (each, told) in enumerate([(alone, "this layer"), (sums, "all layers up to here")]):
+        for row, (each, heading) in enumerate([(alone, "this layer"), (sums, "all layers up to here")]):
             top = LINE + GAP + row * (shown.height + LINE + GAP)
-            draw.text((GAP, top), told, SOFT, fine)
+            draw.text((GAP, top), heading, SOFT, fine)
             for k in range(len(texts)):
                 at = GAP + k * (shown.width + GAP)
                 frame.paste(overlay(shown, each[layer], k, look), (at, top + LINE))
@@ -71,13 +71,13 @@ def layer_film(picture: Image.Image, layers: Sequence[Maps], look: str = "signed
                 words = words[:-1]
             draw.text((GAP + k * (shown.width + GAP), tall - LINE + GAP), words, INK, fine)
         frames.append(frame)
-    # One palette for all frames, with the colours of all: nothing flickers, and no layer borrows another's.
+    # One palette with the colours of all frames, or colours would flicker from frame to frame.
     strip = Image.new("RGB", (frames[0].width, sum(frame.height for frame in frames)))
     for i, frame in enumerate(frames):
         strip.paste(frame, (0, i * frame.height))
     palette = strip.quantize(255, method=Image.Quantize.MAXCOVERAGE)
-    kept = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     file = BytesIO()
-    waits = [MILLISECONDS] * (len(kept) - 1) + [LAST]
-    kept[0].save(file, "GIF", save_all=True, append_images=kept[1:], duration=waits, loop=0, optimize=True)
+    waits = [MILLISECONDS] * (len(indexed) - 1) + [LAST]
+    indexed[0].save(file, "GIF", save_all=True, append_images=indexed[1:], duration=waits, loop=0, optimize=True)
     return file.getvalue()

@@ -30,7 +30,7 @@ HEAT = ((28, 22, 66, 0.62), (116, 28, 108, 0.60), (206, 62, 60, 0.58), (247, 141
 
 @dataclass(frozen=True)
 class Shades:
-    """Maps of one picture, ready to be coloured.
+    """Hold the maps of one picture, ready to be coloured.
 
     Attributes:
         maps: with values so that 0 says neither yes nor no.
@@ -62,7 +62,7 @@ def shades_of(maps: Maps) -> Shades:
 
 
 def colours_of(values: Float[Tensor, "row col"], limit: float, look: str = "signed") -> UInt8[ndarray, "row col 4"]:
-    """One map as red, green, blue and opacity; NaN is transparent.
+    """Return one map as red, green, blue and opacity; NaN is transparent.
 
     Args:
         values: any numbers.
@@ -81,7 +81,7 @@ def colours_of(values: Float[Tensor, "row col"], limit: float, look: str = "sign
 
 
 def overlay(picture: Image.Image, shades: Shades, text: int, look: str = "signed", longest: int = 2048) -> Image.Image:
-    """One map over its picture, pixel on pixel; what the model did not see is white.
+    """Draw one map over its picture, pixel on pixel; what the model did not see is white.
 
     Args:
         picture: the original, in RGB.
@@ -113,7 +113,7 @@ def overlay(picture: Image.Image, shades: Shades, text: int, look: str = "signed
 
 
 def peak(maps: Maps, text: int) -> tuple[float, float]:
-    """Where one text is answered most: (x, y) in pixels of the original, the middle of the patch with the highest value."""
+    """Return the peak of one map: (x, y) in pixels of the original, the middle of the patch with the highest value."""
     values = maps.values[0, text].nan_to_num(nan=-torch.inf)
     row, col = divmod(int(values.argmax()), values.shape[1])
     assert maps.geometries is not None

@@ -1,4 +1,4 @@
-"""The two colours of every figure: orange says yes, blue says no, nothing says nothing (transparent)."""
+"""The two colours of every figure: orange above zero, blue below, transparent at zero."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ STRONGEST = 0.86  # opacity of the largest value
 
 
 def colour(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "row col 4"]:
-    """Signed values as red, green, blue, opacity: opacity grows with the value, zero is transparent.
+    """Return signed values as red, green, blue, opacity: opacity grows with the value, zero is transparent.
 
     Args:
         values: signed numbers.
@@ -29,7 +29,7 @@ def colour(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "ro
 
 
 def limit_of(*values: Tensor) -> float:
-    """One scale for several maps: the largest absolute value, or, where a few stand far out, the 99.5th percentile.
+    """Return one scale for several maps: the largest absolute value, or, where a few stand far out, the 99.5th percentile.
 
     Example:
         >>> limit_of(torch.tensor([0.5, -2.0]))
@@ -41,7 +41,7 @@ def limit_of(*values: Tensor) -> float:
 
 
 def ends_of(values: Tensor, limit: float) -> tuple[str, str]:
-    """What the two ends of a colour scale say; ≤ and ≥ where values beyond it were cut to the full colour.
+    """Return what stands at the two ends of a colour scale; ≤ and ≥ where values beyond it were cut to the full colour.
 
     Example:
         >>> ends_of(torch.tensor([1.0, -0.2]), 0.5)
@@ -54,7 +54,7 @@ def ends_of(values: Tensor, limit: float) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class ValueGrid:
-    """Signed numbers as a page shows them: an image of one pixel each that the page scales up, and the numbers themselves.
+    """Hold signed numbers as a page shows them: an image of one pixel each that the page scales up, and the numbers themselves.
 
     Attributes:
         values: the numbers.
@@ -66,20 +66,20 @@ class ValueGrid:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Return how many rows there are."""
         return self.values.shape[0]
 
     @property
     def cols(self) -> int:
-        """How many columns there are."""
+        """Return how many columns there are."""
         return self.values.shape[1]
 
     @property
     def millionths(self) -> str:
-        """The numbers in millionths, row by row, for the script that shows those under the pointer."""
+        """Return the numbers in millionths, row by row, for the script that shows those under the pointer."""
         return " ".join(str(round(v * 1e6)) for v in self.values.flatten().tolist())
 
     @property
     def data_uri(self) -> str:
-        """The image as an address that holds its bytes."""
+        """Return the image as an address that holds its bytes."""
         return data_uri(encoded(Image.fromarray(colour(self.values, self.limit))))

@@ -1,4 +1,4 @@
-"""Points and boxes drawn on a picture, so that people see what SAM will be asked."""
+"""Point and box prompts for SAM, drawn on their picture."""
 
 from collections.abc import Sequence
 
