@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from clip_anatomy.cli import main as cli
 from clip_anatomy.errors import MissingExtra
-from clip_anatomy.report import explain_run as run
 from clip_anatomy.report import figures
+from clip_anatomy.split import explanation as run
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 Main = Callable[..., tuple[int, str, str]]
@@ -241,7 +241,7 @@ def test_a_defect_of_ours_is_called_one(main: Main, monkeypatch: pytest.MonkeyPa
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(run, "look", broken)
+    monkeypatch.setattr(run, "explain", broken)
     code, _, err = main("explain", photo, "--text", "x", "--model", model, "--json")
     assert code == 3
     assert err == "clip-anatomy: a defect of clip-anatomy: RuntimeError: boom. To see where, add --debug\n"
@@ -263,7 +263,7 @@ def test_long_and_foreign_texts_are_answered_with_a_note(main: Main, model: str,
 def test_output_that_cannot_be_written_is_said_before_any_work(
     main: Main, photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "look", lambda *_, **__: pytest.fail("work had begun"))
+    monkeypatch.setattr(run, "explain", lambda *_, **__: pytest.fail("work had begun"))
     for out in (f"{photo}/inside", photo, str(tmp_path / "x\0y"), "/proc/clip-anatomy"):
         code, _, err = main("explain", photo, "--text", "x", "--model", "never/opened.pt", "--out", out)
         assert code == 2, out

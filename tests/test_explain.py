@@ -16,22 +16,30 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clip_anatomy as ca
+from clip_anatomy.data.picture_batches import named_pictures, picture_batches
 from clip_anatomy.errors import BadImage, BadInput, BadText
 from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.tokenizer import default_tokenizer
+from clip_anatomy.loading.typed_texts import checked_texts, foreign_share, shorten, words_read
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
-from clip_anatomy.report.shown_picture import open_picture, view_of
-from clip_anatomy.report.typed_texts import ask, foreign_share, shorten, words_read
-from clip_anatomy.split.explanation import Answer, answer, signed, sink, summands, to_dict
+from clip_anatomy.report.shown_picture import view_of
+from clip_anatomy.split.picture_explanation import (
+    PictureExplanation,
+    explain_pixels,
+    explanation_dict,
+    signed,
+    sink_patch,
+    summands,
+)
 
 CLIP = ca.load(tiny.open_clip_model(layers=3, heads=2))
 IDS = torch.tensor([[1, 5, 9, 99, 0, 0], [1, 7, 99, 0, 0, 0], [1, 50, 60, 70, 80, 99]])
 
 
 @cache
-def answers(count: int = 2, texts: int = 3) -> tuple[list[Answer], torch.Tensor]:
+def answers(count: int = 2, texts: int = 3) -> tuple[list[PictureExplanation], torch.Tensor]:
     pixels = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    return answer(CLIP, pixels, CLIP.encode_text(IDS[:texts])), pixels
+    return explain_pixels(CLIP, pixels, CLIP.encode_text(IDS[:texts])), pixels
 
 
 def test_cosine_and_probability_are_the_host_librarys() -> None:
@@ -51,10 +59,10 @@ def test_every_way_of_adding_up_gives_the_cosine() -> None:
     found, _ = answers()
     for each in (*found, *(f.contrast() for f in found)):
         assert each.residue.abs().max() < 1e-6
-        assert each.place_residue.abs().max() < 1e-6
+        assert each.patch_residue.abs().max() < 1e-6
         for k in range(3):
             assert sum(v.value for v in summands(each, k)) == pytest.approx(float(each.cosine[k]), abs=1e-5)
-            by_part = sum(v.value for v in each.voices(k)) + float(each.input_embedding[k]) + float(each.bias[k])
+            by_part = sum(v.value for v in each.ranked_parts(k)) + float(each.input_embedding[k]) + float(each.bias[k])
             assert by_part == pytest.approx(float(each.cosine[k]), abs=1e-5)
             by_layer = float(each.layers(k).sum()) + float(each.input_embedding[k]) + float(each.bias[k])
             assert by_layer == pytest.approx(float(each.cosine[k]), abs=1e-5)
@@ -65,7 +73,7 @@ def test_contrast_is_the_text_minus_the_mean_of_the_others() -> None:
     contrast = found[0].contrast()
     for k in range(3):
         others = [j for j in range(3) if j != k]
-        for name in ("cosine", "heads", "mlps", "input_embedding", "bias", "patches", "own"):
+        for name in ("cosine", "heads", "mlps", "input_embedding", "bias", "patches", "class_token"):
             x = getattr(found[0], name).numpy().astype(np.float64)
             np.testing.assert_allclose(getattr(contrast, name)[..., k], x[..., k] - x[..., others].mean(-1), atol=1e-6)
 
@@ -92,7 +100,7 @@ def test_a_patch_answers_for_its_own_place() -> None:
         x = block.ln_1(v.ln_pre(tokens + v.positional_embedding))
         q, k, value = (x @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).view(17, 3, 2, 8).unbind(1)
         stream = v.transformer(v.ln_pre(tokens + v.positional_embedding)[None])[0, 0]
-        found = answer(clip, pixels, clip.encode_text(IDS))[0]
+        found = explain_pixels(clip, pixels, clip.encode_text(IDS))[0]
         for at, (row, col) in enumerate(places, 1):
             wrote = torch.zeros(16)
             for head in range(2):
@@ -107,14 +115,14 @@ def test_a_patch_answers_for_its_own_place() -> None:
 def test_json_holds_what_sums_to_the_cosine() -> None:
     found, _ = answers(1)
     texts = ["a", "b", "c"]
-    held = json.loads(json.dumps(to_dict(found[0], texts), allow_nan=False))
+    held = json.loads(json.dumps(explanation_dict(found[0], texts), allow_nan=False))
     for k, one in enumerate(held):
         parts = np.sum(one["heads"]) + np.sum(one["mlps"]) + one["input_embedding"] + one["bias"]
         assert parts == pytest.approx(one["cosine"], abs=1e-5)
         assert np.sum(one["patches"]) + one["class_token"] == pytest.approx(np.sum(one["heads"]), abs=1e-5)
         assert abs(one["residue"]) < 1e-6
         name, value = one["yes_and_no"]["yes"][0]
-        loudest = found[0].voices(k)[0]
+        loudest = found[0].ranked_parts(k)[0]
         assert (name, value) == (loudest.name, pytest.approx(loudest.value, rel=1e-6))
         mean_of_others = np.mean([other["cosine"] for other in held if other is not one])
         assert one["against_other_texts"]["cosine"] == pytest.approx(one["cosine"] - mean_of_others, abs=1e-6)
@@ -125,9 +133,9 @@ def test_json_holds_what_sums_to_the_cosine() -> None:
 def test_a_sink_is_a_patch_that_fills_every_map(row: int, col: int, texts: int) -> None:
     found, _ = answers(1, texts)
     patches = torch.full((6, 6, texts), 0.001)
-    assert sink(replace(found[0], patches=patches)) is None
+    assert sink_patch(replace(found[0], patches=patches)) is None
     patches[row, col] = -0.1
-    at = sink(replace(found[0], patches=patches))
+    at = sink_patch(replace(found[0], patches=patches))
     assert at is not None
     assert at[:2] == (row, col)
     assert at[2] == pytest.approx(0.1 / (0.1 + 35 * 0.001), rel=1e-2)
@@ -143,13 +151,13 @@ def test_numbers_are_written_with_a_sign_and_without_minus_zero() -> None:
 def test_an_empty_text_is_refused_with_what_to_type() -> None:
     for bad in ("", "  \n", "\u200b"):
         with pytest.raises(BadText, match=r"text 2 is empty\. Type"):
-            ask(["a dog", bad], None)
+            checked_texts(["a dog", bad], None)
     with pytest.raises(BadText, match="no text was given"):
-        ask([], None)
+        checked_texts([], None)
 
 
 def test_a_repeated_text_is_asked_once() -> None:
-    assert [q.text for q in ask(["a", "b", "a"], None)] == ["a", "b"]
+    assert [q.text for q in checked_texts(["a", "b", "a"], None)] == ["a", "b"]
 
 
 @pytest.mark.parametrize("make", [WordTokenizer.bundled, lambda: default_tokenizer(49408, 77)], ids=["demo", "CLIP"])
@@ -160,26 +168,26 @@ def test_words_that_do_not_fit_are_counted(make: Callable[[], Any]) -> None:
     assert words_read(" ".join(["red"] * (context - 2)), tokenizer) == (context - 2, context - 2)
     assert words_read(" ".join(["red"] * (context - 1)), tokenizer) == (context - 2, context - 1)
     assert words_read(" ".join(["red"] * 10_000), tokenizer) == (context - 2, 10_000)
-    (question,) = ask([" ".join(["red"] * 10_000)], tokenizer)
+    (question,) = checked_texts([" ".join(["red"] * 10_000)], tokenizer)
     assert question.notes[0].startswith(f"Only the first {context - 2} of its 10,000 words were read")
     assert len(question.short) <= 90
 
 
 def test_one_endless_word_is_said_to_be_cut() -> None:
-    (question,) = ask(["x" * 5_000], default_tokenizer(49408, 77))
+    (question,) = checked_texts(["x" * 5_000], default_tokenizer(49408, 77))
     assert question.notes == ("It is too long: only its beginning was read.",)
 
 
 def test_the_demo_model_says_what_it_does_not_know() -> None:
     tokenizer = WordTokenizer.bundled()
-    known, strange = ask(["a red circle", "a zebra on the motorway"], tokenizer)
+    known, strange = checked_texts(["a red circle", "a zebra on the motorway"], tokenizer)
     assert known.notes == ()
     assert strange.notes[0].startswith("This model does not know: zebra, motorway.")
 
 
 def test_letters_of_other_scripts_are_noted_for_other_models() -> None:
     tokenizer = default_tokenizer(49408, 77)
-    latin, chinese, arabic = ask(["ein Bär", "一只红色的鸟", "طائر أحمر"], tokenizer)
+    latin, chinese, arabic = checked_texts(["ein Bär", "一只红色的鸟", "طائر أحمر"], tokenizer)
     assert latin.notes == ()
     for question in (chinese, arabic):
         assert question.notes[0].startswith("Most of it is not in Latin letters")
@@ -218,10 +226,63 @@ def test_a_padded_picture_is_drawn_with_its_padding() -> None:
 def test_pixels_are_those_of_the_library(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(path)
-    _, pixels = open_picture(str(path), CLIP)
-    torch.testing.assert_close(pixels, CLIP.pixels([path]), atol=0, rtol=0)
+    (batch,) = picture_batches(CLIP, named_pictures([str(path)]))
+    torch.testing.assert_close(batch.pixels, CLIP.pixels([path]), atol=0, rtol=0)
 
 
-def test_a_folder_is_refused_with_what_to_type(tmp_path: Path) -> None:
-    with pytest.raises(BadImage, match=r"is a folder\. Type the pictures in it: .*/\*\.jpg"):
-        open_picture(str(tmp_path), CLIP)
+def test_a_folder_is_the_pictures_in_it(tmp_path: Path) -> None:
+    with pytest.raises(BadImage, match=r"is a folder without pictures\. Type a folder with"):
+        named_pictures([str(tmp_path)])
+    for name in ("b.png", "a.png", ".hidden.png"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = named_pictures([str(tmp_path), "https://example.com/c.jpg"])
+    assert [Path(one.name).name for one in found] == ["a.png", "b.png", "c.jpg"]
+
+
+# --- the public function ---
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for i, path in enumerate(paths):
+        values = np.random.default_rng(i).integers(0, 255, (30 + 8 * i, 50, 3), np.uint8)
+        Image.fromarray(values).save(path)
+    return paths
+
+
+def test_pictures_in_batches_are_pictures_one_by_one(photos: list[Path]) -> None:
+    texts = ["a bird", "the sky", "a red circle"]
+    whole = ca.explain("demo", photos, texts)
+    assert len(whole) == 5
+    for i, path in enumerate(photos):
+        alone = ca.explain("demo", [path], texts)[0]
+        for name in ("cosine", "heads", "mlps", "patches", "class_token"):
+            torch.testing.assert_close(getattr(whole[i], name), getattr(alone, name), atol=1e-6, rtol=1e-4)
+
+
+def test_bad_pictures_are_raised_or_named(photos: list[Path]) -> None:
+    photos[2].write_bytes(b"no picture")
+    with pytest.raises(BadImage, match=r"^image 2: .*2\.png"):
+        ca.explain("demo", photos, ["a", "b"])
+    told: list[tuple[str, int, int | None]] = []
+    found = ca.explain("demo", photos, ["a", "b"], skip_bad=True, progress=lambda *step: told.append(step))
+    assert [Path(name).name for name in found.names] == ["0.png", "1.png", "3.png", "4.png"]
+    assert [Path(name).name for name, _ in found.failed] == ["2.png"]
+    assert told[-1][1:] == (5, 5)
+    with pytest.raises(BadImage, match="none of the 2 pictures could be read"):
+        ca.explain("demo", ["missing.png", "gone.png"], ["a"], skip_bad=True)
+
+
+def test_a_result_is_printed_saved_and_drawn(photos: list[Path], tmp_path: Path) -> None:
+    found = ca.explain("demo", photos[:1], ["a bird", "the sky"])
+    assert repr(found) == found.summary()
+    assert "0.png" in found.summary()
+    assert json.loads(json.dumps(found.to_dict()))["images"][0]["texts"][0]["text"] == "a bird"
+    out = found.save(tmp_path / "out")
+    assert sorted(path.suffix for path in out.iterdir()) == [".html", ".json", ".png", ".png"]
+    assert found.figure().axes
+    assert found._repr_html_().startswith("<iframe srcdoc=")
+    with pytest.raises(BadInput, match="preprocessed tensors"):
+        ca.explain("demo", torch.randn(1, 3, 64, 64), ["a"]).save(tmp_path / "other")

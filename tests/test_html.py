@@ -13,23 +13,21 @@ from PIL import Image
 
 import clip_anatomy
 from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.loading.typed_texts import TypedText
 from clip_anatomy.maps.map_result import Maps
-from clip_anatomy.maps.masks import How, Masks
 from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText, Round, Seen
 from clip_anatomy.naming.roles import Role
 from clip_anatomy.report.atlas_pages import head_page, index_page
 from clip_anatomy.report.contact_sheet import Cell
 from clip_anatomy.report.explain_page import ExplainedPicture, explain_page
 from clip_anatomy.report.html import notebook_figures
-from clip_anatomy.report.map_gather import Seen as LookedAt
 from clip_anatomy.report.maps_page import maps_page, maps_section, masks_page, masks_section
 from clip_anatomy.report.search_page import search_page
 from clip_anatomy.report.search_pictures import Shown
 from clip_anatomy.report.shown_picture import view_of
-from clip_anatomy.report.typed_texts import Question
 from clip_anatomy.retrieval.query import Asked
 from clip_anatomy.retrieval.ranking import Hit, Ranking, Used
-from clip_anatomy.split.explanation import Answer
+from clip_anatomy.split.picture_explanation import PictureExplanation
 from clip_anatomy.store.rows import Row
 
 SOURCES = Path(clip_anatomy.__file__).parent
@@ -37,7 +35,7 @@ NASTY = "</style></script><img src=x onerror=bad>\" onload='b' & {{7*7}}"
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8))
 WHERE = Preprocess((32, 32), OPENAI_MEAN, OPENAI_STD).geometry(60, 40)
 PICTURE = view_of(IMAGE, NASTY, WHERE)
-QUESTIONS = [Question(NASTY, (NASTY,)), Question(f"2 {NASTY}")]
+QUESTIONS = [TypedText(NASTY, (NASTY,)), TypedText(f"2 {NASTY}")]
 AROUND: dict[str, Any] = {"notes": [NASTY], "failed": [(NASTY, NASTY)], "facts": [(NASTY, NASTY)]}
 
 
@@ -54,16 +52,16 @@ def harmless(html: str, times: int, *, scripts: int = 1) -> Reader:
     return reader
 
 
-def answer() -> Answer:
+def split_cosines() -> PictureExplanation:
     texts = len(QUESTIONS)
     made = torch.Generator().manual_seed(0)
-    shapes = {"heads": (3, 2), "mlps": (3,), "input_embedding": (), "bias": (), "patches": (4, 4), "own": ()}
+    shapes = {"heads": (3, 2), "mlps": (3,), "input_embedding": (), "bias": (), "patches": (4, 4), "class_token": ()}
     parts: dict[str, Any] = {name: torch.randn(*shape, texts, generator=made) for name, shape in shapes.items()}
-    return Answer(torch.tensor([0.3, 0.1]), torch.tensor([0.9, 0.1]), **parts)
+    return PictureExplanation(torch.tensor([0.3, 0.1]), torch.tensor([0.9, 0.1]), **parts)
 
 
 def test_explain() -> None:
-    explained = [ExplainedPicture(PICTURE, answer(), NASTY)]
+    explained = [ExplainedPicture(PICTURE, split_cosines(), NASTY)]
     page = explain_page(NASTY, explained, QUESTIONS, [(NASTY, NASTY)], notes=[NASTY], failed=[(NASTY, NASTY)])
     harmless(page, 12)
 
@@ -71,12 +69,10 @@ def test_explain() -> None:
 def test_heatmap_and_segment() -> None:
     maps = Maps(torch.randn(1, 2, 4, 4), "decomposition", (NASTY, "2"), (WHERE,))
     words = replace(maps, values=torch.randn(1, 3, 4, 4), texts=(NASTY, NASTY, "(rest)"), method="words")
-    seen = LookedAt(PICTURE, IMAGE, {NASTY: replace(maps, method=NASTY)}, (maps, maps), (words,))
-    section = maps_section(seen, "signed")
+    found = MapSet((replace(maps, method=NASTY),), (maps, maps), (words,))
+    section = maps_section(PICTURE, found, "signed")
     harmless(maps_page(NASTY, [section], "signed", **AROUND), 7)
-    how = How("decomposition", {}, "otsu", (), "whole", "picture", None)
-    masks = Masks((np.ones((40, 60), np.int16),), (NASTY,), maps["2"], (0.0,), how)
-    section = masks_section(masks, NASTY, [Cell(IMAGE, NASTY)])
+    section = masks_section(np.ones((40, 60), np.int16), NASTY, [Cell(IMAGE, NASTY)])
     page = masks_page(NASTY, [section], QUESTIONS, [(1, 2, 3), (4, 5, 6)], **AROUND)
     harmless(page, 7, scripts=0)
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from clip_anatomy.data.picture_batches import NamedPicture
+from clip_anatomy.maps.coco_masks import run_lengths
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.masks import How, Masks
 from clip_anatomy.maps.thresholds import UNSEEN
-from clip_anatomy.report.mask_files import class_colours, coco, npz, painted, png, run_lengths
+from clip_anatomy.report.mask_files import class_colours, painted, png, write_npz
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,7 +62,7 @@ def test_pycocotools_loads_the_json(tmp_path: Path) -> None:
     first[5:20, 10:30], first[22:, :4], first[:, 45:] = 1, 2, UNSEEN
     second = np.zeros((20, 20), int)
     path = tmp_path / "masks.json"
-    path.write_text(json.dumps(coco(masks_of(first, second), ["a.jpg", "b.jpg"])))
+    path.write_text(json.dumps(masks_of(first, second).to_coco(["a.jpg", "b.jpg"])))
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = module.COCO(str(path))
     assert [theirs.cats[k]["name"] for k in (1, 2)] == ["a cat", "ein Bär 熊"]
@@ -93,7 +96,12 @@ def test_a_png_of_many_classes_is_16_bit() -> None:
 
 def test_an_npz_is_read_without_pickle() -> None:
     labels = np.array([[0, 1], [2, UNSEEN]])
-    held = np.load(BytesIO(npz(masks_of(labels, labels.T), ["a.jpg", "ü.jpg"])), allow_pickle=False)
+    masks = masks_of(labels, labels.T)
+    pictures = tuple(NamedPicture(name, name) for name in ("a.jpg", "ü.jpg"))
+    file = BytesIO()
+    write_npz(file, replace(masks, maps=replace(masks.maps, pictures=pictures)))
+    file.seek(0)
+    held = np.load(file, allow_pickle=False)
     assert held["images"].tolist() == ["a.jpg", "ü.jpg"]
     assert held["texts"].tolist() == ["a cat", "ein Bär 熊"]
     assert np.array_equal(held["labels_1"], labels.T)

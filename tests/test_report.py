@@ -16,31 +16,31 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
+from clip_anatomy.loading.typed_texts import TypedText
 from clip_anatomy.report import palette
 from clip_anatomy.report.explain_figure import draw
 from clip_anatomy.report.explain_page import ExplainedPicture, explain_page
-from clip_anatomy.report.shown_picture import Picture, view_of
-from clip_anatomy.report.typed_texts import Question
-from clip_anatomy.split.explanation import Answer, answer, loudest_region
+from clip_anatomy.report.shown_picture import ShownPicture, view_of
+from clip_anatomy.split.picture_explanation import PictureExplanation, explain_pixels, strongest_region
 
 CLIP = ca.load(tiny.open_clip_model(layers=3, heads=2))
 IDS = torch.tensor([[1, 5, 9, 99], [1, 7, 99, 0], [1, 50, 60, 99]])
 NASTY = ("<script>alert(1)</script> & \"'", "$\\frac{1}{2}$ \\n", "红色的鸟 طائر \U0001f426")
 
 
-def picture(width: int = 60, height: int = 40, resize: str = "shortest") -> Picture:
+def picture(width: int = 60, height: int = 40, resize: str = "shortest") -> ShownPicture:
     pre = Preprocess(size=(32, 32), mean=OPENAI_MEAN, std=OPENAI_STD, resize=resize)  # pyright: ignore[reportArgumentType]
     values = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     return view_of(Image.fromarray(values), "a<b>.png", pre.geometry(width, height))
 
 
-def answered(texts: int = 3) -> Answer:
+def answered(texts: int = 3) -> PictureExplanation:
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    return answer(CLIP, pixels, CLIP.encode_text(IDS[:texts]))[0]
+    return explain_pixels(CLIP, pixels, CLIP.encode_text(IDS[:texts]))[0]
 
 
 def page(texts: int = 3, **story: object) -> str:
-    questions = [Question(NASTY[k], ("a note",) if k == 2 else ()) for k in range(texts)]
+    questions = [TypedText(NASTY[k], ("a note",) if k == 2 else ()) for k in range(texts)]
     each = ExplainedPicture(picture(), answered(texts), "In truth: <b>x</b>.")
     return explain_page("Title", [each], questions, [("model", "<i>")], **story)  # pyright: ignore[reportArgumentType]
 
@@ -117,7 +117,9 @@ def test_the_map_lies_where_its_patches_are() -> None:
     white = view_of(
         Image.new("RGB", (32, 32), "white"), "x", Preprocess((32, 32), OPENAI_MEAN, OPENAI_STD).geometry(32, 32)
     )
-    pixels = np.asarray(Image.open(BytesIO(draw(white, Answer(**parts), 0, "x", "y"))).convert("RGB")).astype(int)
+    pixels = np.asarray(
+        Image.open(BytesIO(draw(white, PictureExplanation(**parts), 0, "x", "y"))).convert("RGB")
+    ).astype(int)
     panel = pixels[160:520, 400:830]  # the map's panel alone
     orange = (panel[..., 0] - panel[..., 2]) > 100
     rows, cols = np.nonzero(orange)
@@ -153,7 +155,7 @@ def test_a_map_as_an_address_reads_back() -> None:
 def test_regions_have_names(at: tuple[int, int], words: str) -> None:
     patches: Tensor = torch.full((7, 7), -1.0)
     patches[at] = 2.0
-    assert loudest_region(patches) == (words, 1.0)
+    assert strongest_region(patches) == (words, 1.0)
 
 
 def test_in_a_browser_numbers_appear_and_views_switch(tmp_path: Path) -> None:

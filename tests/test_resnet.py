@@ -304,14 +304,14 @@ def test_a_store_of_them_is_searched_and_explains_why(tmp_path: Path) -> None:
 
 
 def test_check_and_explain(clip: ca.Clip) -> None:
-    from clip_anatomy.split.check import checks
-    from clip_anatomy.split.explanation import answer, summands
+    from clip_anatomy.split.check import check
+    from clip_anatomy.split.picture_explanation import explain_pixels, summands
 
-    found = list(checks(clip))
+    found = check(clip).claims
     assert len(found) == 14
     assert all(each.holds for each in found)
-    one = answer(clip, torch.randn(1, 3, 96, 96), clip.encode_text(["a", "bc"]))[0]
-    assert len(one.voices(0)) == 8
+    one = explain_pixels(clip, torch.randn(1, 3, 96, 96), clip.encode_text(["a", "bc"]))[0]
+    assert len(one.ranked_parts(0)) == 8
     assert sum(v.value for v in summands(one, 0)) == pytest.approx(float(one.cosine[0]), abs=1e-5)
 
 

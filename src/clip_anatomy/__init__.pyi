@@ -28,6 +28,10 @@ from clip_anatomy.naming.build_atlas import atlas as atlas
 from clip_anatomy.naming.textspan import textspan as textspan
 from clip_anatomy.retrieval.ranking import Ranking as Ranking
 from clip_anatomy.retrieval.search import search as search
+from clip_anatomy.split.check import Check as Check
+from clip_anatomy.split.check import check as check
+from clip_anatomy.split.explanation import Explanation as Explanation
+from clip_anatomy.split.explanation import explain as explain
 from clip_anatomy.split.means import Means as Means
 from clip_anatomy.split.moments import Moments as Moments
 from clip_anatomy.split.parts import Contributions as Contributions

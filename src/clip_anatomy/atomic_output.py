@@ -12,8 +12,6 @@ from typing import Any
 from clip_anatomy.errors import OutputError
 from clip_anatomy.files import path_of
 
-MARK = "explain.json"
-SCHEMA = "clip-anatomy/explain/1"
 REPORT = "index.html"
 
 
@@ -26,7 +24,7 @@ class Kind:
         mark: its JSON file, whose `schema` says that a folder is ours.
         schema: that schema.
         names: everything that such a folder may hold: what the new one lacks is taken away with the old one. Empty where the
-            names vary; then old files that are not written anew stay.
+            names vary; then those count that the old mark lists under `files`.
     """
 
     noun: str
@@ -42,8 +40,15 @@ class Kind:
         except OSError:
             return False
 
-
-EXPLAIN = Kind("report", MARK, SCHEMA)
+    def written(self, folder: Path) -> tuple[str, ...]:
+        """Return the names that an earlier run may have written: the new run takes their place."""
+        if self.names or not self.owns(folder):
+            return self.names
+        try:
+            names = json.loads((folder / self.mark).read_text(encoding="utf-8"))["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return ()
+        return tuple(name for name in names if isinstance(name, str) and Path(name).name == name)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,11 @@ class Staging:
 
     out: Path
     folder: Path
+
+    @property
+    def files(self) -> list[str]:
+        """Names of what was written so far."""
+        return sorted(path.name for path in self.folder.iterdir())
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write one file into the staging folder.
@@ -67,7 +77,7 @@ class Staging:
 
 
 @contextmanager
-def staged(out: Path, kind: Kind = EXPLAIN) -> Generator[Staging]:
+def staged(out: Path, kind: Kind) -> Generator[Staging]:
     """Write into a staging folder; leaving without an error moves what is in it to `out`, one atomic rename each.
 
     Fails where `out` cannot be written before any work is done. Files in `out` that are not ours stay; after an error, or
@@ -86,7 +96,7 @@ def staged(out: Path, kind: Kind = EXPLAIN) -> Generator[Staging]:
     Example:
         >>> import tempfile
         >>> out = Path(tempfile.mkdtemp()) / "new"
-        >>> with staged(out) as staging:
+        >>> with staged(out, Kind("note", "note.json", "a-note/1")) as staging:
         ...     staging.write("a.txt", "whole")
         >>> [p.name for p in out.iterdir()]
         ['a.txt']
@@ -128,12 +138,12 @@ def _publish(folder: Path, out: Path, kind: Kind) -> None:
         folder.rename(out)
         return
     # The page comes last, so that it never names a picture that is not there yet.
-    last = (kind.mark, REPORT)
+    last, earlier = (kind.mark, REPORT), kind.written(out)
     new = sorted((p.name for p in folder.iterdir()), key=lambda name: (name in last, name))
     old = folder / ".old"
     old.mkdir()
-    for name in [*new, *(name for name in kind.names if name not in new)]:
-        if name in kind.names and (out / name).exists():
+    for name in [*new, *(name for name in earlier if name not in new)]:
+        if name in earlier and (out / name).exists():
             (out / name).rename(old / name)
         if name in new:
             (folder / name).replace(out / name)

@@ -4,7 +4,9 @@ A result holds numbers. How it is drawn lives in `report/`, in the module that i
 numbers, `to_dict` and `summary` still work.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,3 +55,44 @@ class Result:
         if draw is None:
             raise BadInput(f"a {name} has no {verb}. Its numbers are in {name}.to_dict()")
         return draw(self, *args)
+
+
+def text_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wide: int = 100, groups: bool = False
+) -> str:
+    """Return rows as a table of text.
+
+    Args:
+        columns: their titles; those of numbers begin with ">".
+        rows: as many cells as columns.
+        title: above it.
+        wide: most letters of a line; longer cells are folded.
+        groups: a row with something in its first cell begins a group, set apart from the one before.
+
+    Example:
+        >>> print(text_table(["text", ">cosine"], [["a dog", "+0.31"], ["a cat", "+0.2"]]))
+          text    cosine
+         ────────────────
+          a dog    +0.31
+          a cat     +0.2
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(pad_edge=True, box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left")
+    for at, name in enumerate(columns):
+        number = name.startswith(">")
+        most = 30 if groups and at == 0 else None
+        view.add_column(
+            name.lstrip(">"), justify="right" if number else "left", overflow="fold", no_wrap=number, max_width=most
+        )
+    for at, row in enumerate(rows):
+        if groups and at and row[0]:
+            view.add_section()
+        view.add_row(*(Text(cell) for cell in row))
+    console = Console(file=StringIO(), width=wide, color_system=None, highlight=False, force_terminal=False)
+    with console.capture() as printed:
+        console.print(view)
+    return "\n".join(line.rstrip() for line in printed.get().splitlines()).strip("\n")

@@ -54,12 +54,12 @@ def apply(
     with progress("opening the model"):
         from clip_anatomy.data.open_source import open_source
         from clip_anatomy.edits.apply import apply as run
-        from clip_anatomy.report.typed_texts import ask
+        from clip_anatomy.loading.typed_texts import checked_texts
 
         asked = read_edits(edit)
         opened = open_source(source)
         edited = _open(asked, model, weights, device)
-        questions = ask(text, edited.clip.tokenizer) if text else []
+        questions = checked_texts(text, edited.clip.tokenizer) if text else []
     for question in questions:
         for remark in question.notes:
             note(f'note on "{question.short}": {remark}')
@@ -165,7 +165,7 @@ def _open(edit: "Edit", model: str | None, weights: str | None, device: str) -> 
 
 
 def _tell(done: "Applied", edit: "Edit") -> None:
-    from clip_anatomy.report.typed_texts import shorten
+    from clip_anatomy.loading.typed_texts import shorten
 
     told = edit.told
     more = f" and {len(told) - 6} more" if len(told) > 6 else ""

@@ -1,18 +1,23 @@
 """`clip-anatomy heatmap`: where in these pictures is this text answered?"""
 
-from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
-
-from clip_anatomy.cli.explain import DEMO_NOTE
-
-DEFAULT_OUT = Path("clip-anatomy-heatmap")
+from clip_anatomy.cli.options import (
+    AllowUrls,
+    AsJson,
+    Device,
+    Model,
+    Out,
+    Strict,
+    Texts,
+    Weights,
+    output_folder,
+    print_json,
+    print_notes,
+)
 
 
 def heatmap(
     *images: str,
-    text: Annotated[list[str] | None, Parameter(alias="-t")] = None,
+    texts: Texts = None,
     method: list[str] | None = None,
     size: str | None = None,
     window: int | None = None,
@@ -24,13 +29,13 @@ def heatmap(
     sanity: bool = False,
     sanity_pictures: int = 8,
     demo: bool = False,
-    model: Annotated[str, Parameter(alias="-m")] = "demo",
-    weights: str | None = None,
-    out: Annotated[Path | None, Parameter(alias="-o")] = None,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
-    strict: bool = False,
-    device: str = "auto",
-    allow_urls: bool = False,
+    model: Model = "demo",
+    weights: Weights = None,
+    out: Out = None,
+    as_json: AsJson = False,
+    strict: Strict = False,
+    device: Device = "auto",
+    allow_urls: AllowUrls = False,
 ) -> int:
     """Show where in pictures texts are answered: overlays on the original pixels, contact sheets, one page with everything.
 
@@ -42,7 +47,6 @@ def heatmap(
 
     Args:
         images: pictures, or folders of pictures.
-        text: what to look for; repeat it for several. Most methods compare the texts with each other.
         method: one method or several (repeat it, or separate by commas), or all; methods stand side by side on the contact sheet. By default decomposition: the exact share of the cosine that was read from each place.
         size: crop (the model's own, the default) | whole (nothing cut off) | 512 (short side) | 336x448 (row x col).
         window: look through square windows of so many pixels, for large pictures; without --size at the picture's own size.
@@ -54,21 +58,17 @@ def heatmap(
         sanity: also ask whether the maps mean anything: random texts, random weights, a contrast text, sinks, and what happens to the model when patches are taken out in the order of the map.
         sanity_pictures: judge the first so many; each costs some 150 forwards a method.
         demo: look at the bundled pictures, with their own descriptions if no text is given.
-        model: demo | open_clip:NAME/TAG | open_clip:NAME with --weights | hf:ORG/NAME | a folder or file with a saved model.
-        weights: a checkpoint file for open_clip:NAME.
         out: folder to write; by default clip-anatomy-heatmap, and none with --json.
-        as_json: print all maps as JSON on stdout; without --out nothing is drawn or written.
-        strict: exit with 1 if any picture could not be read (the others are done all the same).
-        device: auto, cpu, cuda, cuda:1, mps.
-        allow_urls: fetch pictures given as http(s) addresses.
 
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
     """
-    from clip_anatomy.atomic_output import REPORT
-    from clip_anatomy.atomic_output import as_json as json_text
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from clip_anatomy.cli.pictures import demo_notes, named_failures, staged_beside, typed_pictures
     from clip_anatomy.errors import BadSpec
-    from clip_anatomy.progress import note, progress
+    from clip_anatomy.progress import note, shown
 
     if sanity_pictures < 1:
         raise BadSpec(f"--sanity-pictures {sanity_pictures}: at least one. Type --sanity --sanity-pictures 8")
@@ -78,51 +78,39 @@ def heatmap(
         raise BadSpec(f"--stride {stride} is the step between windows. Type --window 224 --stride {stride}")
     if layers and window is not None:
         raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")
-    folder = out if out is not None or as_json else DEFAULT_OUT
-    with progress(f"opening {model}"):
-        from clip_anatomy.report import heatmap_run as run
-        from clip_anatomy.report.map_files import tell
-        from clip_anatomy.report.map_gather import Asked, checked_methods, parsed_size
-        from clip_anatomy.report.map_request import opened
+    folder = output_folder(out, "clip-anatomy-heatmap", as_json=as_json)
+    pictures, descriptions = typed_pictures(images, "heatmap", demo=demo)
+    with ExitStack() as stack:
+        progress = stack.enter_context(shown(f"opening {model}"))
+        from clip_anatomy.evaluation.method_checks import method_checks
+        from clip_anatomy.images.input_size import parse_size
+        from clip_anatomy.loading.load import load
+        from clip_anatomy.loading.typed_texts import typed_texts
+        from clip_anatomy.maps.map_set import checked_methods, map_set
+        from clip_anatomy.report import maps_folder
 
-    looked = parsed_size(size)
-    given = (("window", window), ("stride", stride), ("replace_sinks", replace_sinks or None))
-    options = tuple((name, value) for name, value in given if value is not None)
-    judged = None
-    with opened(
-        images, text, run.KIND, folder, verb="heatmap", demo=demo, model=model, weights=weights, device=device,
-        allow_urls=allow_urls, notes=[DEMO_NOTE] if model == "demo" and not demo else [],
-    ) as request:  # fmt: skip
-        methods = checked_methods(request.clip, method or [])
-        asked = Asked(request.texts, methods, looked, options, layers, words)
-        found = run.walk(request, asked, colours)
-    if sanity:
-        from clip_anatomy.report.map_sanity import judge
-
-        judged = judge(request, asked, sanity_pictures)
-    tell(request, found)
+        wanted = parse_size(size)
+        staging = stack.enter_context(staged_beside(folder, maps_folder.KIND, pictures))
+        clip = load(model, weights=weights, device=device)
+        typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
+        given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
+        found = map_set(
+            clip, pictures, [text.text for text in typed], checked_methods(clip, method or []), size=wanted, layers=layers,
+            words=words, allow_urls=allow_urls, skip_bad=True, progress=progress,
+            **{name: value for name, value in given.items() if value is not None},
+        )  # fmt: skip
+        found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, pictures), *notes), colours=colours)
+        found = found.with_failed(named_failures(found.failed))
+        if staging is not None:
+            maps_folder.write(found, staging, progress)
+        checks = method_checks(found, sanity_pictures, progress) if sanity else None
+    print_notes(found.all_notes, found.failed)
     if as_json:
-        held = run.as_dict(request, asked, found)
-        print(json_text(held if judged is None else {**held, "sanity": judged.to_list()}), end="")
+        print_json(found.to_dict() if checks is None else {**found.to_dict(), "sanity": checks.to_list()})
     else:
-        _table(found.images, len(methods) > 1, "" if folder is None else str(folder / run.KIND.mark))
-        if judged is not None:
-            print(f"\n{judged.table()}")
+        print(found.table("" if folder is None else str(folder / "heatmap.json")))
+        if checks is not None:
+            print(f"\n{checks.table()}")
     if folder is not None:
-        note(f"maps: {folder / REPORT}")
+        note(f"maps: {folder / 'index.html'}")
     return 1 if strict and found.failed else 0
-
-
-def _table(images: list[dict[str, Any]], several: bool, file: str) -> None:
-    """Print for each picture, method and text where its map is highest."""
-    from clip_anatomy.report.map_lines import printed
-    from clip_anatomy.report.typed_texts import shorten
-    from clip_anatomy.split.explanation import signed
-
-    def row(one: dict[str, Any]) -> list[str]:
-        x, y = one["peak"]
-        ends = signed(one["lowest"]), signed(one["highest"])
-        return [*([one["method"]] if several else []), shorten(one["text"], 40), *ends, f"{x:.0f}, {y:.0f}"]
-
-    titles = [*(["method"] if several else []), "text", ">lowest", ">highest", ">at (x, y)"]
-    printed(titles, [(Path(image["image"]).name, [row(one) for one in image["maps"]]) for image in images], file)

@@ -6,6 +6,7 @@ to VERBS.
 
 import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from io import TextIOWrapper
 from typing import Any
 
 from clip_anatomy import __version__
+from clip_anatomy.cli.wording import in_cli_words
 from clip_anatomy.errors import ClipAnatomyError
-from clip_anatomy.report.cli_wording import said_here
 
 VERBS = {  # name → (where its function is, what it answers)
     "demo": (
@@ -71,11 +72,11 @@ EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends wi
 FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143
 
 
-def app(asked: str = "") -> Any:
-    """The cyclopts application with all verbs, none of them imported.
+def app(verb: str = "") -> Any:
+    """Build the cyclopts application with all verbs, none of them imported.
 
     Args:
-        asked: the verb that is called: its own page of help is its docstring, not the line that lists it.
+        verb: the one that is called: its own page of help is its docstring, not the line that lists it.
     """
     from cyclopts import App, Parameter
 
@@ -90,15 +91,15 @@ def app(asked: str = "") -> Any:
         result_action="return_value",
     )
     for place, (name, (where, answers)) in enumerate(VERBS.items()):
-        built.command(where, name=name, help=_page(where) if name == asked else answers, sort_key=place)
+        built.command(where, name=name, help=_page(where) if name == verb else answers, sort_key=place)
     return built
 
 
 def _page(where: str) -> str:
-    """What a verb's docstring says above its arguments: paragraphs as long lines, for the terminal to break, and examples as they stand."""
+    """Return what a verb's docstring says above its arguments: paragraphs as long lines, for the terminal to break, and examples as they stand."""
     module, function = where.split(":")
-    told = inspect.getdoc(getattr(import_module(module), function)) or ""
-    paragraphs = told.split("\n\nArgs:")[0].split("\n\n")
+    docstring = inspect.getdoc(getattr(import_module(module), function)) or ""
+    paragraphs = re.split(r"\n\n(?:Args|Returns|Raises):", docstring)[0].split("\n\n")
     return "\n\n".join(text if text.startswith(" ") else text.replace("\n", " ") for text in paragraphs)
 
 
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClipAnatomyError as e:
         if debug:
             raise
-        return _say(f"error: {said_here(str(e))}", BAD_INPUT)
+        return _say(f"error: {in_cli_words(str(e))}", BAD_INPUT)
     except Exception as e:
         if debug:
             raise
@@ -155,9 +156,9 @@ def _run(words: list[str]) -> int:
     try:
         code = app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
     except CycloptsError as e:
-        said = str(e) if str(e).endswith(("?", ".")) else f"{e}."
+        message = str(e) if str(e).endswith(("?", ".")) else f"{e}."
         verb = f"{words[0]} " if words and words[0] in VERBS else ""
-        return _say(f"error: {said} Type: clip-anatomy {verb}--help", BAD_INPUT)
+        return _say(f"error: {message} Type: clip-anatomy {verb}--help", BAD_INPUT)
     return code if isinstance(code, int) else 0
 
 

@@ -65,6 +65,11 @@ class Geometry:
         """The part of the original that the model sees."""
         return self.patch_box(0, 0, grid=(1, 1))
 
+    @property
+    def seen(self) -> Box:
+        """The rectangle of the original that the model's input covers; beyond the picture's edges where it is padded."""
+        return Box(*self.to_picture(0, 0), *self.to_picture(*self.size))
+
     def to_model(self, row: int | float, col: int | float) -> tuple[float, float]:
         """Position in the original → position in the model's input (outside 0..size where cropped away)."""
         return (

@@ -26,6 +26,14 @@ FORMS = (
 )
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
+ModelSource = str | Path | nn.Module
+"""What `load` opens: a spec, a path, or a live model."""
+
+
+def as_clip(model: Clip | ModelSource) -> Clip:
+    """Return an opened model as it is; open anything else as `load` does by default."""
+    return model if isinstance(model, Clip) else load(model)
+
 
 def load(
     spec: str | Path | nn.Module,

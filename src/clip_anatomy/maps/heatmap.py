@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
+from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
-from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
 from clip_anatomy.maps.dense_attention import DenseAttention
-from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.maps.registry import METHODS, method_of, own_method
 from clip_anatomy.maps.windows import Windows, slid
+from clip_anatomy.progress import Progress
 
 __all__ = ["METHODS", "Maps", "heatmap"]
 
@@ -26,8 +28,8 @@ BATCH = 16
 
 
 def heatmap(
-    clip: Clip,
-    images: Images | Tensor,
+    clip: Clip | ModelSource,
+    images: Pictures,
     texts: Sequence[str] | Tensor | Texts,
     method: str | DenseAttention = "decomposition",
     *,
@@ -36,6 +38,9 @@ def heatmap(
     window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     replace_sinks: bool = False,
+    allow_urls: bool = False,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Maps:
     """Show where in each image each text is answered.
@@ -43,7 +48,7 @@ def heatmap(
     `METHODS` has every method with one line of what it is, its options and their defaults.
 
     Args:
-        clip: an opened model.
+        clip: an opened model, or what `load` opens.
         images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col] of any size in patches.
         texts: strings, or embeddings [text, embed] of any length; `Texts.of(clip, texts)` embeds strings once for many calls.
         method: a name of METHODS, or a `DenseAttention` of your own.
@@ -55,6 +60,9 @@ def heatmap(
         stride: pixels from one window to the next; half a window by default.
         replace_sinks: give patches that the model looks at whatever they show (see `sinks`) the mean of the places around them;
             one more forward.
+        allow_urls: fetch http(s) addresses.
+        skip_bad: leave out pictures that cannot be used (`maps.run.failed` names them) instead of raising at the first.
+        progress: told how many pictures are done.
         **options: of the method.
 
     Returns:
@@ -73,31 +81,39 @@ def heatmap(
         >>> maps.values.shape
         torch.Size([1, 2, 8, 8])
     """
+    clip = as_clip(clip)
     chosen, name, option = _chosen(clip, method, options)
-    asked = Texts.of(clip, texts, templates)
-    if asked.templates is not None and isinstance(other := getattr(option, "against", None), str):
-        option = replace(option, against=clip.encode_text([other], templates=asked.templates))  # pyright: ignore[reportCallIssue]
+    wanted = Texts.of(clip, texts, templates)
+    if wanted.templates is not None and isinstance(other := getattr(option, "against", None), str):
+        option = replace(option, against=clip.encode_text([other], templates=wanted.templates))  # pyright: ignore[reportCallIssue]
     patch = clip.patch
     windows = None if window is None else Windows.of(window, stride, patch)
     if stride is not None and windows is None:
         raise BadSpec(f"stride={stride!r} is the step between windows. Type also: window={clip.preprocess.size[0]}")
 
-    def look_at(pixels: Tensor, images: list[int]) -> Tensor:
+    def maps_of(pixels: Tensor, images: list[int]) -> Tensor:
         with torch.no_grad():
-            found = chosen.run(clip, pixels, asked.embeddings, option.of(images))
+            found = chosen.run(clip, pixels, wanted.embeddings, option.of(images))
         values = found.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, patch)).float()
         return without_sinks(values, sinks_of(clip.vision, pixels).found) if replace_sinks else values
 
-    parts: list[tuple[PictureBatch, Maps]] = []
-    for batch in picture_batches(clip, images, size, BATCH, own=windows is not None):
+    given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
+    run = MapRun(clip, size, {**{k: v for k, v in given.items() if v is not None}, **options})
+    parts: list[Maps] = []
+    places: list[int] = []
+    failed: list[Failed] | None = [] if skip_bad else None
+    for batch in picture_batches(
+        clip, images, size, BATCH, own=windows is not None, allow_urls=allow_urls, failed=failed, progress=progress
+    ):
         if windows is None:
-            values = look_at(batch.pixels, list(batch.places))
+            values = maps_of(batch.pixels, list(batch.places))
         else:
             values = slid(
-                batch.pixels, windows, patch, lambda x, i, of=batch.places: look_at(x, [of[j] for j in i]), BATCH
+                batch.pixels, windows, patch, lambda x, i, of=batch.places: maps_of(x, [of[j] for j in i]), BATCH
             )
-        parts.append((batch, Maps(values, name, asked.names, batch.geometries)))
-    return _in_order(parts)
+        parts.append(Maps(values, name, wanted.names, batch.geometries, batch.pictures, run))
+        places += batch.places
+    return replace(Maps.joined(parts).in_order(places), run=replace(run, failed=tuple(failed or ())))
 
 
 def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> tuple[Method, str, Options]:
@@ -109,13 +125,3 @@ def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> 
         return own_method(clip), "recipe", method
     found = method_of(clip, method)
     return found, method, found.chosen(method, given)
-
-
-def _in_order(parts: list[tuple[PictureBatch, Maps]]) -> Maps:
-    whole = Maps.joined([maps for _, maps in parts])
-    places = [image for batch, _ in parts for image in batch.places]
-    if places == sorted(places):
-        return whole
-    order = sorted(range(len(places)), key=places.__getitem__)
-    known = None if whole.geometries is None else tuple(whole.geometries[i] for i in order)
-    return Maps(whole.values[order], whole.method, whole.texts, known)

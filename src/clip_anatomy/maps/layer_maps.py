@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.data.picture_batches import picture_batches
+from clip_anatomy.data.picture_batches import Pictures, picture_batches
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
-from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
@@ -21,7 +21,7 @@ __all__ = ["cumulative", "layer_maps"]
 
 def layer_maps(
     clip: Clip,
-    images: Images | Tensor,
+    images: Pictures,
     texts: Sequence[str] | Tensor | Texts,
     *,
     size: Size = None,
@@ -60,22 +60,21 @@ def layer_maps(
         return [replace(whole, method="decomposition, layer 0")]
     text = F.normalize(asked.embeddings, dim=-1)
     several = len(asked) > 1 if minus_mean is None else minus_mean
-    found: list[tuple[tuple[int, ...], list[Maps]]] = []
-    for batch in picture_batches(
-        clip, images, size, batch=1
-    ):  # a map per layer, head and text is held while one picture runs
-        shares, _ = token_contributions(TokenSource(clip.image_tower, batch.pixels), text, "centered")
-        by_layer: Float[Tensor, "image layer token text"] = shares.sum(2)[:, :, 1:]
-        if several:
-            by_layer = by_layer - by_layer.mean(-1, keepdim=True)
-        values = by_layer.permute(0, 1, 3, 2).unflatten(3, patch_grid(batch.pixels.shape, clip.patch)).float()
-        each = [
-            Maps(values[:, layer], f"decomposition, layer {layer}", asked.names, batch.geometries)
-            for layer in range(values.shape[1])
-        ]
-        found.append((batch.places, each))
-    found.sort(key=lambda one: one[0])
-    return [Maps.joined(list(of_layer)) for of_layer in zip(*(each for _, each in found), strict=True)]
+    by_layer: dict[int, list[Maps]] = {}
+    places: list[int] = []
+    for batch in picture_batches(clip, images, size):
+        for at, pixels in enumerate(batch.pixels.split(1)):  # one by one: a map per layer, head and text is held
+            shares, _ = token_contributions(TokenSource(clip.image_tower, pixels), text, "centered")
+            layers: Float[Tensor, "layer token text"] = shares[0].sum(1)[:, 1:]
+            if several:
+                layers = layers - layers.mean(-1, keepdim=True)
+            values = layers.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, clip.patch)).float()
+            known, pictures = (None if one is None else one[at : at + 1] for one in (batch.geometries, batch.pictures))
+            for layer, one in enumerate(values.split(1)):
+                maps = Maps(one, f"decomposition, layer {layer}", asked.names, known, pictures)  # pyright: ignore[reportArgumentType]
+                by_layer.setdefault(layer, []).append(maps)
+        places += batch.places
+    return [Maps.joined(maps).in_order(places) for maps in by_layer.values()]
 
 
 def cumulative(each: Sequence[Maps]) -> list[Maps]:
@@ -88,5 +87,5 @@ def cumulative(each: Sequence[Maps]) -> list[Maps]:
     found: list[Maps] = []
     for layer, maps in enumerate(each):
         total = total + maps.values
-        found.append(Maps(total, f"decomposition, layers 0 to {layer}", maps.texts, maps.geometries))
+        found.append(replace(maps, values=total, method=f"decomposition, layers 0 to {layer}"))
     return found

@@ -1,20 +1,49 @@
 """`Maps`: one map per image and text, and where its cells lie in the original pictures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from operator import index
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from clip_anatomy.data.picture_batches import Failed, NamedPicture
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import Geometry
+from clip_anatomy.images.input_size import Size
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.results import Result
+
+DIGITS = 6  # significant digits of stored numbers
 
 
 @dataclass(frozen=True)
-class Maps:
+class MapRun:
+    """What maps were made with, and what could not be looked at.
+
+    Attributes:
+        clip: the model.
+        size: see `Size`.
+        options: window, stride and the options of the method, where they were given.
+        failed: name and error of pictures that could not be used.
+    """
+
+    clip: Clip
+    size: Size = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    failed: tuple[Failed, ...] = ()
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Name, digest and preprocessing of the model."""
+        return {"name": self.clip.name, "digest": self.clip.digest, "preprocess": self.clip.preprocess.to_dict()}
+
+
+@dataclass(frozen=True, repr=False)
+class Maps(Result):
     """One map per image and text.
 
     Pictures of different shapes (`heatmap(..., size=...)`) have grids of different shapes: the smaller ones stand in the upper
@@ -25,6 +54,8 @@ class Maps:
         method: which method made them.
         texts: what each map is about.
         geometries: where the cells of each image lie in the original picture; None for preprocessed tensors.
+        pictures: the originals; None likewise.
+        run: what the maps were made with; None for maps that were put together by hand.
 
     Example:
         >>> import clip_anatomy as ca
@@ -38,6 +69,9 @@ class Maps:
     method: str
     texts: tuple[str, ...]
     geometries: tuple[Geometry, ...] | None = None
+    pictures: tuple[NamedPicture, ...] | None = None
+    run: MapRun | None = None
+    presenter: ClassVar[str] = "maps_folder"
 
     def __post_init__(self) -> None:
         """Refuse names or geometries that do not count as the values do."""
@@ -67,9 +101,11 @@ class Maps:
             wanted = wanted % len(self)
             rows, cols = self.cells(wanted)
             known = None if self.geometries is None else (_cut(self.geometries[wanted], self._grid, (rows, cols)),)
-            return replace(self, values=self.values[wanted : wanted + 1, :, :rows, :cols], geometries=known)
-        known = None if self.geometries is None else self.geometries[wanted]
-        return replace(self, values=self.values[wanted], geometries=known)
+            pictures = None if self.pictures is None else self.pictures[wanted : wanted + 1]
+            values = self.values[wanted : wanted + 1, :, :rows, :cols]
+            return replace(self, values=values, geometries=known, pictures=pictures)
+        known, pictures = (None if one is None else one[wanted] for one in (self.geometries, self.pictures))
+        return replace(self, values=self.values[wanted], geometries=known, pictures=pictures)  # pyright: ignore[reportArgumentType]
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -149,12 +185,99 @@ class Maps:
         rows, cols = (max(m.values.shape[axis] for m in several) for axis in (2, 3))
         values: list[Tensor] = []
         known: list[Geometry] = []
+        pictures: list[NamedPicture] = []
         for m in several:
             grid = m.values.shape[2], m.values.shape[3]
             values.append(F.pad(m.values, (0, cols - grid[1], 0, rows - grid[0]), value=torch.nan))
             known += [_cut(g, grid, (rows, cols)) for g in m.geometries or ()]
-        whole = all(m.geometries is not None for m in several)
-        return Maps(torch.cat(values), several[0].method, several[0].texts, tuple(known) if whole else None)
+            pictures += m.pictures or ()
+        whole = torch.cat(values)
+        return replace(
+            several[0],
+            values=whole,
+            geometries=tuple(known) if len(known) == len(whole) else None,
+            pictures=tuple(pictures) if len(pictures) == len(whole) else None,
+        )
+
+    def in_order(self, places: Sequence[int]) -> "Maps":
+        """Sort images by the numbers that they were handed in by."""
+        if list(places) == sorted(places):
+            return self
+        order = sorted(range(len(places)), key=places.__getitem__)
+        known, pictures = (
+            None if one is None else tuple(one[i] for i in order) for one in (self.geometries, self.pictures)
+        )
+        return replace(self, values=self.values[order], geometries=known, pictures=pictures)  # pyright: ignore[reportArgumentType]
+
+    def with_failed(self, failed: Sequence[Failed]) -> "Maps":
+        """Return the same maps, with other words about pictures that could not be used."""
+        return self if self.run is None else replace(self, run=replace(self.run, failed=tuple(failed)))
+
+    def peak(self, image: int, text: int) -> tuple[float, float]:
+        """Find where one text is answered most: (x, y) in pixels of the original, the middle of the patch with the highest value."""
+        values = self.values[image, text].nan_to_num(nan=-torch.inf)
+        row, col = divmod(int(values.argmax()), values.shape[1])
+        box = self._geometry(image).patch_box(row, col, self._grid)
+        return (box.left + box.right) / 2, (box.top + box.bottom) / 2
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the images are called."""
+        known = self.pictures
+        return tuple(f"image {i}" if known is None else known[i].name for i in range(len(self)))
+
+    @property
+    def short_names(self) -> tuple[str, ...]:
+        """The same without folders."""
+        return tuple(name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or name for name in self.names)
+
+    def small_notes(self) -> list[str]:
+        """Name pictures that are smaller than one patch of the model: their maps say little about places."""
+        if self.geometries is None or self.run is None:
+            return []
+        row, col = self.run.clip.patch
+        return [
+            f"{name} is {where.picture[1]} × {where.picture[0]} pixels, less than one patch of the model ({col} × {row}): "
+            "it was enlarged, and says little about places"
+            for name, where in zip(self.names, self.geometries, strict=True)
+            if where.picture[0] < row or where.picture[1] < col
+        ]
+
+    def place(self) -> dict[str, Any]:
+        """Return name and size of the first image, and the rectangle of it that the model saw."""
+        if self.geometries is None:
+            return {"image": self.names[0]}
+        where = self.geometries[0]
+        seen = [round(edge, 3) for edge in where.seen]
+        return {"image": self.names[0], "width": where.picture[1], "height": where.picture[0], "seen": seen}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every map as plain numbers, per image."""
+        images = [{**one.place(), "maps": one.numbers()} for one in (self[i] for i in range(len(self)))]
+        return {"method": self.method, "texts": list(self.texts), "images": images}
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """Return the maps of the first image as plain numbers: one entry per text, with its range and its peak."""
+        found: list[dict[str, Any]] = []
+        for k, (text, values) in enumerate(zip(self.texts, self.values[0], strict=True)):
+            peak = None if self.geometries is None else [round(at, 2) for at in self.peak(0, k)]
+            ends = {"lowest": _plain(float(values.min())), "highest": _plain(float(values.max())), "peak": peak}
+            rows = [[_plain(v) for v in row] for row in values.tolist()]
+            found.append({"method": self.method, "text": text, **ends, "values": rows})
+        return found
+
+    def summary(self) -> str:
+        """Return how many maps of which method there are, and the range of each text."""
+        images, _, rows, cols = self.values.shape
+        lines = [f"{self.method}: maps of {images} images, {rows} × {cols} patches"]
+        for text, values in zip(self.texts, self.values.unbind(1), strict=True):
+            known = values[~values.isnan()]
+            lines.append(f"  {text!r}: {float(known.min()):+.4f} to {float(known.max()):+.4f}")
+        return "\n".join(lines[:24])
+
+
+def _plain(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def _cut(where: Geometry, old: tuple[int, int], new: tuple[int, int]) -> Geometry:

@@ -9,20 +9,22 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.errors import BadImage, BadSpec, BadText
-from clip_anatomy.images.decode import read_image
+from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
+from clip_anatomy.errors import BadSpec, BadText
 from clip_anatomy.images.input_size import Size
-from clip_anatomy.images.pixels import listed
-from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.images.pixels import is_preprocessed
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.maps.dense_attention import RECIPES
-from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.heatmap import BATCH, heatmap
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
-from clip_anatomy.maps.masks import How, Masks
+from clip_anatomy.maps.masks import How, Masks, PackedLabels
 from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.maps.resnet_maps import RECIPES as POOLED
 from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, otsu
+from clip_anatomy.progress import Progress
 
 __all__ = ["RULES", "UNSEEN", "How", "Masks", "cut", "otsu", "segment"]
 
@@ -30,8 +32,8 @@ MOST_SCORES = 2**26  # numbers of full-size maps held at once: 5 texts of a phot
 
 
 def segment(
-    clip: Clip,
-    images: Images | Tensor,
+    clip: Clip | ModelSource,
+    images: Pictures,
     texts: Sequence[str] | Tensor | Texts,
     method: str = "decomposition",
     *,
@@ -43,6 +45,10 @@ def segment(
     at: str = "picture",
     refine: str | None = None,
     templates: Sequence[str] | None = None,
+    together: Sequence[Sequence[str]] = (),
+    allow_urls: bool = False,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Masks:
     """Say which pixels belong to which text.
@@ -59,7 +65,7 @@ def segment(
     something is at all.
 
     Args:
-        clip: an opened model.
+        clip: an opened model, or what `load` opens.
         images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
         texts: one thing to cut out, or a list of classes; strings, embeddings [text, embed], or `Texts`.
         method: of `heatmap`.
@@ -72,6 +78,10 @@ def segment(
         at: labels for every pixel of the "picture", or for every "patch".
         refine: "pamr" to follow the picture's edges; None for not.
         templates: prompts with one `{}` each.
+        together: groups of texts whose points for SAM are also wanted together.
+        allow_urls: fetch http(s) addresses.
+        skip_bad: leave out pictures that cannot be used (`masks.maps.run.failed` names them) instead of raising at the first.
+        progress: told how many pictures are done.
         **options: of the method.
 
     Returns:
@@ -88,35 +98,44 @@ def segment(
         >>> print(segment(ca.load("demo"), examples()[:1], ["a bird"]).how)
         maps: decomposition; looked at: whole; threshold: otsu; at picture resolution, not refined
     """
-    rule = checked_rule(threshold)
+    clip, rule = as_clip(clip), checked_rule(threshold)
     _checked(refine, at)
-    asked = Texts.of(clip, texts, templates)
+    wanted = Texts.of(clip, texts, templates)
     behind = Texts.of(clip, background, templates) if isinstance(background, str | Texts) or len(background) else None
-    if shared := [text for text in behind.names if text in asked.names] if behind else []:
+    if shared := [text for text in behind.names if text in wanted.names] if behind else []:
         raise BadText(f"{shared[0]!r} is a text and a background text. Type it once")
-    everything = asked if behind is None else asked + behind
-    pictures = images if isinstance(images, Tensor) else _read(images)
-    if isinstance(pictures, Tensor) and refine:
+    everything = wanted if behind is None else wanted + behind
+    tensor = isinstance(images, Tensor) and is_preprocessed(images)
+    if tensor and refine:
         raise BadSpec("refine= needs the pictures, and these are preprocessed tensors. Type: segment(clip, paths, ...)")
-    told, chosen, given = _method(clip, method, len(everything) > 1, options)
-    own = size == "whole" and (window is not None or isinstance(pictures, Tensor))
-    maps = heatmap(
-        clip, pictures, everything, chosen, size=None if own else size, window=window, stride=stride, **given
-    )
-    labels: list[np.ndarray] = []
-    cuts: list[float] = []
-    for i in range(len(maps)):
-        image = pictures[i] if isinstance(pictures, list) else None
-        label, level = cut_chunks(_scores(maps[i], image if refine else None, at), len(asked), rule)
-        labels.append(label)
-        cuts.append(level)
+    name, chosen, given = _method(clip, method, len(everything) > 1, options)
+    seen = None if size == "whole" and (window is not None or tensor) else size
+    labels, levels, places, parts = PackedLabels(), list[float](), list[int](), list[Maps]()
+    failed: list[Failed] | None = [] if skip_bad else None
+    for batch in picture_batches(
+        clip, images, seen, BATCH, own=window is not None, allow_urls=allow_urls, failed=failed, progress=progress
+    ):
+        maps = heatmap(clip, batch, everything, chosen, size=seen, window=window, stride=stride, **given)
+        for i in range(len(maps)):
+            picture = batch.pictures[i].read() if refine and batch.pictures else None
+            label, level = cut_chunks(_scores(maps[i], picture, at), len(wanted), rule)
+            labels.add(label)
+            levels.append(level)
+        parts.append(maps)
+        places += batch.places
+    maps = Maps.joined(parts).in_order(places)
+    assert maps.run is not None
+    maps = replace(maps, run=replace(maps.run, failed=tuple(failed or ())))
+    order = sorted(range(len(places)), key=places.__getitem__)
     resolution = "patch" if at == "patch" or maps.geometries is None else "picture"
-    told_size = _size_told(size, isinstance(pictures, Tensor))
+    size_words = _size_words(size, tensor)
     if window is not None:
-        told_size = "the whole picture at its own size" if size == "whole" else told_size
-        told_size += f" in windows of {window}"
-    how = How(told, {**options, **given}, rule, () if behind is None else behind.names, told_size, resolution, refine)
-    return Masks(tuple(labels), asked.names, maps, tuple(cuts), how)
+        size_words = "the whole picture at its own size" if size == "whole" else size_words
+        size_words += f" in windows of {window}"
+    how = How(name, {**options, **given}, rule, () if behind is None else behind.names, size_words, resolution, refine)
+    groups = tuple(tuple(group) for group in together)
+    cuts = tuple(levels[i] for i in order)
+    return Masks(labels.in_order(order), wanted.names, maps, cuts, how, groups)
 
 
 def _scores(one: Maps, refine: Image.Image | None, at: str) -> Iterator[Float[Tensor, "text row col"]]:
@@ -127,7 +146,7 @@ def _scores(one: Maps, refine: Image.Image | None, at: str) -> Iterator[Float[Te
     picture = one.geometries[0].picture
     patch = min(side / cells for side, cells in zip(picture, one.values.shape[2:], strict=True))
     some = max(1, MOST_SCORES // (picture[0] * picture[1]))
-    levels = None if refine is None else np.asarray(read_image(refine))
+    levels = None if refine is None else np.asarray(refine)
     for first in range(0, len(one.texts), some):
         few = slice(first, first + some)
         scores = replace(one, values=one.values[:, few], texts=one.texts[few]).on_picture()
@@ -144,7 +163,7 @@ def _checked(refine: str | None, at: str) -> None:
 
 
 def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """What is told, what is run, with which options."""
+    """What it is called, what is run, with which options."""
     known = methods_of(clip).get(method)
     if several and known is not None and not known.per_text:
         raise BadSpec(f"method {method!r} has the same map for every text. Type one text, or method='decomposition'")
@@ -159,21 +178,7 @@ def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> 
     return method, method, options
 
 
-def _read(images: Images) -> list[Image.Image]:
-    """Every picture, decoded once, in its own colours (the model converts them as it was trained to)."""
-    alone, sources = listed(images)
-    found: list[Image.Image] = []
-    for i, source in enumerate(sources):
-        try:
-            found.append(read_image(source, keep_mode=True))
-        except BadImage as error:
-            raise error if alone else BadImage(f"image {i}: {error}") from error
-    if not found:
-        raise BadImage("no picture was given. Type the path of at least one")
-    return found
-
-
-def _size_told(size: Size | str, tensor: bool) -> str:
+def _size_words(size: Size | str, tensor: bool) -> str:
     if tensor:
         return "tensors as given"
     if size is None:

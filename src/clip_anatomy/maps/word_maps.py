@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.data.picture_batches import PictureBatch
 from clip_anatomy.errors import BadSpec, BadText
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.decomposition import token_map
@@ -43,7 +44,7 @@ class WordMaps:
     cut: tuple[str, ...] = ()
 
 
-def word_maps(clip: Clip, images: Images | Tensor, sentence: str, **options: Any) -> WordMaps:
+def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str, **options: Any) -> WordMaps:
     """Show where each word of a sentence is answered, beside the sentence itself.
 
     Args:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, NO_INK, YES_INK, Canvas, canvas, draw_grid, png
-from clip_anatomy.report.typed_texts import shorten
 from clip_anatomy.studies.study_result import Effect, Study
 
 if TYPE_CHECKING:

@@ -4,16 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, Canvas, canvas, draw_grid, ink, png, ticks
 from clip_anatomy.report.palette import colour, ends_of, limit_of
-from clip_anatomy.report.shown_picture import Picture
-from clip_anatomy.report.typed_texts import shorten
-from clip_anatomy.split.explanation import Answer, Voice, signed, summands
+from clip_anatomy.report.shown_picture import ShownPicture
+from clip_anatomy.split.picture_explanation import PictureExplanation, Share, signed, summands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["draw"]
+__all__ = ["draw", "explain_figure"]
 
 WIDE, HEAD, ROW = 13.4, 1.38, 3.95  # inches: the figure, its title, one row of panels
 
@@ -24,12 +25,12 @@ FOOT = {
 }
 
 
-def draw(picture: Picture, found: Answer, text: int, words: str, caption: str) -> bytes:
-    """Draw what one picture answered to one text.
+def draw(picture: ShownPicture, found: PictureExplanation, text: int, words: str, caption: str) -> bytes:
+    """Draw the share of every part in the cosine of one picture with one text.
 
     Args:
         picture: what is shown.
-        found: the answer to all texts (they share one colour scale).
+        found: its cosines with all texts (they share one colour scale).
         text: which of them is drawn.
         words: the text itself.
         caption: one line about picture and model.
@@ -37,6 +38,11 @@ def draw(picture: Picture, found: Answer, text: int, words: str, caption: str) -
     Returns:
         A PNG.
     """
+    return png(explain_figure(picture, found, text, words, caption))
+
+
+def explain_figure(picture: ShownPicture, found: PictureExplanation, text: int, words: str, caption: str) -> "Figure":
+    """Draw the same as a figure of matplotlib."""
     rows = [found] if len(found.cosine) < 2 else [found, found.contrast()]
     high = HEAD + (ROW * 2 if len(rows) > 1 else 1.35 * ROW)
     with canvas(WIDE, high) as sheet:
@@ -51,10 +57,10 @@ def draw(picture: Picture, found: Answer, text: int, words: str, caption: str) -
             _heads(sheet.axes(7.35, top, 3.05, tall), each, text)
             _layers(sheet.axes(10.85, top, 2.2, tall), each, text)
         sheet.text(0.25, high - 0.2, FOOT[len(rows)], 8.5, color=FAINT)
-    return png(sheet.figure)
+    return sheet.figure
 
 
-def _title(sheet: Canvas, found: Answer, text: int, words: str, caption: str) -> None:
+def _title(sheet: Canvas, found: PictureExplanation, text: int, words: str, caption: str) -> None:
     sheet.text(0.25, 0.44, f"“{shorten(words, 80)}”", 17, fontweight="bold")
     count, cosine = len(found.cosine), signed(float(found.cosine[text]))
     share = f" · {float(found.probability[text]):.1%} among the {count} texts given" if count > 1 else ""
@@ -67,7 +73,7 @@ def _heading(axes: "Axes", title: str) -> None:
     axes.annotate(title, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=10, fontweight="bold")
 
 
-def _frame(axes: "Axes", picture: Picture) -> None:
+def _frame(axes: "Axes", picture: ShownPicture) -> None:
     box = picture.canvas
     axes.set_xlim(box.left, box.right)
     axes.set_ylim(box.bottom, box.top)
@@ -75,7 +81,7 @@ def _frame(axes: "Axes", picture: Picture) -> None:
     axes.set_axis_off()
 
 
-def _picture(axes: "Axes", picture: Picture) -> None:
+def _picture(axes: "Axes", picture: ShownPicture) -> None:
     axes.imshow(picture.shown, extent=_extent(picture.view), interpolation="antialiased")
     _frame(axes, picture)
     _heading(axes, "the picture")
@@ -85,7 +91,7 @@ def _picture(axes: "Axes", picture: Picture) -> None:
     _veil(axes, picture)
 
 
-def _map(axes: "Axes", picture: Picture, found: Answer, text: int) -> None:
+def _map(axes: "Axes", picture: ShownPicture, found: PictureExplanation, text: int) -> None:
     limit = limit_of(found.patches)
     axes.imshow(picture.shown.convert("L"), extent=_extent(picture.view), cmap="gray", vmin=-190, vmax=285)
     axes.imshow(colour(found.patches[..., text], limit), extent=_extent(picture.seen), interpolation="nearest")
@@ -95,7 +101,7 @@ def _map(axes: "Axes", picture: Picture, found: Answer, text: int) -> None:
     _legend(axes, limit, ends_of(found.patches, limit))
 
 
-def _veil(axes: "Axes", picture: Picture) -> None:
+def _veil(axes: "Axes", picture: ShownPicture) -> None:
     """Whiten what the model does not see."""
     a, b = picture.canvas, picture.seen
     for left, right, top, bottom in (
@@ -118,7 +124,7 @@ def _legend(axes: "Axes", limit: float, ends: tuple[str, str]) -> None:
     bar.get_xticklabels()[2].set_horizontalalignment("right")
 
 
-def _heads(axes: "Axes", found: Answer, text: int) -> None:
+def _heads(axes: "Axes", found: PictureExplanation, text: int) -> None:
     limit = limit_of(found.heads)
     draw_grid(axes, found.heads[..., text], limit)
     axes.set_yticks(ticks(len(found.heads)))
@@ -128,7 +134,7 @@ def _heads(axes: "Axes", found: Answer, text: int) -> None:
     _heading(axes, f"which heads (full colour: ±{limit:.4f})")
 
 
-def _layers(axes: "Axes", found: Answer, text: int) -> None:
+def _layers(axes: "Axes", found: PictureExplanation, text: int) -> None:
     values = found.layers(text).tolist()
     edge = max(abs(v) for row in values for v in row) or 1.0
     places = range(len(values))
@@ -147,11 +153,11 @@ def _layers(axes: "Axes", found: Answer, text: int) -> None:
     _heading(axes, "which layers")
 
 
-def _sums(axes: "Axes", found: Answer, text: int) -> None:
+def _sums(axes: "Axes", found: PictureExplanation, text: int) -> None:
     """The sum in words: what adds up to the cosine."""
     axes.set_axis_off()
     _heading(axes, "what adds up to the cosine")
-    lines = [*summands(found, text), Voice("cosine", float(found.cosine[text]))]
+    lines = [*summands(found, text), Share("cosine", float(found.cosine[text]))]
     for i, (name, value) in enumerate(lines):
         y = 0.93 - 0.125 * i - (0.03 if name == "cosine" else 0)
         weight = "bold" if name == "cosine" else "normal"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clip_anatomy.loading.typed_texts import TypedText
 from clip_anatomy.report.html import page
 from clip_anatomy.report.palette import ValueGrid, ends_of, limit_of
-from clip_anatomy.report.shown_picture import Picture
-from clip_anatomy.report.typed_texts import Question
-from clip_anatomy.split.explanation import Answer, loudest_region, sink, summands
+from clip_anatomy.report.shown_picture import ShownPicture
+from clip_anatomy.split.picture_explanation import PictureExplanation, sink_patch, strongest_region, summands
 
 __all__ = ["ExplainedPicture", "explain_page"]
 
@@ -21,19 +21,19 @@ class ExplainedPicture:
 
     Attributes:
         picture: as figures show it.
-        answer: the cosines with all texts, split.
+        explanation: its cosines with all texts, split.
         caption: what is known about it.
     """
 
-    picture: Picture
-    answer: Answer
+    picture: ShownPicture
+    explanation: PictureExplanation
     caption: str = ""
 
 
 def explain_page(
     title: str,
     explained: Sequence[ExplainedPicture],
-    questions: Sequence[Question],
+    typed: Sequence[TypedText],
     facts: Sequence[tuple[str, str]],
     *,
     notes: Sequence[str] = (),
@@ -44,7 +44,7 @@ def explain_page(
     Args:
         title: the headline.
         explained: the pictures that could be read.
-        questions: the texts.
+        typed: the texts.
         facts: name and value of what is needed to make the page again.
         notes: what a reader must know before believing a number.
         failed: name and error of pictures that could not be read.
@@ -54,50 +54,56 @@ def explain_page(
         kind="explain",
         script="explain.js",
         title=title,
-        several=len(questions) > 1,
-        images=[_image(each, questions) for each in explained],
-        questions=questions,
+        several=len(typed) > 1,
+        images=[_image(each, typed) for each in explained],
+        questions=typed,
         notes=notes,
         failed=failed,
         facts_of_model=facts,
-        residue=max((float(each.answer.residue.abs().max()) for each in explained), default=0.0),
-        resnet=bool(explained) and all(not len(each.answer.mlps) for each in explained),
+        residue=max((float(each.explanation.residue.abs().max()) for each in explained), default=0.0),
+        resnet=bool(explained) and all(not len(each.explanation.mlps) for each in explained),
     )
 
 
-def _image(each: ExplainedPicture, questions: Sequence[Question]) -> dict[str, Any]:
-    found = each.answer
-    views = {"versus": found.contrast()} if len(questions) > 1 else {}
+def _image(each: ExplainedPicture, typed: Sequence[TypedText]) -> dict[str, Any]:
+    found = each.explanation
+    views = {"versus": found.contrast()} if len(typed) > 1 else {}
     views["alone"] = found
     texts = [
         {
-            "question": questions[text],
+            "question": typed[text],
             "cosine": float(found.cosine[text]),
             "share": float(found.probability[text]),
-            "views": [_view(name, answer, text) for name, answer in views.items()],
+            "views": [_view(name, view, text) for name, view in views.items()],
         }
         for text in found.cosine.argsort(descending=True).tolist()
     ]
     patches = found.patches.shape[:2]
-    return {"picture": each.picture, "caption": each.caption, "patches": patches, "sink": sink(found), "texts": texts}
+    return {
+        "picture": each.picture,
+        "caption": each.caption,
+        "patches": patches,
+        "sink": sink_patch(found),
+        "texts": texts,
+    }
 
 
-def _view(name: str, found: Answer, text: int) -> dict[str, Any]:
+def _view(name: str, found: PictureExplanation, text: int) -> dict[str, Any]:
     """What a card shows of one text, alone or against the others; colours on one scale for all texts of the picture."""
-    voices, places = found.voices(text), found.places(text)
+    parts, patches = found.ranked_parts(text), found.ranked_patches(text)
     limit = limit_of(found.patches)
     longest = max(float(found.layers(k).abs().max()) for k in range(found.cosine.shape[0])) or 1.0
     return {
         "name": name,
         "cosine": float(found.cosine[text]),
-        "loudest": max(voices, key=lambda voice: abs(voice.value)),
-        "region": loudest_region(found.patches[..., text]),
+        "loudest": max(parts, key=lambda part: abs(part.value)),
+        "region": strongest_region(found.patches[..., text]),
         "map": ValueGrid(found.patches[..., text], limit),
         "ends": ends_of(found.patches, limit),
         "heads": ValueGrid(found.heads[..., text], limit_of(found.heads)),
         "layers": ValueGrid(found.layers(text), longest),
         "summands": summands(found, text),
-        "yes": [voice for voice in voices[:LOUDEST] if voice.value > 0],
-        "no": [voice for voice in voices[::-1][:LOUDEST] if voice.value < 0],
-        "places": [place for place in (*places[:2], *places[:-3:-1]) if place.value],
+        "yes": [part for part in parts[:LOUDEST] if part.value > 0],
+        "no": [part for part in parts[::-1][:LOUDEST] if part.value < 0],
+        "places": [patch for patch in (*patches[:2], *patches[:-3:-1]) if patch.value],
     }

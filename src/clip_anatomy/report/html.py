@@ -11,10 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from clip_anatomy.report.typed_texts import shorten
-from clip_anatomy.split.explanation import signed
+from clip_anatomy.loading.typed_texts import shorten
+from clip_anatomy.split.picture_explanation import signed
 
-__all__ = ["data_uri", "encoded", "fragment", "notebook_figures", "page", "percent", "spaced", "within"]
+__all__ = ["data_uri", "encoded", "fragment", "framed", "notebook_figures", "page", "percent", "spaced", "within"]
 
 FOLDER = Path(__file__).parent / "templates"
 LOSSLESS = 160  # pictures up to this side are drawings: stored without loss
@@ -42,6 +42,11 @@ def notebook_figures(figures: Sequence[tuple[bytes, str, str]]) -> str:
         figures: PNG, what it shows, and text below it.
     """
     return fragment("macros.html", "figures", [(data_uri(png), title, text) for png, title, text in figures])
+
+
+def framed(html: str) -> str:
+    """Return a page inside a frame, as a notebook shows it: its style and scripts stay its own."""
+    return Markup('<iframe srcdoc="{}" style="width:100%;height:640px;border:0"></iframe>').format(html)
 
 
 @cache

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
@@ -110,12 +109,3 @@ def overlay(picture: Image.Image, shades: Shades, text: int, look: str = "signed
     unseen = values.isnan().numpy()
     out[unseen] = 0.22 * base[unseen] + 0.78 * 255
     return Image.fromarray(np.clip(np.rint(out), 0, 255).astype(np.uint8))
-
-
-def peak(maps: Maps, text: int) -> tuple[float, float]:
-    """Return the peak of one map: (x, y) in pixels of the original, the middle of the patch with the highest value."""
-    values = maps.values[0, text].nan_to_num(nan=-torch.inf)
-    row, col = divmod(int(values.argmax()), values.shape[1])
-    assert maps.geometries is not None
-    box = maps.geometries[0].patch_box(row, col, (values.shape[0], values.shape[1]))
-    return (box.left + box.right) / 2, (box.top + box.bottom) / 2

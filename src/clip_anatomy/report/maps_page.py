@@ -3,19 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxtyping import Int16
 from markupsafe import Markup
+from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from clip_anatomy.loading.typed_texts import TypedText
 from clip_anatomy.maps.map_result import Maps
-from clip_anatomy.maps.masks import Masks
+from clip_anatomy.maps.map_set import MapSet
 from clip_anatomy.maps.registry import METHODS
+from clip_anatomy.maps.thresholds import UNSEEN
 from clip_anatomy.report.contact_sheet import Cell, fitted
 from clip_anatomy.report.html import data_uri, encoded, fragment, page
 from clip_anatomy.report.layer_film import layer_shades
-from clip_anatomy.report.map_gather import Seen
 from clip_anatomy.report.map_overlay import colours_of, shades_of
-from clip_anatomy.report.typed_texts import Question
+from clip_anatomy.report.shown_picture import ShownPicture
 
 __all__ = ["maps_page", "maps_section", "masks_page", "masks_section"]
 
@@ -38,7 +41,7 @@ def maps_page(title: str, sections: Sequence[Markup], look: str, **around: Any) 
 def masks_page(
     title: str,
     sections: Sequence[Markup],
-    questions: Sequence[Question],
+    typed: Sequence[TypedText],
     colours: Sequence[tuple[int, int, int]],
     **around: Any,
 ) -> str:
@@ -47,41 +50,41 @@ def masks_page(
     Args:
         title: the headline.
         sections: from `masks_section`.
-        questions: the texts.
+        typed: the texts.
         colours: of their masks.
         **around: as for `maps_page`.
     """
-    swatches = list(zip(questions, colours, strict=True))
+    swatches = list(zip(typed, colours, strict=True))
     return page("masks.html", kind="maps", script="", title=title, sections=sections, swatches=swatches, **around)
 
 
-def maps_section(seen: Seen, look: str) -> Markup:
+def maps_section(picture: ShownPicture, maps: MapSet, look: str) -> Markup:
     """Return all maps of one picture.
 
     Args:
-        seen: the picture and its maps.
+        picture: as figures show it.
+        maps: of this picture alone.
         look: "signed" or "heat".
     """
-    first = next(iter(seen.maps.values()))
-    blocks = [_block(maps, look) for maps in seen.maps.values()]
-    words = [_words(text, maps, look) for text, maps in zip(first.texts, seen.words, strict=False)]
+    first = maps.first
+    blocks = [_block(one, look) for one in maps.methods]
+    words = [_words(text, one, look) for text, one in zip(first.texts, maps.words, strict=False)]
     patches = tuple(first.values.shape[2:])
-    layers = _layers(seen, look) if seen.layers else []
-    return fragment("maps_section.html", "maps_section", seen.picture, patches, blocks, words, layers)
+    layers = _layers(maps.layers, look) if maps.layers else []
+    return fragment("maps_section.html", "maps_section", picture, patches, blocks, words, layers)
 
 
-def masks_section(masks: Masks, label: str, cells: Sequence[Cell]) -> Markup:
+def masks_section(labels: Int16[ndarray, "row col"], label: str, cells: Sequence[Cell]) -> Markup:
     """Return the masks of one picture.
 
     Args:
-        masks: of this picture alone.
+        labels: of its pixels; see `Masks`.
         label: its name.
         cells: its drawings, as on the contact sheet.
     """
-    labels = masks.labels[0]
     drawings = [(fitted(cell.image, SIDE, enlarge=False).convert("RGB"), cell.caption) for cell in cells]
     figures = [(data_uri(encoded(image, 86, lossless=0)), image.size, caption) for image, caption in drawings]
-    unseen = float((labels < 0).mean())
+    unseen = float((labels == UNSEEN).mean())
     return fragment("maps_section.html", "masks_section", label, labels.shape, unseen, figures)
 
 
@@ -113,10 +116,10 @@ def _words(text: str, maps: Maps, look: str) -> dict[str, Any]:
     return {"text": text, "words": marked, "figures": figures}
 
 
-def _layers(seen: Seen, look: str) -> list[dict[str, Any]]:
+def _layers(by_layer: Sequence[Maps], look: str) -> list[dict[str, Any]]:
     """A figure for each text of the single layers, and of their sums: one map a layer."""
     return [
         {"text": text, "of": told, "maps": [_uri(one.maps.values[0, k], one.limits[k], look) for one in each]}
-        for told, each in zip(("this layer", "all layers up to here"), layer_shades(seen.layers), strict=True)
+        for told, each in zip(("this layer", "all layers up to here"), layer_shades(by_layer), strict=True)
         for k, text in enumerate(each[0].maps.texts)
     ]

@@ -1,14 +1,16 @@
-"""Masks as files that other programs read: PNG with a palette, COCO's JSON with run lengths, npz. Bytes and dictionaries, no paths."""
+"""Masks as files that other programs read: PNG with a palette, npz. Bytes and dictionaries, no paths."""
 
 import colorsys
 import json
+import zipfile
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import pairwise
-from typing import Any
+from itertools import chain
+from pathlib import Path
+from typing import IO
 
 import numpy as np
-from jaxtyping import Bool, Float, Int16, UInt8
+from jaxtyping import Float, Int16, UInt8
 from numpy import ndarray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -16,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from clip_anatomy.maps.masks import Masks
 from clip_anatomy.maps.thresholds import UNSEEN
 
-__all__ = ["VOID", "class_colours", "coco", "npz", "painted", "pale", "png", "run_lengths"]
+__all__ = ["VOID", "class_colours", "painted", "pale", "png", "write_npz"]
 
 VOID = 255
 """What a PNG holds where the model did not look: the value that PASCAL VOC and most evaluations ignore."""
@@ -80,90 +82,16 @@ def png(labels: Int16[ndarray, "row col"], texts: Sequence[str]) -> bytes:
     return file.getvalue()
 
 
-def run_lengths(mask: Bool[ndarray, "row col"]) -> dict[str, Any]:
-    """A mask as COCO keeps it: lengths of runs down the columns, off first, packed into a string.
+def write_npz(file: str | Path | IO[bytes], masks: Masks) -> None:
+    """Write all label maps as one npz: `labels_0`, `labels_1`, ... in the order of `images`; `texts`; `how`. Reading it needs no pickle.
 
-    Each length but the first three is kept as the difference to the one two before; numbers are cut into 5 bits a letter, lowest
-    first, with a sixth bit for "more follows", counted from "0".
-
-    Args:
-        mask: where the thing is.
-
-    Returns:
-        {"size": [row, col], "counts": letters}, as pycocotools reads it.
-
-    Example:
-        >>> run_lengths(np.array([[False, True], [True, True]]))
-        {'size': [2, 2], 'counts': '13'}
+    numpy writes an npz at once; here one label map after the other is written, so that a folder of photographs need not be held.
     """
-    flat = mask.ravel(order="F")
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    places = [0, *edges.tolist(), flat.size]
-    counts = [b - a for a, b in pairwise(places)]
-    if flat.size and flat[0]:
-        counts.insert(0, 0)
-    letters: list[str] = []
-    for i, count in enumerate(counts):
-        left = count - counts[i - 2] if i > 2 else count
-        more = True
-        while more:
-            low = left & 31
-            left >>= 5
-            more = left != (-1 if low & 16 else 0)
-            letters.append(chr((low | 32 if more else low) + 48))
-    return {"size": [int(side) for side in mask.shape], "counts": "".join(letters)}
-
-
-def coco(masks: Masks, names: Sequence[str], *, first_image: int = 1, first_annotation: int = 1) -> dict[str, Any]:
-    """All masks in COCO's format: one annotation per picture and text that is there; `pycocotools.coco.COCO` loads it.
-
-    Args:
-        masks: what was found; labels −1 (unseen) belong to no annotation.
-        names: the pictures' file names.
-        first_image: number of the first picture.
-        first_annotation: number of the first annotation.
-
-    Returns:
-        Ready for JSON. `score` is the share of the pixels; `info.how` says how the masks were made.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for i, (labels, name) in enumerate(zip(masks.labels, names, strict=True)):
-        rows, cols = labels.shape
-        images.append({"id": first_image + i, "file_name": name, "width": cols, "height": rows})
-        for k in range(len(masks.texts)):
-            mask = labels == k + 1
-            if not mask.any():
-                continue
-            across, down = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-            left, top = int(across[0]), int(down[0])
-            annotations.append(
-                {
-                    "id": first_annotation + len(annotations),
-                    "image_id": first_image + i,
-                    "category_id": k + 1,
-                    "segmentation": run_lengths(mask),
-                    "area": int(mask.sum()),
-                    "bbox": [left, top, int(across[-1]) + 1 - left, int(down[-1]) + 1 - top],
-                    "iscrowd": 0,
-                    "score": float(f"{masks.shares(i)[masks.texts[k]]:.6g}"),
-                }
-            )
-    return {
-        "info": {"description": "masks by clip-anatomy", "how": str(masks.how)},
-        "licenses": [],
-        "images": images,
-        "categories": [{"id": k + 1, "name": text, "supercategory": "text"} for k, text in enumerate(masks.texts)],
-        "annotations": annotations,
-    }
-
-
-def npz(masks: Masks, names: Sequence[str]) -> bytes:
-    """All label maps as one npz: `labels_0`, `labels_1`, ... in the order of `images`, and `texts`; no pickle is needed to read it."""
-    file = BytesIO()
-    held: dict[str, Any] = {f"labels_{i}": labels for i, labels in enumerate(masks.labels)}
-    np.savez_compressed(file, images=np.array(names), texts=np.array(masks.texts), how=np.array(str(masks.how)), **held)
-    return file.getvalue()
+    plain = {"images": np.array(masks.names), "texts": np.array(masks.texts), "how": np.array(str(masks.how))}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in chain(((f"labels_{i}", labels) for i, labels in enumerate(masks.labels)), plain.items()):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as one:
+                np.lib.format.write_array(one, array, allow_pickle=False)
 
 
 def painted(

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, NO_INK, YES_INK, canvas, png
-from clip_anatomy.report.typed_texts import shorten
 from clip_anatomy.studies.bootstrap import Move
 from clip_anatomy.studies.cue_result import Found, Suspect
 from clip_anatomy.studies.examples import Example, Flips

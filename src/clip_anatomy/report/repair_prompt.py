@@ -11,10 +11,10 @@ from rich.text import Text
 
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, ClipAnatomyError
+from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.progress import note
 from clip_anatomy.report.repair_screen import percent
 from clip_anatomy.report.thumbnails import thumbnails
-from clip_anatomy.report.typed_texts import shorten
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.ablated_answers import ALONG, Silence, selects
 from clip_anatomy.studies.cue_result import Found

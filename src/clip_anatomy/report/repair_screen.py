@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clip_anatomy.report.typed_texts import shorten
+from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.bootstrap import Move
 from clip_anatomy.studies.cue_result import Found

@@ -1,22 +1,30 @@
 """The proofs behind `check`: our forward is the host's, and the parts sum to what the host returns."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.errors import ParityError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.host import read_host
+from clip_anatomy.loading.load import ModelSource, load
 from clip_anatomy.loading.parity import TOLERANCE, random_ids, random_pixels, relative
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.layernorm import CONVENTIONS
 from clip_anatomy.split.parts import Parts, decompose, decompose_text
 
+__all__ = ["Check", "Claim", "check"]
+
 
 @dataclass(frozen=True)
-class Check:
+class Claim:
     """One claim and its measured error.
 
     Attributes:
@@ -39,7 +47,102 @@ class Check:
         return self.error <= self.allowed
 
 
-def checks(clip: Clip) -> Iterator[Check]:
+@dataclass(frozen=True, repr=False)
+class Check(Result):
+    """Every claim about one model, measured.
+
+    Attributes:
+        model: what was opened.
+        layers: of its image tower.
+        heads: of each of them.
+        claims: parity of both towers; for each convention and tower the sums of parts, of tokens, and toward the cosine.
+        why: what the parity proof said on loading, where it failed.
+    """
+
+    model: str
+    layers: int
+    heads: int
+    claims: tuple[Claim, ...]
+    why: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything holds."""
+        return not self.why and all(claim.holds for claim in self.claims)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every claim with its error (None for NaN), ready for JSON."""
+        rows = [
+            {**asdict(one), "error": one.error if isfinite(one.error) else None, "holds": one.holds}
+            for one in self.claims
+        ]
+        head = {"schema": "clip-anatomy/check/1", "model": self.model, "holds": self.holds, "why": self.why}
+        return {**head, "checks": rows}
+
+    def summary(self) -> str:
+        """Return a table with a line per claim."""
+        rows = [
+            [
+                one.claim,
+                one.tower,
+                one.convention,
+                f"{one.error:.1e}",
+                f"{one.allowed:.0e}",
+                "yes" if one.holds else "NO",
+            ]
+            for one in self.claims
+        ]
+        columns = ["claim", "tower", "convention", ">error", ">allowed", "holds"]
+        return text_table(columns, rows, title=f"{self.model}: {self.layers} layers × {self.heads} heads")
+
+
+def check(
+    model: Clip | ModelSource = "demo",
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    progress: Progress | None = None,
+) -> Check:
+    """Prove that a model is opened exactly, and that its parts sum to what its own library returns.
+
+    Two random pictures and two random texts go through the model's own library and through ours.
+
+    Args:
+        model: an opened model, or what `load` opens.
+        weights: as for `load`.
+        device: as for `load`.
+        dtype: as for `load`.
+        progress: told each claim.
+
+    Returns:
+        Check. A model whose parity proof fails is measured all the same.
+
+    Raises:
+        BadSpec, BadCheckpoint, UnsupportedModel, MissingExtra: the model cannot be opened; see `load`.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> ca.check("demo").holds
+        True
+    """
+    why, tell = "", progress or silent
+    if isinstance(model, Clip):
+        clip = model
+    else:
+        try:
+            clip = load(model, weights=weights, device=device, dtype=dtype)
+        except ParityError as error:  # measured again below, beside everything else
+            why = str(error)
+            clip = load(model, weights=weights, device=device, dtype=dtype, parity=False)
+    claims: list[Claim] = []
+    for one in measured_claims(clip):
+        claims.append(one)
+        tell(f"checking {clip.name}", len(claims), None)
+    return Check(clip.name, clip.vision.layers, clip.vision.heads, tuple(claims), why)
+
+
+def measured_claims(clip: Clip) -> Iterator[Claim]:
     """Measure every claim on two random pictures and two random texts, one by one.
 
     Args:
@@ -58,13 +161,13 @@ def checks(clip: Clip) -> Iterator[Check]:
         if clip.host is not None:
             host = read_host(clip.host)
             theirs = host.encode_image(pixels), host.encode_text(ids)
-            yield Check(f"embedding = {host.library}'s", "image", "", relative(ours[0], theirs[0]), allowed)
-            yield Check(f"embedding = {host.library}'s", "text", "", relative(ours[1], theirs[1]), allowed)
+            yield Claim(f"embedding = {host.library}'s", "image", "", relative(ours[0], theirs[0]), allowed)
+            yield Claim(f"embedding = {host.library}'s", "text", "", relative(ours[1], theirs[1]), allowed)
         else:
             theirs = ours
             if clip.proof is not None:
-                yield Check(f"embedding = {clip.proof.against}", "image", "", clip.proof.image, clip.proof.tolerance)
-                yield Check(f"embedding = {clip.proof.against}", "text", "", clip.proof.text, clip.proof.tolerance)
+                yield Claim(f"embedding = {clip.proof.against}", "image", "", clip.proof.image, clip.proof.tolerance)
+                yield Claim(f"embedding = {clip.proof.against}", "text", "", clip.proof.text, clip.proof.tolerance)
         image, text = theirs[0].float(), theirs[1].float()
         for convention in CONVENTIONS:
             yield from _sums(decompose(clip, pixels, convention, texts=text), image, text, "image", sums)
@@ -77,15 +180,15 @@ def _sums(
     other: Float[Tensor, "text embed"],
     tower: Literal["image", "text"],
     allowed: float,
-) -> Iterator[Check]:
+) -> Iterator[Claim]:
     toward = parts.toward(other)
     unit = torch.nn.functional.normalize
     cosine = unit(embedding.double(), dim=-1) @ unit(other.double(), dim=-1).T
     tokens = (parts.tokens(other).double().sum(3) - toward.heads.double()).abs().max()
     how = parts.convention
-    yield Check("parts sum to the embedding", tower, how, relative(parts.total(), embedding), allowed)
-    yield Check("tokens sum to their heads", tower, how, float(tokens), allowed)
-    yield Check("shares sum to the cosine", tower, how, float((toward.total().double() - cosine).abs().max()), allowed)
+    yield Claim("parts sum to the embedding", tower, how, relative(parts.total(), embedding), allowed)
+    yield Claim("tokens sum to their heads", tower, how, float(tokens), allowed)
+    yield Claim("shares sum to the cosine", tower, how, float((toward.total().double() - cosine).abs().max()), allowed)
 
 
 def _random_inputs(clip: Clip) -> tuple[Tensor, Tensor]:

@@ -1,275 +1,189 @@
-"""The numbers behind `explain`: one picture, several texts, and every part that said yes or no."""
+"""`explain`: why pictures match texts, as shares of each cosine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from clip_anatomy.errors import BadInput, ModelError
-from clip_anatomy.images.geometry import patch_grid
+from clip_anatomy import __version__
+from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
+from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.split.parts import decompose
+from clip_anatomy.loading.load import ModelSource, as_clip
+from clip_anatomy.loading.typed_texts import TypedText, shorten, typed_texts
+from clip_anatomy.progress import Progress
+from clip_anatomy.results import Result, text_table
+from clip_anatomy.split.picture_explanation import (
+    PictureExplanation,
+    explain_pixels,
+    explanation_dict,
+    signed,
+    sink_patch,
+)
 
-DIGITS = 7  # significant digits of stored numbers: what float32 holds
+__all__ = ["SCHEMA", "Explanation", "explain"]
+
+SCHEMA = "clip-anatomy/explain/1"
+BATCH = 16
+MOST_TABLES = 24  # pictures in a summary
 
 
-class Voice(NamedTuple):
-    """One part of the model, or one patch of the picture, and what it said."""
-
-    name: str
-    value: float
-
-    @property
-    def signed(self) -> str:
-        """The value with its sign and a true minus."""
-        return signed(self.value)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one picture answered to each text: parts of the cosines, each group summing to what is said.
-
-    cosine = heads + mlps + start + bias, and heads = patches + own. Both ways of sharing out are exact.
+@dataclass(frozen=True, repr=False)
+class Explanation(Result):
+    """The cosines of pictures with texts, split into heads, MLPs and patches.
 
     Attributes:
-        cosine: between picture and text.
-        probability: softmax over these texts alone, with the model's own logit scale.
-        heads: what each head said, over all it looked at.
-        mlps: what each MLP said (a CLIP-ResNet has none behind its one layer of heads).
-        input_embedding: what was there before the first layer: nearly the same for every picture.
-        bias: what LayerNorm and the heads' biases add: nearly the same for every picture.
-        patches: what the heads read from each patch, over all layers and heads.
-        own: what the heads read from the class token itself (from the mean token in a CLIP-ResNet).
-        against: None, or what was subtracted from every text: "the mean of the other texts".
+        clip: the model.
+        texts: in order, each once.
+        images: per picture the split of its cosines, in order.
+        pictures: the originals; None for preprocessed tensors.
+        geometries: where the model's input lies in them; None likewise.
+        failed: name and error of pictures that could not be used.
+        notes: what a reader must know before believing a number.
     """
 
-    cosine: Float[Tensor, " text"]
-    probability: Float[Tensor, " text"]
-    heads: Float[Tensor, "layer head text"]
-    mlps: Float[Tensor, "mlp text"]
-    input_embedding: Float[Tensor, " text"]
-    bias: Float[Tensor, " text"]
-    patches: Float[Tensor, "row col text"]
-    own: Float[Tensor, " text"]
-    against: str | None = None
+    clip: Clip
+    texts: tuple[TypedText, ...]
+    images: tuple[PictureExplanation, ...]
+    pictures: tuple[NamedPicture, ...] | None = None
+    geometries: tuple[Geometry, ...] | None = None
+    failed: tuple[Failed, ...] = ()
+    notes: tuple[str, ...] = ()
+    presenter: ClassVar[str] = "explain_folder"
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.images)
+
+    def __getitem__(self, image: int) -> PictureExplanation:
+        """Return the split cosines of one picture."""
+        return self.images[image]
 
     @property
-    def total(self) -> Float[Tensor, " text"]:
-        """Sum of all parts in float64."""
-        heads, mlps = self.heads.double().sum((0, 1)), self.mlps.double().sum(0)
-        return heads + mlps + self.input_embedding.double() + self.bias.double()
+    def names(self) -> tuple[str, ...]:
+        """What the pictures are called."""
+        return tuple(f"image {i}" if self.pictures is None else self.pictures[i].name for i in range(len(self)))
 
     @property
-    def residue(self) -> Float[Tensor, " text"]:
-        """What is missing between the sum of the parts and the cosine: float error."""
-        return self.cosine.double() - self.total
+    def all_notes(self) -> list[str]:
+        """What a reader must know, of the run and of each text."""
+        return [*self.notes, *(f"“{text.short}”: {note}" for text in self.texts for note in text.notes)]
 
-    @property
-    def place_residue(self) -> Float[Tensor, " text"]:
-        """What is missing between the patches and the heads that read them: float error."""
-        return self.heads.double().sum((0, 1)) - self.patches.double().sum((0, 1)) - self.own.double()
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers, and the model that they are of."""
+        clip, texts = self.clip, [text.text for text in self.texts]
+        model = {
+            "name": clip.name,
+            "digest": clip.digest,
+            "layers": clip.vision.layers,
+            "heads": clip.vision.heads,
+            "logit_scale": clip.logit_scale,
+            "logit_bias": clip.logit_bias,
+            "preprocess": clip.preprocess.to_dict(),
+            "proof": None if clip.proof is None else asdict(clip.proof),
+        }
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "model": model,
+            "convention": "centered",
+            "notes": list(self.notes),
+            "texts": [{"text": text.text, "notes": list(text.notes)} for text in self.texts],
+            "failed": [{"image": name, "error": error} for name, error in self.failed],
+            "files": [],
+            "images": [
+                {
+                    "image": self.names[i],
+                    **self._place(i),
+                    "sink": sink_patch(each),
+                    "texts": explanation_dict(each, texts),
+                }
+                for i, each in enumerate(self.images)
+            ],
+        }
 
-    def contrast(self) -> "Answer":
-        """Every number minus its mean over the other texts: what speaks for this text more than for the others.
+    def _place(self, image: int) -> dict[str, Any]:
+        if self.pictures is None or self.geometries is None:
+            return {}
+        where = self.geometries[image]
+        seen = [round(edge, 3) for edge in where.seen]
+        height, width = where.picture
+        return {"caption": self.pictures[image].caption, "width": width, "height": height, "seen": seen}
 
-        The split is linear, so these parts sum to the difference of the cosines, exactly as before.
-
-        Raises:
-            BadInput: there is one text only.
-        """
-        count = self.cosine.shape[0]
-        if count < 2:
-            raise BadInput('one text cannot be compared with others. Type a second one: --text "..."')
-
-        def less(x: Tensor) -> Tensor:
-            return (count * x - x.sum(-1, keepdim=True)) / (count - 1)
-
-        parts = (self.heads, self.mlps, self.input_embedding, self.bias, self.patches, self.own)
-        return Answer(less(self.cosine), self.probability, *map(less, parts), against="the mean of the other texts")
-
-    def voices(self, text: int) -> list[Voice]:
-        """Heads and MLPs by what they said to one text, the loudest yes first, the loudest no last."""
-        layers, heads, _ = self.heads.shape
-        found = [
-            Voice(f"layer {layer} head {head}", value)
-            for layer, row in enumerate(self.heads[..., text].tolist())
-            for head, value in enumerate(row)
-        ]
-        found += [Voice(f"layer {layer} MLP", value) for layer, value in enumerate(self.mlps[:, text].tolist())]
-        assert len(found) == layers * heads + len(self.mlps)
-        return sorted(found, key=lambda voice: -voice.value)
-
-    def places(self, text: int) -> list[Voice]:
-        """Patches by what was read from them toward one text, the loudest yes first."""
-        found = [
-            Voice(f"patch row {row} col {col}", value)
-            for row, values in enumerate(self.patches[..., text].tolist())
-            for col, value in enumerate(values)
-        ]
-        return sorted(found, key=lambda voice: -voice.value)
-
-    def layers(self, text: int) -> Float[Tensor, "layer 2"]:
-        """What the attention and the MLP of each layer said to one text."""
-        heads = self.heads[..., text].sum(1)
-        return torch.stack([heads, self.mlps[:, text] if len(self.mlps) else torch.zeros_like(heads)], 1)
+    def summary(self) -> str:
+        """Return a table per picture: the texts, best first, and the parts that say most for and against each."""
+        names, several = (
+            [text.short if len(text.short) <= 46 else shorten(text.text, 46) for text in self.texts],
+            len(self.texts) > 1,
+        )
+        columns = ["text", ">cosine", *([">share"] if several else []), "loudest yes", "loudest no"]
+        tables: list[str] = []
+        for name, each in list(zip(self.names, self.images, strict=True))[:MOST_TABLES]:
+            shown = each.contrast() if several else each
+            rows: list[list[str]] = []
+            for k in each.cosine.argsort(descending=True).tolist():
+                parts = shown.ranked_parts(k)
+                share = [f"{float(each.probability[k]):.1%}"] if several else []
+                ends = [f"{part.name} {part.signed}" for part in (parts[0], parts[-1])]
+                rows.append([names[k], signed(float(each.cosine[k])), *share, *ends])
+            tables.append(text_table(columns, rows, title=name, wide=120))
+        if len(self) > MOST_TABLES:
+            tables.append(f"… and {len(self) - MOST_TABLES:,} more pictures")
+        if several:
+            tables.append("share: softmax over these texts only. Loudest: for this text more than for the others.")
+        return "\n\n".join(tables)
 
 
-def answer(clip: Clip, pixels: Float[Tensor, "image 3 row col"], texts: Float[Tensor, "text embed"]) -> list[Answer]:
-    """Split the cosines of pictures with texts by part and by place.
+def explain(
+    clip: Clip | ModelSource,
+    images: Pictures,
+    texts: Sequence[str],
+    *,
+    allow_urls: bool = False,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Say why pictures match texts: the share of each cosine that every head, MLP and patch wrote.
 
     Source: Gandelsman et al., "Interpreting CLIP's Image Representation via Text-Based Decomposition" (ICLR 2024), §3 and §5;
     here each part is centred by its own mean (convention "centered").
 
     Args:
-        clip: an opened model.
-        pixels: preprocessed pictures.
-        texts: text embeddings of any length.
+        clip: an opened model, or what `load` opens.
+        images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
+        texts: what to compare them with; two or more, to see what speaks for one more than for the others.
+        allow_urls: fetch http(s) addresses.
+        skip_bad: leave out pictures that cannot be used (`failed` names them) instead of raising at the first.
+        progress: told how many pictures are done.
 
     Returns:
-        One Answer per picture, on the CPU.
+        Explanation: `[i]` are the numbers of one picture.
 
     Raises:
+        BadImage: an image cannot be used, or none of them can.
+        BadText: no text, or one without a visible character.
         ModelError: the embeddings are not finite.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> from clip_anatomy.loading.demo import examples
+        >>> found = ca.explain("demo", examples()[:2], ["a bird", "the sky"])
+        >>> found[0].heads.shape, bool(found[0].residue.abs().max() < 1e-5)
+        (torch.Size([4, 4, 2]), True)
     """
-    parts = decompose(clip, pixels, texts=texts)
-    toward, tokens = parts.toward(texts), parts.tokens(texts)
-    if not bool(toward.cosine.isfinite().all()):
-        raise ModelError(
-            f"{clip.name} gives embeddings that are not numbers (NaN or infinite). Type: clip-anatomy check {clip.name}"
-        )
-    by_token = tokens.sum((1, 2)).cpu()  # [image, token, text]
-    grid = patch_grid(pixels.shape, clip.patch)
-    probability = (toward.cosine * clip.logit_scale + clip.logit_bias).softmax(-1)
-    return [
-        Answer(
-            cosine=toward.cosine[i].cpu(),
-            probability=probability[i].cpu(),
-            heads=toward.heads[i].cpu(),
-            mlps=toward.mlps[i].cpu(),
-            input_embedding=toward.input_embedding[i].cpu(),
-            bias=toward.bias[i].cpu(),
-            patches=by_token[i, 1:].unflatten(0, grid),
-            own=by_token[i, 0],
-        )
-        for i in range(len(pixels))
-    ]
-
-
-def sink(found: Answer, share: float = 0.3) -> tuple[int, int, float] | None:
-    """The patch that holds much of the map of every text, if there is one: an artefact, not a place.
-
-    Source: Darcet et al., "Vision Transformers Need Registers" (ICLR 2024): tokens without content store global information.
-
-    Args:
-        found: the answer.
-        share: of the sum of absolute values, in the text where the patch holds least.
-
-    Returns:
-        Row, column and share of the patch, or None.
-    """
-    size = found.patches.double().abs()
-    least = (size / size.sum((0, 1)).clamp(min=1e-30)).amin(-1)  # [row, col]
-    best = int(least.argmax())
-    row, col = divmod(best, least.shape[1])
-    if least.numel() < 25 or float(least[row, col]) < share:
-        return None
-    return row, col, float(f"{float(least[row, col]):.3g}")
-
-
-def loudest_region(patches: Tensor) -> tuple[str, float]:
-    """The ninth of a map with most of its yes, in words, and its share of all yes."""
-    rows, cols = patches.shape
-    yes = patches.double().clamp(min=0)
-    row = ((2 * torch.arange(rows) + 1) * 3 // (2 * rows))[:, None].expand(rows, cols)
-    col = ((2 * torch.arange(cols) + 1) * 3 // (2 * cols))[None].expand(rows, cols)
-    sums = torch.zeros(9, dtype=torch.float64).index_add_(0, (3 * row + col).flatten(), yes.flatten())
-    best = int(sums.argmax())
-    words = (
-        "upper left",
-        "top",
-        "upper right",
-        "left side",
-        "middle",
-        "right side",
-        "lower left",
-        "bottom",
-        "lower right",
-    )
-    return words[best], float(sums[best] / sums.sum().clamp(min=1e-30))
-
-
-def summands(found: Answer, text: int) -> list[Voice]:
-    """The sum that makes one cosine, in six lines; in four for a CLIP-ResNet, where nothing but heads writes."""
-    patches: Float[Tensor, "row col"] = found.patches[..., text].double()
-    places = [
-        Voice("heads reading patches that say yes", float(patches.clamp(min=0).sum())),
-        Voice("heads reading patches that say no", float(patches.clamp(max=0).sum())),
-    ]
-    if not len(found.mlps):
-        own = Voice("heads reading the mean of all places", float(found.own[text]))
-        return [*places, own, Voice("biases", float(found.bias[text]))]
-    return [
-        *places,
-        Voice("heads reading the class token", float(found.own[text])),
-        Voice("MLPs", float(found.mlps[:, text].double().sum())),
-        Voice("start: alike for every picture", float(found.input_embedding[text])),
-        Voice("biases", float(found.bias[text])),
-    ]
-
-
-def signed(value: float, digits: int = 4) -> str:
-    """A number as people read it: +0.0123, −0.0040."""
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
-
-
-def to_dict(found: Answer, texts: Sequence[str], loudest: int = 5) -> list[dict[str, Any]]:
-    """One dictionary per text, ready for JSON: all parts, their sum and residue, the loudest voices.
-
-    Args:
-        found: the answer.
-        texts: the texts asked, in its order.
-        loudest: how many voices to name on either side.
-    """
-    contrast = found.contrast() if len(texts) > 1 else None
-    return [
-        {
-            "text": text,
-            "cosine": _plain(found.cosine[k]),
-            "probability": _plain(found.probability[k]),
-            "sum": _plain(found.total[k]),
-            "residue": _plain(found.residue[k]),
-            "heads": _plain(found.heads[..., k]),
-            "mlps": _plain(found.mlps[:, k]),
-            "input_embedding": _plain(found.input_embedding[k]),
-            "bias": _plain(found.bias[k]),
-            "patches": _plain(found.patches[..., k]),
-            "class_token": _plain(found.own[k]),
-            "yes_and_no": _loudest(found, k, loudest),
-            "against_other_texts": None
-            if contrast is None
-            else {"cosine": _plain(contrast.cosine[k]), "yes_and_no": _loudest(contrast, k, loudest)},
-        }
-        for k, text in enumerate(texts)
-    ]
-
-
-def _loudest(found: Answer, text: int, count: int) -> dict[str, Any]:
-    def ends(voices: list[Voice]) -> tuple[list[Any], list[Any]]:
-        yes = [[v.name, _plain(v.value)] for v in voices[:count] if v.value > 0]
-        return yes, [[v.name, _plain(v.value)] for v in voices[::-1][:count] if v.value < 0]
-
-    (yes, no), (yes_places, no_places) = ends(found.voices(text)), ends(found.places(text))
-    return {"yes": yes, "no": no, "yes_patches": yes_places, "no_patches": no_places}
-
-
-def _plain(value: Any) -> Any:
-    """Numbers rounded to what float32 holds, in lists nested like the axes."""
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    return float(f"{value:.{DIGITS}g}")
+    clip = as_clip(clip)
+    typed, notes = typed_texts(texts, clip.tokenizer)
+    embeddings = clip.encode_text([text.text for text in typed])
+    failed: list[Failed] | None = [] if skip_bad else None
+    found: dict[int, tuple[PictureExplanation, Geometry | None, NamedPicture | None]] = {}
+    for batch in picture_batches(clip, images, None, BATCH, allow_urls=allow_urls, failed=failed, progress=progress):
+        split = explain_pixels(clip, batch.pixels, embeddings)
+        unknown = (None,) * len(split)
+        rows = zip(split, batch.geometries or unknown, batch.pictures or unknown, strict=True)
+        found.update(zip(batch.places, rows, strict=True))
+    each = [found[place] for place in sorted(found)]
+    geometries = tuple(geometry for _, geometry, _ in each if geometry is not None)
+    pictures = tuple(picture for _, _, picture in each if picture is not None)
+    return Explanation(
+        clip, tuple(typed), tuple(split for split, _, _ in each), pictures or None, geometries or None, tuple(failed or ()),
+        tuple(notes),
+    )  # fmt: skip

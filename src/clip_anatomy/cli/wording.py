@@ -9,11 +9,11 @@ _HERE = {
 }
 
 
-def said_here(message: str) -> str:
+def in_cli_words(message: str) -> str:
     """Put what a message tells people to type into options of the command line, on one line.
 
     Example:
-        >>> said_here("none is fetched. Type: allow_urls=True")
+        >>> in_cli_words("none is fetched. Type: allow_urls=True")
         'none is fetched. Type: --allow-urls'
     """
     for there, here in _HERE.items():

@@ -1,0 +1,187 @@
+"""What `heatmap` writes: overlays, contact sheets, films, one page that holds everything, all numbers as JSON."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+from PIL import Image
+
+from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, staged
+from clip_anatomy.errors import BadInput
+from clip_anatomy.images.input_size import describe_size
+from clip_anatomy.loading.typed_texts import shorten
+from clip_anatomy.maps.map_result import MapRun, Maps
+from clip_anatomy.maps.map_set import SCHEMA, MapSet
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.report.contact_sheet import Cell, Row, contact_sheets
+from clip_anatomy.report.drawings import (
+    ON_PAGE,
+    ON_SHEETS,
+    file_name,
+    image_bytes,
+    listed_texts,
+    on_page_note,
+    write_sheets,
+)
+from clip_anatomy.report.html import framed
+from clip_anatomy.report.layer_film import layer_film
+from clip_anatomy.report.map_overlay import HEAT, overlay, shades_of
+from clip_anatomy.report.maps_page import maps_page, maps_section
+from clip_anatomy.report.model_facts import model_facts
+from clip_anatomy.report.palette import NO, YES
+from clip_anatomy.report.shown_picture import ShownPicture, view_of
+from clip_anatomy.split.picture_explanation import signed
+
+__all__ = ["KIND", "figure", "html", "save", "write"]
+
+KIND = Kind("maps", "heatmap.json", SCHEMA)
+LEGENDS = {
+    "signed": [
+        (
+            (NO, (232, 230, 226), YES),
+            "blue: against the text, orange: for it; one scale for all texts of a picture and method, one for words",
+        )
+    ],
+    "heat": [([stop[:3] for stop in HEAT], "each map from its lowest value to its highest")],
+}
+
+
+def save(found: MapSet | Maps, folder: Path) -> Path:
+    """Write overlays, sheets, page and numbers into a folder, whole or not at all."""
+    with staged(folder, KIND) as staging:
+        write(_as_set(found), staging)
+    return folder
+
+
+def write(found: MapSet, staging: Staging, progress: Progress | None = None) -> None:
+    """Draw every picture, one after the other, into a staged folder.
+
+    Args:
+        found: what is drawn.
+        staging: an entered staging folder.
+        progress: told how many pictures are drawn.
+    """
+    tell, run = progress or silent, _run(found)
+    sections: list[Markup] = []
+    rows: list[Row] = []
+    for i in range(len(found)):
+        tell("drawing", i, len(found))
+        picture, image, one = _picture(found, i)
+        _write_overlays(one, i, image, staging)
+        if len(sections) < ON_PAGE:
+            sections.append(maps_section(picture, one, found.colours))
+        if sum(len(row.cells) for row in rows) < ON_SHEETS:
+            rows += _rows(one, image)
+    tell("writing the page", 0, 1)
+    title, under = _title(found), f"{run.clip.name} · {', '.join(_methods(found))} · {_looked_at(run)}"
+    write_sheets(staging, contact_sheets(title, under, rows, LEGENDS[found.colours]))
+    staging.write(REPORT, _page(found, sections))
+    staging.write(KIND.mark, as_json({**found.to_dict(), "files": staging.files}))
+
+
+def figure(found: MapSet | Maps) -> Image.Image:
+    """Draw the maps of the first picture as a contact sheet."""
+    from io import BytesIO
+
+    whole = _as_set(found)
+    _, image, one = _picture(whole, 0)
+    under = f"{_run(whole).clip.name} · {', '.join(_methods(whole))}"
+    return Image.open(BytesIO(contact_sheets(_title(whole), under, _rows(one, image), LEGENDS[whole.colours])[0]))
+
+
+def html(found: MapSet | Maps) -> str:
+    """Return the page, in a frame for notebooks."""
+    whole = _as_set(found)
+    pictures = [_picture(whole, i) for i in range(min(len(whole), ON_PAGE))]
+    return framed(_page(whole, [maps_section(picture, one, whole.colours) for picture, _, one in pictures]))
+
+
+def _as_set(found: MapSet | Maps) -> MapSet:
+    return found if isinstance(found, MapSet) else MapSet((found,))
+
+
+def _run(found: MapSet) -> MapRun:
+    if found.first.run is None or found.first.pictures is None:
+        raise BadInput(
+            "these maps do not know their pictures, so they cannot be drawn. Type: heatmap(clip, paths, texts)"
+        )
+    return found.first.run
+
+
+def _picture(found: MapSet, image: int) -> tuple[ShownPicture, Image.Image, MapSet]:
+    """One picture as it is shown, whole in RGB, and its maps."""
+    _run(found)
+    assert found.first.pictures is not None
+    assert found.first.geometries is not None
+    one, named = found[image], found.first.pictures[image]
+    original = named.read(keep_mode=True)
+    assert one.first.geometries is not None
+    return (
+        view_of(original, named.name, one.first.geometries[0]),
+        named.read() if original.mode != "RGB" else original,
+        one,
+    )
+
+
+def _page(found: MapSet, sections: Sequence[Markup]) -> str:
+    run = _run(found)
+    facts = [*model_facts(run.clip), ("methods", ", ".join(_methods(found))), ("looked at", _looked_at(run))]
+    notes = [*found.all_notes, *on_page_note(len(sections), len(found))]
+    return maps_page(_title(found), sections, found.colours, notes=notes, failed=found.failed, facts=facts)
+
+
+def _title(found: MapSet) -> str:
+    return f"Where {listed_texts(found.first.texts)} {'is' if len(found.first.texts) == 1 else 'are'} answered"
+
+
+def _methods(found: MapSet) -> list[str]:
+    return [maps.method for maps in found.methods]
+
+
+def _looked_at(run: MapRun) -> str:
+    words = {"replace_sinks": "sinks replaced"}
+    further = [f", {words.get(name, f'{name} {value}')}" for name, value in run.options.items()]
+    return describe_size(run.size, run.clip.preprocess) + "".join(further)
+
+
+def _write_overlays(one: MapSet, place: int, image: Image.Image, staging: Staging) -> None:
+    """Write a file for each map of one picture, and the film of its layers."""
+    name, several = one.first.names[0], len(one.methods) > 1
+    groups = [(maps.method if several else "", maps) for maps in one.methods]
+    groups += [(f"words of {maps.texts[0]}" if i else "words", maps) for i, maps in enumerate(one.words)]
+    for prefix, maps in groups:
+        shades = shades_of(maps)
+        for k, text in enumerate(maps.texts):
+            ending, content = image_bytes(overlay(image, shades, k, one.colours))
+            parts = [part for part in (prefix, f"{k:02d}", text) if part]
+            staging.write(f"{file_name(place, name, *parts)}.{ending}", content)
+    if one.layers:
+        staging.write(f"{file_name(place, name, 'layers')}.gif", layer_film(image, one.layers, one.colours))
+
+
+def _rows(one: MapSet, image: Image.Image) -> list[Row]:
+    """Rows of the contact sheet: methods side by side where there are several, else texts."""
+    name, look = Path(one.first.names[0]).name, one.colours
+    small = image.copy()
+    small.thumbnail((432, 432))
+    first = Cell(small, "the picture")
+    shaded = {maps.method: shades_of(maps) for maps in one.methods}
+    texts = one.first.texts
+    rows: list[Row] = []
+    if len(shaded) > 1:
+        for k, text in enumerate(texts):
+            cells = [Cell(overlay(small, shades, k, look), method) for method, shades in shaded.items()]
+            rows.append(Row(f"{name}:  {shorten(text)}", [first, *cells]))
+    elif not (one.words and len(texts) == 1 and "decomposition" in shaded):  # the row of its words begins with this map
+        shades = next(iter(shaded.values()))
+        cells = [Cell(overlay(small, shades, k, look), shorten(text)) for k, text in enumerate(texts)]
+        rows.append(Row(name, [first, *cells]))
+    for maps, text in zip(one.words, texts, strict=False):
+        shades = shades_of(maps)
+        shares = [signed(float(share)) for share in maps.values[0].sum((1, 2))]
+        words = ["the whole text", *(shorten(word, 24) for word in maps.texts[1:])]
+        cells = [Cell(overlay(small, shades, k, look), f"{words[k]}  {shares[k]}") for k in range(len(words))]
+        rows.append(
+            Row(f"{name}:  {shorten(text)}, word by word, with each word's share of the cosine", [first, *cells])
+        )
+    return rows

@@ -1,0 +1,82 @@
+"""Every verb of the command line is one public function of the same name, with the same options and defaults."""
+
+import inspect
+from importlib import import_module
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+
+import clip_anatomy as ca
+from clip_anatomy.cli.main import VERBS
+
+NO_FUNCTION = {"demo", "serve"}  # explain on the bundled pictures; a web page
+VERBS_WITH_FUNCTIONS = [verb for verb in VERBS if verb not in NO_FUNCTION]
+HERE_ONLY = {  # what only a command line needs
+    "out": "where files are written; in Python results are saved",
+    "as_json": "how results are printed",
+    "strict": "the exit code; in Python skip_bad",
+    "model": "how the model is opened; in Python `load` does",
+    "weights": "likewise",
+    "device": "likewise",
+    "dtype": "likewise",
+    "demo": "the bundled pictures",
+}
+HERE_ONLY_OF_VERB: dict[str, set[str]] = {
+    "heatmap": {
+        "layers",
+        "words",
+        "colours",
+        "sanity",
+        "sanity_pictures",
+    },  # layer_maps, word_maps, how it is drawn, sanity
+}
+TO_COME: set[str] = set()  # verbs that do not hold yet
+
+
+def options_of(verb: str) -> tuple[dict[str, inspect.Parameter], dict[str, inspect.Parameter], dict[str, Any]]:
+    module, name = VERBS[verb][0].split(":")
+    command = getattr(import_module(module), name)
+    signatures = [dict(inspect.signature(one).parameters) for one in (command, getattr(ca, verb))]
+    return signatures[0], signatures[1], get_type_hints(command)
+
+
+def repeats(hint: Any) -> bool:
+    """Whether an option may be typed several times: it has no default of its own, and None means the function's."""
+    return any(get_origin(one) in (list, tuple) for one in (hint, *get_args(hint)))
+
+
+def test_every_verb_is_a_public_function() -> None:
+    assert [verb for verb in VERBS_WITH_FUNCTIONS if not callable(getattr(ca, verb, None))] == []
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_FUNCTIONS)
+def test_options_that_both_have_are_equal(verb: str) -> None:
+    if verb in TO_COME:
+        pytest.xfail("not landed yet")
+    typed, called, hints = options_of(verb)
+    different = {
+        name: (one.default, called[name].default)
+        for name, one in typed.items()
+        if name in called
+        and inspect.Parameter.empty not in (one.default, called[name].default)
+        and one.default != called[name].default
+        and not (one.default is None and repeats(hints[name]))
+    }
+    assert different == {}
+
+
+@pytest.mark.parametrize("verb", VERBS_WITH_FUNCTIONS)
+def test_no_option_is_of_the_command_line_alone_unless_it_is_listed(verb: str) -> None:
+    if verb in TO_COME:
+        pytest.xfail("not landed yet")
+    typed, called, _ = options_of(verb)
+    listed = set(HERE_ONLY) | HERE_ONLY_OF_VERB.get(verb, set())
+    assert {name for name in typed if name not in called} - listed == set()
+
+
+def test_lists_hold_nothing_that_is_gone() -> None:
+    assert set(HERE_ONLY_OF_VERB) | TO_COME <= set(VERBS)
+    for verb, names in HERE_ONLY_OF_VERB.items():
+        typed, called, _ = options_of(verb)
+        assert names <= set(typed)
+        assert not names & set(called)
