@@ -23,7 +23,7 @@ import numpy as np
 from generated import EMBED, Arrays, D, coordinates, generate
 
 HEADS, CLUSTERS, K, ROUNDS = 4, 2000, 100, 20
-ASKED = "0.0,0.1,0.2"
+HEADS_ASKED = [(0, 0), (0, 1), (0, 2)]
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
             store = folder / f"{kind}-{asked.images}"
             if not (store / "store.json").exists():
                 generate(store, asked.images, 1, HEADS, arrays)
-            found[kind] = measure(store, folder / f"index-{kind}")
+            found[kind] = measure(store)
     finally:
         if asked.stores is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -66,29 +66,30 @@ def unit(count: int) -> np.ndarray:
     return np.full((count, EMBED), EMBED**-0.5, np.float16)
 
 
-def measure(store: Path, out: Path) -> dict:
+def measure(folder: Path) -> dict:
     from clip_anatomy.retrieval.approximate import build_index
     from clip_anatomy.retrieval.search import search
+    from clip_anatomy.retrieval.subspace import space_of
     from clip_anatomy.store.store import Store
 
-    shutil.rmtree(out, ignore_errors=True)
-    built = build_index(store, ASKED, out, k=K)
-    opened = Store.open(store)
+    store = Store.open(folder)
+    shutil.rmtree(folder / "approximate", ignore_errors=True)
+    record = build_index(store, space_of(store, "heads", HEADS_ASKED), k=K).record
     seconds = {}
-    for way, index in (("exact", None), ("approximate", out)):
+    for approximate in (False, True):
         times = []
         for at in range(ROUNDS):
             began = time.perf_counter()
-            search(opened, str(len(opened) // 2 + at), ASKED, k=K, approximate=index)
+            search(store, str(len(store) // 2 + at), HEADS_ASKED, k=K, approximate=approximate)
             times.append(time.perf_counter() - began)
-        seconds[way] = statistics.median(times)
-    size = sum(path.stat().st_size for path in out.iterdir())
-    print(f"{store.name}: built in {built.seconds:.0f} s, {size / 1e6:.0f} MB; {built.told}", file=sys.stderr)
+        seconds["approximate" if approximate else "exact"] = statistics.median(times)
+    size = sum(path.stat().st_size for path in (folder / "approximate").rglob("*") if path.is_file())
+    print(f"{folder.name}: built in {record.seconds:.0f} s, {size / 1e6:.0f} MB; {record.summary}", file=sys.stderr)
     print(
         f"  a whole search: exact {1e3 * seconds['exact']:.0f} ms, approximate {1e3 * seconds['approximate']:.0f} ms",
         file=sys.stderr,
     )
-    return {**asdict(built), "bytes": size, "search_seconds": seconds}
+    return {**asdict(record), "bytes": size, "search_seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -282,7 +282,7 @@ def quality(asked: argparse.Namespace) -> dict:
             used = ""
             for row in single:
                 for way, how in ways.items():
-                    found = search(store, row.id, k=10, clip=clip, fold=False, **how)
+                    found = search(store, row.id, k=10, clip=clip, **how)
                     right[way] += (
                         sum(hit.row.meta.get(name) == row.meta.get(name) for hit in found.hits) / 10 / len(single)
                     )

@@ -285,7 +285,7 @@ def test_bases_moments_and_textspan(clip: ca.Clip, convention: Any) -> None:
 def test_a_store_of_them_is_searched_and_explains_why(tmp_path: Path) -> None:
     from PIL import Image
 
-    from clip_anatomy.retrieval.patch_attribution import why
+    from clip_anatomy.retrieval.patch_attribution import patch_attribution
 
     clip = ca.load(resnet_model(text=WORDS))
     for i in range(4):
@@ -294,9 +294,9 @@ def test_a_store_of_them_is_searched_and_explains_why(tmp_path: Path) -> None:
     assert ca.index(clip, tmp_path, tmp_path / "store").done == 4
     store = ca.Store.open(tmp_path / "store")
     assert (store.manifest.depth, store.manifest.layers, store.manifest.heads) == (1, (0,), 8)
-    found = ca.search(store, text="a dog", clip=clip, heads="all")
+    found = ca.search(store, "text:a dog", clip=clip, heads="all")
     assert len(found.hits) == 4
-    told = why(clip, store, found, found.hits[0])
+    told = patch_attribution(found, found.hits[0])
     assert told.patches.shape == (3, 3)
     assert told.total == pytest.approx(found.hits[0].score, abs=2e-3)
     with pytest.raises(ca.errors.BadSpec, match="no MLPs"):

@@ -7,10 +7,10 @@ from tiny import open_clip_model
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
-from clip_anatomy.retrieval.automatic_heads import agreeing
+from clip_anatomy.retrieval.automatic_heads import agreement
 from clip_anatomy.retrieval.head_choice import property_in
 from clip_anatomy.retrieval.search import search
-from clip_anatomy.retrieval.shared_texts import alike, named, texts_for
+from clip_anatomy.retrieval.shared_texts import candidate_texts, with_meanings, with_shared_texts
 from clip_anatomy.split.moments import Moments
 
 __all__ = ["clip", "photos", "store", "world"]  # fixtures
@@ -22,15 +22,15 @@ def test_agreement_is_measured_against_chance():
     torch.manual_seed(0)
     x = torch.randn(4000, 2, 2, 6).double() * torch.tensor([1.0, 3.0])[None, :, None, None]
     moments = Moments.of(x)
-    z = torch.stack([agreeing(moments, x[a : a + 5], x[:0]) for a in range(0, 4000, 5)])
+    z = torch.stack([agreement(moments, x[a : a + 5], x[:0]) for a in range(0, 4000, 5)])
     assert z.mean().abs() < 0.1
     assert 0.9 < float(z.std()) < 1.1, "in standard deviations of what chance does, whatever the head's size"
     planted = x[:5].clone()
     planted[:, 1, 0] = planted[0, 1, 0]
-    found = agreeing(moments, planted, x[:0])
+    found = agreement(moments, planted, x[:0])
     assert divmod(int(found.argmax()), 2) == (1, 0)
     assert found[1, 0] > 3
-    both = agreeing(moments, planted, planted[:3])
+    both = agreement(moments, planted, planted[:3])
     assert both[1, 0] < found[1, 0], "what the pictures to be unlike share does not count"
 
 
@@ -52,7 +52,7 @@ def test_roles_words_and_bare_words(world):
     by_property = search(store, "world-0-test-1", "property=colour", k=3, clip=demo, atlas=named)
     shares = {(h.layer, h.head): dict(h.role.shares).get("colour", 0.0) for h in named.heads}
     assert {(u.layer, u.head) for u in by_property.heads} == {at for at, share in shares.items() if share >= 0.15}
-    assert by_property.focus == "colour"
+    assert by_property.query.focus == "colour"
     assert search(store, "world-0-test-1", "colour", k=3, clip=demo, atlas=named).ids == by_property.ids
     word = named.with_role("colour")[0].texts[0].text.split()[-1]
     by_words = search(store, "world-0-test-1", f"words=the {word}", k=3, clip=demo, atlas=named)
@@ -100,30 +100,33 @@ def test_words_say_what_pictures_have_in_common(world):
     said = right = 0
     for row in single:
         found = search(store, row.id, "property=colour", k=5, clip=demo, atlas=atlas)
-        assert texts_for(demo, found, None) == texts_for(demo, found, atlas), "a property's texts need no atlas"
-        found = alike(demo, store, found, texts_for(demo, found, atlas), cache=False)
-        assert row.meta["colour"] in found.sought[0]
+        texts = candidate_texts(found, demo, atlas)
+        assert candidate_texts(found, demo, None) == texts, "a property's texts need no atlas"
+        again = with_shared_texts(found, demo, texts, cache=False)
+        assert again.to_dict() == found.to_dict(), "search does so itself where the model is open"
+        assert row.meta["colour"] in found.shared_texts[0]
         for hit in found.hits:
-            if hit.alike and truth[hit.row.index] == row.meta["colour"]:
-                said, right = said + 1, right + (row.meta["colour"] in hit.alike[0])
+            if hit.shared_texts and truth[hit.row.index] == row.meta["colour"]:
+                said, right = said + 1, right + (row.meta["colour"] in hit.shared_texts[0])
     assert said > 30
     assert right >= 0.95 * said
-    assert found.to_dict()["hits"][0]["alike"] == list(found.hits[0].alike)
+    assert found.to_dict()["hits"][0]["shared_texts"] == list(found.hits[0].shared_texts)
 
 
 def test_words_are_those_of_the_heads_that_were_compared(world):
     demo, store, atlas = world
     found = search(store, "world-0-test-1", [(h.layer, h.head) for h in atlas.with_role("background")][:2], k=3)
-    known = named(found, atlas)
+    assert found.clip is None, "stored ids and numbered heads need no model"
+    known = with_meanings(found, atlas)
     assert [one.word for one in known.heads] == ["background"] * 2
     said = {text.text for one in atlas.with_role("background") for text in one.texts}
-    assert {*texts_for(demo, found, atlas)} <= said
-    assert texts_for(demo, found, None) == ()
+    assert {*candidate_texts(found, demo, atlas)} <= said
+    assert candidate_texts(found, demo, None) == ()
     whole = search(store, "world-0-test-1", mode="whole", k=3)
-    assert len(texts_for(demo, whole, atlas)) > 200
-    assert alike(demo, store, found, ()) is found
+    assert len(candidate_texts(whole, demo, atlas)) > 200
+    assert with_shared_texts(found, demo, ()) is found
     by_text = search(store, "text:a bird", "all", k=3, clip=demo)
-    assert alike(demo, store, by_text, ["a bird", "a fish"]) is by_text, "a text is words already"
+    assert with_shared_texts(by_text, demo, ["a bird", "a fish"]) is by_text, "a text is words already"
 
 
 @pytest.mark.parametrize(

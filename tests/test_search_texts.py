@@ -17,9 +17,10 @@ __all__ = ["clip", "photos", "store", "world"]  # fixtures
 def test_text_heads_split_the_cosine_of_texts(clip):
     texts = ["a dog", "a cat", "one fish", "a dog on a mat"]
     image = clip.encode_image(torch.randn(1, 3, 32, 32))[0]
-    found = search_texts(clip, image, texts, PAIRS, k=4, centred=False)
+    found = search_texts(clip, image, texts, PAIRS, k=4)
     parts = ca.decompose_text(clip, texts)
     expected = parts.toward(image[None]).heads[..., 0]
+    expected = expected - expected.mean(0)
     want = {text: sum(float(expected[at][layer, head]) for layer, head in PAIRS) for at, text in enumerate(texts)}
     assert {hit.text: hit.score for hit in found.hits} == pytest.approx(want, abs=1e-6)
     assert [hit.score for hit in found.hits] == pytest.approx(sorted(want.values(), reverse=True), abs=1e-6)
@@ -31,11 +32,13 @@ def test_text_heads_split_the_cosine_of_texts(clip):
 
 
 def test_captions_of_a_store(store, clip, photos, tmp_path):
-    found = search_captions(store, "05.png", clip, "all", k=3)
+    found = search_captions(store, "05.png", "all", k=3, clip=clip)
     assert found.texts == 40
     assert found.hits[0].ids
+    assert found.hits == search_captions(store, "05.png", k=3, clip=clip).hits
+    assert found.hits[0].text in repr(found)
     index(clip, photos, tmp_path / "store")
     with pytest.raises(BadInput, match="have no captions"):
-        search_captions(tmp_path / "store", "05.png", clip)
+        search_captions(tmp_path / "store", "05.png", clip=clip)
     with pytest.raises(BadInput, match="searched by a picture"):
-        search_captions(store, "text:a dog", clip)
+        search_captions(store, "text:a dog", clip=clip)

@@ -370,22 +370,23 @@ def ablate_numbers(m: Made) -> Found:
 def search_numbers(m: Made) -> Found:
     ids = [row.id for row in ca.Store.open(m.store).rows()]
     asked = {
-        "by_text": ["a red bird"], "by_picture": [m.pictures[0]], "by_id": [f"id:{ids[5]}", "--only", "colour"],
-        "in_heads": [f"id:{ids[5]}", "--heads", "1.0,2.1"], "without": [f"id:{ids[5]}", "--without", "1.0,2.1"],
-        "whole": [f"id:{ids[7]}", "--whole"], "less": [f"id:{ids[7]}", "--less", f"id:{ids[5]}", "--text", "a star"],
-        "focus": [f"id:{ids[9]}", "--focus", "red|blue|green"], "where": ["a fish", "--where", "label = ?", "--param", "bird"],
+        "by_text": ["a red bird"], "by_picture": [m.pictures[0]], "by_id": [f"id:{ids[5]}", "--heads", "colour"],
+        "in_heads": [f"id:{ids[5]}", "--heads", "1.0,2.1"], "without": [f"id:{ids[5]}", "--mode", "without", "--heads", "1.0,2.1"],
+        "whole": [f"id:{ids[7]}", "--mode", "whole"],
+        "less": [f"id:{ids[7]}", "text:a star", "--negative", f"id:{ids[5]}"],
+        "focus": [f"id:{ids[9]}", "--focus", "red|blue|green"], "where": ["a fish", "--where", "label = 'bird'"],
     }  # fmt: skip
     found: Found = {}
     for name, words in asked.items():
-        said = done("search", m.store, *words, "-k", "8", "--threads", "1")
-        found[f"{name}/how"] = [said["mode"], said["measure"], said["centred"], said["images"], said["matched"]]
+        said = done("search", m.store, *words, "-k", "8")
+        found[f"{name}/how"] = [said["mode"], said["measure"], said["mode"] == "heads", said["images"], said["matched"]]
         found[f"{name}/heads"] = [f"{one['layer']}.{one['head']}" for one in said["heads"]]
         found[f"{name}/hits"] = [hit["id"] for hit in said["hits"]]
         found[f"{name}/scores"] = np.array([hit["score"] for hit in said["hits"]])
         found[f"{name}/shares"] = np.array([v for hit in said["hits"] for v in hit["heads"].values()], float)
     said = done("search", m.store, m.pictures[1], "--captions", "-k", "5")
     return found | {
-        "captions/how": [said["measure"], said["centred"], said["texts"], len(said["heads"])],
+        "captions/how": [said["measure"], True, said["texts"], len(said["heads"])],
         "captions/hits": [[hit["text"], hit["ids"][:3]] for hit in said["hits"]],
         "captions/scores": np.array([hit["score"] for hit in said["hits"]]),
         "captions/shares": np.array([hit["shares"] for hit in said["hits"]]),

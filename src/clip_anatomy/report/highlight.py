@@ -6,16 +6,14 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.report import html
+from clip_anatomy.report.html import data_uri, encoded
 from clip_anatomy.report.palette import NO, limit_of
 
-__all__ = ["data_uri", "limits_of", "veil", "veiled"]
+__all__ = ["highlight", "highlight_uri", "limits_of"]
 
 SHADE = (14, 16, 20)
-DARKEST, BLUEST = (
-    0.6,
-    0.72,
-)  # opacity over a patch that has no part in the match, and over the one that spoke most against it
+DARKEST = 0.6  # opacity over a patch that has no part in the match
+BLUEST = 0.72  # and over the one that spoke most against it
 OWN = 0.35  # a picture is lit by its own best patch, if that reaches this share of all pictures' limit
 
 
@@ -31,7 +29,7 @@ def limits_of(*maps: Float[Tensor, "row col"] | None) -> list[float]:
     return [round(max(least, 0.0 if one is None else float(one.max())), 12) for one in maps]
 
 
-def veil(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "row col 4"]:
+def highlight(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "row col 4"]:
     """Return the shade over a picture as red, green, blue, opacity, one pixel a patch.
 
     Args:
@@ -47,12 +45,6 @@ def veil(values: Float[Tensor, "row col"], limit: float) -> UInt8[ndarray, "row 
     return torch.cat([rgb, opacity[..., None]], -1).round().to(torch.uint8).numpy()
 
 
-def veiled(image: Image.Image, values: Float[Tensor, "row col"], limit: float) -> Image.Image:
-    """Draw the shade over a picture."""
-    over = Image.fromarray(veil(values, limit)).resize(image.size, Image.Resampling.BILINEAR)
-    return Image.alpha_composite(image.convert("RGBA"), over).convert("RGB")
-
-
-def data_uri(values: Float[Tensor, "row col"], limit: float) -> str:
+def highlight_uri(values: Float[Tensor, "row col"], limit: float) -> str:
     """Return the shade as a tiny PNG that a page scales up."""
-    return html.data_uri(html.encoded(Image.fromarray(veil(values, limit))))
+    return data_uri(encoded(Image.fromarray(highlight(values, limit))))

@@ -1,9 +1,55 @@
-"""What is in the folder of a search."""
+"""How a search is shown: its folder (page, contact sheet, numbers), its picture, and what a notebook shows."""
 
-from clip_anatomy.atomic_output import REPORT, Kind
-from clip_anatomy.retrieval.ranking import SCHEMA
+import base64
+import json
+from html import escape
+from io import BytesIO
+from pathlib import Path
 
-__all__ = ["MARK", "PAGE", "SEARCH", "SHEET"]
+from PIL import Image
 
-MARK, PAGE, SHEET = "search.json", REPORT, "contact-sheet.png"
-SEARCH = Kind("search", MARK, SCHEMA, (SHEET, MARK, PAGE))
+from clip_anatomy.atomic_output import REPORT, Kind, staged
+from clip_anatomy.progress import note
+from clip_anatomy.report.search_page import search_page
+from clip_anatomy.report.search_pictures import query_pictures, result_pictures
+from clip_anatomy.report.search_sheet import contact_sheet
+from clip_anatomy.retrieval.ranking import SCHEMA, Ranking
+
+__all__ = ["figure", "html", "save"]
+
+NUMBERS, PAGE, SHEET = "search.json", REPORT, "contact-sheet.png"
+KIND = Kind("search", NUMBERS, SCHEMA, (SHEET, NUMBERS, PAGE))
+
+
+def save(ranking: Ranking, folder: Path) -> Path:
+    """Write page, contact sheet and numbers into a folder; name the pictures that are missing on stderr.
+
+    Returns:
+        The page.
+    """
+    with staged(folder, KIND) as staging:
+        clip = ranking.model()
+        query, found = query_pictures(ranking, clip), result_pictures(ranking, clip)
+        staging.write(SHEET, _png(contact_sheet(ranking, query, found)))
+        staging.write(NUMBERS, json.dumps(ranking.to_dict(), allow_nan=False) + "\n")
+        staging.write(PAGE, search_page(ranking, query, found))
+    for missing in dict.fromkeys(f"{one.name}: {one.missing}" for one in (*query, *found) if one.image is None):
+        note(f"note: picture missing: {missing}")
+    return folder / PAGE
+
+
+def figure(ranking: Ranking) -> Image.Image:
+    """Draw the contact sheet."""
+    return contact_sheet(ranking, query_pictures(ranking, None), result_pictures(ranking, None))
+
+
+def html(ranking: Ranking) -> str:
+    """Show the contact sheet under its title."""
+    data = base64.b64encode(_png(figure(ranking))).decode()
+    return f'<img alt="{escape(ranking.title)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+
+
+def _png(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -1,12 +1,10 @@
 """A contact sheet: all results in one PNG."""
 
 from collections.abc import Sequence
-from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
-from clip_anatomy.report.search_pictures import SIDE, Shown
-from clip_anatomy.report.search_wording import compared, number, standing, title
+from clip_anatomy.report.search_pictures import SIDE, ResultPicture
 from clip_anatomy.retrieval.ranking import Ranking
 
 __all__ = ["contact_sheet"]
@@ -18,16 +16,13 @@ NO = (24, 100, 200)
 LETTER = 7  # width of a letter, about
 
 
-def contact_sheet(ranking: Ranking, query: Sequence[Shown], found: Sequence[Shown]) -> bytes:
+def contact_sheet(ranking: Ranking, query: Sequence[ResultPicture], found: Sequence[ResultPicture]) -> Image.Image:
     """Draw the pictures that were asked for in the first row, those that were found below, with rank, score, words and name.
 
     Args:
         ranking: what was found.
         query: pictures that were asked for.
         found: pictures that were found.
-
-    Returns:
-        A PNG.
     """
     rows = -(-len(found) // ACROSS)
     cell = SIDE + GAP, SIDE + GAP + 2 * LINE + 4
@@ -36,9 +31,9 @@ def contact_sheet(ranking: Ranking, query: Sequence[Shown], found: Sequence[Show
     draw = ImageDraw.Draw(sheet)
     letters = [ImageFont.load_default(size) for size in (17, 12)]
     room = sheet.width // LETTER
-    draw.text((GAP, GAP), _cut(title(ranking), room - 30), INK, letters[0])
-    sought = f" {standing(ranking)}: {ranking.sought[0]}" if ranking.sought else ""
-    draw.text((GAP, GAP + LINE + 6), _cut(f"{compared(ranking)}.{sought}", room + 20), SOFT, letters[1])
+    draw.text((GAP, GAP), _cut(ranking.title, room - 30), INK, letters[0])
+    shared = f" {ranking.shared_heading}: {ranking.shared_texts[0]}" if ranking.shared_texts else ""
+    draw.text((GAP, GAP + LINE + 6), _cut(f"{ranking.comparison}.{shared}", room + 20), SOFT, letters[1])
     for place, one in enumerate(query[:ACROSS]):
         at = GAP + place * cell[0], 2 * LINE + 3 * GAP
         _put(sheet, one, at)
@@ -47,16 +42,14 @@ def contact_sheet(ranking: Ranking, query: Sequence[Shown], found: Sequence[Show
         at = GAP + place % ACROSS * cell[0], top + place // ACROSS * cell[1]
         _put(sheet, one, at)
         if one.hit is not None:
-            words = one.hit.alike[0] if one.hit.alike else one.hit.row.label
-            said = f"{one.hit.rank}  {number(one.hit.score)}  {words}"
-            draw.text((at[0], at[1] + SIDE + 3), _cut(said, 36), INK, letters[1])
+            words = one.hit.shared_texts[0] if one.hit.shared_texts else one.hit.row.label
+            caption = f"{one.hit.rank}  {one.hit.score:.3f}  {words}"
+            draw.text((at[0], at[1] + SIDE + 3), _cut(caption, 36), INK, letters[1])
             draw.text((at[0], at[1] + SIDE + 3 + LINE), _cut(one.name, 34), SOFT, letters[1])
-    file = BytesIO()
-    sheet.save(file, "PNG", optimize=True)
-    return file.getvalue()
+    return sheet
 
 
-def _put(sheet: Image.Image, one: Shown, at: tuple[int, int]) -> None:
+def _put(sheet: Image.Image, one: ResultPicture, at: tuple[int, int]) -> None:
     draw = ImageDraw.Draw(sheet)
     if one.image is None:
         draw.rectangle((*at, at[0] + SIDE - 1, at[1] + SIDE - 1), fill=(236, 234, 229))

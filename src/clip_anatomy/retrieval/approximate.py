@@ -1,16 +1,16 @@
-"""An approximate index for one fixed set of heads, for stores where the exact scan takes too long (beyond ten million images).
+"""An approximate index of one set of heads, for stores where the exact scan takes too long (beyond ten million images).
 
-FOLDER/about.json      what it is of: store, heads, measure, recall        FOLDER/index.faiss     faiss's own format
+STORE/approximate/NAME/index.json    what it is of: images, heads, measure, recall        index.faiss    faiss's own format
 
-A head set is a space of its own, so that an index serves one set only. How often it finds what the exact scan finds is measured
-on images of the store when it is built, for several widths of the search, and kept in about.json.
+A set of heads is a space of its own, so that an index serves one set only. How often it finds what the exact scan finds is measured
+on images of the store when it is built, for several widths of the search, and kept in index.json.
 """
 
+import hashlib
 import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,34 +20,32 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from clip_anatomy.errors import BadInput, MissingExtra, OutputError, StoreError
-from clip_anatomy.retrieval.head_choice import HeadSpec
+from clip_anatomy.errors import BadInput, MissingExtra, OutputError
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.retrieval.scan import best, scores
-from clip_anatomy.retrieval.subspace import Space, space_of
+from clip_anatomy.retrieval.subspace import Space
 from clip_anatomy.store.store import Store
 
-__all__ = ["Approximate", "Built", "build_index", "open_index"]
+__all__ = ["ApproximateIndex", "IndexRecord", "approximate_index", "build_index"]
 
-FORMAT = "clip-anatomy search index 1"
-ABOUT, DATA = "about.json", "index.faiss"
+FORMAT = "clip-anatomy search index 2"
+FOLDER, RECORD, DATA = "approximate", "index.json", "index.faiss"
 PIECE = 16_384
-PROBED = (1, 4, 16, 64)  # lists that are looked at, tried when recall is measured
+WIDTHS = (1, 4, 16, 64)  # lists that are looked at, tried when recall is measured
 GOAL = 0.95
 PER_LIST = 40  # training vectors a list, as faiss asks for
 
 
 @dataclass(frozen=True)
-class Built:
-    """What an index is of.
+class IndexRecord:
+    """What an index is of, and how good it is.
 
     Attributes:
-        store: folder of the store.
         digest: of the model's weights.
-        epoch: of the store; an index is refused when images were removed since.
+        epoch: of the store; an index is built anew when images were removed since.
         images: how many it covers.
         pairs: its heads.
         cosine: whether vectors have unit length in it.
-        centred: whether means were taken away.
         lists: into how many lists the images were dealt.
         probed: how many of them are looked at.
         recall: (lists looked at, share of the exact scan's k that was found, seconds a query), measured when it was built.
@@ -58,13 +56,11 @@ class Built:
         format: version of this layout.
     """
 
-    store: str
     digest: str
     epoch: int
     images: int
     pairs: tuple[tuple[int, int], ...]
     cosine: bool
-    centred: bool
     lists: int
     probed: int
     recall: tuple[tuple[int, float, float], ...]
@@ -75,212 +71,196 @@ class Built:
     format: str = FORMAT
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Recall in words."""
         tried = "; ".join(
             f"{lists} of {self.lists} lists: {share:.1%}, {1e3 * spent:.1f} ms" for lists, share, spent in self.recall
         )
+        warning = ""
+        if self.lists > 1 and self.probed * 4 >= self.lists:
+            warning = (
+                ", a quarter of them or more: these heads do not fall into lists, so that the index saves little; the exact "
+                "scan is right"
+            )
         return (
             f"recall@{self.k} against the exact scan ({1e3 * self.exact_seconds:.1f} ms) over {self.queries} images: {tried}. "
-            f"Used: {self.probed} lists{self._warning}"
+            f"Used: {self.probed} lists{warning}"
         )
-
-    @property
-    def _warning(self) -> str:
-        if self.lists == 1 or self.probed * 4 < self.lists:
-            return ""
-        return ", a quarter of them or more: these heads do not fall into lists, so that the index saves little; the exact scan is right"
 
 
 @dataclass(frozen=True)
-class Approximate:
-    """An opened index."""
+class ApproximateIndex:
+    """An index that is open.
 
-    built: Built
+    Attributes:
+        record: what it is of.
+        index: of faiss.
+    """
+
+    record: IndexRecord
     index: Any
 
-    def asking(self, direction: Float64[Tensor, " out"], *, cosine: bool) -> Callable[[int], list[int]]:
-        """A function from k to the places of about the k best images.
-
-        Raises:
-            BadInput: the index holds vectors for the other measure.
-        """
-        if cosine != self.built.cosine:
-            had = "cosine" if self.built.cosine else "dot"
-            raise BadInput(f"this index was built for {had}. Type measure={had!r}, or leave approximate= away")
+    def nearest(self, direction: Float64[Tensor, " out"], k: int) -> list[int]:
+        """Return the places of about the k best images."""
         aim = np.ascontiguousarray(direction.to(torch.float32).numpy()[None])
-
-        def nearest(k: int) -> list[int]:
-            found = self.index.search(aim, min(k, self.built.images))[1][0]
-            return [int(at) for at in found if at >= 0]
-
-        return nearest
+        places = self.index.search(aim, min(k, self.record.images))[1][0]
+        return [int(at) for at in places if at >= 0]
 
 
-def build_index(
-    store: Store | str | Path,
-    heads: HeadSpec,
-    out: str | Path,
-    *,
-    cosine: bool = True,
-    centred: bool = True,
-    lists: int | None = None,
-    k: int = 100,
-    queries: int = 100,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Built:
-    """Build an approximate index of some heads of a store (faiss, inverted lists of 8-bit numbers), and measure its recall.
+def approximate_index(
+    store: Store, space: Space, *, cosine: bool, progress: Progress | None = None
+) -> ApproximateIndex:
+    """Open the index of some heads that is kept in the store; build it there if there is none, or the store has changed since.
 
     Args:
         store: the store.
-        heads: "9.3,10.1", (layer, head) pairs or "all".
-        out: folder to make.
+        space: the heads, as they are compared.
         cosine: for cosines; otherwise for inner products.
-        centred: take the stored means away.
+        progress: called as it is built.
+
+    Raises:
+        BadInput: what is compared is no fixed set of heads.
+        MissingExtra: faiss is not installed.
+        OutputError: the store cannot be written.
+    """
+    faiss = _need_faiss()
+    if space.mode != "heads" or space.focus is not None:
+        raise BadInput("an approximate index serves whole heads. Type --heads 9.3,10.1 or role=ROLE, without --focus")
+    folder = store.path / FOLDER / _name(space, cosine=cosine)
+    fits = store.manifest.digest, store.epoch, len(store), FORMAT
+    try:
+        record = _read_record(folder)
+        if (record.digest, record.epoch, record.images, record.format) == fits:
+            index = faiss.read_index(str(folder / DATA))
+            index.nprobe = record.probed
+            return ApproximateIndex(record, index)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        pass  # there is none, or a damaged one: built anew
+    return build_index(store, space, cosine=cosine, progress=progress)
+
+
+def build_index(
+    store: Store,
+    space: Space,
+    *,
+    cosine: bool = True,
+    lists: int | None = None,
+    k: int = 100,
+    queries: int = 100,
+    progress: Progress | None = None,
+) -> ApproximateIndex:
+    """Build an approximate index (faiss, inverted lists of 8-bit numbers), measure its recall, and keep it in the store.
+
+    Args:
+        store: the store.
+        space: the heads, as they are compared.
+        cosine: for cosines; otherwise for inner products.
         lists: into how many lists images are dealt; 4 √n by default.
         k: neighbours that recall is measured with.
         queries: images that it is measured with.
-        progress: called with what is being done, how much of it is done, and how much there is.
-
-    Returns:
-        What was built; `told` says the recall in words.
+        progress: called as it is built.
 
     Raises:
+        BadInput: a store of one image.
         MissingExtra: faiss is not installed.
-        OutputError: `out` cannot be written, or is there.
+        OutputError: the store cannot be written.
     """
     faiss = _need_faiss()
-    from clip_anatomy.retrieval.head_choice import checked_pairs
-
-    opened = store if isinstance(store, Store) else Store.open(store)
-    tell = progress or (lambda what, done, total: None)
-    if len(opened) < 2:
-        raise BadInput(f"{opened.path} holds {len(opened)} images: an index needs two or more")
-    target = Path(out)
-    if target.exists() and not (target / ABOUT).is_file():
-        raise OutputError(f"{target} is there and is no search index. Type another folder")
-    pairs = checked_pairs(opened, heads)
-    space = space_of(opened, "heads", pairs, centred=centred)
+    tell = progress or silent
+    if len(store) < 2:
+        raise BadInput(f"{store.path} holds {len(store)} images: an index needs two or more")
     began = time.perf_counter()
-    count = min(lists or max(1, round(4 * len(opened) ** 0.5)), max(1, len(opened) // PER_LIST))
-    coarse = faiss.IndexFlatIP(space.size)
+    count = min(lists or max(1, round(4 * len(store) ** 0.5)), max(1, len(store) // PER_LIST))
     index = faiss.IndexIVFScalarQuantizer(
-        coarse, space.size, count, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        faiss.IndexFlatIP(space.size), space.size, count, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     generator = np.random.default_rng(0)
-    sample = np.sort(generator.choice(len(opened), min(len(opened), count * PER_LIST * 2), replace=False))
+    sample = np.sort(generator.choice(len(store), min(len(store), count * PER_LIST * 2), replace=False))
     tell("training", 0, 1)
-    index.train(_vectors(opened, space, sample, cosine=cosine))
-    for first in range(0, len(opened), PIECE):
-        rows = np.arange(first, min(first + PIECE, len(opened)))
-        index.add(_vectors(opened, space, rows, cosine=cosine))
-        tell("adding images", int(rows[-1]) + 1, len(opened))
-    asked = generator.choice(len(opened), min(queries, len(opened)), replace=False)
-    recall, exact = _recall(opened, space, index, asked, k, cosine=cosine, tell=tell)
-    enough = [lists for lists, share, _ in recall if share >= GOAL]
-    probed = enough[0] if enough else recall[-1][0]
-    built = Built(
-        str(opened.path),
-        opened.manifest.digest,
-        opened.epoch,
-        len(opened),
-        tuple(space.pairs),
-        cosine,
-        centred,
-        count,
-        probed,
-        recall,
-        k,
-        len(asked),
-        exact,
-        time.perf_counter() - began,
+    index.train(_vectors(store, space, sample, cosine=cosine))
+    for first in range(0, len(store), PIECE):
+        rows = np.arange(first, min(first + PIECE, len(store)))
+        index.add(_vectors(store, space, rows, cosine=cosine))
+        tell("adding images", int(rows[-1]) + 1, len(store))
+    some = generator.choice(len(store), min(queries, len(store)), replace=False)
+    recall, exact = _recall(store, space, index, some, k, cosine=cosine, progress=tell)
+    probed = next((width for width, share, _ in recall if share >= GOAL), recall[-1][0])
+    index.nprobe = probed
+    record = IndexRecord(
+        digest=store.manifest.digest,
+        epoch=store.epoch,
+        images=len(store),
+        pairs=space.pairs,
+        cosine=cosine,
+        lists=count,
+        probed=probed,
+        recall=recall,
+        k=k,
+        queries=len(some),
+        exact_seconds=exact,
+        seconds=time.perf_counter() - began,
     )
-    part = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+    _keep(faiss, index, record, store.path / FOLDER / _name(space, cosine=cosine))
+    return ApproximateIndex(record, index)
+
+
+def _keep(faiss: Any, index: Any, record: IndexRecord, folder: Path) -> None:
+    part = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
     try:
         part.mkdir(parents=True)
         faiss.write_index(index, str(part / DATA))
-        (part / ABOUT).write_text(json.dumps(asdict(built), indent=1) + "\n")
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
+        (part / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
     except (OSError, RuntimeError) as error:
-        raise OutputError(f"{target} cannot be written ({error}). Type a folder that you may write") from error
+        raise OutputError(
+            f"{folder} cannot be written ({error}). Leave --approximate away: the exact scan writes nothing"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return built
+
+
+def _read_record(folder: Path) -> IndexRecord:
+    values: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    values |= {name: tuple(tuple(one) for one in values[name]) for name in ("pairs", "recall")}
+    return IndexRecord(**values)
+
+
+def _name(space: Space, *, cosine: bool) -> str:
+    """Name of the folder of an index: short for many heads too."""
+    heads = ",".join(f"{layer}.{head}" for layer, head in space.pairs)
+    measure = "cosine" if cosine else "dot"
+    return f"{heads if len(heads) < 60 else hashlib.sha256(heads.encode()).hexdigest()[:16]}-{measure}"
 
 
 def _recall(
-    store: Store,
-    space: Space,
-    index: Any,
-    asked: np.ndarray,
-    k: int,
-    *,
-    cosine: bool,
-    tell: Callable[[str, int, int], None],
+    store: Store, space: Space, index: Any, images: np.ndarray, k: int, *, cosine: bool, progress: Progress
 ) -> tuple[tuple[tuple[int, float, float], ...], float]:
     """Share of the exact scan's k best, the image itself aside, that each width finds, and the seconds that both take."""
-    widths = sorted({min(width, index.nlist) for width in (*PROBED, index.nlist // 4, index.nlist) if width > 0})
+    widths = sorted({min(width, index.nlist) for width in (*WIDTHS, index.nlist // 4, index.nlist) if width > 0})
     right, spent = dict.fromkeys(widths, 0.0), dict.fromkeys(widths, 0.0)
     exact = 0.0
-    vectors = _vectors(store, space, asked, cosine=cosine)
-    for done, (own, vector) in enumerate(zip(asked, vectors, strict=True), 1):
+    vectors = _vectors(store, space, images, cosine=cosine)
+    for done, (own, vector) in enumerate(zip(images, vectors, strict=True), 1):
         began = time.perf_counter()
         truth = {*best(scores(store, space, torch.from_numpy(vector).double(), cosine=cosine), k + 1)} - {int(own)}
         exact += time.perf_counter() - began
         for width in widths:
             index.nprobe = width
             began = time.perf_counter()
-            found = index.search(vector[None], len(truth) + 1)[1][0]
+            places = index.search(vector[None], len(truth) + 1)[1][0]
             spent[width] += time.perf_counter() - began
-            right[width] += len(truth & {int(at) for at in found}) / len(truth)
-        tell("measuring recall", done, len(vectors))
+            right[width] += len(truth & {int(at) for at in places}) / len(truth)
+        progress("measuring recall", done, len(vectors))
     n = len(vectors)
     return tuple((width, right[width] / n, spent[width] / n) for width in widths), exact / n
 
 
 def _vectors(store: Store, space: Space, rows: np.ndarray, *, cosine: bool) -> Float32[np.ndarray, "image out"]:
-    found = space.rows(store, rows.tolist())
-    found = torch.nn.functional.normalize(found, dim=-1) if cosine else found
-    return np.ascontiguousarray(found.float().numpy())
-
-
-def open_index(path: str | Path, store: Store, space: Space) -> Approximate:
-    """Open an index for a search with these vectors.
-
-    Raises:
-        StoreError: no index, a damaged one, or one of another store, of other heads, or of images that were removed since.
-    """
-    faiss = _need_faiss()
-    folder = Path(path)
-    try:
-        told: dict[str, Any] = json.loads((folder / ABOUT).read_text())
-        if told["format"] != FORMAT:
-            raise StoreError(f"{folder} is {told['format']!r}; build it anew")
-        told |= {"pairs": tuple((a, b) for a, b in told["pairs"]), "recall": tuple(tuple(r) for r in told["recall"])}
-        built = Built(**told)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{folder} is no search index ({error}). Build one: clip-anatomy search STORE --heads 9.3 --build {folder}"
-        ) from error
-    manifest = store.manifest
-    if (built.digest, built.epoch, built.images) != (manifest.digest, store.epoch, len(store)):
-        raise StoreError(
-            f"{folder} was built over {built.images:,} images of {built.store}; {store.path} now has {len(store):,}, or others. "
-            "Build it anew: --build"
-        )
-    if space.mode != "heads" or space.focus is not None or built.pairs != space.pairs or built.centred != space.centred:
-        raise StoreError(
-            f"{folder} serves heads {','.join(f'{a}.{b}' for a, b in built.pairs)} ({'centred' if built.centred else 'not centred'}) "
-            "only. Type these heads, or leave --approximate away"
-        )
-    try:
-        index = faiss.read_index(str(folder / DATA))
-    except RuntimeError as error:
-        raise StoreError(f"{folder / DATA} is damaged ({error}). Build it anew: --build") from error
-    index.nprobe = built.probed
-    return Approximate(built, index)
+    vectors = space.rows(store, rows.tolist())
+    vectors = torch.nn.functional.normalize(vectors, dim=-1) if cosine else vectors
+    return np.ascontiguousarray(vectors.float().numpy())
 
 
 def _need_faiss() -> Any:

@@ -1,45 +1,74 @@
-"""Heads that a search finds by themselves: those in which pictures agree more than chance, or that vary most along a text."""
+"""Heads that a search chooses automatically: those in which pictures agree more than chance, or that vary most along a text."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.retrieval.ranking import Used
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
 
-__all__ = ["HALF", "MOST", "agreeing", "along", "by_themselves"]
+__all__ = ["HALF", "MAX_HEADS", "ChosenHead", "agreement", "automatic_heads", "heads_varying_along"]
 
-MOST = 8  # heads chosen by words or by themselves, at most
-MOST_OF_IT = 0.75  # heads are added until they hold this share of the variance along a text
+MAX_HEADS = 8  # chosen by words or automatically
+VARIANCE_SHARE = 0.75  # heads are added until they hold this share of the variance along a text
 HALF = 0.5  # heads that are less than half as good as the best one are left out
-SURE = 3.0  # standard deviations of what chance does; 1 in 740 if it were normal
+LEAST_SIGMA = 3.0  # standard deviations above chance; 1 in 740 if it were normal
 
 
-def along(moments: Moments, text: Float[Tensor, "text embed"], why: str) -> tuple[Used, ...]:
-    """Heads whose contributions vary most along some texts: tᵀ Q_hᵀ C_h Q_h t, as a share of all heads'."""
+@dataclass(frozen=True)
+class ChosenHead:
+    """One head that a search compares.
+
+    Attributes:
+        layer: its layer.
+        head: its number.
+        why: why it was chosen, in words.
+        meaning: what the atlas says it is about: "colour: something red"; "" where no atlas was read.
+    """
+
+    layer: int
+    head: int
+    why: str = ""
+    meaning: str = ""
+
+    @property
+    def name(self) -> str:
+        """`layer.head`, as it is typed."""
+        return f"{self.layer}.{self.head}"
+
+    @property
+    def word(self) -> str:
+        """What it is about in a word or two, else why it was chosen; "" where that takes more words."""
+        first = (self.meaning or self.why.split(",", maxsplit=1)[0]).partition(":")[0].strip()
+        return first if len(first) < 20 else ""
+
+
+def heads_varying_along(moments: Moments, text: Float[Tensor, "text embed"], why: str) -> tuple[ChosenHead, ...]:
+    """Return the heads whose contributions vary most along some texts: tᵀ Q_hᵀ C_h Q_h t, as a share of all heads'."""
     assert moments.basis is not None
     inside = torch.einsum("te,lhde->tlhd", torch.nn.functional.normalize(text.double(), dim=-1), moments.basis.rows)
-    varies = torch.einsum("tlhd,lhde,tlhe->lh", inside, moments.covariance, inside)
-    share = varies / varies.sum().clamp_min(1e-300)
-    order = share.flatten().argsort(descending=True, stable=True).tolist()[:MOST]
-    found: list[Used] = []
-    told = 0.0
-    for at in order:
+    variance = torch.einsum("tlhd,lhde,tlhe->lh", inside, moments.covariance, inside)
+    share = variance / variance.sum().clamp_min(1e-300)
+    heads: list[ChosenHead] = []
+    covered = 0.0
+    for at in share.flatten().argsort(descending=True, stable=True).tolist()[:MAX_HEADS]:
         layer, head = divmod(at, share.shape[1])
-        if told < MOST_OF_IT:
-            found.append(Used(moments.layers[layer], head, f"{why}, {float(share[layer, head]):.0%} of all heads"))
-        told += float(share[layer, head])
-    return tuple(found)
+        if covered < VARIANCE_SHARE:
+            heads.append(
+                ChosenHead(moments.layers[layer], head, f"{why}, {float(share[layer, head]):.0%} of all heads")
+            )
+        covered += float(share[layer, head])
+    return tuple(heads)
 
 
-def agreeing(
-    moments: Moments, more: Float[Tensor, "more layer head d"], less: Float[Tensor, "less layer head d"]
+def agreement(
+    moments: Moments, like: Float[Tensor, "like layer head d"], unlike: Float[Tensor, "unlike layer head d"]
 ) -> Float64[Tensor, "layer head"]:
-    """How much more some pictures agree in each head than pictures drawn by chance, in standard deviations.
+    """Return how much more some pictures agree in each head than pictures drawn by chance, in standard deviations.
 
     With x = u − μ and P = n(n − 1)/2 pairs: the mean of ⟨x_i, x_j⟩ over pairs of independent images has expectation 0 and variance
     tr(C²)/P, exactly (its terms are uncorrelated). With pictures to be unlike, the mean over n·m pairs of both kinds is taken
@@ -48,7 +77,7 @@ def agreeing(
     """
     covariance = moments.covariance
     square = covariance.square().sum((-1, -2)).clamp_min(1e-300)  # tr(C²), C symmetric
-    x, y = more.double() - moments.mean, less.double() - moments.mean
+    x, y = like.double() - moments.mean, unlike.double() - moments.mean
     n, m = len(x), len(y)
     if n < 1:
         raise BadInput("no picture was given to choose heads by. Type heads='role=ROLE', or give a picture")
@@ -67,16 +96,19 @@ def agreeing(
     return together / variance.sqrt()
 
 
-def by_themselves(
-    store: Store, more: Tensor, less: Tensor, text: Tensor | None
-) -> tuple[tuple[Used, ...], tuple[str, ...]]:
-    """Heads in which pictures agree, or one is unusual; for a text alone, those that vary most along it. With notes.
+def automatic_heads(
+    store: Store, like: Tensor, unlike: Tensor, text: Tensor | None
+) -> tuple[tuple[ChosenHead, ...], tuple[str, ...]]:
+    """Choose the heads in which pictures agree, or one is unusual; for a text alone, those that vary most along it.
 
     Args:
         store: the store.
-        more: coordinates of the pictures that the results should be like [image, layer, head, d].
-        less: of those that they should not be like.
-        text: embeddings of texts, for a question without pictures.
+        like: coordinates of the pictures that the results should be like [image, layer, head, d].
+        unlike: of those that they should not be like.
+        text: embeddings of texts, for a query without pictures.
+
+    Returns:
+        The heads, best first, and notes. All heads, and a note that says so, where none stands out.
 
     Raises:
         BadInput: nothing to choose by, or a store of one image.
@@ -84,32 +116,31 @@ def by_themselves(
     if len(store) < 2:
         raise BadInput(f"{store.path} has too few images to know what is unusual. Type heads='all', or LAYER.HEAD")
     moments = store.moments()
-    if not len(more):
+    if not len(like):
         if text is None:
             raise BadInput("there is nothing to choose heads by. Type heads='role=ROLE', or give a picture")
-        return along(moments, text, "varies along the text"), ()
-    score = agreeing(moments, more, less)
-    many = len(more) > 1 or len(less) > 0
-    word = "they agree" if many else "it is unusual here"
-    found = _best_of(moments, score, lambda value: f"{word}, {value:+.1f} σ over chance".replace("-", "−"), SURE)
-    if found:
-        return found, ()
-    best = tuple(Used(layer, head) for layer in store.manifest.layers for head in range(store.manifest.heads))
-    said = "these pictures agree in no head more than chance does" if many else "this picture is unusual in no head"
-    return best, (
-        f"{said}; all heads are compared. Type --only colour, or another property, to say what should be alike",
+        return heads_varying_along(moments, text, "varies along the text"), ()
+    several = len(like) > 1 or len(unlike) > 0
+    why = "they agree" if several else "it is unusual here"
+    score = agreement(moments, like, unlike)
+    heads = _best(moments, score, lambda sigma: f"{why}, {sigma:+.1f} σ over chance".replace("-", "−"))
+    if heads:
+        return heads, ()
+    every = tuple(ChosenHead(layer, head) for layer in store.manifest.layers for head in range(store.manifest.heads))
+    reason = (
+        "these pictures agree in no head more than chance does" if several else "this picture is unusual in no head"
+    )
+    return every, (
+        f"{reason}; all heads are compared. Type --heads colour, or another property, to say what to compare",
     )
 
 
-def _best_of(moments: Moments, score: Tensor, why: Callable[[float], str], least: float) -> tuple[Used, ...]:
-    """The heads with at least half of the best score and more than `least`, best first."""
-    heads = score.shape[1]
-    order = score.flatten().argsort(descending=True, stable=True).tolist()[:MOST]
-    best = float(score.max())
-    found: list[Used] = []
-    for at in order:
-        layer, head = divmod(at, heads)
+def _best(moments: Moments, score: Tensor, why: Callable[[float], str]) -> tuple[ChosenHead, ...]:
+    """The heads with at least half of the best score and more than LEAST_SIGMA, best first."""
+    heads: list[ChosenHead] = []
+    for at in score.flatten().argsort(descending=True, stable=True).tolist()[:MAX_HEADS]:
+        layer, head = divmod(at, score.shape[1])
         value = float(score[layer, head])
-        if value > least and value >= HALF * best:
-            found.append(Used(moments.layers[layer], head, why(value)))
-    return tuple(found)
+        if value > LEAST_SIGMA and value >= HALF * float(score.max()):
+            heads.append(ChosenHead(moments.layers[layer], head, why(value)))
+    return tuple(heads)

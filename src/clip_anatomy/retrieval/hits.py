@@ -1,91 +1,114 @@
 """From the best scores to what is shown: rows of the best images, equal files folded, scores anew in float64."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from clip_anatomy.retrieval.prepared_query import Ready
-from clip_anatomy.retrieval.ranking import Hit
+from clip_anatomy.retrieval.automatic_heads import ChosenHead
+from clip_anatomy.retrieval.query import Query
 from clip_anatomy.store.rows import Row
 from clip_anatomy.store.store import Store
 
-__all__ = ["hits_of", "rows_of"]
+__all__ = ["Hit", "hits_of", "rows_at"]
 
-MANY = 2000  # results that are sorted anew at once
 AT_ONCE = 400  # places in one query of rows
 SPARE = 32  # images fetched beyond those that were asked for, in case some are copies
 
 
-def hits_of(
-    store: Store, ready: Ready, nearest: Callable[[int], list[int]], total: int, *, k: int, offset: int, fold: bool
-) -> tuple[Hit, ...]:
-    """The hits of one page.
+@dataclass(frozen=True)
+class Hit:
+    """One image that was found.
+
+    Attributes:
+        rank: 1 for the best.
+        score: inner product or cosine.
+        row: what is known of it.
+        shares: what each head of the query adds to the score; they add up to it. One number where heads are not compared.
+        copies: ids of equal files that were folded into it.
+        shared_texts: texts that describe both it and the query, the closest first; see `shared_texts`.
+    """
+
+    rank: int
+    score: float
+    row: Row
+    shares: tuple[float, ...]
+    copies: tuple[str, ...] = ()
+    shared_texts: tuple[str, ...] = ()
+
+    def to_dict(self, heads: Sequence[ChosenHead]) -> dict[str, Any]:
+        """Return it as plain values, its shares by the names of the heads."""
+        row = asdict(self.row)
+        fields = ("id", "path", "label", "group", "captions", "meta", "index", "source")
+        named = len(heads) == len(self.shares)
+        return {
+            "rank": self.rank,
+            "score": self.score,
+            **{name: list(row[name]) if name == "captions" else row[name] for name in fields},
+            "heads": dict(zip((one.name for one in heads), self.shares, strict=True)) if named else {},
+            "shared_texts": list(self.shared_texts),
+            "copies": list(self.copies),
+        }
+
+
+def hits_of(store: Store, query: Query, nearest: Callable[[int], list[int]], total: int, k: int) -> tuple[Hit, ...]:
+    """Return the k best images: equal files once, none of the images that were asked for, nor their copies.
 
     Args:
         store: the store.
-        ready: what is looked for.
+        query: what is looked for.
         nearest: k → places of the k best images, best first; fewer where there are no more.
         total: how many images there are to be found.
-        k: hits of a page.
-        offset: hits before it.
-        fold: show equal files once, and none that is the same file as a picture that was asked for.
+        k: how many hits.
     """
-    own = {row.index for row in ready.asked.rows()}
-    seen = ready.asked.digests() if fold else frozenset[str]()
-    wanted = offset + k
-    ask_for = wanted + len(own) + SPARE
+    pictures = (*query.like, *query.unlike)
+    own = {one.row.index for one in pictures if one.row is not None}
+    digests = frozenset(one.digest for one in pictures if one.digest)
+    ask_for = k + len(own) + SPARE
     while True:
         best = nearest(ask_for)
-        places = [place for place in best if place not in own]
-        rows = rows_of(store, places)
-        kept, copies = _folded(rows, places, seen, fold=fold)
-        if len(kept) >= wanted or len(best) < ask_for or ask_for >= total:
+        places = sorted(place for place in best if place not in own)
+        rows = rows_at(store, places)
+        first, copies = _folded(rows, places, digests)
+        if len(first) >= k or len(best) < ask_for or ask_for >= total:
             break
         ask_for *= 2
-    chosen = kept[max(offset - SPARE, 0) :] if len(kept) > MANY else kept
-    skipped = len(kept) - len(chosen)
     # The scan's float32 may swap neighbours: the order is that of float64, over some more than are shown.
-    values, shares = _exactly(store, ready, chosen)
-    order = sorted(range(len(chosen)), key=lambda at: (-values[at], chosen[at]))[offset - skipped : wanted - skipped]
+    vectors = query.space.rows(store, first)
+    shares = query.space.shares(vectors, query.direction)
+    if query.measure == "cosine":
+        shares = shares / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    values = shares.sum(-1).tolist()
+    order = sorted(range(len(first)), key=lambda at: (-values[at], first[at]))[:k]
     return tuple(
-        Hit(offset + rank, values[at], rows[chosen[at]], tuple(shares[at]), tuple(copies.get(chosen[at], ())))
+        Hit(rank, values[at], rows[first[at]], tuple(shares[at].tolist()), tuple(copies.get(first[at], ())))
         for rank, at in enumerate(order, 1)
     )
 
 
 def _folded(
-    rows: dict[int, Row], places: Sequence[int], seen: frozenset[str], *, fold: bool
+    rows: dict[int, Row], places: Sequence[int], digests: frozenset[str]
 ) -> tuple[list[int], dict[int, list[str]]]:
-    """Places of the first of equal files, and ids of the others beside it; those that were `seen` are left out."""
-    kept: list[int] = []
+    """Places of the first of equal files, and ids of the others beside it; files with these digests are left out."""
+    first: list[int] = []
     copies: dict[int, list[str]] = {}
-    first: dict[str, int] = {}
+    known: dict[str, int] = {}
     for place in places:
-        digest = rows[place].digest if fold else None
-        if digest is not None and digest in seen:
-            continue
-        if digest is not None and digest in first:
-            copies.setdefault(first[digest], []).append(rows[place].id)
-            continue
-        if digest is not None:
-            first[digest] = place
-        kept.append(place)
-    return kept, copies
+        digest = rows[place].digest
+        if digest is None:
+            first.append(place)
+        elif digest in known:
+            copies.setdefault(known[digest], []).append(rows[place].id)
+        elif digest not in digests:
+            known[digest] = place
+            first.append(place)
+    return first, copies
 
 
-def _exactly(store: Store, ready: Ready, places: Sequence[int]) -> tuple[list[float], list[list[float]]]:
-    if not places:
-        return [], []
-    vectors = ready.space.rows(store, places)
-    shares = ready.space.shares(vectors, ready.direction)
-    if ready.cosine:
-        shares = shares / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    return shares.sum(-1).tolist(), shares.tolist()
-
-
-def rows_of(store: Store, places: Sequence[int]) -> dict[int, Row]:
-    """What is known of some images, looked up one by one: quick in a store of any size.
+def rows_at(store: Store, places: Sequence[int]) -> dict[int, Row]:
+    """Look up what is known of some images, one by one: quick in a store of any size.
 
     Args:
         store: the store.

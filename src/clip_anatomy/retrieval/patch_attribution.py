@@ -9,21 +9,20 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.data.open_source import picture_of
-from clip_anatomy.errors import BadInput
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.retrieval.ranking import Hit, Ranking
+from clip_anatomy.retrieval.hits import Hit
+from clip_anatomy.retrieval.ranking import Ranking
 from clip_anatomy.split.tokens import TokenSource, token_contributions
-from clip_anatomy.store.store import Store
 
-__all__ = ["Why", "why", "whys"]
+__all__ = ["PatchAttribution", "patch_attribution", "patch_attributions"]
 
 BATCH = 8
 
 
 @dataclass(frozen=True)
-class Why:
-    """Which patches of a result made it match.
+class PatchAttribution:
+    """Which patches of a picture made it match.
 
     Attributes:
         patches: what each patch wrote along what was looked for, through the heads that were compared.
@@ -44,90 +43,74 @@ class Why:
         """The score, from the picture anew: (Σ patches + rest − average) / length."""
         return (float(self.patches.sum()) + self.rest - self.average) / self.length
 
-    def shown(self) -> Float[Tensor, "row col"]:
-        """The map to look at: the average image's share taken from every patch alike, so that red adds to the score."""
+    def centered(self) -> Float[Tensor, "row col"]:
+        """Return the map to look at: the average image's share taken from every patch alike, so that red adds to the score."""
         return (self.patches - self.average / self.patches.numel()) / self.length
 
 
-def why(clip: Clip, store: Store, ranking: Ranking, hit: Hit) -> Why:
+def patch_attribution(ranking: Ranking, hit: Hit) -> PatchAttribution:
     """Say which patches of one result made it match. Costs one forward; the picture is read again.
 
     A head's contribution is the exact sum over the tokens it read from, and the score is linear in it: each patch's share is the
     dot product of what the heads took from it with the direction that was looked for.
 
     Args:
-        clip: the store's model.
-        store: the store.
         ranking: what a search found.
         hit: one of its hits.
 
     Raises:
-        BadInput: the ranking was read from a file and no longer knows its vectors.
         BadImage: the picture is no longer where it was.
     """
-    if ranking.space is None:
-        raise BadInput("this ranking was not made here: search again to ask why")
     picture = picture_of(hit.row.source, hit.row.path, hit.row.id)
-    return whys(clip, store, ranking, [picture], ranking.space.rows(store, [hit.row.index]))[0]
+    vectors = ranking.query.space.rows(ranking.store, [hit.row.index])
+    return patch_attributions(ranking, ranking.model(), [picture], vectors)[0]
 
 
-def whys(
-    clip: Clip,
-    store: Store,
-    ranking: Ranking,
-    pictures: Sequence[Image.Image],
-    vectors: Float64[Tensor, "image out"],
-) -> list[Why]:
-    """The same for pictures at hand, hits or not, eight to a forward.
+def patch_attributions(
+    ranking: Ranking, clip: Clip, pictures: Sequence[Image.Image], vectors: Float64[Tensor, "image out"]
+) -> list[PatchAttribution]:
+    """Say the same of pictures at hand, hits or not, eight to a forward.
 
     Args:
-        clip: the store's model.
-        store: the store.
         ranking: what a search found.
+        clip: the store's model.
         pictures: the pictures, upright.
-        vectors: their vectors in `ranking.space`, whose lengths a cosine is divided by.
-
-    Raises:
-        BadInput: the ranking was read from a file and no longer knows its vectors.
+        vectors: their vectors in the query's space, whose lengths a cosine is divided by.
     """
-    space, direction = ranking.space, ranking.direction
-    if space is None or direction is None:
-        raise BadInput("this ranking was not made here: search again to ask why")
-    joint = space.joint(direction, store)
-    average = space.average(direction)
-    found: list[Why] = []
+    query = ranking.query
+    joint = query.space.joint(query.direction, ranking.store)
+    average = query.space.average(query.direction)
+    found: list[PatchAttribution] = []
     for first in range(0, len(pictures), BATCH):
         some = pictures[first : first + BATCH]
-        pixels = clip.pixels([*some])
-        patches, rest = _along(clip, store, ranking, joint, pixels)
-        lengths = vectors[first : first + BATCH].norm(dim=-1).tolist()
+        patches, rest = _along(ranking, clip, joint, clip.pixels([*some]))
+        lengths = vectors[first : first + BATCH].norm(dim=-1).clamp_min(1e-12).tolist()
         found += [
-            Why(patches[at], rest[at], average, max(lengths[at], 1e-12) if ranking.measure == "cosine" else 1.0, one)
+            PatchAttribution(patches[at], rest[at], average, lengths[at] if query.measure == "cosine" else 1.0, one)
             for at, one in enumerate(some)
         ]
     return found
 
 
 def _along(
-    clip: Clip, store: Store, ranking: Ranking, joint: Float64[Tensor, "part embed"], pixels: Tensor
+    ranking: Ranking, clip: Clip, joint: Float64[Tensor, "part embed"], pixels: Tensor
 ) -> tuple[Float[Tensor, "image row col"], list[float]]:
     """What patches, and what is none, wrote along the direction."""
-    assert ranking.space is not None
-    mode, pairs = ranking.space.mode, ranking.space.pairs
-    convention = "official" if store.manifest.convention == "official" else "centered"
+    mode, pairs = ranking.query.mode, ranking.query.space.pairs
+    convention = "official" if ranking.store.manifest.convention == "official" else "centered"
     shares, trace = token_contributions(TokenSource(clip.vision, pixels), joint.float(), convention)
     written = shares.double().cpu() * joint.norm(dim=-1).clamp_min(1e-30)  # [image, layer, head, token, part]
     if mode == "heads":
         tokens = torch.stack([written[:, layer, head, :, at] for at, (layer, head) in enumerate(pairs)]).sum(0)
         rest = tokens[:, 0]
     else:
-        kept = torch.ones(written.shape[1:3], dtype=torch.float64)
+        compared = torch.ones(written.shape[1:3], dtype=torch.float64)
         for layer, head in pairs:
-            kept[layer, head] = 0.0
-        by_head = written[..., 0] * kept[..., None]  # [image, layer, head, token]
-        gone = (written[..., 0] * (1 - kept)[..., None]).sum((1, 2, 3))
+            compared[layer, head] = 0.0
+        by_head = written[..., 0] * compared[..., None]  # [image, layer, head, token]
+        left_out = (written[..., 0] * (1 - compared)[..., None]).sum((1, 2, 3))
         tokens = by_head.sum((1, 2))
         unit = torch.nn.functional.normalize(trace.embedding.double(), dim=-1).cpu()
-        rest = unit @ joint[0] - gone - tokens[:, 1:].sum(-1)
+        rest = unit @ joint[0] - left_out - tokens[:, 1:].sum(-1)
     grid = patch_grid(pixels.shape, clip.patch)
     return tokens[:, 1:].unflatten(1, grid).float(), rest.tolist()

@@ -1,204 +1,200 @@
-"""What a search asks for: pictures, stored images and texts, each brought to the numbers that a store holds."""
+"""What a search looks for: pictures and texts → heads → vectors to compare → the direction to look for in them."""
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from clip_anatomy.data.picture import SUFFIXES
-from clip_anatomy.errors import BadInput
-from clip_anatomy.files import path_of
+from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.retrieval.subspace import units
-from clip_anatomy.store.head_coordinates import arrays_of
-from clip_anatomy.store.manifest import digest_of
-from clip_anatomy.store.rows import Row
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.progress import Progress
+from clip_anatomy.retrieval.automatic_heads import ChosenHead
+from clip_anatomy.retrieval.head_choice import HeadSpec, choose_heads, property_in
+from clip_anatomy.retrieval.query_pictures import QueryPicture, coordinates_of_pictures, read_query
+from clip_anatomy.retrieval.store_atlas import atlas_of, property_directions
+from clip_anatomy.retrieval.subspace import Space, space_of
 from clip_anatomy.store.store import Store
 
-__all__ = ["Asked", "Example", "Opener", "ask"]
+__all__ = ["Query", "prepare_query"]
 
-Opener = Callable[[], Clip]
-KINDS = ("image", "id", "text")
-
-
-@dataclass(frozen=True)
-class Example:
-    """A picture that was given.
-
-    Attributes:
-        name: what to call it.
-        heads: coordinates of the stored heads.
-        embedding: of unit length.
-        row: its row, if it is an image of the store.
-        picture: what was given, if it is not.
-        digest: hash of its file, where it is one: equal for equal files.
-    """
-
-    name: str
-    heads: Float[Tensor, "layer head d"] = field(repr=False)
-    embedding: Float[Tensor, " embed"] = field(repr=False)
-    row: Row | None = None
-    picture: Any = field(default=None, repr=False)
-    digest: str | None = None
+MEASURES = ("cosine", "dot")
+NEGATIVE_WEIGHT = 0.5  # of the mean of what the results should be unlike
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is looked for.
+class Query:
+    """What a search looks for, ready to be compared with every image.
 
     Attributes:
-        more: pictures to be like.
-        less: pictures to be unlike.
-        words: texts to match.
-        unwanted: texts not to match.
-        texts: unit embeddings of `words`, then of `unwanted`.
+        like: pictures to be like.
+        unlike: pictures to be unlike.
+        texts: texts to match.
+        negative_texts: texts not to match.
+        heads: the heads that are compared (in mode "without": that are left out), with reasons.
+        choice: how they were chosen, as it was typed; "" where they were given as pairs.
+        focus: the property or texts along which images are compared; "" for all directions.
+        space: the vectors that are compared.
+        direction: what is looked for in them; of unit length for cosines.
+        measure: "cosine" or "dot".
+        notes: what a reader must know.
     """
 
-    more: tuple[Example, ...] = ()
-    less: tuple[Example, ...] = ()
-    words: tuple[str, ...] = ()
-    unwanted: tuple[str, ...] = ()
-    texts: Float[Tensor, "text embed"] | None = field(default=None, repr=False)
+    like: tuple[QueryPicture, ...]
+    unlike: tuple[QueryPicture, ...]
+    texts: tuple[str, ...]
+    negative_texts: tuple[str, ...]
+    heads: tuple[ChosenHead, ...]
+    choice: str
+    focus: str
+    space: Space = field(repr=False, compare=False)
+    direction: Float64[Tensor, " out"] = field(repr=False, compare=False)
+    measure: str = "cosine"
+    notes: tuple[str, ...] = ()
 
     @property
-    def said(self) -> str:
-        """The question in words."""
-        likes = [*(one.name for one in self.more), *(f"“{text}”" for text in self.words)]
-        not_likes = [*(one.name for one in self.less), *(f"“{text}”" for text in self.unwanted)]
-        return " + ".join(likes) + "".join(f" − {one}" for one in not_likes)
+    def mode(self) -> str:
+        """ "heads", "whole" or "without"."""
+        return self.space.mode
 
-    def heads(self, which: Sequence[Example], store: Store) -> Float[Tensor, "image layer head d"]:
-        """Coordinates of some of the pictures, stacked."""
-        manifest = store.manifest
-        empty = torch.zeros(0, len(manifest.layers), manifest.heads, manifest.d)
-        return torch.stack([one.heads for one in which]) if which else empty
+    @property
+    def summary(self) -> str:
+        """The query in words."""
+        wanted = [*(one.name for one in self.like), *(f"“{text}”" for text in self.texts)]
+        unwanted = [*(one.name for one in self.unlike), *(f"“{text}”" for text in self.negative_texts)]
+        return " + ".join(wanted) + "".join(f" − {one}" for one in unwanted)
 
-    def rows(self) -> list[Row]:
-        """The stored images among the pictures."""
-        return [one.row for one in (*self.more, *self.less) if one.row is not None]
-
-    def digests(self) -> frozenset[str]:
-        """Hashes of the files that were given."""
-        return frozenset(one.digest for one in (*self.more, *self.less) if one.digest)
+    def vectors(self, pictures: Sequence[QueryPicture]) -> Float64[Tensor, "image out"]:
+        """Return the vectors of some of its pictures in `space`."""
+        return _vectors(self.space, pictures)
 
 
-def ask(
+def prepare_query(
     store: Store,
     query: Any,
-    less: Any,
-    texts: Sequence[str],
-    clip: Opener,
+    clip: Callable[[], Clip],
     *,
+    heads: HeadSpec,
+    negative: Any = None,
+    mode: str = "heads",
+    focus: str | Sequence[str] | None = None,
+    measure: str | None = None,
+    atlas: Atlas | str | Path | None = None,
     allow_urls: bool = False,
-) -> Asked:
-    """Understand a question.
+    progress: Progress | None = None,
+) -> Query:
+    """Do everything that comes before the scan. The arguments are those of `search`, but for the model.
 
     Args:
-        store: the store that will be searched.
-        query: a picture, a path, a stored id, a text, or several of these; `image:`, `id:` and `text:` in front of a string
-            say which of them it is. Otherwise a string is an image if there is such a file, else an id if there is one in
-            the store, else a text.
-        less: the same, to be unlike.
-        texts: more texts.
-        clip: opens the model, called only where pictures or texts must be embedded.
+        store: the store.
+        query: pictures, ids and texts.
+        clip: opens the store's model, called only where it is needed.
+        heads: which heads.
+        negative: pictures, ids and texts to be unlike.
+        mode: one of `subspace.MODES`.
+        focus: a property, or texts that differ in it.
+        measure: one of MEASURES; None for cosine with pictures, dot for texts alone.
+        atlas: names of the heads.
         allow_urls: fetch http(s) addresses.
+        progress: called as an atlas is made.
 
     Raises:
-        BadInput: nothing was asked, or a path or id that does not exist.
-        BadImage: a picture that cannot be read.
-        StoreError: the model is not the store's.
+        BadInput: nothing was asked for, or nothing is left to look for.
+        BadSpec: an unknown measure, mode, property or choice of heads.
     """
-    reader = _Reader(store, clip, allow_urls)
-    more, words = reader.read(query)
-    unlike, unwanted = reader.read(less)
-    words = (*words, *texts)
-    if any(not text.strip() for text in (*words, *unwanted)):
-        raise BadInput("a text is empty. Type words to look for")
-    if not more and not words and not unlike and not unwanted:
+    if measure is not None and measure not in MEASURES:
+        raise BadSpec(f"measure {measure!r} is not known. Type one of: {', '.join(MEASURES)}")
+    like, texts = read_query(query, store, clip, allow_urls=allow_urls)
+    unlike, negative_texts = read_query(negative, store, clip, allow_urls=allow_urls)
+    if not (like or unlike or texts or negative_texts):
         raise BadInput("nothing was asked. Give a picture, a stored id or a text: search(store, 'photo.jpg')")
-    found = None
-    if words or unwanted:
-        found = torch.nn.functional.normalize(clip().encode_text([*words, *unwanted]), dim=-1).cpu()
-    return Asked(tuple(more), tuple(unlike), tuple(words), tuple(unwanted), found)
+
+    def embed(texts: Sequence[str]) -> Float[Tensor, "text embed"]:
+        return torch.nn.functional.normalize(clip().encode_text([*texts]), dim=-1).cpu()
+
+    atlases: list[Atlas] = []
+
+    def named() -> Atlas:
+        if not atlases:
+            atlases.append(atlas_of(store, clip, atlas, progress))
+        return atlases[0]
+
+    wanted = embed(texts) if texts else None
+    unwanted = embed(negative_texts) if negative_texts else None
+    chosen: tuple[ChosenHead, ...] = ()
+    notes: tuple[str, ...] = ()
+    if mode != "whole":
+        text = wanted if wanted is not None else None if unwanted is None else unwanted[:1]
+        chosen, notes = choose_heads(
+            store, heads, atlas=named, like=coordinates_of_pictures(like, store), unlike=coordinates_of_pictures(unlike, store),
+            text=text, embed=lambda words: clip().encode_text([words]).cpu(),
+        )  # fmt: skip
+    name, directions = _focus(focus, property_in(heads, named) if mode == "heads" and focus is None else None, clip)
+    space = space_of(store, mode, [(one.layer, one.head) for one in chosen], focus=directions)
+    cosine = measure == "cosine" if measure else bool(like or unlike)
+
+    direction = _direction(space, like, unlike, wanted, unwanted, cosine=cosine)
+    return Query(
+        like=like,
+        unlike=unlike,
+        texts=texts,
+        negative_texts=negative_texts,
+        heads=chosen,
+        choice=heads if isinstance(heads, str) and mode != "whole" else "",
+        focus=name,
+        space=space,
+        direction=direction,
+        measure="cosine" if cosine else "dot",
+        notes=notes,
+    )
 
 
-class _Reader:
-    def __init__(self, store: Store, clip: Opener, allow_urls: bool) -> None:
-        self.store, self.clip, self.allow_urls = store, clip, allow_urls
-
-    def read(self, given: Any) -> tuple[list[Example], tuple[str, ...]]:
-        """Pictures and texts among what was given."""
-        examples: list[Example] = []
-        words: list[str] = []
-        for one in _each(given):
-            kind, value = self._kind(one)
-            if kind == "text":
-                words.append(value)
-            else:
-                examples.append(self._stored(value) if kind == "id" else self._picture(value))
-        return examples, tuple(words)
-
-    def _kind(self, one: Any) -> tuple[str, Any]:
-        if not isinstance(one, str):
-            return "image", one
-        kind, given, rest = one.partition(":")
-        if given and kind in KINDS:
-            return kind, rest
+def _focus(
+    focus: str | Sequence[str] | None, chosen_by: str | None, clip: Callable[[], Clip]
+) -> tuple[str, Float64[Tensor, "out embed"] | None]:
+    """The directions that are compared: as asked for, else of the property that heads were chosen by, for they see more than it."""
+    if focus is not None:
+        texts = focus.split("|") if isinstance(focus, str) and "|" in focus else focus
+        return texts if isinstance(texts, str) else " | ".join(texts), property_directions(clip(), texts)
+    if chosen_by is not None:
         try:
-            if path_of(one).is_file():
-                return "image", one
-        except (OSError, ValueError):
+            return chosen_by, property_directions(clip(), chosen_by)
+        except BadSpec:  # named by an atlas over other texts: the heads alone
             pass
-        if one.startswith(("http://", "https://")):
-            return "image", one
-        if one and self.store.rows("id = ?", [one]):
-            return "id", one
-        if os.sep in one and path_of(one).is_dir():
-            raise BadInput(
-                f"{one!r} is a folder; pictures were expected. Type {one.rstrip(os.sep)}/*.jpg for all in it"
-            )
-        if Path(one).suffix.lower() in SUFFIXES or (os.sep in one and " " not in one):
-            raise BadInput(
-                f"there is no picture {one!r}, here or in {self.store.path}. Type a path, id:ID, or text:{one} to look for these words"
-            )
-        return "text", one
+    return "", None
 
-    def _stored(self, name: str) -> Example:
-        found = self.store.rows("id = ?", [name])
-        if not found:
-            raise BadInput(f"no image of {self.store.path} has the id {name!r}. Ids are those of Store.column('id')")
-        row = found[0]
-        manifest = self.store.manifest
-        block = next(b for b in self.store.blocks if b.start <= row.index < b.start + len(b))
-        place = row.index - block.start
-        # Of a block with holes the living are a copy of it all: one image is looked up among all of them.
-        whole, inside = replace(block, alive=None), place if block.alive is None else int(block.alive[place])
-        heads = np.stack([whole.heads(at)[:, inside] for at in range(len(manifest.layers))])
-        return Example(
-            name, torch.from_numpy(heads).float(), units(self.store, [row.index])[0].float(), row, digest=row.digest
+
+def _direction(
+    space: Space,
+    like: Sequence[QueryPicture],
+    unlike: Sequence[QueryPicture],
+    texts: Tensor | None,
+    negative_texts: Tensor | None,
+    *,
+    cosine: bool,
+) -> Float64[Tensor, " out"]:
+    """mean(like) + mean(texts) − ½ mean(unlike) − ½ mean(negative texts); each of unit length where cosines are asked for."""
+    terms = [
+        (1.0, _vectors(space, like) if like else None),
+        (-NEGATIVE_WEIGHT, _vectors(space, unlike) if unlike else None),
+        (1.0, None if texts is None else space.place_text(texts)),
+        (-NEGATIVE_WEIGHT, None if negative_texts is None else space.place_text(negative_texts)),
+    ]
+    total = torch.zeros(space.size, dtype=torch.float64)
+    for weight, vectors in terms:
+        if vectors is not None:
+            total = total + weight * (torch.nn.functional.normalize(vectors, dim=-1) if cosine else vectors).mean(0)
+    length = float(total.norm())
+    if length < 1e-12:
+        raise BadInput(
+            "nothing is left to look for: in what is compared the query is an average image. Type --mode whole"
         )
-
-    def _picture(self, given: Any) -> Example:
-        clip = self.clip()
-        value = path_of(given) if isinstance(given, str) and "://" not in given else given
-        pixels = clip.pixels(value, allow_urls=self.allow_urls)
-        if len(pixels) != 1:
-            raise BadInput(f"{len(pixels)} pictures in one: give a list of single pictures")
-        arrays = arrays_of(clip, self.store.basis, self.store.manifest, pixels)
-        name = Path(given).name if isinstance(given, str | Path) else "the picture"
-        # [layer, head, 1, d] → [layer, head, d]
-        heads, embedding = torch.from_numpy(arrays.heads)[:, :, 0].float(), torch.from_numpy(arrays.embedding)[0]
-        digest = digest_of(value) if isinstance(value, Path) else None
-        return Example(name, heads, embedding.float(), None, given, digest)
+    return total / length if cosine else total
 
 
-def _each(given: Any) -> list[Any]:
-    if given is None:
-        return []
-    return list(given) if isinstance(given, list | tuple) else [given]
+def _vectors(space: Space, pictures: Sequence[QueryPicture]) -> Float64[Tensor, "image out"]:
+    return space.place(torch.stack([one.heads for one in pictures]), torch.stack([one.embedding for one in pictures]))

@@ -1,124 +1,60 @@
 """`Ranking`: the answer of a search, with everything that says why."""
 
-from collections.abc import Sequence
+import re
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from textwrap import fill
+from typing import Any, ClassVar
 
-from jaxtyping import Float64
-from torch import Tensor
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.results import Result
+from clip_anatomy.retrieval.automatic_heads import ChosenHead
+from clip_anatomy.retrieval.hits import Hit
+from clip_anatomy.retrieval.query import Query
+from clip_anatomy.retrieval.store_atlas import model_of
+from clip_anatomy.retrieval.text_table import decimals, signed, text_table
+from clip_anatomy.store.store import Store
 
-from clip_anatomy.retrieval.query import Asked
-from clip_anatomy.retrieval.subspace import Space
-from clip_anatomy.store.rows import Row
-
-__all__ = ["SCHEMA", "Hit", "Ranking", "Used"]
+__all__ = ["SCHEMA", "Ranking"]
 
 SCHEMA = "clip-anatomy/search/1"
+COLUMNS = 100  # of the summary
+LISTED = 6  # heads in its list
 
 
-@dataclass(frozen=True)
-class Used:
-    """One head that a search looked at.
-
-    Attributes:
-        layer: its layer.
-        head: its number.
-        why: why it was chosen, in words.
-        meaning: what the atlas says it is about: "colour: something red"; "" where no atlas was asked.
-    """
-
-    layer: int
-    head: int
-    why: str = ""
-    meaning: str = ""
-
-    @property
-    def name(self) -> str:
-        """`layer.head`, as it is typed."""
-        return f"{self.layer}.{self.head}"
-
-    @property
-    def word(self) -> str:
-        """What it is about in a word or two, else why it was chosen; "" where that takes more words."""
-        first = (self.meaning or self.why.split(",", maxsplit=1)[0]).partition(":")[0].strip()
-        return first if len(first) < 20 else ""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One image that was found.
-
-    Attributes:
-        rank: 1 for the best.
-        score: inner product or cosine.
-        row: what is known of it.
-        shares: what each head (`Ranking.heads`) adds to the score; they add up to it. One number where heads are not compared.
-        copies: ids of equal files that were folded into it.
-        alike: texts that it has in common with what was asked for, the closest first; see `alike`.
-    """
-
-    rank: int
-    score: float
-    row: Row
-    shares: tuple[float, ...]
-    copies: tuple[str, ...] = ()
-    alike: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ranking:
+@dataclass(frozen=True, repr=False)
+class Ranking(Result):
     """What a search found.
 
     Attributes:
-        query: what was asked, in words.
-        store: folder of the store.
-        model: its model.
-        mode: "heads", "whole" or "without".
-        measure: "cosine" or "dot".
-        centred: whether means were taken away.
-        heads: the heads that were looked at (in mode "without": that were not).
+        query: what was looked for, in which heads.
+        store: the store.
         hits: best first.
-        images: how many there are in the store.
-        matched: how many satisfied the filter.
-        offset: how many better ones come before the first hit here.
+        matched: how many images satisfied the filter.
         seconds: that the scan took.
         where: the filter.
         parameters: values of its placeholders.
-        focus: the property that alone was compared, "" for none.
-        choice: how the heads were chosen, as it was typed; "" where they were given as pairs.
-        sought: texts that lie closest to what was looked for; see `alike`.
         exact: False where an approximate index was asked.
+        shared_texts: texts that describe the pictures of the query best, by what was compared; see `shared_texts`.
         notes: what a reader must know.
-        space: the vectors that were compared.
-        direction: what was looked for, in them; of unit length for cosines.
-        asked: the pictures and texts that were asked for.
+        clip: the store's model, where it was opened.
     """
 
-    query: str
-    store: str
-    model: str
-    mode: str
-    measure: str
-    centred: bool
-    heads: tuple[Used, ...]
+    presenter: ClassVar[str] = "search_folder"
+
+    query: Query
+    store: Store = field(compare=False)
     hits: tuple[Hit, ...]
-    images: int
     matched: int
-    offset: int = 0
     seconds: float = 0.0
     where: str = ""
     parameters: tuple[Any, ...] = ()
-    focus: str = ""
-    choice: str = ""
-    sought: tuple[str, ...] = ()
     exact: bool = True
+    shared_texts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    space: Space | None = field(default=None, repr=False, compare=False)
-    direction: Float64[Tensor, " out"] | None = field(default=None, repr=False, compare=False)
-    asked: Asked | None = field(default=None, repr=False, compare=False)
+    clip: Clip | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
-        """Number of hits."""
+        """Return the number of hits."""
         return len(self.hits)
 
     @property
@@ -126,47 +62,133 @@ class Ranking:
         """Ids of the hits, best first."""
         return [hit.row.id for hit in self.hits]
 
-    def told(self, hit: Hit, most: int = 3) -> str:
-        """Why one image was found, in words: the heads that add most.
+    @property
+    def heads(self) -> tuple[ChosenHead, ...]:
+        """The heads that were compared, or left out."""
+        return self.query.heads
 
-        Example: "10.1 colour +0.41, 9.3 colour +0.22".
-        """
-        if self.mode != "heads":
-            return {"whole": "whole embedding", "without": "everything but the chosen heads"}[self.mode]
+    def model(self) -> Clip:
+        """Return the store's model; opens it where the search did not."""
+        return self.clip if self.clip is not None else model_of(self.store)
+
+    @property
+    def title(self) -> str:
+        """What was asked for, as a heading: "Same texture as a.jpg"."""
+        query, focus = self.query, self.query.focus
+        kind, given, value = query.choice.partition("=")
+        what = value if given else kind
+        numbered = not what or what[:1].isdigit() or what in ("auto", "all")
+        if query.mode == "without":
+            names = ", ".join(one.name for one in query.heads[:4]) + (" …" if len(query.heads) > 4 else "")
+            return f"Like {query.summary}, {f'without heads {names}' if numbered else f'whatever the {what}'}"
+        if focus and query.like and not query.texts and "|" not in focus:
+            return f"Same {focus} as {query.summary}"
+        if focus:
+            return f"Like {query.summary}, by {focus}"
+        if query.mode == "heads" and not numbered:
+            return f"Like {query.summary}, by {value if kind == 'role' else f'“{what}”'}"
+        return f"Like {query.summary}"
+
+    @property
+    def comparison(self) -> str:
+        """What was compared, as a sentence without its full stop."""
+        n, focus = len(self.heads), self.query.focus
+        heads = "one head" if n == 1 else f"{n} heads"
+        about = focus if "|" in focus else f"texts about {focus}"
+        along = f", and of that only what tells {about} apart" if focus else ""
+        return {
+            "heads": f"Compared in what {heads} of the model saw{along}",
+            "whole": f"Compared by the whole embedding{along}",
+            "without": f"Compared by the embedding with {heads} set to {'its' if n == 1 else 'their'} mean{along}",
+        }[self.query.mode]
+
+    @property
+    def shared_heading(self) -> str:
+        """What stands before the texts that describe the query."""
+        return f"What stands out in {'them all' if len(self.query.like) > 1 else 'it'}"
+
+    @property
+    def counted(self) -> str:
+        """How many results these are, and of how many images."""
+        among = f"{len(self.store):,} images"
+        if self.where:
+            values = iter(self.parameters)
+            known = self.where.count("?") == len(self.parameters)
+            where = re.sub(r"\?", lambda _: repr(next(values)), self.where) if known else self.where
+            among = f"{self.matched:,} of {among} where {where}"
+        if not self.hits:
+            return f"none of {among}"
+        return f"{len(self)} of {among}{'' if self.exact else ', approximate'}, {1e3 * self.seconds:.0f} ms"
+
+    def strongest(self, hit: Hit, most: int = 3) -> list[tuple[ChosenHead, float, int]]:
+        """Return the heads that add most to a score, either way: head, share, its place in `heads`."""
+        if self.query.mode != "heads":
+            return []
         order = sorted(range(len(hit.shares)), key=lambda at: -abs(hit.shares[at]))[:most]
-        said = (f"{self.heads[at].name} {self.heads[at].word}".rstrip() + f" {hit.shares[at]:+.3f}" for at in order)
-        return ", ".join(said).replace(" -0", " −0")
+        return [(self.heads[at], hit.shares[at], at) for at in order]
+
+    def reason(self, hit: Hit, most: int = 3) -> str:
+        """Say why one image was found: the heads that add most.
+
+        Example: "10.1 colour +0.410, 9.3 colour +0.220".
+        """
+        if self.query.mode != "heads":
+            return {"whole": "whole embedding", "without": "everything but the chosen heads"}[self.query.mode]
+        return ", ".join(
+            f"{one.name} {one.word}".rstrip() + f" {signed(share)}" for one, share, _ in self.strongest(hit, most)
+        )
+
+    def head_order(self) -> list[int]:
+        """Return places in `heads`, those first that add most to the scores of these results, all taken together."""
+        places = range(len(self.heads))
+        if self.query.mode != "heads":
+            return [*places]
+        return sorted(places, key=lambda at: -sum(hit.shares[at] for hit in self.hits))
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        plain = ("query", "store", "model", "mode", "measure", "centred", "images", "matched", "offset", "seconds")
-        more = ("where", "focus", "choice", "exact")
+        """Return everything but vectors as plain values, ready for JSON."""
+        query = self.query
         return {
             "schema": SCHEMA,
-            **{name: getattr(self, name) for name in (*plain, *more)},
+            "query": query.summary,
+            "store": str(self.store.path),
+            "model": self.store.manifest.model,
+            "mode": query.mode,
+            "measure": query.measure,
+            "images": len(self.store),
+            "matched": self.matched,
+            "seconds": self.seconds,
+            "where": self.where,
             "parameters": list(self.parameters),
+            "focus": query.focus,
+            "choice": query.choice,
+            "exact": self.exact,
             "notes": list(self.notes),
-            "sought": list(self.sought),
+            "shared_texts": list(self.shared_texts),
             "heads": [asdict(one) for one in self.heads],
-            "hits": [_hit(hit, self.heads) for hit in self.hits],
+            "hits": [hit.to_dict(self.heads) for hit in self.hits],
         }
 
-
-def _hit(hit: Hit, heads: Sequence[Used]) -> dict[str, Any]:
-    row = asdict(hit.row)
-    shares = dict(zip((one.name for one in heads), hit.shares, strict=False)) if len(heads) == len(hit.shares) else {}
-    return {
-        "rank": hit.rank,
-        "score": hit.score,
-        "id": row["id"],
-        "path": row["path"],
-        "label": row["label"],
-        "group": row["group"],
-        "captions": list(row["captions"]),
-        "meta": dict(row["meta"]),
-        "index": row["index"],
-        "source": row["source"],
-        "heads": shares,
-        "alike": list(hit.alike),
-        "copies": list(hit.copies),
-    }
+    def summary(self) -> str:
+        """Return the answer as text: a line for each result, with what it shares in words and the heads that made it match."""
+        named = [f"{self.heads[at].name} {self.heads[at].word}".strip() for at in self.head_order()]
+        more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+        lines = [self.title, fill(f"{self.comparison}.", COLUMNS)]
+        if named:
+            lines.append(fill(f"Heads: {', '.join(named[:LISTED])}{more}", COLUMNS))
+        if self.shared_texts:
+            lines.append(f"{self.shared_heading}: {', '.join(self.shared_texts)}")
+        rows = [
+            [
+                str(hit.rank),
+                decimals(hit.score),
+                hit.row.id + (f" (and {len(hit.copies)} equal)" if hit.copies else ""),
+                hit.row.label,
+                hit.shared_texts[0] if hit.shared_texts else "",
+                ", ".join(f"{one.name} {signed(share)}" for one, share, _ in self.strongest(hit)),
+            ]
+            for hit in self.hits
+        ]
+        names = ["", "score", "picture", "label", "shared text", "what its heads add"]
+        table = ["", text_table(names, rows), ""] if rows else []
+        return "\n".join([*lines, *table, self.counted])

@@ -1,20 +1,17 @@
-"""The exact scan: one score for every image of a store, block by block, on all cores, from memory-mapped float16 numbers.
+"""The exact scan: one score for every image of a store, block by block, on torch's threads, from memory-mapped float16 numbers.
 
 A piece of 16,384 images is widened to float32 in the processor's cache and multiplied there (or on a GPU), so that memory is read once
-and nothing larger than a score per image is ever held. What was scanned last stays mapped (see `kept`). Lengths, which cosines need,
+and nothing larger than a score per image is ever held. What was scanned last stays mapped (see `store.mmap_cache`). Lengths, which cosines need,
 are taken in the first scan of a set of heads and remembered while the process lives.
 """
 
-import os
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.load import device_of
 from clip_anatomy.retrieval.subspace import Space
 from clip_anatomy.store.blocks import Block
@@ -23,7 +20,7 @@ from clip_anatomy.store.store import Store
 __all__ = ["best", "scores"]
 
 PIECE = 16_384  # images at a time, a whole block: 4 MB of float32 a head, shared by the cores
-AHEAD = 4  # blocks that the disk reads while one is computed
+PREFETCH = 4  # blocks that the disk reads while one is computed
 RUN = 64
 
 
@@ -33,7 +30,6 @@ def scores(
     direction: Float64[Tensor, " out"],
     *,
     cosine: bool,
-    threads: int | None = None,
     device: str = "auto",
 ) -> Float32[Tensor, " image"]:
     """Score every image: ⟨x, direction⟩, or the cosine between them.
@@ -43,7 +39,6 @@ def scores(
         space: which vectors x.
         direction: what is looked for.
         cosine: divide by the lengths of both. An image whose vector is zero scores 0.
-        threads: how many; all cores by default. They wait for each other at each step: on a busy machine 1 is faster.
         device: "cpu", "cuda", …; "auto" takes a GPU if there is one.
 
     Returns:
@@ -51,26 +46,22 @@ def scores(
 
     Raises:
         BadSpec: there is no such device.
-        BadInput: less than one thread.
     """
     where = device_of(device)
-    if threads is not None and threads < 1:
-        raise BadInput(f"threads {threads}: 1 or more was expected. Type threads=1, or leave it away for all cores")
     aim = direction / direction.norm() if cosine else direction
-    plan = _Plan(store, space, aim, cosine, where)
+    scan = _Scan(store, space, aim, cosine, where)
     found = torch.zeros(len(store), dtype=torch.float32)
-    for block in store.blocks[:AHEAD]:
-        plan.expect(block)
-    with _threads(threads or _cores()):
-        for at, block in enumerate(store.blocks):
-            for later in store.blocks[at + AHEAD : at + AHEAD + 1]:
-                plan.expect(later)
-            plan.fill(found, block)
-    plan.remember(store)
+    for block in store.blocks[:PREFETCH]:
+        scan.prefetch(block)
+    for at, block in enumerate(store.blocks):
+        for later in store.blocks[at + PREFETCH : at + PREFETCH + 1]:
+            scan.prefetch(later)
+        scan.fill(found, block)
+    scan.remember(store)
     return found
 
 
-class _Plan:
+class _Scan:
     """Everything that is the same for each piece, in float32 on its device."""
 
     def __init__(self, store: Store, space: Space, aim: Tensor, cosine: bool, where: torch.device) -> None:
@@ -81,13 +72,13 @@ class _Plan:
         self.centres = [ready(part.centre) for part in space.parts]
         self.projects = [ready(part.project) for part in space.parts]
         # ⟨u − μ, aim⟩ = ⟨u, aim⟩ − ⟨μ, aim⟩ where parts are compared as they are stored.
-        self.plain = space.mode == "heads" and space.focus is None
-        self.average = space.average(aim) if self.plain else 0.0
+        self.as_stored = space.mode == "heads" and space.focus is None
+        self.average = space.average(aim) if self.as_stored else 0.0
         whole = aim.to(where, torch.float32)
         self.aims = [whole] if space.summed else list(whole.split([part.size for part in space.parts]))
-        key = (*_name(store), space.pairs, space.centred)
-        self.known = _LENGTHS.get(key) if cosine and self.plain else None
-        self.key = key if cosine and self.plain and self.known is None else None
+        key = (*_name(store), space.pairs)
+        self.known = _LENGTHS.get(key) if cosine and self.as_stored else None
+        self.key = key if cosine and self.as_stored and self.known is None else None
         self.lengths = torch.zeros(len(store)) if self.key is not None else None
         self.buffer = torch.empty(0)
 
@@ -98,7 +89,7 @@ class _Plan:
                 _LENGTHS.pop(next(iter(_LENGTHS)), None)
             _LENGTHS[self.key] = self.lengths
 
-    def expect(self, block: Block) -> None:
+    def prefetch(self, block: Block) -> None:
         """Have a block read from the disk beside what is computed."""
         if block.alive is None:
             for part in self.space.parts:
@@ -111,7 +102,7 @@ class _Plan:
             last = min(first + PIECE, len(block))
             here = slice(block.start + first, block.start + last)
             halves = [torch.from_numpy(array[first:last]) for array in arrays]
-            found[here] = (self._stored(halves, here) if self.plain else self._made(halves)).cpu()
+            found[here] = (self._stored(halves, here) if self.as_stored else self._made(halves)).cpu()
 
     def _stored(self, halves: Sequence[Tensor], here: slice) -> Float[Tensor, " image"]:
         """Scores of heads as they are stored."""
@@ -160,27 +151,8 @@ def _name(store: Store) -> tuple[object, ...]:
     return str(store.path.absolute()), store.manifest.digest, store.manifest.created, store.epoch, len(store)
 
 
-@contextmanager
-def _threads(count: int) -> Generator[None]:
-    """Let torch use some threads; put back afterwards.
-
-    Its own threads split each piece in two the same way for both steps, so that either half stays in a core's cache. Threads of
-    Python would wait for each other's turn at every step: two were no faster than one.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " some"] | None = None) -> list[int]:
-    """The k highest scores, best first; of equal ones the earlier image.
+    """Return the k highest scores' places, best first; of equal ones the earlier image.
 
     Args:
         found: scores of all images.

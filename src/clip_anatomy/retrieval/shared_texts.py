@@ -1,11 +1,12 @@
-"""Why in words: texts that a result has in common with what was asked for.
+"""Why in words: texts that describe both what was asked for and a result.
 
 For an image x and a text t, ⟨x − x̄, t − t̄⟩ over what was compared, in standard deviations of what the images of the store do. A text
-that stands out for both the pictures that were asked for and a result says what they have in common.
+that stands out for both the pictures of the query and a result says what they have in common.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float64
@@ -15,96 +16,120 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.bundled_pools import pool_of
-from clip_anatomy.retrieval.prepared_query import placed
+from clip_anatomy.progress import Progress
 from clip_anatomy.retrieval.ranking import Ranking
-from clip_anatomy.store.store import Store
+from clip_anatomy.retrieval.store_atlas import atlas_of, kept_atlas
 
-__all__ = ["alike", "named", "texts_for"]
+__all__ = ["candidate_texts", "explain_in_words", "with_meanings", "with_shared_texts"]
 
-LEAST = 1.0  # standard deviations by which a text must stand out for both
+LEAST_SIGMA = 1.0  # by which a text must stand out for both
 NEARLY = 0.85  # texts with this share of the best one's say the same
 SAMPLE = 512  # images of the store that say what is usual
-OF_A_HEAD = 10
-TOLD = 2
+TEXTS_PER_HEAD = 10
+MAX_TEXTS = 2
 
 
-def alike(clip: Clip, store: Store, ranking: Ranking, texts: Sequence[str], cache: bool = True) -> Ranking:
-    """Say in words what results have in common with the pictures that were asked for.
+def explain_in_words(
+    ranking: Ranking, clip: Clip, atlas: Atlas | str | Path | None = None, progress: Progress | None = None
+) -> Ranking:
+    """Say what the heads of a ranking are about, and what its results share with the query, as far as the heads have names.
+
+    A search by numbers does not wait for an atlas; one whose heads were chosen automatically would say nothing without it.
 
     Args:
+        ranking: what was found.
         clip: the store's model.
-        store: the store.
+        atlas: names of the heads; by default those kept in the store.
+        progress: called as an atlas is made.
+    """
+    store = ranking.store
+    needed = atlas is not None or ranking.query.choice == "auto"
+    named = atlas_of(store, lambda: clip, atlas, progress) if needed else kept_atlas(store)
+    ranking = ranking if named is None else with_meanings(ranking, named)
+    return with_shared_texts(ranking, clip, candidate_texts(ranking, clip, named))
+
+
+def with_shared_texts(ranking: Ranking, clip: Clip, texts: Sequence[str], cache: bool = True) -> Ranking:
+    """Add the texts that results share with the pictures of the query.
+
+    Args:
         ranking: what a search found for pictures; for texts alone there is nothing to add, and it stays as it is.
-        texts: what may be said; see `texts_for`.
+        clip: the store's model.
+        texts: what may be said; see `candidate_texts`.
         cache: keep text embeddings on the disk.
 
     Returns:
-        The ranking with `sought` and each hit's `alike` filled in; empty where no text stands out for both.
+        The ranking with `shared_texts` of its own and of each hit; empty where no text stands out for both.
     """
-    space, asked = ranking.space, ranking.asked
-    if space is None or asked is None or not asked.more or not ranking.hits or len({*texts}) < 2 or len(store) < 3:
+    query, store = ranking.query, ranking.store
+    space = query.space
+    if not query.like or not ranking.hits or len({*texts}) < 2 or len(store) < 3:
         return ranking
     known = list(dict.fromkeys(texts))
     unit = torch.nn.functional.normalize(torch.as_tensor(embed_texts(clip, known, cache=cache)).double().cpu(), dim=-1)
     along = space.place_text(unit - unit.mean(0)).T  # [out, text]
     some = torch.linspace(0, len(store) - 1, min(len(store), SAMPLE)).round().long().unique().tolist()
     usual = space.rows(store, some) @ along
-    mean, spread = usual.mean(0), usual.std(0).clamp_min(1e-12)
+    mean, deviation = usual.mean(0), usual.std(0).clamp_min(1e-12)
 
-    def standing(vectors: Float64[Tensor, "image out"]) -> Float64[Tensor, "image text"]:
-        return (vectors @ along - mean) / spread
+    def sigmas(vectors: Float64[Tensor, "image out"]) -> Float64[Tensor, "image text"]:
+        return (vectors @ along - mean) / deviation
 
-    wanted = standing(placed(space, asked.more)).amin(0)  # for all of the pictures, if there are several
-    found = standing(space.rows(store, [hit.row.index for hit in ranking.hits]))
-    sought = _first(wanted, known)
+    wanted = sigmas(query.vectors(query.like)).amin(0)  # for all of the pictures, if there are several
+    found = sigmas(space.rows(store, [hit.row.index for hit in ranking.hits]))
+    shared = _first(wanted, known)
     hits = [
-        replace(hit, alike=_first(torch.minimum(wanted, one), known, sought))
+        replace(hit, shared_texts=_first(torch.minimum(wanted, one), known, shared))
         for hit, one in zip(ranking.hits, found, strict=True)
     ]
-    return replace(ranking, sought=sought, hits=tuple(hits))
+    return replace(ranking, shared_texts=shared, hits=tuple(hits))
 
 
-def _first(standing: Float64[Tensor, " text"], texts: Sequence[str], rather: Sequence[str] = ()) -> tuple[str, ...]:
-    """Texts that stand out most. Of those that say it nearly as well: one that was said already, else the shortest."""
+def _first(sigmas: Float64[Tensor, " text"], texts: Sequence[str], preferred: Sequence[str] = ()) -> tuple[str, ...]:
+    """Texts that stand out most. Of those that say it nearly as well: one that is preferred, else the shortest."""
     found: list[str] = []
-    left = {at: value for at, value in enumerate(standing.tolist()) if value >= LEAST}
-    while left and len(found) < TOLD:
+    left = {at: value for at, value in enumerate(sigmas.tolist()) if value >= LEAST_SIGMA}
+    while left and len(found) < MAX_TEXTS:
         near = [at for at, value in left.items() if value >= NEARLY * max(left.values())]
-        best = min(near, key=lambda at: (texts[at] not in rather, len(texts[at]), at))
+        best = min(near, key=lambda at: (texts[at] not in preferred, len(texts[at]), at))
         found.append(texts[best])
         left = {at: value for at, value in left.items() if at not in near}
     return tuple(found)
 
 
-def texts_for(clip: Clip, ranking: Ranking, atlas: Atlas | None) -> tuple[str, ...]:
-    """Texts that fit a search: those of its property, else those that the atlas names its heads with, else the model's pool.
+def candidate_texts(ranking: Ranking, clip: Clip, atlas: Atlas | None) -> tuple[str, ...]:
+    """Return the texts that fit a search: of its property, else those that the atlas names its heads with, else the model's pool.
 
     Args:
-        clip: the store's model.
         ranking: what was found.
+        clip: the store's model.
         atlas: names of the heads; None where there is none: then nothing is said beyond a property.
     """
     pool, _ = pool_of(None, clip)
-    about = tuple(text for text, name in zip(pool.texts, pool.properties, strict=True) if name == ranking.focus)
+    focus = ranking.query.focus
+    about = tuple(text for text, name in zip(pool.texts, pool.properties, strict=True) if name == focus)
     if about:
         return about
-    if ranking.focus:
-        return tuple(ranking.focus.split(" | "))
+    if focus:
+        return tuple(focus.split(" | "))
     if atlas is None:
         return ()
-    if ranking.mode != "heads":
+    if ranking.query.mode != "heads":
         return tuple(pool.texts)
     chosen = {(one.layer, one.head) for one in ranking.heads}
-    named = (text.text for head in atlas.heads if (head.layer, head.head) in chosen for text in head.texts[:OF_A_HEAD])
-    return tuple(dict.fromkeys(named))
+    texts = (
+        text.text for head in atlas.heads if (head.layer, head.head) in chosen for text in head.texts[:TEXTS_PER_HEAD]
+    )
+    return tuple(dict.fromkeys(texts))
 
 
-def named(ranking: Ranking, atlas: Atlas) -> Ranking:
-    """The ranking with what an atlas says of each of its heads."""
+def with_meanings(ranking: Ranking, atlas: Atlas) -> Ranking:
+    """Add what an atlas says of each of the heads."""
     known = {(one.layer, one.head): one for one in atlas.heads}
 
     def meaning(layer: int, head: int) -> str:
         one = known.get((layer, head))
         return "" if one is None else f"{one.role.name}: {one.texts[0].text}" if one.texts else one.role.name
 
-    return replace(ranking, heads=tuple(replace(one, meaning=meaning(one.layer, one.head)) for one in ranking.heads))
+    heads = tuple(replace(one, meaning=meaning(one.layer, one.head)) for one in ranking.heads)
+    return replace(ranking, query=replace(ranking.query, heads=heads))

@@ -1,4 +1,4 @@
-"""What a search needs to know about the heads of a store: its atlas, and the directions of a property."""
+"""The model and the atlas of a store, and the directions of a property in the joint space."""
 
 import json
 import secrets
@@ -19,76 +19,83 @@ from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.progress import Progress
 from clip_anatomy.store.store import Store
 
-__all__ = ["atlas_of", "directions_of", "kept_atlas", "model_of"]
+__all__ = ["atlas_of", "kept_atlas", "model_of", "property_directions"]
 
 NAME = "atlas.json"
-ENOUGH = 0.95  # of what the texts of a property differ in
+VARIANCE_SHARE = 0.95  # of what the texts of a property differ in
 
 
-def model_of(store: Store) -> Clip:
+def model_of(store: Store, model: str | None = None, *, weights: str | None = None, device: str = "auto") -> Clip:
     """Open the model that a store was made with.
 
+    Args:
+        store: the store.
+        model: its model under another name or path; by default as it was indexed.
+        weights: a checkpoint file for it.
+        device: where to.
+
     Raises:
-        StoreError: what its name opens today has other weights.
+        StoreError: what the name opens today has other weights.
     """
-    found = load(store.manifest.model)
-    store.manifest.refuse_other(found.name, found.digest, store.path)
-    return found
+    clip = load(model or store.manifest.model, weights=weights, device=device)
+    store.manifest.refuse_other(clip.name, clip.digest, store.path)
+    return clip
 
 
 def atlas_of(
     store: Store,
     clip: Callable[[], Clip],
-    given: "Atlas | str | Path | None" = None,
-    report: Progress | None = None,
+    given: Atlas | str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Atlas:
-    """The atlas to choose heads by: the one that was given, the one kept in the store, or a quick one that is made and kept there.
+    """Return the atlas to choose heads by: the one that was given, the one kept in the store, or a quick one that is made and kept there.
 
     Args:
         store: the store.
         clip: opens its model, called only if an atlas must be made.
         given: an atlas, an `atlas.json`, or the folder of a report.
-        report: called as an atlas is made.
+        progress: called as an atlas is made.
 
     Raises:
         BadInput: not an atlas.
         StoreError: an atlas of another model.
     """
-    if given is None and (found := kept_atlas(store)) is not None:
-        return found
     if given is not None:
-        found = given if isinstance(given, Atlas) else Atlas.load(given)
-        if found.digest != store.manifest.digest:
+        atlas = given if isinstance(given, Atlas) else Atlas.load(given)
+        if atlas.digest != store.manifest.digest:
             raise StoreError(
-                f"this atlas is of {found.model} (weights {found.digest[:8]}), {store.path} of {store.manifest.model} (weights "
+                f"this atlas is of {atlas.model} (weights {atlas.digest[:8]}), {store.path} of {store.manifest.model} (weights "
                 f"{store.manifest.digest[:8]}). Make one: clip-anatomy atlas {store.path}"
             )
-        return found
-    made = make_atlas(store, clip(), resamples=0, picks=1, images=1, progress=report)
-    kept = store.path / NAME
-    part = kept.with_name(f".{NAME}.{secrets.token_hex(4)}")
+        return atlas
+    if (kept := kept_atlas(store)) is not None:
+        return kept
+    made = make_atlas(store, clip(), resamples=0, picks=1, images=1, progress=progress)
+    file = store.path / NAME
+    part = file.with_name(f".{NAME}.{secrets.token_hex(4)}")
     try:
         part.write_text(json.dumps(made.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(kept)
+        part.replace(file)
     except OSError:
         part.unlink(missing_ok=True)  # a store that may only be read: made again next time
     return made
 
 
 def kept_atlas(store: Store) -> Atlas | None:
-    """The atlas kept in a store; None if there is none, or it is of another model or of less than half of the images."""
+    """Read the atlas kept in a store; None if there is none, or it is of another model or of less than half of the images."""
+    if not (store.path / NAME).is_file():
+        return None
     try:
-        found = Atlas.load(store.path / NAME) if (store.path / NAME).is_file() else None
+        atlas = Atlas.load(store.path / NAME)
     except BadInput:
         return None  # a damaged file of ours: made again
-    fits = found is not None and found.digest == store.manifest.digest and 2 * found.images > len(store)
-    return found if fits else None
+    return atlas if atlas.digest == store.manifest.digest and 2 * atlas.images > len(store) else None
 
 
-def directions_of(
+def property_directions(
     clip: Clip, focus: str | Sequence[str], cache: str | Path | bool = True
 ) -> Float64[Tensor, "out embed"]:
-    """Orthonormal directions in which the texts of a property differ, those that hold 95 % of it.
+    """Return orthonormal directions in which the texts of a property differ, those that hold 95 % of it.
 
     Args:
         clip: the model.
@@ -115,5 +122,5 @@ def directions_of(
             )
     unit = torch.nn.functional.normalize(torch.as_tensor(embed_texts(clip, texts, cache=cache)).double().cpu(), dim=-1)
     _, size, across = torch.linalg.svd(unit - unit.mean(0), full_matrices=False)
-    told = size.square().cumsum(0) / size.square().sum().clamp_min(1e-300)
-    return across[: int((told < ENOUGH).sum()) + 1].contiguous()
+    covered = size.square().cumsum(0) / size.square().sum().clamp_min(1e-300)
+    return across[: int((covered < VARIANCE_SHARE).sum()) + 1].contiguous()

@@ -1,4 +1,4 @@
-"""The dual: texts found for an image by heads of the text tower.
+"""Texts found for an image by heads of the text tower: the dual of `search`.
 
 The text tower splits as exactly as the image tower: ⟨text, image⟩ = Σ_h ⟨part_h(text), image⟩ + the rest. With the chosen text heads H
 
@@ -7,8 +7,8 @@ The text tower splits as exactly as the image tower: ⟨text, image⟩ = Σ_h �
 so that only what these heads say of a text counts, its mean over the texts taken away.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import check_texts
-from clip_anatomy.retrieval.head_choice import along
-from clip_anatomy.retrieval.query import ask
-from clip_anatomy.retrieval.ranking import Used
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.results import Result
+from clip_anatomy.retrieval.automatic_heads import ChosenHead, heads_varying_along
+from clip_anatomy.retrieval.query_pictures import read_query
+from clip_anatomy.retrieval.store_atlas import model_of
+from clip_anatomy.retrieval.text_table import decimals, text_table
 from clip_anatomy.split.basis import HeadBasis, basis_of, coordinates_of
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
@@ -30,6 +33,9 @@ __all__ = ["TextHit", "TextRanking", "search_captions", "search_texts"]
 
 SCHEMA = "clip-anatomy/search-texts/1"
 BATCH = 64
+MEASURES = ("dot", "cosine")
+TextHeadSpec = str | Sequence[tuple[int, int]]
+"""Heads of the text tower: "all", "auto" (those that vary most along the image), "words=colour" (along these words), "9.3,10.1", or (layer, head) pairs."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +57,15 @@ class TextHit:
     ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class TextRanking:
+@dataclass(frozen=True, repr=False)
+class TextRanking(Result):
     """Texts that were found for a picture.
 
     Attributes:
         query: the picture, in words.
         model: the model.
         measure: "dot" or "cosine".
-        centred: whether the mean over the texts was taken away.
-        heads: heads of the text tower that were looked at, and why.
+        heads: heads of the text tower that were compared, and why.
         hits: best first.
         texts: how many there were to choose from.
     """
@@ -68,33 +73,44 @@ class TextRanking:
     query: str
     model: str
     measure: str
-    centred: bool
-    heads: tuple[Used, ...]
+    heads: tuple[ChosenHead, ...]
     hits: tuple[TextHit, ...]
     texts: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        plain = {name: getattr(self, name) for name in ("query", "model", "measure", "centred", "texts")}
-        return {
-            "schema": SCHEMA,
-            **plain,
-            "heads": [asdict(one) for one in self.heads],
-            "hits": [asdict(hit) for hit in self.hits],
-        }
+        """Return everything as plain values, ready for JSON."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def summary(self) -> str:
+        """Return the texts as a table, with the images that have them."""
+        rows = [
+            [
+                str(hit.rank),
+                decimals(hit.score),
+                hit.text,
+                ", ".join(hit.ids[:2]) + (f" and {len(hit.ids) - 2} more" if len(hit.ids) > 2 else ""),
+            ]
+            for hit in self.hits
+        ]
+        heads = f"{len(self.heads)} heads of the text tower" if len(self.heads) > 1 else "one head of the text tower"
+        return "\n".join(
+            [
+                text_table(["", "score", "text", "of"], rows),
+                f"texts like {self.query}, of {self.texts:,}, by {heads}",
+            ]
+        )
 
 
 def search_texts(
     clip: Clip,
     image: Float[Tensor, " embed"],
     texts: Sequence[str],
-    heads: str | Sequence[tuple[int, int]] = "all",
+    heads: TextHeadSpec = "all",
     k: int = 20,
     *,
     measure: str = "dot",
-    centred: bool = True,
     query: str = "the picture",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> TextRanking:
     """Find the texts that some heads of the text tower hold closest to an image.
 
@@ -102,13 +118,11 @@ def search_texts(
         clip: an opened model.
         image: an image embedding, of any length.
         texts: texts to choose from.
-        heads: heads of the text tower: "all", "auto" (those that vary most along the image), "words=colour" (along these
-            words), "9.3,10.1", or (layer, head) pairs.
+        heads: see `TextHeadSpec`.
         k: how many texts.
         measure: "dot": parts of the cosine between text and image; "cosine": lengths divided out.
-        centred: take the mean over the texts away.
         query: what to call the image.
-        progress: called with what is being done, how much is done, and how much there is.
+        progress: called as texts are read.
 
     Raises:
         BadText: no texts, or some that are no strings.
@@ -122,18 +136,18 @@ def search_texts(
         >>> len(found.hits)
         2
     """
-    if measure not in ("dot", "cosine"):
-        raise BadSpec(f"measure {measure!r} is not known. Type one of: cosine, dot")
+    if measure not in MEASURES:
+        raise BadSpec(f"measure {measure!r} is not known. Type one of: {', '.join(MEASURES)}")
     if k < 1:
         raise BadInput(f"k {k}: 1 or more was expected. Type k=20")
     unique = list(dict.fromkeys(check_texts(texts)))
     basis = basis_of(clip.text_tower)
-    coordinates = _coordinates(clip, basis, unique, progress)
+    coordinates = _coordinates(clip, basis, unique, progress or silent)
     unit = torch.nn.functional.normalize(image.detach().cpu().double(), dim=-1)
-    used = _choose(clip, basis, coordinates, heads, unit)
-    pairs = [(one.layer, one.head) for one in used]
+    chosen = _choose(clip, basis, coordinates, heads, unit)
+    pairs = [(one.layer, one.head) for one in chosen]
     x = torch.stack([coordinates[:, layer, head] for layer, head in pairs], 1)
-    x = x - x.mean(0) if centred else x
+    x = x - x.mean(0)
     aim = torch.stack([basis.rows[layer, head] @ unit for layer, head in pairs])
     shares = (x * aim).sum(-1)
     if measure == "cosine":
@@ -141,88 +155,82 @@ def search_texts(
     scores = shares.sum(-1)
     order = torch.sort(scores, descending=True, stable=True).indices[:k].tolist()
     hits = [TextHit(r, float(scores[at]), unique[at], tuple(shares[at].tolist())) for r, at in enumerate(order, 1)]
-    return TextRanking(query, clip.name, measure, centred, used, tuple(hits), len(unique))
+    return TextRanking(query, clip.name, measure, chosen, tuple(hits), len(unique))
 
 
 def search_captions(
     store: Store | str | Path,
     query: Any,
-    clip: Clip,
-    heads: str | Sequence[tuple[int, int]] = "all",
+    heads: TextHeadSpec | None = None,
     k: int = 20,
     *,
-    measure: str = "dot",
-    centred: bool = True,
+    measure: str | None = None,
     allow_urls: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    clip: Clip | None = None,
+    progress: Progress | None = None,
 ) -> TextRanking:
-    """Search the captions of a store by pictures, with chosen heads of the text tower.
+    """Find captions of a store for pictures, by chosen heads of the text tower.
 
     Args:
         store: a store whose images have captions.
         query: a picture, a path, a stored id, or several (their mean).
-        clip: the store's model.
-        heads: as in `search_texts`.
+        heads: see `TextHeadSpec`; all by default.
         k: how many captions.
-        measure: as in `search_texts`.
-        centred: as in `search_texts`.
+        measure: as in `search_texts`; "dot" by default.
         allow_urls: fetch http(s) addresses.
-        progress: as in `search_texts`.
+        clip: the store's model, if it is open.
+        progress: called as captions are read.
 
     Raises:
         BadInput: no captions in the store, or the query is no picture.
         StoreError: a store of another model.
     """
     opened = store if isinstance(store, Store) else Store.open(store)
+    clip = clip or model_of(opened)
     opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
-    captions: dict[str, list[str]] = {}
+    captions: dict[str, dict[str, None]] = {}  # the ids of each, in order
     for row in opened.rows():
         for caption in row.captions:
-            captions.setdefault(caption, []).append(row.id)
+            captions.setdefault(caption, {})[row.id] = None
     if not captions:
         raise BadInput(
             f"the images of {opened.path} have no captions. Type: clip-anatomy index SOURCE STORE --labels TABLE with a column captions"
         )
-    asked = ask(opened, query, None, (), lambda: clip, allow_urls=allow_urls)
-    if asked.words or not asked.more:
+    pictures, texts = read_query(query, opened, lambda: clip, allow_urls=allow_urls)
+    if texts or not pictures:
         raise BadInput("captions are searched by a picture. Give a path or id:ID")
-    image = torch.stack([one.embedding for one in asked.more]).mean(0)
-    found = search_texts(
-        clip, image, list(captions), heads, k, measure=measure, centred=centred, query=asked.said, progress=progress
-    )
-    hits = tuple(
-        TextHit(hit.rank, hit.score, hit.text, hit.shares, tuple(dict.fromkeys(captions[hit.text])))
-        for hit in found.hits
-    )
-    return TextRanking(found.query, found.model, measure, centred, found.heads, hits, found.texts)
+    image = torch.stack([one.embedding for one in pictures]).mean(0)
+    name = " + ".join(one.name for one in pictures)
+    spec = "all" if heads is None else heads
+    found = search_texts(clip, image, list(captions), spec, k, measure=measure or "dot", query=name, progress=progress)
+    return replace(found, hits=tuple(replace(hit, ids=tuple(captions[hit.text])) for hit in found.hits))
 
 
 def _coordinates(
-    clip: Clip, basis: HeadBasis, texts: Sequence[str], progress: Callable[[str, int, int], None] | None
+    clip: Clip, basis: HeadBasis, texts: Sequence[str], progress: Progress
 ) -> Float64[Tensor, "text layer head d"]:
     found: list[Tensor] = []
     for first in range(0, len(texts), BATCH):
         some = texts[first : first + BATCH]
         trace = clip.text_tower.trace(clip.ids(some))
         found.append(coordinates_of(basis, trace).cpu())
-        if progress is not None:
-            progress("reading captions", first + len(some), len(texts))
+        progress("reading texts", first + len(some), len(texts))
     return torch.cat(found)
 
 
 def _choose(
-    clip: Clip, basis: HeadBasis, coordinates: Tensor, heads: str | Sequence[tuple[int, int]], image: Tensor
-) -> tuple[Used, ...]:
+    clip: Clip, basis: HeadBasis, coordinates: Tensor, heads: TextHeadSpec, image: Tensor
+) -> tuple[ChosenHead, ...]:
     tower = clip.text_tower
     if heads == "all":
-        return tuple(Used(layer, head) for layer in range(tower.layers) for head in range(tower.heads))
+        return tuple(ChosenHead(layer, head) for layer in range(tower.layers) for head in range(tower.heads))
     if isinstance(heads, str) and (heads == "auto" or heads.startswith("words=")):
         words = heads.partition("=")[2]
         if len(coordinates) < 2:
             raise BadInput("one text alone does not tell heads apart. Type heads='all'")
         text = clip.encode_text([words]).cpu() if words else image[None].float()
         why = f"varies along {words!r}" if words else "varies along the picture"
-        return along(Moments.of(coordinates, basis=basis), text, why)
+        return heads_varying_along(Moments.of(coordinates, basis=basis), text, why)
     try:
         pairs = [tuple(map(int, p.split("."))) for p in heads.split(",")] if isinstance(heads, str) else [*heads]
         found = [(int(layer), int(head)) for layer, head in pairs]
@@ -239,4 +247,4 @@ def _choose(
             raise BadSpec(
                 f"the text tower has no head {layer}.{head}: layers 0 to {tower.layers - 1}, heads 0 to {tower.heads - 1}"
             )
-    return tuple(Used(layer, head) for layer, head in found)
+    return tuple(ChosenHead(layer, head) for layer, head in found)

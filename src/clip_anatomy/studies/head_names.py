@@ -13,7 +13,7 @@ from clip_anatomy.naming.grammar import BOTH, tag
 from clip_anatomy.naming.roles import roles
 from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.progress import Progress
-from clip_anatomy.retrieval.head_choice import holding
+from clip_anatomy.retrieval.head_choice import word_share
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
 
@@ -115,5 +115,5 @@ def named_after(
     if cue and shares:
         other = set(classes) - set(cue)
         return sum(shares.get(name, 0.0) for name in cue) - sum(shares.get(name, 0.0) for name in other)
-    held = max((holding(head, text) for text in words), default=0.0)
-    return held - max((holding(head, text) for text in spared), default=0.0)
+    held = max((word_share(head, text) for text in words), default=0.0)
+    return held - max((word_share(head, text) for text in spared), default=0.0)

@@ -126,7 +126,7 @@ def probe(
     method: str | None = None,
     epochs: int = 10,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
 ) -> ProbeTable:
     """Train linear probes on the full embedding and on ablated ones, side by side.
 
@@ -210,7 +210,7 @@ def _features(
     last: Sequence[int] | None,
     without: Sequence[str],
     atlas: "Atlas | str | Path | None",
-    progress: Callable[[str, int, int], None] | None,
+    progress: Callable[[str, int, int | None], None] | None,
 ) -> list[_Feature]:
     manifest, heads = store.manifest, store.manifest.heads
     found = [_Feature("full embedding", (), only=False)]
@@ -228,7 +228,7 @@ def _features(
     named: Atlas | None = None
     for spec in without:
         if ("role=" in spec or "words=" in spec) and named is None:
-            named = atlas_of(store, lambda: model_of(store), atlas, progress or (lambda what, done, total: None))
+            named = atlas_of(store, lambda: model_of(store), atlas, progress)
         chosen = Selection.parse(spec, manifest.layers, heads, named)
         if not chosen.heads or len(chosen) != len(chosen.heads):
             raise BadSpec(
