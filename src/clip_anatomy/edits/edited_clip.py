@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ class EditedClip(EditedModel):
         """
         self.refuse_odd(image)
         own = not self.edit and self._unmoved() and self._fits(image)
-        y = self._unedited(image) if own else self.image_tower(image, self.replaced)
+        y = self._unedited(image) if own else self.replaced.encode_both(self.image_tower.weights(), image)[1]
         return F.normalize(y, dim=-1) if normalize else y
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Any:
@@ -88,15 +89,14 @@ class EditedClip(EditedModel):
 
     def _fits(self, image: Tensor) -> bool:
         """Whether the pictures have the size that the host library takes: at any other, it fails or places patches wrongly."""
-        e = self.clip.image_tower.embedding
-        assert isinstance(e, PatchEmbedding)
-        return tuple(image.shape[-2:]) == tuple(n * side for n, side in zip(e.grid, e.weight.shape[2:], strict=True))
+        tower = self.clip.image_tower
+        return tuple(image.shape[-2:]) == tuple(n * side for n, side in zip(tower.grid, tower.patch, strict=True))
 
     def _unedited(self, image: Tensor) -> Tensor:
         """The host library's own embeddings, to the last bit, where there is a host."""
         if self.clip.host is None:
             return self.image_tower(image)
-        return read_host(self.clip.host).encode_image(image.to(self.image_tower.embedding.weight.dtype))
+        return read_host(self.clip.host).encode_image(image.to(self.image_tower.get_buffer("embedding.weight").dtype))
 
     def _as_host(self, y: Tensor) -> Any:
         module = sys.modules.get(type(self.clip.host).__module__)
@@ -147,36 +147,17 @@ def _facts(tower: Transformer) -> dict[str, Any]:
     return facts | {"resampling": None if embedding is None else embedding.resampling}
 
 
-def _tensors(tower: Transformer) -> dict[str, Tensor]:
-    found: dict[str, Tensor | None] = {
-        "embedding.weight": tower.embedding.weight,
-        "position": tower.embedding.position,
-        "projection": tower.projection,
-        "projection_bias": tower.projection_bias,
-        **_affine("ln_post", tower.ln_post),
-    }
-    if isinstance(tower.embedding, PatchEmbedding):
-        found["class_token"] = tower.embedding.class_token
-    if tower.ln_pre is not None:
-        found |= _affine("ln_pre", tower.ln_pre)
-    for i, block in enumerate(tower.blocks):
-        found |= {f"blocks.{i}.{name}": t for name, t in _block(block).items()}
-    return {name: t for name, t in found.items() if t is not None}
-
-
-def _block(block: Block) -> dict[str, Tensor | None]:
-    fused = (
-        {"qkv": block.qkv} if block.qkv is not None else {"query": block.query, "key": block.key, "value": block.value}
-    )
-    layers = {**fused, "out": block.out, "up": block.up, "down": block.down, "ln1": block.ln1, "ln2": block.ln2}
-    found: dict[str, Tensor | None] = {"scale_attention": block.scale_attention, "scale_mlp": block.scale_mlp}
-    for name, layer in layers.items():
-        found |= _affine(name, layer)
-    return found
-
-
-def _affine(name: str, layer: Any) -> dict[str, Tensor | None]:
-    return {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
+def _tensors(value: Any, name: str = "") -> dict[str, Tensor]:
+    """Tensors of a tower by the paths of their fields; query, key and value as one where the host stores them so."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    if isinstance(value, tuple):
+        return {k: t for i, item in enumerate(value) for k, t in _tensors(item, f"{name}.{i}").items()}
+    if not is_dataclass(value) or isinstance(value, type):
+        return {}
+    fused = ("query", "key", "value") if getattr(value, "qkv", None) is not None else ()
+    there = (f.name for f in fields(value) if f.name not in fused)
+    return {k: t for n in there for k, t in _tensors(getattr(value, n), f"{name}.{n}".lstrip(".")).items()}
 
 
 def _replacement(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clip_anatomy.edits import standalone_encoder as standalone
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.edits.packed_source import packed_source
 from clip_anatomy.errors import MissingExtra, ModelError, OutputError
 from clip_anatomy.files import path_of
 from clip_anatomy.loading.clip import Clip
@@ -76,11 +77,11 @@ def _write(model: EditedClip, part: Path) -> None:
 
     pixels = random_pixels(model.clip.image_tower)
     with torch.no_grad():
-        known = {"pixels": pixels, "embedding": model.image_tower(pixels, model.replaced)}
+        known = {"pixels": pixels, "embedding": model.encode_both(pixels)[1]}
     save_file(_plain(model.state_dict()), part / standalone.WEIGHTS)
     save_file(_plain(known), part / standalone.CHECK)
     (part / standalone.CONFIG).write_text(json.dumps(model.config, indent=1) + "\n", encoding="utf-8")
-    (part / MODULE).write_text(Path(standalone.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    (part / MODULE).write_text(packed_source(), encoding="utf-8")
     model.edit.save(part / EDIT)
     mode = (
         (part / MODULE).stat().st_mode
@@ -100,7 +101,7 @@ class _Image(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.image_tower(image, self.model.replaced)
+        return self.model.encode_both(image)[1]
 
 
 class _Text(nn.Module):
@@ -109,7 +110,7 @@ class _Text(nn.Module):
         self.model = model
 
     def forward(self, text: Tensor) -> Tensor:
-        return self.model.text_tower(text)
+        return self.model.encode_text(text)
 
 
 def _write_onnx(model: EditedClip, part: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
-from clip_anatomy.towers.layers import Activation, Block, Linear, Norm, PatchEmbedding, Pool, WordEmbedding
+from clip_anatomy.towers.layers import Activation, Block, Linear, Norm, PatchEmbedding, Pool, WordEmbedding, split_qkv
 from clip_anatomy.towers.transformer import Transformer
 
 
@@ -119,7 +119,6 @@ def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> 
     Raises:
         UnsupportedModel: a tensor is missing or left over.
     """
-    width = names.take("visual.class_embedding").shape[0]
     pos = names.take("visual.positional_embedding")
     side = round((len(pos) - 1) ** 0.5)
     image_tower = Transformer(
@@ -131,7 +130,7 @@ def open_clip_towers(names: Names, image: Facts, text: Facts, *, found: str) -> 
             resampling="bicubic-antialias",
         ),
         ln_pre=names.norm("visual.ln_pre", image.eps) if "visual.ln_pre.weight" in names else None,
-        blocks=_open_clip_blocks(names, "visual.transformer.resblocks", width, image),
+        blocks=_open_clip_blocks(names, "visual.transformer.resblocks", image),
         ln_post=names.norm("visual.ln_post", image.eps),
         projection=names.take("visual.proj"),
         projection_bias=None,
@@ -153,7 +152,7 @@ def open_clip_text(names: Names, text: Facts) -> Transformer:
     return Transformer(
         embedding=WordEmbedding(tokens, names.take(f"{t}positional_embedding")),
         ln_pre=None,
-        blocks=_open_clip_blocks(names, f"{t}transformer.resblocks", tokens.shape[1], text),
+        blocks=_open_clip_blocks(names, f"{t}transformer.resblocks", text),
         ln_post=names.norm(f"{t}ln_final", text.eps),
         projection=projection,
         projection_bias=bias,
@@ -202,15 +201,12 @@ def _facts(facts: Facts) -> dict[str, Any]:
     return {k: getattr(facts, k) for k in ("heads", "activation", "pool", "pool_before_norm", "causal", "eos")}
 
 
-def _open_clip_blocks(names: Names, prefix: str, width: int, facts: Facts) -> tuple[Block, ...]:
+def _open_clip_blocks(names: Names, prefix: str, facts: Facts) -> tuple[Block, ...]:
     blocks: list[Block] = []
     for i in range(names.count(prefix)):
         p = f"{prefix}.{i}"
         qkv = Linear(names.take(f"{p}.attn.in_proj_weight"), names.maybe(f"{p}.attn.in_proj_bias"))
-        q, k, v = (
-            Linear(qkv.weight[a : a + width], None if qkv.bias is None else qkv.bias[a : a + width])
-            for a in (0, width, 2 * width)
-        )
+        q, k, v = split_qkv(qkv)
         blocks.append(
             Block(
                 ln1=names.norm(f"{p}.ln_1", facts.eps),

@@ -102,6 +102,8 @@ def add_linear(
     """x + scale · linear(y): without LayerScale the product is accumulated onto x + b, one pass over memory fewer."""
     if scale is not None:
         return x + linear(layer, y) * scale
+    if not x.dtype == y.dtype == layer.weight.dtype:  # under autocast
+        return x + linear(layer, y)
     base = x.clone() if layer.bias is None else x + layer.bias
     return base.flatten(0, -2).addmm_(y.flatten(0, -2), layer.weight.T).view_as(base)
 

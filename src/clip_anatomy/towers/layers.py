@@ -20,6 +20,13 @@ class Linear:
     bias: Float[Tensor, " out"] | None
 
 
+def split_qkv(qkv: Linear) -> tuple[Linear, Linear, Linear]:
+    """Split the fused projection into query, key and value: views of the same storage."""
+    biases = (None, None, None) if qkv.bias is None else qkv.bias.chunk(3)
+    query, key, value = (Linear(w, b) for w, b in zip(qkv.weight.chunk(3), biases, strict=True))
+    return query, key, value
+
+
 @dataclass(frozen=True)
 class Norm:
     """LayerNorm over the width."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_anatomy.towers.layers import Block, Linear
+from clip_anatomy.towers.layers import Block, split_qkv
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.resnet import AttentionPool, Conv, ResNet
 from clip_anatomy.towers.transformer import Transformer, as_transformer
@@ -65,9 +65,7 @@ def _block(block: Block, draw: Callable[[Tensor], Tensor]) -> Block:
     if block.qkv is None:
         return _each(block, draw)
     qkv = _each(block.qkv, draw)  # q, k and v are views of it: drawn once, split again
-    weights = qkv.weight.chunk(3)
-    biases = (None,) * 3 if qkv.bias is None else qkv.bias.chunk(3)
-    query, key, value = (Linear(w, b) for w, b in zip(weights, biases, strict=True))
+    query, key, value = split_qkv(qkv)
     drawn = _each(replace(block, qkv=None), draw)
     return replace(drawn, qkv=qkv, query=query, key=key, value=value)
 
