@@ -281,7 +281,7 @@ def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -
     key = step.key.transpose(-1, -2)
     if readout.index is not None:
         query = readout.rows(step.query.transpose(1, 2))[:, :, None]  # [image, head, 1, d]
-        scores = (query @ key).squeeze(2).float() * tower.d**-0.5
+        scores = (query * tower.d**-0.5 @ key).squeeze(2).float()  # scaled first: half precision ends at 65,504
         mask = causal_mask(tower, readout, key.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
@@ -290,7 +290,7 @@ def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -
     total = torch.zeros(key.shape[0], key.shape[1], key.shape[-1], device=key.device)
     for first in range(0, key.shape[-1], QUERY_BLOCK):
         block = slice(first, first + QUERY_BLOCK)
-        attention = ((step.query[:, :, block] @ key).float() * tower.d**-0.5).softmax(-1)
+        attention = (step.query[:, :, block] * tower.d**-0.5 @ key).float().softmax(-1)
         total += torch.einsum("bq,bhqn->bhn", readout.weights[:, block], attention)
     return total
 
@@ -305,7 +305,7 @@ def step_values(tower: TransformerWeights, step: Step) -> Float[Tensor, "image h
 
 def embed_readout(
     tower: TransformerWeights,
-    stream: Float[Tensor, "image width"],
+    stream: Float[Tensor, "image *row width"],
     after: Float[Tensor, "image token width"] | None,
     readout: Readout,
 ) -> Float[Tensor, "image embed"]:
