@@ -28,6 +28,7 @@ from clip_anatomy.naming.build_atlas import atlas as atlas
 from clip_anatomy.naming.textspan import textspan as textspan
 from clip_anatomy.retrieval.ranking import Ranking as Ranking
 from clip_anatomy.retrieval.search import search as search
+from clip_anatomy.retrieval.text_search import search_captions as search_captions
 from clip_anatomy.split.check import Check as Check
 from clip_anatomy.split.check import check as check
 from clip_anatomy.split.explanation import Explanation as Explanation
