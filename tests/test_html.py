@@ -15,7 +15,8 @@ import clip_anatomy
 from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.typed_texts import TypedText
 from clip_anatomy.maps.map_result import Maps
-from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText, Round, Seen
+from clip_anatomy.maps.map_set import MapSet
+from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasImage, AtlasText, PoolRound
 from clip_anatomy.naming.roles import Role
 from clip_anatomy.report.atlas_pages import head_page, index_page
 from clip_anatomy.report.contact_sheet import Cell
@@ -78,13 +79,13 @@ def test_heatmap_and_segment() -> None:
 
 
 def test_atlas() -> None:
-    image = Seen(0, NASTY, NASTY, 0.1)
+    image = AtlasImage(0, NASTY, NASTY, 0.1)
     text = AtlasText(NASTY, NASTY, 0.2, 0.2, 0.2, NASTY, 0.1, 0.5, 0.5, (image,), (image,))
     role = Role(NASTY, 0.5, ((NASTY, 0.4),), NASTY, NASTY, NASTY, NASTY, NASTY)
-    head = AtlasHead(0, 0, role, 0.1, 4, 0.5, 0.9, (text, replace(text, most=())), ((NASTY, 0.5),))
+    head = AtlasHead(0, 0, role, 0.1, 4, 0.5, 0.9, (text, replace(text, top_images=())), ((NASTY, 0.5),))
     atlas = Atlas(
-        NASTY, NASTY, NASTY, 1, (0,), 1, NASTY, 1, 1, 0.1, (head,), (Round(1, 0.1), Round(2, 0.2)), task=NASTY,
-        cues=((NASTY, NASTY, NASTY),), notes=(NASTY,), made={NASTY: NASTY}, bill=NASTY,
+        NASTY, NASTY, NASTY, 1, (0,), 1, NASTY, 1, 1, 0.1, (head,), (PoolRound(1, 0.1), PoolRound(2, 0.2)), task=NASTY,
+        cues=((NASTY, NASTY, NASTY),), notes=(NASTY,), provenance={NASTY: NASTY}, llm_usage=NASTY,
     )  # fmt: skip
     for pictures in ({}, {0: "images/0.jpg"}):
         index = harmless(index_page(atlas, pictures, [NASTY]), 12, scripts=2)

@@ -11,7 +11,7 @@ from clip_anatomy.naming.atlas import SCHEMA, Atlas, AtlasHead
 from clip_anatomy.naming.roles import MIXED, UNNAMED
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.report.atlas_table import has_parquet, write_parquet
-from clip_anatomy.report.html import encoded, page, percent, spaced
+from clip_anatomy.report.html import encoded, framed, page, percent, spaced
 from clip_anatomy.report.thumbnails import thumbnails
 from clip_anatomy.store.rows import Row
 
@@ -47,8 +47,8 @@ def save(atlas: Atlas, folder: Path) -> Path:
 
 
 def html(atlas: Atlas) -> str:
-    """Return the map of heads with their texts, as notebooks show it."""
-    return index_page(atlas, {})
+    """Return the map of heads with their texts, in a frame for notebooks."""
+    return framed(index_page(atlas, {}))
 
 
 def write_atlas(atlas: Atlas, rows: Sequence[Row], folder: Path, progress: Progress | None = None) -> list[str]:

@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Cell", "Row", "contact_sheets", "fitted"]
+__all__ = ["Cell", "Row", "contact_sheets", "fit", "fitted"]
 
 SIDE, GAP, LINE = 216, 10, 18
 MOST_ACROSS = 7
@@ -14,6 +14,7 @@ TALLEST = 6000  # pixels of one sheet
 PAPER, INK, SOFT = (251, 250, 248), (29, 33, 38), (93, 102, 112)
 BAR = 90  # pixels of a scale of colours
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Legend = Sequence[tuple[Sequence[tuple[int, int, int]], str]]
 """Colours (one, or a scale of several) and what they say."""
 
@@ -101,8 +102,8 @@ def _sheet(  # noqa: PLR0917
     sheet = Image.new("RGB", (wide, top + sum(tall for _, tall in rows) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     large, plain, fine = (ImageFont.load_default(size) for size in (19, 14, 12.5))
-    draw.text((GAP, GAP), _fit(draw, title, wide - 2 * GAP, large), INK, large)
-    draw.text((GAP, GAP + 24), _fit(draw, under, wide - 2 * GAP, fine), SOFT, fine)
+    draw.text((GAP, GAP), fit(draw, title, wide - 2 * GAP, large), INK, large)
+    draw.text((GAP, GAP + 24), fit(draw, under, wide - 2 * GAP, fine), SOFT, fine)
     at = GAP
     for colours, words in legend:
         bar = BAR if len(colours) > 1 else 12
@@ -110,18 +111,18 @@ def _sheet(  # noqa: PLR0917
             break
         for x in range(bar):
             draw.line((at + x, top - 24, at + x, top - 14), _between(colours, x / max(1, bar - 1)))
-        label = _fit(draw, words, wide - GAP - at - bar - 8, fine)
+        label = fit(draw, words, wide - GAP - at - bar - 8, fine)
         draw.text((at + bar + 6, top - 27), label, SOFT, fine)
         at += round(bar + 24 + draw.textlength(label, fine))
     for row, tall in rows:
         draw.line((GAP, top - 3, wide - GAP, top - 3), (227, 225, 220))
-        draw.text((GAP, top + 2), _fit(draw, row.heading, wide - 2 * GAP, plain), INK, plain)
+        draw.text((GAP, top + 2), fit(draw, row.heading, wide - 2 * GAP, plain), INK, plain)
         at = top + LINE + 6
         for line in _lines(row, across):
             for place, cell in enumerate(line):
                 left = GAP + place * (SIDE + GAP)
                 sheet.paste(cell.image, (left, at + LINE - 2))
-                draw.text((left, at - 2), _fit(draw, cell.caption, SIDE, fine), SOFT, fine)
+                draw.text((left, at - 2), fit(draw, cell.caption, SIDE, fine), SOFT, fine)
             at += _tall(line)
         top += tall
     file = BytesIO()
@@ -137,10 +138,15 @@ def _between(colours: Sequence[tuple[int, int, int]], share: float) -> tuple[int
     return red, green, blue
 
 
-def _fit(
-    draw: ImageDraw.ImageDraw, text: str, room: int | float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> str:
-    """Return as much of a text as fits, in letters that Pillow's own font has."""
+def fit(draw: ImageDraw.ImageDraw, text: str, room: int | float, font: Font) -> str:
+    """Return as much of a text as fits, in letters that Pillow's own font has.
+
+    Args:
+        draw: where it will be written.
+        text: any text.
+        room: pixels across.
+        font: its font.
+    """
     text = text.translate(
         {0x2212: "-", 0x201C: '"', 0x201D: '"', 0x2026: "...", 0xD7: "x", 0xB7: "-", 0xA7: "section "}
     )

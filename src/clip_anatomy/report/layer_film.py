@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clip_anatomy.maps.layer_maps import cumulative
 from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.report.contact_sheet import INK, PAPER, SOFT, fit, fitted
 from clip_anatomy.report.map_overlay import Shades, overlay, shades_of
 
 __all__ = ["layer_film", "layer_shades"]
@@ -14,7 +15,6 @@ __all__ = ["layer_film", "layer_shades"]
 SIDE, GAP, LINE = 250, 8, 18
 MOST_TEXTS = 4
 MILLISECONDS, LAST = 450, 1800
-PAPER, INK, SOFT = (251, 250, 248), (29, 33, 38), (93, 102, 112)
 
 
 def layer_shades(layers: Sequence[Maps]) -> tuple[list[Shades], list[Shades]]:
@@ -44,11 +44,7 @@ def layer_film(picture: Image.Image, layers: Sequence[Maps], look: str = "signed
     """
     texts = layers[0].texts[:MOST_TEXTS]
     alone, sums = layer_shades(layers)
-    scale = SIDE / max(picture.size)
-    shown = picture.resize(
-        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))),
-        Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS,
-    )
+    shown = fitted(picture, SIDE)
     wide, tall = GAP + len(texts) * (shown.width + GAP), 2 * (shown.height + LINE + GAP) + 2 * LINE
     font, fine = ImageFont.load_default(14), ImageFont.load_default(12)
     frames: list[Image.Image] = []
@@ -66,9 +62,7 @@ def layer_film(picture: Image.Image, layers: Sequence[Maps], look: str = "signed
                 at = GAP + k * (shown.width + GAP)
                 frame.paste(overlay(shown, each[layer], k, look), (at, top + LINE))
         for k, text in enumerate(texts):
-            words = text.encode("latin-1", "replace").decode("latin-1")
-            while words and draw.textlength(words, fine) > shown.width:
-                words = words[:-1]
+            words = fit(draw, text, shown.width, fine)
             draw.text((GAP + k * (shown.width + GAP), tall - LINE + GAP), words, INK, fine)
         frames.append(frame)
     # One palette with the colours of all frames, or colours would flicker from frame to frame.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from clip_anatomy.maps.point_prompts import Prompts
+from clip_anatomy.report.contact_sheet import fitted
 
 __all__ = ["marked"]
 
@@ -27,9 +28,8 @@ def marked(
         A picture no larger than `longest`; small ones are enlarged to at least 256 pixels.
     """
     side = max(picture.size)
-    scale = min(longest, max(side, 256)) / side
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    shown = picture.resize(size, Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS)
+    shown = fitted(picture, min(longest, max(side, 256)))
+    scale, size = min(longest, max(side, 256)) / side, shown.size
     canvas = shown.resize((size[0] * FINE, size[1] * FINE), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
     unit = scale * FINE
