@@ -21,7 +21,7 @@ from clip_anatomy.naming.roles import Role
 from clip_anatomy.report.atlas_pages import head_page, index_page
 from clip_anatomy.report.contact_sheet import Cell
 from clip_anatomy.report.explain_page import ExplainedPicture, explain_page
-from clip_anatomy.report.html import notebook_figures
+from clip_anatomy.report.html import framed, notebook_figures
 from clip_anatomy.report.maps_page import maps_page, maps_section, masks_page, masks_section
 from clip_anatomy.report.search_page import search_page
 from clip_anatomy.report.search_pictures import Shown
@@ -112,10 +112,13 @@ def test_notebooks() -> None:
     assert reader.tags == ["figure", "img", "pre"]
     assert ("alt", NASTY) in reader.attributes
     assert NASTY in reader.text
+    reader = read(framed(NASTY))
+    assert reader.tags == ["iframe"]
+    assert ("srcdoc", NASTY) in reader.attributes
 
 
 def test_html_is_made_by_templates_alone() -> None:
-    """No f-string holds a tag, nothing is escaped by hand, and no template marks a value as safe."""
+    """No string holds a tag, nothing is escaped by hand, and no template marks a value as safe."""
     for path in SOURCES.rglob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -124,6 +127,10 @@ def test_html_is_made_by_templates_alone() -> None:
                     part.value for part in node.values if isinstance(part, ast.Constant) and isinstance(part.value, str)
                 )
                 assert not re.search(r"</?[a-z]+[ >/]|<!", fixed), f"{path.name}:{node.lineno} builds HTML"
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"</[a-z]+>|<(img|iframe|div) ", node.value), (
+                    f"{path.name}:{node.lineno} builds HTML"
+                )
             if isinstance(node, ast.ImportFrom) and node.module == "html":
                 raise AssertionError(f"{path.name} escapes by hand")
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Markup":

@@ -46,7 +46,7 @@ def notebook_figures(figures: Sequence[tuple[bytes, str, str]]) -> str:
 
 def framed(html: str) -> str:
     """Return a page inside a frame, as a notebook shows it: its style and scripts stay its own."""
-    return Markup('<iframe srcdoc="{}" style="width:100%;height:640px;border:0"></iframe>').format(html)
+    return fragment("macros.html", "framed", html)
 
 
 @cache
