@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import torch
@@ -24,12 +25,16 @@ from clip_anatomy.report.explain_page import ExplainedPicture, explain_page
 from clip_anatomy.report.html import framed, notebook_figures
 from clip_anatomy.report.maps_page import maps_page, maps_section, masks_page, masks_section
 from clip_anatomy.report.search_page import search_page
-from clip_anatomy.report.search_pictures import Shown
+from clip_anatomy.report.search_pictures import ResultPicture
 from clip_anatomy.report.shown_picture import view_of
-from clip_anatomy.retrieval.query import Asked
-from clip_anatomy.retrieval.ranking import Hit, Ranking, Used
+from clip_anatomy.retrieval.automatic_heads import ChosenHead
+from clip_anatomy.retrieval.hits import Hit
+from clip_anatomy.retrieval.query import Query
+from clip_anatomy.retrieval.ranking import Ranking
+from clip_anatomy.retrieval.subspace import Space
 from clip_anatomy.split.picture_explanation import PictureExplanation
 from clip_anatomy.store.rows import Row
+from clip_anatomy.store.store import Store
 
 SOURCES = Path(clip_anatomy.__file__).parent
 TAGS = r"</(a|b|i|p|h\d|div|span|pre|table|tr|td|li|ul|ol|dl|figure|section|iframe|script|style)>|<(img|iframe|div|span|a) "
@@ -97,15 +102,17 @@ def test_atlas() -> None:
 def test_search() -> None:
     row = Row(0, NASTY, NASTY, 1, 40, 60, NASTY, label=NASTY, group=NASTY, source=NASTY)
     hits = (Hit(1, 0.5, row, (0.3, 0.2), (NASTY,), (NASTY,)), Hit(2, 0.4, row, (0.2, 0.2)))
-    ranking = Ranking(
-        NASTY, NASTY, NASTY, "heads", "cosine", True, (Used(0, 0, NASTY, f"a: {NASTY}"), Used(0, 1, NASTY)), hits, 9, 9,
-        sought=(NASTY,), notes=(NASTY,), asked=Asked(words=(NASTY,)),
-    )  # fmt: skip
+    store, space = MagicMock(spec=Store), MagicMock(spec=Space)
+    store.__len__.return_value, store.path, store.manifest = 9, NASTY, MagicMock(model=NASTY)
+    space.mode, space.centred = "heads", True
+    heads = (ChosenHead(0, 0, NASTY, f"a: {NASTY}"), ChosenHead(0, 1, NASTY))
+    query = Query((), (), (NASTY,), (), heads, "auto", "", space, torch.zeros(2).double())
+    ranking = Ranking(query, store, hits, 9, shared_texts=(NASTY,), notes=(NASTY,))
     found = [
-        Shown(hits[0], NASTY, IMAGE, "", torch.randn(4, 4), f"file:///{NASTY}"),
-        Shown(hits[1], NASTY, None, NASTY),
+        ResultPicture(hits[0], NASTY, IMAGE, "", torch.randn(4, 4), f"file:///{NASTY}"),
+        ResultPicture(hits[1], NASTY, None, NASTY),
     ]
-    harmless(search_page(ranking, [Shown(None, NASTY, IMAGE)], found), 12)
+    harmless(search_page(ranking, [ResultPicture(None, NASTY, IMAGE)], found), 12)
 
 
 def test_notebooks() -> None:

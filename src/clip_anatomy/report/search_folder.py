@@ -1,8 +1,6 @@
 """How a search is shown: its folder (page, contact sheet, numbers), its picture, and what a notebook shows."""
 
-import base64
 import json
-from html import escape
 from io import BytesIO
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from PIL import Image
 
 from clip_anatomy.atomic_output import REPORT, Kind, staged
 from clip_anatomy.progress import note
+from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.report.search_page import search_page
 from clip_anatomy.report.search_pictures import query_pictures, result_pictures
 from clip_anatomy.report.search_sheet import contact_sheet
@@ -44,9 +43,8 @@ def figure(ranking: Ranking) -> Image.Image:
 
 
 def html(ranking: Ranking) -> str:
-    """Show the contact sheet under its title."""
-    data = base64.b64encode(_png(figure(ranking))).decode()
-    return f'<img alt="{escape(ranking.title)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+    """Return the contact sheet above the summary, for notebooks."""
+    return notebook_figures([(_png(figure(ranking)), ranking.title, ranking.summary())])
 
 
 def _png(image: Image.Image) -> bytes:
