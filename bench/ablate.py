@@ -59,7 +59,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict:
     from clip_anatomy.edits.selection import Selection
     from clip_anatomy.store.store import Store
     from clip_anatomy.studies.ablation_study import study
-    from clip_anatomy.studies.baseline import instead_of
+    from clip_anatomy.studies.baseline import baseline_of
     from clip_anatomy.studies.stored_predictions import predictions
     from clip_anatomy.studies.zero_shot_task import Task
 
@@ -86,7 +86,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict:
     sets = [Selection((pair,)) for pair in pairs[:: max(1, len(pairs) // 9)]]
     rows = np.linspace(0, len(store) - 1, CHECKED).astype(np.int64)
     union = Selection(tuple(pair for one in sets for pair in one.heads))
-    ours = predictions(store, texts, sets, instead_of(store, union), rows=rows)
+    ours = predictions(store, texts, sets, baseline_of(store, union), rows=rows)
     same = bool((ours == directly(store, texts, sets, rows)).all())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"the same classes as computed directly in float64, {len(sets)} heads × {len(rows)} images: {same}")

@@ -14,13 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.edits.ablate import ablate, taken, token_parts
+from clip_anatomy.edits.measured_replacements import replacements_of
+from clip_anatomy.edits.replace_parts import replace_parts
 from clip_anatomy.edits.selection import Selection
+from clip_anatomy.edits.split_contributions import change_of_parts
 from clip_anatomy.errors import BadInput, BadSpec, UnsupportedModel
 from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.split.basis import basis_of
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
+from clip_anatomy.split.source_tokens import token_parts
 
 LAYERS, HEADS, TOKENS = 2, 2, 17
 places = st.tuples(
@@ -89,7 +92,7 @@ def test_it_is_the_sum_of_the_parts_with_some_replaced(
         put = {"mean": mine[name].mean(0), "zero": 0, "swap": theirs[name][:1], "over": theirs[name].mean(0)}[by]
         expected = expected + put - mine[name]
     more = {"swap": {"other": others[:1]}, "over": {"over": others}}.get(by, {})
-    found = ablate(clip, few, selection, "mean" if by == "over" else by, convention=convention, **more)
+    found = replace_parts(clip, few, selection, "mean" if by == "over" else by, convention=convention, **more)
     torch.testing.assert_close(found.double(), expected * whole.norm(dim=-1, keepdim=True), atol=2e-4, rtol=2e-4)
     if not selection:
         assert torch.equal(found, clip.encode_image(few))
@@ -99,13 +102,13 @@ def test_means_that_were_taken_before_are_the_same_means(clip: Any, pixels: Tens
     selection = Selection(((0, 1), (1, 0)), mlps=(0,), class_to_class=(0, 1), input_embedding=True)
     means = Means.of(clip, pixels, class_to_class=True)
     torch.testing.assert_close(
-        ablate(clip, pixels, selection, over=means), ablate(clip, pixels, selection), atol=1e-4, rtol=1e-4
+        replace_parts(clip, pixels, selection, over=means), replace_parts(clip, pixels, selection), atol=1e-4, rtol=1e-4
     )
     heads = Selection(selection.heads)
     parts = ca.decompose(clip, pixels)
     for moments in (Moments.of(parts), Moments.of(parts, basis=basis_of(clip.image_tower))):
         torch.testing.assert_close(
-            ablate(clip, pixels, heads, over=moments), ablate(clip, pixels, heads), atol=1e-4, rtol=1e-4
+            replace_parts(clip, pixels, heads, over=moments), replace_parts(clip, pixels, heads), atol=1e-4, rtol=1e-4
         )
 
 
@@ -122,7 +125,7 @@ def test_texts_stand_in_for_heads(clip: Any, pixels: Tensor) -> None:
         again = mean + (x[:, 1, 0] - mean) @ directions.T @ directions
         length = parts.embedding.norm(dim=-1, keepdim=True).double()
         expected = parts.embedding.double() + length * (again - x[:, 1, 0])
-        found = ablate(clip, pixels, "1.0", "texts", span=span)
+        found = replace_parts(clip, pixels, "1.0", "texts", span=span)
         torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -139,8 +142,9 @@ def test_everything_at_its_mean_leaves_one_embedding(clip: Any, pixels: Tensor) 
     parts = ca.decompose(clip, pixels, "official")  # whose parts hold the biases too
     everything = Selection.parse("all+mlp=all+input-embedding", LAYERS, HEADS)
     unit = torch.nn.functional.normalize(parts.embedding, dim=-1)
-    torch.testing.assert_close(taken(parts, everything), unit, atol=1e-5, rtol=1e-5)
-    found = torch.nn.functional.normalize(ablate(clip, pixels, everything, convention="official"), dim=-1)
+    every = replacements_of(everything, by="zero", embed=12)
+    torch.testing.assert_close(-change_of_parts(every, parts), unit, atol=1e-5, rtol=1e-5)
+    found = torch.nn.functional.normalize(replace_parts(clip, pixels, everything, convention="official"), dim=-1)
     torch.testing.assert_close(found, found[:1].expand_as(found), atol=1e-4, rtol=1e-4)
 
 
@@ -164,7 +168,7 @@ def test_accuracies_are_those_of_the_official_code(oracle: Any) -> None:
     images, classes, labels = (torch.from_numpy(inputs[name]) for name in ("images", "classifier", "labels"))
 
     def accuracy(spec: str) -> float:
-        found = ablate(clip, images.float(), spec, convention="official")  # the convention of the official code
+        found = replace_parts(clip, images.float(), spec, convention="official")  # the convention of the official code
         return 100 * float(((found @ classes.float().T).argmax(1) == labels).double().mean())
 
     assert accuracy("none") == pytest.approx(expected["base"])
@@ -191,8 +195,8 @@ def test_accuracies_are_those_of_the_official_code(oracle: Any) -> None:
         ({"by": "zero", "over": torch.zeros(1, 3, 32, 32)}, BadSpec, "type by='mean'"),
         ({"by": "swap", "other": torch.zeros(3, 3, 32, 32)}, BadInput, "give one, or one for each"),
         ({"images": 1}, BadInput, "Type over=IMAGES, or by='zero'"),
-        ({"over": "moments", "selection": "mlp=1"}, BadInput, "moments hold heads only, not MLP 1. Type over=images"),
-        ({"over": "moments", "convention": "official"}, BadInput, "Type convention='centered'"),
+        ({"over": "moments", "selection": "mlp=1"}, BadInput, "moments hold heads only, not MLP 1. Type Means.of"),
+        ({"over": "moments", "convention": "official"}, BadInput, "type convention='centered'"),
         ({"over": "means", "selection": "token=1"}, BadInput, "Type over=images"),
         ({"over": "means", "selection": "class-to-class=0"}, BadInput, "class_to_class=True"),
         ({"over": "others"}, BadInput, "of another model"),
@@ -216,7 +220,7 @@ def test_what_cannot_be_is_named(
         given = pixels.clone()
         given[1] = torch.nan
     with pytest.raises(error, match=says):
-        ablate(clip, given, call.pop("selection"), call.pop("by", "mean"), **call)
+        replace_parts(clip, given, call.pop("selection"), call.pop("by", "mean"), **call)
 
 
 def test_a_model_that_averages_its_patches(pixels: Tensor) -> None:
@@ -225,7 +229,7 @@ def test_a_model_that_averages_its_patches(pixels: Tensor) -> None:
     every = token_parts(parts, {layer: range(TOKENS) for layer in range(LAYERS)})
     torch.testing.assert_close(every, parts.heads, atol=1e-4, rtol=1e-4)
     with pytest.raises(BadSpec, match="no class token reads from itself. Type heads, MLPs or tokens instead"):
-        ablate(clip, pixels, "class-to-class=all")
+        replace_parts(clip, pixels, "class-to-class=all")
 
 
 def test_a_resnet_has_heads_but_no_mlps() -> None:
@@ -242,9 +246,9 @@ def test_a_resnet_has_heads_but_no_mlps() -> None:
     length = parts.embedding.norm(dim=-1, keepdim=True)
     x = parts.heads[:, 0, 1] / length
     torch.testing.assert_close(
-        ablate(clip, images, "0.1"), parts.embedding + length * (x.mean(0) - x), atol=1e-4, rtol=1e-4
+        replace_parts(clip, images, "0.1"), parts.embedding + length * (x.mean(0) - x), atol=1e-4, rtol=1e-4
     )
     with pytest.raises(BadSpec, match="no MLPs"):
-        ablate(clip, images, "mlp=all")
+        replace_parts(clip, images, "mlp=all")
     with pytest.raises(UnsupportedModel, match="Type heads, for example 0.3"):
-        ablate(clip, images, "token=1")
+        replace_parts(clip, images, "token=1")

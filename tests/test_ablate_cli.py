@@ -52,11 +52,33 @@ def test_a_table_a_figure_and_json(main: Main, store: Path, tmp_path: Path) -> N
     assert told["schema"] == "clip-anatomy/ablations/1"
     assert [one["name"] for one in told["studies"]] == ["layers"]
     assert len(told["studies"][0]["effects"]) == 8
-    assert "figures: clip-anatomy-ablate/layers.png" in err
-    # Another study takes the place of the first one; files of others stay.
+    assert "figures and numbers: clip-anatomy-ablate" in err
+    # Another study stands beside the first one, the same one takes its place; files of others stay.
     (folder / "mine.txt").write_text("mine")
-    assert main("ablate", store, "--study", "heads,mlps")[0] == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["ablate.json", "heads.png", "mine.txt", "mlps.png"]
+    assert main("ablate", store, "--study", "mlps,layers", "--by", "zero")[0] == 0
+    assert main("ablate", store, "--study", "layers", "--label", "count")[0] == 0
+    names = ["ablate.json", "layers-zero.png", "layers.png", "mine.txt", "mlps-zero.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    studies = json.loads((folder / "ablate.json").read_text())["studies"]
+    assert [(one["name"], one["by"]) for one in studies] == [("mlps", "zero"), ("layers", "zero"), ("layers", "mean")]
+    assert studies[2]["column"] == "count"
+    ca.index(ca.load("demo", parity=False), "world:20:test", tmp_path / "another")
+    code, out, err = main("ablate", tmp_path / "another")
+    assert code == 2
+    assert "holds studies of another store" in err
+
+
+def test_the_verb_and_the_function_are_one(main: Main, store: Path, tmp_path: Path) -> None:
+    code, out, err = main("ablate", store, "--study", "heads", "--by", "zero", "--json")
+    assert code == 0, err
+    found = ca.ablate(store, study="heads", by="zero")
+    mine, theirs = found.to_dict()["studies"][0], json.loads(out)["studies"][0]
+    assert json.loads(json.dumps(mine)) | {"seconds": 0} == theirs | {"seconds": 0}
+    assert repr(found) == found.summary() == found.studies[0].summary()
+    found.save(tmp_path / "drawn")
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["ablate.json", "heads-zero.png"]
+    assert "<pre>" in found._repr_html_()
+    assert found.figure().get_figwidth() > 5
 
 
 def test_json_alone_writes_nothing(main: Main, store: Path, tmp_path: Path) -> None:
@@ -77,7 +99,7 @@ def test_json_alone_writes_nothing(main: Main, store: Path, tmp_path: Path) -> N
     told = json.loads(out)["studies"][0]
     assert told["effects"][0]["spec"] == "7.0,7.3"
     assert Selection.of_dict(told["effects"][1]["selection"]) == Selection.parse("layer=0-3+mlp=all", 8, 6)
-    assert (told["column"], told["group_column"], told["by"], told["instead"]) == ("count", "digit", "zero", "zero")
+    assert (told["column"], told["group_column"], told["by"], told["baseline"]) == ("count", "digit", "zero", "zero")
     assert not list(tmp_path.iterdir())
 
 
@@ -91,7 +113,7 @@ def test_roles_texts_and_crossed_groups(main: Main, store: Path, tmp_path: Path)
     assert (tmp_path / "a" / "selected.png").is_file()
     code, out, err = main("ablate", store, "--study", "heads", "--by", "texts", "--texts", "3", "--json")
     assert code == 0, err
-    assert json.loads(out)["studies"][0]["instead"] == "their first 3 texts"
+    assert json.loads(out)["studies"][0]["baseline"] == "their first 3 texts"
 
 
 def test_all_studies_leave_out_what_a_store_cannot_answer(main: Main, tmp_path: Path) -> None:
@@ -143,9 +165,11 @@ def test_no_store_is_named(main: Main, tmp_path: Path) -> None:
 def test_every_figure_can_be_drawn(name: str, grouped: bool) -> None:
     groups = (("first", 5), ("second", 7)) if grouped else ()
 
-    def effect(told: str, at: int) -> Effect:
+    def effect(description: str, at: int) -> Effect:
         selection = Selection(((at // 16, at % 16),))
-        return Effect(told, selection, 0.9 - at / 600, 0.8, (0.5, 0.7) if grouped else (), at, 1, -at / 600, 0.01)
+        return Effect(
+            description, selection, 0.9 - at / 600, 0.8, (0.5, 0.7) if grouped else (), at, 1, -at / 600, 0.01
+        )
 
     many = 24 * 16 if name == "heads" else 24
     effects = tuple(effect(f"a set whose name is quite long, number {at}", at) for at in range(many))
@@ -154,7 +178,7 @@ def test_every_figure_can_be_drawn(name: str, grouped: bool) -> None:
         name, "A study", "mean", "their mean", "x", "0", "s", 12, "label", ("a", "b"), "group", groups, whole, effects
     )
     assert draw_study(told).startswith(b"\x89PNG")
-    assert ("worst group" in told.table()) is grouped
+    assert ("worst group" in told.summary()) is grouped
 
 
 def test_tables_fit_a_page_whatever_the_groups() -> None:

@@ -359,5 +359,5 @@ def test_labels_match_names_without_regard_to_case_and_hyphens():
 
 
 def test_an_edit_of_nothing_is_the_model(found, store, demo):
-    assert not edit_of(store, demo, found, Selection()).changes
+    assert not edit_of(store, demo, found, Selection()).replacements
     assert isinstance(edit_of(store, demo, found, Selection()), Edit)

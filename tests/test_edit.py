@@ -17,7 +17,7 @@ import clip_anatomy as ca
 from clip_anatomy.data.open_source import open_source
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
-from clip_anatomy.edits.replacement import Change
+from clip_anatomy.edits.replacement import Replacement
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, ClipAnatomyError, UnsupportedModel
 from clip_anatomy.split.basis import basis_of
@@ -177,7 +177,7 @@ def test_by_texts_is_the_reconstruction_of_textspan(clip: Any) -> None:
         new = new - parts.heads[:, layer, head].double() + rebuilt[:, layer, head]
     close(edit.apply(parts), new)
     close(EditedClip(clip, edit).encode_image(images), new)
-    assert edit.told[0] == "head 0.0 by its texts (3 directions kept)"
+    assert edit.descriptions[0] == "head 0.0 by its texts (3 directions kept)"
 
 
 def test_from_head_coordinates_alone(clip: Any, means: Means) -> None:
@@ -228,11 +228,13 @@ def test_means_are_those_of_the_parts_in_any_batches(clip: Any) -> None:
     assert means.count == 37
     moments = ca.Moments.of(parts, basis=basis_of(clip.image_tower))
     for one, other in zip(
-        Edit.of(clip, "all", moments).changes, Edit.of(clip, "all", Means.of(clip, images)).changes, strict=True
+        Edit.of(clip, "all", moments).replacements,
+        Edit.of(clip, "all", Means.of(clip, images)).replacements,
+        strict=True,
     ):
-        assert one.mean is not None
-        assert other.mean is not None
-        close(one.mean, other.mean, 1e-4)
+        assert one.baseline is not None
+        assert other.baseline is not None
+        close(one.baseline, other.baseline, 1e-4)
 
 
 # ---- what cannot be made
@@ -252,7 +254,7 @@ def even_span(clip: Any) -> Any:
 BAD_MAKING = {
     "no such head": (lambda c, m: Edit.of(c, "9.9", m), r"heads that do not exist: 9\.9. Type LAYER\.HEAD"),
     "no such mlp": (lambda c, m: Edit.of(c, Selection(mlps=(7,)), m), r"mlp=7: no such layer"),
-    "tokens": (lambda c, m: Edit.of(c, "token=3", m), r"places in one image.*ablate\(clip, images"),
+    "tokens": (lambda c, m: Edit.of(c, "token=3", m), r"places in one image.*replace_parts\(clip, images"),
     "no means": (lambda c, m: Edit.of(c, "0.1"), r"needs means, and none are given.*or by='zero'"),
     "NaN means": (lambda c, m: Edit.of(c, "0.1", poisoned(m)), r"head 0\.1: 1 of the 12 numbers of its mean are NaN"),
     "unknown by": (lambda c, m: Edit.of(c, "0.1", m, by="magic"), r"by 'magic'\? .*Type one of: mean, zero, texts"),
@@ -271,12 +273,12 @@ BAD_MAKING = {
         r"directions hold NaN",
     ),
     "skew frame": (
-        lambda c, m: Change("head", 0, 1, "zero", frame=torch.ones(2, 12)),
+        lambda c, m: Replacement("head", 0, 1, "zero", frame=torch.ones(2, 12)),
         r"not orthonormal \(off by .*Type directions=",
     ),
     "mlps from moments": (
         lambda c, m: Edit.of(c, "mlp=1", ca.Moments.of(ca.decompose(c, pixels(3)))),
-        r"moments hold heads only; MLP 1.*Means\.of\(clip, images\)",
+        r"moments hold heads only, not MLP 1.*Means\.of\(clip, images\)",
     ),
     "class-to-class not measured": (
         lambda c, m: Edit.of(c, "class-to-class=1", Means.of(c, pixels(2))),
@@ -292,15 +294,15 @@ BAD_MAKING = {
     ),
     "another convention's means": (
         lambda c, m: Edit.of(c, "0.1", Means.of(c, pixels(3), convention="official")),
-        r"under the convention 'official'.*Type Edit\.of\(clip, selection, Means\.of",
+        r"under the convention 'official'.*'centered' is needed here",
     ),
     "another convention's texts": (
         lambda c, m: Edit.of(c, "0.1", m, "texts", span=even_span(c)),
         r"the span was found under the convention 'official'.*--convention centered",
     ),
     "another convention's means, in an ablation": (
-        lambda c, m: ca.ablate(c, pixels(2), "0.1", over=Means.of(c, pixels(3), convention="official")),
-        r"the means were taken under the convention 'official'. Type convention='official'",
+        lambda c, m: ca.replace_parts(c, pixels(2), "0.1", over=Means.of(c, pixels(3), convention="official")),
+        r"the means were taken under the convention 'official'; 'centered' is needed.*type convention='official'",
     ),
     "layers not kept": (
         lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3))).select([1, 2])),

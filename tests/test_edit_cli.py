@@ -65,8 +65,8 @@ def test_apply_embeds_a_folder_and_names_bad_files(
     spec = f"{files / 'a.json'}+{files / 'b.json'}"
     assert main(["apply", spec, str(pictures), "--out", str(out), *asked]) == 0
     told = capsys.readouterr()
-    assert "not used: 3.png: " in told.err
-    assert "not used: 4.png: 4.png is empty" in told.err or "4.png" in told.err
+    assert "3.png is not a picture" in told.err
+    assert "4.png is empty" in told.err
     assert "7 images, 2 not used" in told.out
     assert re.search(r"  a (circle|bird) +first for +[\d.]+ % → +[\d.]+ % with the edit\n", told.out)
     names = ["0.png", "1.png", "2.png", "5.png", "6.png", "7.png", "8.png"]
@@ -128,21 +128,34 @@ def test_where_memory_runs_out_smaller_batches_are_kept_to(files: Path, tmp_path
                 raise RuntimeError("CUDA out of memory")
             return super().encode_both(image)
 
-    done = apply(Narrow(demo, Edit.load(files / "a.json")), open_source("world:7"), tmp_path / "e.npz", batch=4)
+    done = apply(Narrow(demo, Edit.load(files / "a.json")), open_source("world:7"), out=tmp_path / "e.npz", batch=4)
     assert done.done == 7
     assert tried == [4, 2, 2, 2, 1]  # the four that did not fit are not tried again
 
 
-def test_a_folder_in_the_place_of_a_file_and_a_text_twice_are_named_before_any_work(
+def test_a_folder_in_the_place_of_a_file_and_a_batch_of_none_are_named_before_any_work(
     files: Path, tmp_path: Path, demo: Any
 ) -> None:
     model = EditedClip(demo, Edit.load(files / "a.json"))
     (tmp_path / "e.npz").mkdir()
     with pytest.raises(OutputError, match=r"is a folder; a file was expected. Type --out .*e\.npz/embeddings\.npz"):
-        apply(model, open_source("world:2"), tmp_path / "e.npz")
-    with pytest.raises(BadInput, match="the text 'a' stands twice"):
-        apply(model, open_source("world:2"), tmp_path / "f.npz", texts=["a", "b", "a"])
+        apply(model, open_source("world:2"), out=tmp_path / "e.npz")
+    with pytest.raises(BadInput, match=r"batch=0: .* Type batch=32"):
+        apply(model, open_source("world:2"), out=tmp_path / "f.npz", batch=0)
     assert [p.name for p in tmp_path.iterdir()] == ["e.npz"]
+
+
+def test_the_function_takes_what_the_verb_takes(files: Path, tmp_path: Path, demo: Any) -> None:
+    found = ca.apply(
+        files / "a.json", "world:4", out=tmp_path / "f.jsonl", texts=["a bird", "a fish", "a bird"], model=demo
+    )
+    assert list(found.first) == ["a bird", "a fish"]  # a text that stands twice counts once
+    assert any("was given 2 times" in note for note in found.notes)
+    assert repr(found) == found.summary()
+    assert json.loads(json.dumps(found.to_dict()))["done"] == 4
+    exported = ca.export(Edit.load(files / "a.json"), out=tmp_path / "out")
+    assert exported.files["edited_clip.py"] > 1000
+    assert f"{exported.folder / 'edited_clip.py'}" in repr(exported)
 
 
 def test_an_interrupted_apply_leaves_nothing_half_written(files: Path, tmp_path: Path, demo: Any) -> None:
@@ -161,7 +174,7 @@ def test_an_interrupted_apply_leaves_nothing_half_written(files: Path, tmp_path:
         calls = 0
         (tmp_path / f"e.{suffix}").write_text("an older one")
         with pytest.raises(KeyboardInterrupt):
-            apply(model, open_source("world:9"), tmp_path / f"e.{suffix}", batch=4)
+            apply(model, open_source("world:9"), out=tmp_path / f"e.{suffix}", batch=4)
         assert (tmp_path / f"e.{suffix}").read_text() == "an older one"
     assert len(list(tmp_path.iterdir())) == 3
 

@@ -77,7 +77,7 @@ def run_alone(folder: Path, tmp_path: Path) -> tuple[dict[str, Tensor], Tensor, 
 
 @pytest.fixture(scope="module")
 def exported(clip: Any, edit: Edit, tmp_path_factory: Any) -> Path:
-    return export(clip, edit, tmp_path_factory.mktemp("exported") / "out")
+    return export(edit, out=tmp_path_factory.mktemp("exported") / "out", model=clip).folder
 
 
 def test_one_file_runs_without_the_package(clip: Any, edit: Edit, exported: Path, tmp_path: Path) -> None:
@@ -90,14 +90,14 @@ def test_one_file_runs_without_the_package(clip: Any, edit: Edit, exported: Path
     assert float((found["half"] - expected).norm() / expected.norm()) < 5e-2
     names = {"README.md", "check.safetensors", "config.json", "edit.json", "edited_clip.py", "weights.safetensors"}
     assert {p.name for p in exported.iterdir()} == names | {p.name for p in exported.glob("edit-*.safetensors")}
-    assert Edit.load(exported / "edit.json").told == edit.told
+    assert Edit.load(exported / "edit.json").descriptions == edit.descriptions
 
 
 @pytest.mark.parametrize("make", [tiny.transformers_model, lambda: tiny.open_clip_model(vision={"pool_type": "avg"})])
 def test_the_file_reads_back_other_models_too(make: Any, tmp_path: Path) -> None:
     clip = ca.load(make())
     edit = Edit.of(clip, "0.1,1.0+mlp=1", Means.of(clip, pixels(6, 1)))
-    again = exporting.standalone.load(export(clip, edit, tmp_path / "out"))
+    again = exporting.standalone.load(export(edit, out=tmp_path / "out", model=clip).folder)
     torch.testing.assert_close(again.encode_image(pixels(2)), EditedClip(clip, edit).encode_image(pixels(2)))
 
 
@@ -142,7 +142,7 @@ def test_onnx_agrees_for_any_batch_says_nothing_and_is_not_kept_where_it_disagre
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    folder = export(clip, edit, tmp_path / "out", onnx=True)
+    folder = export(edit, out=tmp_path / "out", onnx=True, model=clip).folder
     said = capfd.readouterr()
     assert said.out + said.err == ""
     told = (folder / "README.md").read_text()
@@ -163,7 +163,7 @@ def test_onnx_agrees_for_any_batch_says_nothing_and_is_not_kept_where_it_disagre
     # A file that is not this edit's: written again with the other edit's image.onnx.
     monkeypatch.setattr(torch.onnx, "export", lambda _, __, path, **more: shutil.copy(folder / path.name, path))
     with pytest.raises(ModelError, match=r"onnxruntime's image embeddings differ by .*export without ONNX"):
-        export(clip, Edit.of(clip, "1.0", by="zero"), tmp_path / "other", onnx=True)
+        export(Edit.of(clip, "1.0", by="zero"), out=tmp_path / "other", onnx=True, model=clip)
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -172,25 +172,25 @@ def test_only_its_own_export_is_replaced(
 ) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "out"))
     (folder / "old.txt").write_text("x")
-    export(clip, Edit.empty(clip), folder)
+    export(Edit.empty(clip), out=folder, model=clip)
     assert not (folder / "old.txt").exists()
     assert "nothing: these are the model's own embeddings" in (folder / "README.md").read_text()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match=r"is no exported model. Type another folder: --out NAME"):
-        export(clip, edit, mine)
+        export(edit, out=mine, model=clip)
     assert (mine / "thesis.txt").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is no exported model"):
-        export(clip, edit, tmp_path / "file")
+        export(edit, out=tmp_path / "file", model=clip)
     for here in (folder, folder / "inside"):
         here.mkdir(exist_ok=True)
         monkeypatch.chdir(here)
         with pytest.raises(OutputError, match=r"is where you are.*Type a folder in it: --out NAME"):
-            export(clip, edit, folder if here != folder else ".")
+            export(edit, out=folder if here != folder else ".", model=clip)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"onnx is not installed. Type: pip install 'clip-anatomy\[export\]'"):
-        export(clip, edit, tmp_path / "other", onnx=True)
+        export(edit, out=tmp_path / "other", onnx=True, model=clip)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "mine", "out"]

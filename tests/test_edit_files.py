@@ -27,10 +27,10 @@ def test_edits_compose_and_are_undone(clip: Any, means: Means) -> None:
     both = a + b
     assert both.parts == a.parts | b.parts
     assert both.notes == "a; b"
-    assert (both - b).told == ["head 0.1 by its mean"]
-    assert both.undo(b.parts).told == both.undo("1.0+mlp=2").told == (both - b).told
+    assert (both - b).descriptions == ["head 0.1 by its mean"]
+    assert both.undo(b.parts).descriptions == both.undo("1.0+mlp=2").descriptions == (both - b).descriptions
     assert not both.undo()
-    assert (Edit.empty(clip) + a).told == a.told
+    assert (Edit.empty(clip) + a).descriptions == a.descriptions
     images = pixels(3)
     disjoint = Edit.of(clip, "mlp=2", by="zero")
     parts = ca.decompose(clip, images)
@@ -43,7 +43,7 @@ def test_a_conflict_another_model_and_what_is_not_there_are_named(clip: Any, mea
     a, zero = Edit.of(clip, "0.1", means), Edit.of(clip, "0.1", by="zero")
     with pytest.raises(BadInput, match=r"replace head 0\.1 in two ways: head 0\.1 by its mean and head 0\.1 by zero"):
         _ = a + zero
-    assert (a.undo(zero.parts) + zero).told == ["head 0.1 by zero"]
+    assert (a.undo(zero.parts) + zero).descriptions == ["head 0.1 by zero"]
     other_means = Edit.of(clip, "0.1", Means.of(clip, pixels(3, 77)))
     with pytest.raises(BadInput, match="with other numbers"):
         _ = a + other_means
@@ -75,14 +75,18 @@ def test_it_is_a_small_readable_file_without_pickle(clip: Any, means: Means, tmp
     assert files == [told["tensors"]["file"], "quiet.json"]
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 10_000
     again = Edit.load(path)
-    assert (again.told, again.measured_on, again.notes) == (edit.told, "seven noises; 7 images", "ünsinn")
-    assert all(a.same(b) for a, b in zip(again.changes, edit.changes, strict=True))
+    assert (again.descriptions, again.measured_on, again.notes) == (
+        edit.descriptions,
+        "seven noises; 7 images",
+        "ünsinn",
+    )
+    assert all(a.same(b) for a, b in zip(again.replacements, edit.replacements, strict=True))
     assert torch.equal(EditedClip(clip, again).encode_image(pixels(2)), EditedClip(clip, edit).encode_image(pixels(2)))
     edit.undo("0.1").save(path)  # an overwritten edit leaves no file of the old one
     assert len(list(tmp_path.iterdir())) == 2
     Edit.of(clip, "0.1", by="zero").save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["quiet.json"]
-    assert Edit.load(path).told == ["head 0.1 by zero"]
+    assert Edit.load(path).descriptions == ["head 0.1 by zero"]
 
 
 def test_an_interrupted_save_leaves_the_old_edit(clip: Any, means: Means, tmp_path: Path, monkeypatch: Any) -> None:
@@ -94,7 +98,7 @@ def test_an_interrupted_save_leaves_the_old_edit(clip: Any, means: Means, tmp_pa
     monkeypatch.setattr(edit_files, "write_text", full)
     with pytest.raises(KeyboardInterrupt):
         Edit.of(clip, "1.1", means).save(path)
-    assert Edit.load(path).told == ["head 0.1 by its mean"]
+    assert Edit.load(path).descriptions == ["head 0.1 by its mean"]
     assert len(list(tmp_path.iterdir())) == 2  # and nothing of the new one
     monkeypatch.undo()
     with pytest.raises(OutputError, match=r"an edit is a \.json file. Type .*e\.txt\.json"):
@@ -108,8 +112,8 @@ def test_a_copy_of_the_readable_file_alone_keeps_its_means(clip: Any, means: Mea
     copied = path.with_name("before.json")
     copied.write_text(path.read_text())
     Edit.of(clip, "1.1", means).save(path)
-    assert Edit.load(copied).told == ["head 0.1 by its mean"]
-    assert Edit.load(path).told == ["head 1.1 by its mean"]
+    assert Edit.load(copied).descriptions == ["head 0.1 by its mean"]
+    assert Edit.load(path).descriptions == ["head 1.1 by its mean"]
 
 
 def change(path: Path, **new: Any) -> Path:

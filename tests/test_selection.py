@@ -111,11 +111,11 @@ def test_names_need_an_atlas_and_layers_that_are_there() -> None:
     assert Selection.parse("last=1", [4, 5], HEADS) == Selection.every([5], HEADS)
 
 
-def test_told_in_few_words() -> None:
-    assert Selection().told == "nothing"
-    assert Selection(((9, 3),)).told == "head 9.3"
-    assert Selection.every(range(8), 12).told == "96 heads of layers 0-7"
-    assert Selection(mlps=(3,), class_to_class=(0, 1), input_embedding=True, tokens=(0, 5)).told == (
+def test_described_in_few_words() -> None:
+    assert Selection().description == "nothing"
+    assert Selection(((9, 3),)).description == "head 9.3"
+    assert Selection.every(range(8), 12).description == "96 heads of layers 0-7"
+    assert Selection(mlps=(3,), class_to_class=(0, 1), input_embedding=True, tokens=(0, 5)).description == (
         "MLP 3; class-to-class attention 0-1; input embedding; tokens 0, 5"
     )
 

@@ -11,21 +11,23 @@ from safetensors.torch import load_file
 
 import clip_anatomy as ca
 from clip_anatomy.data.open_source import open_source
-from clip_anatomy.edits.ablate import ablate, token_parts
+from clip_anatomy.edits.replace_parts import replace_parts
+from clip_anatomy.edits.replacement import Replacement
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.split.basis import basis_of, coordinates_of
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
+from clip_anatomy.split.source_tokens import token_parts
 from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.writer import Writer
-from clip_anatomy.studies import stored_predictions as replay
+from clip_anatomy.studies import stored_predictions
 from clip_anatomy.studies.ablation_study import STUDIES, study
-from clip_anatomy.studies.baseline import instead_of
+from clip_anatomy.studies.baseline import Baseline, baseline_of
 from clip_anatomy.studies.stored_predictions import predictions
-from clip_anatomy.studies.token_parts import TokenParts, extra_of
+from clip_anatomy.studies.token_parts import TokenParts, tokens_of
 from clip_anatomy.studies.zero_shot_task import Task, task_of
 
 IMAGES = 120
@@ -101,13 +103,13 @@ def test_logits_are_those_of_a_direct_computation(
     clip: Any, store: Store, task: Task, *, by: str, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if small:  # several walks over the classes, pieces and tiles
-        monkeypatch.setattr(replay, "READER_BYTES", 48 * 4 * store.manifest.d * 5)
-        monkeypatch.setattr(replay, "PIECE", 70)
-        monkeypatch.setattr(replay, "CELLS", 200)
+        monkeypatch.setattr(stored_predictions, "READER_BYTES", 48 * 4 * store.manifest.d * 5)
+        monkeypatch.setattr(stored_predictions, "PIECE", 70)
+        monkeypatch.setattr(stored_predictions, "CELLS", 200)
     union = Selection()
     for one in SETS:
         union |= one
-    extra = extra_of(store, lambda: clip, union)
+    extra = tokens_of(store, lambda: clip, union)
     sets, over = SETS, None
     if by == "over":  # moments hold heads only
         over, sets = Moments.of(store.heads(7, 3)[:50].double()[:, None, None]), [SETS[0], SETS[1]]
@@ -118,10 +120,10 @@ def test_logits_are_those_of_a_direct_computation(
             basis=store.basis,
         )
         union = SETS[1]
-    put = instead_of(
-        store, union, "mean" if by == "over" else by, over=over, other=11 if by == "swap" else None, extra=extra
+    put = baseline_of(
+        store, union, "mean" if by == "over" else by, over=over, other=11 if by == "swap" else None, tokens=extra
     )
-    found = predictions(store, task.texts, sets, put, extra=extra)
+    found = predictions(store, task.texts, sets, put, tokens=extra)
     for one, given in zip(sets, found, strict=True):
         x = store.embeddings(unit=True).double()
         for name in names(one):
@@ -131,12 +133,12 @@ def test_logits_are_those_of_a_direct_computation(
         two = logits.topk(2).values
         sure = (two[:, 0] - two[:, 1]) > 1e-4  # float16 sums may settle closer ones either way
         assert int(sure.sum()) > 0.9 * len(store) or one == SETS[-1]
-        assert torch.equal(given[sure].long(), logits.argmax(1)[sure]), one.told
+        assert torch.equal(given[sure].long(), logits.argmax(1)[sure]), one.description
 
 
 def test_only_the_images_that_are_asked_are_answered(store: Store, task: Task) -> None:
     sets = [Selection(), Selection.every(6, 6)]
-    put = instead_of(store, sets[1])
+    put = baseline_of(store, sets[1])
     every = predictions(store, task.texts, sets, put)
     some = predictions(store, task.texts, sets, put, rows=task.rows)
     assert torch.equal(some, every[:, torch.from_numpy(task.rows)])
@@ -147,7 +149,7 @@ def test_studies_count_what_the_live_model_answers(clip: Any, store: Store, task
     pixels = clip.pixels([picture.data for picture in source])
     for spec in ("none", "layer=0-5", "7.3", "mlp=all", "class-to-class=all"):
         found = study(store, select=[spec], clip=clip, task=task)
-        x = ablate(clip, pixels, spec)[torch.from_numpy(task.rows)]
+        x = replace_parts(clip, pixels, spec)[torch.from_numpy(task.rows)]
         right = (x @ task.texts.T).argmax(1) == task.labels
         assert found.effects[0].accuracy == pytest.approx(float(right.double().mean()), abs=1.5 / len(task.rows))
 
@@ -159,7 +161,7 @@ def test_the_numbers_of_a_study(clip: Any, store: Store) -> None:
     assert found.images == len(asked)
     assert found.classes == ("one", "two", "three", "four")
     task = task_of(store, lambda: clip, label="count", group="digit")
-    put = instead_of(store, Selection.every(8, 6))
+    put = baseline_of(store, Selection.every(8, 6))
     picks = predictions(store, task.texts, [Selection(), Selection.every(6, 6)], put, rows=task.rows).numpy()
     words = ("one", "two", "three", "four")
     labels = np.array([words.index(told[at]["count"]) for at in asked])
@@ -178,7 +180,7 @@ def test_the_numbers_of_a_study(clip: Any, store: Store) -> None:
     assert effect.worst == pytest.approx(min(effect.groups))
     kept = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert kept["effects"][5]["accuracy"] == effect.accuracy
-    assert found.table().splitlines()[0].endswith(f"percent of {len(asked)} images, 4 classes (count).")
+    assert found.summary().splitlines()[0].endswith(f"percent of {len(asked)} images, 4 classes (count).")
 
 
 def test_every_named_study_has_its_sets(clip: Any, store: Store, task: Task) -> None:
@@ -192,7 +194,7 @@ def test_every_named_study_has_its_sets(clip: Any, store: Store, task: Task) -> 
     for found in asked.values():
         assert found.whole.accuracy == asked["layers"].whole.accuracy
         assert all(0 <= one.accuracy <= 1 for one in found.effects)
-        assert "worst group" in found.table()
+        assert "worst group" in found.summary()
 
 
 def test_the_next_study_reads_no_image(clip: Any, folder: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +216,7 @@ def test_heads_by_their_texts(clip: Any, store: Store, task: Task) -> None:
         store,
         task.texts,
         [Selection(((7, 0), (7, 3)))],
-        instead_of(store, Selection(((7, 0), (7, 3))), "texts", span=span),
+        baseline_of(store, Selection(((7, 0), (7, 3))), "texts", span=span),
     )
     x = store.embeddings(unit=True).double()
     for head in (0, 3):
@@ -225,25 +227,37 @@ def test_heads_by_their_texts(clip: Any, store: Store, task: Task) -> None:
     sure = logits.topk(2).values.diff(dim=1)[:, 0].abs() > 1e-4
     assert torch.equal(found[0][sure].long(), logits.argmax(1)[sure])
     few = study(store, select=["7.0,7.3"], clip=clip, task=task, by="texts", texts_per_head=3)
-    assert few.instead == "their first 3 texts"
+    assert few.baseline == "their first 3 texts"
+
+
+def joint(baseline: Baseline, kind: Any, layer: int = -1, head: int = -1) -> torch.Tensor:
+    found = baseline.of(Replacement(kind, layer, head, "zero")).baseline
+    assert found is not None
+    return found[0]
+
+
+def coordinates(store: Store, baseline: Baseline, layer: int, head: int) -> torch.Tensor:
+    return store.basis.rows[store.layer_at(layer), head] @ joint(baseline, "head", layer, head).double()
 
 
 def test_means_of_another_set_and_another_image(clip: Any, store: Store, task: Task, tmp_path: Path) -> None:
     ca.index(clip, "world:40:val", tmp_path / "other", keep="heads,mlps")
     other = Store.open(tmp_path / "other")
     chosen = Selection(((7, 1), (6, 2)), mlps=(5,), input_embedding=True)
-    put = instead_of(store, chosen, over=other)
-    torch.testing.assert_close(put.head(7, 1), other.moments().mean[7, 1])
-    torch.testing.assert_close(put.joint["mlp", 5].double(), other.mlps(5).double().mean(0), atol=1e-5, rtol=1e-4)
+    put = baseline_of(store, chosen, over=other)
     torch.testing.assert_close(
-        put.joint["rest", -1].double(), contribution(other, ("rest",), {}).mean(0), atol=2e-4, rtol=1e-3
+        coordinates(other, put, 7, 1), other.moments().mean[7, 1], atol=1e-7, rtol=1e-5
+    )  # float32
+    torch.testing.assert_close(joint(put, "mlp", 5).double(), other.mlps(5).double().mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        joint(put, "input-embedding").double(), contribution(other, ("rest",), {}).mean(0), atol=2e-4, rtol=1e-3
     )
     swapped = study(store, select=["7.1"], clip=clip, task=task, by="swap", other=store.column("id")[3])
-    assert store.column("id")[3] in swapped.instead
+    assert store.column("id")[3] in swapped.baseline
     means = Means.of(clip, [picture.data for picture in open_source("world:40:val")])
-    again = instead_of(store, Selection(((7, 1),), mlps=(5,)), over=means)
-    torch.testing.assert_close(again.head(7, 1), put.head(7, 1), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(again.joint["mlp", 5], put.joint["mlp", 5], atol=1e-3, rtol=1e-2)
+    again = baseline_of(store, Selection(((7, 1),), mlps=(5,)), over=means)
+    torch.testing.assert_close(coordinates(store, again, 7, 1), coordinates(store, put, 7, 1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(joint(again, "mlp", 5), joint(put, "mlp", 5), atol=1e-3, rtol=1e-2)
 
 
 # ---- the official code
@@ -297,11 +311,11 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
     layers = study(store, "layers", task=task)
     assert 100 * layers.whole.accuracy == pytest.approx(expected["base"])
     assert [100 * one.accuracy for one in layers.effects] == pytest.approx(expected["attention_layers_cumulative"])
-    mlps = {one.told: 100 * one.accuracy for one in study(store, "mlps", task=task).effects}
-    assert mlps["all MLPs and the start"] == pytest.approx(expected["mlps"])  # its first "MLP" is the start
+    mlps = {one.description: 100 * one.accuracy for one in study(store, "mlps", task=task).effects}
+    assert mlps["all MLPs and the input embedding"] == pytest.approx(expected["mlps"])  # its first "MLP" is the start
     extra = {(0,): TokenParts((0,), tuple(range(8)), torch.cat(own).numpy())}
     every = Selection(class_to_class=tuple(range(8)))
-    picks = predictions(store, task.texts, [every], instead_of(store, every, extra=extra), extra=extra)
+    picks = predictions(store, task.texts, [every], baseline_of(store, every, tokens=extra), tokens=extra)
     assert 100 * float((picks[0] == task.labels).double().mean()) == pytest.approx(expected["cls_to_cls"])
     with pytest.raises(StoreError, match="handed over in memory"):
         study(store, "class-to-class", task=task, clip=clip)

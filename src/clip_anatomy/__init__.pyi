@@ -1,9 +1,11 @@
 """The public names: each once, with where it lives. `__init__.py` reads this list and imports on first use."""
 
 from clip_anatomy import errors as errors
-from clip_anatomy.edits.ablate import ablate as ablate
+from clip_anatomy.edits.apply import apply as apply
 from clip_anatomy.edits.edit import Edit as Edit
 from clip_anatomy.edits.edited_clip import EditedClip as EditedClip
+from clip_anatomy.edits.export import export as export
+from clip_anatomy.edits.replace_parts import replace_parts as replace_parts
 from clip_anatomy.edits.selection import Selection as Selection
 from clip_anatomy.evaluation.faithfulness import Faithfulness as Faithfulness
 from clip_anatomy.evaluation.faithfulness import faithfulness as faithfulness
@@ -42,6 +44,8 @@ from clip_anatomy.split.parts import decompose_text as decompose_text
 from clip_anatomy.store.index import index as index
 from clip_anatomy.store.store import Store as Store
 from clip_anatomy.store.verify import verify as verify
+from clip_anatomy.studies.ablate import Ablation as Ablation
+from clip_anatomy.studies.ablate import ablate as ablate
 from clip_anatomy.studies.ablation_study import study as study
 from clip_anatomy.studies.probe import probe as probe
 from clip_anatomy.studies.repair import repair as repair

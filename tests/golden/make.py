@@ -335,10 +335,10 @@ def atlas_numbers(m: Made) -> Found:
 
 def ablate_numbers(m: Made) -> Found:
     found: Found = {
-        "mean_of_heads": ca.ablate(m.clip, m.pictures, "1.0,2.1", over=ca.Store.open(m.store).moments()),
-        "zero_heads_mlp": ca.ablate(m.clip, m.pictures, "0.1+mlp=1", by="zero"),
-        "zero_token": ca.ablate(m.clip, m.pictures, "class-to-class=all+token=2", by="zero"),
-        "swapped": ca.ablate(m.clip, m.pictures, "layer=1", by="swap", other=m.pictures[:1]),
+        "mean_of_heads": ca.replace_parts(m.clip, m.pictures, "1.0,2.1", over=ca.Store.open(m.store).moments()),
+        "zero_heads_mlp": ca.replace_parts(m.clip, m.pictures, "0.1+mlp=1", by="zero"),
+        "zero_token": ca.replace_parts(m.clip, m.pictures, "class-to-class=all+token=2", by="zero"),
+        "swapped": ca.replace_parts(m.clip, m.pictures, "layer=1", by="swap", other=m.pictures[:1]),
     }
     said = done("ablate", m.store, "--study", "layers,heads,mlps,last")["studies"]
     said += done(

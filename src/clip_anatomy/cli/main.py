@@ -52,7 +52,7 @@ VERBS = {  # name → (where its function is, what it answers)
     ),
     "apply": ("clip_anatomy.cli.apply:apply", "Embed pictures with an edited model."),
     "export": (
-        "clip_anatomy.cli.apply:export",
+        "clip_anatomy.cli.export:export",
         "Write an edited model as one file of torch code, or as ONNX.",
     ),
     "probe": (

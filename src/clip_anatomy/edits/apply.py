@@ -1,4 +1,4 @@
-"""`apply`: run an edited model over a collection, and keep its embeddings (and what it says of texts, before and after)."""
+"""`apply`: embed a collection with an edited model, and count what the edit changes about texts."""
 
 import json
 import os
@@ -7,33 +7,42 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.data.open_source import open_source
 from clip_anatomy.data.picture import SUFFIXES, Decoded, Picture, Source, decode, stack
+from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.edits.open_edited import open_edited
 from clip_anatomy.errors import BadImage, BadInput, OutputError
 from clip_anatomy.files import path_of
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.images.prefetch import prefetched
-from clip_anatomy.store.walk_progress import Progress
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.typed_texts import shorten, typed_texts
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.results import Result
 
 __all__ = ["FORMATS", "Applied", "apply"]
 
 FORMATS = (".npz", ".safetensors", ".jsonl")
-SCHEMA = "clip-anatomy/applied/1"
-REPORT_SECONDS = 0.2
+FILE_SCHEMA = "clip-anatomy/applied/1"
+SCHEMA = "clip-anatomy/apply/1"
+SHOWN = 12  # texts in the summary
 
 
-@dataclass(frozen=True)
-class Applied:
-    """What a run did.
+@dataclass(frozen=True, repr=False)
+class Applied(Result):
+    """What a run did; the embeddings are in its file.
 
     Attributes:
+        model: name of the model.
+        edit: what is replaced, in words, one entry a part.
         out: the file.
         done: images in it.
         failed: id and message of those that could not be used.
@@ -41,8 +50,12 @@ class Applied:
         changed: share of the images whose best text is another one with the edit; None without texts.
         first: text → for how many images it comes first, without and with the edit.
         seconds: wall time.
+        notes: what a reader must know of the texts.
     """
 
+    presenter: ClassVar[str] = ""
+    model: str
+    edit: tuple[str, ...]
     out: str
     done: int
     failed: tuple[tuple[str, str], ...]
@@ -50,6 +63,34 @@ class Applied:
     changed: float | None
     first: Mapping[str, tuple[int, int]]
     seconds: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return {"schema": SCHEMA, **{name: value for name, value in vars(self).items() if name != "notes"}}
+
+    def summary(self) -> str:
+        """Return what was replaced, how far the embeddings moved, and the texts that come first without and with the edit."""
+        more = f" and {len(self.edit) - 6} more" if len(self.edit) > 6 else ""
+        failed = f", {len(self.failed):,} not used" if self.failed else ""
+        changed = (
+            "" if self.changed is None else f"; another text comes first for {100 * self.changed:.1f} % of the images"
+        )
+        lines = [
+            f"{self.model}, edited: {'; '.join(self.edit[:6]) or 'nothing'}{more}",
+            f"{self.out}: {self.done:,} images{failed} in {self.seconds:.0f} s",
+            f"embeddings turned by {self.moved:.1f} degrees on average{changed}",
+        ]
+        most = sorted(self.first.items(), key=lambda one: -max(one[1]))[:SHOWN]
+        width = max((len(shorten(text, 60)) for text, _ in most), default=0)
+        for at, (text, counts) in enumerate(most):
+            before, after = (f"{100 * count / self.done:5.1f} %" for count in counts)
+            lines.append(
+                f"  {shorten(text, 60):<{width}}  first for {before} → {after}{' with the edit' if not at else ''}"
+            )
+        if len(self.first) > SHOWN:
+            lines.append(f"  … and {len(self.first) - SHOWN:,} more texts: --json has all")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -63,34 +104,40 @@ class _Batch:
 
 
 def apply(
-    model: EditedClip,
-    source: Source,
-    out: str | Path,
+    edit: "EditedClip | Edit | str | Path",
+    source: "Source | str | Path",
     *,
-    texts: Sequence[str] = (),
+    out: str | Path = "embeddings.npz",
+    texts: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
+    model: "Clip | str | None" = None,
+    weights: str | None = None,
     batch: int = 32,
     workers: int | None = None,
-    report: Callable[[Progress], None] | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> Applied:
-    """Embed every picture of a collection with an edited model.
+    """Embed pictures with an edited model, and say what the edit changes about them.
 
     Args:
-        model: the edited model.
-        source: from `open_source`: a folder, list, table, tars, `world:COUNT`.
+        edit: an edit, its .json file ("a.json+b.json" for several), or an edited model.
+        source: from `open_source`, or what it reads: a folder, list, table, tars, "world:COUNT".
         out: `.npz` or `.safetensors` (arrays `ids`, `embedding`, and with texts `before` and `after`) or `.jsonl` (a line per
             image, written as they come, so that memory stays small). Embeddings are float32 and not normalised.
         texts: what to say of each image: probabilities over them with the unedited and with the edited model.
         templates: prompts, as in `encode_text`.
+        model: the model of the edit, or its name or path, where it is found by another name.
+        weights: a checkpoint file for open_clip:NAME.
         batch: images at once; halved when memory runs out.
         workers: threads that decode.
-        report: called with the progress.
+        device: auto, cpu, cuda, cuda:1, mps.
+        progress: called with what is being done, images done, images in all.
 
     Returns:
         What was done. A picture that cannot be read is named in it, and the others are done.
 
     Raises:
-        BadInput: no picture could be used, the collection is empty, or a text stands twice.
+        BadInput: no picture could be used, the collection is empty, or the edit is of another model.
         OutputError: the file cannot be written; nothing is left behind.
     """
     out = path_of(out)
@@ -100,19 +147,23 @@ def apply(
         raise OutputError(f"{out} is a folder; a file was expected. Type --out {out / 'embeddings'}{out.suffix}")
     if batch < 1:
         raise BadInput(f"batch={batch}: at least one image at once. Type batch=32")
-    if twice := next((text for text in texts if list(texts).count(text) > 1), None):
-        raise BadInput(f"the text {twice!r} stands twice, so its probability would be halved. Leave one of the two out")
-    began = time.monotonic()
-    device = model.image_tower.projection.device
+    began, tell = time.monotonic(), progress or silent
+    tell("opening the model", 0, 1)
+    edited = edit if isinstance(edit, EditedClip) else open_edited(edit, model, weights=weights, device=device)
+    source = open_source(str(source)) if isinstance(source, str | Path) else source
+    typed, notes = typed_texts(texts, edited.clip.tokenizer) if texts else ([], [])
+    notes += [f'on "{one.short}": {remark}' for one in typed for remark in one.notes]
+    texts = [one.text for one in typed]
     prompts = None
     if texts:
         with torch.no_grad():
-            prompts = torch.nn.functional.normalize(model.clip.encode_text(list(texts), templates).to(device), dim=-1)
+            prompts = edited.clip.encode_text(texts, templates).to(edited.image_tower.projection.device)
+            prompts = torch.nn.functional.normalize(prompts, dim=-1)
     failed: list[tuple[str, str]] = []
     angles, changed, done = 0.0, 0, 0
     first = torch.zeros(2, len(texts), dtype=torch.long)
-    with _writing(out, model, texts) as write:
-        for found in _batches(model, source, prompts, failed, batch=batch, workers=workers, report=report):
+    with _writing(out, edited, texts) as write:
+        for found in _batches(edited, source, prompts, failed, batch=batch, workers=workers, tell=tell):
             write(found)
             done += len(found.ids)
             cosine = torch.nn.functional.cosine_similarity(found.embedding, found.unedited, dim=-1)
@@ -132,7 +183,10 @@ def apply(
             )
     counts = {text: (int(before), int(after)) for text, before, after in zip(texts, *first.tolist(), strict=True)}
     share = changed / done if texts else None
-    return Applied(str(out), done, tuple(failed), angles / done, share, counts, time.monotonic() - began)
+    return Applied(
+        edited.edit.model, tuple(edited.edit.descriptions), str(out), done, tuple(failed), angles / done, share, counts,
+        time.monotonic() - began, tuple(notes),
+    )  # fmt: skip
 
 
 def _batches(
@@ -143,10 +197,10 @@ def _batches(
     *,
     batch: int,
     workers: int | None,
-    report: Callable[[Progress], None] | None,
+    tell: Progress,
 ) -> Iterator[_Batch]:
     source.check()
-    total, done, said, began = source.count(), 0, 0.0, time.monotonic()
+    total, done = source.count(), 0
     waiting: list[tuple[Picture, Decoded]] = []
     batch_size = BatchSize((batch,), batch)
     threads = workers or os.cpu_count() or 1
@@ -166,10 +220,7 @@ def _batches(
                 done += len(waiting)
                 yield _embed(model, waiting, prompts, failed, batch_size)
                 waiting = []
-            now = time.monotonic()
-            if report is not None and now - said >= REPORT_SECONDS:
-                said = now
-                report(Progress(done, len(failed), 0, total, (done + len(failed)) / max(now - began, 1e-9)))
+            tell("embedding", done + len(failed), total)
     if waiting:
         yield _embed(model, waiting, prompts, failed, batch_size)
 
@@ -210,19 +261,24 @@ def _chances(model: EditedClip, x: Tensor, prompts: Tensor) -> Float[Tensor, "im
 @contextmanager
 def _writing(out: Path, model: EditedClip, texts: Sequence[str]) -> Generator[Callable[[_Batch], None]]:
     """A temporary file beside, renamed when all is in it."""
-    about = {"schema": SCHEMA, "model": model.edit.model, "edit": "; ".join(model.edit.told), "texts": list(texts)}
+    header = {
+        "schema": FILE_SCHEMA,
+        "model": model.edit.model,
+        "edit": "; ".join(model.edit.descriptions),
+        "texts": list(texts),
+    }
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")
     try:
         if out.suffix == ".jsonl":
             with temporary.open("w", encoding="utf-8") as handle:
-                handle.write(json.dumps({**about, "embed": model.edit.embed}, ensure_ascii=False) + "\n")
+                handle.write(json.dumps({**header, "embed": model.edit.embed}, ensure_ascii=False) + "\n")
                 yield lambda found: handle.writelines(_lines(found, texts))
         else:
             with temporary.open("wb"):  # a place that cannot be written is said before the work, not after it
                 pass
-            kept: list[_Batch] = []
-            yield lambda found: kept.append(replace(found, unedited=found.unedited[:0]))  # what is written, no more
-            _save(temporary, kept, about)
+            batches: list[_Batch] = []
+            yield lambda found: batches.append(replace(found, unedited=found.unedited[:0]))  # what is written, no more
+            _save(temporary, batches, header)
         temporary.replace(out)
     except OutputError:
         raise
@@ -236,24 +292,24 @@ def _writing(out: Path, model: EditedClip, texts: Sequence[str]) -> Generator[Ca
 
 def _lines(found: _Batch, texts: Sequence[str]) -> Iterator[str]:
     for row, name in enumerate(found.ids):
-        told: dict[str, Any] = {"id": name, "path": found.paths[row]}
+        line: dict[str, Any] = {"id": name, "path": found.paths[row]}
         for key, chances in (("before", found.before), ("after", found.after)):
             if chances is not None:
-                told[key] = {text: round(p, 6) for text, p in zip(texts, chances[row].tolist(), strict=True)}
-        yield json.dumps({**told, "embedding": found.embedding[row].tolist()}, ensure_ascii=False) + "\n"
+                line[key] = {text: round(p, 6) for text, p in zip(texts, chances[row].tolist(), strict=True)}
+        yield json.dumps({**line, "embedding": found.embedding[row].tolist()}, ensure_ascii=False) + "\n"
 
 
-def _save(path: Path, kept: list[_Batch], about: dict[str, Any]) -> None:
-    if not kept:
+def _save(path: Path, batches: list[_Batch], header: dict[str, Any]) -> None:
+    if not batches:
         return
-    arrays = {"embedding": torch.cat([found.embedding for found in kept])}
+    arrays = {"embedding": torch.cat([found.embedding for found in batches])}
     for key in ("before", "after"):
-        if getattr(kept[0], key) is not None:
-            arrays[key] = torch.cat([getattr(found, key) for found in kept])
-    ids = [name for found in kept for name in found.ids]
-    paths = [name for found in kept for name in found.paths]
+        if getattr(batches[0], key) is not None:
+            arrays[key] = torch.cat([getattr(found, key) for found in batches])
+    ids = [name for found in batches for name in found.ids]
+    paths = [name for found in batches for name in found.paths]
     if path.suffix == ".npz":
-        named = {"ids": ids, "paths": paths, "texts": about["texts"]}
+        named = {"ids": ids, "paths": paths, "texts": header["texts"]}
         plain: dict[str, Any] = {name: np.array(value, dtype=str) for name, value in named.items()}
         plain |= {name: array.numpy() for name, array in arrays.items()}
         np.savez(path, **plain)
@@ -263,6 +319,6 @@ def _save(path: Path, kept: list[_Batch], about: dict[str, Any]) -> None:
     mode = path.stat().st_mode  # of the file that `open` made: safetensors' own is for one's own eyes only
     save_file(
         arrays, path, {key: value if isinstance(value, str) else json.dumps(value) for key, value in
-                       {**about, "ids": ids, "paths": paths}.items()}
+                       {**header, "ids": ids, "paths": paths}.items()}
     )  # fmt: skip
     path.chmod(mode)

@@ -1,15 +1,17 @@
 """`Edit`: which parts of a model are replaced, and by what. A value: it composes, is undone, is saved as a small readable file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.edits.measured_replacements import changes_of
-from clip_anatomy.edits.replacement import BYS, By, Change
+from clip_anatomy.edits.edit_files import read_edit, write_edit
+from clip_anatomy.edits.measured_replacements import MEASURE, check_options, check_source, replacements_of
+from clip_anatomy.edits.replacement import EDIT_BYS, EditBy, Replacement
 from clip_anatomy.edits.selection import Selection
+from clip_anatomy.edits.split_contributions import change_of_coordinates, change_of_parts
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.textspan_result import TextSpanResult
@@ -35,7 +37,7 @@ class Edit:
         layers: of the image tower.
         heads: in each of them.
         embed: width of the joint space.
-        changes: the parts, each once, in order.
+        replacements: the parts, each once, in order.
         measured_on: what the means were taken over.
         notes: anything.
     """
@@ -46,20 +48,20 @@ class Edit:
     layers: int
     heads: int
     embed: int
-    changes: tuple[Change, ...] = ()
+    replacements: tuple[Replacement, ...] = ()
     measured_on: str = ""
     notes: str = ""
 
     def __post_init__(self) -> None:
         """Sort the parts; refuse those that do not exist, stand twice, or do not fit."""
-        object.__setattr__(self, "changes", tuple(sorted(self.changes, key=lambda one: one.key)))
+        object.__setattr__(self, "replacements", tuple(sorted(self.replacements, key=lambda one: one.key)))
         self.parts.checked(self.layers, self.heads)
-        for one, after in zip(self.changes, self.changes[1:], strict=False):
+        for one, after in zip(self.replacements, self.replacements[1:], strict=False):
             if one.key == after.key:
                 raise BadInput(f"{one.name} stands twice in the edit. Leave one of the two out")
-        for one in self.changes:
+        for one in self.replacements:
             rows = self.heads if one.kind == "class-to-class" else 1
-            for what, tensor in (("mean", one.mean), ("directions", one.frame)):
+            for what, tensor in (("mean", one.baseline), ("directions", one.frame)):
                 if tensor is None:
                     continue
                 if tensor.shape[1] != self.embed or (what == "mean" and len(tensor) != rows):
@@ -75,7 +77,7 @@ class Edit:
         clip: Clip,
         selection: Selection | str,
         moments: Moments | Means | None = None,
-        by: By = "mean",
+        by: EditBy = "mean",
         *,
         span: TextSpanResult | None = None,
         directions: Mapping[tuple[int, int], Tensor] | None = None,
@@ -103,17 +105,26 @@ class Edit:
         Example:
             >>> import clip_anatomy as ca
             >>> edit = Edit.of(ca.load("demo"), "1.0,1.1", by="zero")
-            >>> edit.told
+            >>> edit.descriptions
             ['head 1.0 by zero', 'head 1.1 by zero']
         """
-        if by not in BYS:
-            raise BadSpec(f"replaced by {by!r}? That is not known. Type one of: {', '.join(BYS)}")
+        check_options(by, EDIT_BYS, span=span)
         tower = clip.vision
         chosen = Selection.parse(selection, tower.layers, tower.heads) if isinstance(selection, str) else selection
         chosen = chosen.checked(tower.layers, tower.heads)
-        changes, count = changes_of(clip, chosen, moments, by=by, span=span, directions=directions or {})
-        told = measured_on or (f"{count:,} images" if count else "")
-        return replace(Edit.empty(clip), changes=changes, measured_on=told, notes=notes)
+        _check_parts(clip, chosen, directions or {}, by, span)
+        if moments is not None and not isinstance(moments, Moments | Means):
+            raise BadInput(f"means of type {type(moments).__name__}: Moments or Means were expected. {MEASURE}")
+        for measured in (moments, span):
+            if measured is not None:
+                check_source(measured, chosen, model=(clip.name, clip.digest), convention="centered")
+        source = moments or span
+        if by != "zero" and source is None and chosen:
+            raise BadInput(f"by={by!r} needs means, and none are given. {MEASURE}, or by='zero'")
+        made = replacements_of(chosen, moments, by, embed=tower.embed, span=span, directions=directions)
+        count = 0 if by == "zero" or source is None or not chosen else source.count
+        over = measured_on or (f"{count:,} images" if count else "")
+        return replace(Edit.empty(clip), replacements=made, measured_on=over, notes=notes)
 
     @staticmethod
     def empty(clip: Clip) -> "Edit":
@@ -130,9 +141,11 @@ class Edit:
         Raises:
             BadInput: no such file, damaged, half of it missing, or of an unknown schema.
         """
-        from clip_anatomy.edits.edit_files import load_edit
-
-        return load_edit(Path(path))
+        fields = read_edit(Path(path))
+        try:
+            return Edit(**fields)
+        except (BadInput, BadSpec) as error:
+            raise BadInput(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> Path:
         """Write `path` (JSON, to be read) and, where there are means, a safetensors file beside it that it names.
@@ -142,35 +155,33 @@ class Edit:
         Raises:
             OutputError: the place cannot be written.
         """
-        from clip_anatomy.edits.edit_files import save_edit
-
-        return save_edit(self, Path(path))
+        return write_edit(vars(self), Path(path))
 
     # ---- reading
 
     @property
     def parts(self) -> Selection:
         """The parts, as a selection."""
-        pick = {kind: [c for c in self.changes if c.kind == kind] for kind in ("head", "mlp", "class-to-class")}
+        pick = {kind: [c for c in self.replacements if c.kind == kind] for kind in ("head", "mlp", "class-to-class")}
         return Selection(
             tuple((c.layer, c.head) for c in pick["head"]),
             tuple(c.layer for c in pick["mlp"]),
             tuple(c.layer for c in pick["class-to-class"]),
-            any(c.kind == "input-embedding" for c in self.changes),
+            any(c.kind == "input-embedding" for c in self.replacements),
         )
 
     @property
-    def told(self) -> list[str]:
+    def descriptions(self) -> list[str]:
         """Each part and what is done to it, in words."""
-        return [one.told for one in self.changes]
+        return [one.description for one in self.replacements]
 
     def __len__(self) -> int:
         """How many parts are replaced."""
-        return len(self.changes)
+        return len(self.replacements)
 
     def __bool__(self) -> bool:
         """Whether anything is."""
-        return bool(self.changes)
+        return bool(self.replacements)
 
     # ---- algebra
 
@@ -181,18 +192,18 @@ class Edit:
             BadInput: they are of two models, or replace one part in two ways.
         """
         self._refuse_unlike(other)
-        mine = {one.key: one for one in self.changes}
-        for one in other.changes:
+        mine = {one.key: one for one in self.replacements}
+        for one in other.replacements:
             if one.key in mine and not mine[one.key].same(one):
-                a, b = mine[one.key].told, one.told
+                a, b = mine[one.key].description, one.description
                 how = f"{a} and {b}" if a != b else f"{a}, with other numbers (measured on other images?)"
                 raise BadInput(
                     f"the two edits replace {one.name} in two ways: {how}. To let the second win, type a.undo(b.parts) + b"
                 )
-        rest = tuple(one for one in other.changes if one.key not in mine)
+        rest = tuple(one for one in other.replacements if one.key not in mine)
         return replace(
             self,
-            changes=(*self.changes, *rest),
+            replacements=(*self.replacements, *rest),
             measured_on=_joined(self.measured_on, other.measured_on),
             notes=_joined(self.notes, other.notes),
         )
@@ -204,11 +215,13 @@ class Edit:
             BadInput: it is of another model, or not in this one.
         """
         self._refuse_unlike(other)
-        mine = {one.key: one for one in self.changes}
-        if missing := [one.told for one in other.changes if one.key not in mine or not mine[one.key].same(one)]:
+        mine = {one.key: one for one in self.replacements}
+        if missing := [
+            one.description for one in other.replacements if one.key not in mine or not mine[one.key].same(one)
+        ]:
             raise BadInput(
                 f"not in this edit, so it cannot be undone: {', '.join(missing[:4])}. This edit does: "
-                f"{', '.join(self.told[:6]) or 'nothing'}. Type edit.undo(parts) to leave parts alone whatever is done to them"
+                f"{', '.join(self.descriptions[:6]) or 'nothing'}. Type edit.undo(parts) to leave parts alone whatever is done to them"
             )
         return self.undo(other.parts)
 
@@ -216,8 +229,8 @@ class Edit:
         """Leave these parts alone again (all of them, if none are named); parts that are not replaced may be named too."""
         chosen = Selection.parse(parts, self.layers, self.heads) if isinstance(parts, str) else parts
         left = Selection() if chosen is None else self.parts - chosen
-        kept = tuple(one for one in self.changes if _selected(one, left))
-        return replace(self, changes=kept)
+        kept = tuple(one for one in self.replacements if _selected(one, left))
+        return replace(self, replacements=kept)
 
     def _refuse_unlike(self, other: "Edit") -> None:
         if self.digest != other.digest:
@@ -256,9 +269,13 @@ class Edit:
         Raises:
             BadInput: parts under another convention or of another shape.
         """
-        from clip_anatomy.edits.edit_contributions import edited
-
-        return edited(self, parts)
+        if parts.convention != "centered" or parts.heads.shape[1:] != (self.layers, self.heads, self.embed):
+            raise BadInput(
+                f"parts {list(parts.heads.shape[1:])} under {parts.convention!r}: an edit of {self.model} needs [layer, head, embed] = "
+                f"{[self.layers, self.heads, self.embed]}. Type decompose(clip, images, 'centered')"
+            )
+        change = change_of_parts(self.replacements, parts)
+        return parts.embedding + parts.embedding.norm(dim=-1, keepdim=True) * change
 
     def shift(
         self, coordinates: Mapping[tuple[int, int], Float[Tensor, "image d"]], basis: HeadBasis
@@ -272,12 +289,38 @@ class Edit:
         Raises:
             BadInput: the edit replaces more than heads, or a head or its layer is not there.
         """
-        from clip_anatomy.edits.edit_contributions import shift
-
-        return shift(self, coordinates, basis)
+        return change_of_coordinates(self.replacements, coordinates, basis)
 
 
-def _selected(one: Change, selection: Selection) -> bool:
+def _check_parts(
+    clip: Clip,
+    selection: Selection,
+    directions: Mapping[tuple[int, int], Tensor],
+    by: str,
+    span: TextSpanResult | None,
+) -> None:
+    """Refuse parts and directions that an edit of this model cannot have."""
+    tower = clip.vision
+    if selection.tokens:
+        raise BadSpec(
+            "source tokens are places in one image, an edit is for all images. Type heads, MLPs, class-to-class=LAYERS or "
+            "input-embedding; for one image: replace_parts(clip, images, selection)"
+        )
+    if selection.class_to_class and not tower.has_class_token:
+        raise BadSpec(
+            "this model has no class token that could read from itself. Type heads, MLPs or input-embedding instead"
+        )
+    if not tower.has_mlps and (selection.mlps or selection.input_embedding):
+        raise BadSpec("a CLIP-ResNet is split at its attention pool, which has heads only. Type heads, such as 0.3")
+    if strangers := [f"{layer}.{head}" for layer, head in directions if (layer, head) not in selection.heads]:
+        raise BadSpec(f"directions for heads that are not selected: {', '.join(strangers[:5])}. Select them too")
+    if by == "texts" and span is None:
+        raise BadSpec("by='texts' needs what TextSpan found. Type span=textspan(moments, texts)")
+    if by == "texts" and directions:
+        raise BadSpec("by='texts' has the directions of its span. Leave directions away, or type by='mean'")
+
+
+def _selected(one: Replacement, selection: Selection) -> bool:
     if one.kind == "head":
         return (one.layer, one.head) in selection.heads
     if one.kind == "input-embedding":
@@ -285,9 +328,5 @@ def _selected(one: Change, selection: Selection) -> bool:
     return one.layer in (selection.mlps if one.kind == "mlp" else selection.class_to_class)
 
 
-def _joined(*said: str) -> str:
-    return "; ".join(dict.fromkeys(_flat(said)))
-
-
-def _flat(said: Iterable[str]) -> Iterable[str]:
-    return (one for one in said if one)
+def _joined(*texts: str) -> str:
+    return "; ".join(dict.fromkeys(filter(None, texts)))

@@ -14,12 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from clip_anatomy import __version__
-from clip_anatomy.edits.edit import Edit
-from clip_anatomy.edits.replacement import BYS, KINDS, Change
+from clip_anatomy.edits.replacement import EDIT_BYS, KINDS, Replacement
 from clip_anatomy.errors import BadInput, BadSpec, OutputError
 from clip_anatomy.files import read_safetensors, write_safetensors
 
-__all__ = ["SCHEMA", "load_edit", "save_edit", "write_text"]
+__all__ = ["SCHEMA", "read_edit", "write_edit", "write_text"]
 
 SCHEMA = "clip-anatomy/edit/1"
 FORMAT = "clip-anatomy edit 1"
@@ -27,16 +26,16 @@ LARGEST = 2**20  # bytes of a JSON file that is looked into; an edit of every he
 AGAIN = "Make it again with Edit.of(clip, selection, moments).save(path), or copy both of its files once more"
 
 
-def save_edit(edit: Edit, path: Path) -> Path:
-    """Write an edit; see `Edit.save`."""
+def write_edit(fields: Mapping[str, Any], path: Path) -> Path:
+    """Write the fields of an `Edit`; see `Edit.save`."""
     if path.suffix != ".json":
         raise OutputError(f"{path}: an edit is a .json file. Type {path}.json")
     before = _tensor_file(path)
     tensors: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
-    for one in edit.changes:
+    for one in fields["replacements"]:
         row: dict[str, Any] = {"part": one.name, "by": one.by}
-        for what, tensor in (("mean", one.mean), ("directions", one.frame)):
+        for what, tensor in (("mean", one.baseline), ("directions", one.frame)):
             if tensor is not None:
                 row[what] = f"{one.name} {what}"
                 tensors[row[what]] = tensor
@@ -45,25 +44,21 @@ def save_edit(edit: Edit, path: Path) -> Path:
     beside = path.with_name(f"{path.stem}-{digest[:12]}.safetensors")
     if tensors:
         write_safetensors(beside, tensors, {"format": FORMAT, "unit": "contribution / ‖embedding‖", "blake2b": digest})
-    told = {
+    content = {
         "schema": SCHEMA,
         "made_by": f"clip-anatomy {__version__}",
         "model": {
-            "name": edit.model,
-            "digest": edit.digest,
-            "dtype": edit.dtype,
-            "layers": edit.layers,
-            "heads": edit.heads,
-            "embed": edit.embed,
+            "name": fields["model"],
+            **{name: fields[name] for name in ("digest", "dtype", "layers", "heads", "embed")},
         },
         "parts": rows,
         "unit": "contribution / ‖embedding‖ of the unedited image; convention centered",
-        "measured_on": edit.measured_on,
-        "notes": edit.notes,
+        "measured_on": fields["measured_on"],
+        "notes": fields["notes"],
         "tensors": {"file": beside.name, "blake2b": digest} if tensors else None,
     }
     try:
-        write_text(path, _laid_out(told))
+        write_text(path, _laid_out(content))
     except BaseException:
         if beside != before and not _named_elsewhere(beside, path):
             beside.unlink(missing_ok=True)
@@ -75,34 +70,35 @@ def save_edit(edit: Edit, path: Path) -> Path:
     return path
 
 
-def load_edit(path: Path) -> Edit:
-    """Read an edit; see `Edit.load`."""
+def read_edit(path: Path) -> dict[str, Any]:
+    """Read the fields of an `Edit`; see `Edit.load`."""
     if path == Path():
         raise BadInput("no file of an edit is named. Type the .json file that Edit.save wrote; several: a.json+b.json")
     if path.is_dir():
         raise BadInput(f"{path} is a folder; the .json file of an edit was expected. Type {path}/NAME.json")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(
             f"there is no edit {str(path)!r}. Make one: clip-anatomy repair STORE, or Edit.of(...).save(path)"
         ) from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} is not a whole JSON file ({error}). {AGAIN}") from error
-    schema = told.get("schema") if isinstance(told, dict) else None
+    schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         newer = isinstance(schema, str) and schema.startswith("clip-anatomy/edit/")
         why = "Type: pip install --upgrade clip-anatomy" if newer else "Type the .json file that Edit.save wrote"
         raise BadInput(f"{path} has the schema {schema!r}; {SCHEMA!r} was expected. {why}")
-    tensors = _tensors(path, told.get("tensors"))
+    tensors = _tensors(path, content.get("tensors"))
     try:
-        model = told["model"]
-        changes = tuple(_change(row, tensors) for row in told["parts"])
-        shape = {name: int(model[name]) for name in ("layers", "heads", "embed")}
-        names = (str(model["name"]), str(model["digest"]), str(model["dtype"]))
-        return Edit(
-            *names, **shape, changes=changes, measured_on=str(told["measured_on"]), notes=str(told.get("notes", ""))
-        )
+        model = content["model"]
+        return {
+            **{name: str(model[key]) for name, key in (("model", "name"), ("digest", "digest"), ("dtype", "dtype"))},
+            **{name: int(model[name]) for name in ("layers", "heads", "embed")},
+            "replacements": tuple(_replacement(row, tensors) for row in content["parts"]),
+            "measured_on": str(content["measured_on"]),
+            "notes": str(content.get("notes", "")),
+        }
     except (BadInput, BadSpec) as error:
         raise BadInput(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -130,35 +126,44 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _change(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Change:
+def _replacement(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Replacement:
     kind, _, at = str(row["part"]).partition(" ")
     layer, _, head = at.partition(".")
-    if kind not in KINDS or (kind == "input-embedding") != (not at) or (kind == "head") != bool(head):
+    if (
+        kind not in KINDS
+        or kind == "tokens"
+        or (kind == "input-embedding") != (not at)
+        or (kind == "head") != bool(head)
+    ):
         raise BadSpec(
             f"part {row['part']!r} is not known. Type 'head 9.3', 'mlp 4', 'class-to-class 7' or 'input-embedding'"
         )
-    if row["by"] not in BYS:
-        raise BadSpec(f"{row['part']} replaced by {row['by']!r}? That is not known. Type one of: {', '.join(BYS)}")
+    if row["by"] not in EDIT_BYS:
+        raise BadSpec(f"{row['part']} replaced by {row['by']!r}? That is not known. Type one of: {', '.join(EDIT_BYS)}")
     found: dict[str, Tensor] = {}
-    for what, name in (("mean", "mean"), ("directions", "frame")):
+    for what, name in (("mean", "baseline"), ("directions", "frame")):
         if what in row:
             if row[what] not in tensors:
                 raise BadInput(f"the tensor {row[what]!r} is not in the file beside it. {AGAIN}")
             found[name] = tensors[row[what]].float()
     known: tuple[Any, Any] = (kind, row["by"])
-    return Change(known[0], int(layer or -1), int(head or -1), known[1], found.get("mean"), found.get("frame"))
+    return Replacement(known[0], int(layer or -1), int(head or -1), known[1], found.get("baseline"), found.get("frame"))
 
 
-def _tensors(path: Path, told: Any) -> dict[str, Tensor]:
-    if told is None:
+def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    if content is None:
         return {}
-    if not isinstance(told, dict) or not isinstance(told.get("file"), str) or Path(told["file"]).name != told["file"]:
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("file"), str)
+        or Path(content["file"]).name != content["file"]
+    ):
         raise BadInput(f"{path}: its entry 'tensors' names no file beside it. {AGAIN}")
-    beside = path.with_name(told["file"])
+    beside = path.with_name(content["file"])
     if not beside.is_file():
         raise BadInput(f"{path} is half of an edit: {beside.name} is not beside it. Copy that file there too")
     tensors, _ = read_safetensors(beside, FORMAT, "Edit.save")
-    if _hash(tensors) != told.get("blake2b"):
+    if _hash(tensors) != content.get("blake2b"):
         raise BadInput(
             f"{beside} is damaged or belongs to another edit: its checksum is not the one in {path.name}. {AGAIN}"
         )
@@ -168,8 +173,8 @@ def _tensors(path: Path, told: Any) -> dict[str, Tensor]:
 def _tensor_file(path: Path) -> Path | None:
     """The tensors that an edit which is to be overwritten names, if it is one of ours."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        name = told["tensors"]["file"] if told["schema"] == SCHEMA else ""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name = content["tensors"]["file"] if content["schema"] == SCHEMA else ""
         ours = isinstance(name, str) and name.startswith(f"{path.stem}-") and Path(name).name == name
         return path.with_name(name) if ours else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -196,10 +201,10 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _laid_out(told: Mapping[str, Any]) -> str:
+def _laid_out(content: Mapping[str, Any]) -> str:
     """JSON with one part a line: short enough to read, long enough to compare with diff."""
     lines: list[str] = []
-    for key, value in told.items():
+    for key, value in content.items():
         if key == "parts" and value:
             rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in value)
             lines.append(f'"parts": [\n{rows}\n ]')

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.edits.edit import Edit
-from clip_anatomy.edits.replacement import Change
+from clip_anatomy.edits.replacement import embedding_change
 from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
@@ -123,7 +123,7 @@ def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config = {
         "schema": SCHEMA,
         "model": {"name": edit.model, "digest": edit.digest},
-        "told": edit.told,
+        "told": edit.descriptions,
         "preprocess": clip.preprocess.to_dict(),
         "edit": parts,
         "image": _facts(clip.image_tower),
@@ -167,28 +167,24 @@ def _replacement(
 
     The order of the rows is that in which the forward computes: per layer the replaced heads, then class-to-class attention.
     """
-    per_head = {(one.layer, one.head): one for one in edit.changes if one.kind == "head"}
-    looks = {one.layer: one for one in edit.changes if one.kind == "class-to-class"}
+    per_head = {(one.layer, one.head): one for one in edit.replacements if one.kind == "head"}
+    class_to_class = {one.layer: one for one in edit.replacements if one.kind == "class-to-class"}
     rows: list[Tensor] = []
-    constant = torch.zeros(tower.embed, dtype=torch.float64)
     for layer in range(tower.layers):
         heads = [head for other, head in per_head if other == layer]
-        if not heads and layer not in looks:
+        if not heads and layer not in class_to_class:
             continue
         writes = _writes(tower, tower.blocks[layer])
-        for head in heads:
-            one = per_head[layer, head]
-            rows.append(one.takes(writes[head]))
-            constant += one.takes(_put(one, 0, tower.embed))
-        if layer in looks:
-            for head in range(tower.heads):
-                over = per_head.get((layer, head))  # what of it the head's own replacement takes already
-                rows.append(writes[head] - (0 if over is None else over.takes(writes[head])))
-                put = _put(looks[layer], head, tower.embed)
-                constant += put - (0 if over is None else over.takes(put))
-    for one in edit.changes:
-        if one.kind in ("mlp", "input-embedding"):
-            constant += _put(one, 0, tower.embed)
+        rows += [per_head[layer, head].replaced_part(writes[head]) for head in heads]
+        if layer in class_to_class:
+            whole = [
+                per_head.get((layer, head)) for head in range(tower.heads)
+            ]  # what is replaced with its head already
+            rows += [x if one is None else x - one.replaced_part(x) for one, x in zip(whole, writes, strict=True)]
+    constant = torch.zeros(tower.embed, dtype=torch.float64)
+    if edit:  # what the replacements add to an image whose parts all wrote nothing
+        nothing = {"class-to-class": torch.zeros(tower.heads, tower.embed, dtype=torch.float64)}
+        constant = embedding_change(edit.replacements, lambda one: nothing.get(one.kind, constant))
     selection = edit.parts
     parts: Mapping[str, Any] = {
         "heads": {str(layer): [h for at, h in selection.heads if at == layer] for layer, _ in selection.heads},
@@ -199,11 +195,6 @@ def _replacement(
     }
     maps = torch.cat(rows) if rows else torch.zeros(0, tower.embed, dtype=torch.float64)
     return maps, constant, dict(parts)
-
-
-def _put(one: Change, row: int, embed: int) -> Float[Tensor, " embed"]:
-    """The mean that a part is replaced by; zero where there is none."""
-    return torch.zeros(embed, dtype=torch.float64) if one.mean is None else one.mean[row].double()
 
 
 def _writes(tower: Transformer, block: Block) -> Float[Tensor, "head d embed"]:

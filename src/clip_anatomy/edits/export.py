@@ -1,12 +1,13 @@
-"""`export`: an edited model that runs without this package: one Python file over torch, or ONNX."""
+"""`export`: write an edited model that runs without this package: one Python file over torch, or ONNX."""
 
 import json
 import logging
 import secrets
 import shutil
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 from clip_anatomy.edits import standalone_encoder as standalone
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.edits.open_edited import open_edited
 from clip_anatomy.edits.packed_source import packed_source
 from clip_anatomy.errors import MissingExtra, ModelError, OutputError
 from clip_anatomy.files import path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.parity import random_ids, random_pixels
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.results import Result
 
-__all__ = ["ONNX_TOLERANCE", "export"]
+__all__ = ["MODULE", "ONNX_TOLERANCE", "Exported", "export"]
 
 MODULE = "edited_clip.py"
 EDIT = "edit.json"
@@ -36,21 +40,59 @@ SCALED = {
 LARGEST_IN_ONE_FILE = 2**30  # bytes of weights; a protobuf file ends at 2 GB
 
 
-def export(clip: Clip, edit: Edit, folder: str | Path, *, onnx: bool = False) -> Path:
-    """Write the edited model so that it runs without clip-anatomy.
+@dataclass(frozen=True, repr=False)
+class Exported(Result):
+    """A folder with an edited model that runs without this package.
+
+    Attributes:
+        folder: where it is.
+        edit: what is replaced, in words, one entry a part.
+        files: name → bytes.
+    """
+
+    folder: Path
+    edit: tuple[str, ...]
+    files: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return {
+            "schema": "clip-anatomy/export/1",
+            "folder": str(self.folder),
+            "edit": list(self.edit),
+            "files": dict(self.files),
+        }
+
+    def summary(self) -> str:
+        """Return the files with their sizes."""
+        return "\n".join(f"{size / 1e3:>12,.1f} kB  {self.folder / name}" for name, size in self.files.items())
+
+
+def export(
+    edit: "Edit | str | Path",
+    *,
+    out: str | Path = "clip-anatomy-export",
+    onnx: bool = False,
+    model: "Clip | str | None" = None,
+    weights: str | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write an edited model so that it runs without clip-anatomy: one Python file over torch with its weights, or ONNX.
 
     The folder holds `edited_clip.py` (one file, which needs torch and safetensors only), its weights and config, the edit, what
     `python edited_clip.py` checks itself against, and a README. With `onnx` also `image.onnx` and `text.onnx`, which take any
     number of images or texts; both are run with onnxruntime before the folder is moved into place.
 
     Args:
-        clip: the model, best in float32.
-        edit: made for it.
-        folder: made whole or not at all; an older export there is replaced.
+        edit: an edit, or its .json file ("a.json+b.json" for several).
+        out: folder to write, whole or not at all; an older export there is replaced.
         onnx: also write ONNX.
+        model: the model of the edit, or its name or path, where it is found by another name; best in float32.
+        weights: a checkpoint file for open_clip:NAME.
+        progress: called with what is being done.
 
     Returns:
-        The folder.
+        The folder and its files.
 
     Raises:
         BadInput: the edit was made for another model.
@@ -58,18 +100,21 @@ def export(clip: Clip, edit: Edit, folder: str | Path, *, onnx: bool = False) ->
         MissingExtra: onnx, onnxruntime or onnxscript is not installed.
         ModelError: the ONNX model's embeddings differ by more than 1e-4 of their length.
     """
-    folder = path_of(folder).absolute()
+    folder, tell = path_of(out).absolute(), progress or silent
     if onnx:
         for library in ("onnx", "onnxruntime", "onnxscript"):
             if find_spec(library) is None:
                 raise MissingExtra(library, "export")
-    model = EditedClip(clip, edit)
+    tell("opening the model", 0, 1)
+    edited = open_edited(edit, model, weights=weights, device="cpu")
     with _replacing(folder) as part:
-        _write(model, part)
+        tell(f"writing {out}", 0, 1)
+        _write(edited, part)
         if onnx:
-            _write_onnx(model, part)
-        (part / "README.md").write_text(_readme(model, onnx), encoding="utf-8")
-    return folder
+            _write_onnx(edited, part)
+        (part / "README.md").write_text(_readme(edited, onnx), encoding="utf-8")
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    return Exported(folder, tuple(edited.edit.descriptions), files)
 
 
 def _write(model: EditedClip, part: Path) -> None:
@@ -187,9 +232,7 @@ def _replacing(folder: Path) -> Generator[Path]:
     if folder.exists() and not _ours(folder):
         raise OutputError(f"{folder} is there and is no exported model. Type another folder: --out NAME")
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
-        raise OutputError(
-            f"{folder} is where you are: it would be exchanged under your feet. Type a folder in it: --out NAME"
-        )
+        raise OutputError(f"{folder} is where you are: an export exchanges it whole. Type a folder in it: --out NAME")
     mark = secrets.token_hex(4)
     part = folder.with_name(f".{folder.name}.partial-{mark}")
     try:
@@ -226,7 +269,7 @@ def _readme(model: EditedClip, onnx: bool) -> str:
     edit, preprocess = model.edit, model.clip.preprocess
     rows, cols = preprocess.size
     context = len(model.clip.text_tower.embedding.position)
-    parts = "\n".join(f"- {told}" for told in edit.told) or "- nothing: these are the model's own embeddings"
+    parts = "\n".join(f"- {one}" for one in edit.descriptions) or "- nothing: these are the model's own embeddings"
     measured = f"Means were taken over {edit.measured_on}.\n" if edit.measured_on else ""
     notes = f"\n{edit.notes}\n" if edit.notes else ""
     runtime = (

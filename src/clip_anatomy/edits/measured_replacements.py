@@ -1,4 +1,4 @@
-"""From a selection and measured means to the changes of an `Edit`."""
+"""From a selection and measured means (or what TextSpan found) to replacements."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.edits.replacement import By, Change, frame_of
+from clip_anatomy.edits.replacement import By, Replacement, frame_of
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
@@ -15,100 +15,134 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 
-__all__ = ["changes_of"]
+__all__ = ["check_class_token", "check_options", "check_source", "replacements_of"]
 
-MEASURE = "Type Edit.of(clip, selection, Means.of(clip, images))"
+MEASURE = "Type Means.of(clip, images)"
 
 
-def changes_of(
-    clip: Clip,
+def replacements_of(
     selection: Selection,
-    moments: Moments | Means | None,
+    source: Moments | Means | None = None,
+    by: By = "mean",
     *,
-    by: By,
-    span: TextSpanResult | None,
-    directions: Mapping[tuple[int, int], Tensor],
-) -> tuple[tuple[Change, ...], int]:
-    """One change per part, and over how many images the means were taken.
+    embed: int,
+    span: TextSpanResult | None = None,
+    directions: Mapping[tuple[int, int], Tensor] | None = None,
+) -> tuple[Replacement, ...]:
+    """Describe the replacement of every part of a selection, source tokens excepted.
+
+    Args:
+        selection: the parts.
+        source: where means come from; not needed for "zero" and "texts".
+        by: "mean", "zero", or "texts".
+        embed: width of the joint space.
+        span: for "texts": directions of the heads, and their means where no source is given.
+        directions: (layer, head) → vectors [k, embed] (or [k, d], head coordinates of the source's basis) that span what is replaced.
+
+    Returns:
+        One replacement a part: heads, MLPs, class-to-class attention, input embedding.
 
     Raises:
-        BadSpec: parts or directions that an edit cannot have.
-        BadInput: means or directions that do not fit the model.
+        BadInput: means or directions that do not hold a part, or do not fit.
     """
-    if selection.tokens:
-        raise BadSpec(
-            "source tokens are places in one image, an edit is for all images. Type heads, MLPs, class-to-class=LAYERS or input-embedding; "
-            "for one image: ablate(clip, images, selection)"
-        )
-    tower = clip.vision
-    if selection.class_to_class and not tower.has_class_token:
-        raise BadSpec(
-            "this model has no class token that could read from itself. Type heads, MLPs or input-embedding instead"
-        )
-    if not tower.has_mlps and (selection.mlps or selection.input_embedding):
-        raise BadSpec("a CLIP-ResNet is split at its attention pool, which has heads only. Type heads, such as 0.3")
-    if strangers := [f"{layer}.{head}" for layer, head in directions if (layer, head) not in selection.heads]:
-        raise BadSpec(f"directions for heads that are not selected: {', '.join(strangers[:5])}. Select them too")
-    if by == "texts":
-        _check_texts(selection, span, directions)
-    elif span is not None:
-        raise BadSpec(
-            f"a span is the reconstruction of by='texts', not of by={by!r}. Leave it away, or type by='texts'"
-        )
-    if moments is not None and not isinstance(moments, Moments | Means):
-        raise BadInput(f"means of type {type(moments).__name__}: Moments or Means were expected. {MEASURE}")
-    if moments is not None:
-        _check_measured(clip, moments)
-    source = span if moments is None and span is not None else moments
-    if by != "zero" and source is None and selection:
-        raise BadInput(f"by={by!r} needs means, and none are given. {MEASURE}, or by='zero'")
-    changes = [
-        Change(
+    given = span if source is None and span is not None else source
+    found = [
+        Replacement(
             "head",
             layer,
             head,
             by,
-            None if by == "zero" or source is None else _head_mean(source, layer, head, clip.vision.embed),
-            _frame(moments, span, directions, (layer, head), clip.vision.embed),
+            None if by == "zero" or given is None else _head_mean(given, layer, head, embed),
+            _frame(source, span, directions or {}, (layer, head), embed),
         )
         for layer, head in selection.heads
     ]
-    changes += _others(selection, moments, by)
-    count = 0 if by == "zero" or source is None or not selection else source.count
-    return tuple(changes), count
+    rest = selection - Selection(selection.heads)
+    if rest and by == "zero":
+        found += [Replacement("mlp", layer, by=by) for layer in rest.mlps]
+        found += [Replacement("class-to-class", layer, by=by) for layer in rest.class_to_class]
+        return tuple(found + [Replacement("input-embedding", by=by)] * rest.input_embedding)
+    if rest and not isinstance(source, Means):
+        raise BadInput(f"moments hold heads only, not {rest.description}. {MEASURE}, which hold all parts")
+    if isinstance(source, Means):
+        found += [Replacement("mlp", layer, by=by, baseline=source.mlps[layer][None].float()) for layer in rest.mlps]
+        for layer in rest.class_to_class:
+            if source.class_to_class is None:
+                raise BadInput(
+                    "these means were taken without class-to-class attention. Type Means.of(..., class_to_class=True)"
+                )
+            found.append(Replacement("class-to-class", layer, by=by, baseline=source.class_to_class[layer].float()))
+        if rest.input_embedding:
+            found.append(Replacement("input-embedding", by=by, baseline=source.input_embedding[None].float()))
+    return tuple(found)
 
 
-def _check_texts(
-    selection: Selection, span: TextSpanResult | None, directions: Mapping[tuple[int, int], Tensor]
+def check_options(by: str, known: tuple[str, ...], **options: object) -> None:
+    """Refuse an unknown way to replace, and options of another way.
+
+    Args:
+        by: the way.
+        known: those that there are.
+        options: `over` (for "mean"), `other` ("swap"), `span` ("texts"), None where not given.
+
+    Raises:
+        BadSpec: says what to type.
+    """
+    if by not in known:
+        raise BadSpec(f"replaced by {by!r}? That is not known. Type one of: {', '.join(known)}")
+    for name, needs in (("over", "mean"), ("other", "swap"), ("span", "texts")):
+        if options.get(name) is not None and by != needs:
+            raise BadSpec(f"{name}= is for by={needs!r}, not by={by!r}. Leave it away, or type by={needs!r}")
+
+
+def check_source(
+    source: Moments | Means | TextSpanResult, selection: Selection, *, model: tuple[str, str], convention: str
 ) -> None:
-    if span is None:
-        raise BadSpec("by='texts' needs what TextSpan found. Type span=textspan(moments, texts)")
-    if directions:
-        raise BadSpec("by='texts' has the directions of its span. Leave directions away, or type by='mean'")
-    if len(selection) > len(selection.heads):
-        raise BadSpec(
-            "by='texts' is for heads only: MLPs and the rest have no texts. Type by='mean' for them, and add the two"
-        )
-    if span.convention != "centered":
-        raise BadInput(
-            f"the span was found under the convention {span.convention!r}; an edit needs 'centered'. Index with --convention centered, and "
-            "type textspan(moments, texts) again"
-        )
+    """Refuse means or TextSpan results that are not those of a model under a convention, or that lack selected heads.
 
+    Args:
+        source: what was measured.
+        selection: the parts.
+        model: name and digest of the model.
+        convention: the one that is needed.
 
-def _check_measured(clip: Clip, moments: Moments | Means) -> None:
-    if moments.model and moments.model not in (clip.digest, clip.name):
+    Raises:
+        BadSpec: parts that have no texts.
+        BadInput: another model or convention, no image, heads without texts.
+    """
+    noun = "span was found" if isinstance(source, TextSpanResult) else "means were taken"
+    if source.convention != convention:
         raise BadInput(
-            f"the means are of another model ({moments.model[:8]}…), not of {clip.name} ({clip.digest[:8]}…). {MEASURE}"
+            f"the {noun} under the convention {source.convention!r}; {convention!r} is needed here. Index with --convention {convention} "
+            f"and take them again, or type convention={source.convention!r} where that can be said"
         )
-    if moments.convention != "centered":
-        again = "Index with --convention centered" if isinstance(moments, Moments) else MEASURE
+    if isinstance(source, TextSpanResult):
+        if rest := selection - Selection(selection.heads):
+            raise BadSpec(f"only heads have texts, not {rest.description}. Type by='mean' for these")
+        if missing := sorted(set(selection.heads) - set(source.heads())):
+            names = ", ".join(f"{layer}.{head}" for layer, head in missing[:5])
+            raise BadInput(f"heads {names} are not in the span. Type textspan(moments, texts) without heads=")
+        return
+    name, digest = model
+    if source.model and source.model not in (name, digest):
         raise BadInput(
-            f"the means were taken under the convention {moments.convention!r}; an edit needs 'centered', in which a part that writes "
-            f"nothing contributes nothing. {again}"
+            f"the means are of another model ({source.model[:8]}…), not of {name} (weights {digest[:8]}…). Take them with it: "
+            f"{MEASURE.removeprefix('Type ')}"
         )
-    if not moments.count:
+    if not source.count:
         raise BadInput(f"the means were taken over no image. {MEASURE}")
+
+
+def check_class_token(clip: Clip, selection: Selection) -> None:
+    """Refuse class-to-class attention of a model that averages its patches.
+
+    Raises:
+        BadSpec: says what to type instead.
+    """
+    if selection.class_to_class and clip.vision.architecture == "transformer" and not clip.vision.has_class_token:
+        raise BadSpec(
+            "this model averages its patches: no class token reads from itself. Type heads, MLPs or tokens instead"
+        )
 
 
 def _head_mean(source: Moments | Means | TextSpanResult, layer: int, head: int, embed: int) -> Float[Tensor, "1 embed"]:
@@ -120,10 +154,7 @@ def _head_mean(source: Moments | Means | TextSpanResult, layer: int, head: int, 
             "--layers all"
         )
     row = source.layers.index(layer)
-    if isinstance(source, TextSpanResult) and not bool(source.covered[row, head]):
-        raise BadInput(f"head {layer}.{head} is not in the span. Type textspan(moments, texts) without heads=")
-    at = source.mean[row, head][None]
-    joint = at if source.basis is None else at @ source.basis.rows[row, head]
+    joint = _restored(source.mean[row, head][None], source.basis, layer, head)
     if joint.shape[1] != embed:
         raise BadInput(
             f"means of {joint.shape[1]} numbers for a joint space of {embed}: they are of another model. {MEASURE}"
@@ -132,7 +163,7 @@ def _head_mean(source: Moments | Means | TextSpanResult, layer: int, head: int, 
 
 
 def _frame(
-    moments: Moments | Means | None,
+    source: Moments | Means | None,
     span: TextSpanResult | None,
     directions: Mapping[tuple[int, int], Tensor],
     at: tuple[int, int],
@@ -141,8 +172,6 @@ def _frame(
     layer, head = at
     name = f"head {layer}.{head}"
     if span is not None:
-        if layer not in span.layers or not bool(span.covered[span.layers.index(layer), head]):
-            raise BadInput(f"{name} is not in the span. Type textspan(moments, texts) without heads=")
         row = span.layers.index(layer)
         kept = span.directions[row, head][span.indices[row, head] >= 0]
         joint = _restored(kept, span.basis, layer, head)
@@ -150,7 +179,7 @@ def _frame(
     if (layer, head) not in directions:
         return None
     rows = torch.atleast_2d(torch.as_tensor(directions[layer, head]))
-    basis = moments.basis if isinstance(moments, Moments) else None
+    basis = source.basis if isinstance(source, Moments) else None
     if rows.shape[1] != embed and basis is not None and rows.shape[1] == basis.d and layer in basis.layers:
         rows = _restored(rows, basis, layer, head)
     if rows.dim() != 2 or rows.shape[1] != embed:
@@ -162,28 +191,3 @@ def _frame(
 def _restored(rows: Tensor, basis: HeadBasis | None, layer: int, head: int) -> Tensor:
     rows = rows.to("cpu", torch.float64)
     return rows if basis is None else rows @ basis.rows[basis.layers.index(layer), head]
-
-
-def _others(selection: Selection, moments: Moments | Means | None, by: By) -> list[Change]:
-    """MLPs, class-to-class attention, the start."""
-    if len(selection) == len(selection.heads):
-        return []
-    if by == "zero":
-        empty: list[Change] = [Change("mlp", layer, by="zero") for layer in selection.mlps]
-        empty += [Change("class-to-class", layer, by="zero") for layer in selection.class_to_class]
-        return empty + ([Change("input-embedding", by="zero")] if selection.input_embedding else [])
-    if not isinstance(moments, Means):
-        raise BadInput(f"moments hold heads only; {selection.told}: more is asked for. {MEASURE}")
-    found = [Change("mlp", layer, by=by, mean=moments.mlps[layer][None].float()) for layer in selection.mlps]
-    if selection.class_to_class and moments.class_to_class is None:
-        raise BadInput(
-            "these means were taken without class-to-class attention. Type Means.of(..., class_to_class=True)"
-        )
-    for layer in selection.class_to_class:
-        assert moments.class_to_class is not None
-        found.append(Change("class-to-class", layer, by=by, mean=moments.class_to_class[layer].float()))
-    return found + (
-        [Change("input-embedding", by=by, mean=moments.input_embedding[None].float())]
-        if selection.input_embedding
-        else []
-    )

@@ -1,15 +1,16 @@
 """`Selection`: which parts of an embedding are meant, as a value, in words, and as people type it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clip_anatomy.edits.selection_parser import joined, layer_numbers, parse_parts
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.naming.atlas import Atlas
 
-__all__ = ["Selection", "joined", "layer_numbers"]
+__all__ = ["Selection"]
 
-NAMED = 4  # heads that `told` names one by one
+NAMED = 4  # heads that `description` names one by one
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,16 @@ class Selection:
             >>> Selection.parse("9.3,10.1+mlp=last", 12, 12)
             Traceback (most recent call last):
             clip_anatomy.errors.BadSpec: mlp=last: numbers were expected. Type mlp=0-11, mlp=0,11 or mlp=all
-            >>> Selection.parse("9.3,10.1+mlp=3-5", 12, 12).told
+            >>> Selection.parse("9.3,10.1+mlp=3-5", 12, 12).description
             'heads 9.3, 10.1; MLPs 3-5'
             >>> len(Selection.parse("last=2", 12, 12))
             24
         """
-        from clip_anatomy.edits.selection_parser import selection_of
-
-        return selection_of(spec, layer_numbers(layers), heads, atlas)
+        there = layer_numbers(layers)
+        found = Selection()
+        for piece in parse_parts(spec, there, heads, atlas):
+            found |= Selection(**vars(piece))
+        return found.checked(there, heads)
 
     def checked(self, layers: "int | Sequence[int]", heads: int, tokens: int | None = None) -> "Selection":
         """The same selection, if all of its parts exist.
@@ -96,9 +99,11 @@ class Selection:
             raise BadSpec(
                 f"heads that do not exist: {_few(wrong)}. Type LAYER.HEAD with a layer of {joined(there)} and a head of 0-{heads - 1}"
             )
-        for name, told in (("mlps", "mlp"), ("class_to_class", "class-to-class")):
+        for name, typed in (("mlps", "mlp"), ("class_to_class", "class-to-class")):
             if wrong := [str(layer) for layer in getattr(self, name) if layer not in there]:
-                raise BadSpec(f"{told}={','.join(wrong)}: no such layer. Type {told}={joined(there)} or some of these")
+                raise BadSpec(
+                    f"{typed}={','.join(wrong)}: no such layer. Type {typed}={joined(there)} or some of these"
+                )
         if tokens is not None and (wrong := [str(token) for token in self.tokens if token >= tokens]):
             raise BadSpec(f"tokens that do not exist: {_few(wrong)}. Type token=0-{tokens - 1} (0 is the class token)")
         return self
@@ -126,7 +131,7 @@ class Selection:
         )
 
     def __len__(self) -> int:
-        """How many parts: heads, MLPs, layers of class-to-class attention, the start, tokens."""
+        """How many parts: heads, MLPs, layers of class-to-class attention, the input embedding, tokens."""
         return len(self.heads) + len(self.mlps) + len(self.class_to_class) + self.input_embedding + len(self.tokens)
 
     def __bool__(self) -> bool:
@@ -136,24 +141,24 @@ class Selection:
     # ---- in words
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """A few words for a table."""
-        said: list[str] = []
+        names: list[str] = []
         if self.heads:
             layers = sorted({layer for layer, _ in self.heads})
-            names = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
+            pairs = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
             many = f"{len(self.heads)} heads of layer{'s'[: len(layers) > 1]} {joined(layers)}"
-            few = f"head{'s'[: len(self.heads) > 1]} {names}"
-            said.append(few if len(self.heads) <= NAMED else many)
+            few = f"head{'s'[: len(self.heads) > 1]} {pairs}"
+            names.append(few if len(self.heads) <= NAMED else many)
         if self.mlps:
-            said.append(f"MLP{'s'[: len(self.mlps) > 1]} {joined(self.mlps)}")
+            names.append(f"MLP{'s'[: len(self.mlps) > 1]} {joined(self.mlps)}")
         if self.class_to_class:
-            said.append(f"class-to-class attention {joined(self.class_to_class)}")
+            names.append(f"class-to-class attention {joined(self.class_to_class)}")
         if self.input_embedding:
-            said.append("input embedding")
+            names.append("input embedding")
         if self.tokens:
-            said.append(f"token{'s'[: len(self.tokens) > 1]} {joined(self.tokens)}")
-        return "; ".join(said) or "nothing"
+            names.append(f"token{'s'[: len(self.tokens) > 1]} {joined(self.tokens)}")
+        return "; ".join(names) or "nothing"
 
     @property
     def spec(self) -> str:
@@ -163,14 +168,14 @@ class Selection:
             >>> Selection(((9, 3), (10, 1)), mlps=(0, 1, 2), input_embedding=True).spec
             '9.3,10.1+mlp=0-2+input-embedding'
         """
-        said = [",".join(f"{layer}.{head}" for layer, head in self.heads)] if self.heads else []
-        said += [f"mlp={joined(self.mlps, ',')}"] if self.mlps else []
-        said += [f"class-to-class={joined(self.class_to_class, ',')}"] if self.class_to_class else []
-        said += ["input-embedding"] if self.input_embedding else []
-        said += [f"token={joined(self.tokens, ',')}"] if self.tokens else []
-        return "+".join(said) or "none"
+        specs = [",".join(f"{layer}.{head}" for layer, head in self.heads)] if self.heads else []
+        specs += [f"mlp={joined(self.mlps, ',')}"] if self.mlps else []
+        specs += [f"class-to-class={joined(self.class_to_class, ',')}"] if self.class_to_class else []
+        specs += ["input-embedding"] if self.input_embedding else []
+        specs += [f"token={joined(self.tokens, ',')}"] if self.tokens else []
+        return "+".join(specs) or "none"
 
-    # ---- keeping
+    # ---- as JSON
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -180,45 +185,29 @@ class Selection:
         }
 
     @staticmethod
-    def of_dict(told: Mapping[str, Any]) -> "Selection":
+    def of_dict(fields: Mapping[str, Any]) -> "Selection":
         """The inverse of `to_dict`; what is not named is empty.
 
         Raises:
             BadSpec: not a selection.
         """
         names = ("heads", "mlps", "class_to_class", "input_embedding", "tokens")
-        if unknown := sorted(set(told) - set(names)):
+        if unknown := sorted(set(fields) - set(names)):
             raise BadSpec(
                 f"{', '.join(map(repr, unknown))}: a selection has no such parts. Type some of: {', '.join(names)}"
             )
         try:
-            pairs = tuple((int(layer), int(head)) for layer, head in told.get("heads", ()))
-            numbers = {name: tuple(map(int, told.get(name, ()))) for name in ("mlps", "class_to_class", "tokens")}
+            pairs = tuple((int(layer), int(head)) for layer, head in fields.get("heads", ()))
+            numbers = {name: tuple(map(int, fields.get(name, ()))) for name in ("mlps", "class_to_class", "tokens")}
         except (TypeError, ValueError):
             raise BadSpec(
                 'this is no selection: numbers were expected. Type {"heads": [[9, 3]], "mlps": [4]}'
             ) from None
-        return Selection(pairs, **numbers, input_embedding=told.get("input_embedding") is True)
+        return Selection(pairs, **numbers, input_embedding=fields.get("input_embedding") is True)
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def layer_numbers(layers: "int | Sequence[int]") -> tuple[int, ...]:
-    """Numbers of the layers that there are: so many, or these."""
-    return tuple(range(layers)) if isinstance(layers, int) else tuple(layers)
-
-
-def joined(numbers: Iterable[int], between: str = ", ") -> str:
-    """Numbers with runs joined: 0-5, 8."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1] = [runs[-1][0], number]
-        else:
-            runs.append([number])
-    return between.join("-".join(map(str, run)) for run in runs)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,12 +1,13 @@
-"""From what people type ("9.3,10.1+mlp=4") to a `Selection`."""
+"""From what people type ("9.3,10.1+mlp=4") to the parts that are meant, as numbers."""
 
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from clip_anatomy.edits.selection import Selection, joined
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.naming.atlas import Atlas
 
-__all__ = ["FORMS", "selection_of"]
+__all__ = ["FORMS", "TypedParts", "joined", "layer_numbers", "parse_parts"]
 
 FORMS = (
     "9.3,10.1 | layer=0-5 | last=4 | mlp=all | mlp=3,4 | class-to-class=all | role=background | words=striped fabric | "
@@ -16,43 +17,71 @@ NUMBER = r"[0-9]{1,18}"  # ASCII digits only, and not thousands of them: int() r
 MOST_TOKENS = 1_000_000  # a slip of the finger must not fill the memory
 
 
-def selection_of(spec: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> Selection:
-    """Read a selection; see `Selection.parse`."""
-    found = Selection()
+@dataclass(frozen=True)
+class TypedParts:
+    """Parts as they were typed; the fields are those of `Selection`."""
+
+    heads: tuple[tuple[int, int], ...] = ()
+    mlps: tuple[int, ...] = ()
+    class_to_class: tuple[int, ...] = ()
+    input_embedding: bool = False
+    tokens: tuple[int, ...] = ()
+
+
+def parse_parts(spec: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> list[TypedParts]:
+    """Read what people type, one entry for each piece between two `+`; see `Selection.parse`."""
     pieces = [piece.strip() for piece in spec.split("+")]
     if not all(pieces):
         raise BadSpec(f"{spec!r} names no part. Type {FORMS}")
-    for piece in pieces:
-        found |= _read(piece, layers, heads, atlas)
-    return found.checked(layers, heads)
+    return [_read(piece, layers, heads, atlas) for piece in pieces]
 
 
-def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> Selection:
+def layer_numbers(layers: "int | Sequence[int]") -> tuple[int, ...]:
+    """Numbers of the layers that there are: so many, or these."""
+    return tuple(range(layers)) if isinstance(layers, int) else tuple(layers)
+
+
+def joined(numbers: Iterable[int], between: str = ", ") -> str:
+    """Numbers with runs joined: 0-5, 8."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return between.join("-".join(map(str, run)) for run in runs)
+
+
+def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> TypedParts:
     """One piece between two `+`."""
     kind, given, value = (part.strip() for part in piece.partition("="))
     kind = kind.lower().removesuffix("s") if kind.lower() in ("layers", "mlps", "tokens") else kind.lower()
     if given and kind in ("role", "words"):
-        return _by_name(piece, layers, atlas)
+        return TypedParts(_by_name(piece, layers, atlas))
     if given and kind == "layer":
-        return Selection.every(_listed(kind, value, layers), heads)
+        return TypedParts(_every(_listed(kind, value, layers), heads))
     if given and kind == "last":
         if not re.fullmatch(NUMBER, value) or not 1 <= int(value) <= len(layers):
             raise BadSpec(f"last={value}: there are {len(layers)} layers. Type last=1 to last={len(layers)}")
-        return Selection.every(layers[-int(value) :], heads)
+        return TypedParts(_every(layers[-int(value) :], heads))
     if given and kind == "mlp":
-        return Selection(mlps=_listed(kind, value, layers))
+        return TypedParts(mlps=_listed(kind, value, layers))
     if given and kind == "class-to-class":
-        return Selection(class_to_class=_listed(kind, value, layers))
+        return TypedParts(class_to_class=_listed(kind, value, layers))
     if given and kind == "token":
-        return Selection(tokens=_listed(kind, value, None))
+        return TypedParts(tokens=_listed(kind, value, None))
     if not given and kind in ("all", "none", "input-embedding"):
-        return Selection.every(layers, heads) if kind == "all" else Selection(input_embedding=kind == "input-embedding")
+        return TypedParts(_every(layers, heads) if kind == "all" else (), input_embedding=kind == "input-embedding")
     if not given and re.fullmatch(r"[\d.,\s]+", piece):
-        return Selection(heads=tuple(_pair(part.strip()) for part in piece.split(",")))
+        return TypedParts(tuple(_pair(part.strip()) for part in piece.split(",")))
     raise BadSpec(f"{piece!r} names no part. Type {FORMS}")
 
 
-def _by_name(piece: str, layers: tuple[int, ...], atlas: Atlas | None) -> Selection:
+def _every(layers: Iterable[int], heads: int) -> tuple[tuple[int, int], ...]:
+    return tuple((layer, head) for layer in layers for head in range(heads))
+
+
+def _by_name(piece: str, layers: tuple[int, ...], atlas: Atlas | None) -> tuple[tuple[int, int], ...]:
     if atlas is None:
         raise BadSpec(
             f"{piece}: heads have names in an atlas only. Make one: clip-anatomy atlas STORE --out FOLDER, and give it"
@@ -62,7 +91,7 @@ def _by_name(piece: str, layers: tuple[int, ...], atlas: Atlas | None) -> Select
         raise BadSpec(
             f"{piece}: such heads are in layers that are not here. Type a name that fits one of layers {joined(layers)}"
         )
-    return Selection(heads=found)
+    return found
 
 
 def _pair(part: str) -> tuple[int, int]:

@@ -61,7 +61,7 @@ class DecompositionOptions(Options):
             found = Selection.parse(spec or "all", tower.layers, tower.heads)
         if not found.heads or len(found) > len(found.heads):
             raise BadSpec(
-                f"a map is written by heads alone; {found.told} was selected. Type: heads='last=4', or heads='9.3,10.1'"
+                f"a map is written by heads alone; {found.description} was selected. Type: heads='last=4', or heads='9.3,10.1'"
             )
         return found
 

@@ -1,18 +1,29 @@
-"""The figure of a study: accuracy as parts are replaced, against the whole model."""
+"""Figures and folder of an ablation: accuracy as parts are replaced, against the whole model."""
 
-from typing import TYPE_CHECKING
+import json
+from base64 import b64encode
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.edits.replacement import BYS
+from clip_anatomy.errors import BadInput, OutputError
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, NO_INK, YES_INK, Canvas, canvas, draw_grid, png
+from clip_anatomy.report.html import page
+from clip_anatomy.studies.ablate import SCHEMA, Ablation
+from clip_anatomy.studies.ablation_study import SELECTED, STUDIES
 from clip_anatomy.studies.study_result import Effect, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_study", "figure"]
+__all__ = ["KIND", "check_folder", "draw_study", "figure", "html", "save", "write"]
+
+RESULT = "ablate.json"
 
 WIDE, TALL, HEAD, FOOT = 9.6, 4.2, 1.15, 0.85  # inches
 BAR = 0.3  # inches of a bar
@@ -20,20 +31,77 @@ BARS = 24  # bars that a figure has room for
 HELPS, COSTS = YES_INK, NO_INK
 
 
+def _figure_name(study: str, by: str) -> str:
+    """Name of a study's figure: that of the study, and of its baseline where that is no mean."""
+    return study if by == "mean" else f"{study}-{by}"
+
+
+KIND = Kind(
+    "ablate",
+    RESULT,
+    SCHEMA,
+    (*(f"{_figure_name(name, by)}.png" for name in (*STUDIES, SELECTED) for by in BYS), RESULT),
+)
+
+
+def save(result: Ablation | Study, folder: Path) -> Path:
+    """Write a figure of each study and ablate.json into a folder; see `Result.save`."""
+    check_folder(folder, _studies(result)[0].store)
+    with staged(folder, KIND) as staging:
+        write(result, staging)
+    return folder
+
+
+def write(result: Ablation | Study, staging: Staging) -> None:
+    """Write the same into a staging folder, whose place may hold earlier studies of the store: they stay, unless done again."""
+    studies = {_figure_name(one.name, one.by): one.to_dict() for one in _studies(result)}
+    earlier = {name: one for name, one in _earlier(staging.out).items() if name not in studies}
+    for name in earlier:
+        if (drawn := staging.out / f"{name}.png").is_file():
+            staging.write(drawn.name, drawn.read_bytes())
+    for one in _studies(result):
+        staging.write(f"{_figure_name(one.name, one.by)}.png", draw_study(one))
+    staging.write(RESULT, as_json({"schema": SCHEMA, "studies": [*earlier.values(), *studies.values()]}))
+
+
+def check_folder(folder: Path, store: str | Path) -> None:
+    """Refuse a folder that holds studies of another store.
+
+    Raises:
+        OutputError: says what to type.
+    """
+    others = {one["store"] for one in _earlier(folder).values()} - {str(store)}
+    if others := [other for other in others if Path(other).absolute() != Path(store).absolute()]:
+        raise OutputError(f"{folder} holds studies of another store, {others[0]}. Type another folder: --out NAME")
+
+
+def figure(result: Ablation | Study) -> "Figure":
+    """Draw one study: a curve over layers, a grid of heads with the strongest of them, or bars.
+
+    Raises:
+        BadInput: several studies, which are as many figures.
+    """
+    first, *others = _studies(result)
+    if others:
+        raise BadInput(
+            f"{1 + len(others)} studies are as many figures. Type found.studies[0].figure(), or found.save(FOLDER)"
+        )
+    return _figure(first)
+
+
+def html(result: Ablation | Study) -> str:
+    """Figures of all studies, each above its table."""
+    data = "data:image/png;base64,{}"
+    studies = [(one.title, data.format(b64encode(draw_study(one)).decode()), one.summary()) for one in _studies(result)]
+    return page("ablation.html", studies=studies)
+
+
 def draw_study(study: Study) -> bytes:
     """Return the figure of a study as a PNG."""
-    return png(figure(study))
+    return png(_figure(study))
 
 
-def figure(study: Study) -> "Figure":
-    """Draw a study: a curve over layers, a grid of heads with the strongest of them, or bars.
-
-    Args:
-        study: its numbers.
-
-    Returns:
-        A figure of matplotlib.
-    """
+def _figure(study: Study) -> "Figure":
     bars = study.effects[:BARS]
     tall = TALL if study.name in ("layers", "last", "heads") else max(1.6, BAR * (len(bars) + 1) + 0.5)
     with canvas(WIDE, HEAD + tall + FOOT) as sheet:
@@ -48,10 +116,24 @@ def figure(study: Study) -> "Figure":
     return sheet.figure
 
 
+def _studies(result: Ablation | Study) -> tuple[Study, ...]:
+    return result.studies if isinstance(result, Ablation) else (result,)
+
+
+def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
+    """Studies that a folder holds already, by the names of their figures."""
+    try:
+        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        studies = content["studies"] if content["schema"] == SCHEMA else []
+        return {_figure_name(one["name"], one["by"]): one for one in studies if "store" in one}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _title(sheet: Canvas, study: Study) -> None:
     sheet.text(0.25, 0.42, study.title, 15, fontweight="bold")
     asked = f"{study.images:,} images, {len(study.classes):,} classes ({study.column}), {study.model}"
-    sheet.text(0.25, 0.72, shorten(f"Replaced by {study.instead}. Accuracy on {asked}.", 125), 9, color=FAINT)
+    sheet.text(0.25, 0.72, shorten(f"Replaced by {study.baseline}. Accuracy on {asked}.", 125), 9, color=FAINT)
     foot = "Direct effects: nothing is run again, what the parts wrote into the embedding is replaced. Layers are counted from 0."
     sheet.text(0.25, sheet.high - 0.16, foot, 8, color=FAINT)
 
@@ -123,7 +205,7 @@ def _strongest(axes: "Axes", study: Study) -> None:
     """The heads whose loss costs most, and those whose loss helps most."""
     ranked = study.ranked
     some = list(ranked) if len(ranked) <= 14 else [*ranked[:10], *ranked[-4:]]
-    _changes(axes, some, [one.told for one in some])
+    _changes(axes, some, [one.description for one in some])
     axes.set_xlabel("change of accuracy, points (line: 95 %)", fontsize=8.5, labelpad=6)
     if len(some) < len(ranked):
         axes.axhline(9.5, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -147,7 +229,7 @@ def _changes(axes: "Axes", some: list[Effect], names: list[str]) -> None:
 def _bars(axes: "Axes", study: Study, some: tuple[Effect, ...]) -> None:
     """Accuracy of each set, the whole model on top; the worst group as a mark."""
     every = [study.whole, *some]
-    names = ["nothing", *(shorten(one.told, 42) for one in some)]
+    names = ["nothing", *(shorten(one.description, 42) for one in some)]
     places = range(len(every))
     axes.barh(places, [100 * one.accuracy for one in every], 0.62, color=[FAINT, *[COSTS] * len(some)], alpha=0.75)
     for place, one in zip(places, every, strict=True):

@@ -100,11 +100,11 @@ def selects(store: Store, what: Silence | Selection) -> tuple[Part, ...]:
     selection.checked(store.manifest.layers, store.manifest.heads)
     if selection.class_to_class or selection.input_embedding or selection.tokens:
         raise BadSpec(
-            f"{selection.told}: a repair silences heads and MLPs, as a store holds them. Type --select 7.0,7.3+mlp=2"
+            f"{selection.description}: a repair silences heads and MLPs, as a store holds them. Type --select 7.0,7.3+mlp=2"
         )
     if selection.mlps and "mlps" not in store.manifest.keep:
         raise StoreError(
-            f"{store.path} holds no MLPs, so that {selection.told} cannot be silenced. Make a store with them: clip-anatomy index SOURCE "
+            f"{store.path} holds no MLPs, so that {selection.description} cannot be silenced. Make a store with them: clip-anatomy index SOURCE "
             "NEW-STORE --keep heads,mlps"
         )
     if silence.along and selection.mlps:

@@ -1,4 +1,4 @@
-"""Studies of a store, one line each: which layers, heads, MLPs and tokens an answer hangs on. No image is read, but for tokens."""
+"""One study of a store: which layers, heads, MLPs and tokens the answers hang on. No image is read, but for tokens."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,27 +18,26 @@ from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.naming.textspan_result import TextSpanResult
-from clip_anatomy.progress import Progress
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.retrieval.store_atlas import atlas_of
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.baseline import instead_of, refuse_missing
+from clip_anatomy.studies.baseline import baseline_of, refuse_missing
 from clip_anatomy.studies.stored_predictions import predictions
 from clip_anatomy.studies.study_result import Study, effects_of
-from clip_anatomy.studies.token_parts import extra_of
+from clip_anatomy.studies.token_parts import tokens_of
 from clip_anatomy.studies.zero_shot_task import Task, task_of
 
-__all__ = ["STUDIES", "study"]
+__all__ = ["SELECTED", "STUDIES", "study"]
 
 Sets = list[tuple[str, Selection]]
-Report = Progress
 SELECTED = "selected"
 
 
 @dataclass(frozen=True)
-class Kind:
+class NamedStudy:
     """A study that has a name.
 
     Attributes:
@@ -53,18 +52,18 @@ class Kind:
 
 
 def _layers(manifest: Manifest) -> Sets:
-    def told(layer: int) -> str:
+    def name(layer: int) -> str:
         return "heads of layer 0" if not layer else f"heads of layers 0-{layer}"
 
-    return [(told(layer), Selection.every(layer + 1, manifest.heads)) for layer in range(manifest.depth)]
+    return [(name(layer), Selection.every(layer + 1, manifest.heads)) for layer in range(manifest.depth)]
 
 
 def _last(manifest: Manifest) -> Sets:
-    def told(k: int) -> str:
+    def name(k: int) -> str:
         kept = f" (the last {k} keep theirs)" if k > 1 else " (the last one keeps its own)" if k else ""
         return _layers(manifest)[manifest.depth - k - 1][0] + kept
 
-    return [(told(k), Selection.every(manifest.depth - k, manifest.heads)) for k in range(manifest.depth - 1, -1, -1)]
+    return [(name(k), Selection.every(manifest.depth - k, manifest.heads)) for k in range(manifest.depth - 1, -1, -1)]
 
 
 def _heads(manifest: Manifest) -> Sets:
@@ -74,7 +73,7 @@ def _heads(manifest: Manifest) -> Sets:
 
 def _mlps(manifest: Manifest) -> Sets:
     every = tuple(range(manifest.depth))
-    start = "the start" if manifest.convention == "official" else "the start, with the biases"
+    start = "the input embedding" if manifest.convention == "official" else "the input embedding, with the biases"
     together = [
         ("all MLPs", Selection(mlps=every)),
         (f"all MLPs and {start}", Selection(mlps=every, input_embedding=True)),
@@ -82,7 +81,7 @@ def _mlps(manifest: Manifest) -> Sets:
     return together + [(f"MLP {layer}", Selection(mlps=(layer,))) for layer in every]
 
 
-def _centered(manifest: Manifest) -> Sets:
+def _class_to_class(manifest: Manifest) -> Sets:
     every = tuple(range(manifest.depth))
     return [("class-to-class attention, all layers", Selection(class_to_class=every))] + [
         (f"class-to-class attention {layer}", Selection(class_to_class=(layer,))) for layer in every
@@ -90,14 +89,14 @@ def _centered(manifest: Manifest) -> Sets:
 
 
 STUDIES = {
-    "layers": Kind(
+    "layers": NamedStudy(
         "Layers, from the first up", "from which layer on do heads matter (Figure 2 of the paper)?", _layers
     ),
-    "last": Kind("Only the last layers keep their heads", "how many of the last layers are enough?", _last),
-    "heads": Kind("One head at a time", "which single heads matter?", _heads),
-    "mlps": Kind("MLPs", "do the MLPs matter?", _mlps),
-    "class-to-class": Kind(
-        "Class-to-class attention", "does what the class token reads from itself matter?", _centered
+    "last": NamedStudy("Only the last layers keep their heads", "how many of the last layers are enough?", _last),
+    "heads": NamedStudy("One head at a time", "which single heads matter?", _heads),
+    "mlps": NamedStudy("MLPs", "do the MLPs matter?", _mlps),
+    "class-to-class": NamedStudy(
+        "Class-to-class attention", "does what the class token reads from itself matter?", _class_to_class
     ),
 }
 """Name → study."""
@@ -122,7 +121,7 @@ def study(
     pool: "str | Path | None" = None,
     texts_per_head: int = 20,
     atlas: "Atlas | str | Path | None" = None,
-    report: Report = lambda what, done, total: None,
+    progress: Progress | None = None,
 ) -> Study:
     """Replace parts of every image of a store and see which answers change (direct effects; Gandelsman et al. 2024, §3.2).
 
@@ -145,10 +144,10 @@ def study(
         pool: texts for it, as in `atlas`.
         texts_per_head: how many of them.
         atlas: names of the heads, for "role=" and "words="; by default the one kept in the store, or a quick one.
-        report: called with what is being done, how much is done, and how much there is.
+        progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
-        Study: `print(study.table())`, `study.to_dict()`.
+        Study: `print(study.summary())`, `study.to_dict()`.
 
     Raises:
         BadSpec: an unknown study, way to replace, or part.
@@ -166,7 +165,7 @@ def study(
         True
     """
     opened = store if isinstance(store, Store) else Store.open(store)
-    begun = time.perf_counter()
+    begun, tell = time.perf_counter(), progress or silent
     waited = 0.0
 
     def model() -> Clip:
@@ -180,37 +179,31 @@ def study(
 
     if select and name in STUDIES and name != "layers":
         raise BadSpec(f"the study {name!r} has its own sets. Type --study {name} or --select SPEC, not both")
-    kind, title, sets = _sets(opened, model, name, select, atlas=atlas, report=report)
+    kind, title, sets = _sets(opened, model, name, select, atlas=atlas, tell=tell)
     union = Selection()
     for _, one in sets:
         union |= one
     _refuse(opened, kind, union)
     asked = task or task_of(opened, model, label=label, classes=classes, group=group, templates=templates, texts=texts)
     if by == "texts" and span is None:
-        span = _span(opened, model(), pool, texts_per_head, report)
-    extra = extra_of(opened, model, union, lambda done, total: report("reading the pictures again", done, total))
-    put = instead_of(opened, union, by, over=over, other=_place(opened, other), span=span, extra=extra)
+        span = _span(opened, model(), pool, texts_per_head, tell)
+    tokens = tokens_of(opened, model, union, tell)
+    baseline = baseline_of(opened, union, by, over=over, other=_place(opened, other), span=span, tokens=tokens)
     sets = [("nothing", Selection()), *sets]
     picks = predictions(
-        opened,
-        asked.texts,
-        [one for _, one in sets],
-        put,
-        rows=asked.rows,
-        extra=extra,
-        report=lambda done, total: report("answering", done, total),
+        opened, asked.texts, [one for _, one in sets], baseline, rows=asked.rows, tokens=tokens, progress=tell
     )
     found = effects_of(picks, asked, sets)
     counts = [] if asked.groups is None else torch.bincount(asked.groups[asked.groups >= 0]).tolist()
     manifest = opened.manifest
     notes = list(asked.notes)
     if union.input_embedding and manifest.convention == "centered":
-        notes.append("a store keeps no biases apart: they are replaced together with the start of the stream")
+        notes.append("a store keeps no biases apart: they are replaced together with the input embedding")
     return Study(
         kind,
         title,
         by,
-        put.told,
+        baseline.description,
         manifest.model,
         manifest.digest,
         str(opened.path),
@@ -233,7 +226,7 @@ def _sets(
     select: Sequence[Selection | str],
     *,
     atlas: Atlas | str | Path | None,
-    report: Report,
+    tell: Progress,
 ) -> tuple[str, str, Sets]:
     """Name, title and sets of a study."""
     manifest = store.manifest
@@ -246,13 +239,13 @@ def _sets(
     sets: Sets = []
     for spec in select:
         if isinstance(spec, Selection):
-            sets.append((spec.told, spec))
+            sets.append((spec.description, spec))
             continue
         if ("role=" in spec or "words=" in spec) and named is None:
-            named = atlas_of(store, clip, atlas, report)
+            named = atlas_of(store, clip, atlas, tell)
         whole = Selection.parse(spec, manifest.depth, manifest.heads, named)
         many = "heads" if len(whole) == len(whole.heads) else "parts"
-        more = f" ({whole.told})" if len(whole) <= 4 else f" ({len(whole)} {many})"
+        more = f" ({whole.description})" if len(whole) <= 4 else f" ({len(whole)} {many})"
         sets.append((spec + (more if "=" in spec else ""), whole))
     return SELECTED, "Selected parts", sets
 
@@ -281,8 +274,8 @@ def _place(store: Store, other: int | str | None) -> int | None:
     return found[0].index
 
 
-def _span(store: Store, clip: Clip, pool: str | Path | None, texts_per_head: int, report: Report) -> TextSpanResult:
+def _span(store: Store, clip: Clip, pool: str | Path | None, texts_per_head: int, tell: Progress) -> TextSpanResult:
     texts, _ = pool_of(pool, clip)
-    found = embed_texts(clip, texts.texts, progress=lambda done, total: report("embedding texts", done, total))
+    found = embed_texts(clip, texts.texts, progress=lambda done, total: tell("embedding texts", done, total))
     unit = torch.nn.functional.normalize(found, dim=-1)
-    return textspan(store.moments(), unit, texts_per_head, progress=report)
+    return textspan(store.moments(), unit, texts_per_head, progress=tell)

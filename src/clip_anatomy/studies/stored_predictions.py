@@ -5,7 +5,7 @@ A head's contribution u Q to the logits of C classes W is u (Q Wᵀ), [image, d]
 whichever differs in less, so that cumulative studies cost one layer a step.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from clip_anatomy.edits.replacement import Replacement
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.baseline import Instead
-from clip_anatomy.studies.token_parts import TokenParts
+from clip_anatomy.studies.baseline import Baseline, parts_of_selection
+from clip_anatomy.studies.stored_contributions import ExtraTokens, input_embedding, stored_contribution
 
 __all__ = ["predictions"]
 
@@ -25,17 +27,18 @@ PIECE = 1024  # images read at a time
 CELLS = 1 << 18  # logits worked on at a time: they stay in the processor's cache
 READER_BYTES = 1 << 29  # of Q Wᵀ held at a time; more classes than fit are taken in several walks over the store
 Pair = tuple[int, int]
+Key = tuple[int, int, int]  # of a `Replacement`
 
 
 def predictions(
     store: Store,
     texts: Float[Tensor, "text embed"],
     selections: Sequence[Selection],
-    instead: Instead,
+    baseline: Baseline,
     *,
     rows: np.ndarray | None = None,
-    extra: Mapping[tuple[int, ...], TokenParts] | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    tokens: ExtraTokens | None = None,
+    progress: Progress | None = None,
 ) -> Int32[Tensor, "set image"]:
     """Answer for every image which class is nearest, once for each set of replaced parts.
 
@@ -43,10 +46,10 @@ def predictions(
         store: the store.
         texts: one embedding per class.
         selections: the sets; an empty one is the whole model.
-        instead: what stands in place of the parts.
+        baseline: what stands in place of the parts.
         rows: which images, ascending; all by default.
-        extra: contributions of tokens, which a store does not hold, by tokens.
-        report: called with (images done, images in all).
+        tokens: contributions of tokens, which a store does not hold, by tokens.
+        progress: called with what is being done, images done, images in all.
 
     Returns:
         The class with the largest logit, the first of equal ones.
@@ -66,10 +69,15 @@ def predictions(
     most = max(1, READER_BYTES // (4 * manifest.d * max(len(pairs), 1)))
     walks = [texts[at : at + most].float() for at in range(0, len(texts), most)]
     best = torch.full((len(sets), images), -torch.inf) if len(walks) > 1 else None
-    done = 0
+    done, tell = 0, progress or silent
+    union = Selection()
+    for one in sets:
+        union |= one
+    joint = tuple(baseline.of(part) for part in parts_of_selection(union - Selection(union.heads), manifest.embed))
+    heads = [baseline.of(Replacement("head", *pair, by="zero")) for pair in pairs]
     for walk, some in enumerate(walks):
-        readers = _Readers(store, some, pairs, instead)
-        for at, piece in _pieces(store, pairs, rows, instead, extra or {}):
+        readers = _Readers(store, some, heads)
+        for at, piece in _pieces(store, heads, joint, rows, tokens or {}):
             for first in range(0, len(piece.unit), max(32, CELLS // len(some))):
                 tile = piece.tile(slice(first, first + max(32, CELLS // len(some))))
                 here = slice(at + first, at + first + len(tile.unit))
@@ -81,17 +89,27 @@ def predictions(
                     picks[row, here] = torch.where(higher, place.int() + walk * most, picks[row, here])
                     best[row, here] = torch.where(higher, value, best[row, here])
             done += len(piece.unit)
-            report(done // len(walks), images)
+            tell("answering", done // len(walks), images)
     return picks
 
 
 @dataclass(frozen=True)
 class _Step:
-    """How to come to the logits of a set: from those of the whole model or of the set before, with parts replaced or put back."""
+    """How to come to the logits of a set: from those of the whole model or of the set before, with parts replaced or put back.
+
+    Attributes:
+        whole: start from the whole model.
+        changes: heads, keys of the other parts, and +1 to replace them, −1 to put them back.
+    """
 
     whole: bool
-    replace: Selection
-    put_back: Selection
+    changes: tuple[tuple[Sequence[Pair], Sequence[Key], float], ...]
+
+    @staticmethod
+    def of(selection: Selection, embed: int, sign: float) -> tuple[Sequence[Pair], Sequence[Key], float]:
+        """One change."""
+        rest = parts_of_selection(selection - Selection(selection.heads), embed)
+        return selection.heads, [part.key for part in rest], sign
 
 
 def _steps(sets: Sequence[Selection], d: int, embed: int) -> list[_Step]:
@@ -102,8 +120,10 @@ def _steps(sets: Sequence[Selection], d: int, embed: int) -> list[_Step]:
     before = Selection()
     for one in sets:
         further, back = one - before, before - one
-        near = bool(found) and cost(further) + cost(back) < cost(one)
-        found.append(_Step(False, further, back) if near else _Step(True, one, Selection()))
+        if found and cost(further) + cost(back) < cost(one):
+            found.append(_Step(False, (_Step.of(further, embed, 1.0), _Step.of(back, embed, -1.0))))
+        else:
+            found.append(_Step(True, (_Step.of(one, embed, 1.0),)))
         before = one
     return found
 
@@ -116,24 +136,24 @@ def _disjoint(one: Selection, heads: int) -> Selection:
     partly = [layer for layer in chosen if layer in own or (one.tokens and chosen[layer])]
     if partly:
         raise BadSpec(
-            f"{one.told}: heads of layer {partly[0]} and what they read from tokens are replaced twice. Type one of them, or take such a "
-            "set on pictures: ablate(clip, images, selection)"
+            f"{one.description}: heads of layer {partly[0]} and what they read from tokens are replaced twice. Type one of them, or take such a "
+            "set on pictures: replace_parts(clip, images, selection)"
         )
     return Selection(one.heads, one.mlps, own, one.input_embedding, one.tokens)
 
 
 class _Readers:
-    """Classes as seen from each part: Q Wᵀ of heads, Wᵀ of all that is kept in the joint space."""
+    """Classes as seen from each part: Q P Wᵀ of heads, with the projection P of what is replaced; Wᵀ of all that is in the joint space."""
 
-    def __init__(self, store: Store, texts: Tensor, pairs: Sequence[Pair], instead: Instead) -> None:
+    def __init__(self, store: Store, texts: Tensor, heads: Sequence[Replacement]) -> None:
         self.texts = texts
-        self.place = {pair: at for at, pair in enumerate(pairs)}
-        rows = [store.layer_at(layer) for layer, _ in pairs], [head for _, head in pairs]
+        self.place = {(one.layer, one.head): at for at, one in enumerate(heads)}
+        rows = [store.layer_at(one.layer) for one in heads], [one.head for one in heads]
         frames = store.basis.rows[rows].float()
         self.heads = frames @ texts.T  # [pair, d, class]
-        if instead.directions is not None:  # only what the texts leave over is taken away: (1 − PᵀP) Q Wᵀ
-            kept = instead.directions[rows].float()
-            self.heads = self.heads - kept.transpose(1, 2) @ (kept @ self.heads)
+        for at, one in enumerate(heads):
+            if one.frame is not None:
+                self.heads[at] = frames[at] @ one.replaced_part(texts).T
 
     def of(self, heads: Sequence[Pair]) -> tuple[slice | list[int], Float[Tensor, "d_of_all text"]]:
         """Places of some heads, and their readers under each other; a view where the heads follow each other."""
@@ -148,20 +168,10 @@ class _Piece:
 
     unit: Float[Tensor, "image embed"]
     heads: Float[Tensor, "pair image d"]
-    joint: Mapping[tuple[str, int], Float[Tensor, "image embed"]]
+    joint: Mapping[Key, Float[Tensor, "image embed"]]
 
     def tile(self, which: slice) -> "_Piece":
-        return _Piece(self.unit[which], self.heads[:, which], {name: x[which] for name, x in self.joint.items()})
-
-    def gap(self, one: Selection) -> Float[Tensor, "image embed"] | None:
-        """What replacing the parts that are no heads adds, in the joint space."""
-        names = _names(one)
-        return sum((self.joint[name] for name in names[1:]), self.joint[names[0]]) if names else None
-
-
-def _names(one: Selection) -> list[tuple[str, int]]:
-    found = [("mlp", layer) for layer in one.mlps] + [("class-to-class", layer) for layer in one.class_to_class]
-    return found + ([("rest", -1)] if one.input_embedding else []) + ([("tokens", -1)] if one.tokens else [])
+        return _Piece(self.unit[which], self.heads[:, which], {key: x[which] for key, x in self.joint.items()})
 
 
 def _answers(
@@ -172,13 +182,14 @@ def _answers(
     logits = torch.empty_like(base)
     for row, step in enumerate(steps):
         now = base if step.whole else logits
-        for one, sign in ((step.replace, 1.0), (step.put_back, -1.0)):
-            if one.heads:
-                run, reader = readers.of(one.heads)
+        for pairs, keys, sign in step.changes:
+            if pairs:
+                run, reader = readers.of(pairs)
                 x = tile.heads[run]
                 gap = x[0] if len(x) == 1 else x.transpose(0, 1).flatten(1)
                 now = torch.addmm(now, gap, reader, alpha=sign, out=logits)
-            if (gap := tile.gap(one)) is not None:
+            if keys:
+                gap = sum((tile.joint[key] for key in keys[1:]), tile.joint[keys[0]])
                 now = torch.addmm(now, gap, readers.texts.T, alpha=sign, out=logits)
         value, place = now.max(1)
         yield row, value, place
@@ -188,17 +199,15 @@ def _answers(
 
 def _pieces(
     store: Store,
-    pairs: Sequence[Pair],
+    heads: Sequence[Replacement],
+    others: Sequence[Replacement],
     rows: np.ndarray | None,
-    instead: Instead,
-    extra: Mapping[tuple[int, ...], TokenParts],
+    tokens: ExtraTokens,
 ) -> Iterator[tuple[int, _Piece]]:
     """Read the store piece by piece: place of the first image among `rows`, and the piece."""
-    centres = (
-        torch.stack([instead.head(*pair) for pair in pairs]).float()[:, None]
-        if pairs
-        else torch.zeros(0, 1, store.manifest.d)
-    )
+    pairs = [(one.layer, one.head) for one in heads]
+    means = [_coordinates(store, one) for one in heads]
+    centres = torch.stack(means)[:, None] if means else torch.zeros(0, 1, store.manifest.d)
     at = 0
     for start, found in store.scan(pairs, PIECE) if pairs else _empty(store):
         stop = start + found.shape[1]
@@ -207,22 +216,23 @@ def _pieces(
             continue
         u = (found if len(here) == stop - start else found[:, here - start]).float()
         unit = store.embeddings(here, unit=True)
-        joint: dict[tuple[str, int], Tensor] = {}
-        for name, x in instead.joint.items():
-            kind, layer = name
-            if kind == "mlp":
-                joint[name] = x - store.mlps(layer, here).float()
-            elif kind == "rest":
-                frames = store.basis.rows.flatten(0, 1).float()
-                wrote = torch.einsum("pid,pde->ie", u, frames)
-                mlps = sum((store.mlps(one, here).float() for one in store.manifest.layers), torch.zeros_like(wrote))
-                joint[name] = x - (unit - wrote - mlps)
+        joint: dict[Key, Tensor] = {}
+        for one in others:
+            if one.kind == "input-embedding":  # all heads are among the pairs then
+                x = input_embedding(store, here, torch.einsum("pid,pde->ie", u, store.basis.rows.flatten(0, 1).float()))
             else:
-                told = extra[(0,) if kind == "class-to-class" else instead.tokens]
-                joint[name] = x - (told.layer(layer, here) if kind == "class-to-class" else told.all(here))
+                x = stored_contribution(store, one, here, tokens)
+            joint[one.key] = (0.0 if one.baseline is None else one.baseline.sum(0).float()) - x
         _refuse_nan(store, here, unit, u, *joint.values())
         yield at, _Piece(unit, centres - u, joint)
         at += len(here)
+
+
+def _coordinates(store: Store, one: Replacement) -> Float[Tensor, " d"]:
+    """The baseline of a head in its coordinates."""
+    if one.baseline is None:
+        return torch.zeros(store.manifest.d)
+    return (store.basis.rows[store.layer_at(one.layer), one.head] @ one.baseline[0].double()).float()
 
 
 def _empty(store: Store) -> Iterator[tuple[int, Tensor]]:

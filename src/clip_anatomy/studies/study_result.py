@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from clip_anatomy.edits.selection import Selection
+from clip_anatomy.results import Result
 from clip_anatomy.studies.zero_shot_task import Task
 
 __all__ = ["Effect", "Study", "effects_of"]
@@ -25,7 +26,7 @@ class Effect:
     """One set of replaced parts. Accuracies are in 0–1.
 
     Attributes:
-        told: the set in words.
+        description: the set in words.
         selection: the parts.
         accuracy: share of the asked images that are right.
         class_mean: mean over classes of the share of their images that are right.
@@ -36,7 +37,7 @@ class Effect:
         error: half the width of the 95 % interval of `change`, from the images that changed: 1.96 √((lost + won − (won − lost)²/n))/n.
     """
 
-    told: str
+    description: str
     selection: Selection
     accuracy: float
     class_mean: float
@@ -62,15 +63,15 @@ class Effect:
         }
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, repr=False)
+class Study(Result):
     """A study: the whole model, and what is left of it with parts replaced.
 
     Attributes:
         name: "layers", "last", "heads", "mlps", "class-to-class" or "selected".
         title: what was done, in words.
         by: "mean", "zero", "texts" or "swap".
-        instead: what stands in place of the parts, in words.
+        baseline: what stands in place of the parts, in words.
         model: name of the model.
         digest: hash of its weights.
         store: the store.
@@ -85,10 +86,11 @@ class Study:
         seconds: that it took, without opening the model.
     """
 
+    presenter: ClassVar[str] = "ablation_figure"
     name: str
     title: str
     by: str
-    instead: str
+    baseline: str
     model: str
     digest: str
     store: str
@@ -121,7 +123,7 @@ class Study:
         at = min(range(len(one.groups)), key=lambda place: one.groups[place])
         return f"{100 * one.groups[at]:.1f} {self.groups[at][0]}"
 
-    def table(self) -> str:
+    def summary(self) -> str:
         """The study as text, in percent.
 
         Returns:
@@ -132,23 +134,23 @@ class Study:
         lines: list[list[str]] = []
         for one in (self.whole, *self.shown):
             first = one is self.whole
-            line = [_cut(one.told), f"{100 * one.accuracy:.2f}"]
+            line = [_cut(one.description), f"{100 * one.accuracy:.2f}"]
             line += ["", ""] if first else [f"{100 * one.change:+.2f}".replace("-", "−"), f"{100 * one.error:.2f}"]
             line += [f"{100 * one.class_mean:.2f}", *(["", ""] if first else [f"{one.lost:,}", f"{one.won:,}"])]
             lines.append([*line, self.worst_of(one)] if self.groups else line)
         asked = f"{self.images:,} images, {len(self.classes):,} classes ({self.column})"
-        told = f"{self.title}: replaced by {self.instead}. Accuracy in percent of {asked}."
+        heading = f"{self.title}: replaced by {self.baseline}. Accuracy in percent of {asked}."
         left = len(self.effects) - len(self.shown)
         rest = [f"({left} more, between these, are in the JSON)"] if left > 0 else []
         if rest:
             lines.insert(SHOWN + 1, ["…"] + [""] * (len(head) - 1))
-        text = "\n".join([told, *_aligned([head, *lines], left=(0, 7)), *rest])
+        text = "\n".join([heading, *_aligned([head, *lines], left=(0, 7)), *rest])
         return text + ("\n\n" + self.group_table() if self.groups else "")
 
     def group_table(self) -> str:
         """Accuracy of every group in percent; of many groups those that were worst to begin with."""
         worst_first = sorted(range(len(self.groups)), key=lambda at: self.whole.groups[at])
-        names = [_cut(one.told) for one in (self.whole, *self.shown)]
+        names = [_cut(one.description) for one in (self.whole, *self.shown)]
         room = PAGE - max(map(len, [*names, f"by {self.group_column}"]))
         some: list[int] = []
         for at in worst_first:  # as many as fit on a page beside each other
@@ -174,7 +176,7 @@ class Study:
             "groups": [{"name": name, "images": images} for name, images in self.groups],
             "whole": self.whole.to_dict(),
             "effects": [one.to_dict() for one in self.effects],
-            "table": self.table(),
+            "table": self.summary(),
         }
 
 
@@ -195,7 +197,7 @@ def effects_of(
     sizes = torch.bincount(grouped.long(), minlength=len(task.group_names)).double()
     found: list[Effect] = []
     first = None
-    for (told, selection), given in zip(sets, picks, strict=True):
+    for (description, selection), given in zip(sets, picks, strict=True):
         right = given == labels
         first = right if first is None else first
         lost, won = int((first & ~right).sum()), int((right & ~first).sum())
@@ -205,7 +207,7 @@ def effects_of(
         )
         found.append(
             Effect(
-                told,
+                description,
                 selection,
                 float(right.double().mean()),
                 float(classes.mean()),

@@ -16,19 +16,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.data.open_source import picture_of
-from clip_anatomy.edits.ablate import token_parts
+from clip_anatomy.edits.measured_replacements import check_class_token
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
 from clip_anatomy.loading.clip import BATCH, Clip
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.parts import decompose
+from clip_anatomy.split.source_tokens import token_parts
 from clip_anatomy.store.rows import Row
 from clip_anatomy.store.store import Store
 
-__all__ = ["TokenParts", "extra_of", "token_parts_of"]
+__all__ = ["TokenParts", "token_parts_of", "tokens_of"]
 
 FOLDER = "tokens"
 SAME = 0.99  # cosine of a picture's embedding with the stored one: another decoder, or a few pixels, cost less
-TOLD = 3
+NAMED = 3
 PIECE = 1024
 
 
@@ -55,11 +57,11 @@ class TokenParts:
         return torch.from_numpy(self.values[rows].astype(np.float32).sum(1))
 
 
-def extra_of(
+def tokens_of(
     store: Store,
     clip: Callable[[], Clip],
     selection: Selection,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress | None = None,
 ) -> dict[tuple[int, ...], TokenParts]:
     """What a selection needs of tokens, by tokens; empty where it needs none."""
     wanted = {selection.tokens} if selection.tokens else set[tuple[int, ...]]()
@@ -67,24 +69,17 @@ def extra_of(
 
     def model() -> Clip:
         opened = clip()
-        if (
-            selection.class_to_class
-            and opened.vision.architecture == "transformer"
-            and not opened.vision.has_class_token
-        ):
-            raise BadSpec(
-                "this model averages its patches: no class token reads from itself. Type --study heads, layers or mlps instead"
-            )
+        check_class_token(opened, selection)
         return opened
 
-    return {tokens: token_parts_of(store, model, tokens, report) for tokens in sorted(wanted)}
+    return {tokens: token_parts_of(store, model, tokens, progress) for tokens in sorted(wanted)}
 
 
 def token_parts_of(
     store: Store,
     clip: Callable[[], Clip],
     tokens: tuple[int, ...] = (0,),
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress | None = None,
 ) -> TokenParts:
     """What all heads read from some tokens of every image: kept beside the store, or taken from the pictures now.
 
@@ -92,7 +87,7 @@ def token_parts_of(
         store: the store.
         clip: opens its model, called only if pictures must be read.
         tokens: source tokens; 0 is the class token.
-        report: called with (images done, images in all).
+        progress: called with what is being done, images done, images in all.
 
     Raises:
         StoreError: a picture is not there any more, or is another one now.
@@ -108,13 +103,13 @@ def token_parts_of(
             return TokenParts(tokens, layers, kept)
     except (OSError, ValueError):
         pass  # not there yet, or damaged: taken again
-    opened = clip()
+    opened, tell = clip(), progress or silent
     manifest.refuse_other(opened.name, opened.digest, store.path)
     values, part = _room(place, shape)
     try:
         for at, rows in _batches(store):
             values[at : at + len(rows)] = _read(store, opened, rows, tokens)
-            report(at + len(rows), len(store))
+            tell("reading the pictures again", at + len(rows), len(store))
         if part is not None and isinstance(values, np.memmap):
             values.flush()
             part.replace(place)
@@ -131,7 +126,7 @@ def token_parts_of(
 def _name(store: Store, tokens: tuple[int, ...]) -> str:
     blocks = [(block.key, len(block)) for block in store.blocks]
     state = json.dumps([store.epoch, blocks, store.manifest.convention, store.manifest.digest])
-    return "-".join(hashlib.blake2b(told.encode(), digest_size=8).hexdigest() for told in (state, json.dumps(tokens)))
+    return "-".join(hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in (state, json.dumps(tokens)))
 
 
 def _room(place: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, Path | None]:
@@ -169,7 +164,7 @@ def _read(store: Store, clip: Clip, rows: list[Row], tokens: tuple[int, ...]) ->
     if bool((near < SAME).any()):
         changed = [row.id for row, cosine in zip(rows, near.tolist(), strict=True) if not cosine >= SAME]
         raise StoreError(
-            f"{why}, but {', '.join(changed[:TOLD])} is another picture now than when it was indexed. Type: clip-anatomy index SOURCE "
+            f"{why}, but {', '.join(changed[:NAMED])} is another picture now than when it was indexed. Type: clip-anatomy index SOURCE "
             f"{store.path}"
         )
     found = token_parts(parts, dict.fromkeys(range(store.manifest.depth), tokens)).sum(2)

@@ -1,0 +1,50 @@
+"""Open the model that an edit was made for, edited."""
+
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import load
+
+__all__ = ["open_edited", "read_edits"]
+
+
+def read_edits(spec: str | Path) -> Edit:
+    """Read one edit, or several whose files are joined by `+`."""
+    if Path(spec).exists() or "+" not in str(spec):
+        return Edit.load(spec)
+    return reduce(add, (Edit.load(part.strip()) for part in str(spec).split("+")))
+
+
+def open_edited(
+    edit: "Edit | str | Path", model: "Clip | str | None" = None, *, weights: str | None = None, device: str = "auto"
+) -> EditedClip:
+    """Open the model that an edit was made for, edited.
+
+    Args:
+        edit: an edit, or the .json file of one, or several joined by +.
+        model: the model, or its name or path, where it is found by another name than the edit's.
+        weights: a checkpoint file for open_clip:NAME.
+        device: auto, cpu, cuda, cuda:1, mps.
+
+    Raises:
+        BadSpec: the model cannot be opened by the name that the edit holds.
+        BadInput: no edit, or one of another model.
+    """
+    read = edit if isinstance(edit, Edit) else read_edits(edit)
+    if isinstance(model, Clip):
+        return EditedClip(model, read)
+    try:
+        clip = load(model or read.model, weights=weights, device=device, dtype=read.dtype)
+    except BadSpec as error:
+        if model is not None:
+            raise
+        raise BadSpec(
+            f"the edit was made for a model called {read.model!r}, which cannot be opened by that name here. Type --model and what it "
+            f"was loaded from ({error})"
+        ) from error
+    return EditedClip(clip, read)
