@@ -8,13 +8,22 @@ from clip_anatomy.towers import forward, layers
 
 __all__ = ["packed_source"]
 
-LEFT_OUT = ("clip_anatomy", "jaxtyping")  # what the modules import of each other, and the shapes in their annotations
+LEFT_OUT = ("clip_anatomy", "jaxtyping")  # what the modules import of each other, and of the library that checks shapes
+SHAPES = '''class Shape:
+    """Names the axes of a tensor in an annotation, for the reader."""
+
+    def __getitem__(self, of: tuple[type, str]) -> type:
+        """Return the type without the axes."""
+        return of[0]
+
+
+Bool = Float = Int = Shape()'''
 
 
 def packed_source() -> str:
     """Write the layers, the forward and the encoder as one Python source that needs torch and safetensors only.
 
-    Annotations are never evaluated there (PEP 563), so that the names of shapes in them need no library.
+    The shapes in annotations stay for the reader; `Float[Tensor, "…"]` is there just `Tensor`.
 
     Returns:
         The source; its docstring is the encoder's.
@@ -33,5 +42,5 @@ def packed_source() -> str:
                 continue
             del lines[node.lineno - 1 : node.end_lineno]
         bodies.append("\n".join(lines).strip())
-    title = f'"""{standalone_encoder.__doc__}"""\n\nfrom __future__ import annotations'
-    return "\n\n\n".join(["\n".join([title, "", *sorted(imports)]), *bodies]) + "\n"
+    title = f'"""{standalone_encoder.__doc__}"""\n'
+    return "\n\n\n".join(["\n".join([title, *sorted(imports)]), SHAPES, *bodies]) + "\n"
