@@ -246,16 +246,22 @@ def heatmap_numbers(m: Made) -> Found:
             "own_recipe": maps(recipe), "some_layers": maps(layers="0-1"), "legrad_depth": maps("legrad", layers=3),
             "gradcam_layer": maps("gradcam", layer=-2), "attention_layer": maps("attention", layer=1),
         }  # fmt: skip
+
+    def unit(one: Mapping[str, Any]) -> float:
+        return m.clip.logit_scale if one["method"] == "chefer" else 1.0
+
     said = done("heatmap", m.pictures[0], "--method", "all", *m.asked)
     found["said_methods"] = said["methods"]
-    found["said_maps"] = np.array([one["values"] for one in said["images"][0]["maps"]])
+    found["said_maps"] = np.array([np.array(one["values"]) / unit(one) for one in said["images"][0]["maps"]])
     if m.name == "demo":
         found["windows"] = maps(pictures=[m.wide], window=64, stride=32)
         said = done("heatmap", "--demo", "--method", "all", *m.asked)
         for i, picture in enumerate(said["images"]):
             found[f"said/{i}/picture"] = picture["image"]
-            found[f"said/{i}/maps"] = np.array([one["values"] for one in picture["maps"]])
-            found[f"said/{i}/lowest_highest"] = np.array([[one["lowest"], one["highest"]] for one in picture["maps"]])
+            found[f"said/{i}/maps"] = np.array([np.array(one["values"]) / unit(one) for one in picture["maps"]])
+            found[f"said/{i}/lowest_highest"] = np.array(
+                [[one["lowest"] / unit(one), one["highest"] / unit(one)] for one in picture["maps"]]
+            )
             found[f"said/{i}/peak"] = np.array([one["peak"] for one in picture["maps"]])
             found[f"said/{i}/order"] = [f"{one['method']}: {one['text']}" for one in picture["maps"]]
     return found
