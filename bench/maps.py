@@ -99,7 +99,7 @@ def speed(name: str, methods: list[str], batch: int, repeat: int, device: str) -
 
 
 def world(pictures: int, threshold: str, *, layers: bool) -> list[dict[str, Any]]:
-    from clip_anatomy.evaluation.known_objects import cases_of_world
+    from clip_anatomy.evaluation.known_objects import world_objects
     from clip_anatomy.evaluation.map_table import VARIANTS, map_table
 
     clip = ca.load("demo")
@@ -108,7 +108,7 @@ def world(pictures: int, threshold: str, *, layers: bool) -> list[dict[str, Any]
         alone = {f"layer {i}": ("decomposition", {"layers": [i]}) for i in range(clip.image_tower.layers)}
         VARIANTS.update(alone)
         names = list(alone)
-    rows = [asdict(row) for row in map_table(clip, cases_of_world(clip, pictures), names, threshold=threshold).rows]
+    rows = [asdict(row) for row in map_table(clip, world_objects(clip, pictures), names, threshold=threshold).rows]
     print(f"{'method':20}" + "".join(f"{title:>16}" for title in FIGURES))
     for row in rows:
         print(f"{row['method']:20}" + "".join(f"{row[key]:16.3f}" for key in FIGURES.values()))

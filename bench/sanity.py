@@ -16,7 +16,7 @@ import clip_anatomy as ca
 from clip_anatomy.data.world.accuracy import article
 from clip_anatomy.data.world.attribute_names import SHAPES
 from clip_anatomy.evaluation.faithfulness import faithfulness
-from clip_anatomy.evaluation.known_objects import cases_of_world
+from clip_anatomy.evaluation.known_objects import world_objects
 from clip_anatomy.evaluation.sanity import sanity
 from clip_anatomy.maps.registry import METHODS
 
@@ -27,9 +27,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=[name for name, method in METHODS.items() if not method.needs])
     asked = parser.parse_args()
     clip = ca.load("demo")
-    cases = list(cases_of_world(clip, asked.pictures, asked_for="shape"))
+    cases = list(world_objects(clip, asked.pictures, target="shape"))
     pixels = torch.cat([case.pixels for case in cases])
-    masks = {(image, text): mask for image, (_, text, mask) in enumerate(one for case in cases for one in case.asked)}
+    masks = {(image, text): mask for image, (_, text, mask) in enumerate(one for case in cases for one in case.targets)}
     texts = [article(shape) for shape in SHAPES]
     columns = ("text", "weights", "contrast", "gain, mean", "gain, ROAD", "pointing")
     print(f"{'method':<16}" + "".join(f"{name:>12}" for name in columns), flush=True)

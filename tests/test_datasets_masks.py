@@ -20,7 +20,7 @@ from clip_anatomy.data.class_names import (
     POTSDAM,
     VOC_CLASSES,
 )
-from clip_anatomy.data.masked import Labelled, Masked, check_sizes, read_ids
+from clip_anatomy.data.masked import LabelledDataset, MaskedDataset, check_sizes, read_ids
 from clip_anatomy.data.masked_datasets import READERS, open_masked
 from clip_anatomy.data.matlab import matlab_table
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError
@@ -34,7 +34,7 @@ def test_every_reader_has_a_miniature() -> None:
 def test_masks_and_pictures_come_as_they_were_written(name: str, tmp_path: Path) -> None:
     truth = minis.MASKED[name](tmp_path)
     data = open_masked(name, tmp_path)
-    assert isinstance(data, Masked)
+    assert isinstance(data, MaskedDataset)
     assert [entry.id for entry in data.entries] == sorted(truth)
     for entry in data.entries:
         image, mask = entry.picture(), entry.mask()
@@ -48,7 +48,7 @@ def test_masks_and_pictures_come_as_they_were_written(name: str, tmp_path: Path)
 def test_labels_come_as_they_were_written(name: str, tmp_path: Path) -> None:
     truth = minis.LABELLED[name](tmp_path)
     data = open_masked(name, tmp_path)
-    assert isinstance(data, Labelled)
+    assert isinstance(data, LabelledDataset)
     assert {entry.id: set(entry.labels) for entry in data.entries} == truth
     assert all(entry.picture().mode == "RGB" for entry in data.entries)
 
@@ -70,7 +70,7 @@ def test_coco_from_pixel_maps(tmp_path: Path) -> None:
     things, wholes = minis.coco_maps(tmp_path)
     for name, truth in (("coco-object", things), ("coco-stuff", wholes)):
         data = open_masked(name, tmp_path)
-        assert isinstance(data, Masked)
+        assert isinstance(data, MaskedDataset)
         assert data.notes == ("masks from stuffthingmaps",)
         for entry in data.entries:
             np.testing.assert_array_equal(entry.mask(), truth[entry.id])
@@ -93,7 +93,7 @@ def test_context_with_its_own_list_of_names(tmp_path: Path) -> None:
 def test_context_from_its_label_maps_of_459(background: bool, packed: bool, tmp_path: Path) -> None:
     truth = minis.context_mat(tmp_path, background=background, packed=packed)
     data = open_masked("context60" if background else "context59", tmp_path)
-    assert isinstance(data, Masked)
+    assert isinstance(data, MaskedDataset)
     assert "459 labels to 59 by their names" in data.notes[0]
     for entry in data.entries:
         check_sizes(entry.picture(), entry.mask())
@@ -203,7 +203,7 @@ def test_names_agree_with_the_real_coco_files(shared: Path) -> None:
 
 def test_real_coco_photographs(shared: Path) -> None:
     data = open_masked("sample", shared / "data" / "coco")
-    assert isinstance(data, Masked)
+    assert isinstance(data, MaskedDataset)
     assert len(data) == 100
     assert "28 pictures without a mask" in data.notes[0]
     for entry in data.entries[::10]:

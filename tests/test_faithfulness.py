@@ -13,7 +13,7 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.faithfulness import curves, faithfulness
-from clip_anatomy.evaluation.known_objects import cases_of_world
+from clip_anatomy.evaluation.known_objects import world_objects
 from clip_anatomy.evaluation.occlusion import NOISE, impute, impute_directly, remove
 from clip_anatomy.maps.heatmap import heatmap
 
@@ -127,8 +127,8 @@ def test_the_map_gives_the_order_and_areas_are_trapezoids(small: ca.Clip) -> Non
 def test_on_the_demo_world_the_exact_split_beats_random_orders_and_points_at_the_object(removal: Any) -> None:
     """Measured on 20 pictures: the map's gain is 0.76 (mean colour) and 0.63 (ROAD) of a probability; asked for: half of it."""
     demo = ca.load("demo")
-    case = next(cases_of_world(demo, 4))
-    masks = {(image, text): mask for image, text, mask in case.asked}
+    case = next(world_objects(demo, 4))
+    masks = {(image, text): mask for image, text, mask in case.targets}
     found = faithfulness(demo, case.pixels, case.texts, masks=masks, removal=removal, steps=6, draws=1)
     assert found.score == "probability"
     assert found.gain() > 0.3

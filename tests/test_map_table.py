@@ -16,7 +16,7 @@ from clip_anatomy.data.masked_datasets import open_masked
 from clip_anatomy.data.world.attribute_names import COLOURS, SHAPES
 from clip_anatomy.data.world.scenes import World
 from clip_anatomy.evaluation import map_table as map_table_module
-from clip_anatomy.evaluation.known_objects import Case, cases_of_masks, cases_of_world, patch_mask
+from clip_anatomy.evaluation.known_objects import ObjectBatch, masked_objects, patch_mask, world_objects
 from clip_anatomy.evaluation.map_table import THRESHOLDS, VARIANTS, map_table
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.registry import METHODS
@@ -35,7 +35,7 @@ def test_patches_lie_on_the_object_when_half_of_them_does() -> None:
 def test_the_table_of_methods_equals_the_longhand_on_the_demo_world() -> None:
     demo = ca.load("demo")
     world = World(split="test", length=12 * 12 + 200)
-    cases = list(cases_of_world(demo, 12, asked_for="shape"))
+    cases = list(world_objects(demo, 12, target="shape"))
     single = [i for i in range(len(world)) if world.facts(np.array([i])).count[0] == 1][:12]
     for threshold in THRESHOLDS:
         (row,) = map_table(demo, cases, ["decomposition"], threshold=threshold).rows
@@ -45,7 +45,7 @@ def test_the_table_of_methods_equals_the_longhand_on_the_demo_world() -> None:
     truth, said, precision, hits = [], [], [], 0
     for at, index in enumerate(single):
         scene = world[index]
-        _, text, mask = cases[0].asked[at]
+        _, text, mask = cases[0].targets[at]
         assert text == scene.facts.shape[0, 0]
         share = scene.masks[0, 0].reshape(8, 8, 8, 8).mean((1, 3))
         np.testing.assert_array_equal(mask.numpy(), share >= 0.5)
@@ -64,13 +64,13 @@ def test_the_table_of_methods_equals_the_longhand_on_the_demo_world() -> None:
 
 def test_objects_are_asked_for_by_colour_and_shape() -> None:
     demo = ca.load("demo")
-    (case,) = cases_of_world(demo, 3)
+    (case,) = world_objects(demo, 3)
     facts = World(split="test", length=236).facts(np.arange(236))
     rows = np.flatnonzero(facts.count == 1)[:3]
-    names = [f"{COLOURS[text // 12]} {SHAPES[text % 12]}" for _, text, _ in case.asked]
+    names = [f"{COLOURS[text // 12]} {SHAPES[text % 12]}" for _, text, _ in case.targets]
     assert names == [f"{COLOURS[facts.colour[row, 0]]} {SHAPES[facts.shape[row, 0]]}" for row in rows]
     alone = demo.encode_text([f"here we see a {names[0]}"]) @ case.texts.T
-    assert int(alone.argmax()) == case.asked[0][1]
+    assert int(alone.argmax()) == case.targets[0][1]
 
 
 def test_the_table_of_methods_on_photographs(tmp_path: Path) -> None:
@@ -81,11 +81,11 @@ def test_the_table_of_methods_on_photographs(tmp_path: Path) -> None:
     minis.sample(place)
     (place / "masks" / "1.png").write_bytes(b"")
     data, skipped = open_masked("sample", place), []
-    cases = list(cases_of_masks(clip, data, prompts=1, skipped=skipped))
+    cases = list(masked_objects(clip, data, prompts=1, skipped=skipped))
     assert [name for name, _ in skipped] == ["1"]
     rows = map_table(clip, iter(cases)).rows
     assert [row.method for row in rows] == [*(name for name, m in METHODS.items() if not m.needs), *VARIANTS]
-    assert all(row.maps == sum(len(case.asked) for case in cases) > 0 for row in rows)
+    assert all(row.maps == sum(len(case.targets) for case in cases) > 0 for row in rows)
     assert all(0 <= row.mean_iou <= 1 for row in rows)
     with pytest.raises(ca.errors.BadSpec, match="Type one of: mean, half, otsu"):
         map_table(clip, cases, threshold="high")
@@ -93,8 +93,8 @@ def test_the_table_of_methods_on_photographs(tmp_path: Path) -> None:
 
 def test_a_stopped_table_has_the_same_pictures_for_every_method() -> None:
     demo = ca.load("demo")
-    cases, read = list(cases_of_world(demo, 3)), []
-    one_by_one = [Case(cases[0].pixels[i : i + 1], cases[0].texts, ((0, t, m),)) for i, t, m in cases[0].asked]
+    cases, read = list(world_objects(demo, 3)), []
+    one_by_one = [ObjectBatch(cases[0].pixels[i : i + 1], cases[0].texts, ((0, t, m),)) for i, t, m in cases[0].targets]
 
     def stream() -> Any:
         for case in one_by_one:
@@ -107,14 +107,14 @@ def test_a_stopped_table_has_the_same_pictures_for_every_method() -> None:
         if done == 5:  # the second method of the last picture
             raise KeyboardInterrupt
 
-    table = map_table(demo, stream(), ["raw", "maskclip"], total=3, report=report)
+    table = map_table(demo, stream(), ["raw", "maskclip"], total=3, progress=report)
     assert (table.partial, table.pictures) == (True, 2)
     assert [row.maps for row in table.rows] == [2, 2]
     whole = map_table(demo, one_by_one[:2], ["raw", "maskclip"])
     assert not whole.partial
     assert [row.mean_iou for row in whole.rows] == [row.mean_iou for row in table.rows]
     with pytest.raises(KeyboardInterrupt):
-        map_table(demo, stream(), ["raw"], total=3, report=lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        map_table(demo, stream(), ["raw"], total=3, progress=lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
 
 
 @pytest.mark.parametrize("pictures", [1, 5])
@@ -123,9 +123,9 @@ def test_methods_that_see_a_text_alone_take_as_few_forwards_as_there_can_be(
 ) -> None:
     """Each map is that of its picture and text alone, however they are grouped: one forward for one photograph, one a text for many."""
     demo = ca.load("demo")
-    (drawn,) = cases_of_world(demo, 5)
-    asked = [(image, text, mask) for image in range(pictures) for _, text, mask in drawn.asked[:3]]
-    case = Case(drawn.pixels[:pictures], drawn.texts, tuple(asked))
+    (drawn,) = world_objects(demo, 5)
+    asked = [(image, text, mask) for image in range(pictures) for _, text, mask in drawn.targets[:3]]
+    case = ObjectBatch(drawn.pixels[:pictures], drawn.texts, tuple(asked))
     calls: list[int] = []
 
     def counted(*words: Any, **options: Any) -> Any:
@@ -133,7 +133,7 @@ def test_methods_that_see_a_text_alone_take_as_few_forwards_as_there_can_be(
         return heatmap(*words, **options)
 
     monkeypatch.setattr("clip_anatomy.evaluation.map_table.heatmap", counted)
-    found = map_table_module._asked_maps(demo, case, "legrad", {})
+    found = map_table_module._target_maps(demo, case, "legrad", {})
     texts = sorted({text for _, text, _ in asked})
     assert len(calls) == min(pictures, len(texts))
     for map_, (image, text, _) in zip(found, asked, strict=True):
@@ -146,7 +146,7 @@ def test_a_method_that_refuses_the_model_says_why(monkeypatch: pytest.MonkeyPatc
         raise ca.errors.UnsupportedModel("no such attention")
 
     demo = ca.load("demo")
-    monkeypatch.setattr("clip_anatomy.evaluation.map_table._asked_maps", refuse)
-    (row,) = map_table(demo, cases_of_world(demo, 2), ["raw"]).rows
+    monkeypatch.setattr("clip_anatomy.evaluation.map_table._target_maps", refuse)
+    (row,) = map_table(demo, world_objects(demo, 2), ["raw"]).rows
     assert (row.why, row.maps) == ("no such attention", 0)
     assert np.isnan(row.mean_iou)

@@ -9,16 +9,17 @@ from sklearn.metrics import accuracy_score, average_precision_score, confusion_m
 from torchmetrics.classification import MulticlassJaccardIndex, MultilabelAveragePrecision
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.evaluation.multilabel import MultiLabel
-from clip_anatomy.evaluation.pointing_game import Pointing, points_at
-from clip_anatomy.evaluation.saliency import Saliency, saliency_measures
-from clip_anatomy.evaluation.segmentation_metrics import (
+from clip_anatomy.evaluation.metrics import (
     IGNORED,
     Confusion,
     Mean,
+    MultiLabel,
+    Pointing,
     average_precision,
     pair_average_precision,
+    points_at,
 )
+from clip_anatomy.evaluation.saliency import Saliency, saliency_measures
 
 seeds = st.integers(0, 2**31)
 

@@ -19,11 +19,10 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.data.masked_datasets import open_masked
-from clip_anatomy.evaluation.protocols import PROTOCOLS, SemanticSettings
-from clip_anatomy.evaluation.published_settings import PUBLISHED, settings_like
-from clip_anatomy.evaluation.run_protocol import run
+from clip_anatomy.evaluation.protocol_settings import class_texts
+from clip_anatomy.evaluation.protocols import PAPERS, PROTOCOLS, SemanticSettings, paper_settings
+from clip_anatomy.evaluation.run_protocol import run_protocol
 from clip_anatomy.evaluation.sliding_windows import Sliding, grid_starts
-from clip_anatomy.evaluation.task_settings import class_words
 from clip_anatomy.maps.heatmap import heatmap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,7 +52,7 @@ def mini(tmp_path: Path) -> Any:
 def test_every_protocol_runs_and_says_all_that_decides_it(protocol: str, clip: Any, mini: Any) -> None:
     settings = SMALL if isinstance(PROTOCOLS[protocol].settings, SemanticSettings) else {"prompts": 1}
     place = mini(protocol)
-    found = run(clip, protocol, place, **settings)
+    found = run_protocol(clip, protocol, place, **settings)
     assert not found.partial
     assert not found.skipped
     assert found.pictures == len(open_masked(PROTOCOLS[protocol].dataset, place))
@@ -64,26 +63,26 @@ def test_every_protocol_runs_and_says_all_that_decides_it(protocol: str, clip: A
     assert set(found.configuration["changed from the preset"]) <= {*settings}
 
 
-@pytest.mark.parametrize("paper", PUBLISHED)
+@pytest.mark.parametrize("paper", PAPERS)
 def test_settings_of_a_paper_are_taken_and_told(paper: str, clip: Any, mini: Any) -> None:
     place = mini("voc21")
-    wanted = settings_like(paper, "voc21")
+    wanted = paper_settings(paper, "voc21")
     small = {"side": 48, "window": 32, "stride": 16}
-    found = run(clip, "voc21", place, like=paper, prompts=1, **small)
+    found = run_protocol(clip, "voc21", place, like=paper, prompts=1, **small)
     config = found.configuration
     for name, value in {**wanted, **small}.items():
         assert config[name] == value
     assert config["method"] == paper
-    assert config["settings of"].startswith(PUBLISHED[paper].told)
-    assert str(PUBLISHED[paper].reported["voc21"]) in config["mIoU reported there"]
-    assert set(PUBLISHED[paper].reported) == set(PUBLISHED[paper].by_protocol) <= set(PROTOCOLS)
+    assert config["settings of"].startswith(PAPERS[paper].description)
+    assert str(PAPERS[paper].reported["voc21"]) in config["mIoU reported there"]
+    assert set(PAPERS[paper].reported) == set(PAPERS[paper].by_protocol) <= set(PROTOCOLS)
     # All presets of a paper are whole: windows hold patches of 16, thresholds only where there is a background.
-    for protocol in PUBLISHED[paper].by_protocol:
-        settings = replace(PROTOCOLS[protocol].settings, **settings_like(paper, protocol))
+    for protocol in PAPERS[paper].by_protocol:
+        settings = replace(PROTOCOLS[protocol].settings, **paper_settings(paper, protocol))
         Sliding(settings.side, settings.window, settings.stride).check((16, 16))
         assert (settings.threshold is not None) == (protocol in ("voc21", "context60", "coco-object"))
     with pytest.raises(ca.errors.BadSpec, match="has none for potsdam. Type one of: voc21"):
-        run(clip, "potsdam", place, like=paper)
+        run_protocol(clip, "potsdam", place, like=paper)
 
 
 def test_class_names_of_a_file_are_the_texts(clip: Any, mini: Any, tmp_path: Path) -> None:
@@ -91,26 +90,26 @@ def test_class_names_of_a_file_are_the_texts(clip: Any, mini: Any, tmp_path: Pat
     file = tmp_path / "names.txt"
     data = open_masked("voc20", place)
     file.write_text("\n".join([*data.classes[:-1], "television, screen,monitor"]) + "\n")
-    found = run(clip, "voc20", place, names=file, **SMALL)
+    found = run_protocol(clip, "voc20", place, names=file, **SMALL)
     assert found.configuration["class names"].startswith("names.txt, 22 texts (SHA-256 ")
-    words = class_words(data, SemanticSettings(), file)
+    words = class_texts(data, SemanticSettings(), file)
     assert words.texts[-3:] == ("television", "screen", "monitor")
     assert words.owner[-4:] == (18, 19, 19, 19)
     file.write_text("aeroplane\nbird\n")
     with pytest.raises(
         ca.errors.BadInput, match="has 2 lines for 20 classes of PASCAL VOC 2012 val, 20 classes. Type a file"
     ):
-        run(clip, "voc20", place, names=file, **SMALL)
+        run_protocol(clip, "voc20", place, names=file, **SMALL)
     with pytest.raises(ca.errors.BadInput, match="cannot be read"):
-        run(clip, "voc20", place, names=tmp_path / "none.txt", **SMALL)
+        run_protocol(clip, "voc20", place, names=tmp_path / "none.txt", **SMALL)
     minis.cod10k(tmp_path / "cod")
     with pytest.raises(ca.errors.BadSpec, match="names are read for protocols of mIoU only"):
-        run(clip, "cod10k", tmp_path / "cod", names=file)
+        run_protocol(clip, "cod10k", tmp_path / "cod", names=file)
 
 
 def test_miou_of_a_protocol_equals_the_longhand(clip: Any, mini: Any) -> None:
     place = mini("voc20")
-    found = run(clip, "voc20", place, method="sclip", **SMALL)
+    found = run_protocol(clip, "voc20", place, method="sclip", **SMALL)
     data = open_masked("voc20", place)
     texts = clip.encode_text(list(data.classes), templates=["a photo of a {}."])
     truth, said = [], []
@@ -143,9 +142,9 @@ def test_protocols_run_on_a_clip_resnet(method: str, tmp_path: Path) -> None:
 
     clip = ca.load(tiny_resnet.resnet_model(), tokenizer=tokenizer)
     minis.imagenet_seg(tmp_path)
-    assert run(clip, "imagenet-seg-aligned", tmp_path, method=method, prompts=1).pictures == 3
+    assert run_protocol(clip, "imagenet-seg-aligned", tmp_path, method=method, prompts=1).pictures == 3
     minis.sample(tmp_path)
-    found = run(clip, "coco-sample", tmp_path, method=method, prompts=1, side=96, window=96, stride=96)
+    found = run_protocol(clip, "coco-sample", tmp_path, method=method, prompts=1, side=96, window=96, stride=96)
     assert found.pictures == 3
 
 
@@ -153,7 +152,7 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_done(clip: Any, mini: 
     place = mini("coco-sample")
     minis.grey(np.full((36, 48), 77), place / "masks" / "0.png")
     Image.new("L", (9, 9), 1).save(place / "masks" / "1.png")
-    found = run(clip, "coco-sample", place, **SMALL)
+    found = run_protocol(clip, "coco-sample", place, **SMALL)
     assert found.pictures == 1
     assert [name for name, _ in found.skipped] == ["0", "1"]
     assert "unknown ids: 77" in found.skipped[0][1]
@@ -162,7 +161,7 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_done(clip: Any, mini: 
     with pytest.raises(
         ca.errors.BadInput, match="none of the 3 pictures of .* could be measured. The first, 0: the mask"
     ):
-        run(clip, "coco-sample", place, **SMALL)
+        run_protocol(clip, "coco-sample", place, **SMALL)
 
 
 def test_a_stopped_run_tells_what_it_knows(clip: Any, mini: Any) -> None:
@@ -174,10 +173,10 @@ def test_a_stopped_run_tells_what_it_knows(clip: Any, mini: Any) -> None:
         if what.startswith("measuring") and done == 2:
             raise KeyboardInterrupt
 
-    found = run(clip, "coco-sample", place, report=report, **SMALL)
+    found = run_protocol(clip, "coco-sample", place, progress=report, **SMALL)
     assert found.partial
     assert found.pictures == 2
-    alone = run(clip, "coco-sample", place, limit=3, **SMALL)
+    alone = run_protocol(clip, "coco-sample", place, limit=3, **SMALL)
     assert alone.pictures == 3
     assert not alone.partial
 
@@ -186,7 +185,7 @@ def test_a_stopped_run_tells_what_it_knows(clip: Any, mini: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(clip, "coco-sample", place, report=at_once, **SMALL)
+        run_protocol(clip, "coco-sample", place, progress=at_once, **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +204,6 @@ def test_a_stopped_run_tells_what_it_knows(clip: Any, mini: Any) -> None:
 )
 def test_wrong_settings_say_what_to_type(settings: dict[str, Any], says: str, clip: Any, mini: Any) -> None:
     with pytest.raises(ca.errors.BadSpec, match=says):
-        run(clip, "coco-sample", mini("coco-sample"), **{"prompts": 1, **settings})
+        run_protocol(clip, "coco-sample", mini("coco-sample"), **{"prompts": 1, **settings})
     with pytest.raises(ca.errors.BadSpec, match="protocol 'imagenet' is not known. Type one of: imagenet-seg-paper"):
-        run(clip, "imagenet", ".")
+        run_protocol(clip, "imagenet", ".")

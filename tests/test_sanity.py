@@ -14,7 +14,7 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadSpec, BadText
-from clip_anatomy.evaluation.known_objects import cases_of_world
+from clip_anatomy.evaluation.known_objects import world_objects
 from clip_anatomy.evaluation.randomised_weights import randomised
 from clip_anatomy.evaluation.sanity import LIMITS, Sanity, rank_correlation, sanity, unrelated
 from clip_anatomy.loading.demo import examples
@@ -135,7 +135,7 @@ def test_maps_of_attention_alone_are_called_what_they_are(demo: ca.Clip) -> None
 
 def test_on_the_demo_world_the_exact_split_passes_and_a_wrong_text_does_not(demo: ca.Clip) -> None:
     """Right texts of single objects, measured at 40 pictures: contrast 0.12 ± 0.03; a wrong one 0.46 ± 0.19."""
-    case = next(cases_of_world(demo, 12))
+    case = next(world_objects(demo, 12))
     right, wrong = [], []
     for image, text, _ in case.asked:
         other = (text + 12 * 4 + 5) % 96  # another colour and another shape

@@ -5,14 +5,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from clip_anatomy.cli.options import AsJson, Device, Dtype, Model, Weights, print_json
+
+STOPPED = 130
+
 
 def bench(
     name: str = "maps",
     path: Path | None = None,
     *,
     list_them: Annotated[bool, Parameter(name="--list")] = False,
-    model: Annotated[str, Parameter(alias="-m")] = "demo",
-    weights: str | None = None,
     method: list[str] | None = None,
     like: str | None = None,
     names: Path | None = None,
@@ -28,9 +30,11 @@ def bench(
     text: Annotated[str | None, Parameter(alias="-t")] = None,
     size: int | None = None,
     classes: bool = False,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
-    device: str = "auto",
-    dtype: str = "float32",
+    model: Model = "demo",
+    weights: Weights = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
 ) -> int:
     """Measure a model by a published protocol, or all map methods on pictures whose objects are known.
 
@@ -49,8 +53,6 @@ def bench(
         name: a protocol of --list, or maps.
         path: where its data set lies; NAME:PATH in one word works too.
         list_them: print the protocols, and where their data sets come from.
-        model: demo | open_clip:NAME/TAG | open_clip:NAME with --weights | hf:ORG/NAME | a folder or file with a saved model.
-        weights: a checkpoint file for open_clip:NAME.
         method: how maps are drawn; by default the protocol's. Several (repeat it, or separate by commas), or all, give a table under one protocol.
         like: take the settings that a paper released for this protocol: sclip | clearclip | naclip. Other options go before them.
         names: a file with a line of texts per class, separated by commas, in the data set's order, the background first where there is one: the form of the lists that papers publish. By default the data set's own names.
@@ -66,114 +68,53 @@ def bench(
         text: what to look for, for cod10k.
         size: pixels of a side to which pictures are squashed, for cod10k.
         classes: print the figure of every class too.
-        as_json: print everything as JSON.
-        device: auto, cpu, cuda, cuda:1, mps.
-        dtype: float32, float16, bfloat16 or float64.
 
     Returns:
         Exit code: 0 done, 130 stopped with Ctrl-C after some pictures.
     """
-    from clip_anatomy.progress import progress
-    from clip_anatomy.report.step_progress import stages
+    from clip_anatomy.evaluation.protocols import protocol_list, protocol_summary
 
     if list_them:
-        from clip_anatomy.report.bench_protocols import list_protocols
-
-        return list_protocols(as_json=as_json)
-    methods = [one for word in method or [] for one in word.split(",") if one]
-    name, inside = _named(name)
-    place = path if path is not None else inside
-    given = {
-        "prompts": prompts, "side": side, "window": window, "stride": stride, "logit_scale": logit_scale, "text": text,
-        "size": size, "area": area, "background": None if background is None else tuple(background), "like": like,
-        "names": names,
+        print_json(protocol_list()) if as_json else print(protocol_summary())
+        return 0
+    if path is None and ":" in name:
+        name, path = name.split(":", 1)[0], Path(name.split(":", 1)[1])
+    given: dict[str, Any] = {
+        "like": like, "names": names, "prompts": prompts, "area": area, "background": background, "side": side,
+        "window": window, "stride": stride, "logit_scale": logit_scale, "text": text, "size": size,
     }  # fmt: skip
-    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if name != "maps" and threshold is not None:
-        settings["threshold"] = _number(threshold)
-    _check(name, place, pictures, settings)
-    with progress(f"opening {model}"):
-        from clip_anatomy.loading.load import load
+    from clip_anatomy.errors import BadInput, BadSpec
+    from clip_anatomy.evaluation import bench as library
+    from clip_anatomy.evaluation.run_protocol import ProtocolResult
+    from clip_anatomy.progress import note, shown
 
-        clip = load(model, weights=weights, device=device, dtype=dtype)
-    if name == "maps":
-        from clip_anatomy.report.bench_maps import bench_maps, tell_maps
+    try:
+        library.check_options(name, path, pictures, {key: value for key, value in given.items() if value is not None})
+        with shown(f"opening {model}") as progress:
+            from clip_anatomy.loading.load import load
 
-        asked = None if methods in ([], ["all"]) else methods
-        number = settings.get("prompts", 80)
-        with stages() as tell:
-            table, config, lost = bench_maps(
-                clip, place, asked, pictures=pictures, prompts=number, threshold=threshold or "mean", tell=tell
+            clip = load(model, weights=weights, device=device, dtype=dtype)
+            result = library.bench(
+                clip, name, path, method=method, pictures=pictures, threshold=threshold, progress=progress, **given
             )
-        return tell_maps(table, config, lost, as_json=as_json)
-    from clip_anatomy.errors import BadSpec
-    from clip_anatomy.evaluation.run_protocol import methods_for, run
-    from clip_anatomy.report.bench_protocols import compare, tell_outcome
-
-    assert place is not None
-    outcomes = []
-    with stages() as tell:
-        for one in methods_for(clip, name) if methods == ["all"] else methods or [None]:
-            further = settings if one is None else {**settings, "method": one}
-            try:
-                outcomes.append(run(clip, name, place, limit=pictures, report=tell, **further))
-            except BadSpec as error:
-                raise BadSpec(_as_options(str(error), settings)) from error
-            if outcomes[-1].partial:
-                break
-    if len(outcomes) > 1:
-        return compare(outcomes, as_json=as_json)
-    return tell_outcome(outcomes[0], classes=classes, as_json=as_json)
-
-
-def _check(name: str, place: Path | None, pictures: int | None, settings: dict[str, Any]) -> None:
-    """Refuse what cannot be meant before a model is opened."""
-    from dataclasses import fields
-
-    from clip_anatomy.data.masked_datasets import READERS
-    from clip_anatomy.errors import BadInput
-    from clip_anatomy.evaluation.protocols import PROTOCOLS, SemanticSettings
-
-    if pictures is not None and pictures < 1:
-        raise BadInput(f"--pictures {pictures}: at least one. Type --pictures 100")
-    if name not in ("maps", *PROTOCOLS):
-        raise BadInput(f"the protocol {name!r} is not known. Type one of: maps, {', '.join(PROTOCOLS)}")
-    if name == "maps":  # the demo world has prompts of its own
-        known, further = ["prompts"] if place is not None else [], ["method", "pictures", "threshold"]
+    except (BadInput, BadSpec) as error:
+        raise type(error)(_as_options(str(error))) from error
+    if as_json:
+        print_json(result.to_dict())
     else:
-        known, further = [f.name for f in fields(PROTOCOLS[name].settings)], ["pictures"]
-        if isinstance(PROTOCOLS[name].settings, SemanticSettings):
-            known += ["like", "names"]
-    for other in (one for one in settings if one not in known):
-        options = ", ".join(f"--{one.replace('_', '-')}" for one in (*known, *further))
-        raise BadInput(f"--{other.replace('_', '-')} is not an option of {name}. Type one of: {options}")
-    if name == "maps":
-        return
-    if place is None:
-        where = READERS[PROTOCOLS[name].dataset].where
-        raise BadInput(f"{name} needs its data set: clip-anatomy bench {name} PATH. {where}")
+        print(result.summary(classes=classes) if isinstance(result, ProtocolResult) else result.summary())
+    for line in result.notes():
+        note(line)
+    return STOPPED if result.partial else 0
 
 
-def _as_options(message: str, settings: dict[str, Any]) -> str:
-    """Settings as they are typed here: "window=96" → "--window 96"."""
+def _as_options(message: str) -> str:
+    """Return a message with options as they are typed here: "window=96" → "--window 96"."""
     import re
 
-    words = "|".join(settings) or "prompts"
-    return re.sub(rf"\b({words})=([^\s.]+(?:\.\d+)?)", lambda m: f"--{m[1].replace('_', '-')} {m[2]}", message)
-
-
-def _named(name: str) -> tuple[str, Path | None]:
-    """NAME or NAME:PATH."""
-    word, colon, rest = name.partition(":")
-    return (word, Path(rest)) if colon and rest else (name, None)
-
-
-def _number(text: str) -> float | None:
-    from clip_anatomy.errors import BadInput
-
-    if text == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise BadInput(f"--threshold {text} is no number. Type --threshold 0.1, or --threshold none") from error
+    names = "like|names|pictures|prompts|threshold|area|background|side|window|stride|logit_scale|text|size"
+    return re.sub(
+        rf"\b({names})=([^\s.,:]*(?:\.\d+)?)",
+        lambda m: f"--{m[1].replace('_', '-')} {m[2]}".rstrip(),
+        message.replace("method=,", "--method,"),
+    )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clip_anatomy.data.masked import IGNORED, Masked, files_in, lines_of, need, paired
+from clip_anatomy.data.masked import IGNORED, MaskedDataset, files_in, lines_of, need, paired
 from clip_anatomy.errors import BadInput
 
 WHERE = (
@@ -11,7 +11,7 @@ WHERE = (
 )
 
 
-def open_ade(path: Path, *, split: str = "validation") -> Masked:
+def open_ade(path: Path, *, split: str = "validation") -> MaskedDataset:
     """Open ADE20K; classes are named by the first word of their line in `objectInfo150.txt`.
 
     Args:
@@ -32,7 +32,7 @@ def open_ade(path: Path, *, split: str = "validation") -> Masked:
         {0: IGNORED} | {at + 1: at for at in range(len(names))},
         what=str(pictures),
     )
-    return Masked(f"ADE20K {split}, {len(names)} classes", names, entries)
+    return MaskedDataset(f"ADE20K {split}, {len(names)} classes", names, entries)
 
 
 def _names(file: Path) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from clip_anatomy.data.class_names import CITYSCAPES
-from clip_anatomy.data.masked import IGNORED, Masked, need, paired
+from clip_anatomy.data.masked import IGNORED, MaskedDataset, need, paired
 
 WHERE = (
     "Get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from the Cityscapes site (a free account is needed) and "
@@ -11,7 +11,7 @@ WHERE = (
 )
 
 
-def open_cityscapes(path: Path, *, split: str = "val") -> Masked:
+def open_cityscapes(path: Path, *, split: str = "val") -> MaskedDataset:
     """Open Cityscapes: `*_gtFine_labelIds.png`, the ids of the data set itself; those that are not evaluated are left out.
 
     Args:
@@ -36,4 +36,4 @@ def open_cityscapes(path: Path, *, split: str = "val") -> Masked:
         table,
         what=str(pictures),
     )
-    return Masked(f"Cityscapes {split}, {len(classes)} classes", classes, entries)
+    return MaskedDataset(f"Cityscapes {split}, {len(classes)} classes", classes, entries)

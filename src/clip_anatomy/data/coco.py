@@ -13,7 +13,17 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from clip_anatomy.data.class_names import COCO_STUFF, COCO_THINGS
-from clip_anatomy.data.masked import IGNORED, Entry, Labelled, Masked, Tagged, need, read_ids, read_picture, relabel
+from clip_anatomy.data.masked import (
+    IGNORED,
+    LabelledDataset,
+    LabelledPicture,
+    MaskedDataset,
+    MaskedPicture,
+    need,
+    read_ids,
+    read_picture,
+    relabel,
+)
 from clip_anatomy.errors import BadInput, MissingExtra
 
 WHERE = (
@@ -24,7 +34,7 @@ WHERE = (
 MAPS = "stuffthingmaps"
 
 
-def open_coco_object(path: Path, *, split: str = "val2017") -> Masked:
+def open_coco_object(path: Path, *, split: str = "val2017") -> MaskedDataset:
     """COCO-Object: eighty things and the background.
 
     From `stuffthingmaps` where they are, else from the instances, larger ones painted first, so that what is small or in front
@@ -42,13 +52,17 @@ def open_coco_object(path: Path, *, split: str = "val2017") -> Masked:
     classes = ("background", *COCO_THINGS.values())
     if (path / MAPS / split).is_dir():
         table = {number - 1: order.get(number, 0) for number in range(1, 183)} | {255: 0}
-        return Masked(f"COCO-Object {split}, 81 classes", classes, _mapped(path, split, table), 0, (_SAID[MAPS],))
+        return MaskedDataset(
+            f"COCO-Object {split}, 81 classes", classes, _mapped(path, split, table), 0, (_SAID[MAPS],)
+        )
     found = _read(path, split, ("instances",))
     painted = partial(_painted, table=order, rest=0)
-    return Masked(f"COCO-Object {split}, 81 classes", classes, _drawn(path, split, found, painted), 0, (_SAID["json"],))
+    return MaskedDataset(
+        f"COCO-Object {split}, 81 classes", classes, _drawn(path, split, found, painted), 0, (_SAID["json"],)
+    )
 
 
-def open_coco_stuff(path: Path, *, split: str = "val2017") -> Masked:
+def open_coco_stuff(path: Path, *, split: str = "val2017") -> MaskedDataset:
     """COCO-Stuff: eighty things and ninety-one stuff classes, every pixel that has a label.
 
     From `stuffthingmaps` where they are, else stuff first and instances over it.
@@ -65,13 +79,13 @@ def open_coco_stuff(path: Path, *, split: str = "val2017") -> Masked:
     name = f"COCO-Stuff {split}, {len(known)} classes"
     if (path / MAPS / split).is_dir():
         table = {number - 1: order.get(number, IGNORED) for number in range(1, 183)} | {255: IGNORED}
-        return Masked(name, tuple(known.values()), _mapped(path, split, table), None, (_SAID[MAPS],))
+        return MaskedDataset(name, tuple(known.values()), _mapped(path, split, table), None, (_SAID[MAPS],))
     found = _read(path, split, ("stuff", "instances"))
     painted = partial(_painted, table=order, rest=IGNORED)
-    return Masked(name, tuple(known.values()), _drawn(path, split, found, painted), None, (_SAID["json"],))
+    return MaskedDataset(name, tuple(known.values()), _drawn(path, split, found, painted), None, (_SAID["json"],))
 
 
-def open_coco_labels(path: Path, *, split: str = "val2017") -> Labelled:
+def open_coco_labels(path: Path, *, split: str = "val2017") -> LabelledDataset:
     """Which of the eighty things each picture shows, from the instances; pictures without any stay in.
 
     Args:
@@ -87,12 +101,12 @@ def open_coco_labels(path: Path, *, split: str = "val2017") -> Labelled:
     for one in found["annotations"]:
         labels[one["image_id"]].add(order[_category(one, order)])
     entries = tuple(
-        Tagged(
+        LabelledPicture(
             one["file_name"], partial(read_picture, path / split / one["file_name"]), tuple(sorted(labels[one["id"]]))
         )
         for one in found["images"]
     )
-    return Labelled(f"COCO {split}, {len(order)} classes", tuple(COCO_THINGS.values()), entries)
+    return LabelledDataset(f"COCO {split}, {len(order)} classes", tuple(COCO_THINGS.values()), entries)
 
 
 _SAID = {
@@ -101,12 +115,14 @@ _SAID = {
 }
 
 
-def _mapped(path: Path, split: str, table: Mapping[int, int]) -> tuple[Entry, ...]:
+def _mapped(path: Path, split: str, table: Mapping[int, int]) -> tuple[MaskedPicture, ...]:
     need(path, split, what="COCO", where=WHERE)
 
-    def entry(file: Path) -> Entry:
+    def entry(file: Path) -> MaskedPicture:
         picture = path / split / f"{file.stem}.jpg"
-        return Entry(file.stem, lambda: read_picture(picture), lambda: relabel(read_ids(file), table, str(file)))
+        return MaskedPicture(
+            file.stem, lambda: read_picture(picture), lambda: relabel(read_ids(file), table, str(file))
+        )
 
     files = sorted((path / MAPS / split).glob("*.png"))
     if not files:
@@ -132,13 +148,13 @@ def _read(path: Path, split: str, kinds: tuple[str, ...]) -> dict[str, list[dict
     return {"images": list(images.values()), "annotations": annotations}
 
 
-def _drawn(path: Path, split: str, found: dict[str, list[dict[str, Any]]], painted: Any) -> tuple[Entry, ...]:
+def _drawn(path: Path, split: str, found: dict[str, list[dict[str, Any]]], painted: Any) -> tuple[MaskedPicture, ...]:
     _masks()  # say now, not at the first picture, that pycocotools is missing
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for one in found["annotations"]:
         by_image[one["image_id"]].append(one)
     return tuple(
-        Entry(
+        MaskedPicture(
             one["file_name"],
             partial(read_picture, path / split / one["file_name"]),
             partial(painted, by_image[one["id"]], (one["height"], one["width"])),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from clip_anatomy.data.masked import Entry, Masked, files_in, need, read_ids, read_picture
+from clip_anatomy.data.masked import MaskedDataset, MaskedPicture, files_in, need, read_ids, read_picture
 from clip_anatomy.errors import BadInput
 
 WHERE = (
@@ -14,7 +14,7 @@ WHERE = (
 )
 
 
-def open_cod10k(path: Path, *, split: str = "Test") -> Masked:
+def open_cod10k(path: Path, *, split: str = "Test") -> MaskedDataset:
     """Open COD10K; only the camouflaged pictures of the data set's own form (COD10K-CAM-…), as every paper does.
 
     Args:
@@ -32,14 +32,14 @@ def open_cod10k(path: Path, *, split: str = "Test") -> Masked:
     if not files:
         raise BadInput(f"{root / pictures} holds no pictures: it is empty. {WHERE}")
 
-    def entry(file: Path) -> Entry:
+    def entry(file: Path) -> MaskedPicture:
         mask = root / masks / f"{file.stem}.png"
 
         def read() -> "Int[np.ndarray, 'row col']":
             ids = read_ids(mask, grey=True)
             return (ids > (127 if ids.max() > 1 else 0)).astype(np.int32)
 
-        return Entry(file.stem, lambda: read_picture(file), read)
+        return MaskedPicture(file.stem, lambda: read_picture(file), read)
 
     classes = ("background", "camouflaged animal")
-    return Masked(f"COD10K {root.name}", classes, tuple(entry(file) for file in files), 0)
+    return MaskedDataset(f"COD10K {root.name}", classes, tuple(entry(file) for file in files), 0)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from clip_anatomy.data.masked import Entry, Masked
+from clip_anatomy.data.masked import MaskedDataset, MaskedPicture
 from clip_anatomy.errors import BadImage, BadInput, MissingExtra
 
 WHERE = (
@@ -17,7 +17,7 @@ WHERE = (
 )
 
 
-def open_imagenet_seg(path: Path) -> Masked:
+def open_imagenet_seg(path: Path) -> MaskedDataset:
     """Open the file: `/value/img` refers to pictures [3, col, row], `/value/gt` to cells that refer to masks [col, row].
 
     MATLAB stores arrays column by column, so both come transposed. The first mask of each picture is taken, as everyone does.
@@ -39,12 +39,12 @@ def open_imagenet_seg(path: Path) -> Masked:
         raise BadInput(f"{file} holds no /value/img and /value/gt. {WHERE}") from error
     if not count:
         raise BadInput(f"{file} holds no pictures: it is empty. {WHERE}")
-    return Masked(
+    return MaskedDataset(
         "ImageNet-Segmentation", ("background", "foreground"), tuple(_entry(file, at) for at in range(count)), 0
     )
 
 
-def _entry(file: Path, at: int) -> Entry:
+def _entry(file: Path, at: int) -> MaskedPicture:
     def picture() -> Image.Image:
         raw = _followed(file, "/value/img", at)
         if raw.ndim == 2:  # a grey picture
@@ -60,7 +60,7 @@ def _entry(file: Path, at: int) -> Entry:
             raise BadInput(f"mask {at} of {file} holds unknown ids: {sorted(wrong)}. Bring back the original file")
         return raw.astype(np.int32)
 
-    return Entry(f"{at:04d}", picture, mask)
+    return MaskedPicture(f"{at:04d}", picture, mask)
 
 
 @lru_cache(maxsize=2)

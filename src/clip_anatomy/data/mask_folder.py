@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from clip_anatomy.data.masked import IGNORED, Masked, files_in, need, paired
+from clip_anatomy.data.masked import IGNORED, MaskedDataset, files_in, need, paired
 from clip_anatomy.errors import BadInput
 
 WHERE = (
@@ -12,7 +12,7 @@ WHERE = (
 )
 
 
-def open_sample(path: Path) -> Masked:
+def open_sample(path: Path) -> MaskedDataset:
     """Open the folder; pictures without a mask are left out, since they have nothing to be measured on.
 
     Args:
@@ -36,7 +36,7 @@ def open_sample(path: Path) -> Masked:
         masks, lambda n: pictures.get(n, path / "images" / f"{n}.jpg"), masks.__getitem__, table, what=str(path)
     )
     used = f"{len(pictures.keys() - masks.keys())} pictures without a mask are left out"
-    return Masked(f"{path.name}, {len(classes)} classes", classes, entries, None, (used,))
+    return MaskedDataset(f"{path.name}, {len(classes)} classes", classes, entries, None, (used,))
 
 
 def _plain(name: str) -> str:

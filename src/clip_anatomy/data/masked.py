@@ -1,4 +1,4 @@
-"""`Masked` and `Labelled`: what every reader hands to the protocols, and the few verbs the readers share."""
+"""`MaskedDataset` and `LabelledDataset`: what every reader hands to the protocols, and the few verbs the readers share."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from clip_anatomy.images.decode import read_image
 
 __all__ = [
     "IGNORED",
-    "Entry",
-    "Labelled",
-    "Masked",
-    "Tagged",
+    "LabelledDataset",
+    "LabelledPicture",
+    "MaskedDataset",
+    "MaskedPicture",
     "lines_of",
     "need",
     "paired",
@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Entry:
+class MaskedPicture:
     """One picture with its mask; neither is read before it is asked for.
 
     Attributes:
@@ -49,7 +49,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Masked:
+class MaskedDataset:
     """Pictures with masks.
 
     Attributes:
@@ -62,7 +62,7 @@ class Masked:
 
     name: str
     classes: tuple[str, ...]
-    entries: tuple[Entry, ...] = field(repr=False)
+    entries: tuple[MaskedPicture, ...] = field(repr=False)
     background: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -72,7 +72,7 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class Tagged:
+class LabelledPicture:
     """One picture with its labels: class numbers."""
 
     id: str
@@ -81,7 +81,7 @@ class Tagged:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledDataset:
     """Pictures of which each may have several labels.
 
     Attributes:
@@ -93,7 +93,7 @@ class Labelled:
 
     name: str
     classes: tuple[str, ...]
-    entries: tuple[Tagged, ...] = field(repr=False)
+    entries: tuple[LabelledPicture, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -186,7 +186,7 @@ def paired(
     *,
     what: str,
     read: "Callable[[Path], Int[np.ndarray, 'row col']] | None" = None,
-) -> tuple[Entry, ...]:
+) -> tuple[MaskedPicture, ...]:
     """Entries from a list of ids whose pictures and masks are files.
 
     Args:
@@ -202,9 +202,9 @@ def paired(
     """
     numbers = read_ids if read is None else read
 
-    def entry(name: str) -> Entry:
+    def entry(name: str) -> MaskedPicture:
         picture, mask = picture_of(name), mask_of(name)
-        return Entry(name, lambda: read_picture(picture), lambda: relabel(numbers(mask), table, str(mask)))
+        return MaskedPicture(name, lambda: read_picture(picture), lambda: relabel(numbers(mask), table, str(mask)))
 
     found = tuple(entry(name) for name in ids)
     if not found:

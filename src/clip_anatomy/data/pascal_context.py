@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from clip_anatomy.data.class_names import CONTEXT_CLASSES
-from clip_anatomy.data.masked import IGNORED, Masked, lines_of, need, paired, read_ids
+from clip_anatomy.data.masked import IGNORED, MaskedDataset, lines_of, need, paired, read_ids
 from clip_anatomy.data.matlab import matlab_table
 from clip_anatomy.errors import BadInput
 
@@ -30,7 +30,7 @@ IN_FULL = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 OURS = {"pottedplant": "potted plant", "tvmonitor": "television", **IN_FULL}
 
 
-def open_context(path: Path, *, split: str = "val", background: bool = True) -> Masked:
+def open_context(path: Path, *, split: str = "val", background: bool = True) -> MaskedDataset:
     """Open PASCAL Context in any of its three published forms.
 
     `trainval/*.mat` are the annotation itself: a `LabelMap` of 459 labels that `labels.txt` names, of which `59_labels.txt` names
@@ -73,7 +73,7 @@ def open_context(path: Path, *, split: str = "val", background: bool = True) -> 
     words = tuple(OURS.get(name, name) for name in names)
     classes = ("background", *words) if background else words
     title = f"PASCAL Context {split}, {len(classes)} classes"
-    return Masked(title, classes, entries, 0 if background else None, (FORMS[masks],))
+    return MaskedDataset(title, classes, entries, 0 if background else None, (FORMS[masks],))
 
 
 def _numbers(root: Path, names: tuple[str, ...]) -> tuple[tuple[int, ...], set[int]]:

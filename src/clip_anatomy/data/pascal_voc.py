@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from clip_anatomy.data.class_names import VOC_CLASSES
-from clip_anatomy.data.masked import IGNORED, Masked, lines_of, need, paired
+from clip_anatomy.data.masked import IGNORED, MaskedDataset, lines_of, need, paired
 
 WHERE = (
     "Get VOCtrainval_11-May-2012.tar from the PASCAL VOC 2012 page of the University of Oxford and unpack it. "
@@ -11,7 +11,7 @@ WHERE = (
 )
 
 
-def open_voc(path: Path, *, split: str = "val", background: bool = True) -> Masked:
+def open_voc(path: Path, *, split: str = "val", background: bool = True) -> MaskedDataset:
     """Open VOC 2012.
 
     Args:
@@ -35,4 +35,6 @@ def open_voc(path: Path, *, split: str = "val", background: bool = True) -> Mask
         what=str(root / listed),
     )
     classes = ("background", *VOC_CLASSES) if background else VOC_CLASSES
-    return Masked(f"PASCAL VOC 2012 {split}, {len(classes)} classes", classes, entries, 0 if background else None)
+    return MaskedDataset(
+        f"PASCAL VOC 2012 {split}, {len(classes)} classes", classes, entries, 0 if background else None
+    )

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from clip_anatomy.data.class_names import POTSDAM
-from clip_anatomy.data.masked import IGNORED, Entry, Masked, need
+from clip_anatomy.data.masked import IGNORED, MaskedDataset, MaskedPicture, need
 from clip_anatomy.errors import BadImage, BadInput
 
 WHERE = (
@@ -24,7 +24,7 @@ TEST_TILES = {
 CUT = 512
 
 
-def open_potsdam(path: Path, *, split: str = "test") -> Masked:
+def open_potsdam(path: Path, *, split: str = "test") -> MaskedDataset:
     """Open Potsdam: `top_potsdam_X_Y_RGB.tif` and `top_potsdam_X_Y_label.tif`, in squares of 512 side by side.
 
     The last square of a row or column is moved back into the tile, so that it overlaps its neighbour: 144 squares a tile.
@@ -38,7 +38,7 @@ def open_potsdam(path: Path, *, split: str = "test") -> Masked:
     """
     root = path / "Potsdam" if (path / "Potsdam").is_dir() else path
     need(root, "2_Ortho_RGB", "5_Labels_all", what="ISPRS Potsdam", where=WHERE)
-    entries: list[Entry] = []
+    entries: list[MaskedPicture] = []
     for file in sorted((root / "2_Ortho_RGB").glob("top_potsdam_*_RGB.tif")):
         tile = file.stem.removeprefix("top_potsdam_").removesuffix("_RGB")
         if split == "all" or (tile in TEST_TILES) == (split == "test"):
@@ -46,24 +46,24 @@ def open_potsdam(path: Path, *, split: str = "test") -> Masked:
     if not entries:
         raise BadInput(f"{root / '2_Ortho_RGB'} holds no tile of the split {split}. {WHERE}")
     classes = tuple(POTSDAM.values())
-    return Masked(f"ISPRS Potsdam {split}, {len(classes)} classes", classes, tuple(entries))
+    return MaskedDataset(f"ISPRS Potsdam {split}, {len(classes)} classes", classes, tuple(entries))
 
 
-def _squares(file: Path, labels: Path, tile: str) -> list[Entry]:
+def _squares(file: Path, labels: Path, tile: str) -> list[MaskedPicture]:
     try:
         with Image.open(file) as opened:
             cols, rows = opened.size
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{file} cannot be read ({error}). Bring back the original file") from error
 
-    def square(row: int, col: int) -> Entry:
+    def square(row: int, col: int) -> MaskedPicture:
         def picture() -> Image.Image:
             return _tile(file).crop((col, row, min(col + CUT, cols), min(row + CUT, rows)))
 
         def mask() -> "Int[np.ndarray, 'row col']":
             return _classes(_tile(labels), (rows, cols), labels)[row : row + CUT, col : col + CUT]
 
-        return Entry(f"{tile} at {row}, {col}", picture, mask)
+        return MaskedPicture(f"{tile} at {row}, {col}", picture, mask)
 
     return [square(row, col) for row in _starts(rows) for col in _starts(cols)]
 

@@ -19,8 +19,8 @@ from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.deletion_curves import curves
 from clip_anatomy.evaluation.foreground import aligned_mask
+from clip_anatomy.evaluation.metrics import Pointing, points_at
 from clip_anatomy.evaluation.occlusion import REMOVALS
-from clip_anatomy.evaluation.pointing_game import Pointing, points_at
 from clip_anatomy.evaluation.sanity_result import counted
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.data.masked import IGNORED
-from clip_anatomy.evaluation.segmentation_metrics import Confusion, Mean, pair_average_precision
+from clip_anatomy.evaluation.metrics import Confusion, Mean, pair_average_precision
 from clip_anatomy.images.geometry import Geometry, patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.heatmap import heatmap

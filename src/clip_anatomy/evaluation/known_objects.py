@@ -5,7 +5,7 @@ contrast. In photographs every class of a mask is asked for, with the other clas
 patch resolution: a patch belongs to the object when at least half of it does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clip_anatomy.data.masked import IGNORED, Masked, check_sizes, spread
+from clip_anatomy.data.masked import IGNORED, MaskedDataset, check_sizes, spread
 from clip_anatomy.data.world.accuracy import TEST_FRAMES, article, classifier, pixels
 from clip_anatomy.data.world.attribute_names import COLOURS, SHAPES
 from clip_anatomy.data.world.scenes import World
@@ -25,26 +25,27 @@ from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.zero_shot import imagenet_templates
+from clip_anatomy.progress import Progress, silent
 
-__all__ = ["BATCH", "Case", "cases_of_masks", "cases_of_world", "patch_mask"]
+__all__ = ["BATCH", "ObjectBatch", "masked_objects", "patch_mask", "world_objects"]
 
-Asked = Literal["object", "shape"]
+Target = Literal["object", "shape"]
 BATCH = 25
 
 
 @dataclass(frozen=True)
-class Case:
+class ObjectBatch:
     """Some pictures at once, and what is asked of each.
 
     Attributes:
         pixels: preprocessed.
         texts: all texts, unit rows; contrast for each other.
-        asked: (picture of the batch, text, mask at patch resolution: 1, 0, IGNORED).
+        targets: (picture of the batch, text, mask at patch resolution: 1, 0, IGNORED).
     """
 
     pixels: Float[Tensor, "image 3 row col"]
     texts: Float[Tensor, "text embed"]
-    asked: tuple[tuple[int, int, Tensor], ...]
+    targets: tuple[tuple[int, int, Tensor], ...]
 
 
 def patch_mask(mask: Bool[Tensor, "row col"], grid: tuple[int, int]) -> Bool[Tensor, "_row _col"]:
@@ -57,9 +58,9 @@ def patch_mask(mask: Bool[Tensor, "row col"], grid: tuple[int, int]) -> Bool[Ten
     return F.adaptive_avg_pool2d(mask[None].float(), grid)[0] >= 0.5
 
 
-def cases_of_world(
-    clip: Clip, pictures: int = 500, *, seed: int = 0, split: str = "test", asked_for: Asked = "object"
-) -> Iterator[Case]:
+def world_objects(
+    clip: Clip, pictures: int = 500, *, seed: int = 0, split: str = "test", target: Target = "object"
+) -> Iterator[ObjectBatch]:
     """Unseen pictures of one object, and texts, each the mean of five prompts that were not trained on.
 
     Args:
@@ -67,7 +68,7 @@ def cases_of_world(
         pictures: how many.
         seed: of the world.
         split: of the world.
-        asked_for: "object": 96 texts, a colour and a shape each ("a red circle"); "shape": the twelve shapes alone.
+        target: "object": 96 texts, a colour and a shape each ("a red circle"); "shape": the twelve shapes alone.
 
     Yields:
         Batches.
@@ -76,7 +77,7 @@ def cases_of_world(
     world = World(seed=seed, size=size, split=split, length=12 * pictures + 200)
     facts = world.facts(np.arange(len(world)))
     single = np.flatnonzero(facts.count == 1)[:pictures]
-    if asked_for == "shape":
+    if target == "shape":
         texts = classifier(clip.encode_text, "shape")
     else:
         names = [article(f"{colour} {shape}") for colour in COLOURS for shape in SHAPES]
@@ -85,23 +86,23 @@ def cases_of_world(
     for first in range(0, len(single), BATCH):
         scenes = world.batch(single[first : first + BATCH])
         masks = torch.from_numpy(scenes.masks[:, 0])
-        wanted = scenes.facts.shape[:, 0] + (len(SHAPES) * scenes.facts.colour[:, 0] if asked_for == "object" else 0)
-        asked = [
+        wanted = scenes.facts.shape[:, 0] + (len(SHAPES) * scenes.facts.colour[:, 0] if target == "object" else 0)
+        targets = [
             (at, int(text), patch_mask(mask, grid).long())
             for at, (text, mask) in enumerate(zip(wanted, masks, strict=True))
         ]
-        yield Case(pixels(scenes.images), texts, tuple(asked))
+        yield ObjectBatch(pixels(scenes.images), texts, tuple(targets))
 
 
-def cases_of_masks(
+def masked_objects(
     clip: Clip,
-    data: Masked,
+    data: MaskedDataset,
     *,
     prompts: int = 80,
     limit: int | None = None,
     skipped: list[tuple[str, str]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Case]:
+    progress: Progress | None = None,
+) -> Iterator[ObjectBatch]:
     """Every class of every mask, through the model's own scaling and crop. Classes of less than one patch are left out.
 
     Args:
@@ -110,15 +111,20 @@ def cases_of_masks(
         prompts: 80 or 1.
         limit: take this many pictures only, evenly spread.
         skipped: where id and reason of what cannot be used is put.
-        progress: called with the texts embedded so far, and how many there are.
+        progress: told how many texts are embedded.
 
     Yields:
         One picture each.
     """
+    tell = progress or silent
+
+    def embedded(done: int, total: int) -> None:
+        tell("embedding texts", done, total)
+
     if prompts == 80:
-        texts = embed_texts(clip, data.classes, imagenet_templates(), progress=progress)
+        texts = embed_texts(clip, data.classes, imagenet_templates(), progress=embedded)
     else:
-        texts = embed_texts(clip, [f"a photo of a {name}." for name in data.classes], progress=progress)
+        texts = embed_texts(clip, [f"a photo of a {name}." for name in data.classes], progress=embedded)
         texts = F.normalize(texts, dim=-1)
     for entry in spread(data.entries, limit):
         try:
@@ -132,9 +138,9 @@ def cases_of_masks(
         seen = aligned_mask(mask, where)
         grid = patch_grid(where.size, clip.patch)
         unknown = patch_mask(seen == IGNORED, grid)
-        asked: list[tuple[int, int, Tensor]] = []
+        targets: list[tuple[int, int, Tensor]] = []
         for number in torch.unique(seen[seen != IGNORED]).tolist():
             there = patch_mask(seen == number, grid) & ~unknown
             if number != data.background and bool(there.any()):
-                asked.append((0, int(number), there.long().masked_fill(unknown, IGNORED)))
-        yield Case(clip.preprocess(image)[None], texts, tuple(asked))
+                targets.append((0, int(number), there.long().masked_fill(unknown, IGNORED)))
+        yield ObjectBatch(clip.preprocess(image)[None], texts, tuple(targets))

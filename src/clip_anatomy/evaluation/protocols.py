@@ -1,16 +1,29 @@
-"""Named protocols: a data set, a task and every number that decides the result. `measure.run` runs them."""
+"""Named protocols: a data set, a task and every number that decides the result. `run_protocol` runs them.
 
-from dataclasses import dataclass
-from typing import Literal
+Beside them `PAPERS`: what papers of the self–self family set on the protocol that they share (`--like sclip`). Facts read in the
+configurations of their released code, and the mIoU that they report for ViT-B/16 with OpenAI's weights. The texts of their lists
+of class names are not here (several have no licence): their authors' files are read with `names`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from clip_anatomy.errors import BadSpec
 
 __all__ = [
+    "PAPERS",
     "PROTOCOLS",
     "ForegroundSettings",
     "LabelsSettings",
+    "PaperSettings",
     "Protocol",
     "SaliencySettings",
     "SemanticSettings",
     "Settings",
+    "paper_settings",
+    "protocol_list",
+    "protocol_summary",
 ]
 
 OUTDOORS = ("sky", "building", "wall", "tree", "grass", "road", "floor", "ground", "water", "mountain", "rock", "snow")
@@ -77,12 +90,12 @@ class Protocol:
     Attributes:
         dataset: a name of `READERS`.
         settings: every number that decides the result.
-        told: one line for people.
+        description: one line for people.
     """
 
     dataset: str
     settings: Settings
-    told: str
+    description: str
 
 
 _BACKED = SemanticSettings(threshold=0.1, background=("background", *OUTDOORS))
@@ -115,3 +128,135 @@ PROTOCOLS: dict[str, Protocol] = {
         "sample", SemanticSettings(), "mIoU on a folder of your own: images/, masks/, mask_classes.json"
     ),
 }
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """One paper's settings.
+
+    Attributes:
+        description: paper and release.
+        common: settings of all its data sets, where they differ from the presets.
+        by_protocol: further ones by protocol; only protocols named here were released.
+        reported: mIoU in percent by protocol, of ViT-B/16 with OpenAI's weights, without refinement.
+        left: what still differs, beside the class names.
+    """
+
+    description: str
+    common: Mapping[str, Any]
+    by_protocol: Mapping[str, Mapping[str, Any]]
+    reported: Mapping[str, float] = field(repr=False)
+    left: str = "half precision"
+
+
+PAPERS: dict[str, PaperSettings] = {
+    "sclip": PaperSettings(
+        "SCLIP (Wang et al. 2024), released configurations",
+        {"method": "sclip", "logit_scale": 40.0},
+        {
+            "voc21": {"threshold": 0.1, "area": 0.1, "logit_scale": 65.0},
+            "context60": {"threshold": 0.1, "logit_scale": 50.0},
+            "coco-object": {"threshold": 0.1, "logit_scale": 50.0},
+            "voc20": {},
+            "context59": {},
+            "coco-stuff": {"side": 448},
+            "cityscapes": {"side": 560},
+            "ade20k": {},
+        },
+        {
+            "voc21": 59.63, "context60": 31.74, "coco-object": 33.52, "voc20": 81.54, "context59": 34.46,
+            "coco-stuff": 22.77, "cityscapes": 32.34, "ade20k": 16.45,
+        },
+    ),
+    "clearclip": PaperSettings(
+        "ClearCLIP (Lan et al. 2024), released configurations",
+        {"method": "clearclip", "logit_scale": 50.0, "side": 448, "window": 448, "stride": 224},
+        {
+            "voc21": {"threshold": 0.5},
+            "context60": {"threshold": 0.15},
+            "coco-object": {"threshold": 0.4},
+            "voc20": {},
+            "context59": {},
+            "cityscapes": {"window": 224},
+        },
+        {
+            "voc21": 51.8, "context60": 32.6, "coco-object": 33.0, "voc20": 80.9, "context59": 35.9, "cityscapes": 30.0,
+        },
+    ),
+    "naclip": PaperSettings(
+        "NACLIP (Hajimiri et al. 2025), released configurations",
+        {"method": "naclip", "logit_scale": 40.0},
+        {
+            "voc21": {"threshold": 0.1},
+            "context60": {"threshold": 0.1},
+            "coco-object": {"threshold": 0.1},
+            "voc20": {},
+            "context59": {},
+            "coco-stuff": {"side": 448},
+            "cityscapes": {"side": 560},
+            "ade20k": {},
+        },
+        {
+            "voc21": 58.9, "context60": 32.2, "coco-object": 33.2, "voc20": 79.7, "context59": 35.2, "coco-stuff": 23.3,
+            "cityscapes": 35.5, "ade20k": 17.4,
+        },
+        "half precision; the release also refines by PAMR, ten steps, unless it is switched off",
+    ),
+}  # fmt: skip
+"""Name → settings. Rows of `reported`: SCLIP and NACLIP from their own pages, ClearCLIP from its table."""
+
+
+def paper_settings(name: str, protocol: str) -> dict[str, Any]:
+    """A paper's settings of a protocol, in full.
+
+    Args:
+        name: of PAPERS.
+        protocol: of PROTOCOLS.
+
+    Raises:
+        BadSpec: an unknown paper, or one that released nothing for this protocol.
+
+    Example:
+        >>> paper_settings("clearclip", "voc21")["threshold"]
+        0.5
+    """
+    if name not in PAPERS:
+        raise BadSpec(f"there are no settings like {name!r}. Type one of: {', '.join(PAPERS)}")
+    paper = PAPERS[name]
+    if protocol not in paper.by_protocol:
+        raise BadSpec(f"{paper.description} has none for {protocol}. Type one of: {', '.join(paper.by_protocol)}")
+    assert isinstance(PROTOCOLS[protocol].settings, SemanticSettings)
+    # A threshold belongs to a paper: where it names none there is none, whatever the preset has.
+    return {"threshold": None, "area": None, **paper.common, **paper.by_protocol[protocol]}
+
+
+def protocol_list() -> dict[str, Any]:
+    """Return every protocol with its settings and where its data come from, and the papers' settings, ready for JSON."""
+    from clip_anatomy.data.masked_datasets import READERS
+
+    rows = {
+        name: {"description": p.description, "get it": READERS[p.dataset].where, "settings": asdict(p.settings)}
+        for name, p in PROTOCOLS.items()
+    }
+    papers = {name: asdict(paper) for name, paper in PAPERS.items()}
+    return {"schema": "clip-anatomy/protocols/1", **rows, "like": papers}
+
+
+def protocol_summary() -> str:
+    """Return the same for people."""
+    from clip_anatomy.data.masked_datasets import READERS
+    from clip_anatomy.evaluation.text_tables import described
+
+    maps = "all map methods in one table: the demo world (nothing to get), or a folder as for coco-sample"
+    lines = [described("maps", maps, 22)]
+    lines += [described(name, protocol.description, 22) for name, protocol in PROTOCOLS.items()]
+    lines += ["", "Settings of a paper (--like)"]
+    for name, paper in PAPERS.items():
+        lines.append(described(name, f"{paper.description}: {', '.join(paper.by_protocol)}", 22))
+    lines += ["", "Where the data come from"]
+    places: dict[str, list[str]] = {}
+    for name, protocol in PROTOCOLS.items():
+        places.setdefault(READERS[protocol.dataset].where, []).append(name)
+    for where, names in places.items():
+        lines += ["", ", ".join(names), described("", f"{where}.", 4)]
+    return "\n".join(lines)

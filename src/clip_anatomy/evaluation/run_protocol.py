@@ -1,32 +1,38 @@
 """Run a protocol on a model.
 
-run(clip, "voc20", path) ─▶ Outcome: figures, per class, configuration, what was skipped
+run_protocol(clip, "voc20", path) ─▶ ProtocolResult: figures, per class, configuration, what was skipped
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import isnan
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 from clip_anatomy.data.masked import spread
 from clip_anatomy.data.masked_datasets import open_masked
 from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.evaluation.protocol_settings import chosen_settings, class_texts, configuration_of, task_of
 from clip_anatomy.evaluation.protocols import PROTOCOLS, LabelsSettings
-from clip_anatomy.evaluation.run_configuration import configuration_of
-from clip_anatomy.evaluation.task_settings import chosen_settings, class_words, task_of
+from clip_anatomy.evaluation.text_tables import (
+    LABEL,
+    configuration_lines,
+    finite,
+    percent,
+    skipped_lines,
+    table_lines,
+)
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.registry import methods_of
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.results import Result
 
-__all__ = ["Outcome", "methods_for", "run"]
-
-Report = Callable[[str, int, int], None]
+__all__ = ["MethodComparison", "ProtocolResult", "methods_for", "run_protocol"]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a protocol gave.
+@dataclass(frozen=True, repr=False)
+class ProtocolResult(Result):
+    """What a protocol gave for one method.
 
     Attributes:
         protocol: its name.
@@ -39,6 +45,7 @@ class Outcome:
         partial: whether the run was stopped before its end.
     """
 
+    presenter: ClassVar[str] = "bench_folder"
     protocol: str
     figures: dict[str, float]
     per_class: dict[str, float] = field(repr=False)
@@ -48,16 +55,78 @@ class Outcome:
     seconds: float
     partial: bool
 
+    @property
+    def as_shares(self) -> bool:
+        """Whether figures are told as shares (saliency measures, as their papers do) and not in per cent."""
+        return "MAE" in self.figures
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; NaN becomes None."""
-        found = asdict(self)
-        for key in ("figures", "per_class"):
-            found[key] = {name: value if isfinite(value) else None for name, value in found[key].items()}
+        """Return plain values for JSON; NaN becomes None."""
+        found = {**asdict(self), "figures": finite(self.figures), "per_class": finite(self.per_class)}
         found["skipped"] = [{"id": name, "why": why} for name, why in self.skipped]
         return {"schema": "clip-anatomy/bench/1", **found}
 
+    def summary(self, *, classes: bool = False) -> str:
+        """Return the configuration and the figures; those of each class where `classes`."""
+        lines = [*configuration_lines(self.configuration), ""]
+        if classes:
+            each = ((name, "–" if isnan(v) else f"{100 * v:6.2f} %") for name, v in self.per_class.items())
+            lines += [*(f"  {name:<{LABEL}}{value}" for name, value in each), ""]
+        for name, value in self.figures.items():
+            lines.append(f"{name:<{LABEL}}{value:8.3f}" if self.as_shares else f"{name:<{LABEL}}{100 * value:8.2f} %")
+        lines.append(f"{'pictures measured':<{LABEL}}{self.pictures:8,}")
+        if self.skipped:
+            lines.append(f"{'pictures skipped':<{LABEL}}{len(self.skipped):8,}")
+        return "\n".join([*lines, f"{'seconds':<{LABEL}}{self.seconds:8.1f}"])
 
-def run(
+    def notes(self) -> list[str]:
+        """Return what a reader must know: what was skipped, and whether the run was stopped."""
+        stopped = ["stopped: these figures are PARTIAL, of the pictures measured so far"] if self.partial else []
+        return skipped_lines(self.skipped) + stopped
+
+
+@dataclass(frozen=True, repr=False)
+class MethodComparison(Result):
+    """Several methods under one protocol.
+
+    Attributes:
+        outcomes: one per method; only the last can be partial.
+    """
+
+    presenter: ClassVar[str] = "bench_folder"
+    outcomes: tuple[ProtocolResult, ...]
+
+    @property
+    def partial(self) -> bool:
+        """Whether the run was stopped before its end."""
+        return self.outcomes[-1].partial
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        last = self.outcomes[-1]
+        rows = [one.to_dict() for one in self.outcomes]
+        return {"schema": "clip-anatomy/bench-methods/1", "protocol": last.protocol, "outcomes": rows}
+
+    def summary(self) -> str:
+        """Return what the methods share once, then a row each."""
+        last = self.outcomes[-1]
+        shared = {k: v for k, v in last.configuration.items() if k not in ("method", "method options")}
+        rows: list[list[str]] = []
+        for one in self.outcomes:
+            figures = [f"{v:.3f}" if one.as_shares else percent(v) for v in one.figures.values()]
+            mark = " (partial)" if one.partial else ""
+            rows.append([one.configuration["method"] + mark, *figures, f"{one.pictures:,}", f"{one.seconds:.1f}"])
+        table = table_lines(["method", *last.figures, "pictures", "seconds"], rows)
+        return "\n".join([*configuration_lines(shared), *table])
+
+    def notes(self) -> list[str]:
+        """Return what a reader must know: what was skipped, and whether the run was stopped."""
+        last = self.outcomes[-1]
+        stopped = ["stopped: the last method is PARTIAL, of the pictures measured so far"] if last.partial else []
+        return skipped_lines(last.skipped) + stopped
+
+
+def run_protocol(
     clip: Clip,
     protocol: str,
     path: str | Path,
@@ -65,10 +134,10 @@ def run(
     like: str | None = None,
     names: str | Path | None = None,
     limit: int | None = None,
-    report: Report | None = None,
+    progress: Progress | None = None,
     **settings: Any,
-) -> Outcome:
-    """Run a protocol.
+) -> ProtocolResult:
+    """Measure a model by a protocol.
 
     A picture that cannot be measured (unreadable, a mask of another size or with unknown ids, missing) is named in the outcome
     and the others are done. Ctrl-C ends the run and gives what was measured so far, marked as partial.
@@ -77,10 +146,10 @@ def run(
         clip: an opened model.
         protocol: a name of PROTOCOLS.
         path: where the data set lies.
-        like: a paper of PUBLISHED whose settings of this protocol are taken.
-        names: a file with the texts of each class, see `class_words`; by default the data set's own names.
+        like: a paper of PAPERS whose settings of this protocol are taken.
+        names: a file with the texts of each class, see `class_texts`; by default the data set's own names.
         limit: take this many pictures only, evenly spread over the data set; the outcome says so.
-        report: called with what is being done, how much of it is done, how much there is.
+        progress: told the texts that are embedded and the pictures that are measured.
         **settings: instead of the protocol's own and the paper's (method="sclip", stride=224…).
 
     Returns:
@@ -95,13 +164,13 @@ def run(
         raise BadSpec(f"the protocol {protocol!r} is not known. Type one of: {', '.join(PROTOCOLS)}")
     chosen = chosen_settings(clip, protocol, settings, like=like, names=names)
     data = open_masked(PROTOCOLS[protocol].dataset, path)
-    words = class_words(data, chosen, names)
+    texts = class_texts(data, chosen, names)
     if limit is not None and limit < 1:
         raise BadSpec(f"limit={limit}: at least one picture. Type: limit=100")
     entries = spread(data.entries, limit)
-    tell = report or (lambda what, done, total: None)
+    tell = progress or silent
     tell(f"embedding the texts of {data.name}", 0, 1)
-    task = task_of(clip, data, words, chosen, lambda done, total: tell("embedding texts", done, total))
+    task = task_of(clip, data, texts, chosen, progress)
     skipped: list[tuple[str, str]] = []
     partial = False
     done = 0
@@ -110,7 +179,7 @@ def run(
         for done, entry in enumerate(entries):
             tell(f"measuring {data.name}", done, len(entries))
             try:
-                task.see(entry)
+                task.measure(entry)
             except BadSpec:
                 raise
             except BadInput as error:
@@ -121,15 +190,15 @@ def run(
             raise
         partial = True
     seconds = perf_counter() - start
-    taken = {"protocol": protocol, "pictures": f"{len(entries)} of {len(data)}", "class names": words.told}
+    known = {"protocol": protocol, "pictures": f"{len(entries)} of {len(data)}", "class names": texts.source}
     if len(skipped) == done:
         name, why = skipped[0]
         raise BadInput(f"none of the {done} pictures of {data.name} could be measured. The first, {name}: {why}")
-    return Outcome(
+    return ProtocolResult(
         protocol=protocol,
         figures=task.figures(),
         per_class=task.per_class(),
-        configuration=configuration_of(clip, protocol, chosen, data, taken=taken, like=like),
+        configuration=configuration_of(clip, protocol, chosen, data, known=known, like=like),
         pictures=done - len(skipped),
         skipped=tuple(skipped),
         seconds=seconds,
@@ -138,7 +207,7 @@ def run(
 
 
 def methods_for(clip: Clip, protocol: str) -> list[str]:
-    """Every method that a protocol can run on this model without further options.
+    """Return every method that a protocol can run on this model without further options.
 
     Args:
         clip: an opened model.

@@ -83,7 +83,7 @@ def grid_starts(length: int, window: int, stride: int) -> list[int]:
 
 def sliding_scores(
     pixels: Float[Tensor, "3 row col"],
-    how: Sliding,
+    windows: Sliding,
     score: Callable[[Tensor], Tensor],
     batch: int = 8,
 ) -> Float[Tensor, "text row col"]:
@@ -91,7 +91,7 @@ def sliding_scores(
 
     Args:
         pixels: normalised.
-        how: windows.
+        windows: sizes.
         score: windows [image, 3, row, col] → scores per patch [image, text, row, col].
         batch: windows at a time.
 
@@ -100,24 +100,24 @@ def sliding_scores(
     """
     rows, cols = pixels.shape[1:]
     # A picture narrower than a window is filled up with the mean colour (0 after normalising) and cut again.
-    padded = F.pad(pixels, (0, max(0, how.window - cols), 0, max(0, how.window - rows)))
+    padded = F.pad(pixels, (0, max(0, windows.window - cols), 0, max(0, windows.window - rows)))
     height, width = padded.shape[1:]
     places = [
         (top, left)
-        for top in grid_starts(height, how.window, how.stride)
-        for left in grid_starts(width, how.window, how.stride)
+        for top in grid_starts(height, windows.window, windows.stride)
+        for left in grid_starts(width, windows.window, windows.stride)
     ]
     total: Tensor | None = None
     seen = torch.zeros(height, width)
     for first in range(0, len(places), batch):
         some = places[first : first + batch]
-        windows = torch.stack([padded[:, t : t + how.window, c : c + how.window] for t, c in some])
-        for (top, left), patches in zip(some, score(windows), strict=True):
-            here = F.interpolate(patches[None].float().cpu(), (how.window, how.window), mode="bilinear")[0]
+        pieces = torch.stack([padded[:, t : t + windows.window, c : c + windows.window] for t, c in some])
+        for (top, left), patches in zip(some, score(pieces), strict=True):
+            here = F.interpolate(patches[None].float().cpu(), (windows.window, windows.window), mode="bilinear")[0]
             if total is None:
                 total = torch.zeros(len(here), height, width)
-            total[:, top : top + how.window, left : left + how.window] += here
-            seen[top : top + how.window, left : left + how.window] += 1
+            total[:, top : top + windows.window, left : left + windows.window] += here
+            seen[top : top + windows.window, left : left + windows.window] += 1
     assert total is not None  # there is always one window
     return (total / seen)[:, :rows, :cols]
 
@@ -160,12 +160,12 @@ def classes_of(
         pixels[background] = 0
         there = (pixels > area * pixels.sum())[numbers] | (numbers == background)
     best, logit, total = _likeliest(scores, there, size, logit_scale, whole=threshold is not None)
-    said = numbers[best]  # a class is as likely as its likeliest text, so the best text's class is the best class
+    predicted = numbers[best]  # a class is as likely as its likeliest text, so the best text's class is the best class
     if background is not None:
-        said = said.masked_fill(logit.isneginf(), background)  # every class was too small
+        predicted = predicted.masked_fill(logit.isneginf(), background)  # every class was too small
         if threshold is not None:
-            said = said.masked_fill((logit - total).exp() < threshold, background)
-    return said
+            predicted = predicted.masked_fill((logit - total).exp() < threshold, background)
+    return predicted
 
 
 def _likeliest(

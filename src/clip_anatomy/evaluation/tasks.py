@@ -1,6 +1,6 @@
 """What is done with one picture of a protocol, and what is known after some: one class per kind of protocol.
 
-Each holds the state of one run: `see` a picture, ask for `figures` at any time.
+Each holds the state of one run: `measure` a picture, ask for `figures` at any time.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.data.masked import Entry, Tagged, check_sizes
+from clip_anatomy.data.masked import LabelledPicture, MaskedPicture, check_sizes
 from clip_anatomy.evaluation.foreground import (
     Foreground,
     aligned_mask,
@@ -20,23 +20,22 @@ from clip_anatomy.evaluation.foreground import (
     predicted_class,
     stretched_map,
 )
-from clip_anatomy.evaluation.multilabel import MultiLabel
+from clip_anatomy.evaluation.metrics import Confusion, MultiLabel
 from clip_anatomy.evaluation.protocols import SemanticSettings
 from clip_anatomy.evaluation.saliency import Saliency
-from clip_anatomy.evaluation.segmentation_metrics import Confusion
 from clip_anatomy.evaluation.sliding_windows import Sliding, classes_of, scaled, sliding_scores
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.clip_surgery import feature_surgery
 from clip_anatomy.maps.heatmap import heatmap
 
-__all__ = ["ForegroundTask", "LabelTask", "SaliencyTask", "SemanticTask", "Task"]
+__all__ = ["ForegroundTask", "LabelTask", "ProtocolTask", "SaliencyTask", "SemanticTask"]
 
 
 @runtime_checkable
-class Task(Protocol):
+class ProtocolTask(Protocol):
     """One run of one protocol."""
 
-    def see(self, entry: Entry | Tagged) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
         """Measure one picture. Raises BadInput when it cannot be."""
         ...
 
@@ -64,11 +63,11 @@ class ForegroundTask:
     classifier: Float[Tensor, "text embed"]
     method: str
     mask: Literal["misaligned", "aligned"]
-    seen: Foreground = field(default_factory=Foreground.empty)
+    measured: Foreground = field(default_factory=Foreground.empty)
 
-    def see(self, entry: Entry | Tagged) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
         """Predict, map, compare."""
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, MaskedPicture)
         image, mask = entry.picture(), entry.mask()
         check_sizes(image, mask)
         where = self.clip.preprocess.geometry(*image.size)
@@ -76,20 +75,20 @@ class ForegroundTask:
         pixels = self.clip.preprocess(image)[None].to(self.clip.device, self.clip.vision.dtype)
         chosen = predicted_class(self.clip, pixels, self.classifier)
         values = class_map(self.clip, pixels, self.classifier, chosen, self.method).cpu()
-        self.seen = self.seen.add(stretched_map(values, where.size), truth)
+        self.measured = self.measured.add(stretched_map(values, where.size), truth)
 
     def figures(self) -> dict[str, float]:
         """Pixel accuracy, mean IoU and mean average precision."""
-        confusion = self.seen.confusion
+        confusion = self.measured.confusion
         return {
             "mIoU": confusion.mean_iou,
             "pixel accuracy": confusion.pixel_accuracy,
-            "mAP": self.seen.precision.value,
+            "mAP": self.measured.precision.value,
         }
 
     def per_class(self) -> dict[str, float]:
         """IoU of background and foreground."""
-        return dict(zip(("background", "foreground"), self.seen.confusion.iou.tolist(), strict=True))
+        return dict(zip(("background", "foreground"), self.measured.confusion.iou.tolist(), strict=True))
 
 
 @dataclass
@@ -118,19 +117,21 @@ class SemanticTask:
         """Start counting."""
         self.confusion = Confusion.empty(len(self.classes))
 
-    def see(self, entry: Entry | Tagged) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
         """Score windows, decide per original pixel, count."""
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, MaskedPicture)
         image, mask = entry.picture(), entry.mask()
         check_sizes(image, mask)
-        asked = self.settings
-        pixels = scaled(image, asked.side, self.clip.preprocess)
-        scores = sliding_scores(pixels, Sliding(asked.side, asked.window, asked.stride), self._score, self.batch)
-        said = classes_of(
-            scores, mask.shape, self.owner, logit_scale=asked.logit_scale, threshold=asked.threshold, area=asked.area,
+        settings = self.settings
+        pixels = scaled(image, settings.side, self.clip.preprocess)
+        scores = sliding_scores(
+            pixels, Sliding(settings.side, settings.window, settings.stride), self._score, self.batch
+        )
+        predicted = classes_of(
+            scores, mask.shape, self.owner, logit_scale=settings.logit_scale, threshold=settings.threshold, area=settings.area,
             background=self.background,
         )  # fmt: skip
-        self.confusion = self.confusion.add(said, torch.from_numpy(mask))
+        self.confusion = self.confusion.add(predicted, torch.from_numpy(mask))
 
     def _score(self, windows: Tensor) -> Tensor:
         windows = windows.to(self.clip.device, self.clip.vision.dtype)
@@ -168,11 +169,11 @@ class LabelTask:
     classes: tuple[str, ...]
     texts: Float[Tensor, "text embed"]
     method: str
-    seen: MultiLabel = field(default_factory=MultiLabel)
+    measured: MultiLabel = field(default_factory=MultiLabel)
 
-    def see(self, entry: Entry | Tagged) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
         """Score every class."""
-        assert isinstance(entry, Tagged)
+        assert isinstance(entry, LabelledPicture)
         pixels = self.clip.preprocess(entry.picture())[None].to(self.clip.device, self.clip.vision.dtype)
         texts = self.texts.to(self.clip.device)
         if self.method in ("embedding", "surgery"):
@@ -183,15 +184,15 @@ class LabelTask:
             scores = heatmap(self.clip, pixels, texts, method=self.method).values[0].amax((1, 2))
         labels = torch.zeros(len(self.classes), dtype=torch.bool)
         labels[list(entry.labels)] = True
-        self.seen = self.seen.add(scores.cpu(), labels)
+        self.measured = self.measured.add(scores.cpu(), labels)
 
     def figures(self) -> dict[str, float]:
         """Mean average precision over classes."""
-        return {"mAP": self.seen.mean_ap}
+        return {"mAP": self.measured.mean_ap}
 
     def per_class(self) -> dict[str, float]:
         """Average precision of each class."""
-        return dict(zip(self.classes, self.seen.class_ap.tolist(), strict=True))
+        return dict(zip(self.classes, self.measured.class_ap.tolist(), strict=True))
 
 
 @dataclass
@@ -209,11 +210,11 @@ class SaliencyTask:
     texts: Float[Tensor, "text embed"]
     method: str
     size: int | None
-    seen: Saliency = field(default_factory=Saliency)
+    measured: Saliency = field(default_factory=Saliency)
 
-    def see(self, entry: Entry | Tagged) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
         """Draw the map, stretch it to 0..1, enlarge it to the mask."""
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, MaskedPicture)
         image, mask = entry.picture(), entry.mask()
         check_sizes(image, mask)
         squash = replace(self.clip.preprocess, resize="squash")
@@ -223,11 +224,11 @@ class SaliencyTask:
         low, high = values.min(), values.max()
         map_ = (values - low) / (high - low).clamp_min(1e-12)
         large = F.interpolate(map_, mask.shape, mode="bilinear", align_corners=False)[0, 0]
-        self.seen = self.seen.add(large.numpy(), mask == 1)
+        self.measured = self.measured.add(large.numpy(), mask == 1)
 
     def figures(self) -> dict[str, float]:
         """S-, E- and F-measures, mean absolute error."""
-        return self.seen.figures()
+        return self.measured.figures()
 
     def per_class(self) -> dict[str, float]:
         """Nothing: there is one class."""

@@ -1,4 +1,4 @@
-"""Metrics of segmentation in streaming form: a confusion matrix that grows picture by picture, and average precision."""
+"""Metrics of maps: IoU and accuracy over pixels, average precision, multi-label mAP, the pointing game (Zhang et al. 2016, §4.2)."""
 
 from dataclasses import dataclass, replace
 from math import isnan
@@ -10,7 +10,16 @@ from torch import Tensor
 from clip_anatomy.data.masked import IGNORED
 from clip_anatomy.errors import BadInput
 
-__all__ = ["Confusion", "Mean", "average_precision", "pair_average_precision"]
+__all__ = [
+    "IGNORED",
+    "Confusion",
+    "Mean",
+    "MultiLabel",
+    "Pointing",
+    "average_precision",
+    "pair_average_precision",
+    "points_at",
+]
 
 
 @dataclass(frozen=True)
@@ -155,3 +164,99 @@ def pair_average_precision(map_: Float[Tensor, "row col"], mask: Shaped[Tensor, 
     counted = mask != IGNORED
     scores, there = map_[counted], mask[counted] == 1
     return average_precision(torch.cat([1 - scores, scores]), torch.cat([~there, there]))
+
+
+@dataclass(frozen=True)
+class MultiLabel:
+    """Scores and labels so far. Average precision needs the whole ranking, so that they are kept: 4 bytes a class and picture.
+
+    Attributes:
+        scores: one row a picture.
+        labels: likewise.
+
+    Example:
+        >>> seen = MultiLabel().add(torch.tensor([0.9, 0.2]), torch.tensor([True, False]))
+        >>> seen.add(torch.tensor([0.1, 0.7]), torch.tensor([False, True])).mean_ap
+        1.0
+    """
+
+    scores: tuple[Float[Tensor, " text"], ...] = ()
+    labels: tuple[Bool[Tensor, " text"], ...] = ()
+
+    def add(self, scores: Float[Tensor, " text"], labels: Bool[Tensor, " text"]) -> "MultiLabel":
+        """With one more picture."""
+        if scores.shape != labels.shape or (self.scores and scores.shape != self.scores[0].shape):
+            raise BadInput(f"{len(scores)} scores and {len(labels)} labels do not match. Type one of each per class")
+        return MultiLabel((*self.scores, scores.float().cpu()), (*self.labels, labels.cpu()))
+
+    @property
+    def class_ap(self) -> Float[Tensor, " text"]:
+        """Average precision of each class over the pictures; NaN for a class that no picture has."""
+        if not self.scores:
+            return torch.zeros(0)
+        scores, labels = torch.stack(self.scores), torch.stack(self.labels)
+        return torch.tensor([average_precision(s, t) for s, t in zip(scores.T, labels.T, strict=True)])
+
+    @property
+    def mean_ap(self) -> float:
+        """Mean over the classes that some picture has."""
+        return float(self.class_ap.nanmean())
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Hits so far.
+
+    Attributes:
+        hits: maps whose highest pixel lies on the object.
+        asked: maps.
+
+    Example:
+        >>> Pointing().add(True).add(False).rate
+        0.5
+    """
+
+    hits: int = 0
+    asked: int = 0
+
+    def add(self, hit: bool | None) -> "Pointing":
+        """With one more map; None where there was no object to point at."""
+        return self if hit is None else Pointing(self.hits + hit, self.asked + 1)
+
+    @property
+    def rate(self) -> float:
+        """Share of hits, NaN of nothing."""
+        return self.hits / self.asked if self.asked else float("nan")
+
+
+def points_at(
+    map_: Float[Tensor, "row col"], mask: Shaped[Tensor, "_row _col"], tolerance: float | int = 0
+) -> bool | None:
+    """Whether the highest value of a map lies on the object (the first one in reading order, where several are equal).
+
+    Args:
+        map_: any scale; NaN counts as lowest.
+        mask: 1 on the object, anything else beside it; a pixel of the mask that is negative is not pointed at.
+        tolerance: pixels beside the object that still count (15 in the original, for photographs of 500).
+
+    Returns:
+        The answer, or None where there is no object.
+
+    Example:
+        >>> points_at(torch.tensor([[0.1, 0.9], [0.2, 0.3]]), torch.tensor([[0, 1], [0, 0]]))
+        True
+    """
+    if map_.shape != mask.shape:
+        raise BadInput(f"map {list(map_.shape)} and mask {list(mask.shape)} differ in size. Type masks of one size")
+    there = mask == 1
+    if not bool(there.any()):
+        return None
+    values = (
+        map_.nan_to_num(nan=float("-inf")).masked_fill(mask < 0, float("-inf")) if mask.dtype != torch.bool else map_
+    )
+    at = int(values.flatten().argmax())
+    row, col = at // map_.shape[1], at % map_.shape[1]
+    if tolerance <= 0:
+        return bool(there[row, col])
+    places = there.nonzero().double()
+    return bool(((places[:, 0] - row) ** 2 + (places[:, 1] - col) ** 2).min() <= tolerance**2)
