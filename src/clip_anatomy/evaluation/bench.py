@@ -13,7 +13,7 @@ from clip_anatomy.evaluation.map_table import THRESHOLDS, MapTable, map_table
 from clip_anatomy.evaluation.protocols import PROTOCOLS, SemanticSettings
 from clip_anatomy.evaluation.run_protocol import MethodComparison, ProtocolResult, methods_for, run_protocol
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load
+from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.progress import Progress
 
 __all__ = ["bench", "check_options"]
@@ -22,7 +22,7 @@ PICTURES = 500  # of the demo world
 
 
 def bench(
-    clip: Clip | str | Path = "demo",
+    clip: Clip | ModelSource = "demo",
     name: str = "maps",
     path: str | Path | None = None,
     *,
@@ -94,7 +94,7 @@ def bench(
     methods = [
         one for each in ([method] if isinstance(method, str) else method or []) for one in each.split(",") if one
     ]
-    opened = clip if isinstance(clip, Clip) else load(clip)
+    opened = as_clip(clip)
     if name == "maps":
         chosen, cut = None if methods in ([], ["all"]) else methods, str(threshold or "mean")
         return _table(opened, path, chosen, pictures=pictures, prompts=prompts or 80, threshold=cut, progress=progress)
