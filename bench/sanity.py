@@ -37,7 +37,10 @@ def main() -> None:
     for method in asked.methods:
         found = sanity(clip, pixels, texts, method)
         figures = {c.name: c.figure for c in found.checks if c.limit is not None}
-        both = [faithfulness(clip, pixels, texts, method, masks=masks, removal=removal) for removal in ("mean", "road")]
+        both = [
+            faithfulness(clip, pixels, texts, method, masks=masks, occlusion=occlusion)
+            for occlusion in ("mean", "road")
+        ]
         assert both[0].pointing is not None
         row = [*(figures[name] for name in columns[:3]), both[0].gain(), both[1].gain(), both[0].pointing.rate]
         rows.append({"method": method, **dict(zip(columns, row, strict=True))})

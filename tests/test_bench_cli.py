@@ -1,5 +1,6 @@
 """`clip-anatomy bench`: the list, one protocol, several methods under one, the table of maps, wrong words."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import minis
 import pytest
 
+import clip_anatomy as ca
+from clip_anatomy.cli import bench as cli_bench
 from clip_anatomy.cli.main import main
 from clip_anatomy.data.masked_datasets import READERS, open_masked
 from clip_anatomy.evaluation.protocols import PROTOCOLS
@@ -130,3 +133,20 @@ def test_bench_maps(capsys: Any) -> None:
     assert [row["method"] for row in found["rows"]] == ["raw", "surgery"]
     assert main(words) == 0
     assert "pointing" in capsys.readouterr().out
+
+
+def test_bench_is_a_function_whose_results_can_be_saved(tmp_path: Path) -> None:
+    table = ca.bench("demo", "maps", pictures=2, method="raw,surgery")
+    assert repr(table) == table.summary()
+    assert {path.name for path in table.save(tmp_path / "new").iterdir()} == {"maptable.json", "maptable.txt"}
+    assert json.loads((tmp_path / "new" / "maptable.json").read_text()) == table.to_dict()
+    table.save(tmp_path / "new")  # over its own
+    with pytest.raises(ca.errors.BadInput, match="has no figure"):
+        table.figure()
+
+
+def test_bench_has_the_options_of_the_verb() -> None:
+    verb, function = (inspect.signature(one).parameters for one in (cli_bench.bench, ca.bench))
+    own = {"list_them", "classes", "model", "weights", "as_json", "device", "dtype"}
+    assert set(verb) - own == set(function) - {"clip", "progress"}
+    assert all(verb[name].default == function[name].default for name in set(verb) - own)

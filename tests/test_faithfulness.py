@@ -14,7 +14,7 @@ import clip_anatomy as ca
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.faithfulness import curves, faithfulness
 from clip_anatomy.evaluation.known_objects import world_objects
-from clip_anatomy.evaluation.occlusion import NOISE, impute, impute_directly, remove
+from clip_anatomy.evaluation.occlusion import NOISE, impute, impute_directly, occlude
 from clip_anatomy.maps.heatmap import heatmap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,15 +66,15 @@ def test_removal_keeps_what_stays_and_fills_all_of_nothing_with_the_mean() -> No
     picture = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
     gone = torch.stack([torch.zeros(16, 16), torch.ones(16, 16), torch.eye(16)]).bool()
     for how in ("mean", "road"):
-        out = remove(picture, gone, how)
+        out = occlude(picture, gone, how)
         assert torch.equal(out[0], picture)
         assert torch.equal(out[2][:, ~gone[2]], picture[:, ~gone[2]])
         mean = picture.mean((1, 2))
         torch.testing.assert_close(out[1].mean((1, 2)), mean, atol=5 * NOISE / 16, rtol=0)
         assert out[1].std((1, 2)).max() < 2 * NOISE
-    assert torch.equal(remove(picture, gone, "road"), remove(picture, gone, "road"))
+    assert torch.equal(occlude(picture, gone, "road"), occlude(picture, gone, "road"))
     with pytest.raises(BadSpec, match="mean, road"):
-        remove(picture, gone, "blur")
+        occlude(picture, gone, "blur")
 
 
 @pytest.mark.parametrize("score", ["cosine", "probability"])
@@ -83,7 +83,7 @@ def test_curves_are_those_of_pictures_changed_one_by_one(small: ca.Clip, score: 
     picture = torch.randn(3, 32, 32, generator=generator)
     texts = torch.randn(3, 12, generator=generator)
     orders = torch.stack([torch.randperm(16, generator=generator) for _ in range(2)])
-    share, deletion, insertion = curves(small, picture, texts, 1, orders, removal="mean", score=score, steps=4)
+    share, deletion, insertion = curves(small, picture, texts, 1, orders, occlusion="mean", score=score, steps=4)
     assert share.tolist() == [0, 0.25, 0.5, 0.75, 1]
     mean = picture.mean((1, 2))
 
@@ -105,37 +105,37 @@ def test_curves_are_those_of_pictures_changed_one_by_one(small: ca.Clip, score: 
 
 def test_the_map_gives_the_order_and_areas_are_trapezoids(small: ca.Clip) -> None:
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    found = faithfulness(small, pixels, ["a", "bcd"], "sclip", removal="mean", asked=[(1, 0)], steps=5, draws=2)
+    found = faithfulness(small, pixels, ["a", "bcd"], "sclip", occlusion="mean", asked=[(1, 0)], steps=5, draws=2)
     maps = heatmap(small, pixels, ["a", "bcd"], "sclip").values[1, 0].flatten()
     raw = heatmap(small, pixels, ["a", "bcd"], "raw").values[1, 0].flatten()
     orders = torch.stack([values.argsort(descending=True) for values in (maps, raw)])
     share, deletion, insertion = curves(
-        small, pixels[1], small.encode_text(["a", "bcd"]), 0, orders, removal="mean", score="probability", steps=5
+        small, pixels[1], small.encode_text(["a", "bcd"]), 0, orders, occlusion="mean", score="probability", steps=5
     )
     torch.testing.assert_close(found.deletion[:2, 0], deletion)
     torch.testing.assert_close(found.insertion[:2, 0], insertion)
     by_numpy = np.trapezoid(deletion[0].numpy(), share.numpy())
     assert float(found.deletion_area[0, 0]) == pytest.approx(float(by_numpy), abs=1e-6)
     assert found.orders == ("map", "raw cosine", "random")
-    assert faithfulness(small, pixels, ["a"], "raw", removal="mean").orders == ("map", "random")
+    assert faithfulness(small, pixels, ["a"], "raw", occlusion="mean").orders == ("map", "random")
     held = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert held["orders"]["map"]["deletion_area"] == pytest.approx(float(by_numpy), abs=1e-6)
-    assert "beats a random order" in found.table()
+    assert "beats a random order" in found.summary()
 
 
-@pytest.mark.parametrize("removal", ["mean", "road"])
-def test_on_the_demo_world_the_exact_split_beats_random_orders_and_points_at_the_object(removal: Any) -> None:
+@pytest.mark.parametrize("occlusion", ["mean", "road"])
+def test_on_the_demo_world_the_exact_split_beats_random_orders_and_points_at_the_object(occlusion: Any) -> None:
     """Measured on 20 pictures: the map's gain is 0.76 (mean colour) and 0.63 (ROAD) of a probability; asked for: half of it."""
     demo = ca.load("demo")
     case = next(world_objects(demo, 4))
     masks = {(image, text): mask for image, text, mask in case.targets}
-    found = faithfulness(demo, case.pixels, case.texts, masks=masks, removal=removal, steps=6, draws=1)
+    found = faithfulness(demo, case.pixels, case.texts, masks=masks, occlusion=occlusion, steps=6, draws=1)
     assert found.score == "probability"
     assert found.gain() > 0.3
     assert found.gain("raw cosine") > 0.1
     assert found.pointing is not None
     assert (found.pointing.asked, found.pointing.hits >= 3) == (4, True)
-    assert "pointing game" in found.table()
+    assert "pointing game" in found.summary()
 
 
 def test_masks_fit_at_three_sizes_and_nothing_else_does(small: ca.Clip) -> None:
@@ -148,14 +148,16 @@ def test_masks_fit_at_three_sizes_and_nothing_else_does(small: ca.Clip) -> None:
     whole = np.zeros((50, 40), np.int64)
     whole[5:45] = model.repeat(5, 0).repeat(5, 1)[::4, ::4]  # 40 × 32 → 32 × 32, cropped from 40 × 32
     for mask in (patch, model, whole):
-        found = faithfulness(small, [picture], ["a", "bcd"], "sclip", masks={(0, 0): mask}, removal="mean", steps=2)
+        found = faithfulness(small, [picture], ["a", "bcd"], "sclip", masks={(0, 0): mask}, occlusion="mean", steps=2)
         assert found.pointing is not None
         assert found.pointing.rate == 1
-        none = faithfulness(small, [picture], ["a", "bcd"], "sclip", masks={(0, 0): 1 - mask}, removal="mean", steps=2)
+        none = faithfulness(
+            small, [picture], ["a", "bcd"], "sclip", masks={(0, 0): 1 - mask}, occlusion="mean", steps=2
+        )
         assert none.pointing is not None
         assert none.pointing.rate == 0
     with pytest.raises(BadInput, match="fits nothing"):
-        faithfulness(small, [picture], ["a", "bcd"], masks={(0, 0): np.ones((3, 3))}, removal="mean")
+        faithfulness(small, [picture], ["a", "bcd"], masks={(0, 0): np.ones((3, 3))}, occlusion="mean")
 
 
 def test_bad_input_is_named(small: ca.Clip) -> None:
@@ -166,8 +168,8 @@ def test_bad_input_is_named(small: ca.Clip) -> None:
         ({"asked": []}, "leaves nothing"),
         ({"steps": 0}, "steps=10"),
         ({"score": "loss"}, "cosine, probability"),
-        ({"removal": "blur"}, "mean, road"),
+        ({"occlusion": "blur"}, "mean, road"),
     ]
     for wrong, said in wrongs:
         with pytest.raises(BadSpec, match=said):
-            faithfulness(small, pixels, ["a", "bc"], **{"removal": "mean", **wrong})
+            faithfulness(small, pixels, ["a", "bc"], **{"occlusion": "mean", **wrong})

@@ -16,7 +16,7 @@ import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.evaluation.known_objects import world_objects
 from clip_anatomy.evaluation.randomised_weights import randomised
-from clip_anatomy.evaluation.sanity import LIMITS, Sanity, rank_correlation, sanity, unrelated
+from clip_anatomy.evaluation.sanity import LIMITS, Sanity, negative_texts, rank_correlation, sanity
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.attention_sinks import sinks
 from clip_anatomy.maps.heatmap import heatmap
@@ -153,17 +153,17 @@ def test_on_the_demo_world_the_exact_split_passes_and_a_wrong_text_does_not(demo
 
 
 def test_unrelated_texts_share_no_word_and_follow_the_seed(demo: ca.Clip) -> None:
-    texts = unrelated(demo, ["two red birds on water"], 20)
+    texts = negative_texts(demo, ["two red birds on water"], 20)
     assert len(set(texts)) == 20
     assert not any(word in text for text in texts for word in ("bird", "water"))
     # Words of three letters count; those that say nothing do not.
-    others = unrelated(demo, ["the red circle and"], 60)
+    others = negative_texts(demo, ["the red circle and"], 60)
     assert not any({"red", "circle"} & set(text.split()) for text in others)
     assert any("the" in text.split() for text in others)
-    assert texts == unrelated(demo, ["two red birds on water"], 20)
-    assert texts != unrelated(demo, ["two red birds on water"], 20, seed=1)
+    assert texts == negative_texts(demo, ["two red birds on water"], 20)
+    assert texts != negative_texts(demo, ["two red birds on water"], 20, seed=1)
     with pytest.raises(BadSpec, match="contrast="):
-        unrelated(demo, ["a bird"], 100_000)
+        negative_texts(demo, ["a bird"], 100_000)
 
 
 def test_pictures_of_other_shapes_embeddings_and_resnets_are_judged_too(small: ca.Clip) -> None:
@@ -173,7 +173,7 @@ def test_pictures_of_other_shapes_embeddings_and_resnets_are_judged_too(small: c
     assert found.images == 2
     clip = ca.load(resnet_model(), tokenizer=tokenizer)
     found = sanity(clip, torch.randn(2, 3, 96, 96), torch.randn(1, 24), "attention", draws=1)
-    assert found.unrelated[0] == "random direction 0"
+    assert found.negative_texts[0] == "random direction 0"
     assert [check.varied for check in found.checks if check.name == "weights"] == [
         "random weights in the last 1 of 7 blocks",
         "random weights in the last 3 of 7 blocks",
@@ -188,9 +188,9 @@ def test_table_and_json_say_the_same(small: ca.Clip) -> None:
     )
     held = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert [check["verdict"] for check in held["checks"]] == [check.verdict for check in found.checks]
-    told = " ".join(found.table().split())
+    told = " ".join(found.summary().split())
     assert all(check.verdict in told and check.varied in told for check in found.checks)
-    assert max(map(len, found.table().splitlines())) <= 100
+    assert max(map(len, found.summary().splitlines())) <= 100
     assert held["passed"] == found.passed
 
 
@@ -204,7 +204,7 @@ def test_the_command_prints_the_table_and_the_same_in_json(capsys: pytest.Captur
     assert [one["method"] for one in held["sanity"]] == ["attention"]
     one = held["sanity"][0]
     assert one["checks"][0]["verdict"] == "changes with the text: no, it never looks at the text"
-    assert [f["removal"] for f in one["faithfulness"]] == ["mean", "road"]
+    assert [f["occlusion"] for f in one["faithfulness"]] == ["mean", "road"]
     assert one["images"] == 1
 
 

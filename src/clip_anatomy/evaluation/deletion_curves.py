@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clip_anatomy.evaluation.occlusion import remove
+from clip_anatomy.evaluation.occlusion import occlude
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 
@@ -19,7 +19,7 @@ def curves(
     text: int,
     orders: Int[Tensor, "order patch"],
     *,
-    removal: str = "road",
+    occlusion: str = "road",
     score: str = "cosine",
     steps: int = 10,
     seed: int = 0,
@@ -32,7 +32,7 @@ def curves(
         texts: embeddings of any length.
         text: which of them is watched.
         orders: the patches, most important first.
-        removal: see `removal.REMOVALS`.
+        occlusion: see `occlusion.OCCLUSIONS`.
         score: "cosine" or "probability".
         steps: between nothing and everything; fewer where there are fewer patches.
         seed: of ROAD's noise.
@@ -48,7 +48,7 @@ def curves(
     rows, cols = patch_grid(pixels.shape, clip.patch)
     cells = removed.flatten(0, 2).view(-1, rows, cols).to(pixels.device)
     whole = cells.repeat_interleave(clip.patch[0], 1).repeat_interleave(clip.patch[1], 2)
-    embedded = clip.encode_image(remove(pixels.float(), whole, removal, seed=seed))
+    embedded = clip.encode_image(occlude(pixels.float(), whole, occlusion, seed=seed))
     cosine = F.normalize(embedded, dim=-1) @ F.normalize(texts.float(), dim=-1).T
     scored = cosine if score == "cosine" else (cosine * clip.logit_scale).softmax(-1)
     deletion, insertion = scored[:, text].cpu().view(2, *gone.shape[:2])

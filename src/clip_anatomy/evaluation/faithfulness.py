@@ -3,12 +3,12 @@
 Patches are put in the order of the map, highest first. Deletion takes them out in that order and watches the score fall: the
 smaller the area under the curve, the better the order. Insertion starts from nothing and puts them back: the larger, the
 better. Both stand beside random orders and the order of the plain cosine (`raw`), because areas mean nothing alone. How a patch
-is taken out matters more than the map does: see `removal`.
+is taken out matters more than the map does: see `occlusion`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,26 +20,28 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.deletion_curves import curves
 from clip_anatomy.evaluation.foreground import aligned_mask
 from clip_anatomy.evaluation.metrics import Pointing, points_at
-from clip_anatomy.evaluation.occlusion import REMOVALS
+from clip_anatomy.evaluation.occlusion import OCCLUSIONS
 from clip_anatomy.evaluation.sanity_result import counted
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.results import Result
 
 __all__ = ["Faithfulness", "curves", "faithfulness"]
 
 BATCH = 16
 
 
-@dataclass(frozen=True)
-class Faithfulness:
+@dataclass(frozen=True, repr=False)
+class Faithfulness(Result):
     """Curves of pictures and texts, by order of the patches.
 
     Attributes:
         method: of `heatmap`.
         model: its name.
-        removal: how patches were taken out.
+        occlusion: how patches were taken out.
         score: what is watched: the cosine with the text, or its probability among the texts.
         orders: "map", "raw cosine" (left out where that is the map) and "random".
         pairs: (image, text) of each curve.
@@ -50,9 +52,10 @@ class Faithfulness:
         pointing: hits of the map's highest patch, None without masks.
     """
 
+    presenter: ClassVar[str] = "figures_folder"
     method: str
     model: str
-    removal: str
+    occlusion: str
     score: str
     orders: tuple[str, ...]
     pairs: tuple[tuple[int, int], ...]
@@ -82,11 +85,11 @@ class Faithfulness:
         apart = self.insertion_area - self.deletion_area
         return float((apart[0] - apart[self.orders.index(over)]).mean())
 
-    def table(self) -> str:
-        """The lines for people."""
+    def summary(self) -> str:
+        """Return the lines for people."""
         pictures = len({image for image, _ in self.pairs})
         lines = [
-            f"Faithfulness of {self.method}: area under the {self.score} while patches go (removal: {self.removal}), "
+            f"Faithfulness of {self.method}: area under the {self.score} while patches go (occlusion: {self.occlusion}), "
             f"{counted(len(self.pairs), 'map')} of {counted(pictures, 'picture')}",
             f"  {'order of patches':<18}{'deletion ↓':>12}{'insertion ↑':>13}{'difference ↑':>14}",
         ]
@@ -106,12 +109,12 @@ class Faithfulness:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """Return everything, ready for JSON."""
         areas = {"deletion": self.deletion_area, "insertion": self.insertion_area}
         found: dict[str, Any] = {
             "method": self.method,
             "model": self.model,
-            "removal": self.removal,
+            "occlusion": self.occlusion,
             "score": self.score,
             "texts": list(self.texts),
             "pairs": [list(pair) for pair in self.pairs],
@@ -138,7 +141,7 @@ def faithfulness(
     texts: Sequence[str] | Tensor,
     method: str | DenseAttention = "decomposition",
     *,
-    removal: str = "road",
+    occlusion: str = "road",
     score: str | None = None,
     steps: int = 10,
     asked: Sequence[tuple[int, int]] | None = None,
@@ -146,7 +149,7 @@ def faithfulness(
     draws: int = 3,
     seed: int = 0,
     size: Size = None,
-    report: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Faithfulness:
     """Take patches out and put them back in the order of a map, beside random orders and the order of the plain cosine.
@@ -158,7 +161,7 @@ def faithfulness(
         images: as for `heatmap`.
         texts: as for `heatmap`.
         method: of `heatmap`.
-        removal: "road" (imputed from the neighbours), or "mean" (the picture's mean colour).
+        occlusion: "road" (imputed from the neighbours), or "mean" (the picture's mean colour).
         score: "cosine" with the text, or "probability" among the texts; by default the latter where there are several.
         steps: of each curve; fewer where there are fewer patches.
         asked: (image, text) pairs; by default the pairs of `masks`, or every picture with the text that the model finds nearest.
@@ -167,7 +170,7 @@ def faithfulness(
         draws: random orders, averaged.
         seed: of them and of ROAD's noise.
         size: as for `heatmap`.
-        report: called with what is being done, how many pictures are done, how many there are (0 where nobody knows).
+        progress: told how many pictures are done.
         **options: of `heatmap` and of the method.
 
     Returns:
@@ -179,7 +182,7 @@ def faithfulness(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = faithfulness(ca.load("demo"), examples()[1:2], ["a bird", "a square"], removal="mean")
+        >>> found = faithfulness(ca.load("demo"), examples()[1:2], ["a bird", "a square"], occlusion="mean")
         >>> found.deletion.shape, found.orders
         (torch.Size([3, 1, 11]), ('map', 'raw cosine', 'random'))
     """
@@ -187,8 +190,8 @@ def faithfulness(
         raise BadSpec(f"steps={steps}, draws={draws}: 1 or more were expected. Type: steps=10, draws=3")
     if score not in (None, "cosine", "probability"):
         raise BadSpec(f"score {score!r} is not known. Type one of: cosine, probability")
-    if removal not in REMOVALS:
-        raise BadSpec(f"removal {removal!r} is not known. Type one of: {', '.join(REMOVALS)}")
+    if occlusion not in OCCLUSIONS:
+        raise BadSpec(f"occlusion {occlusion!r} is not known. Type one of: {', '.join(OCCLUSIONS)}")
     wanted = asked if asked is not None else None if masks is None else list(masks)
     known: Tensor | None = None
     names: tuple[str, ...] = ()
@@ -196,6 +199,7 @@ def faithfulness(
     orders = ("map", "random") if method == "raw" else ("map", "raw cosine", "random")
     generator = torch.Generator().manual_seed(seed)
     found: list[tuple[tuple[int, int], Tensor, Tensor]] = []
+    tell = progress or silent
     pointing, done, shares = Pointing(), 0, torch.zeros(0)
     for batch in picture_batches(clip, images, size, BATCH, own=options.get("window") is not None):
         maps = heatmap(clip, batch.pixels, texts, method, **options)
@@ -210,8 +214,7 @@ def faithfulness(
         plain = None if method == "raw" else heatmap(clip, batch.pixels, known, "raw").values
         nearest = (clip.encode_image(batch.pixels) @ F.normalize(known.float(), dim=-1).T).argmax(1).tolist()
         for at, image in enumerate(batch.places):
-            if report is not None:
-                report("taking patches out and putting them back", done, 0)
+            tell("taking patches out and putting them back", done, None)
             done += 1
             mine = [(image, nearest[at])] if wanted is None else [pair for pair in wanted if pair[0] == image]
             for pair in mine:
@@ -227,7 +230,7 @@ def faithfulness(
                     known,
                     pair[1],
                     torch.stack(order),
-                    removal=removal,
+                    occlusion=occlusion,
                     score=watched,
                     steps=steps,
                     seed=seed,
@@ -244,7 +247,7 @@ def faithfulness(
     return Faithfulness(
         label,
         clip.name,
-        removal,
+        occlusion,
         watched,
         orders,
         tuple(pair for pair, _, _ in found),

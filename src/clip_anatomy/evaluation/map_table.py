@@ -78,7 +78,7 @@ class MapTable(Result):
         skipped: id and reason of each picture that could not be measured.
     """
 
-    presenter: ClassVar[str] = "bench_folder"
+    presenter: ClassVar[str] = "figures_folder"
     rows: tuple[MapScore, ...]
     pictures: int
     partial: bool

@@ -7,7 +7,7 @@ from PIL import Image
 
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.evaluation.faithfulness import Faithfulness, faithfulness
-from clip_anatomy.evaluation.occlusion import REMOVALS
+from clip_anatomy.evaluation.occlusion import OCCLUSIONS
 from clip_anatomy.evaluation.sanity import Sanity, sanity
 from clip_anatomy.evaluation.sanity_result import counted
 from clip_anatomy.maps.map_set import MapSet
@@ -25,7 +25,7 @@ class MethodChecks:
     """Sanity and faithfulness of every method.
 
     Attributes:
-        methods: sanity, and faithfulness by each way of removal.
+        methods: sanity, and faithfulness by each way of occlusion.
         images: pictures that were used.
         left: pictures beyond those that were not.
     """
@@ -36,7 +36,7 @@ class MethodChecks:
 
     def table(self) -> str:
         """Everything for people."""
-        lines = [text for one, further in self.methods for text in (one.table(), *(f.table() for f in further), "")]
+        lines = [text for one, further in self.methods for text in (one.summary(), *(f.summary() for f in further), "")]
         if self.left:
             every = self.images + self.left
             lines.append(
@@ -73,7 +73,7 @@ def method_checks(maps: MapSet, most: int = MOST, progress: Progress | None = No
             pictures.append(picture.read(keep_mode=True))
         except BadImage:
             continue  # it has vanished since it was drawn
-    names, parts = maps.first.texts, 1 + len(REMOVALS)
+    names, parts = maps.first.texts, 1 + len(OCCLUSIONS)
     given: dict[str, Any] = {"size": run.size, **run.options}
 
     def part_of(at: int, method: str) -> Progress:
@@ -86,20 +86,20 @@ def method_checks(maps: MapSet, most: int = MOST, progress: Progress | None = No
     found: list[tuple[Sanity, tuple[Faithfulness, ...]]] = []
     for at, method in enumerate(one.method for one in maps.methods):
         steps = [part_of(at * parts + part, method) for part in range(parts)]
-        one = sanity(run.clip, pictures, names, method, report=steps[0], **given)
+        one = sanity(run.clip, pictures, names, method, progress=steps[0], **given)
         further = tuple(
             faithfulness(
                 run.clip,
                 pictures,
                 names,
                 method,
-                removal=removal,
+                occlusion=occlusion,
                 steps=STEPS,
                 draws=DRAWS,
-                report=steps[part],
+                progress=steps[part],
                 **given,
             )
-            for part, removal in enumerate(REMOVALS, 1)
+            for part, occlusion in enumerate(OCCLUSIONS, 1)
         )
         found.append((one, further))
     return MethodChecks(tuple(found), len(pictures), len(known) - len(pictures))

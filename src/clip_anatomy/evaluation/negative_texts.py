@@ -9,7 +9,7 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
 from clip_anatomy.naming.bundled_pools import general_pool, world_pool
 
-__all__ = ["unrelated"]
+__all__ = ["negative_texts"]
 
 SHORTEST = 3  # letters of a word that counts: cats and dogs do
 # Words that say nothing of a picture.
@@ -19,7 +19,7 @@ EMPTY = """
 """.split()  # noqa: SIM905
 
 
-def unrelated(clip: Clip, texts: Sequence[str], count: int, *, seed: int = 0) -> tuple[str, ...]:
+def negative_texts(clip: Clip, texts: Sequence[str], count: int, *, seed: int = 0) -> tuple[str, ...]:
     """Descriptions from a pool that share no word of substance with any of the texts (endings of the plural aside).
 
     Args:

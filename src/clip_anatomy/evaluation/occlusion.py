@@ -23,9 +23,9 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 
-__all__ = ["REMOVALS", "impute", "impute_directly", "remove"]
+__all__ = ["OCCLUSIONS", "impute", "impute_directly", "occlude"]
 
-REMOVALS = {
+OCCLUSIONS = {
     "mean": "removed places get the picture's mean colour",
     "road": "removed pixels get the weighted mean of their neighbours, solved for all of them, and a little noise (ROAD)",
 }
@@ -33,7 +33,7 @@ NOISE = 0.01  # standard deviation, in normalised pixels, as published
 COARSEST = 8  # pixels a side: below it nothing is halved any more
 
 
-def remove(
+def occlude(
     pixels: Float[Tensor, "3 row col"],
     removed: Bool[Tensor, "step row col"],
     how: str = "mean",
@@ -45,7 +45,7 @@ def remove(
     Args:
         pixels: normalised.
         removed: which pixels, once per picture wanted.
-        how: of REMOVALS.
+        how: of OCCLUSIONS.
         seed: of the noise, which is the same in all pictures.
 
     Raises:
@@ -53,11 +53,11 @@ def remove(
 
     Example:
         >>> picture = torch.arange(12.0).view(3, 2, 2)
-        >>> remove(picture, torch.ones(1, 2, 2, dtype=torch.bool))[0, :, 0, 0].tolist()
+        >>> occlude(picture, torch.ones(1, 2, 2, dtype=torch.bool))[0, :, 0, 0].tolist()
         [1.5, 5.5, 9.5]
     """
-    if how not in REMOVALS:
-        raise BadSpec(f"removal {how!r} is not known. Type one of: {', '.join(REMOVALS)}")
+    if how not in OCCLUSIONS:
+        raise BadSpec(f"occlusion {how!r} is not known. Type one of: {', '.join(OCCLUSIONS)}")
     mean = pixels.mean((1, 2), keepdim=True)
     if how == "mean":
         return torch.where(removed[:, None], mean, pixels)

@@ -45,7 +45,7 @@ class ProtocolResult(Result):
         partial: whether the run was stopped before its end.
     """
 
-    presenter: ClassVar[str] = "bench_folder"
+    presenter: ClassVar[str] = "figures_folder"
     protocol: str
     figures: dict[str, float]
     per_class: dict[str, float] = field(repr=False)
@@ -93,7 +93,7 @@ class MethodComparison(Result):
         outcomes: one per method; only the last can be partial.
     """
 
-    presenter: ClassVar[str] = "bench_folder"
+    presenter: ClassVar[str] = "figures_folder"
     outcomes: tuple[ProtocolResult, ...]
 
     @property

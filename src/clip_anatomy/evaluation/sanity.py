@@ -1,11 +1,11 @@
 """Four questions that a map must pass before anybody believes it.
 
-text      Does it change with the text? Rank correlation of a text's map with the maps of unrelated texts.
+text      Does it change with the text? Rank correlation of a text's map with the maps of negative texts.
 weights   Does it change with what the model learned? Rank correlation with the map of the same model whose last block, half of
           its blocks, all of its blocks and whole image tower hold random weights (Adebayo et al. 2018, "Sanity checks for
           saliency maps", §3.1).
-contrast  Does it know what is not there? Of the mass of a text's map and an unrelated text's map together, the share on the
-          unrelated one; mass is what lies above the mean of all maps of the picture. Of each picture the text is asked that
+contrast  Does it know what is not there? Of the mass of a text's map and a negative text's map together, the share on the
+          negative one; mass is what lies above the mean of all maps of the picture. Of each picture the text is asked that
           the model itself finds nearest, since the others may not be in it. Half is guessing.
 sinks     Does it light up where the readout looks at nothing? Patches with an outlying token or attention, see `maps.sinks`.
 
@@ -13,7 +13,7 @@ Correlations are Spearman's over the patches of one map, means over maps. Two ma
 scatter around 0 by 1 / √(patches − 1).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.evaluation.negative_texts import unrelated
+from clip_anatomy.evaluation.negative_texts import negative_texts
 from clip_anatomy.evaluation.randomised_weights import randomised
 from clip_anatomy.evaluation.sanity_result import (
     LIMITS,
-    Check,
     Sanity,
+    SanityCheck,
     Sink,
     contrast_check,
     sinks_check,
@@ -42,9 +42,10 @@ from clip_anatomy.maps.attention_sinks import sinks_of
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.registry import method_of
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.towers.redraw import count_blocks
 
-__all__ = ["LIMITS", "Check", "Sanity", "Sink", "rank_correlation", "sanity", "unrelated"]
+__all__ = ["LIMITS", "Sanity", "SanityCheck", "Sink", "negative_texts", "rank_correlation", "sanity"]
 
 BATCH = 16
 
@@ -76,7 +77,7 @@ def sanity(
     draws: int = 3,
     seed: int = 0,
     size: Size = None,
-    report: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Sanity:
     """Ask whether a method's maps of these pictures mean something.
@@ -89,10 +90,10 @@ def sanity(
         texts: as for `heatmap`; embeddings are compared with random directions unless `contrast` is given.
         method: of `heatmap`.
         contrast: texts that are in none of the pictures; by default descriptions from a pool without a word in common.
-        draws: how many sets of unrelated texts, each as large as `texts`; methods compare a text with its set.
+        draws: how many sets of negative texts, each as large as `texts`; methods compare a text with its set.
         seed: of all draws.
         size: as for `heatmap`.
-        report: called with what is being done, how much of it is done, how much there is.
+        progress: told how far the questions are.
         **options: of `heatmap` and of the method.
 
     Returns:
@@ -131,8 +132,7 @@ def sanity(
 
     def tell(what: str) -> None:
         nonlocal step
-        if report is not None:
-            report(f"sanity: {what}", step * pictures // (3 + len(depths)), pictures)
+        (progress or silent)(f"sanity: {what}", step * pictures // (3 + len(depths)), pictures)
         step += 1
 
     def maps(model: Clip, asked: Tensor) -> list[Tensor]:
@@ -143,7 +143,7 @@ def sanity(
     tell("the maps themselves")
     drawn = [heatmap(clip, batch.pixels, texts, method, **options) for batch in seen]
     own = [one.values.flatten(2) for one in drawn]
-    tell("unrelated texts")
+    tell("negative texts")
     correlations: list[Tensor] = []
     for draw in range(draws):
         asked = other[[(draw * len(known) + i) % len(other) for i in range(len(known))]]
@@ -179,7 +179,7 @@ def _contrast(
         return tuple(contrast)
     if isinstance(texts, Tensor):
         return None
-    return unrelated(clip, [str(text) for text in texts], max(draws * len(texts), 4), seed=seed)
+    return negative_texts(clip, [str(text) for text in texts], max(draws * len(texts), 4), seed=seed)
 
 
 def _random_directions(known: Tensor, draws: int, seed: int) -> Tensor:
@@ -188,7 +188,7 @@ def _random_directions(known: Tensor, draws: int, seed: int) -> Tensor:
 
 
 def _share(maps: Float[Tensor, "image text patch"], cosine: Float[Tensor, "image asked"]) -> Float[Tensor, " image"]:
-    """Mass on an unrelated text beside the mass on each picture's nearest text, mean over the unrelated ones."""
+    """Mass on a negative text beside the mass on each picture's nearest text, mean over the negative one."""
     texts = cosine.shape[1]
     mass = (maps - maps.mean((1, 2), keepdim=True)).relu().double().sum(2)
     asked, rest = mass.gather(1, cosine.argmax(1, keepdim=True)), mass[:, texts:]

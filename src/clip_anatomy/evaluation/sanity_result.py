@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
 from textwrap import fill
-from typing import Any
+from typing import Any, ClassVar
 
 from clip_anatomy.maps.attention_sinks import Sinks
+from clip_anatomy.results import Result
 
 __all__ = [
     "LIMITS",
-    "Check",
     "Sanity",
+    "SanityCheck",
     "Sink",
     "contrast_check",
     "sinks_check",
@@ -39,7 +40,7 @@ PLACES = 3  # of sinks, that the table names
 
 
 @dataclass(frozen=True)
-class Check:
+class SanityCheck:
     """One line of the table.
 
     Attributes:
@@ -78,28 +79,29 @@ class Sink:
     attention: float
 
 
-@dataclass(frozen=True)
-class Sanity:
+@dataclass(frozen=True, repr=False)
+class Sanity(Result):
     """What came of the questions.
 
     Attributes:
         method: of `heatmap`.
         model: its name.
         texts: what was asked.
-        unrelated: the texts it was compared with.
+        negative_texts: the texts it was compared with.
         images: how many pictures.
         patches: of the smallest picture.
         checks: one line each.
         sinks: every one that was found.
     """
 
+    presenter: ClassVar[str] = "figures_folder"
     method: str
     model: str
     texts: tuple[str, ...]
-    unrelated: tuple[str, ...]
+    negative_texts: tuple[str, ...]
     images: int
     patches: int
-    checks: tuple[Check, ...]
+    checks: tuple[SanityCheck, ...]
     sinks: tuple[Sink, ...]
 
     @property
@@ -107,8 +109,8 @@ class Sanity:
         """Whether no question was answered badly."""
         return all(check.passed is not False for check in self.checks)
 
-    def table(self) -> str:
-        """The lines for people, at most a hundred characters wide."""
+    def summary(self) -> str:
+        """Return the lines for people, at most a hundred characters wide."""
         wide = max(len(check.varied) for check in self.checks) + 2
         asked = f"{counted(self.images, 'picture')} × {counted(len(self.texts), 'text')} ({self.model})"
         lines = [f"Sanity of {self.method} on {asked}", f"  {'':<{wide}}{'figure':>6}  {'good':>6}"]
@@ -122,7 +124,7 @@ class Sanity:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON (NaN becomes None)."""
+        """Return everything, ready for JSON (NaN becomes None)."""
         found = asdict(self)
         for check in found["checks"]:
             check["figure"] = None if isnan(check["figure"]) else check["figure"]
@@ -139,36 +141,38 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def text_check(figure: float, *, per_text: bool) -> Check:
+def text_check(figure: float, *, per_text: bool) -> SanityCheck:
     """Does it change with the text?"""
-    varied, limit = "maps of unrelated texts", LIMITS["text"][0]
+    varied, limit = "maps of negative texts", LIMITS["text"][0]
     if not per_text:
-        return Check("text", varied, figure, limit, False, "changes with the text: no, it never looks at the text")
+        return SanityCheck(
+            "text", varied, figure, limit, False, "changes with the text: no, it never looks at the text"
+        )
     return _judged("text", varied, figure, "changes with the text")
 
 
-def weights_check(varied: str, figure: float, *, asked: bool) -> Check:
+def weights_check(varied: str, figure: float, *, asked: bool) -> SanityCheck:
     """Does it change with what was learned? Only the line that is `asked` is judged, the others inform."""
     varied = f"random weights in {varied}"
     if asked:
         return _judged("weights", varied, figure, "depends on what was learned")
     kept = figure >= LIMITS["weights"][0]
     verdict = FLAT if isnan(figure) else "still the map's order" if kept else "no longer the map's order"
-    return Check("weights", varied, figure, None, None, verdict)
+    return SanityCheck("weights", varied, figure, None, None, verdict)
 
 
-def contrast_check(figure: float) -> Check:
+def contrast_check(figure: float) -> SanityCheck:
     """Does it know what is not there?"""
     found = "prefers the text to what is not there"
     return _judged("contrast", "share on a contrast text", figure, found, " (0.50 is guessing)")
 
 
-def _judged(name: str, varied: str, figure: float, said: str, further: str = "") -> Check:
+def _judged(name: str, varied: str, figure: float, said: str, further: str = "") -> SanityCheck:
     limit = LIMITS[name][0]
     if isnan(figure):
-        return Check(name, varied, figure, limit, None, FLAT)
+        return SanityCheck(name, varied, figure, limit, None, FLAT)
     good = figure < limit
-    return Check(name, varied, figure, limit, good, f"{said}: {'yes' if good else 'no'}{further}")
+    return SanityCheck(name, varied, figure, limit, good, f"{said}: {'yes' if good else 'no'}{further}")
 
 
 def sinks_found(images: Sequence[int], part: Sinks) -> list[Sink]:
@@ -179,11 +183,11 @@ def sinks_found(images: Sequence[int], part: Sinks) -> list[Sink]:
     ]
 
 
-def sinks_check(found: Sequence[Sink], images: int, share: float) -> Check:
+def sinks_check(found: Sequence[Sink], images: int, share: float) -> SanityCheck:
     """Does it light up where nothing is? `share`: of the attention to patches that goes to sinks, mean over pictures."""
     varied, limit = "attention on sinks and registers", LIMITS["sinks"][0]
     if not found:
-        return Check(
+        return SanityCheck(
             "sinks", varied, 0.0, limit, True, f"none in {images} pictures".replace(" 1 pictures", " 1 picture")
         )
     most: dict[tuple[int, int], list[Sink]] = {}
@@ -196,7 +200,7 @@ def sinks_check(found: Sequence[Sink], images: int, share: float) -> Check:
     )
     more = f" and {len(common) - PLACES} other places" if len(common) > PLACES else ""
     pictures = len({sink.image for sink in found})
-    return Check(
+    return SanityCheck(
         "sinks", varied, share, limit, share < limit, f"found in {pictures} of {images} pictures: {where}{more}"
     )
 
