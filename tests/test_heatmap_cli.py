@@ -20,7 +20,7 @@ from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.layer_maps import cumulative, layer_maps
 from clip_anatomy.maps.registry import METHODS
 from clip_anatomy.report import contact_sheet as sheet
-from clip_anatomy.report.contact_sheet import Cell, Row, contact_sheets
+from clip_anatomy.report.contact_sheet import Cell, SheetRow, contact_sheets
 from clip_anatomy.report.map_overlay import colours_of, overlay, shades_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -141,7 +141,7 @@ def test_heat_runs_from_the_lowest_to_the_highest_value() -> None:
 def test_long_contact_sheets_are_cut_into_several(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheet, "TALLEST", 900)
     cell = Cell(Image.new("RGB", (50, 50)), "x" * 300)
-    sheets = contact_sheets("title − “é”", "熊", [Row(f"row {i}", [cell] * 9) for i in range(4)])
+    sheets = contact_sheets("title − “é”", "熊", [SheetRow(f"row {i}", [cell] * 9) for i in range(4)])
     assert len(sheets) == 4
     assert all(one.startswith(b"\x89PNG") for one in sheets)
 

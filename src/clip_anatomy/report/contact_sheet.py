@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Cell", "Row", "contact_sheets", "fit", "fitted"]
+__all__ = ["Cell", "SheetRow", "contact_sheets", "fit", "fitted"]
 
 SIDE, GAP, LINE = 216, 10, 18
 MOST_ACROSS = 7
@@ -28,14 +28,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """Hold small pictures that belong together; too many for one line go on in the next."""
 
     heading: str
     cells: Sequence[Cell]
 
 
-def contact_sheets(title: str, under: str, rows: Sequence[Row], legend: Legend = ()) -> list[bytes]:
+def contact_sheets(title: str, under: str, rows: Sequence[SheetRow], legend: Legend = ()) -> list[bytes]:
     """Draw rows of small pictures as one sheet or more.
 
     Args:
@@ -47,12 +47,12 @@ def contact_sheets(title: str, under: str, rows: Sequence[Row], legend: Legend =
     Returns:
         One PNG or more.
     """
-    rows = [Row(row.heading, [Cell(fitted(cell.image), cell.caption) for cell in row.cells]) for row in rows]
+    rows = [SheetRow(row.heading, [Cell(fitted(cell.image), cell.caption) for cell in row.cells]) for row in rows]
     across = min(MOST_ACROSS, max((len(row.cells) for row in rows), default=1))
     longest = max((len(line) for row in rows for line in _lines(row, across)), default=1)
     wide = max(2, longest) * (SIDE + GAP) + GAP
     pages: list[bytes] = []
-    waiting: list[tuple[Row, int]] = []
+    waiting: list[tuple[SheetRow, int]] = []
     high = 0
     for row in rows:
         tall = _height(row, across)
@@ -81,13 +81,13 @@ def fitted(image: Image.Image, side: int = SIDE, *, enlarge: bool = True) -> Ima
     return image.resize(size, Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS)
 
 
-def _lines(row: Row, across: int) -> list[Sequence[Cell]]:
+def _lines(row: SheetRow, across: int) -> list[Sequence[Cell]]:
     lines = -(-len(row.cells) // across)
     even = -(-len(row.cells) // lines)  # 8 cells in lines of 7 are 4 and 4, not 7 and 1
     return [row.cells[first : first + even] for first in range(0, len(row.cells), even)]
 
 
-def _height(row: Row, across: int) -> int:
+def _height(row: SheetRow, across: int) -> int:
     return LINE + 6 + sum(_tall(line) for line in _lines(row, across)) + GAP
 
 
@@ -96,7 +96,7 @@ def _tall(line: Sequence[Cell]) -> int:
 
 
 def _sheet(  # noqa: PLR0917
-    title: str, under: str, legend: Legend, rows: Sequence[tuple[Row, int]], across: int, wide: int
+    title: str, under: str, legend: Legend, rows: Sequence[tuple[SheetRow, int]], across: int, wide: int
 ) -> bytes:
     top = 3 * GAP + (3 if legend else 2) * LINE
     sheet = Image.new("RGB", (wide, top + sum(tall for _, tall in rows) + GAP), PAPER)

@@ -13,7 +13,7 @@ from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_set import SCHEMA, MapSet
 from clip_anatomy.progress import Progress, silent
-from clip_anatomy.report.contact_sheet import Cell, Row, contact_sheets
+from clip_anatomy.report.contact_sheet import Cell, SheetRow, contact_sheets
 from clip_anatomy.report.drawings import (
     ON_PAGE,
     ON_SHEETS,
@@ -63,7 +63,7 @@ def write(found: MapSet, staging: Staging, progress: Progress | None = None) -> 
     """
     tell, run = progress or silent, _run(found)
     sections: list[Markup] = []
-    rows: list[Row] = []
+    rows: list[SheetRow] = []
     for i in range(len(found)):
         tell("drawing", i, len(found))
         picture, image, one = _picture(found, i)
@@ -159,7 +159,7 @@ def _write_overlays(one: MapSet, place: int, image: Image.Image, staging: Stagin
         staging.write(f"{file_name(place, name, 'layers')}.gif", layer_film(image, one.layers, one.colours))
 
 
-def _rows(one: MapSet, image: Image.Image) -> list[Row]:
+def _rows(one: MapSet, image: Image.Image) -> list[SheetRow]:
     """Rows of the contact sheet: methods side by side where there are several, else texts."""
     name, look = Path(one.first.names[0]).name, one.colours
     small = image.copy()
@@ -167,21 +167,21 @@ def _rows(one: MapSet, image: Image.Image) -> list[Row]:
     first = Cell(small, "the picture")
     shaded = {maps.method: shades_of(maps) for maps in one.methods}
     texts = one.first.texts
-    rows: list[Row] = []
+    rows: list[SheetRow] = []
     if len(shaded) > 1:
         for k, text in enumerate(texts):
             cells = [Cell(overlay(small, shades, k, look), method) for method, shades in shaded.items()]
-            rows.append(Row(f"{name}:  {shorten(text)}", [first, *cells]))
+            rows.append(SheetRow(f"{name}:  {shorten(text)}", [first, *cells]))
     elif not (one.words and len(texts) == 1 and "decomposition" in shaded):  # the row of its words begins with this map
         shades = next(iter(shaded.values()))
         cells = [Cell(overlay(small, shades, k, look), shorten(text)) for k, text in enumerate(texts)]
-        rows.append(Row(name, [first, *cells]))
+        rows.append(SheetRow(name, [first, *cells]))
     for maps, text in zip(one.words, texts, strict=False):
         shades = shades_of(maps)
         shares = [signed(float(share)) for share in maps.values[0].sum((1, 2))]
         words = ["the whole text", *(shorten(word, 24) for word in maps.texts[1:])]
         cells = [Cell(overlay(small, shades, k, look), f"{words[k]}  {shares[k]}") for k in range(len(words))]
         rows.append(
-            Row(f"{name}:  {shorten(text)}, word by word, with each word's share of the cosine", [first, *cells])
+            SheetRow(f"{name}:  {shorten(text)}, word by word, with each word's share of the cosine", [first, *cells])
         )
     return rows

@@ -16,7 +16,7 @@ from clip_anatomy.loading.typed_texts import TypedText, shorten
 from clip_anatomy.maps.masks import SCHEMA, Masks
 from clip_anatomy.maps.pamr import REFINERS
 from clip_anatomy.progress import Progress, silent
-from clip_anatomy.report.contact_sheet import Cell, Row, contact_sheets, fitted
+from clip_anatomy.report.contact_sheet import Cell, SheetRow, contact_sheets, fitted
 from clip_anatomy.report.drawings import (
     ON_PAGE,
     ON_SHEETS,
@@ -56,7 +56,7 @@ def write(found: Masks, staging: Staging, progress: Progress | None = None) -> N
     """
     tell = progress or silent
     sections: list[Markup] = []
-    rows: list[Row] = []
+    rows: list[SheetRow] = []
     for i, name in enumerate(found.names):
         tell("writing masks", i, len(found))
         labels, picture = found.labels[i], _picture(found, i)
@@ -67,7 +67,7 @@ def write(found: Masks, staging: Staging, progress: Progress | None = None) -> N
         if len(sections) >= ON_PAGE and sum(len(row.cells) for row in rows) >= ON_SHEETS:
             continue
         cells = _cells(found, i, picture, painting)
-        rows.append(Row(Path(name).name, cells))
+        rows.append(SheetRow(Path(name).name, cells))
         if len(sections) < ON_PAGE:
             sections.append(masks_section(labels, name, cells))
     tell("writing the page", 0, 1)
@@ -91,7 +91,7 @@ def figure(found: Masks) -> Image.Image:
     """Draw the masks of the first picture as a contact sheet."""
     picture = _picture(found, 0)
     cells = _cells(found, 0, picture, _painting(picture, found.labels[0], len(found.texts)))
-    return Image.open(BytesIO(_sheets(found, [Row(Path(found.names[0]).name, cells)])[0]))
+    return Image.open(BytesIO(_sheets(found, [SheetRow(Path(found.names[0]).name, cells)])[0]))
 
 
 def html(found: Masks) -> str:
@@ -148,7 +148,7 @@ def _title(found: Masks) -> str:
     return f"Cut out: {listed_texts(found.texts)}"
 
 
-def _sheets(found: Masks, rows: Sequence[Row]) -> list[bytes]:
+def _sheets(found: Masks, rows: Sequence[SheetRow]) -> list[bytes]:
     legend = [((colour,), text.short) for text, colour in _colours(found)]
     name = found.maps.run.clip.name if found.maps.run else found.maps.method
     return contact_sheets(_title(found), f"{name} - {found.how}", rows, legend)
