@@ -1,7 +1,6 @@
 """Figures and folder of an ablation: accuracy as parts are replaced, against the whole model."""
 
 import json
-from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from clip_anatomy.edits.replacement import BYS
 from clip_anatomy.errors import BadInput, OutputError
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, NO_INK, YES_INK, Canvas, canvas, draw_grid, png
-from clip_anatomy.report.html import page
+from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.studies.ablate import SCHEMA, Ablation
 from clip_anatomy.studies.ablation_study import SELECTED, STUDIES
 from clip_anatomy.studies.study_result import Effect, Study
@@ -90,10 +89,8 @@ def figure(result: Ablation | Study) -> "Figure":
 
 
 def html(result: Ablation | Study) -> str:
-    """Figures of all studies, each above its table."""
-    data = "data:image/png;base64,{}"
-    studies = [(one.title, data.format(b64encode(draw_study(one)).decode()), one.summary()) for one in _studies(result)]
-    return page("ablation.html", studies=studies)
+    """Return the figures of all studies, each above its table, for notebooks."""
+    return notebook_figures([(draw_study(one), one.title, one.summary()) for one in _studies(result)])
 
 
 def draw_study(study: Study) -> bytes:
