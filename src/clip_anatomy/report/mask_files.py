@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
@@ -82,7 +81,7 @@ def png(labels: Int16[ndarray, "row col"], texts: Sequence[str]) -> bytes:
     return file.getvalue()
 
 
-def write_npz(file: str | Path | IO[bytes], masks: Masks) -> None:
+def write_npz(file: str | Path | BytesIO, masks: Masks) -> None:
     """Write all label maps as one npz: `labels_0`, `labels_1`, ... in the order of `images`; `texts`; `how`. Reading it needs no pickle.
 
     numpy writes an npz at once; here one label map after the other is written, so that a folder of photographs need not be held.

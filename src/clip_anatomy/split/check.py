@@ -20,11 +20,11 @@ from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.layernorm import CONVENTIONS
 from clip_anatomy.split.parts import Parts, decompose, decompose_text
 
-__all__ = ["Check", "Claim", "check"]
+__all__ = ["Check", "CheckedClaim", "check"]
 
 
 @dataclass(frozen=True)
-class Claim:
+class CheckedClaim:
     """One claim and its measured error.
 
     Attributes:
@@ -62,7 +62,7 @@ class Check(Result):
     model: str
     layers: int
     heads: int
-    claims: tuple[Claim, ...]
+    claims: tuple[CheckedClaim, ...]
     why: str = ""
 
     @property
@@ -135,14 +135,14 @@ def check(
         except ParityError as error:  # measured again below, beside everything else
             why = str(error)
             clip = load(model, weights=weights, device=device, dtype=dtype, parity=False)
-    claims: list[Claim] = []
+    claims: list[CheckedClaim] = []
     for one in measured_claims(clip):
         claims.append(one)
         tell(f"checking {clip.name}", len(claims), None)
     return Check(clip.name, clip.vision.layers, clip.vision.heads, tuple(claims), why)
 
 
-def measured_claims(clip: Clip) -> Iterator[Claim]:
+def measured_claims(clip: Clip) -> Iterator[CheckedClaim]:
     """Measure every claim on two random pictures and two random texts, one by one.
 
     Args:
@@ -161,13 +161,17 @@ def measured_claims(clip: Clip) -> Iterator[Claim]:
         if clip.host is not None:
             host = read_host(clip.host)
             theirs = host.encode_image(pixels), host.encode_text(ids)
-            yield Claim(f"embedding = {host.library}'s", "image", "", relative(ours[0], theirs[0]), allowed)
-            yield Claim(f"embedding = {host.library}'s", "text", "", relative(ours[1], theirs[1]), allowed)
+            yield CheckedClaim(f"embedding = {host.library}'s", "image", "", relative(ours[0], theirs[0]), allowed)
+            yield CheckedClaim(f"embedding = {host.library}'s", "text", "", relative(ours[1], theirs[1]), allowed)
         else:
             theirs = ours
             if clip.proof is not None:
-                yield Claim(f"embedding = {clip.proof.against}", "image", "", clip.proof.image, clip.proof.tolerance)
-                yield Claim(f"embedding = {clip.proof.against}", "text", "", clip.proof.text, clip.proof.tolerance)
+                yield CheckedClaim(
+                    f"embedding = {clip.proof.against}", "image", "", clip.proof.image, clip.proof.tolerance
+                )
+                yield CheckedClaim(
+                    f"embedding = {clip.proof.against}", "text", "", clip.proof.text, clip.proof.tolerance
+                )
         image, text = theirs[0].float(), theirs[1].float()
         for convention in CONVENTIONS:
             yield from _sums(decompose(clip, pixels, convention, texts=text), image, text, "image", sums)
@@ -180,15 +184,17 @@ def _sums(
     other: Float[Tensor, "text embed"],
     tower: Literal["image", "text"],
     allowed: float,
-) -> Iterator[Claim]:
+) -> Iterator[CheckedClaim]:
     toward = parts.toward(other)
     unit = torch.nn.functional.normalize
     cosine = unit(embedding.double(), dim=-1) @ unit(other.double(), dim=-1).T
     tokens = (parts.tokens(other).double().sum(3) - toward.heads.double()).abs().max()
     how = parts.convention
-    yield Claim("parts sum to the embedding", tower, how, relative(parts.total(), embedding), allowed)
-    yield Claim("tokens sum to their heads", tower, how, float(tokens), allowed)
-    yield Claim("shares sum to the cosine", tower, how, float((toward.total().double() - cosine).abs().max()), allowed)
+    yield CheckedClaim("parts sum to the embedding", tower, how, relative(parts.total(), embedding), allowed)
+    yield CheckedClaim("tokens sum to their heads", tower, how, float(tokens), allowed)
+    yield CheckedClaim(
+        "shares sum to the cosine", tower, how, float((toward.total().double() - cosine).abs().max()), allowed
+    )
 
 
 def _random_inputs(clip: Clip) -> tuple[Tensor, Tensor]:
