@@ -2,6 +2,7 @@
 
 import inspect
 from importlib import import_module
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -30,18 +31,7 @@ HERE_ONLY_OF_VERB: dict[str, set[str]] = {
         "sanity_pictures",
     },  # layer_maps, word_maps, how it is drawn, sanity
 }
-TO_COME = {
-    "search",
-    "atlas",
-    "ablate",
-    "apply",
-    "export",
-    "repair",
-    "bench",
-    "index",
-    "verify",
-    "probe",
-}  # not looked at yet: to shrink to none
+TO_COME = {"repair", "bench"}  # not landed yet: to shrink to none
 
 
 def options_of(verb: str) -> tuple[dict[str, inspect.Parameter], dict[str, inspect.Parameter], dict[str, Any]]:
@@ -49,6 +39,10 @@ def options_of(verb: str) -> tuple[dict[str, inspect.Parameter], dict[str, inspe
     command = getattr(import_module(module), name)
     signatures = [dict(inspect.signature(one).parameters) for one in (command, getattr(ca, verb))]
     return signatures[0], signatures[1], get_type_hints(command)
+
+
+def plain(default: Any) -> Any:
+    return str(default) if isinstance(default, Path) else default
 
 
 def repeats(hint: Any) -> bool:
@@ -72,7 +66,7 @@ def test_options_that_both_have_are_equal(verb: str) -> None:
         for name, one in typed.items()
         if name in called
         and inspect.Parameter.empty not in (one.default, called[name].default)
-        and one.default != called[name].default
+        and plain(one.default) != plain(called[name].default)
         and not (one.default is None and repeats(hints[name]))
     }
     assert different == {}
