@@ -23,6 +23,7 @@ HERE_ONLY = {  # what only a command line needs
     "demo": "the bundled pictures",
 }
 HERE_ONLY_OF_VERB: dict[str, set[str]] = {
+    "search": {"captions"},  # search_captions
     "heatmap": {
         "layers",
         "words",
