@@ -10,7 +10,7 @@ from clip_anatomy.edits.replacement import Replacement
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.token_parts import TokenParts
 
-__all__ = ["cosine_change", "input_embedding", "stored_contribution"]
+__all__ = ["ExtraTokens", "input_embedding", "stored_contribution"]
 
 ExtraTokens = Mapping[tuple[int, ...], TokenParts]
 
@@ -52,18 +52,3 @@ def input_embedding(
     for layer in store.manifest.layers:
         rest = rest - store.mlps(layer, rows).float()
     return rest
-
-
-def cosine_change(
-    store: Store, one: Replacement, rows: np.ndarray, texts: Float[Tensor, "text embed"]
-) -> Float[Tensor, "image text"]:
-    """Give what replacing a head or an MLP adds to the cosines of some images with texts.
-
-    ⟨P(baseline − x), text⟩ = ⟨baseline − x, P text⟩ for the projection P of the replacement, so that x stays in head coordinates.
-    """
-    read = one.replaced_part(texts)
-    baseline = 0.0 if one.baseline is None else one.baseline[0] @ read.T
-    if one.kind == "mlp":
-        return baseline - store.mlps(one.layer, rows).float() @ read.T
-    frame = store.basis.rows[store.layer_at(one.layer), one.head]
-    return baseline - store.heads(one.layer, one.head, rows).float() @ (read.double() @ frame.T).float().T
