@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from generated import EMBED, Arrays, D, coordinates, generate
+from generated import EMBED, D, ImageArrays, coordinates, generate
 
 BAR = 300.0
 CHECKED = 20
@@ -119,7 +119,7 @@ def directly(store, texts: torch.Tensor, sets: list, rows: np.ndarray) -> torch.
     return torch.stack(found)
 
 
-def random_arrays(layers: int, heads: int) -> Arrays:
+def random_arrays(layers: int, heads: int) -> ImageArrays:
     """Everything differs from image to image: all of it is read."""
     random = np.random.default_rng(0)
 

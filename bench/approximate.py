@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from generated import EMBED, Arrays, D, coordinates, generate
+from generated import EMBED, D, ImageArrays, coordinates, generate
 
 HEADS, CLUSTERS, K, ROUNDS = 4, 2000, 100, 20
 HEADS_ASKED = [(0, 0), (0, 1), (0, 2)]
@@ -45,7 +45,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def clustered() -> Arrays:
+def clustered() -> ImageArrays:
     random = np.random.default_rng(0)
     centres = 0.02 * random.standard_normal((1, HEADS, CLUSTERS, D), dtype=np.float32)
     spread = 0.04 * (np.arange(D, dtype=np.float32) + 1) ** -0.5
@@ -57,7 +57,7 @@ def clustered() -> Arrays:
     return arrays
 
 
-def random_arrays() -> Arrays:
+def random_arrays() -> ImageArrays:
     random = np.random.default_rng(0)
     return lambda count: (coordinates(random, 1, HEADS, count, D), unit(count))
 

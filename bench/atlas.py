@@ -89,9 +89,7 @@ def main() -> None:
         f"\n{'roles that are the true dominant attribute':<44}{'right':>6}    {'asked':<5}{'rate':>6}{'left out':>14}"
     )
     for bar in (0.5, 0.4, 0.3):
-        print(
-            line(f"both witnesses, truth ≥ {100 * bar:.0f} %", agreed(found, truth, bar=bar), int((best >= bar).sum()))
-        )
+        print(line(f"both scores, truth ≥ {100 * bar:.0f} %", agreed(found, truth, bar=bar), int((best >= bar).sum())))
     clear = int((best >= 0.5).sum())
     for side in ("by_picks", "by_text_variance"):
         names = {(head.layer, head.head): getattr(head.role, side) for head in found.heads}

@@ -10,11 +10,11 @@ import torch
 EMBED, D = 512, 64
 ROW = {"path": None, "size": 1, "row": 1, "col": 1, "label": "", "group": "", "captions": "[]", "meta": "{}"}
 
-Arrays = Callable[[int], tuple[np.ndarray, np.ndarray]]
+ImageArrays = Callable[[int], tuple[np.ndarray, np.ndarray]]
 """How many images → their heads [layer, head, image, d] and unit embeddings [image, embed], both float16."""
 
 
-def generate(folder: Path, images: int, layers: int, heads: int, arrays: Arrays) -> None:
+def generate(folder: Path, images: int, layers: int, heads: int, arrays: ImageArrays) -> None:
     """Write a store, a full block at a time."""
     from clip_anatomy.split.basis import HeadBasis
     from clip_anatomy.store.manifest import Manifest
@@ -35,7 +35,7 @@ def generate(folder: Path, images: int, layers: int, heads: int, arrays: Arrays)
             ]
             writer.commit(entries, {"heads": [block], "embedding": [unit], "norm": [np.ones(count, np.float32)]})
             print(f"\r{first + count:,} of {images:,}", end="", file=sys.stderr)
-        writer.settle(end=True)
+        writer.tidy(end=True)
     print(file=sys.stderr)
 
 

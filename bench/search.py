@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from generated import EMBED, Arrays, D, coordinates, generate
+from generated import EMBED, D, ImageArrays, coordinates, generate
 
 K, ROUNDS = 100, 15
 PROPERTIES = ("colour", "texture", "background", "shape", "position")
@@ -111,7 +111,7 @@ def speed(asked: argparse.Namespace) -> dict:
     return found
 
 
-def random_arrays(layers: int, heads: int) -> Arrays:
+def random_arrays(layers: int, heads: int) -> ImageArrays:
     """Heads that are asked for differ from block to block; the others, and the embeddings, are there to be skipped."""
     from clip_anatomy.store.writer import FULL
 

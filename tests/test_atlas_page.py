@@ -12,7 +12,7 @@ from clip_anatomy.atomic_output import staged
 from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasImage, AtlasText, PoolRound
 from clip_anatomy.naming.roles import Role
 from clip_anatomy.report.atlas_pages import ATLAS, index_page, write_atlas
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 
 NASTY = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\"> & \"quotes\""
 
@@ -71,8 +71,8 @@ def atlas() -> Atlas:
 @pytest.fixture(scope="module")
 def folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page") / "an atlas"
-    rows = [Row(k, f"world-0-test-{k}", str(k), 1, 64, 64, str(k), source="world:8:test") for k in range(7)]
-    rows.append(Row(7, "lost", "/nowhere/lost.png", 1, 64, 64, "lost", source="/nowhere"))
+    rows = [ImageRow(k, f"world-0-test-{k}", str(k), 1, 64, 64, str(k), source="world:8:test") for k in range(7)]
+    rows.append(ImageRow(7, "lost", "/nowhere/lost.png", 1, 64, 64, "lost", source="/nowhere"))
     with staged(out, ATLAS) as staging:
         missing = write_atlas(atlas, rows, staging.folder)
     assert len(missing) == 1

@@ -36,7 +36,7 @@ MAY_NAME = {
     "open_clip": {"loading/loaded_model.py", "loading/tokenizer.py"},
     "transformers": {"loading/loaded_model.py"},
     "timm": set(),
-    "zarr": {"store/write_block.py"},
+    "zarr": {"store/blocks.py"},
     "matplotlib": {
         "report/figures.py",
         "report/explain_figure.py",

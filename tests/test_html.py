@@ -33,7 +33,7 @@ from clip_anatomy.retrieval.query import Query
 from clip_anatomy.retrieval.ranking import Ranking
 from clip_anatomy.retrieval.subspace import Space
 from clip_anatomy.split.picture_explanation import PictureExplanation
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
 
 SOURCES = Path(clip_anatomy.__file__).parent
@@ -100,7 +100,7 @@ def test_atlas() -> None:
 
 
 def test_search() -> None:
-    row = Row(0, NASTY, NASTY, 1, 40, 60, NASTY, label=NASTY, group=NASTY, source=NASTY)
+    row = ImageRow(0, NASTY, NASTY, 1, 40, 60, NASTY, label=NASTY, group=NASTY, source=NASTY)
     hits = (Hit(1, 0.5, row, (0.3, 0.2), (NASTY,), (NASTY,)), Hit(2, 0.4, row, (0.2, 0.2)))
     store, space = MagicMock(spec=Store), MagicMock(spec=Space)
     store.__len__.return_value, store.path, store.manifest = 9, NASTY, MagicMock(model=NASTY)

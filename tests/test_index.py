@@ -13,16 +13,15 @@ import torch
 from pictures import encoded, noise, written
 from stores import clip, photos, saved
 
+from clip_anatomy import progress
 from clip_anatomy.errors import BadInput
 from clip_anatomy.images.batch_size import BatchSize, is_out_of_memory, split_when_out_of_memory
-from clip_anatomy.report.index_progress import line_of
 from clip_anatomy.split.basis import basis_of
-from clip_anatomy.store.head_coordinates import arrays_of
+from clip_anatomy.store.head_coordinates import image_arrays
 from clip_anatomy.store.index import index
 from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.verify import verify
-from clip_anatomy.store.walk_progress import Progress
 
 __all__ = ["clip", "photos", "saved"]  # fixtures
 
@@ -138,9 +137,9 @@ def test_numbers_that_are_not_finite_are_not_kept(clip):
     manifest = Manifest.of(clip, (0, 1), ("heads", "mlps"), "centered")
     pixels = torch.randn(4, 3, 32, 32)
     pixels[2] = float("nan")
-    found = arrays_of(clip, basis_of(clip.image_tower), manifest, pixels)
+    found = image_arrays(clip, basis_of(clip.image_tower), manifest, pixels)
     assert found.finite.tolist() == [True, True, False, True]
-    assert {name: len(a) if name == "norm" else np.isfinite(a).all() for name, a in found.living().items()} == {
+    assert {name: len(a) if name == "norm" else np.isfinite(a).all() for name, a in found.usable().items()} == {
         "heads": True, "embedding": True, "norm": 3, "mlps": True,
     }  # fmt: skip
 
@@ -163,17 +162,40 @@ def peak():
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-def test_progress_says_how_long_it_takes(clip, tmp_path):
-    told: list[Progress] = []
-    index(clip, "world:120:test", tmp_path / "s", batch=16, report=told.append)
-    assert told[-1].phase == "moments"
-    assert told[-1].done == told[-1].total == 120
-    assert [p.done for p in told] == sorted(p.done for p in told)
-    assert line_of("x", Progress(10, 0, 5, None, 2.5)) == "x: 15 images, 2.5/s"
+def test_progress_counts_every_image_and_ends_with_the_moments(clip, photos, tmp_path):
+    told: list[tuple[str, int, int | None]] = []
+    index(clip, "world:120:test", tmp_path / "s", batch=16, progress=lambda *step: told.append(step))
+    assert told[-1] == ("moments", 120, 120)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    written(photos / "bad.png", b"")
+    index(clip, photos, tmp_path / "t")
+    index(clip, photos, tmp_path / "t", progress=lambda *step: told.append(step))
+    assert told[-1] == ("moments (20 known, 1 not used)", 21, 21)
+
+
+def test_a_line_of_progress_says_how_long_it_takes(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    rate = progress._Rate()
+    assert rate.line("images", 0, 100_000) == "images: 0 of 100,000"
+    now[0] = 4.0
+    assert rate.line("images", 10, None) == "images: 10, 2.5/s"
     assert (
-        line_of("x", Progress(10, 2, 0, 100_000, 2.5)) == "x: 12 of 100,000 images, 2.5/s, 11 h 07 min left, 2 not used"
+        rate.line("images (2 not used)", 10, 100_000) == "images (2 not used): 10 of 100,000, 2.5/s, 11 h 07 min left"
     )
-    assert line_of("x", Progress(10, 0, 0, 10, 2.5, "moments")) == "x: 10 of 10 images, moments"
+    assert rate.line("images (2 not used)", 10, 160) == "images (2 not used): 10 of 160, 2.5/s, 60 s left"
+    assert rate.line("images", 10, 460) == "images: 10 of 460, 2.5/s, 3 min left"
+    assert rate.line("moments (2 not used)", 10, 10) == "moments (2 not used): 10 of 10"
+
+
+def test_results_say_what_they_hold(clip, photos, tmp_path):
+    done = index(clip, photos, tmp_path / "s")
+    assert re.fullmatch(r".*/s: 20 images \(20 images added\) in \d+ s", repr(done))
+    assert json.loads(json.dumps(done.to_dict()))["images"] == 20
+    store = Store.open(tmp_path / "s")
+    assert "20 images by" in repr(store)
+    assert json.loads(json.dumps(store.to_dict()))["heads"] == 2
+    assert repr(verify(tmp_path / "s")).endswith("all is well")
 
 
 # ---- the command line
@@ -181,7 +203,7 @@ def test_progress_says_how_long_it_takes(clip, tmp_path):
 
 def test_the_verb_index_and_the_verb_verify(saved, photos, tmp_path, capsys):
     from clip_anatomy.cli.index import index as verb
-    from clip_anatomy.cli.index import verify as check
+    from clip_anatomy.cli.verify import verify as check
 
     written(photos / "bad.png", b"")
     store = tmp_path / "s"

@@ -126,7 +126,7 @@ def test_a_head_driven_by_a_property_is_called_by_it(seed: int, driven_by: int) 
     assert sum(share for _, share in role.shares) == pytest.approx(1)
 
 
-def test_both_witnesses_equal_loops_over_texts() -> None:
+def test_both_scores_equal_loops_over_texts() -> None:
     generator = torch.Generator().manual_seed(3)
     basis = HeadBasis.of(torch.randn(2, 2, 5, 9, generator=generator, dtype=torch.float64), layers=(3, 6))
     moments = Moments.of(torch.randn(50, 2, 2, 5, generator=generator), basis=basis)

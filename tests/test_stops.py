@@ -20,14 +20,14 @@ __all__ = ["clip", "photos", "saved"]  # fixtures
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(clip, photos, tmp_path):
-    def stop(progress):
-        if progress.done >= 8:
+    def stop(what, done, total):
+        if done >= 8:
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match="type the same command again"):
         # The progress is told at most every 0.2 s: slow pictures.
-        index(clip, slow(photos), tmp_path / "s", batch=4, report=stop)
+        index(clip, slow(photos), tmp_path / "s", batch=4, progress=stop)
     assert signal.getsignal(signal.SIGINT) is before
     store = Store.open(tmp_path / "s")
     assert 8 <= len(store) < 20
@@ -39,12 +39,12 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(clip, photos, tm
 
 
 def test_a_vanished_source_is_not_a_thousand_bad_images(clip, photos, tmp_path):
-    def vanish(progress):
-        if progress.done >= 4 and photos.exists():
+    def vanish(what, done, total):
+        if done >= 4 and photos.exists():
             photos.rename(tmp_path / "aside")
 
     with pytest.raises(BadInput, match="cannot be reached. Bring it back"):
-        index(clip, slow(photos), tmp_path / "s", batch=4, report=vanish, workers=1)
+        index(clip, slow(photos), tmp_path / "s", batch=4, progress=vanish, workers=1)
     store = Store.open(tmp_path / "s")
     assert len(store) >= 4
     assert store.rows(status="error") == []
@@ -54,9 +54,9 @@ def test_a_vanished_source_is_not_a_thousand_bad_images(clip, photos, tmp_path):
 
 
 def hold(path, ready, leave):
-    from clip_anatomy.store.lock import writing
+    from clip_anatomy.store.crash_safety import sole_writer
 
-    with writing(path):
+    with sole_writer(path):
         ready.set()
         leave.wait(60)
 
@@ -154,7 +154,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
 def test_ctrl_c_at_the_command_line_leaves_a_usable_store(saved, photos, tmp_path):
     """The real command in a real process, stopped with a real signal."""
     code = (
-        "import sys, time; import clip_anatomy.store.walk as w; d = w.decode\n"
+        "import sys, time; import clip_anatomy.store.index_run as w; d = w.decode\n"
         "def slow(*a):\n time.sleep(0.3); return d(*a)\n"
         "w.decode = slow\n"
         "from clip_anatomy.cli.index import index\n"

@@ -303,7 +303,7 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
                 for at in ids
             ]
             writer.commit(entries, {"heads": [heads], "mlps": [mlps], "embedding": [unit], "norm": [length.numpy()]})
-        writer.settle(end=True)
+        writer.tidy(end=True)
     store = Store.open(tmp_path / "store")
     classes = torch.from_numpy(inputs["classifier"]).float()
     task = task_of(store, lambda: clip, classes=[str(at) for at in range(10)], texts=classes)

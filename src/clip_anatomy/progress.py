@@ -27,8 +27,9 @@ class _Rate:
 
     def line(self, what: str, done: int, total: int | None) -> str:
         now = time.monotonic()
-        if what != self.what:
-            self.what, self.began, self.first = what, now, done
+        step = what.partition(" (")[0]  # counts in brackets may change within a step
+        if step != self.what:
+            self.what, self.began, self.first = step, now, done
         spent, fresh = now - self.began, done - self.first
         if total is not None and total <= 1:
             return what
@@ -36,7 +37,14 @@ class _Rate:
         if fresh <= 0 or spent <= 0:
             return said
         said += f", {fresh / spent:.1f}/s"
-        return said if total is None else f"{said}, {spent * (total - done) / fresh:.0f} s left"
+        return said if total is None else f"{said}, {_duration(spent * (total - done) / fresh)} left"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager

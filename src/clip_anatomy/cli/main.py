@@ -38,9 +38,9 @@ VERBS = {  # name → (where its function is, what it answers)
     "check": ("clip_anatomy.cli.check:check", "Prove that a model is opened and split exactly."),
     "index": (
         "clip_anatomy.cli.index:index",
-        "Walk a collection once and keep what every head saw.",
+        "Read a collection once and store what every head wrote.",
     ),
-    "verify": ("clip_anatomy.cli.index:verify", "Find what is damaged or missing in a store."),
+    "verify": ("clip_anatomy.cli.verify:verify", "Find what is damaged or missing in a store."),
     "search": (
         "clip_anatomy.cli.search:search",
         "Find pictures that share a property with a picture or a text.",

@@ -77,8 +77,8 @@ def repair(
     Returns:
         Exit code 0.
     """
+    from clip_anatomy.atomic_output import Kind, staged
     from clip_anatomy.atomic_output import as_json as json_text
-    from clip_anatomy.atomic_output import staged
     from clip_anatomy.errors import BadInput
     from clip_anatomy.progress import note, progress
     from clip_anatomy.report.figures import need_matplotlib
@@ -92,7 +92,7 @@ def repair(
         raise BadInput(f"--cost {cost}, --most {most}, --images {images}: type --cost 2 --most 10 --images 20000")
     need_matplotlib()
     folder = DEFAULT_OUT if out is None else out
-    with staged(folder) as staging:
+    with staged(folder, Kind("repair", RESULT, "clip-anatomy/repair/1")) as staging:
         opened, clip = _opened(store, folder, model, weights, device)
         with progress("importing"):
             from clip_anatomy.report import repair_prompt as prompt
@@ -145,8 +145,7 @@ def repair(
 
 def _opened(store: str, folder: Path, model: str | None, weights: str | None, device: str) -> "tuple[Store, Clip]":
     """The store and its model; a world is indexed into the folder of the result first."""
-    from clip_anatomy.progress import progress
-    from clip_anatomy.report.index_progress import walking
+    from clip_anatomy.progress import progress, shown
 
     with progress(f"opening {store}"):
         from clip_anatomy.data.open_source import open_source
@@ -163,8 +162,8 @@ def _opened(store: str, folder: Path, model: str | None, weights: str | None, de
         source = open_source(spec)
         clip = load(model or "demo", weights=weights, device=device)
     place = folder / spec.replace(":", "-")
-    with walking(spec) as report:
-        index(clip, source, place, keep="heads,mlps", report=report)
+    with shown(spec) as tell:
+        index(clip, source, place, keep="heads,mlps", progress=tell)
     return Store.open(place, clip), clip
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.atlas import PoolRound
 from clip_anatomy.naming.grammar import Grammar, tag
-from clip_anatomy.naming.language_model import Answer, LanguageModel
+from clip_anatomy.naming.language_model import LanguageModel, LlmAnswer
 from clip_anatomy.naming.llm_prompts import more_like
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.textspan import textspan
@@ -41,7 +41,7 @@ class AdaptivePool:
     embeddings: Float[Tensor, "text embed"]
     span: TextSpanResult
     curve: tuple[PoolRound, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[LlmAnswer, ...]
 
 
 def grow(
@@ -82,7 +82,7 @@ def grow(
     if rounds < 0 or not 0 <= gain < 1:
         raise BadInput(f"rounds={rounds}, gain={gain}: type rounds=6, gain=0.01")
     tell = progress or silent
-    answers: list[Answer] = []
+    answers: list[LlmAnswer] = []
     curve: list[PoolRound] = []
     while True:
         embeddings = embed(pool)
@@ -107,7 +107,7 @@ def _explained(span: TextSpanResult) -> float:
 
 
 def _more(
-    seeds: list[list[str]], pool: Pool, grammar: Grammar, model: LanguageModel | None, answers: list[Answer]
+    seeds: list[list[str]], pool: Pool, grammar: Grammar, model: LanguageModel | None, answers: list[LlmAnswer]
 ) -> Pool:
     """New texts like these."""
     known = {text.lower() for text in pool.texts}

@@ -13,7 +13,7 @@ from clip_anatomy.naming.stability import Stability
 from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.naming.top_images import TopImages
 from clip_anatomy.split.moments import Moments
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 
 __all__ = ["HeadMeasurements", "atlas_heads"]
 
@@ -39,7 +39,7 @@ class HeadMeasurements:
     roles: Mapping[tuple[int, int], Role]
     stability: Stability | None
     top_images: TopImages
-    rows: Mapping[int, Row]
+    rows: Mapping[int, ImageRow]
     truth: GroundTruth | None
 
 
@@ -102,7 +102,7 @@ def _texts(measured: HeadMeasurements, layer: int, head: int, images: int) -> tu
     return tuple(texts)
 
 
-def _images(places: Tensor, values: Tensor, rows: Mapping[int, Row], images: int) -> tuple[AtlasImage, ...]:
+def _images(places: Tensor, values: Tensor, rows: Mapping[int, ImageRow], images: int) -> tuple[AtlasImage, ...]:
     """Keep the first images of a list, copies of one file once."""
     found: dict[str, AtlasImage] = {}
     for place, value in zip(places.tolist(), values.tolist(), strict=True):

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from clip_anatomy.errors import BadInput, EndpointError
 from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
 
-__all__ = ["Answer", "EndpointError", "LanguageModel", "LlmUsage"]
+__all__ = ["EndpointError", "LanguageModel", "LlmAnswer", "LlmUsage"]
 
 KEY_VARIABLE = "CLIP_ANATOMY_LLM_KEY"
 LARGEST = 8 * 2**20  # bytes of an answer
@@ -38,7 +38,7 @@ class _RetryableError(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class LlmAnswer:
     """One answer of a language model.
 
     Attributes:
@@ -75,7 +75,7 @@ class LlmUsage:
     price: tuple[float, float] | None = None
 
     @staticmethod
-    def of(answers: Sequence[Answer], price: tuple[float, float] | None = None) -> "LlmUsage":
+    def of(answers: Sequence[LlmAnswer], price: tuple[float, float] | None = None) -> "LlmUsage":
         """Add up."""
         paid = [answer for answer in answers if not answer.cached]
         return LlmUsage(
@@ -148,7 +148,7 @@ class LanguageModel:
         base = self.url.rstrip("/")
         return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
 
-    def ask(self, question: str, *, system: str = "", most_tokens: int = 400) -> Answer:
+    def ask(self, question: str, *, system: str = "", most_tokens: int = 400) -> LlmAnswer:
         """Ask one question, or take the answer from disk.
 
         Args:
@@ -157,7 +157,7 @@ class LanguageModel:
             most_tokens: of the answer.
 
         Returns:
-            Answer.
+            LlmAnswer.
 
         Raises:
             EndpointError: no usable answer after all tries; says what the server said.
@@ -174,7 +174,7 @@ class LanguageModel:
         self.cache.put({place: answer.raw.encode()})
         return answer
 
-    def _retried(self, body: bytes) -> Answer:
+    def _retried(self, body: bytes) -> LlmAnswer:
         problem = ""
         for attempt in range(self.tries):
             try:
@@ -279,7 +279,7 @@ class _NoRedirect(request.HTTPRedirectHandler):
 _OPENER = request.build_opener(_NoRedirect)
 
 
-def _answer_of(raw: str, *, cached: bool) -> Answer:
+def _answer_of(raw: str, *, cached: bool) -> LlmAnswer:
     """Take the words out of a response.
 
     Raises:
@@ -294,7 +294,9 @@ def _answer_of(raw: str, *, cached: bool) -> Answer:
         raise _RetryableError("an empty answer")
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    return Answer(text.strip(), raw, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cached)
+    return LlmAnswer(
+        text.strip(), raw, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cached
+    )
 
 
 def _count(value: object) -> int:

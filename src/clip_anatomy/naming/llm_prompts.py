@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clip_anatomy.errors import BadInput
-from clip_anatomy.naming.language_model import Answer, LanguageModel
+from clip_anatomy.naming.language_model import LanguageModel, LlmAnswer
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.roles import UNNAMED, Role
 from clip_anatomy.naming.textspan_result import TextSpanResult
@@ -62,7 +62,7 @@ class LlmRole:
     role: str
     confidence: float
     why: str
-    answer: Answer
+    answer: LlmAnswer
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class CueJudgement:
     task: str
     spurious: str
     why: str
-    answer: Answer
+    answer: LlmAnswer
 
 
 def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known: Sequence[str] = ()) -> LlmRole:
@@ -115,7 +115,7 @@ def name_heads(
     texts: Pool,
     *,
     progress: Progress | None = None,
-) -> tuple[dict[tuple[int, int], Role], list[Answer]]:
+) -> tuple[dict[tuple[int, int], Role], list[LlmAnswer]]:
     """Ask for the role of every head that is not unnamed; where an answer cannot be read, the role by texts stays.
 
     Args:
@@ -132,7 +132,7 @@ def name_heads(
         EndpointError: no answer.
     """
     tell = progress or silent
-    found, answers = dict(named), list[Answer]()
+    found, answers = dict(named), list[LlmAnswer]()
     known = tuple(dict.fromkeys(name for name in texts.properties if name))
     heads = [at for at, role in named.items() if role.name != UNNAMED]
     for done, (layer, head) in enumerate(heads, 1):
@@ -153,7 +153,7 @@ def name_heads(
     return found, answers
 
 
-def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[str], Answer]:
+def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[str], LlmAnswer]:
     """Ask for more descriptions like these.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.progress import Progress, silent
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
 
 __all__ = ["TopImages", "rows_at", "top_images"]
@@ -110,7 +110,7 @@ class _TopK:
         self.values, self.rows = both.gather(1, order), places.gather(1, order)
 
 
-def rows_at(store: Store, places: Sequence[int]) -> dict[int, Row]:
+def rows_at(store: Store, places: Sequence[int]) -> dict[int, ImageRow]:
     """What is known of some images, without holding all rows of a large store at once.
 
     Args:
@@ -122,7 +122,7 @@ def rows_at(store: Store, places: Sequence[int]) -> dict[int, Row]:
     """
     ids = store.column("id")
     wanted = sorted({str(ids[place]) for place in places})
-    found: dict[int, Row] = {}
+    found: dict[int, ImageRow] = {}
     for start in range(0, len(wanted), 500):
         some = wanted[start : start + 500]
         found |= {row.index: row for row in store.rows(f"id IN ({', '.join('?' * len(some))})", some)}

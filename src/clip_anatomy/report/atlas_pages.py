@@ -13,7 +13,7 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.report.atlas_table import has_parquet, write_parquet
 from clip_anatomy.report.html import encoded, framed, page, percent, spaced
 from clip_anatomy.report.thumbnails import thumbnails
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 
 __all__ = ["ATLAS", "MARK", "PAGE", "head_page", "html", "index_page", "save", "write_atlas"]
 
@@ -51,7 +51,7 @@ def html(atlas: Atlas) -> str:
     return framed(index_page(atlas, {}))
 
 
-def write_atlas(atlas: Atlas, rows: Sequence[Row], folder: Path, progress: Progress | None = None) -> list[str]:
+def write_atlas(atlas: Atlas, rows: Sequence[ImageRow], folder: Path, progress: Progress | None = None) -> list[str]:
     """Write all pages, pictures and tables of an atlas into an empty folder.
 
     Args:

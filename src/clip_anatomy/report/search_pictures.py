@@ -18,7 +18,7 @@ from clip_anatomy.retrieval.hits import Hit
 from clip_anatomy.retrieval.patch_attribution import BATCH, PatchAttribution, patch_attributions
 from clip_anatomy.retrieval.query_pictures import QueryPicture
 from clip_anatomy.retrieval.ranking import Ranking
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 
 __all__ = ["SIDE", "ResultPicture", "query_pictures", "result_pictures"]
 
@@ -117,7 +117,7 @@ def _drawn(
     return _model_view(original, clip), attribution.centered()
 
 
-def _original(row: Row) -> Image.Image | str:
+def _original(row: ImageRow) -> Image.Image | str:
     """The picture, or why there is none."""
     try:
         return picture_of(row.source, row.path, row.id)
@@ -125,7 +125,7 @@ def _original(row: Row) -> Image.Image | str:
         return str(error)
 
 
-def _row_link(row: Row) -> str:
+def _row_link(row: ImageRow) -> str:
     """Address of a row's own file, if it is one that can be opened."""
     return "" if row.path is None else _link(Path(row.source) / row.path)
 

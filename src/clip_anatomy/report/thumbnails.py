@@ -8,14 +8,14 @@ from PIL import Image
 from clip_anatomy.data.open_source import open_source
 from clip_anatomy.data.picture import Source, read_data
 from clip_anatomy.errors import ClipAnatomyError
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 
 __all__ = ["thumbnails"]
 
 SIDE = 112
 
 
-def thumbnails(rows: Iterable[Row], side: int = SIDE) -> Iterator[tuple[Row, Image.Image | None, str]]:
+def thumbnails(rows: Iterable[ImageRow], side: int = SIDE) -> Iterator[tuple[ImageRow, Image.Image | None, str]]:
     """Small pictures, their middle square if they are not square.
 
     Args:

@@ -50,8 +50,7 @@ def paper(
     from clip_anatomy.data.open_source import open_source
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.loading.load import load
-    from clip_anatomy.progress import note, progress
-    from clip_anatomy.report.index_progress import walking
+    from clip_anatomy.progress import note, progress, shown
     from clip_anatomy.report.step_progress import stages
     from clip_anatomy.store.index import index, model_of
     from clip_anatomy.store.manifest import NAME
@@ -77,9 +76,9 @@ def paper(
         paper_heads_of(clip)  # refused before anything is indexed
     if pictures is not None:
         try:
-            with walking(source) as report:
+            with shown(source) as tell:
                 done = index(
-                    clip, pictures, place, layers=f"last:{LATE}", convention="official", batch=batch, report=report
+                    clip, pictures, place, layers=f"last:{LATE}", convention="official", batch=batch, progress=tell
                 )
         except KeyboardInterrupt as stop:
             note(f"clip-anatomy: {stop or 'stopped; what was committed is kept'}")

@@ -9,7 +9,7 @@ from jaxtyping import Int64
 
 from clip_anatomy.retrieval.automatic_heads import ChosenHead
 from clip_anatomy.retrieval.query import Query
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
 
 __all__ = ["Hit", "hits_of", "rows_at"]
@@ -33,7 +33,7 @@ class Hit:
 
     rank: int
     score: float
-    row: Row
+    row: ImageRow
     shares: tuple[float, ...]
     copies: tuple[str, ...] = ()
     shared_texts: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ def hits_of(store: Store, query: Query, nearest: Callable[[int], list[int]], tot
 
 
 def _folded(
-    rows: dict[int, Row], places: Sequence[int], digests: frozenset[str]
+    rows: dict[int, ImageRow], places: Sequence[int], digests: frozenset[str]
 ) -> tuple[list[int], dict[int, list[str]]]:
     """Places of the first of equal files, and ids of the others beside it; files with these digests are left out."""
     first: list[int] = []
@@ -107,7 +107,7 @@ def _folded(
     return first, copies
 
 
-def rows_at(store: Store, places: Sequence[int]) -> dict[int, Row]:
+def rows_at(store: Store, places: Sequence[int]) -> dict[int, ImageRow]:
     """Look up what is known of some images, one by one: quick in a store of any size.
 
     Args:
@@ -115,7 +115,7 @@ def rows_at(store: Store, places: Sequence[int]) -> dict[int, Row]:
         places: places on its image axis.
     """
     wanted: Int64[np.ndarray, " some"] = np.unique(np.asarray(places, dtype=np.int64))
-    found: dict[int, Row] = {}
+    found: dict[int, ImageRow] = {}
     terms: list[str] = []
     values: list[int] = []
     for block in store.blocks:

@@ -16,9 +16,9 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.files import path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.retrieval.subspace import unit_embeddings
-from clip_anatomy.store.head_coordinates import arrays_of
+from clip_anatomy.store.head_coordinates import image_arrays
 from clip_anatomy.store.manifest import digest_of
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
 
 __all__ = ["QueryPicture", "coordinates_of_pictures", "read_query"]
@@ -42,7 +42,7 @@ class QueryPicture:
     name: str
     heads: Float[Tensor, "layer head d"] = field(repr=False)
     embedding: Float[Tensor, " embed"] = field(repr=False)
-    row: Row | None = None
+    row: ImageRow | None = None
     picture: Any = field(default=None, repr=False)
     digest: str | None = None
 
@@ -134,7 +134,7 @@ def _embedded(given: Any, store: Store, clip: Clip, *, allow_urls: bool) -> Quer
     pixels = clip.pixels(value, allow_urls=allow_urls)
     if len(pixels) != 1:
         raise BadInput(f"{len(pixels)} pictures in one: give a list of single pictures")
-    arrays = arrays_of(clip, store.basis, store.manifest, pixels)
+    arrays = image_arrays(clip, store.basis, store.manifest, pixels)
     name = Path(given).name if isinstance(given, str | Path) else "the picture"
     # [layer, head, 1, d] → [layer, head, d]
     heads, embedding = torch.from_numpy(arrays.heads)[:, :, 0].float(), torch.from_numpy(arrays.embedding)[0]

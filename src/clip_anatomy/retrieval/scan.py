@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clip_anatomy.loading.load import device_of
 from clip_anatomy.retrieval.subspace import Space
-from clip_anatomy.store.blocks import Block
+from clip_anatomy.store.blocks import StoreBlock
 from clip_anatomy.store.store import Store
 
 __all__ = ["best", "scores"]
@@ -89,13 +89,13 @@ class _Scan:
                 _LENGTHS.pop(next(iter(_LENGTHS)), None)
             _LENGTHS[self.key] = self.lengths
 
-    def prefetch(self, block: Block) -> None:
+    def prefetch(self, block: StoreBlock) -> None:
         """Have a block read from the disk beside what is computed."""
         if block.alive is None:
             for part in self.space.parts:
                 part.read(block)
 
-    def fill(self, found: Tensor, block: Block) -> None:
+    def fill(self, found: Tensor, block: StoreBlock) -> None:
         """Score one block."""
         arrays = [part.read(block) for part in self.space.parts]
         for first in range(0, len(block), PIECE):

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float16, Float64
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.store.blocks import Block
+from clip_anatomy.store.blocks import StoreBlock
 from clip_anatomy.store.store import Store
 
 __all__ = ["MODES", "Space", "SpacePart", "space_of", "unit_embeddings"]
@@ -44,9 +44,9 @@ class SpacePart:
     text: Callable[[], Float64[Tensor, "out embed"]] | None
     size: int
 
-    def read(self, block: Block) -> Float16[np.ndarray, "image d"]:
+    def read(self, block: StoreBlock) -> Float16[np.ndarray, "image d"]:
         """Read the stored numbers of a block's images."""
-        return block.run(self.at)
+        return block.cached(self.at)
 
     def apply(self, x: Float[Tensor, "image d"]) -> Float[Tensor, "image out"]:
         """Centre and project numbers as they are stored, in their own precision."""
@@ -206,4 +206,4 @@ def _means(store: Store) -> Float64[Tensor, "layer head d"]:
 
 def unit_embeddings(store: Store, rows: Sequence[int]) -> Float16[Tensor, "image embed"]:
     """Read unit embeddings exactly as they are stored."""
-    return store.gather(lambda block: block.run(None), rows, (store.manifest.embed,), np.float16)
+    return store.gather(lambda block: block.cached(None), rows, (store.manifest.embed,), np.float16)

@@ -1,7 +1,7 @@
-"""Blocks of images on disk, read through the page cache: a head of a block is one contiguous run of bytes.
+"""Blocks of images on disk: written by zarr, read through the page cache, where a head of a block is one run of bytes.
 
-A block is an immutable folder of zarr v3 arrays (written by `write_block`), uncompressed, so that what zarr calls an
-inner chunk can be mapped into memory as it is. Reading therefore needs no zarr and copies nothing.
+A block is an immutable folder of zarr v3 arrays, uncompressed, so that what zarr calls an inner chunk can be mapped into
+memory as it is. Reading therefore needs no zarr and copies nothing.
 
     blocks/000007/zarr.json            a group
     blocks/000007/heads/c/L/0/0/0      shard of layer L: [head, image, d] float16, then zarr's index of its chunks
@@ -10,21 +10,31 @@ inner chunk can be mapped into memory as it is. Reading therefore needs no zarr 
     blocks/000007/norm/c/0             [image] float32, ‖embedding‖
 """
 
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int64
+from jaxtyping import Float, Float16, Float32, Int64
 
-from clip_anatomy.errors import StoreError
+from clip_anatomy.errors import MissingExtra, StoreError
 from clip_anatomy.store.manifest import Manifest
-from clip_anatomy.store.mmap_cache import mapped, run
 
-__all__ = ["Block", "folder_of", "read_blocks"]
+__all__ = ["StoreBlock", "folder_of", "mapped", "mapped_and_cached", "need_zarr", "read_blocks", "write_block"]
 
 FOLDER = "blocks"
 INDEX_ENTRY, INDEX_SUM = 16, 4  # bytes of zarr's shard index: offset and length of each chunk, a CRC at the end
+CACHE_BYTES = (
+    512_000_000  # stay mapped between searches: mapping 384 MB anew costs 60 ms of page faults, twice the scan itself
+)
+
+_CACHE: OrderedDict[tuple[object, ...], np.ndarray] = OrderedDict()
+_LOCK = threading.Lock()
 
 
 def folder_of(store: Path, key: int) -> Path:
@@ -33,12 +43,12 @@ def folder_of(store: Path, key: int) -> Path:
 
 
 @dataclass(frozen=True)
-class Block:
+class StoreBlock:
     """One block of a store.
 
     Attributes:
         folder: where it lies.
-        about: of its store.
+        manifest: of its store.
         count: images in its arrays.
         key: its number.
         alive: places of the images that were not removed, ascending; None when all are there.
@@ -63,14 +73,14 @@ class Block:
         path = self.folder / "heads" / "c" / str(at) / "0" / "0" / "0"
         return self._living(self._mapped(path, np.float16, shape, indexed=manifest.heads), 1)
 
-    def run(self, at: tuple[int, int] | None) -> Float16[np.ndarray, "image d"]:
+    def cached(self, at: tuple[int, int] | None) -> Float16[np.ndarray, "image d"]:
         """Coordinates of one head (place of its layer, its number), or the embeddings (None); stays mapped for the next time."""
         manifest = self.manifest
         width, head, indexed = (manifest.embed, 0, 0) if at is None else (manifest.d, at[1], manifest.heads)
         name = "embedding/c/0/0" if at is None else f"heads/c/{at[0]}/0/0/0"
         numbers = self.count * width
         size = 2 * numbers * max(indexed, 1)
-        found = run(
+        found = mapped_and_cached(
             f"{self.folder}/{name}",
             np.float16,
             numbers,
@@ -128,15 +138,133 @@ class Block:
             raise StoreError(f"{path} was not written by this package, or is damaged. Type: clip-anatomy verify STORE")
 
 
-def read_blocks(rows: Any, folder: Path, manifest: Manifest) -> tuple[Block, ...]:
+def read_blocks(rows: Any, folder: Path, manifest: Manifest) -> tuple[StoreBlock, ...]:
     """The blocks of a store in order, and which of their images are still there."""
     dead: dict[int, list[int]] = {}
     for key, place in rows.execute("SELECT block, place FROM holes"):
         dead.setdefault(key, []).append(place)
-    blocks: list[Block] = []
+    blocks: list[StoreBlock] = []
     start = 0
     for key, count in rows.execute("SELECT key, count FROM blocks ORDER BY turn").fetchall():
         alive = np.setdiff1d(np.arange(count), dead[key]) if key in dead else None
-        blocks.append(Block(folder_of(folder, key), manifest, count, key, alive, start))
+        blocks.append(StoreBlock(folder_of(folder, key), manifest, count, key, alive, start))
         start += len(blocks[-1])
     return tuple(blocks)
+
+
+def mapped(path: Path, dtype: type, count: int, first: int = 0, *, read_now: bool = False) -> np.ndarray:
+    """Map numbers of a file as an array of one axis, read when they are looked at.
+
+    Args:
+        path: the file; not empty beyond `first`.
+        dtype: of the numbers.
+        count: how many.
+        first: byte at which they begin.
+        read_now: ask the system to read them now, beside what we do.
+
+    Returns:
+        An array that can be written to without reaching the file (torch takes no other).
+    """
+    with path.open("rb") as file:
+        start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        length = first - start + count * np.dtype(dtype).itemsize
+        pages = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start)
+        if read_now and hasattr(mmap, "MADV_WILLNEED"):
+            pages.madvise(mmap.MADV_WILLNEED)
+        return np.frombuffer(pages, dtype, count, first - start)
+
+
+def mapped_and_cached(path: str, dtype: type, count: int, first: int, check: Callable[[Path], None]) -> np.ndarray:
+    """Map numbers of a file and keep them mapped for the next call; those not asked for longest are let go.
+
+    A file that was replaced is checked and mapped again. Two threads may map the same one; both are right.
+
+    Args:
+        path: the file.
+        dtype: of the numbers.
+        count: how many.
+        first: byte at which they begin.
+        check: refuses a file that is missing or damaged; called before it is mapped.
+    """
+    try:
+        now = os.stat(path)  # noqa: PTH116 (Path.stat costs more than the rest of this function)
+    except FileNotFoundError:
+        check(Path(path))
+        raise
+    key = (path, first, count, now.st_ino, now.st_mtime_ns, now.st_size)
+    with _LOCK:
+        if key in _CACHE:
+            _CACHE.move_to_end(key)
+            return _CACHE[key]
+    check(Path(path))
+    found = mapped(Path(path), dtype, count, first, read_now=True)
+    with _LOCK:
+        _CACHE[key] = found
+        total = sum(array.nbytes for array in _CACHE.values())
+        while total > CACHE_BYTES and len(_CACHE) > 1:
+            total -= _CACHE.popitem(last=False)[1].nbytes
+    return found
+
+
+def need_zarr() -> Any:
+    """Import zarr, or say how to install it.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        import zarr
+    except ImportError as error:
+        raise MissingExtra("zarr", "library") from error
+    return zarr
+
+
+def write_block(
+    folder: Path, manifest: Manifest, count: int, read: Callable[[str, int], Float[np.ndarray, "..."]]
+) -> None:
+    """Write one block as a zarr v3 group, a layer at a time.
+
+    Args:
+        folder: where; must not exist.
+        manifest: of the store.
+        count: images in the block.
+        read: name of an array and place of a layer → its values: "heads" [head, image, d], "mlps" [image, embed],
+            "embedding" [image, embed], "norm" [image].
+
+    Raises:
+        MissingExtra: zarr is not installed.
+        OSError: the disk is full or gone.
+    """
+    zarr = need_zarr()
+    group = zarr.create_group(folder, zarr_format=3, attributes={"format": manifest.format, "images": count})
+    # Empty chunks are written too: with zarr's default a missing file would not prove that something is missing.
+    common: dict[str, Any] = {
+        "compressors": None,
+        "filters": None,
+        "fill_value": 0,
+        "config": {"write_empty_chunks": True},
+    }
+    layers, heads, d, embed = len(manifest.layers), manifest.heads, manifest.d, manifest.embed
+    unit = {"unit": "contribution / ‖embedding‖"}
+    array = group.create_array(
+        "heads", shape=(layers, heads, count, d), chunks=(1, 1, count, d), shards=(1, heads, count, d), dtype="float16",
+        dimension_names=("layer", "head", "image", "d"), attributes={**unit, "layers": list(manifest.layers)}, **common,
+    )  # fmt: skip
+    for at in range(layers):
+        array[at] = read("heads", at)
+    if "mlps" in manifest.keep:
+        array = group.create_array(
+            "mlps", shape=(layers, count, embed), chunks=(1, count, embed), dtype="float16",
+            dimension_names=("layer", "image", "embed"), attributes={**unit, "layers": list(manifest.layers)}, **common,
+        )  # fmt: skip
+        for at in range(layers):
+            array[at] = read("mlps", at)
+    array = group.create_array(
+        "embedding", shape=(count, embed), chunks=(count, embed), dtype="float16",
+        dimension_names=("image", "embed"), attributes={"unit": "of unit length"}, **common,
+    )  # fmt: skip
+    array[:] = read("embedding", 0)
+    array = group.create_array(
+        "norm", shape=(count,), chunks=(count,), dtype="float32", dimension_names=("image",), **common
+    )
+    array[:] = read("norm", 0)

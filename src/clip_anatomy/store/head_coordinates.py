@@ -1,4 +1,4 @@
-"""From pixels to what is kept of them: one forward, head coordinates, no joint-space vector of a head."""
+"""From pixels to what a store holds of them: one forward, head coordinates, no joint-space vector of a head."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import Trace
 
-__all__ = ["Arrays", "arrays_of"]
+__all__ = ["ImageArrays", "image_arrays"]
 
 
 @dataclass(frozen=True)
-class Arrays:
+class ImageArrays:
     """What is kept of one batch. Contributions are divided by ‖embedding‖.
 
     Attributes:
@@ -35,24 +35,26 @@ class Arrays:
     norm: Float32[np.ndarray, " image"]
     finite: Bool[np.ndarray, " image"]
 
-    def living(self) -> dict[str, np.ndarray]:
+    def usable(self) -> dict[str, np.ndarray]:
         """The arrays by name, only of the images that can be kept."""
         keep = slice(None) if self.finite.all() else np.flatnonzero(self.finite)
         found = {"heads": self.heads[:, :, keep], "embedding": self.embedding[keep], "norm": self.norm[keep]}
         return found if self.mlps is None else {**found, "mlps": self.mlps[:, keep]}
 
 
-def arrays_of(clip: Clip, basis: HeadBasis, manifest: Manifest, pixels: Float[Tensor, "image 3 row col"]) -> Arrays:
+def image_arrays(
+    clip: Clip, basis: HeadBasis, manifest: Manifest, pixels: Float[Tensor, "image 3 row col"]
+) -> ImageArrays:
     """Run the image tower and take what a store keeps.
 
     Args:
         clip: the model.
         basis: its frames, for the kept layers.
-        about: of the store.
+        manifest: of the store.
         pixels: preprocessed.
 
     Returns:
-        Arrays on the CPU.
+        ImageArrays on the CPU.
     """
     tower = clip.vision
     trace = tower.trace(pixels.to(clip.device, tower.dtype))
@@ -65,7 +67,7 @@ def arrays_of(clip: Clip, basis: HeadBasis, manifest: Manifest, pixels: Float[Te
         wrote = mlps_of(tower, trace, manifest) / norm[:, None, None]
         mlps = wrote.transpose(0, 1).to("cpu", torch.float16).contiguous()
         finite &= torch.isfinite(mlps).all(-1).all(0)
-    return Arrays(
+    return ImageArrays(
         heads.numpy(), None if mlps is None else mlps.numpy(), unit.numpy(), norm.cpu().numpy(), finite.numpy()
     )
 

@@ -1,11 +1,11 @@
-"""`index`: walk a collection once and keep the parts of every image.
+"""`index`: read a collection once and store the parts of every image.
 
 source ─▶ not known yet? ─▶ decode (threads, ahead) ─▶ model (batches) ─▶ head coordinates ─▶ commit every half minute
 """
 
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,13 +14,13 @@ from typing import Any
 from clip_anatomy.data.open_source import open_source
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.basis import basis_of
+from clip_anatomy.store.index_run import IndexRun, IndexSummary
 from clip_anatomy.store.manifest import NAME, Manifest, layers_of, parts_of
-from clip_anatomy.store.walk import Walk
-from clip_anatomy.store.walk_progress import Progress, Summary
 from clip_anatomy.store.writer import Writer
 
-__all__ = ["Progress", "Summary", "index", "model_of"]
+__all__ = ["IndexSummary", "index", "model_of"]
 
 COMMIT_SECONDS = 30.0
 
@@ -37,10 +37,10 @@ def index(
     prune: bool = False,
     batch: int | None = None,
     workers: int | None = None,
-    report: Callable[[Progress], None] | None = None,
+    progress: Progress | None = None,
     commit_seconds: float = COMMIT_SECONDS,
-) -> Summary:
-    """Keep the parts of every image of a collection: head coordinates, embeddings, rows, moments.
+) -> IndexSummary:
+    """Index a collection: store the parts of every image: head coordinates, embeddings, rows, moments.
 
     Run it again to go on after a stop, to add images, or to try again those that could not be read: what is in the store
     is not done twice. A kill or a full disk costs at most the last half minute.
@@ -57,11 +57,11 @@ def index(
         prune: also take out images that came from this source and are no longer in it.
         batch: images at once; found by itself when None, halved when memory runs out.
         workers: threads that decode; as many as there are cores by default.
-        report: called a few times a second with the progress.
+        progress: called a few times a second: "images", with how many were known or not used, and "moments".
         commit_seconds: how often finished images are made safe.
 
     Returns:
-        Summary of the run.
+        What the run did.
 
     Raises:
         BadInput: no such source.
@@ -84,8 +84,8 @@ def index(
         raise BadInput(f"batch={batch}: at least one image at once. Type batch=32, or leave it away")
     basis = basis_of(clip.vision, manifest.convention, manifest.layers)
     with Writer.open(folder, manifest, basis) as writer, _stop_on_signal() as stopped:
-        walk = Walk(writer, clip, basis, opened, stopped, report, commit_seconds, workers)
-        return walk.run(batch, prune=prune)
+        run = IndexRun(writer, clip, basis, opened, stopped, progress or silent, commit_seconds, workers)
+        return run.run(batch, prune=prune)
 
 
 def model_of(store: Path) -> str | None:

@@ -17,7 +17,7 @@ from jaxtyping import Int64
 
 from clip_anatomy.errors import BadInput, StoreError
 
-__all__ = ["Row", "connect", "connect_to_read", "facts_of", "mark_of", "query", "query_places", "row_of"]
+__all__ = ["ImageRow", "connect", "connect_to_read", "facts_of", "mark_of", "query", "query_places", "row_of"]
 
 NAME = "rows.sqlite"
 WAIT_SECONDS = 60.0
@@ -51,7 +51,7 @@ COLUMNS = (*MARKED, "source", "status", "block", "place", "mark")
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageRow:
     """One image of a store.
 
     Attributes:
@@ -142,6 +142,17 @@ def _read_only(path: Path) -> sqlite3.Connection:
 def facts_of(rows: sqlite3.Connection) -> dict[str, str]:
     """All facts."""
     return dict(rows.execute("SELECT name, value FROM facts").fetchall())
+
+
+def epoch_of(rows: sqlite3.Connection) -> int:
+    """Count how often images were removed or blocks merged: what was opened before must be opened again."""
+    return int(facts_of(rows).get("epoch", 0))
+
+
+def refuse_changed(rows: sqlite3.Connection, epoch: int, folder: Path) -> None:
+    """Raise StoreError where the store was changed since it was opened."""
+    if epoch_of(rows) != epoch:
+        raise StoreError(f"{folder} was changed since it was opened. Type: Store.open({str(folder)!r}) again")
 
 
 def set_fact(rows: sqlite3.Connection, name: str, value: object) -> None:
@@ -241,10 +252,10 @@ def _allow(action: int, first: str | None, second: str | None, *_: str | None) -
     return sqlite3.SQLITE_DENY
 
 
-def row_of(index: int, found: Any, specs: Mapping[int, str]) -> Row:
-    """A row of SQLite as a `Row`."""
+def row_of(index: int, found: Any, specs: Mapping[int, str]) -> ImageRow:
+    """A row of SQLite as a `ImageRow`."""
     same = ("id", "path", "size", "row", "col", "digest", "label", "group", "status", "error")
-    return Row(
+    return ImageRow(
         index=index,
         captions=tuple(json.loads(found["captions"])),
         meta=json.loads(found["meta"]),

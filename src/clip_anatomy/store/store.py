@@ -7,10 +7,10 @@ STORE/blocks/000007/      zarr v3 arrays of some images    STORE/lock          h
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.results import Result
 from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.split.moments import Moments
 from clip_anatomy.store import rows as sql
-from clip_anatomy.store.blocks import Block, read_blocks
+from clip_anatomy.store.blocks import StoreBlock, read_blocks
 from clip_anatomy.store.manifest import Manifest, load_basis
-from clip_anatomy.store.rows import Row, row_of
-
-if TYPE_CHECKING:
-    from clip_anatomy.split.moments import Moments
+from clip_anatomy.store.rows import ImageRow, row_of
+from clip_anatomy.store.stored_moments import moments_of_store
 
 __all__ = ["Store"]
 
@@ -34,8 +34,8 @@ Rows = Sequence[int] | np.ndarray | Tensor | slice | None
 """Which images: indices on the store's image axis, a slice, or None for all."""
 
 
-@dataclass(frozen=True)
-class Store:
+@dataclass(frozen=True, repr=False)
+class Store(Result):
     """Parts of many images. Everything it returns has its images in one order, 0 … len − 1, that of `rows()`.
 
     Head coordinates are of contributions divided by ‖embedding‖ in the frames of `basis`: `u · Q` is the contribution in
@@ -50,7 +50,7 @@ class Store:
 
     path: Path
     manifest: Manifest
-    blocks: tuple[Block, ...] = field(repr=False)
+    blocks: tuple[StoreBlock, ...] = field(repr=False)
     epoch: int
 
     @staticmethod
@@ -74,12 +74,23 @@ class Store:
         with closing(sql.connect_to_read(folder)) as rows:
             rows.execute("BEGIN")
             blocks = read_blocks(rows, folder, manifest)
-            epoch = int(sql.facts_of(rows).get("epoch", 0))
-        return Store(folder, manifest, blocks, epoch)
+            return Store(folder, manifest, blocks, sql.epoch_of(rows))
 
     def __len__(self) -> int:
         """Number of images."""
         return sum(len(block) for block in self.blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return where it lies, how many images it holds, and its manifest."""
+        return {"schema": "clip-anatomy/store/1", "store": str(self.path), "images": len(self), **asdict(self.manifest)}
+
+    def summary(self) -> str:
+        """Return model, images, layers and parts in one line."""
+        manifest = self.manifest
+        return (
+            f"store {self.path}: {len(self):,} images by {manifest.model}, {', '.join(manifest.keep)} of layers "
+            f"{', '.join(map(str, manifest.layers))}, {manifest.heads} heads each, convention {manifest.convention}"
+        )
 
     @cached_property
     def basis(self) -> HeadBasis:
@@ -106,7 +117,7 @@ class Store:
         # All of it once: mapped and let go. Some rows, as searches ask for: from what stays mapped.
         some = rows is not None and not isinstance(rows, slice)
         return self.gather(
-            (lambda block: block.run((at, head))) if some else (lambda block: block.heads(at)[head]),
+            (lambda block: block.cached((at, head))) if some else (lambda block: block.heads(at)[head]),
             rows,
             (self.manifest.d,),
             np.float16,
@@ -154,12 +165,12 @@ class Store:
 
     def embeddings(self, rows: Rows = None, *, unit: bool = False) -> Float32[Tensor, "image embed"]:
         """Embeddings as the model gives them, or of unit length. Kept in float16: the cosine loses less than 1e-6."""
-        found = self.gather(Block.embedding, rows, (self.manifest.embed,), np.float16).float()
+        found = self.gather(StoreBlock.embedding, rows, (self.manifest.embed,), np.float16).float()
         return torch.nn.functional.normalize(found, dim=-1) if unit else found * self.norms(rows)[:, None]
 
     def norms(self, rows: Rows = None) -> Float32[Tensor, " image"]:
         """‖embedding‖: multiply with it to undo the division of the parts."""
-        return self.gather(Block.norm, rows, (), np.float32)
+        return self.gather(StoreBlock.norm, rows, (), np.float32)
 
     def mlps(self, layer: int, rows: Rows = None) -> Float16[Tensor, "image embed"]:
         """What one MLP wrote into the joint space, divided by ‖embedding‖.
@@ -184,7 +195,7 @@ class Store:
             )
         return self.manifest.layers.index(layer)
 
-    def moments(self, groups: str | None = None, chunks: int | None = None) -> "Moments":
+    def moments(self, groups: str | None = None, chunks: int | None = None) -> Moments:
         """Count, mean and scatter of every head over all images, in the coordinates of `basis`.
 
         What was kept beside the arrays is used where it answers the question; everything else is taken from the arrays,
@@ -194,21 +205,17 @@ class Store:
             groups: a column ("group", "label"): moments per value of it, numbered as in `values(groups)`.
             chunks: independent sub-moments for bootstraps (32 is good); by default as many as are kept.
         """
-        from clip_anatomy.store.stored_moments import moments_of_store
-
-        return moments_of_store(self, groups, chunks)
+        return replace(self._moments(groups, chunks), basis=self.basis)
 
     def means(self) -> Float64[Tensor, "layer head d"]:
         """Mean of every head over all images, in the coordinates of `basis`."""
-        from clip_anatomy.store.stored_moments import moments_of_store
-
-        return moments_of_store(self, None, None, framed=False).mean
+        return self._moments(None, None).mean
 
     # ---- rows
 
     def rows(
         self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = (), *, status: str = "done"
-    ) -> list[Row]:
+    ) -> list[ImageRow]:
         """What is known of the images.
 
         Args:
@@ -225,7 +232,7 @@ class Store:
         if status not in ("done", "error", "removed", "gone"):
             raise BadInput(f"status {status!r} is not known. Type one of: done, error, removed, gone")
         with closing(sql.connect_to_read(self.path)) as rows:
-            self._check_epoch(sql.facts_of(rows))
+            sql.refuse_changed(rows, self.epoch, self.path)
             specs = dict(rows.execute("SELECT key, spec FROM sources").fetchall())
             found = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
         return [row_of(index, r, specs) for index, r in found if index >= 0 or status != "done"]
@@ -243,7 +250,7 @@ class Store:
             BadInput: the condition is not SQL over these columns.
         """
         with closing(sql.connect_to_read(self.path)) as rows:
-            self._check_epoch(sql.facts_of(rows))
+            sql.refuse_changed(rows, self.epoch, self.path)
             found = sql.query_places(rows, where, parameters)
         kept: list[np.ndarray] = []
         for block in self.blocks:
@@ -258,7 +265,7 @@ class Store:
         what, given = (f'images."{name}"', ()) if name in plain else ("json_extract(meta, ?)", (f'$."{name}"',))
         text = f"SELECT {what}, block, place FROM images JOIN blocks ON blocks.key = block WHERE status = 'done' ORDER BY turn, place"
         with closing(sql.connect_to_read(self.path)) as rows:
-            self._check_epoch(sql.facts_of(rows))
+            sql.refuse_changed(rows, self.epoch, self.path)
             known = {block.key for block in self.blocks}
             return [value for value, block, _ in rows.execute(text, given) if block in known]
 
@@ -274,9 +281,8 @@ class Store:
 
     # ---- within
 
-    def _check_epoch(self, facts: Mapping[str, str]) -> None:
-        if int(facts.get("epoch", 0)) != self.epoch:
-            raise StoreError(f"{self.path} was changed since it was opened. Type: Store.open({str(self.path)!r}) again")
+    def _moments(self, groups: str | None, chunks: int | None) -> Moments:
+        return moments_of_store(self.path, self.manifest, self.blocks, self.epoch, groups=groups, chunks=chunks)
 
     def _index_of(self, key: int | None, place: int | None) -> int:
         block = None if key is None else self._by_key.get(key)
@@ -285,10 +291,12 @@ class Store:
         return block.start + (place if block.alive is None else int(np.searchsorted(block.alive, place)))
 
     @cached_property
-    def _by_key(self) -> dict[int, Block]:
+    def _by_key(self) -> dict[int, StoreBlock]:
         return {block.key: block for block in self.blocks}
 
-    def gather(self, read: Callable[[Block], np.ndarray], rows: Rows, shape: tuple[int, ...], dtype: type) -> Tensor:
+    def gather(
+        self, read: Callable[[StoreBlock], np.ndarray], rows: Rows, shape: tuple[int, ...], dtype: type
+    ) -> Tensor:
         """Rows of any array of the blocks, in the order asked for.
 
         Args:

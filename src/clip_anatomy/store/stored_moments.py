@@ -1,6 +1,6 @@
-"""Moments of a store: taken from its arrays, block by block, and kept beside them so that nobody waits for them twice.
+"""Stored moments: taken from the arrays of a store, block by block, and saved beside them so that nobody waits for them twice.
 
-What is kept is a summary of exactly the float16 coordinates on disk, so that it can be checked against them, and images can
+They are a summary of exactly the float16 coordinates on disk, so that it can be checked against them, and images can
 be taken out of it again.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from jaxtyping import Int64
 from clip_anatomy.errors import BadInput, StoreError
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store import rows as sql
-from clip_anatomy.store.blocks import Block
+from clip_anatomy.store.blocks import StoreBlock
 from clip_anatomy.store.manifest import Manifest, digest_of
 
-if TYPE_CHECKING:
-    from clip_anatomy.store.store import Store
-
-__all__ = ["Kept", "moments_of_blocks", "moments_of_store", "read_kept"]
+__all__ = [
+    "StoredMoments", "chunks_for", "moments_of_blocks", "moments_of_store", "names_of", "read_stored_moments", "renumbered", "save_moments",
+    "wanted", "write_stored_moments",
+]  # fmt: skip
 
 FOLDER = "moments"
 CHUNKS = 32
@@ -34,8 +34,8 @@ MOST_GROUPS = 16
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One file of kept moments.
+class StoredMoments:
+    """One file of moments.
 
     Attributes:
         column: "" for no groups, or the column of the rows that gives them.
@@ -68,7 +68,7 @@ class Kept:
 
 
 def chunks_for(manifest: Manifest) -> int:
-    """How many chunks are kept: 32, or what fits into 12 MB; more are taken from the arrays when asked for."""
+    """How many chunks are stored: 32, or what fits into 12 MB; more are taken from the arrays when asked for."""
     fit = CELLS_BYTES // manifest.cell_bytes
     return CHUNKS if fit >= CHUNKS else 1 << max(0, fit.bit_length() - 1)
 
@@ -84,35 +84,35 @@ def wanted(rows: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, int]
     return found
 
 
-def read_kept(rows: sqlite3.Connection) -> list[Kept]:
-    """Which moments are kept."""
-    found: list[Kept] = []
+def read_stored_moments(rows: sqlite3.Connection) -> list[StoredMoments]:
+    """List the moments that are stored."""
+    found: list[StoredMoments] = []
     for (text,) in rows.execute("SELECT about FROM kept ORDER BY name"):
-        said: dict[str, Any] = json.loads(text)
-        said |= {"names": tuple(said["names"]), "covers": tuple(said["covers"])}
-        found.append(Kept(**said))
+        values: dict[str, Any] = json.loads(text)
+        values |= {"names": tuple(values["names"]), "covers": tuple(values["covers"])}
+        found.append(StoredMoments(**values))
     return found
 
 
-def write_kept(rows: sqlite3.Connection, kept: Kept) -> None:
+def write_stored_moments(rows: sqlite3.Connection, stored: StoredMoments) -> None:
     """Write one entry, inside the caller's transaction."""
-    rows.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (kept.name, kept.file, json.dumps(asdict(kept))))
+    rows.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (stored.name, stored.file, json.dumps(asdict(stored))))
 
 
-def save(
+def save_moments(
     moments: Moments, store: Path, *, column: str, chunks: int, names: Sequence[str], covers: Iterable[int]
-) -> Kept:
+) -> StoredMoments:
     """Write moments to a new file (without the frames, which the store has anyway); it counts once its entry is committed."""
     folder = store / FOLDER
     folder.mkdir(exist_ok=True)
     numbers = [int(path.name.split(".")[1]) for path in folder.glob(f"{column or 'all'}-{chunks}.*.safetensors")]
     name = f"{column or 'all'}-{chunks}.{max(numbers, default=0) + 1:06d}.safetensors"
     path = replace(moments, basis=None).save(folder / name)
-    return Kept(column, chunks, tuple(names), tuple(covers), name, digest_of(path))
+    return StoredMoments(column, chunks, tuple(names), tuple(covers), name, digest_of(path))
 
 
 def moments_of_blocks(
-    blocks: Iterable[Block],
+    blocks: Iterable[StoreBlock],
     manifest: Manifest,
     rows: sqlite3.Connection,
     *,
@@ -124,7 +124,7 @@ def moments_of_blocks(
 
     Args:
         blocks: which; `alive` may name some of their images only.
-        about: of the store.
+        manifest: of the store.
         rows: of the store: an image's key decides its chunk.
         column: column of the groups, or "".
         chunks: number of chunks.
@@ -151,36 +151,46 @@ def moments_of_blocks(
     return total
 
 
-def moments_of_store(store: "Store", groups: str | None, chunks: int | None, *, framed: bool = True) -> Moments:
-    """Moments of a store: see `Store.moments`. The frames, which are large, are left out if not `framed`."""
-    basis = store.basis if framed else None
+def moments_of_store(
+    folder: Path,
+    manifest: Manifest,
+    blocks: Sequence[StoreBlock],
+    epoch: int,
+    *,
+    groups: str | None,
+    chunks: int | None,
+) -> Moments:
+    """Moments of a store, without the frames: those that are stored where they answer the question, else from the arrays.
+
+    Args:
+        folder: of the store.
+        manifest: of the store.
+        blocks: as of the moment of opening.
+        epoch: of that moment.
+        groups: a column ("group", "label"), or None.
+        chunks: number of chunks; None for as many as are stored.
+    """
     column = groups or ""
     if column and column not in ("group", "label"):
         raise BadInput(f"groups={groups!r} is not a column for moments. Type one of: 'group', 'label'")
-    with closing(sql.connect_to_read(store.path)) as rows:
-        if int(sql.facts_of(rows).get("epoch", 0)) != store.epoch:
-            raise StoreError(
-                f"{store.path} was changed since it was opened. Type: Store.open({str(store.path)!r}) again"
-            )
-        names = names_of(rows, column, [block.key for block in store.blocks])
-        for kept in read_kept(rows):
-            fits = kept.column == column and (chunks is None or chunks == kept.chunks)
-            covered = {*kept.covers} <= {block.key for block in store.blocks}
-            if not fits or not covered or {*kept.names} - {*names}:
+    with closing(sql.connect_to_read(folder)) as rows:
+        sql.refuse_changed(rows, epoch, folder)
+        keys = {block.key for block in blocks}
+        names = names_of(rows, column, keys)
+        for stored in read_stored_moments(rows):
+            fits = stored.column == column and (chunks is None or chunks == stored.chunks)
+            if not fits or not {*stored.covers} <= keys or {*stored.names} - {*names}:
                 continue
-            found = kept.load(store.path)
+            found = stored.load(folder)
             if found is None:
                 continue
-            found = renumbered(found, kept.names, names)
-            rest = [block for block in store.blocks if block.key not in kept.covers]
-            if rest:
-                found = found.merge(
-                    moments_of_blocks(rest, store.manifest, rows, column=column, chunks=kept.chunks, names=names)
-                )
-            return replace(found, basis=basis)
-        number = chunks or (1 if column else chunks_for(store.manifest))
-        found = moments_of_blocks(store.blocks, store.manifest, rows, column=column, chunks=number, names=names)
-        return replace(found, basis=basis)
+            found = renumbered(found, stored.names, names)
+            if rest := [block for block in blocks if block.key not in stored.covers]:
+                more = moments_of_blocks(rest, manifest, rows, column=column, chunks=stored.chunks, names=names)
+                found = found.merge(more)
+            return found
+        number = chunks or (1 if column else chunks_for(manifest))
+        return moments_of_blocks(blocks, manifest, rows, column=column, chunks=number, names=names)
 
 
 def names_of(rows: sqlite3.Connection, column: str, keys: Iterable[int] | None = None) -> tuple[str, ...]:
@@ -200,7 +210,7 @@ def renumbered(moments: Moments, old: Sequence[str], new: Sequence[str]) -> Mome
 
 
 def _keys_and_codes(
-    block: Block, rows: sqlite3.Connection, column: str, names: Sequence[str]
+    block: StoreBlock, rows: sqlite3.Connection, column: str, names: Sequence[str]
 ) -> tuple[Int64[torch.Tensor, " image"], Int64[torch.Tensor, " image"] | None]:
     what = f'"{column}"' if column else "''"
     found = rows.execute(

@@ -2,23 +2,26 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.results import Result
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, folder_of
 from clip_anatomy.store.manifest import BASIS, NAME, Manifest, digest_of
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
-from clip_anatomy.store.stored_moments import Kept, read_kept
+from clip_anatomy.store.stored_moments import read_stored_moments
 
-__all__ = ["Report", "verify"]
+__all__ = ["VerifyReport", "verify"]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `verify` found.
+@dataclass(frozen=True, repr=False)
+class VerifyReport(Result):
+    """What is wrong with a store.
 
     Attributes:
         store: path of the store.
@@ -43,21 +46,34 @@ class Report:
         """Whether nothing is wrong."""
         return not self.problems
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return {"schema": "clip-anatomy/verify/1", "holds": self.holds, **asdict(self)}
 
-def verify(store: str | Path, step: Callable[[], None] | None = None) -> Report:
-    """Read every file of a store and compare it with the checksums taken when it was written.
+    def summary(self) -> str:
+        """Return what is wrong, what is worth knowing, and the counts."""
+        found = "all is well" if self.holds else f"{len(self.problems)} things are wrong"
+        counts = f"{self.store}: {self.images:,} images in {self.files:,} files of {self.bytes / 1e6:,.1f} MB: {found}"
+        return "\n".join(
+            [*(f"WRONG  {one}" for one in self.problems), *(f"note   {one}" for one in self.notes), counts]
+        )
+
+
+def verify(store: str | Path, progress: Progress | None = None) -> VerifyReport:
+    """Verify a store: read every file and compare it with the checksums taken when it was written.
 
     Args:
         store: its folder.
-        step: called after every file.
+        progress: called after every file.
 
     Returns:
-        Report; `report.holds` says whether all is well.
+        What is wrong; its `holds` says whether all is well.
 
     Raises:
         StoreError: no store at all, or its description or rows cannot be read.
     """
     folder = Path(store)
+    tell = progress or silent
     Manifest.load(folder)
     problems: list[str] = []
     count = size = 0
@@ -65,7 +81,8 @@ def verify(store: str | Path, step: Callable[[], None] | None = None) -> Report:
         rows.execute("BEGIN")
         try:
             problems += [f"{sql.NAME}: {text}" for (text,) in rows.execute("PRAGMA integrity_check") if text != "ok"]
-            for path, expected, digest in _files(folder, rows):
+            files = list(_files(folder, rows))
+            for at, (path, expected, digest) in enumerate(files, 1):
                 name = path.relative_to(folder).as_posix()
                 try:
                     found = path.stat().st_size
@@ -76,8 +93,7 @@ def verify(store: str | Path, step: Callable[[], None] | None = None) -> Report:
                     count, size = count + 1, size + found
                 except OSError as error:
                     problems.append(f"{name}: {'missing' if isinstance(error, FileNotFoundError) else error}")
-                if step is not None:
-                    step()
+                tell("files", at, len(files))
             problems += _rows(rows)
             images, errors = (
                 rows.execute("SELECT count(*) FROM images WHERE status = ?", (status,)).fetchone()[0]
@@ -88,7 +104,7 @@ def verify(store: str | Path, step: Callable[[], None] | None = None) -> Report:
             problems.append(f"{sql.NAME}: {error}")
             images = errors = 0
             notes = []
-    return Report(str(folder), images, errors, count, size, tuple(problems), tuple(notes))
+    return VerifyReport(str(folder), images, errors, count, size, tuple(problems), tuple(notes))
 
 
 def _files(folder: Path, rows: sqlite3.Connection) -> Iterator[tuple[Path, int | None, str]]:
@@ -99,8 +115,8 @@ def _files(folder: Path, rows: sqlite3.Connection) -> Iterator[tuple[Path, int |
     for key, files in rows.execute("SELECT key, files FROM blocks ORDER BY turn").fetchall():
         for name, (size, digest) in json.loads(files).items():
             yield folder_of(folder, key) / name, size, digest
-    for kept in read_kept(rows):
-        yield folder / MOMENTS / kept.file, None, kept.digest
+    for stored in read_stored_moments(rows):
+        yield folder / MOMENTS / stored.file, None, stored.digest
 
 
 def _rows(rows: sqlite3.Connection) -> Iterator[str]:
@@ -138,6 +154,5 @@ def _leftovers(folder: Path, rows: sqlite3.Connection) -> Iterator[str]:
         if path.name not in known:
             yield f"{FOLDER}/{path.name} belongs to no image (a killed run left it); the next index run deletes it"
     covers = {key for (key,) in rows.execute("SELECT key FROM blocks")}
-    kept: list[Kept] = read_kept(rows)
-    if covers and not any(covers <= {*one.covers} for one in kept):
+    if covers and not any(covers <= {*one.covers} for one in read_stored_moments(rows)):
         yield "the last run did not end: moments are taken from the arrays until the next index run has ended"

@@ -1,4 +1,4 @@
-"""`Writer`: the only thing that changes a store. Arrays first, flushed to the disk; then one transaction that makes them count.
+"""`Writer`: the only thing that changes a store. ImageArrays first, flushed to the disk; then one transaction that makes them count.
 
 files of a block ─▶ fsync ─▶ COMMIT (its row, its images' rows)      a kill in between leaves files that no row names;
 they are deleted when the next writer opens the store, and their images are done again.
@@ -18,21 +18,29 @@ import numpy as np
 from clip_anatomy.errors import OutputError
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
-from clip_anatomy.store import stored_moments as tally
-from clip_anatomy.store.blocks import FOLDER, Block, folder_of, read_blocks
-from clip_anatomy.store.durable import flush, saving
-from clip_anatomy.store.lock import writing
+from clip_anatomy.store.blocks import FOLDER, StoreBlock, folder_of, need_zarr, read_blocks, write_block
+from clip_anatomy.store.crash_safety import LOCK, flush, one_clear_error, sole_writer
 from clip_anatomy.store.manifest import BASIS, NAME, Manifest, digest_of, save_basis
-from clip_anatomy.store.write_block import need_zarr, write_block
+from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
+from clip_anatomy.store.stored_moments import (
+    StoredMoments,
+    moments_of_blocks,
+    names_of,
+    read_stored_moments,
+    renumbered,
+    save_moments,
+    wanted,
+    write_stored_moments,
+)
 
 __all__ = ["FULL", "Writer"]
 
 FULL = 16_384  # images of a block that is not merged any more
-OURS = frozenset({"lock", sql.NAME, f"{sql.NAME}-journal", FOLDER, tally.FOLDER, BASIS, NAME})
+OURS = frozenset({LOCK, sql.NAME, f"{sql.NAME}-journal", FOLDER, MOMENTS, BASIS, NAME})
 
 
 class Writer:
-    """A store opened to write, by this process alone."""
+    """Write a store, as the only process that does."""
 
     def __init__(self, folder: Path, manifest: Manifest, rows: sqlite3.Connection) -> None:
         """Use `Writer.open`."""
@@ -59,9 +67,9 @@ class Writer:
             if manifest is None or basis is None:
                 Manifest.load(folder)  # says what is missing
             _refuse_foreign(folder)
-        with saving(folder):
+        with one_clear_error(folder):
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        with writing(folder):
+        with sole_writer(folder):
             if not (folder / NAME).exists():
                 assert manifest is not None
                 assert basis is not None
@@ -77,7 +85,7 @@ class Writer:
             finally:
                 rows.close()
 
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[StoreBlock, ...]:
         """All blocks, as they are now."""
         return read_blocks(self.rows, self.folder, self.manifest)
 
@@ -105,14 +113,14 @@ class Writer:
                 sql.write_row(self.rows, {**entry, "block": key if done else None, "place": place if done else None})
                 place += done
 
-    def settle(self, *, end: bool) -> None:
-        """Bring the kept moments up to date, and merge small blocks at the tail into one.
+    def tidy(self, *, end: bool) -> None:
+        """Bring the stored moments up to date, and merge small blocks at the tail into one.
 
         Args:
             end: merge whatever there is; otherwise only once it fills a block.
         """
         blocks = self.blocks()
-        tail: list[Block] = []
+        tail: list[StoreBlock] = []
         for block in reversed(blocks):
             if block.count >= FULL:
                 break
@@ -120,11 +128,11 @@ class Writer:
         full = sum(len(block) for block in tail) >= FULL
         if not end and not full:
             return
-        self._keep_moments(blocks)
+        self._store_moments(blocks)
         if len(tail) > 1:
             self.merge(tail)
 
-    def merge(self, parts: Sequence[Block]) -> None:
+    def merge(self, parts: Sequence[StoreBlock]) -> None:
         """Write neighbouring blocks as one, without the images that were removed."""
         count = sum(len(part) for part in parts)
 
@@ -149,17 +157,15 @@ class Writer:
             keys = [part.key for part in parts]
             self.rows.executemany("DELETE FROM blocks WHERE key = ?", [(key,) for key in keys])
             self.rows.executemany("DELETE FROM holes WHERE block = ?", [(key,) for key in keys])
-            for kept in tally.read_kept(self.rows):
-                covered = {*keys} <= {*kept.covers}
-                rest = tuple(known for known in kept.covers if known not in keys)
-                if not covered and len(rest) < len(
-                    kept.covers
-                ):  # it covers a part of the new block only: take it again
-                    self.rows.execute("DELETE FROM kept WHERE name = ?", (kept.name,))
-                elif covered:
+            for stored in read_stored_moments(self.rows):
+                covered = {*keys} <= {*stored.covers}
+                rest = tuple(known for known in stored.covers if known not in keys)
+                if covered:
                     covers = (*rest, key) if key is not None else rest
-                    tally.write_kept(self.rows, replace(kept, covers=covers))
-            self._turn_epoch()
+                    write_stored_moments(self.rows, replace(stored, covers=covers))
+                elif len(rest) < len(stored.covers):  # it covers a part of the new block only: take it again
+                    self.rows.execute("DELETE FROM kept WHERE name = ?", (stored.name,))
+            self._next_epoch()
         self._sweep()
 
     def remove(self, keys: Sequence[int], status: str, why: str) -> int:
@@ -183,57 +189,57 @@ class Writer:
             out.setdefault(block, []).append(place)
         blocks = {block.key: block for block in self.blocks()}
         leaving = [
-            Block(blocks[key].folder, self.manifest, blocks[key].count, key, np.array(places))
+            StoreBlock(blocks[key].folder, self.manifest, blocks[key].count, key, np.array(places))
             for key, places in out.items()
         ]
-        kept: list[tally.Kept] = []
-        with saving(self.folder):
-            for old in tally.read_kept(self.rows):
+        corrected: list[StoredMoments] = []
+        with one_clear_error(self.folder):
+            for old in read_stored_moments(self.rows):
                 covered = [block for block in leaving if block.key in old.covers]
                 moments = old.load(self.folder)
                 if moments is None or not covered:
                     continue
                 same: dict[str, Any] = {"column": old.column, "chunks": old.chunks, "names": old.names}
-                minus = tally.moments_of_blocks(covered, self.manifest, self.rows, **same)
-                kept.append(tally.save(moments.without(minus), self.folder, covers=old.covers, **same))
+                minus = moments_of_blocks(covered, self.manifest, self.rows, **same)
+                corrected.append(save_moments(moments.without(minus), self.folder, covers=old.covers, **same))
         with self._transaction():
             self.rows.executemany(
                 "INSERT INTO holes VALUES (?, ?)", [(b, p) for b, places in out.items() for p in places]
             )
             for key, *_ in found:
-                self._entomb(key, status, why)
-            for new in kept:
-                tally.write_kept(self.rows, new)
-            self._turn_epoch()
+                self._mark_removed(key, status, why)
+            for new in corrected:
+                write_stored_moments(self.rows, new)
+            self._next_epoch()
         self._sweep()
         return len(found)
 
     # ---- within
 
-    def _entomb(self, key: int, status: str, why: str) -> None:
+    def _mark_removed(self, key: int, status: str, why: str) -> None:
         self.rows.row_factory = sqlite3.Row
         row = dict(self.rows.execute("SELECT * FROM images WHERE key = ?", (key,)).fetchone())
         self.rows.row_factory = None
         sql.write_row(self.rows, {**row, "status": status, "error": why, "block": None, "place": None})
 
-    def _keep_moments(self, blocks: Sequence[Block]) -> None:
-        known = {(kept.column, kept.chunks): kept for kept in tally.read_kept(self.rows)}
-        for column, chunks in tally.wanted(self.rows, self.manifest):
+    def _store_moments(self, blocks: Sequence[StoreBlock]) -> None:
+        known = {(stored.column, stored.chunks): stored for stored in read_stored_moments(self.rows)}
+        for column, chunks in wanted(self.rows, self.manifest):
             old = known.get((column, chunks))
-            names = tally.names_of(self.rows, column)
+            names = names_of(self.rows, column)
             if old is not None and {block.key for block in blocks} == {*old.covers} and old.names == names:
                 continue
             moments = None if old is None or {*old.names} - {*names} else old.load(self.folder)
             covers = () if moments is None or old is None else old.covers
             rest = [block for block in blocks if block.key not in covers]
-            with saving(self.folder):
+            with one_clear_error(self.folder):
                 same: dict[str, Any] = {"column": column, "chunks": chunks, "names": names}
-                more = tally.moments_of_blocks(rest, self.manifest, self.rows, **same)
+                more = moments_of_blocks(rest, self.manifest, self.rows, **same)
                 if moments is not None and old is not None:
-                    more = tally.renumbered(moments, old.names, names).merge(more)
-                new = tally.save(more, self.folder, covers=[block.key for block in blocks], **same)
+                    more = renumbered(moments, old.names, names).merge(more)
+                new = save_moments(more, self.folder, covers=[block.key for block in blocks], **same)
             with self._transaction():
-                tally.write_kept(self.rows, new)
+                write_stored_moments(self.rows, new)
         self._sweep()
 
     def _write(self, turn: int, count: int, read: Callable[[str, int], np.ndarray]) -> int:
@@ -247,17 +253,17 @@ class Writer:
         try:
             write_block(folder, self.manifest, count, read)
             files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-            told = {name: [path.stat().st_size, digest_of(path)] for name, path in files.items()}
+            sizes = {name: [path.stat().st_size, digest_of(path)] for name, path in files.items()}
             flush([*files.values(), *(p for p in folder.rglob("*") if p.is_dir()), folder, folder.parent])
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        self.rows.execute("UPDATE blocks SET files = ? WHERE key = ?", (json.dumps(told), key))
+        self.rows.execute("UPDATE blocks SET files = ? WHERE key = ?", (json.dumps(sizes), key))
         return key
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
-        with saving(self.folder):
+        with one_clear_error(self.folder):
             self.rows.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -267,8 +273,8 @@ class Writer:
                     self.rows.execute("ROLLBACK")
                 raise
 
-    def _turn_epoch(self) -> None:
-        sql.set_fact(self.rows, "epoch", int(sql.facts_of(self.rows).get("epoch", 0)) + 1)
+    def _next_epoch(self) -> None:
+        sql.set_fact(self.rows, "epoch", sql.epoch_of(self.rows) + 1)
 
     def _sweep(self) -> None:
         """Delete files that no committed row names: what a killed writer, or a merge, left behind."""
@@ -279,10 +285,10 @@ class Writer:
         for path in self.folder.iterdir():
             if _is_part(path):
                 path.unlink(missing_ok=True)
-        kept = {file for (file,) in self.rows.execute("SELECT file FROM kept")}
-        if (self.folder / tally.FOLDER).is_dir():
-            for path in (self.folder / tally.FOLDER).iterdir():
-                if path.name not in kept:
+        files = {file for (file,) in self.rows.execute("SELECT file FROM kept")}
+        if (self.folder / MOMENTS).is_dir():
+            for path in (self.folder / MOMENTS).iterdir():
+                if path.name not in files:
                     path.unlink(missing_ok=True)
 
 
@@ -301,7 +307,7 @@ def _is_part(path: Path) -> bool:
 def _make(folder: Path, basis: HeadBasis, manifest: Manifest) -> None:
     rows = sql.connect(folder)
     try:
-        with saving(folder):
+        with one_clear_error(folder):
             save_basis(basis, folder)
             sql.set_fact(rows, BASIS, digest_of(folder / BASIS))
             sql.set_fact(rows, NAME, manifest.text_digest)

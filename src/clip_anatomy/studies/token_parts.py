@@ -23,7 +23,7 @@ from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.parts import decompose
 from clip_anatomy.split.source_tokens import token_parts
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
 
 __all__ = ["TokenParts", "token_parts_of", "tokens_of"]
@@ -140,13 +140,13 @@ def _room(place: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, Path | 
         return np.zeros(shape, np.float16), None
 
 
-def _batches(store: Store) -> Iterator[tuple[int, list[Row]]]:
+def _batches(store: Store) -> Iterator[tuple[int, list[ImageRow]]]:
     rows = store.rows()
     for first in range(0, len(rows), BATCH):
         yield first, rows[first : first + BATCH]
 
 
-def _read(store: Store, clip: Clip, rows: list[Row], tokens: tuple[int, ...]) -> np.ndarray:
+def _read(store: Store, clip: Clip, rows: list[ImageRow], tokens: tuple[int, ...]) -> np.ndarray:
     why = "class-to-class attention and tokens are not in a store, so the pictures are read again"
     try:
         pixels = torch.cat([clip.pixels(picture_of(row.source, row.path, row.id)) for row in rows])

@@ -1,13 +1,13 @@
-"""The walk of one run: what is finished, what is committed, and what it says about itself on the way."""
+"""`IndexRun`: one run over a source, what of it is finished and what is committed; and its result, `IndexSummary`."""
 
 import json
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,14 @@ from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.images.prefetch import prefetched
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.progress import Progress
+from clip_anatomy.results import Result
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
-from clip_anatomy.store.head_coordinates import Arrays, arrays_of
-from clip_anatomy.store.walk_progress import Progress, Summary
+from clip_anatomy.store.head_coordinates import ImageArrays, image_arrays
 from clip_anatomy.store.writer import FULL, Writer
 
-__all__ = ["Walk"]
+__all__ = ["IndexRun", "IndexSummary"]
 
 COMMIT_BYTES = 64 * 2**20
 REPORT_SECONDS = 0.2
@@ -34,8 +35,45 @@ MOST_AHEAD = 512  # decoded images that may wait
 Work = tuple[Picture, Decoded | Exception]
 
 
+@dataclass(frozen=True, repr=False)
+class IndexSummary(Result):
+    """What a run of `index` did.
+
+    Attributes:
+        store: path of the store.
+        done: images indexed in this run.
+        failed: images that could not be used in this run; see `Store.rows(status="error")`.
+        known: images that were there already.
+        gone: images taken out because the source no longer has them.
+        images: images in the store now.
+        seconds: wall time.
+        batch: images the model took at once.
+        errors: id and message of the first few that failed.
+    """
+
+    store: str
+    done: int
+    failed: int
+    known: int
+    gone: int
+    images: int
+    seconds: float
+    batch: int | None
+    errors: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return {"schema": "clip-anatomy/index/1", **asdict(self)}
+
+    def summary(self) -> str:
+        """Return the counts in one line."""
+        counts = ((self.known, "known"), (self.failed, "not used"), (self.gone, "taken out"))
+        parts = [f"{self.done:,} images added", *(f"{count:,} {what}" for count, what in counts if count)]
+        return f"{self.store}: {self.images:,} images ({', '.join(parts)}) in {self.seconds:.0f} s"
+
+
 @dataclass
-class Walk:
+class IndexRun:
     """One run: its counters, and what is finished but not committed yet."""
 
     writer: Writer
@@ -43,7 +81,7 @@ class Walk:
     basis: HeadBasis
     source: Source
     stopped: threading.Event
-    report: Callable[[Progress], None] | None
+    progress: Progress
     commit_seconds: float
     workers: int | None
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -55,10 +93,9 @@ class Walk:
     failed: int = 0
     committed_at: float = 0.0
     reported_at: float = 0.0
-    ticks: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
 
-    def run(self, batch: int | None, *, prune: bool) -> Summary:
-        """Do the walk; see `index`."""
+    def run(self, batch: int | None, *, prune: bool) -> IndexSummary:
+        """Index what the store does not hold yet; see `index`."""
         began = time.monotonic()
         writer, source = self.writer, self.source
         facts = sql.facts_of(writer.rows)
@@ -72,34 +109,34 @@ class Walk:
         with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as seen:
             seen.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
             try:
-                self._passes(seen if prune else None)
+                self._all_passes(seen if prune else None)
             except BadInput:  # the source has gone: what is finished is kept, then it is said
                 self._commit()
                 raise
             self._commit()
             if not self.stopped.is_set():
-                self._say("moments", force=True)
+                self._tell("moments", force=True)
                 gone = self._prune(seen) if prune else 0
-                writer.settle(end=True)
+                writer.tidy(end=True)
         if self.stopped.is_set():
             raise KeyboardInterrupt(
                 f"stopped after {self.done:,} images, all of them kept in {writer.folder}. To go on, type the same command again"
             )
         images = sum(len(block) for block in writer.blocks())
-        return Summary(
+        return IndexSummary(
             str(writer.folder), self.done, self.failed, self.known, gone, images, time.monotonic() - began, self.batch_size.settled,
             tuple(self.errors),
         )  # fmt: skip
 
-    def _passes(self, seen: sqlite3.Connection | None) -> None:
-        self._pass(self._news(seen))
+    def _all_passes(self, seen: sqlite3.Connection | None) -> None:
+        self._pass(self._new_pictures(seen))
         again = "SELECT count(*) FROM images WHERE status = 'error' AND source = ? AND key <= ?"
         if not self.stopped.is_set() and self.writer.rows.execute(again, (self.key, self.last)).fetchone()[0]:
-            self._pass(self._failures())
+            self._pass(self._failed_before())
 
     # ---- which pictures
 
-    def _news(self, seen: sqlite3.Connection | None) -> Iterator[Picture]:
+    def _new_pictures(self, seen: sqlite3.Connection | None) -> Iterator[Picture]:
         """Pictures that the store does not know; each id once."""
         with closing(sql.connect_to_read(self.writer.folder)) as rows:
             for picture in self.source:
@@ -116,7 +153,7 @@ class Walk:
                 self.flying.add(picture.id)
                 yield picture
 
-    def _failures(self) -> Iterator[Picture]:
+    def _failed_before(self) -> Iterator[Picture]:
         """Pictures that could not be used in an earlier run: they may have been repaired since."""
         with closing(sql.connect_to_read(self.writer.folder)) as rows:
             for picture in self.source:
@@ -138,7 +175,7 @@ class Walk:
         keys = [key for key, id in rows if seen.execute("SELECT 1 FROM seen WHERE id = ?", (id,)).fetchone() is None]
         return self.writer.remove(keys, "gone", "no longer in its source") if keys else 0
 
-    # ---- the walk
+    # ---- decoding, batches, commits
 
     def _pass(self, pictures: Iterable[Picture]) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -168,10 +205,12 @@ class Walk:
         good = [found for _, found in work if isinstance(found, Decoded)]
         if len(good) < len(work):
             self.source.check()  # a vanished folder is not a thousand bad images
-        arrays: list[Arrays] = []
+        arrays: list[ImageArrays] = []
         if good:
             began = time.monotonic()
-            arrays = split_when_out_of_memory(self._step, stack([found.pixels for found in good]), self._ran_out)
+            arrays = split_when_out_of_memory(
+                self._step, stack([found.pixels for found in good]), self.batch_size.ran_out
+            )
             if len(good) == len(work) == self.batch_size.current:
                 self.batch_size.record(len(work), time.monotonic() - began)
         finite = np.concatenate([part.finite for part in arrays]) if arrays else np.zeros(0, bool)
@@ -181,26 +220,23 @@ class Walk:
                 error = "" if finite[at] else "the model's output is not finite. Load it with dtype='float32'"
                 at += 1
             else:
-                error = _said(found)
+                error = _message(found)
             self.entries.append(self._entry(picture, found, error))
             if error and len(self.errors) < 20:
                 self.errors.append((picture.id, error))
             self.failed += bool(error)
             self.done += not error
         for part in arrays:
-            for name, array in part.living().items():
+            for name, array in part.usable().items():
                 self.arrays.setdefault(name, []).append(array)
-        self._say("images")
+        self._tell("images")
         size = sum(array.nbytes for pieces in self.arrays.values() for array in pieces)
         late = time.monotonic() - self.committed_at >= self.commit_seconds
         if late or size >= COMMIT_BYTES or len(self.entries) >= FULL:
             self._commit()
 
-    def _step(self, pixels: Tensor) -> Arrays:
-        return arrays_of(self.clip, self.basis, self.writer.manifest, pixels)
-
-    def _ran_out(self, images: int) -> None:
-        self.batch_size.ran_out(images)
+    def _step(self, pixels: Tensor) -> ImageArrays:
+        return image_arrays(self.clip, self.basis, self.writer.manifest, pixels)
 
     def _entry(self, picture: Picture, found: Decoded | Exception, error: str) -> dict[str, Any]:
         known = found if isinstance(found, Decoded) else None
@@ -227,22 +263,21 @@ class Walk:
             self.writer.commit(self.entries, self.arrays)
             self.flying.difference_update([entry["id"] for entry in self.entries])
             self.entries, self.arrays = [], {}
-            self.writer.settle(end=False)
+            self.writer.tidy(end=False)
         self.committed_at = time.monotonic()
 
-    def _say(self, phase: str, *, force: bool = False) -> None:
+    def _tell(self, step: str, *, force: bool = False) -> None:
         now = time.monotonic()
-        if self.report is None or (not force and now - self.reported_at < REPORT_SECONDS):
+        if not force and now - self.reported_at < REPORT_SECONDS:
             return
         self.reported_at = now
-        handled = self.done + self.failed
-        self.ticks = [*self.ticks[-50:], (now, handled)]
-        (first, before) = self.ticks[0]
-        rate = (handled - before) / (now - first) if now > first else 0.0
-        self.report(Progress(self.done, self.failed, self.known, self.total, rate, phase))
+        counts = [f"{count:,} {what}" for count, what in ((self.known, "known"), (self.failed, "not used")) if count]
+        self.progress(
+            f"{step} ({', '.join(counts)})" if counts else step, self.done + self.failed + self.known, self.total
+        )
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, BadImage):
         return str(error)
     return f"{type(error).__name__}: {error}. Type the same command again once it can be read"
