@@ -61,7 +61,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict:
     from clip_anatomy.studies.ablation_study import study
     from clip_anatomy.studies.baseline import baseline_of
     from clip_anatomy.studies.stored_predictions import predictions
-    from clip_anatomy.studies.zero_shot_task import Task
+    from clip_anatomy.studies.zero_shot_task import ZeroShotTask
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
@@ -71,7 +71,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict:
     labels = torch.randint(asked.classes, (len(store),), generator=random)
     groups = torch.randint(4, (len(store),), generator=random)
     names = tuple(f"class {at}" for at in range(asked.classes))
-    task = Task("label", names, texts, np.arange(len(store)), labels, "group", ("a", "b", "c", "d"), groups)
+    task = ZeroShotTask("label", names, texts, np.arange(len(store)), labels, "group", ("a", "b", "c", "d"), groups)
     seconds = {}
     for name in ("heads", "layers"):
         began, cpu = time.perf_counter(), time.process_time()

@@ -17,32 +17,31 @@ from pathlib import Path
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.data.world.accuracy import WorldAccuracy, evaluate
+from clip_anatomy.data.world.accuracy import Report, evaluate
 from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.selection import Selection
-from clip_anatomy.studies.ablated_answers import Silence
-from clip_anatomy.studies.cue_result import Found
-from clip_anatomy.studies.repair import edit_of
-from clip_anatomy.studies.spurious_cue import find_cue
+from clip_anatomy.studies.ablated_answers import PartAblation
+from clip_anatomy.studies.find_cue import CueSearch, find_cue
+from clip_anatomy.studies.repair_effect import repair_edit
 
 TIED_BAR, AVERAGE_BAR, DIGIT_BAR = 20.0, -2.0, 15.0
 
 
-def average(report: WorldAccuracy) -> float:
+def average(report: Report) -> float:
     """Mean accuracy over all attributes of the natural draw, the digit included."""
     names = (*ATTRIBUTES, "digit")
     return sum(report.accuracy[name] for name in names) / len(names)
 
 
-def tried(found: Found, every: bool) -> dict[str, Silence]:
-    """The choices to measure: the suggestion, by name, the best of whole parts, and (if asked) every other way of choosing."""
-    chosen = {f"suggested ({found.best.how})": found.best.silence}
-    for one in found.choices:
-        asked = every or one.how.startswith("role=") or one.how == "by group accuracy"
-        if asked and one.parts and one.silence not in chosen.values():
-            chosen[one.how] = one.silence
+def tried(found: CueSearch, every: bool) -> dict[str, PartAblation]:
+    """The choices to measure: the suggestion, by name, the best of whole parts, and (if asked) every other strategy."""
+    chosen = {f"suggested ({found.best.strategy})": found.best.ablation}
+    for one in found.candidates:
+        asked = every or one.strategy.startswith("role=") or one.strategy == "by group accuracy"
+        if asked and one.parts and one.ablation not in chosen.values():
+            chosen[one.strategy] = one.ablation
     return chosen
 
 
@@ -51,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--pictures", type=int, default=4000, help="of the store to choose on")
     parser.add_argument("--test", type=int, default=2000, help="pictures to report on, as in bench/world.py")
-    parser.add_argument("--every", action="store_true", help="measure every way of choosing, not only these two")
+    parser.add_argument("--every", action="store_true", help="measure every strategy, not only these two")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -62,27 +61,27 @@ def main() -> None:
         ca.index(clip, f"world:{args.pictures}:val:balanced", place / "store", keep="heads,mlps")
         store = ca.Store.open(place / "store", clip)
 
-        def measured(silence: Silence, found: Found | None) -> WorldAccuracy:
-            edit = Edit.empty(clip) if found is None else edit_of(store, clip, found, silence)
+        def measured(ablation: PartAblation, found: CueSearch | None) -> Report:
+            edit = Edit.empty(clip) if found is None else repair_edit(store, clip, found, ablation)
             edit = Edit.load(edit.save(place / "edit.json"))  # as a person would use it
             model = EditedClip(clip, edit)
             with torch.inference_mode():
                 return evaluate(model.encode_image, clip.encode_text, args.test)
 
-        before = measured(Silence(Selection()), None)
+        before = measured(PartAblation(Selection()), None)
         print(
             f"{'':<46}{'worst group':>12}{'false digit':>12}{'all attributes':>15}{'shape':>8}{'count':>8}{'background':>11}{'digit':>8}"
         )
-        told["before"] = row("nothing silenced", before, before)
+        told["before"] = row("nothing ablated", before, before)
         for question, settings in (("shape", {}), ("count", {}), ("count, heads only", {"heads_only": True})):
             began = time.perf_counter()
             found = find_cue(store, clip, label=question.split(",")[0], **settings)
             spent = time.perf_counter() - began
-            print(f"\nwhich {question}? {spent:.1f} s to find; groups: {', '.join(found.plan.names)}")
-            for how, silence in tried(found, args.every).items():
-                report = measured(silence, found)
-                print(f"  {silence.told}")
-                told[f"{question}: {how}"] = {"silenced": silence.told, **row(f"  {how}", report, before)}
+            print(f"\nwhich {question}? {spent:.1f} s to find; groups: {', '.join(found.task.group_names)}")
+            for strategy, ablation in tried(found, args.every).items():
+                report = measured(ablation, found)
+                print(f"  {ablation.spec}")
+                told[f"{question}: {strategy}"] = {"ablated": ablation.spec, **row(f"  {strategy}", report, before)}
     best = {name: rest for name, rest in told.items() if "suggested" in name}
     tied = next(rest for name, rest in best.items() if name.startswith("shape"))
     digit = next(rest for name, rest in best.items() if name.startswith("count: "))
@@ -98,7 +97,7 @@ def main() -> None:
     print(json.dumps({"bench": "repair", "pictures": args.pictures, "test": args.test, "rows": told}))
 
 
-def row(name: str, report: WorldAccuracy, before: WorldAccuracy) -> dict[str, object]:
+def row(name: str, report: Report, before: Report) -> dict[str, object]:
     """Print one line and return its figures, in percent and points."""
     false = "count with a false digit"
     values = [report.worst_group, report.accuracy[false], average(report)]

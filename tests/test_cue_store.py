@@ -12,13 +12,22 @@ from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.ablated_answers import Part, Silence, answers, means_of, parts_of, selection_of, selects
-from clip_anatomy.studies.columns import class_named, codes_in
-from clip_anatomy.studies.examples import examples, flips
-from clip_anatomy.studies.repair import edit_of, repair, try_out
-from clip_anatomy.studies.repair_plan import plan_of
-from clip_anatomy.studies.spurious_cue import find_cue
-from clip_anatomy.studies.validation_split import split_of
+from clip_anatomy.studies.ablated_answers import (
+    HeadOrMlp,
+    PartAblation,
+    answers,
+    checked_parts,
+    means_of,
+    parts_of,
+    selection_of,
+)
+from clip_anatomy.studies.cue_scores import COST
+from clip_anatomy.studies.example_images import changed_answers, cue_examples
+from clip_anatomy.studies.find_cue import find_cue
+from clip_anatomy.studies.image_split import halves_of
+from clip_anatomy.studies.repair_effect import measure_repair, repair_edit, validation_score
+from clip_anatomy.studies.repair_task import repair_task
+from clip_anatomy.studies.store_columns import codes_in, matching_class
 
 
 @pytest.fixture(scope="module")
@@ -38,54 +47,54 @@ def found(store, demo):
 
 
 def test_the_cue_of_the_demo_world_is_its_background(found):
-    assert found.plan.cue == ("sky", "water", "grass", "night")
+    assert found.task.cue == ("sky", "water", "grass", "night")
     assert found.cue_roles == ("background",)
     for way in ("name", "variance", "group accuracy"):
         top = {part.name for part in found.ranked(way)[:4]}
         assert len(top & {"7.0", "7.3", "2.0"}) >= 2, (way, top)
     assert found.best.score.worst > found.before.worst + 0.2
-    assert found.best.score.bears(found.before, found.cost, found.plan.cue_question)
+    assert found.best.score.within_budget(found.before, COST, found.task.cue_task)
 
 
 def test_the_edit_does_on_pictures_what_the_store_said(found, store, demo):
     """Brute force: the pictures again, through the edited model, against the answers from stored parts."""
     selection = selection_of(found.best.parts[:2]) | Selection(mlps=(2,))
     rows = found.split.test[:40]
-    parts = selects(store, selection)
+    parts = checked_parts(store, selection)
     means = means_of(store, found.split.validation, parts)
-    stored = answers(store, found.plan, rows, parts, means)
+    stored = answers(store, found.task, rows, parts, means)
     world = ca.Store.open(store.path).rows()
     source = open_source(BALANCED)
-    model = EditedClip(demo, edit_of(store, demo, found, selection))
+    model = EditedClip(demo, repair_edit(store, demo, found, selection))
     live = model.encode_image(demo.pixels([source.fetch(world[at].path) for at in rows.tolist()]))
     plain = demo.encode_image([source.fetch(world[at].path) for at in rows.tolist()])
-    cosines = (live / plain.norm(dim=-1, keepdim=True)) @ found.plan.texts.T
+    cosines = (live / plain.norm(dim=-1, keepdim=True)) @ found.task.texts.T
     assert torch.allclose(stored, cosines.detach(), atol=2e-3)
-    assert (stored - (store.embeddings(rows, unit=True) @ found.plan.texts.T)).abs().max() > 0.02
+    assert (stored - (store.embeddings(rows, unit=True) @ found.task.texts.T)).abs().max() > 0.02
 
 
 def test_the_report_is_on_test_images_only_and_equals_brute_force(found, store):
     selection = selection_of(found.best.parts)
-    told = repair(store, found, selection)
+    told = measure_repair(store, found, selection)
     rows = found.split.test
     labels, groups = store.column("shape"), store.column("group")
     two = store.column("shape2")
     after = answers(
         store,
-        found.plan,
+        found.task,
         rows,
-        selects(store, selection),
-        means_of(store, found.split.validation, selects(store, selection)),
+        checked_parts(store, selection),
+        means_of(store, found.split.validation, checked_parts(store, selection)),
     )
-    guess = [found.plan.main.classes[at] for at in after[:, : len(found.plan.main.classes)].argmax(1).tolist()]
+    guess = [found.task.main.classes[at] for at in after[:, : len(found.task.main.classes)].argmax(1).tolist()]
     for move in told.groups:
         here = [k for k, at in enumerate(rows.tolist()) if groups[at] == move.name and two[at] is None]
         assert move.images == len(here)
         assert move.after == pytest.approx(np.mean([guess[k] == labels[rows[k]] for k in here]))
-        assert move.after_within[0] <= move.after <= move.after_within[1]
+        assert move.after_interval[0] <= move.after <= move.after_interval[1]
     assert told.worst.change > 0.1
-    assert told.cue == "background"
-    assert try_out(store, found, selection).worst == pytest.approx(found.best.score.worst)
+    assert told.cue_task == "background"
+    assert validation_score(store, found, selection).worst == pytest.approx(found.best.score.worst)
 
 
 class Poisoned(Store):
@@ -94,7 +103,7 @@ class Poisoned(Store):
     def _mask(self) -> np.ndarray:
         if "mask" not in self.__dict__:
             self.__dict__["mask"] = np.zeros(len(self), bool)
-            self.__dict__["mask"][split_of(Store.open(self.path)).test] = True
+            self.__dict__["mask"][halves_of(Store.open(self.path)).test] = True
         return self.__dict__["mask"]
 
     def gather(self, read, rows, shape, dtype):
@@ -125,12 +134,12 @@ class Poisoned(Store):
 def test_the_test_split_is_never_read_in_the_choice(found, store, demo):
     poisoned = Poisoned(store.path, store.manifest, store.blocks, store.epoch)
     again = find_cue(poisoned, demo)
-    assert again.choices == found.choices
+    assert again.candidates == found.candidates
     assert again.suspects == found.suspects
     assert again.best == found.best
-    assert again.plan.names == found.plan.names
+    assert again.task.group_names == found.task.group_names
     with pytest.raises(BadInput, match=r"scores of \d+ of \d+ images are NaN"):
-        repair(poisoned, again, selection_of(again.best.parts))  # the poison is real: the report does read it
+        measure_repair(poisoned, again, selection_of(again.best.parts))  # the poison is real: the report does read it
 
 
 def test_the_choice_depends_on_the_validation_split(found, store, demo):
@@ -140,55 +149,55 @@ def test_the_choice_depends_on_the_validation_split(found, store, demo):
 
 
 def test_halves_do_not_depend_on_labels_or_order(store):
-    halves = split_of(store)
+    halves = halves_of(store)
     assert sorted([*halves.validation, *halves.test]) == list(range(len(store)))
     assert not set(halves.validation) & set(halves.test)
     assert abs(len(halves.test) - len(store) / 2) < 4 * np.sqrt(len(store) / 4)
-    few = split_of(store, most=50)
+    few = halves_of(store, most=50)
     assert len(few.validation) == len(few.test) == 50
     assert set(few.test) <= set(halves.test)
 
 
-def test_along_the_cue_only_what_a_head_says_of_it_is_silenced(found, store, demo):
+def test_along_the_cue_only_what_a_head_says_of_it_is_ablated(found, store, demo):
     """Against the definition, in the joint space: x − (x − mean) FᵀF; and on pictures, through the saved kind of edit."""
-    way = found.choices[-1]
-    assert (way.how, way.along) == ("along the cue only", True)
+    way = found.candidates[-1]
+    assert (way.strategy, way.along_cue) == ("along the cue only", True)
     assert way.score.worst > found.before.worst + 0.2
-    frame = found.plan.cue_frame.double()
+    frame = found.task.cue_frame.double()
     assert torch.allclose(frame @ frame.T, torch.eye(3).double(), atol=1e-6)  # four texts, less their mean
-    gone = (found.plan.cue_texts - found.plan.cue_texts.mean(0)).double()
+    gone = (found.task.cue_texts - found.task.cue_texts.mean(0)).double()
     assert torch.allclose(gone @ frame.T @ frame, gone, atol=1e-5)
 
     rows, heads = found.split.test[:40], ((7, 0), (7, 3))
-    silence = Silence(Selection(heads), along=True)
+    ablation = PartAblation(Selection(heads), along_cue=True)
     slow = store.embeddings(rows, unit=True).double()
     for layer, head in heads:
         row = store.basis.rows[store.layer_at(layer), head]
         mean = store.heads(layer, head, found.split.validation).double().mean(0)
         slow -= (store.heads(layer, head, rows).double() - mean) @ row @ frame.T @ frame
-    parts = selects(store, silence)
+    parts = checked_parts(store, ablation)
     means = means_of(store, found.split.validation, parts)
-    stored = answers(store, found.plan, rows, parts, means, along=True)
-    assert torch.allclose(stored.double(), slow @ found.plan.texts.double().T, atol=1e-5)
+    stored = answers(store, found.task, rows, parts, means, along_cue=True)
+    assert torch.allclose(stored.double(), slow @ found.task.texts.double().T, atol=1e-5)
 
     source, known = open_source(BALANCED), store.rows()
     pixels = demo.pixels([source.fetch(known[at].path) for at in rows.tolist()])
-    live = EditedClip(demo, edit_of(store, demo, found, silence)).encode_image(pixels)
-    cosines = (live / demo.encode_image(pixels).norm(dim=-1, keepdim=True)) @ found.plan.texts.T
+    live = EditedClip(demo, repair_edit(store, demo, found, ablation)).encode_image(pixels)
+    cosines = (live / demo.encode_image(pixels).norm(dim=-1, keepdim=True)) @ found.task.texts.T
     assert torch.allclose(stored, cosines.detach(), atol=2e-3)
     with pytest.raises(BadSpec, match=r"7.0\+mlp=2 along cue: .* Type 7.0\+mlp=2"):
-        repair(store, found, Silence(Selection(((7, 0),), mlps=(2,)), along=True))
+        measure_repair(store, found, PartAblation(Selection(((7, 0),), mlps=(2,)), along_cue=True))
 
 
 def test_pictures_whose_answer_changed_are_shown_from_the_worst_groups(found, store):
-    told = repair(store, found, found.best.silence)
-    seen = flips(store, found, told, won=5, lost=2)
+    told = measure_repair(store, found, found.best.ablation)
+    seen = changed_answers(store, found, told, won=5, lost=2)
     assert seen.won - seen.lost == round((told.average.after - told.average.before) * told.average.images)
-    assert [one.mended for one in seen.shown].count(True) == 5
+    assert [one.corrected for one in seen.shown].count(True) == 5
     for one in seen.shown:
         assert one.truth == one.row.meta["shape"]
-        assert one.was != one.now
-        assert one.truth in (one.was, one.now)
+        assert one.before != one.after
+        assert one.truth in (one.before, one.after)
         assert one.row.index in set(found.split.test.tolist())
     assert seen.shown[0].group == told.worst_before.name
 
@@ -200,7 +209,7 @@ class Stranger(Store):
         values = super().column(name)
         if name not in ("shape", "group"):
             return values
-        test = set(split_of(Store.open(self.path)).test.tolist())
+        test = set(halves_of(Store.open(self.path)).test.tolist())
         rare = {"shape": ("fish", "cod"), "group": ("bird on water", "bird on the moon")}[name]
         return [rare[1] if at in test and value == rare[0] else value for at, value in enumerate(values)]
 
@@ -208,8 +217,8 @@ class Stranger(Store):
 def test_a_class_or_a_group_of_test_images_alone_is_said_not_refused(demo, store):
     rare = Stranger(store.path, store.manifest, store.blocks, store.epoch)
     found = find_cue(rare, demo, classes=None, templates=["a {}"], also=[])
-    told = repair(rare, found, Selection(((7, 3),)))
-    assert "cod" not in found.plan.main.classes
+    told = measure_repair(rare, found, Selection(((7, 3),)))
+    assert "cod" not in found.task.main.classes
     assert any("not asked of test images that are cod" in one for one in told.notes)
     assert any("test images are in groups that too few validation images are in" in one for one in told.notes)
     asked = sum(label not in ("cod", None) and two is None for label, two in zip(
@@ -221,7 +230,7 @@ def test_a_class_or_a_group_of_test_images_alone_is_said_not_refused(demo, store
 
 
 def test_examples_are_the_pictures_that_a_part_speaks_up_for(found, store):
-    shown = examples(store, found, (Part(7, 3),))
+    shown = cue_examples(store, found, (HeadOrMlp(7, 3),))
     assert [len(one.rows) for one in shown] == [3, 3]
     for one in shown:
         assert all(row.meta["background"] == one.text for row in one.rows)
@@ -229,10 +238,10 @@ def test_examples_are_the_pictures_that_a_part_speaks_up_for(found, store):
 
 
 def test_groups_are_told_in_four_ways(store, demo):
-    rows = split_of(store).validation
-    assert plan_of(store, demo, rows).rule == "as they are"
-    counted = plan_of(store, demo, rows, label="count")
-    assert (counted.rule, counted.names) == ("agrees", ("digit agrees", "digit disagrees", "no digit"))
+    rows = halves_of(store).validation
+    assert repair_task(store, demo, rows).rule == "as they are"
+    counted = repair_task(store, demo, rows, label="count")
+    assert (counted.rule, counted.group_names) == ("agrees", ("digit agrees", "digit disagrees", "no digit"))
     labels = counted.labels(store, rows)[0]
     groups = counted.groups(store, rows, labels)
     count, digit = store.column("count"), store.column("digit")
@@ -244,9 +253,9 @@ def test_groups_are_told_in_four_ways(store, demo):
                 if digit[at] is None
                 else f"digit {'agrees' if words[count[at]] == digit[at] else 'disagrees'}"
             )
-            assert counted.names[groups[k]] == told
-    assert plan_of(store, demo, rows, group="background").rule == "crossed"
-    assert plan_of(store, demo, rows, label="count", group="size", cue="red, blue").cue == ("red", "blue")
+            assert counted.group_names[groups[k]] == told
+    assert repair_task(store, demo, rows, group="background").rule == "crossed"
+    assert repair_task(store, demo, rows, label="count", group="size", cue="red, blue").cue == ("red", "blue")
 
 
 def test_without_groups_a_cue_in_words_is_enough(store, demo):
@@ -258,8 +267,8 @@ def test_without_groups_a_cue_in_words_is_enough(store, demo):
     with pytest.raises(BadInput, match=r"in no groups, and no cue is suspected. Type --group COLUMN"):
         find_cue(bare, demo)
     told = find_cue(bare, demo, cue="sky, water, night, grass")
-    assert told.plan.rule == "guessed"
-    assert {"bird, sky", "star, grass", "flower, night"} <= set(told.plan.names)
+    assert told.task.rule == "guessed"
+    assert {"bird, sky", "star, grass", "flower, night"} <= set(told.task.group_names)
     assert {part.name for part in told.best.parts} & {"7.0", "7.3", "2.0"}
 
 
@@ -270,12 +279,12 @@ def test_heads_only_leaves_mlps_alone(store, demo):
 
 
 def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo, monkeypatch):
-    each = 4 * len(found.split.validation) * len(found.plan.texts)
-    monkeypatch.setattr("clip_anatomy.studies.spurious_cue.BYTES", 20 * each)  # 20 of 56 parts at a time
+    each = 4 * len(found.split.validation) * len(found.task.texts)
+    monkeypatch.setattr("clip_anatomy.studies.find_cue.BYTES", 20 * each)  # 20 of 56 parts at a time
     again = find_cue(store, demo)
     assert again.suspects == found.suspects
-    assert again.choices[:3] == found.choices[:3]  # by name and by variance: their heads are all there
-    assert again.best.score.goal == pytest.approx(found.best.score.goal, abs=0.03)
+    assert again.candidates[:3] == found.candidates[:3]  # by name and by variance: their heads are all there
+    assert again.best.score.objective == pytest.approx(found.best.score.objective, abs=0.03)
     monkeypatch.setattr("clip_anatomy.studies.ablated_answers.BYTES", 2 * each)
     with pytest.raises(BadInput, match=r"parts × .* would take .* GB.*type fewer --images"):
         find_cue(store, demo)
@@ -296,7 +305,7 @@ def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo,
         ({"also": ["nothing"]}, r"column 'nothing' is empty"),
         ({"split": "nothing"}, r"'nothing' is empty or not there. Type one of"),
         ({"split": "colour"}, r"'test' for the images to report on"),
-        ({"cost": 3.0}, r"type cost=0.02"),
+        ({"max_loss": 3.0}, r"--cost 300.*type --cost 2"),
         ({"images": 3}, r"10 or more of each are needed"),
         ({"templates": ["no place"]}, r"must hold exactly one"),
     ],
@@ -323,7 +332,7 @@ def test_one_group_only_is_named(store, demo):
             return ["everything"] * len(values) if name == "group" else values
 
     # Crossed with the classes, one value gives a group a class: still something to compare.
-    assert find_cue(Same(store.path, store.manifest, store.blocks, store.epoch), demo).plan.rule == "crossed"
+    assert find_cue(Same(store.path, store.manifest, store.blocks, store.epoch), demo).task.rule == "crossed"
 
     class Alone(Store):
         def column(self, name):
@@ -337,13 +346,13 @@ def test_one_group_only_is_named(store, demo):
 
 def test_parts_that_are_not_there_are_named(found, store, demo, tmp_path):
     with pytest.raises(BadSpec, match=r"heads that do not exist: 9.0"):
-        repair(store, found, Selection(heads=((9, 0),)))
-    with pytest.raises(BadSpec, match=r"a repair silences heads and MLPs"):
-        repair(store, found, Selection(class_to_class=(1,)))
+        measure_repair(store, found, Selection(heads=((9, 0),)))
+    with pytest.raises(BadSpec, match=r"a repair ablates heads and MLPs"):
+        measure_repair(store, found, Selection(class_to_class=(1,)))
     ca.index(demo, "world:60:val:balanced", tmp_path / "small")
     small = Store.open(tmp_path / "small")
     with pytest.raises(StoreError, match=r"holds no MLPs.*--keep heads,mlps"):
-        selects(small, Selection(mlps=(1,)))
+        checked_parts(small, Selection(mlps=(1,)))
 
 
 def test_a_store_of_the_other_convention_is_refused(demo, tmp_path):
@@ -354,10 +363,10 @@ def test_a_store_of_the_other_convention_is_refused(demo, tmp_path):
 
 def test_labels_match_names_without_regard_to_case_and_hyphens():
     assert codes_in(["Land-Bird", "", "water bird"], ["land bird", "water_bird"], "y").tolist() == [0, -1, 1]
-    assert class_named("3", ("one", "two", "three")) == 2
-    assert class_named("11", ("one", "two")) == -1
+    assert matching_class("3", ("one", "two", "three")) == 2
+    assert matching_class("11", ("one", "two")) == -1
 
 
 def test_an_edit_of_nothing_is_the_model(found, store, demo):
-    assert not edit_of(store, demo, found, Selection()).replacements
-    assert isinstance(edit_of(store, demo, found, Selection()), Edit)
+    assert not repair_edit(store, demo, found, Selection()).replacements
+    assert isinstance(repair_edit(store, demo, found, Selection()), Edit)

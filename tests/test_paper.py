@@ -16,7 +16,7 @@ from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.zero_shot import imagenet_templates
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.waterbirds_protocol import paper_heads_of, paper_protocol
+from clip_anatomy.studies.waterbirds_protocol import paper_heads_of, paper_protocol, run_protocol
 from clip_anatomy.studies.waterbirds_table import LATE, PAPER, paper_heads
 
 
@@ -31,7 +31,7 @@ def test_the_lists_fit_the_architectures_they_are_of(name):
     assert (one.layers, one.heads, one.d) == (vision["layers"], heads, vision["width"] // heads)
     assert one.patch == vision["patch_size"]
     assert one.weights in open_clip.list_pretrained_tags_by_model(name)
-    for layer, head in one.both:  # a head outside the kept layers would be silenced anyway: the list would be misread
+    for layer, head in one.both:  # a head outside the kept layers would be ablated anyway: the list would be misread
         assert one.layers - LATE <= layer < one.layers
         assert 0 <= head < one.heads
     assert {*one.both} == {*one.location} | {*one.setting}  # (22, 12) of L/14 stands in both
@@ -58,11 +58,11 @@ class Brute:
         self.rest = (parts.mlps.sum(1) + parts.input_embedding).double() / length[:, None]
         self.whole = (parts.embedding.double() / length[:, None]) @ self.texts.T
 
-    def scores(self, silenced, layers_kept):
+    def scores(self, ablated, layers_kept):
         each = self.heads.clone()
         for layer in range(each.shape[1]):
             for head in range(each.shape[2]):
-                if layer not in layers_kept or (layer, head) in silenced:
+                if layer not in layers_kept or (layer, head) in ablated:
                     each[:, layer, head] = each[:, layer, head].mean(0)
         return (each.sum((1, 2)) + self.rest.mean(0)) @ self.texts.T
 
@@ -176,17 +176,15 @@ def test_what_cannot_be_measured_is_named(small, tmp_path):
 
 
 def test_the_command_refuses_before_it_works(tmp_path, capsys):
-    from clip_anatomy.report.waterbirds_report import paper
-
     root = mini.waterbirds(tmp_path / "w", each=1)
     with pytest.raises(BadSpec, match="Type --protocol paper"):
-        paper(str(root), "poster")
+        run_protocol(str(root), "poster")
     with pytest.raises(BadSpec, match="is of three models. Type --model with one of: open_clip:ViT-B-16/"):
-        paper(f"waterbirds:{root}:partial", out=tmp_path / "out")
+        run_protocol(f"waterbirds:{root}:partial", out=tmp_path / "out")
     with pytest.raises(BadSpec, match="names heads of ViT-B-16"):
-        paper(f"waterbirds:{root}:partial", model="demo", out=tmp_path / "out")
+        run_protocol(f"waterbirds:{root}:partial", model="demo", out=tmp_path / "out")
     with pytest.raises(BadInput, match="is to be had from its authors"):
-        paper(str(tmp_path / "nowhere"), model="demo", out=tmp_path / "out")
+        run_protocol(str(tmp_path / "nowhere"), model="demo", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().out == ""
 

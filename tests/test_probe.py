@@ -16,10 +16,8 @@ from clip_anatomy.data.picture import Picture
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.labelled_images import Labelled
-from clip_anatomy.studies.least_squares import Sums
-from clip_anatomy.studies.linear_probe import METHODS, C, fit_probe
-from clip_anatomy.studies.probe import probe
+from clip_anatomy.studies.linear_probe import METHODS, C, ClassSums, fit_probe
+from clip_anatomy.studies.probe import probe, probe_images
 
 __all__ = ["clip"]  # fixture
 
@@ -40,9 +38,9 @@ def batches(x, y, size=100):
 def test_ridge_is_the_solution_of_the_normal_equations_and_sums_merge():
     x, y = clouds()
     shift = x.double().mean(0)
-    whole = Sums.of_batches(batches(x, y)(), 4, shift)
-    halves = Sums.of_batches([(x[:250], y[:250])], 4, shift).merge(
-        Sums.of_batches(batches(x[250:], y[250:], 33)(), 4, shift)
+    whole = ClassSums.of_batches(batches(x, y)(), 4, shift)
+    halves = ClassSums.of_batches([(x[:250], y[:250])], 4, shift).merge(
+        ClassSums.of_batches(batches(x[250:], y[250:], 33)(), 4, shift)
     )
     assert torch.allclose(whole.square, halves.square, atol=1e-9)
     for strength in (1.0, 1e-4):
@@ -57,7 +55,7 @@ def test_ridge_is_the_solution_of_the_normal_equations_and_sums_merge():
         assert torch.allclose(found.weight, plain.T, atol=1e-8)
         assert torch.allclose(found.bias, target.mean(0) - x.double().mean(0) @ plain, atol=1e-8)
     with pytest.raises(BadInput, match="different shifts"):
-        whole.merge(Sums.of_batches([(x, y)], 4, shift + 1))
+        whole.merge(ClassSums.of_batches([(x, y)], 4, shift + 1))
 
 
 def test_logistic_is_scikit_learns_with_the_strength_that_does_best_on_held_out_images():
@@ -72,7 +70,7 @@ def test_logistic_is_scikit_learns_with_the_strength_that_does_best_on_held_out_
         return make_pipeline(PCA(whiten=True), LogisticRegression(C=strength, max_iter=2000)).fit(x.numpy(), y.numpy())
 
     scores = {c: theirs(c).score(z.numpy(), t.numpy()) for c in C}
-    assert found.held == pytest.approx(max(scores.values()), abs=0.01)
+    assert found.validation == pytest.approx(max(scores.values()), abs=0.01)
     assert scores[found.strength] == pytest.approx(max(scores.values()), abs=0.01)
     scaler = PCA(whiten=True).fit(x.numpy())
     both = LogisticRegression(C=found.strength, max_iter=2000).fit(
@@ -174,7 +172,7 @@ def test_probes_on_the_demo_world_tell_full_and_ablated_embeddings_apart(world):
 def test_what_a_probe_sees_is_what_the_heads_wrote(world):
     """Predictions of a probe on a store equal those of a probe on the parts of a fresh split, brute force."""
     demo = ca.load("demo")
-    data = Labelled.of(world, label="background")
+    data = probe_images(world, label="background")
     parts = ca.decompose(demo, [picture.data for picture in open_source("world:400:test")])
     unit = parts.embedding.norm(dim=-1)[:, None]
     late = parts.heads[:, -2:].sum((1, 2)) / unit
@@ -183,12 +181,14 @@ def test_what_a_probe_sees_is_what_the_heads_wrote(world):
     for row, x in zip(table.rows, (parts.embedding / unit, late, without), strict=True):
         y = torch.from_numpy(data.labels)
         one = fit_probe(
-            lambda x=x, y=y: [(x[data.train], y[data.train])],
-            lambda x=x, y=y: [(x[data.held], y[data.held])],
+            lambda x=x, y=y: [(x[data.split.train], y[data.split.train])],
+            lambda x=x, y=y: [(x[data.split.validation], y[data.split.validation])],
             len(data.classes),
             "ridge",
         )
-        assert row.accuracy == pytest.approx(one.accuracy([(x[data.test], y[data.test])]), abs=0.03), row.name
+        assert row.accuracy == pytest.approx(one.accuracy([(x[data.split.test], y[data.split.test])]), abs=0.03), (
+            row.name
+        )
 
 
 def test_heads_are_left_out_by_their_names(world):
@@ -215,10 +215,10 @@ def test_the_test_images_change_nothing_in_training(world, tmp_path, monkeypatch
 
     monkeypatch.setattr("clip_anatomy.studies.probe.fit_probe", kept)
     probe(world, label="background", last=[2])
-    data = Labelled.of(world, label="background")
+    data = probe_images(world, label="background")
     poisoned = data.labels.copy()
-    poisoned[data.test] = (poisoned[data.test] + 1) % len(data.classes)
-    monkeypatch.setattr("clip_anatomy.studies.labelled_images._classes", lambda *_: (poisoned, data.classes, 0))
+    poisoned[data.split.test] = (poisoned[data.split.test] + 1) % len(data.classes)
+    monkeypatch.setattr("clip_anatomy.studies.probe._classes", lambda *_: (poisoned, data.classes))
     worse = probe(world, label="background", last=[2])
     assert [torch.equal(a.weight, b.weight) for a, b in zip(probes[:2], probes[2:], strict=True)] == [True, True]
     assert worse.rows[0].accuracy < 0.1
@@ -227,9 +227,13 @@ def test_the_test_images_change_nothing_in_training(world, tmp_path, monkeypatch
 def test_waterbirds_are_probed_on_their_official_split_with_the_four_groups(clip, tmp_path):
     index(clip, f"waterbirds:{mini.waterbirds(tmp_path / 'w', each=5)}:partial", tmp_path / "s")
     store = Store.open(tmp_path / "s")
-    data = Labelled.of(store)
+    data = probe_images(store)
     splits = np.array(store.column("split"))
-    assert [set(splits[p]) for p in (data.train, data.held, data.test)] == [{"train"}, {"val"}, {"test"}]
+    assert [set(splits[p]) for p in (data.split.train, data.split.validation, data.split.test)] == [
+        {"train"},
+        {"val"},
+        {"test"},
+    ]
     found = probe(store, last=[1], group="place")
     assert found.split == "column 'split'"
     assert (found.train, found.test) == (40, 20)

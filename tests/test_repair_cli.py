@@ -50,7 +50,7 @@ def test_the_whole_story_is_on_one_screen(repaired):
     for word in (
         "BEFORE",
         "FOUND",
-        "WAYS",
+        "SELECT",
         "AFTER",
         "worst group",
         "average (shape)",
@@ -66,13 +66,18 @@ def test_the_whole_story_is_on_one_screen(repaired):
 def test_the_folder_holds_edit_figure_and_json(repaired):
     _, screen, _, out = repaired
     told = json.loads((out / "repair.json").read_text())
-    assert told["schema"] == "clip-anatomy/repair/1"
+    assert told["schema"] == "clip-anatomy/repair/2"
     assert told["worst_group"]["change"] > 0.1
-    low, high = told["worst_group"]["change_within"]
+    low, high = told["worst_group"]["change_interval"]
     assert low < told["worst_group"]["change"] < high
     assert f"{100 * told['average']['after']:.1f} %" in screen
-    assert {one["how"] for one in told["choices"]} >= {"role=background", "by name", "by variance", "by group accuracy"}
-    assert sum(one["suggested"] for one in told["choices"]) == 1
+    assert {one["strategy"] for one in told["candidates"]} >= {
+        "role=background",
+        "by name",
+        "by variance",
+        "by group accuracy",
+    }
+    assert sum(one["suggested"] for one in told["candidates"]) == 1
     with Image.open(out / "repair.png") as picture:
         assert picture.width > 1200
         assert picture.height > 700
@@ -84,20 +89,20 @@ def test_the_saved_edit_does_what_the_screen_said(repaired, store):
     told = json.loads((out / "repair.json").read_text())
     clip = ca.load("demo")
     edit = Edit.load(out / "edit.json")
-    assert edit.parts.spec == told["silenced"]
+    assert edit.parts.spec == told["ablated"]
     from clip_anatomy.data.open_source import open_source
-    from clip_anatomy.studies.repair_plan import plan_of
-    from clip_anatomy.studies.validation_split import split_of
+    from clip_anatomy.studies.image_split import halves_of
+    from clip_anatomy.studies.repair_task import repair_task
 
     opened = ca.Store.open(store)
-    halves = split_of(opened)
-    plan = plan_of(opened, clip, halves.validation)
+    halves = halves_of(opened)
+    task = repair_task(opened, clip, halves.validation)
     rows = halves.test
-    labels = plan.labels(opened, rows)[0]
+    labels = task.labels(opened, rows)[0]
     here = rows[(labels >= 0).numpy()]
     source, known = open_source(BALANCED), opened.rows()
     pixels = clip.pixels([source.fetch(known[at].path) for at in here.tolist()])
-    guess = (EditedClip(clip, edit).encode_image(pixels) @ plan.main.texts.T).argmax(1)
+    guess = (EditedClip(clip, edit).encode_image(pixels) @ task.main.texts.T).argmax(1)
     right = float((guess == labels[labels >= 0]).float().mean())
     assert right == pytest.approx(told["average"]["after"], abs=0.011)  # float16 in the store: two images may tip
     assert told["average"]["images"] == len(here)
@@ -108,10 +113,10 @@ def test_answers_at_the_prompt_choose(store, tmp_path, monkeypatch, capsys):
     assert main(["repair", str(store), "--out", str(tmp_path / "r")]) == 0
     said = capsys.readouterr().err
     assert "heads that do not exist: 9.9" in said
-    assert "Silence which? Enter takes" in said
-    assert "only heads can be silenced along a cue" in said
+    assert "Ablate which? Enter takes" in said
+    assert "only heads can be ablated along a cue" in said
     assert said.count("on the pictures to choose on average") == 2
-    assert json.loads((tmp_path / "r" / "repair.json").read_text())["silenced"] == "7.0,7.3+mlp=2"
+    assert json.loads((tmp_path / "r" / "repair.json").read_text())["ablated"] == "7.0,7.3+mlp=2"
 
 
 def test_without_an_answer_nothing_is_written(store, tmp_path, monkeypatch, capsys):
@@ -138,12 +143,12 @@ def test_nothing_many_groups_and_long_names_can_be_drawn(store):
     from clip_anatomy.edits.selection import Selection
     from clip_anatomy.report import repair_screen as screen
     from clip_anatomy.report.repair_figure import draw_repair, lines_of
-    from clip_anatomy.studies.repair import repair
-    from clip_anatomy.studies.spurious_cue import find_cue
+    from clip_anatomy.studies.find_cue import find_cue
+    from clip_anatomy.studies.repair_effect import measure_repair
 
     opened = ca.Store.open(store)
     found = find_cue(opened, ca.load("demo", parity=False), also=[], images=120)
-    nothing = repair(opened, found, Selection())
+    nothing = measure_repair(opened, found, Selection())
     assert nothing.worst.change == 0
     many = replace(
         nothing,
@@ -163,7 +168,7 @@ def test_pictures_are_drawn_with_characters_at_a_terminal_with_colours(store):
     from rich.console import Console
 
     from clip_anatomy.report import repair_prompt as prompt
-    from clip_anatomy.studies.spurious_cue import find_cue
+    from clip_anatomy.studies.find_cue import find_cue
 
     opened = ca.Store.open(store)
     found = find_cue(opened, ca.load("demo", parity=False), also=[], images=120)
@@ -181,7 +186,7 @@ def test_select_and_json_do_not_ask(store, tmp_path, capsys):
     assert main(words) == 0
     shown = capsys.readouterr()
     told = json.loads(shown.out)
-    assert told["asked_for"] == "role=background"
+    assert told["select"] == "role=background"
     assert {(7, 0), (7, 3), (2, 0)} <= {tuple(pair) for pair in told["selection"]["heads"]}
     assert told == json.loads((tmp_path / "r" / "repair.json").read_text())
 
@@ -205,7 +210,7 @@ def test_a_world_is_indexed_first_and_only_once(tmp_path, capsys):
     [
         (["--select", "8.0"], "heads that do not exist: 8.0. Type LAYER.HEAD with a layer of 0-7"),
         (["--select", "role=nothing"], "no head of this atlas has the role 'nothing'. Type one of"),
-        (["--select", "input-embedding"], "a repair silences heads and MLPs"),
+        (["--select", "input-embedding"], "a repair ablates heads and MLPs"),
         (["--classes", "bird"], "two or more are needed. Type --classes"),
         (["--classes", "bird, fish"], "match no class name"),
         (["--group", "nothing"], "in no groups, and no cue is suspected. Type --group COLUMN"),

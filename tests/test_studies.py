@@ -28,7 +28,7 @@ from clip_anatomy.studies.ablation_study import STUDIES, study
 from clip_anatomy.studies.baseline import Baseline, baseline_of
 from clip_anatomy.studies.stored_predictions import predictions
 from clip_anatomy.studies.token_parts import TokenParts, tokens_of
-from clip_anatomy.studies.zero_shot_task import Task, task_of
+from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
 
 IMAGES = 120
 
@@ -54,8 +54,8 @@ def store(folder: Path) -> Store:
 
 
 @pytest.fixture(scope="module")
-def task(clip: Any, folder: Path) -> Task:
-    return task_of(Store.open(folder), lambda: clip)
+def task(clip: Any, folder: Path) -> ZeroShotTask:
+    return ablation_task(Store.open(folder), lambda: clip)
 
 
 def contribution(store: Store, name: tuple[Any, ...], extra: dict[Any, TokenParts]) -> torch.Tensor:
@@ -100,7 +100,7 @@ SETS = [
 @pytest.mark.parametrize("by", ["mean", "zero", "swap", "over"])
 @pytest.mark.parametrize("small", [False, True])
 def test_logits_are_those_of_a_direct_computation(
-    clip: Any, store: Store, task: Task, *, by: str, small: bool, monkeypatch: pytest.MonkeyPatch
+    clip: Any, store: Store, task: ZeroShotTask, *, by: str, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if small:  # several walks over the classes, pieces and tiles
         monkeypatch.setattr(stored_predictions, "READER_BYTES", 48 * 4 * store.manifest.d * 5)
@@ -136,7 +136,7 @@ def test_logits_are_those_of_a_direct_computation(
         assert torch.equal(given[sure].long(), logits.argmax(1)[sure]), one.description
 
 
-def test_only_the_images_that_are_asked_are_answered(store: Store, task: Task) -> None:
+def test_only_the_images_that_are_asked_are_answered(store: Store, task: ZeroShotTask) -> None:
     sets = [Selection(), Selection.every(6, 6)]
     put = baseline_of(store, sets[1])
     every = predictions(store, task.texts, sets, put)
@@ -144,7 +144,7 @@ def test_only_the_images_that_are_asked_are_answered(store: Store, task: Task) -
     assert torch.equal(some, every[:, torch.from_numpy(task.rows)])
 
 
-def test_studies_count_what_the_live_model_answers(clip: Any, store: Store, task: Task) -> None:
+def test_studies_count_what_the_live_model_answers(clip: Any, store: Store, task: ZeroShotTask) -> None:
     source = open_source(f"world:{IMAGES}:test")
     pixels = clip.pixels([picture.data for picture in source])
     for spec in ("none", "layer=0-5", "7.3", "mlp=all", "class-to-class=all"):
@@ -160,7 +160,7 @@ def test_the_numbers_of_a_study(clip: Any, store: Store) -> None:
     asked = [at for at, one in enumerate(told) if not one.get("shape2")]
     assert found.images == len(asked)
     assert found.classes == ("one", "two", "three", "four")
-    task = task_of(store, lambda: clip, label="count", group="digit")
+    task = ablation_task(store, lambda: clip, label="count", group="digit")
     put = baseline_of(store, Selection.every(8, 6))
     picks = predictions(store, task.texts, [Selection(), Selection.every(6, 6)], put, rows=task.rows).numpy()
     words = ("one", "two", "three", "four")
@@ -183,7 +183,7 @@ def test_the_numbers_of_a_study(clip: Any, store: Store) -> None:
     assert found.summary().splitlines()[0].endswith(f"percent of {len(asked)} images, 4 classes (count).")
 
 
-def test_every_named_study_has_its_sets(clip: Any, store: Store, task: Task) -> None:
+def test_every_named_study_has_its_sets(clip: Any, store: Store, task: ZeroShotTask) -> None:
     asked = {name: study(store, name, clip=clip, task=task) for name in STUDIES}
     assert [one.selection for one in asked["layers"].effects] == [Selection.every(k, 6) for k in range(1, 9)]
     assert [one.selection for one in asked["last"].effects] == [Selection.every(8 - k, 6) for k in range(7, -1, -1)]
@@ -197,7 +197,9 @@ def test_every_named_study_has_its_sets(clip: Any, store: Store, task: Task) -> 
         assert "worst group" in found.summary()
 
 
-def test_the_next_study_reads_no_image(clip: Any, folder: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_study_reads_no_image(
+    clip: Any, folder: Path, task: ZeroShotTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study(folder, "class-to-class", clip=clip, task=task)
 
     def never() -> Any:
@@ -207,7 +209,7 @@ def test_the_next_study_reads_no_image(clip: Any, folder: Path, task: Task, monk
         study(folder, name, clip=never, task=task)
 
 
-def test_heads_by_their_texts(clip: Any, store: Store, task: Task) -> None:
+def test_heads_by_their_texts(clip: Any, store: Store, task: ZeroShotTask) -> None:
     pool = torch.nn.functional.normalize(
         torch.randn(80, store.manifest.embed, generator=torch.Generator().manual_seed(0)), dim=-1
     )
@@ -240,7 +242,7 @@ def coordinates(store: Store, baseline: Baseline, layer: int, head: int) -> torc
     return store.basis.rows[store.layer_at(layer), head] @ joint(baseline, "head", layer, head).double()
 
 
-def test_means_of_another_set_and_another_image(clip: Any, store: Store, task: Task, tmp_path: Path) -> None:
+def test_means_of_another_set_and_another_image(clip: Any, store: Store, task: ZeroShotTask, tmp_path: Path) -> None:
     ca.index(clip, "world:40:val", tmp_path / "other", keep="heads,mlps")
     other = Store.open(tmp_path / "other")
     chosen = Selection(((7, 1), (6, 2)), mlps=(5,), input_embedding=True)
@@ -306,7 +308,7 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
         writer.tidy(end=True)
     store = Store.open(tmp_path / "store")
     classes = torch.from_numpy(inputs["classifier"]).float()
-    task = task_of(store, lambda: clip, classes=[str(at) for at in range(10)], texts=classes)
+    task = ablation_task(store, lambda: clip, classes=[str(at) for at in range(10)], texts=classes)
 
     layers = study(store, "layers", task=task)
     assert 100 * layers.whole.accuracy == pytest.approx(expected["base"])
@@ -345,7 +347,7 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
         (
             {"label": "nothing"},
             BadInput,
-            "column 'nothing' holds no label. Type --label COLUMN with one of: label, group",
+            "column 'nothing' is empty for these images. Type one of: label, group",
         ),
         ({"classes": "bird"}, BadInput, "two or more are needed"),
         ({"classes": ["bird", "bird"]}, BadInput, "two or more are needed"),
@@ -397,7 +399,7 @@ def test_one_class_only_is_named(clip: Any, tmp_path: Path) -> None:
 def test_scores_that_are_no_numbers_are_named(clip: Any, tmp_path: Path) -> None:
     ca.index(clip, "world:30:test", tmp_path / "store", keep="heads,mlps")
     store = Store.open(tmp_path / "store")
-    task = task_of(store, lambda: clip)
+    task = ablation_task(store, lambda: clip)
     path = store.blocks[0].folder / "embedding" / "c" / "0" / "0"
     values = np.memmap(path, np.float16, "r+", shape=(30, store.manifest.embed))
     values[7, 0] = np.nan

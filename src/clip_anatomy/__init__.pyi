@@ -49,8 +49,9 @@ from clip_anatomy.studies.ablate import Ablation as Ablation
 from clip_anatomy.studies.ablate import ablate as ablate
 from clip_anatomy.studies.ablation_study import study as study
 from clip_anatomy.studies.probe import probe as probe
+from clip_anatomy.studies.probe_table import ProbeTable as ProbeTable
+from clip_anatomy.studies.repair import RepairResult as RepairResult
 from clip_anatomy.studies.repair import repair as repair
-from clip_anatomy.studies.spurious_cue import find_cue as find_cue
 from clip_anatomy.studies.study_result import Study as Study
 from clip_anatomy.studies.waterbirds_protocol import paper_protocol as paper_protocol
 

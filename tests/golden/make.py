@@ -402,24 +402,30 @@ def search_numbers(m: Made) -> Found:
 def repair_numbers(m: Made) -> Found:
     said, _ = m.repaired
     found: Found = {
-        "silenced": said["silenced"],
+        "silenced": said["ablated"],
         "cue": said["cue"],
         "split": [said["split"]["validation"], said["split"]["test"]],
         "groups": [[one["name"], one["images"]] for one in said["groups"]],
-        "questions": [one["name"] for one in said["other_questions"]],
+        "questions": [one["name"] for one in said["other_tasks"]],
         "suspects": [one["part"] for one in said["suspects"]],
         "suspect_roles": [one["role"] for one in said["suspects"]],
-        "choices": [[one["how"], one["silence"], one["suggested"]] for one in said["choices"]],
-        "other_ways": [[one["how"], one["silenced"]] for one in said["other_ways"]],
+        "choices": [[one["strategy"], one["parts"], one["suggested"]] for one in said["candidates"]],
+        "other_ways": [[one["strategy"], one["ablated"]] for one in said["alternatives"]],
     }
-    tables = [said["average"], said["worst_group"], said["mean_over_groups"], *said["groups"], *said["other_questions"]]
+    tables = [said["average"], said["worst_group"], said["mean_over_groups"], *said["groups"], *said["other_tasks"]]
+    names = {"before_within": "before_interval", "change_within": "change_interval"}
     for name in ("before", "after", "change", "before_within", "change_within"):
-        found[name] = np.array([one[name] for one in tables], float)
-    for name, key in (("on_name", "name"), ("on_cue", "cue"), ("on_class", "of_class"), ("variance", "variance")):
+        found[name] = np.array([one[names.get(name, name)] for one in tables], float)
+    for name, key in (
+        ("on_name", "name"),
+        ("on_cue", "cue_variance"),
+        ("on_class", "class_variance"),
+        ("variance", "variance"),
+    ):
         found[f"suspects_{name}"] = np.array([one[key] for one in said["suspects"]], float)
-    alone = [one["silenced_alone"] for one in said["suspects"]]
+    alone = [one["ablated_alone"] for one in said["suspects"]]
     found["suspects_alone"] = np.array([[one["average"], one["worst"], one["mean"]] for one in alone], float)
-    found["choices_validated"] = np.array([list(map(one["validation"].get, ("average", "worst", "mean"))) for one in said["choices"]])  # fmt: skip
+    found["choices_validated"] = np.array([list(map(one["validation"].get, ("average", "worst", "mean"))) for one in said["candidates"]])  # fmt: skip
     return found
 
 

@@ -4,7 +4,7 @@ Nothing is run again (direct effects only): a part's contribution x, minus its m
 (x − mean) FᵀF is, with an orthonormal basis F of what tells the cue's texts apart.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,22 +14,23 @@ from torch import Tensor
 
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.means import Means
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.cue_scores import Board
-from clip_anatomy.studies.repair_plan import Plan
+from clip_anatomy.studies.cue_scores import AblatedLogits
+from clip_anatomy.studies.repair_task import RepairTask
 
 __all__ = [
-    "Part",
-    "Silence",
+    "HeadOrMlp",
+    "PartAblation",
+    "ablated_logits",
+    "ablation_of",
     "answers",
-    "board_of",
+    "checked_parts",
     "contributions",
     "means_of",
     "parts_of",
     "selection_of",
-    "selects",
-    "silence_of",
     "texts_in",
 ]
 
@@ -38,7 +39,7 @@ ALONG = " along cue"
 
 
 @dataclass(frozen=True, order=True)
-class Part:
+class HeadOrMlp:
     """A head, or (head −1) the MLP of a layer."""
 
     layer: int
@@ -51,31 +52,31 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Silence:
-    """What is silenced: parts, whole, or (heads only) what they write along the cue's texts.
+class PartAblation:
+    """What is ablated: parts, whole, or (heads only) what they write along the cue's texts.
 
     Attributes:
         selection: the parts.
-        along: only along the cue's texts.
+        along_cue: only along the cue's texts.
     """
 
     selection: Selection
-    along: bool = False
+    along_cue: bool = False
 
     @property
-    def told(self) -> str:
+    def spec(self) -> str:
         """As it is typed: "2.0,7.3 along cue"."""
-        return self.selection.spec + (ALONG if self.along and self.selection else "")
+        return self.selection.spec + (ALONG if self.along_cue and self.selection else "")
 
 
-def parts_of(store: Store) -> tuple[Part, ...]:
+def parts_of(store: Store) -> tuple[HeadOrMlp, ...]:
     """The parts that a store holds: its heads, and its MLPs where they were kept."""
     manifest = store.manifest
-    heads = [Part(layer, head) for layer in manifest.layers for head in range(manifest.heads)]
-    return (*heads, *(Part(layer) for layer in manifest.layers if "mlps" in manifest.keep))
+    heads = [HeadOrMlp(layer, head) for layer in manifest.layers for head in range(manifest.heads)]
+    return (*heads, *(HeadOrMlp(layer) for layer in manifest.layers if "mlps" in manifest.keep))
 
 
-def selection_of(parts: Sequence[Part]) -> Selection:
+def selection_of(parts: Sequence[HeadOrMlp]) -> Selection:
     """The same parts as a selection."""
     return Selection(
         tuple((part.layer, part.head) for part in parts if part.head >= 0),
@@ -83,39 +84,39 @@ def selection_of(parts: Sequence[Part]) -> Selection:
     )
 
 
-def silence_of(what: Silence | Selection) -> Silence:
-    """Parts as they are given: a selection alone is silenced whole."""
-    return what if isinstance(what, Silence) else Silence(what)
+def ablation_of(what: PartAblation | Selection) -> PartAblation:
+    """Parts as they are given: a selection alone is ablated whole."""
+    return what if isinstance(what, PartAblation) else PartAblation(what)
 
 
-def selects(store: Store, what: Silence | Selection) -> tuple[Part, ...]:
+def checked_parts(store: Store, what: PartAblation | Selection) -> tuple[HeadOrMlp, ...]:
     """The parts of a selection, if the store holds them.
 
     Raises:
         StoreError: MLPs that were not kept.
-        BadSpec: heads that do not exist, parts that no store holds, or that cannot be silenced along a cue.
+        BadSpec: heads that do not exist, parts that no store holds, or that cannot be ablated along a cue.
     """
-    silence = silence_of(what)
-    selection = silence.selection
+    ablation = ablation_of(what)
+    selection = ablation.selection
     selection.checked(store.manifest.layers, store.manifest.heads)
     if selection.class_to_class or selection.input_embedding or selection.tokens:
         raise BadSpec(
-            f"{selection.description}: a repair silences heads and MLPs, as a store holds them. Type --select 7.0,7.3+mlp=2"
+            f"{selection.description}: a repair ablates heads and MLPs, as a store holds them. Type --select 7.0,7.3+mlp=2"
         )
     if selection.mlps and "mlps" not in store.manifest.keep:
         raise StoreError(
-            f"{store.path} holds no MLPs, so that {selection.description} cannot be silenced. Make a store with them: clip-anatomy index SOURCE "
+            f"{store.path} holds no MLPs, so that {selection.description} cannot be ablated. Make a store with them: clip-anatomy index SOURCE "
             "NEW-STORE --keep heads,mlps"
         )
-    if silence.along and selection.mlps:
+    if ablation.along_cue and selection.mlps:
         raise BadSpec(
-            f"{silence.told}: only heads can be silenced along a cue, MLPs are silenced whole. Type {selection.spec}"
+            f"{ablation.spec}: only heads can be ablated along a cue, MLPs are ablated whole. Type {selection.spec}"
         )
-    return (*(Part(*pair) for pair in selection.heads), *(Part(layer) for layer in selection.mlps))
+    return (*(HeadOrMlp(*pair) for pair in selection.heads), *(HeadOrMlp(layer) for layer in selection.mlps))
 
 
 def contributions(
-    store: Store, part: Part, rows: np.ndarray
+    store: Store, part: HeadOrMlp, rows: np.ndarray
 ) -> tuple[Float[Tensor, "image d"], Float64[Tensor, "d embed"] | None]:
     """What a part wrote for some images, in its own coordinates, and their frame (None: the joint space itself)."""
     if part.head < 0:
@@ -129,30 +130,31 @@ def texts_in(frame: Float64[Tensor, "d embed"] | None, texts: Float[Tensor, "tex
     return texts if frame is None else (texts.double() @ frame.T).float()
 
 
-def board_of(
+def ablated_logits(
     store: Store,
-    plan: Plan,
+    task: RepairTask,
     rows: np.ndarray,
-    parts: Sequence[Part],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    parts: Sequence[HeadOrMlp],
     *,
-    along: bool = False,
-) -> Board:
+    along_cue: bool = False,
+    progress: Progress | None = None,
+) -> AblatedLogits:
     """Answers of some images, and how each part would change them if it were replaced by its mean over these images.
 
     Args:
         store: the store.
-        plan: what is asked.
+        task: what is asked.
         rows: which images; nothing else is read.
         parts: which parts.
-        progress: called with (parts done, parts in all).
-        along: replace only what each writes along the cue's texts.
+        along_cue: replace only what each writes along the cue's texts.
+        progress: told as it goes.
 
     Raises:
         BadInput: scores that are not finite, no label, more than fits into memory.
     """
-    labels = plan.labels(store, rows)
-    texts, read = plan.texts, plan.along_cue if along else plan.texts
+    tell = progress or silent
+    labels = task.labels(store, rows)
+    texts, read = task.texts, task.along_cue if along_cue else task.texts
     if (needed := 4 * len(parts) * len(rows) * len(texts)) > BYTES:
         raise BadInput(
             f"{len(parts)} parts × {len(rows):,} images × {len(texts):,} class texts would take {needed / 1e9:.0f} GB. Leave --also away, "
@@ -162,12 +164,14 @@ def board_of(
     for at, part in enumerate(parts):
         x, frame = contributions(store, part, rows)
         deltas[at] = (x.double().mean(0).float() - x) @ texts_in(frame, read).T
-        progress(at + 1, len(parts))
+        tell("ablating each part", at + 1, len(parts))
     base = store.embeddings(rows, unit=True) @ texts.T
-    return Board(base, deltas, plan.ends, labels, plan.groups(store, rows, labels[0]), plan.names, plan.cue_question)
+    return AblatedLogits(
+        base, deltas, task.ends, labels, task.groups(store, rows, labels[0]), task.group_names, task.cue_task
+    )
 
 
-def means_of(store: Store, rows: np.ndarray, parts: Sequence[Part]) -> Means:
+def means_of(store: Store, rows: np.ndarray, parts: Sequence[HeadOrMlp]) -> Means:
     """Mean contributions of some parts over some images, in the joint space; zero for all other parts."""
     manifest = store.manifest
     heads = torch.zeros(manifest.depth, manifest.heads, manifest.embed, dtype=torch.float64)
@@ -184,14 +188,20 @@ def means_of(store: Store, rows: np.ndarray, parts: Sequence[Part]) -> Means:
 
 
 def answers(
-    store: Store, plan: Plan, rows: np.ndarray, parts: Sequence[Part], means: Means, *, along: bool = False
+    store: Store,
+    task: RepairTask,
+    rows: np.ndarray,
+    parts: Sequence[HeadOrMlp],
+    means: Means,
+    *,
+    along_cue: bool = False,
 ) -> Float[Tensor, "image text"]:
-    """Cosines of some images with the texts of all questions, with some parts at the given means, all or along the cue only.
+    """Cosines of some images with the texts of all tasks, with some parts at the given means, all or along the cue only.
 
     Parts of the cosine of the unedited embedding: its length is not taken anew, which changes no answer.
     """
-    found = store.embeddings(rows, unit=True) @ plan.texts.T
-    texts = plan.along_cue if along else plan.texts
+    found = store.embeddings(rows, unit=True) @ task.texts.T
+    texts = task.along_cue if along_cue else task.texts
     for part in parts:
         x, frame = contributions(store, part, rows)
         mean = means.mlps[part.layer] if part.head < 0 else means.heads[part.layer, part.head]

@@ -28,7 +28,7 @@ from clip_anatomy.studies.baseline import baseline_of, refuse_missing
 from clip_anatomy.studies.stored_predictions import predictions
 from clip_anatomy.studies.study_result import Study, effects_of
 from clip_anatomy.studies.token_parts import tokens_of
-from clip_anatomy.studies.zero_shot_task import Task, task_of
+from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
 
 __all__ = ["SELECTED", "STUDIES", "study"]
 
@@ -108,7 +108,7 @@ def study(
     *,
     select: Sequence["Selection | str"] = (),
     clip: "Clip | Callable[[], Clip] | None" = None,
-    task: Task | None = None,
+    task: ZeroShotTask | None = None,
     label: str | None = None,
     classes: Sequence[str] | str | None = None,
     group: str | None = None,
@@ -184,7 +184,9 @@ def study(
     for _, one in sets:
         union |= one
     _refuse(opened, kind, union)
-    asked = task or task_of(opened, model, label=label, classes=classes, group=group, templates=templates, texts=texts)
+    asked = task or ablation_task(
+        opened, model, label=label, classes=classes, group=group, templates=templates, texts=texts
+    )
     if by == "texts" and span is None:
         span = _span(opened, model(), pool, texts_per_head, tell)
     tokens = tokens_of(opened, model, union, tell)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from clip_anatomy.errors import BadInput
 
-__all__ = ["Move", "moves"]
+__all__ = ["AccuracyChange", "accuracy_changes"]
 
 RESAMPLES = 4000
 LEVEL = 0.95
@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Move:
+class AccuracyChange:
     """An accuracy, 0–1, before and after a change, with 95 % intervals (percentiles of the bootstrap).
 
     Attributes:
@@ -28,18 +28,18 @@ class Move:
         images: how many it is measured on.
         before: accuracy before.
         after: accuracy after.
-        before_within: interval of `before`.
-        after_within: interval of `after`.
-        change_within: interval of the difference, taken on the same resamples.
+        before_interval: interval of `before`.
+        after_interval: interval of `after`.
+        change_interval: interval of the difference, taken on the same resamples.
     """
 
     name: str
     images: int
     before: float
     after: float
-    before_within: Interval
-    after_within: Interval
-    change_within: Interval
+    before_interval: Interval
+    after_interval: Interval
+    change_interval: Interval
 
     @property
     def change(self) -> float:
@@ -47,12 +47,12 @@ class Move:
         return self.after - self.before
 
 
-def moves(
+def accuracy_changes(
     groups: Mapping[str, tuple[Bool[np.ndarray, " image"], Bool[np.ndarray, " image"]]],
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> tuple[tuple[Move, ...], Move, Move]:
+) -> tuple[tuple[AccuracyChange, ...], AccuracyChange, AccuracyChange]:
     """Compare answers before and after a change, group by group.
 
     Args:
@@ -61,7 +61,7 @@ def moves(
         resamples: how often.
 
     Returns:
-        One move a group; that of the worst group; that of the mean over groups. The worst group before and the worst one after may
+        One change a group; that of the worst group; that of the mean over groups. The worst group before and the worst one after may
         be two groups: intervals are of these two, and hold for them, not for the search for the smallest.
 
     Raises:
@@ -69,10 +69,10 @@ def moves(
 
     Example:
         >>> before, after = np.arange(100) < 20, np.arange(100) < 90
-        >>> each, worst, mean = moves({"a": (before, after), "b": (after, after)})
+        >>> each, worst, mean = accuracy_changes({"a": (before, after), "b": (after, after)})
         >>> each[0].change, worst.before, worst.after, mean.after
         (0.7, 0.2, 0.9, 0.9)
-        >>> bool(worst.before_within[0] < 0.2 < worst.before_within[1])
+        >>> bool(worst.before_interval[0] < 0.2 < worst.before_interval[1])
         True
     """
     if empty := [name for name, (before, _) in groups.items() if not len(before)]:
@@ -81,18 +81,18 @@ def moves(
         )
     if not groups:
         raise BadInput("there is no group to measure. Type --group COLUMN")
-    dice = np.random.default_rng(seed)
-    drawn = [_draws(before, after, dice, resamples) for before, after in groups.values()]
+    random = np.random.default_rng(seed)
+    drawn = [_draws(before, after, random, resamples) for before, after in groups.values()]
     each = [
-        _move(name, len(before), (before.mean(), after.mean()), draws)
+        _change(name, len(before), (before.mean(), after.mean()), draws)
         for (name, (before, after)), draws in zip(groups.items(), drawn, strict=True)
     ]
     low, high = (min(range(len(each)), key=lambda at: (each[at].before, each[at].after)[when]) for when in (0, 1))
-    worst = _move(
+    worst = _change(
         "worst group", each[low].images, (each[low].before, each[high].after), np.stack([drawn[low][0], drawn[high][1]])
     )
     total = sum(one.images for one in each)
-    mean = _move(
+    mean = _change(
         "mean over groups",
         total,
         (_mean([one.before for one in each]), _mean([one.after for one in each])),
@@ -106,28 +106,30 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _draws(
-    before: Bool[np.ndarray, " image"], after: Bool[np.ndarray, " image"], dice: np.random.Generator, resamples: int
+    before: Bool[np.ndarray, " image"], after: Bool[np.ndarray, " image"], random: np.random.Generator, resamples: int
 ) -> Float[np.ndarray, "2 resample"]:
     """Accuracies before and after of every resample."""
     n = len(before)
     counts = np.bincount(2 * before.astype(int) + after, minlength=4)
-    cells = dice.multinomial(n, counts / n, size=resamples)  # wrong-wrong, wrong-right, right-wrong, right-right
+    cells = random.multinomial(n, counts / n, size=resamples)  # wrong-wrong, wrong-right, right-wrong, right-right
     return np.stack([(cells[:, 2] + cells[:, 3]) / n, (cells[:, 1] + cells[:, 3]) / n])
 
 
-def _move(name: str, images: int, values: tuple[float, float], draws: Float[np.ndarray, "2 resample"]) -> Move:
+def _change(
+    name: str, images: int, values: tuple[float, float], draws: Float[np.ndarray, "2 resample"]
+) -> AccuracyChange:
     ends = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
 
-    def within(values: np.ndarray) -> Interval:
+    def interval(values: np.ndarray) -> Interval:
         low, high = np.percentile(values, ends)
         return float(low), float(high)
 
-    return Move(
+    return AccuracyChange(
         name,
         images,
         float(values[0]),
         float(values[1]),
-        within(draws[0]),
-        within(draws[1]),
-        within(draws[1] - draws[0]),
+        interval(draws[0]),
+        interval(draws[1]),
+        interval(draws[1] - draws[0]),
     )

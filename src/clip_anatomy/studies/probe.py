@@ -1,124 +1,38 @@
 """Linear probes on a store: the whole embedding beside ablated ones, without reading an image."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.retrieval.store_atlas import atlas_of, model_of
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.labelled_images import Labelled
-from clip_anatomy.studies.linear_probe import METHODS, Batch, LinearProbe, fit_probe
+from clip_anatomy.studies.image_split import Split, train_test_of
+from clip_anatomy.studies.linear_probe import METHODS, Batches, LinearProbe, fit_probe
+from clip_anatomy.studies.probe_table import ProbeRow, ProbeTable
+from clip_anatomy.studies.store_columns import columns_of, few, text_codes, text_column
 
-__all__ = ["ProbeRow", "ProbeTable", "probe"]
+__all__ = ["ProbeImages", "probe", "probe_images"]
 
 AT_ONCE = 4096
 IN_MEMORY = 2**26  # numbers: 131,000 images of 512; beyond, batches are streamed
 RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class ProbeRow:
-    """How well one kind of feature tells the classes apart, on test images.
-
-    Attributes:
-        name: what the probe sees.
-        accuracy: over all test images, in 0..1.
-        interval: 95 % bootstrap interval of it.
-        per_class: mean over classes.
-        groups: accuracy of each group.
-        worst_interval: 95 % bootstrap interval of the worst group's.
-        trained: accuracy on the training images.
-        method: how it was trained.
-        strength: regularisation chosen.
-        converged: whether training came to its end.
-        seconds: wall time.
-    """
-
-    name: str
-    accuracy: float
-    interval: tuple[float, float]
-    per_class: float
-    groups: Mapping[str, float]
-    worst_interval: tuple[float, float]
-    trained: float
-    method: str
-    strength: float
-    converged: bool
-    seconds: float
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        """The worst group and its accuracy."""
-        return min(self.groups.items(), key=lambda one: one[1])
-
-
-@dataclass(frozen=True)
-class ProbeTable:
-    """Probes side by side.
-
-    Attributes:
-        rows: one per kind of feature; the first is the whole embedding.
-        classes: the classes.
-        train: training images, those to choose the strength on among them.
-        test: test images.
-        images: test images of each group.
-        split: where the split comes from, in words.
-        notes: what must be said about the figures.
-    """
-
-    rows: tuple[ProbeRow, ...]
-    classes: tuple[str, ...]
-    train: int
-    test: int
-    images: Mapping[str, int]
-    split: str
-    notes: tuple[str, ...] = ()
-
-    def table(self) -> str:
-        """Percentages, one kind of feature a line, as plain text."""
-        width = max(len("percent right"), *(len(row.name) for row in self.rows))
-        lines = [f"{'percent right':<{width}}  accuracy  (95 %)         mean per class  worst group (images)"]
-        for row in self.rows:
-            low, high = (f"{100 * x:.1f}" for x in row.interval)
-            name, worst = row.worst
-            lines.append(
-                f"{row.name:<{width}}  {100 * row.accuracy:8.1f}  {f'({low}-{high})':<13}  {100 * row.per_class:14.1f}  "
-                f"{100 * worst:5.1f}  {name} ({self.images[name]:,})"
-            )
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return {
-            "schema": "clip-anatomy/probe/1",
-            "classes": list(self.classes),
-            "train": self.train,
-            "test": self.test,
-            "images": dict(self.images),
-            "split": self.split,
-            "rows": [
-                {**vars(row), "groups": dict(row.groups), "worst_group": row.worst[0], "worst": row.worst[1]}
-                for row in self.rows
-            ],
-            "notes": list(self.notes),
-        }
-
-
 def probe(
-    store: Store,
+    store: "Store | str | Path",
     *,
-    last: Sequence[int] | None = None,
-    without: Sequence[str] = (),
+    last: Sequence[int] | str | None = None,
+    without: Sequence[str] | None = None,
     atlas: "Atlas | str | Path | None" = None,
     label: str = "label",
     group: str | None = None,
@@ -126,7 +40,7 @@ def probe(
     method: str | None = None,
     epochs: int = 10,
     seed: int = 0,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> ProbeTable:
     """Train linear probes on the full embedding and on ablated ones, side by side.
 
@@ -134,9 +48,9 @@ def probe(
     that has a bias, so the constant is left away; contributions are divided by ‖embedding‖, the full embedding is too.
 
     Args:
-        store: a store whose images are labelled.
-        last: for each number k, a probe that sees only what the attention of the last k layers wrote; by default of 4, or of as many as the
-            store holds.
+        store: a store whose images are labelled, or its folder.
+        last: for each number k, a probe that sees only what the attention of the last k layers wrote: numbers, "1,4" or "none"; by default
+            of 4, or of as many as the store holds.
         without: for each selection (`9.3,10.1`, `layer=0-5`, `role=background`, …), a probe on the embedding without these heads.
         atlas: names of the heads, for "role=" and "words="; by default the one kept in the store, or a quick one.
         label: column of the classes: label, group, or one of the table that came with the images.
@@ -147,7 +61,7 @@ def probe(
             memory, else sgd.
         epochs: passes of sgd.
         seed: of the split by ids, of sgd and of the bootstrap.
-        progress: called with (what, done, of how many).
+        progress: told as it goes.
 
     Returns:
         ProbeTable, its first row the full embedding.
@@ -162,38 +76,100 @@ def probe(
         >>> import clip_anatomy as ca
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = ca.index(ca.load("demo"), "world:120:test", folder + "/store")
-        ...     found = probe(ca.Store.open(folder + "/store"), label="background", method="ridge", last=[1])
+        ...     found = probe(folder + "/store", label="background", method="ridge", last=[1])
         >>> [row.name for row in found.rows], found.train + found.test
         (['full embedding', 'attention of the last layer only'], 120)
     """
     if method is not None and method not in METHODS:
         raise BadSpec(f"--method {method} is not known. Type one of: {', '.join(METHODS)}")
-    features = _features(store, last, without, atlas, progress)
-    images = Labelled.of(store, label=label, group=group, split=split, seed=seed)
-    trained_on = len(images.train) + len(images.held)
-    size = trained_on * store.manifest.embed
-    chosen = method or ("logistic" if size <= IN_MEMORY else "sgd")
+    tell = progress or silent
+    layers = _layer_counts(last)
+    opened = store if isinstance(store, Store) else Store.open(store)
+    features = _features(opened, layers, without or (), atlas, tell)
+    images = probe_images(opened, label=label, group=group, split=split, seed=seed)
+    parts = images.split
+    trained_on = len(parts.train) + len(parts.validation)
+    chosen = method or ("logistic" if trained_on * opened.manifest.embed <= IN_MEMORY else "sgd")
     rows: list[ProbeRow] = []
     for at, feature in enumerate(features):
         began = time.monotonic()
 
-        def tell(done: int, of: int, name: str = feature.name, at: int = at) -> None:
-            if progress is not None:
-                progress(name, at * of + done, len(features) * of)
+        def step(what: str, done: int, total: int | None, name: str = feature.name, at: int = at) -> None:
+            tell(name, at * (total or 1) + done, len(features) * (total or 1))
 
-        read = _reader(store, feature, images.labels, seed)
-        fitted = fit_probe(
-            read(images.train), read(images.held), len(images.classes), chosen, epochs=epochs, seed=seed, progress=tell
+        train, validation = (
+            _batches(opened, feature, images.labels, places, seed) for places in (parts.train, parts.validation)
         )
-        row = _row(images, _right(store, feature, fitted, images), seed)
-        trained = fitted.accuracy(read(images.train)())
-        seconds = time.monotonic() - began
-        told = (fitted.method, fitted.strength, fitted.converged)
-        rows.append(ProbeRow(feature.name, *row, trained, *told, seconds))
+        fitted = fit_probe(train, validation, len(images.classes), chosen, epochs=epochs, seed=seed, progress=step)
+        right = _right(opened, feature, fitted, images)
+        row = _row(feature.name, images, right, fitted, seed)
+        rows.append(replace(row, trained=fitted.accuracy(train()), seconds=time.monotonic() - began))
     notes = [*images.notes, *(f"Training on {row.name} stopped before its end." for row in rows if not row.converged)]
-    counts = {name: int((images.groups[images.test] == at).sum()) for at, name in enumerate(images.names)}
-    there = {name: count for name, count in counts.items() if count}
-    return ProbeTable(tuple(rows), images.classes, trained_on, len(images.test), there, images.told, tuple(notes))
+    counts = np.bincount(images.groups[parts.test] + 1, minlength=len(images.group_names) + 1)[1:].tolist()
+    test_images = {name: count for name, count in zip(images.group_names, counts, strict=True) if count}
+    return ProbeTable(
+        tuple(rows), label, images.classes, trained_on, len(parts.test), test_images, parts.source, tuple(notes)
+    )
+
+
+# ---- images
+
+
+@dataclass(frozen=True)
+class ProbeImages:
+    """The labelled images of a store: class and group of each, and which are for training and which for the test.
+
+    Attributes:
+        labels: class of every image of the store, −1 without one.
+        classes: names of the classes.
+        groups: group of every image, −1 without one; the class where there are no groups.
+        group_names: names of the groups.
+        split: labelled images to train on, to choose the strength on, and to report on.
+        notes: what must be said about them.
+    """
+
+    labels: Int64[np.ndarray, " image"] = field(repr=False)
+    classes: tuple[str, ...]
+    groups: Int64[np.ndarray, " image"] = field(repr=False)
+    group_names: tuple[str, ...]
+    split: Split
+    notes: tuple[str, ...] = ()
+
+
+def probe_images(
+    store: Store, *, label: str = "label", group: str | None = None, split: str | None = None, seed: int = 0
+) -> ProbeImages:
+    """Read labels, groups and split of a store; see `probe` for the columns.
+
+    Raises:
+        BadInput: no labels, one class only, a column that is not there, no training or no test images.
+    """
+    labels, classes = _classes(store, label)
+    parts = train_test_of(store, labels >= 0, split, seed)
+    groups, names = text_codes(text_column(store, group or "group"))
+    if group is not None and not names:
+        raise BadInput(f"column {group!r} of {store.path} is empty or not there. Type one of: {columns_of(store)}")
+    if not (groups[parts.test] >= 0).any():  # no test image has a group: the classes are the groups
+        groups, names = labels, classes
+    left_out = int((labels < 0).sum())
+    notes = [f"{left_out:,} images without a label were left out."] if left_out else []
+    unseen = [classes[c] for c in np.setdiff1d(labels[parts.test], labels[parts.train]).tolist()]
+    if unseen:
+        notes.append(f"Classes without a training image, always wrong: {few(unseen)}.")
+    return ProbeImages(labels, classes, groups, names, parts, tuple(notes))
+
+
+def _classes(store: Store, label: str) -> tuple[Int64[np.ndarray, " image"], tuple[str, ...]]:
+    codes, names = text_codes(text_column(store, label))
+    if len(names) < 2:
+        raise BadInput(
+            f"column {label!r} of {store.path} holds {'one class: ' + names[0] if names else 'no labels'}. Type --label with one "
+            f"of: {columns_of(store)}; or index with --labels TABLE"
+        )
+    return codes, names
+
+
+# ---- features
 
 
 @dataclass(frozen=True)
@@ -205,26 +181,37 @@ class _Feature:
     only: bool
 
 
+def _layer_counts(last: Sequence[int] | str | None) -> Sequence[int] | None:
+    """Numbers of layers as typed; None for the default."""
+    if not isinstance(last, str):
+        return last
+    words = [] if last == "none" else last.split(",")
+    if not all(one.strip().isdecimal() for one in words):
+        raise BadSpec(f"--last {last}: numbers of layers were expected. Type --last 1,4 or --last none")
+    return [int(one) for one in words]
+
+
 def _features(
     store: Store,
     last: Sequence[int] | None,
     without: Sequence[str],
     atlas: "Atlas | str | Path | None",
-    progress: Callable[[str, int, int | None], None] | None,
+    progress: Progress,
 ) -> list[_Feature]:
     manifest, heads = store.manifest, store.manifest.heads
     found = [_Feature("full embedding", (), only=False)]
-    kept = _kept_at_end(store)
-    for k in [min(4, kept)] * (kept > 0) if last is None else last:
+    stored = [layer in manifest.layers for layer in range(manifest.depth)]
+    at_end = stored[::-1].index(False) if False in stored else manifest.depth
+    for k in [min(4, at_end)] * (at_end > 0) if last is None else last:
         layers = range(manifest.depth - k, manifest.depth)
         if k < 1 or any(layer not in manifest.layers for layer in layers):
             raise BadSpec(
                 f"--last {k}: the store holds layers {list(manifest.layers)} of {manifest.depth}. Type a number of 1 to "
-                f"{kept}"
+                f"{at_end}"
             )
-        told = f"last {k} layers" if k > 1 else "last layer"
+        which = f"last {k} layers" if k > 1 else "last layer"
         pairs = tuple((layer, head) for layer in layers for head in range(heads))
-        found.append(_Feature(f"attention of the {told} only", pairs, only=True))
+        found.append(_Feature(f"attention of the {which} only", pairs, only=True))
     named: Atlas | None = None
     for spec in without:
         if ("role=" in spec or "words=" in spec) and named is None:
@@ -238,31 +225,22 @@ def _features(
     return found
 
 
-def _kept_at_end(store: Store) -> int:
-    kept = [layer in store.manifest.layers for layer in range(store.manifest.depth)]
-    return kept[::-1].index(False) if False in kept else store.manifest.depth
-
-
-def _reader(
-    store: Store, feature: _Feature, labels: np.ndarray, seed: int
-) -> Callable[[np.ndarray], Callable[[], Iterator[Batch]]]:
+def _batches(
+    store: Store, feature: _Feature, labels: Int64[np.ndarray, " image"], places: np.ndarray, seed: int
+) -> Batches:
     """Batches of a feature for some images, as often as they are asked for.
 
     Images are dealt to batches at random: collections are walked class by class, and a streamed probe would see one class at a
     time. Within a batch they are in the store's order, which reads faster.
     """
+    mixed = np.random.default_rng(seed).permutation(places)
 
-    def of(places: np.ndarray) -> Callable[[], Iterator[Batch]]:
-        mixed = np.random.default_rng(seed).permutation(places)
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(mixed), AT_ONCE):
+            some = np.sort(mixed[start : start + AT_ONCE])
+            yield _read(store, feature, some), torch.from_numpy(labels[some])
 
-        def batches() -> Iterator[Batch]:
-            for start in range(0, len(mixed), AT_ONCE):
-                some = np.sort(mixed[start : start + AT_ONCE])
-                yield _read(store, feature, some), torch.from_numpy(labels[some])
-
-        return batches
-
-    return of
+    return batches
 
 
 def _read(store: Store, feature: _Feature, places: np.ndarray) -> Float32[Tensor, "image embed"]:
@@ -276,28 +254,47 @@ def _read(store: Store, feature: _Feature, places: np.ndarray) -> Float32[Tensor
     return found
 
 
-def _right(store: Store, feature: _Feature, fitted: LinearProbe, images: Labelled) -> np.ndarray:
+# ---- accuracies
+
+
+def _right(store: Store, feature: _Feature, fitted: LinearProbe, images: ProbeImages) -> Bool[np.ndarray, " image"]:
     """Whether each test image is right, in their order."""
+    test = images.split.test
     found = [
-        (fitted.predict(_read(store, feature, some)).numpy() == images.labels[some])
-        for some in np.array_split(images.test, -(-len(images.test) // AT_ONCE))
+        fitted.predict(_read(store, feature, some)).numpy() == images.labels[some]
+        for some in np.array_split(test, -(-len(test) // AT_ONCE))
     ]
     return np.concatenate(found)
 
 
 def _row(
-    images: Labelled, right: np.ndarray, seed: int
-) -> tuple[float, tuple[float, float], float, dict[str, float], tuple[float, float]]:
-    """Accuracy and its interval, mean over classes, accuracy of each group and the interval of the worst."""
-    labels, groups = images.labels[images.test], images.groups[images.test]
-    there = np.unique(groups[groups >= 0])
-    counts = np.array([(groups == g).sum() for g in there])
-    hits = np.array([right[groups == g].sum() for g in there])
+    name: str,
+    images: ProbeImages,
+    right: Bool[np.ndarray, " image"],
+    fitted: LinearProbe,
+    seed: int,
+) -> ProbeRow:
+    labels, groups = images.labels[images.split.test], images.groups[images.split.test]
+    present = np.unique(groups[groups >= 0])
+    counts = np.array([(groups == g).sum() for g in present])
+    hits = np.array([right[groups == g].sum() for g in present])
     # Images drawn again within each group: the number right is then binomial, no image need be drawn.
-    dice = np.random.default_rng(seed)
-    again = dice.binomial(counts, hits / counts, (RESAMPLES, len(there)))
-    low, high = np.quantile(dice.binomial(len(right), right.mean(), RESAMPLES) / len(right), (0.025, 0.975)).tolist()
-    worst_low, worst_high = np.quantile((again / counts).min(1), (0.025, 0.975)).tolist()
-    per_class = float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
-    by = {images.names[g]: float(h / n) for g, h, n in zip(there, hits, counts, strict=True)}
-    return float(right.mean()), (low, high), per_class, by, (worst_low, worst_high)
+    random = np.random.default_rng(seed)
+    again = random.binomial(counts, hits / counts, (RESAMPLES, len(present))) / counts
+    whole = random.binomial(len(right), right.mean(), RESAMPLES) / len(right)
+    return ProbeRow(
+        name,
+        float(right.mean()),
+        _interval(whole),
+        float(np.mean([right[labels == c].mean() for c in np.unique(labels)])),
+        {images.group_names[g]: float(h / n) for g, h, n in zip(present, hits, counts, strict=True)},
+        _interval(again.min(1)),
+        fitted.method,
+        fitted.strength,
+        fitted.converged,
+    )
+
+
+def _interval(drawn: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(drawn, (0.025, 0.975)).tolist()
+    return low, high

@@ -1,195 +1,261 @@
-"""What silencing some parts is worth: accuracies of the test split before and after, and the edit that does it.
+"""`repair`: find what misleads a model, ablate the parts that carry it, measure on images that had no part in the choice."""
 
-The functions behind `clip-anatomy repair`: they print nothing, so that a page can call them too.
-"""
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor
-
+from clip_anatomy.data.open_source import open_source
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import load
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.results import Result
+from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.ablated_answers import Silence, answers, means_of, selects, silence_of
-from clip_anatomy.studies.bootstrap import Move, moves
-from clip_anatomy.studies.columns import few
-from clip_anatomy.studies.cue_result import Found
-from clip_anatomy.studies.cue_scores import Board, Score, right, score
+from clip_anatomy.studies.ablated_answers import ALONG, PartAblation, checked_parts
+from clip_anatomy.studies.cue_scores import Score
+from clip_anatomy.studies.find_cue import IMAGES, MOST, CueSearch, find_cue
+from clip_anatomy.studies.repair_effect import RepairEffect, measure_repair, repair_edit
+from clip_anatomy.studies.waterbirds_protocol import PROTOCOL_OUT, run_protocol
+from clip_anatomy.studies.waterbirds_table import PaperTable
 
-__all__ = ["Repaired", "edit_of", "repair", "try_out"]
+__all__ = ["RepairResult", "ablation_in", "repair"]
 
-SCHEMA = "clip-anatomy/repair/1"
+SCHEMA = "clip-anatomy/repair/2"
+OUT = "clip-anatomy-repair"
 
 
-@dataclass(frozen=True)
-class Repaired:
-    """What silencing some parts does to the test split. Accuracies are 0–1, intervals 95 %.
+@dataclass(frozen=True, repr=False)
+class RepairResult(Result):
+    """A repair: what was found on the validation images, what was ablated, and what that does to the test images.
 
     Attributes:
-        silence: what was silenced.
-        average: of the question, over all test images it is asked of.
-        worst: of the worst group (before and after may be two groups).
-        mean: over groups.
-        groups: of the question in each group.
-        others: of the other questions.
-        cue: name of the other question that asks for the cue itself, "" if none does.
-        answers: class that each test image was given, before and after (places in the question's classes).
-        notes: what a reader must know.
+        store: of the images.
+        clip: its model, unedited.
+        found: suspects, and the parts that each strategy selects.
+        effect: accuracies of the test images before and after.
+        alternatives: the same for the other strategies, by their names.
+        edit: what does it, for any use of the model: `edit.save`, `EditedClip(clip, edit)`.
+        select: the parts as they were asked for; None for those that are suggested.
     """
 
-    silence: Silence
-    average: Move
-    worst: Move
-    mean: Move
-    groups: tuple[Move, ...]
-    others: tuple[Move, ...]
-    cue: str
-    answers: Int64[Tensor, "2 image"] = field(repr=False)
-    notes: tuple[str, ...] = ()
+    presenter: ClassVar[str] = "repair_folder"
+    store: Store
+    clip: Clip
+    found: CueSearch
+    effect: RepairEffect
+    alternatives: tuple[tuple[str, RepairEffect], ...]
+    edit: Edit = field(repr=False)
+    select: str | None = None
+
+    def selecting(self, select: str) -> "RepairResult":
+        """Ablate other parts: "7.0,7.3+mlp=2", "role=background", "7.0,7.3 along cue". The search is not done again.
+
+        Raises:
+            BadSpec: parts that do not exist, or that cannot be ablated along a cue.
+            BadInput: a cue that was not said in words.
+            StoreError: MLPs that the store does not hold.
+        """
+        return _repaired(self.store, self.clip, self.found, ablation_in(select, self.store, self.found), select)
 
     @property
-    def selection(self) -> Selection:
-        """The parts that were silenced."""
-        return self.silence.selection
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know."""
+        return tuple(dict.fromkeys([*self.found.notes, *self.effect.notes]))
 
-    @property
-    def worst_before(self) -> Move:
-        """The group that was worst before."""
-        return min(self.groups, key=lambda one: one.before)
-
-    @property
-    def worst_after(self) -> Move:
-        """The group that is worst after."""
-        return min(self.groups, key=lambda one: one.after)
-
-    @property
-    def all_questions(self) -> tuple[float, float]:
-        """Mean accuracy over the question and all others, before and after."""
-        every = [self.average, *self.others]
-        return sum(one.before for one in every) / len(every), sum(one.after for one in every) / len(every)
+    def summary(self) -> str:
+        """Return what was ablated, and accuracies of the test images before and after."""
+        task, effect = self.found.task, self.effect
+        lines = [
+            f"Which {task.main.column}? {effect.ablation.spec} at their mean, on {effect.average.images:,} test images, "
+            "percent right before and after (95 % interval of the change):"
+        ]
+        changes = (effect.worst, effect.mean, replace(effect.average, name="average"), *effect.others)
+        width = max(len(one.name) for one in changes)
+        for one in changes:
+            low, high = (100 * end for end in one.change_interval)
+            lines.append(
+                f"  {one.name:<{width}}  {100 * one.before:5.1f} {100 * one.after:5.1f}  ({low:+.1f} to {high:+.1f})"
+            )
+        return "\n".join([*lines, *(f"note: {one}" for one in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return everything as plain values, ready for JSON."""
+        found, task = self.found, self.found.task
         return {
             "schema": SCHEMA,
-            "silenced": self.silence.told,
-            "along_cue": self.silence.along,
-            "selection": self.selection.to_dict(),
-            "average": _told(self.average),
-            "worst_group": {
-                **_told(self.worst),
-                "before_is": self.worst_before.name,
-                "after_is": self.worst_after.name,
-            },
-            "mean_over_groups": _told(self.mean),
-            "groups": [_told(one) for one in self.groups],
-            "other_questions": [_told(one) for one in self.others],
-            "all_questions": dict(zip(("before", "after"), self.all_questions, strict=True)),
-            "cue_question": self.cue,
-            "notes": list(self.notes),
-        }
+            **self.effect.to_dict(),
+            "store": str(self.store.path),
+            "model": self.store.manifest.model,
+            "task": {"column": task.main.column, "classes": list(task.main.classes)},
+            "cue": list(task.cue),
+            "groups_by": task.rule,
+            "split": {"source": found.split.source, "validation": len(found.split.validation), "test": len(found.split.test)},
+            "select": self.select,
+            "validation_before": _plain(found.before),
+            "candidates": [
+                {"strategy": one.strategy, "parts": [part.name for part in one.parts], "along_cue": one.along_cue,
+                 "validation": _plain(one.score), "suggested": one is found.best}
+                for one in found.candidates
+            ],
+            "alternatives": [{"strategy": strategy, **one.to_dict()} for strategy, one in self.alternatives],
+            "suspects": [
+                {**asdict(one), "part": one.part.name, "variance": one.variance, "ablated_alone": _plain(one.ablated_alone)}
+                for one in found.suspects
+            ],
+            "all_notes": list(self.notes),
+        }  # fmt: skip
 
 
-def repair(store: Store, found: Found, what: Silence | Selection, *, seed: int = 0) -> Repaired:
-    """Measure on the test split what silencing some parts does. Only here the test split is read.
+def repair(
+    source: "Store | str | Path",
+    *,
+    label: str = "label",
+    classes: Sequence[str] | str | None = None,
+    group: str | None = None,
+    cue: Sequence[str] | str | None = None,
+    also: Sequence[str] | str | None = None,
+    templates: Sequence[str] | str | None = None,
+    select: str | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    images: int = IMAGES,
+    heads_only: bool = False,
+    cost: float = 2.0,
+    most: int = MOST,
+    atlas: "Atlas | str | Path | None" = None,
+    protocol: str | None = None,
+    out: str | Path | None = None,
+    model: "Clip | str | None" = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> RepairResult | PaperTable:
+    """Find the heads and MLPs that a wrong answer hangs on, ablate them, and measure what that is worth.
+
+    Parts are chosen on validation images; accuracies are of test images that had no part in the choice. Nothing is trained.
 
     Args:
-        store: the store of `found`.
-        found: what `find_cue` found.
-        what: parts to replace by their mean over the validation images; `found.best.silence` is the suggestion.
-        seed: of the bootstrap.
+        source: a store (made with `keep="heads,mlps"` its MLPs can be ablated too), or "world:COUNT", which is indexed into `out` first.
+        label: column of the right answers.
+        classes: class names, "a, b, c", or a text file of one a line; by default the values of the column.
+        group: column of the groups, or of what misleads; by default "group".
+        cue: what may mislead the model, in words: "sky, water"; by default the words of the groups.
+        also: columns of other tasks that must be kept: "colour,size"; for the demo world, by default, all that it knows.
+        templates: prompts with one {}; several are averaged.
+        select: ablate these: "7.0,7.3", "role=background", "mlp=2", several joined by +. With " along cue" behind them, of heads only
+            what they write along the cue's texts. By default the parts that are found.
+        split: column that says test for the images to report on; by default "split", else halves by id.
+        seed: of these halves.
+        images: images of each half, at most.
+        heads_only: leave MLPs alone.
+        cost: points that the average, and each other task, may lose on the validation images.
+        most: parts to ablate, at most.
+        atlas: names of the heads: an atlas, its JSON file, or its folder; by default made from the validation images.
+        protocol: "paper": run the published Waterbirds table instead, on a folder with Waterbirds or a store of it.
+        out: folder for the store of a world or of Waterbirds; by default clip-anatomy-repair.
+        model: the store's model, or another name or path of it; by default as it was indexed.
+        weights: a checkpoint file for open_clip:NAME.
+        device: auto, cpu, cuda, cuda:1, mps.
+        progress: told as it goes.
+
+    Returns:
+        RepairResult; with a protocol its PaperTable.
 
     Raises:
-        BadSpec: parts that the store does not hold.
-        StoreError: MLPs that were not kept.
-        BadInput: scores that are not numbers, no group with a test image.
+        BadInput: labels without classes, one class, empty groups, numbers that are not finite, settings that make no sense.
+        BadSpec: parts that do not exist, an unknown protocol.
+        StoreError: no store, a store of another model, or one made with --convention official.
+
+    Example:
+        >>> import tempfile
+        >>> import clip_anatomy as ca
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = ca.index(ca.load("demo"), "world:300:val:balanced", folder + "/store", keep="heads,mlps")
+        ...     repaired = ca.repair(folder + "/store", also=[])
+        ...     _ = repaired.edit.save(folder + "/edit.json")
+        >>> repaired.effect.worst.after > repaired.effect.worst.before
+        True
     """
-    silence = silence_of(what)
-    parts, rows, plan = selects(store, silence), found.split.test, found.plan
-    means = means_of(store, found.split.validation, parts)
-    labels = plan.labels(store, rows)
-    groups = plan.groups(store, rows, labels[0])
-    before = answers(store, plan, rows, (), means)
-    after = answers(store, plan, rows, parts, means, along=silence.along)
-    board = Board(before, (after - before)[None], plan.ends, labels, groups, plan.names, plan.cue_question)
-    asked = labels[0] >= 0
-    kept = [_pair(board, after, at, labels[at] >= 0) for at in range(1, len(plan.questions))]
-    by_group = {
-        name: _pair(board, after, 0, asked & (groups == at))
-        for at, name in enumerate(plan.names)
-        if bool((asked & (groups == at)).any())
+    if protocol is not None:
+        return run_protocol(
+            source, protocol, model=model, weights=weights, device=device, out=out or PROTOCOL_OUT, progress=progress
+        )
+    if not 0 <= cost <= 100 or most < 1 or images < 1:
+        raise BadInput(f"--cost {cost:g}, --most {most}, --images {images}: type --cost 2 --most 10 --images 20000")
+    store, clip = _opened(source, Path(out or OUT), model, progress or silent, weights=weights, device=device)
+    if select is not None and "role=" not in select and "words=" not in select:
+        ablation_in(select, store)  # refused before the search; names of heads are known only after it
+    found = find_cue(
+        store, clip, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates, split=split, seed=seed,
+        images=images, heads_only=heads_only, max_loss=cost / 100, most=most, atlas=atlas, progress=progress,
+    )  # fmt: skip
+    ablation = found.best.ablation if select is None else ablation_in(select, store, found)
+    return _repaired(store, clip, found, ablation, select)
+
+
+def ablation_in(select: str, store: Store, found: CueSearch | None = None) -> PartAblation:
+    """Read what was typed as what to ablate: "7.0,7.3+mlp=2", "role=background", "7.0,7.3 along cue".
+
+    Args:
+        select: as it was typed.
+        store: that holds the parts.
+        found: the search, for names of heads and for the cue.
+
+    Raises:
+        BadSpec: parts that do not exist, or that cannot be ablated along a cue.
+        BadInput: a cue that was not said in words.
+        StoreError: MLPs that the store does not hold.
+    """
+    words = " ".join(select.split())
+    along_cue = words.endswith(ALONG)
+    if along_cue and found is not None and len(found.task.cue) < 2:
+        raise BadInput(f"{select}: the cue is not known in words. Type --cue 'sky, water', or leave{ALONG} away")
+    atlas = None if found is None else found.atlas
+    parts = Selection.parse(words.removesuffix(ALONG), store.manifest.layers, store.manifest.heads, atlas)
+    ablation = PartAblation(parts, along_cue)
+    checked_parts(store, ablation)
+    return ablation
+
+
+def _repaired(store: Store, clip: Clip, found: CueSearch, ablation: PartAblation, select: str | None) -> RepairResult:
+    others = [one for one in found.candidates if one.parts and one.ablation != ablation]
+    return RepairResult(
+        store,
+        clip,
+        found,
+        measure_repair(store, found, ablation),
+        tuple((one.strategy, measure_repair(store, found, one.ablation)) for one in others),
+        repair_edit(store, clip, found, ablation),
+        select,
+    )
+
+
+def _opened(
+    source: "Store | str | Path", out: Path, model: "Clip | str | None", progress: Progress, **options: Any
+) -> tuple[Store, Clip]:
+    """The store and its model; a world is indexed first."""
+    if isinstance(source, Store) or not str(source).startswith("world:") or Path(source).is_dir():
+        store = source if isinstance(source, Store) else Store.open(source)
+        return store, model if isinstance(model, Clip) else load(model or store.manifest.model, **options)
+    # A repair needs groups of some size: unseen pictures, where either background is as likely, if nothing else is said.
+    spec = str(source) if str(source).count(":") > 1 else f"{source}:val:balanced"
+    pictures, place = open_source(spec), out / spec.replace(":", "-")
+    clip = model if isinstance(model, Clip) else load(model or "demo", **options)
+    index(
+        clip, pictures, place, keep="heads,mlps", report=lambda now: progress(f"indexing {spec}", now.done, now.total)
+    )
+    return Store.open(place, clip), clip
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    """A score for JSON: None for what was not measured."""
+    numbers = {**asdict(score), "worst": score.worst, "mean": score.mean}
+    return {
+        name: [None if one != one else one for one in value] if isinstance(value, tuple) else value  # noqa: PLR0124
+        for name, value in numbers.items()
     }
-    if not by_group:
-        raise BadInput(
-            "no test image is in any of the groups. Type --group COLUMN with another column, or --split COLUMN"
-        )
-    each, worst, mean = moves(by_group, seed=seed)
-    average = moves({plan.main.column: _pair(board, after, 0, asked)}, seed=seed)[0][0]
-    others = tuple(
-        moves({one.column: pair}, seed=seed)[0][0]
-        for one, pair in zip(plan.questions[1:], kept, strict=True)
-        if len(pair[0])
-    )
-    cue = plan.questions[plan.cue_question].column if plan.cue_question else ""
-    notes = [f"no test image is in the group {name!r}" for name in plan.names if name not in by_group]
-    notes += [f"only {one.images} test images in {one.name!r}" for one in each if one.images < 10]
-    if strange := plan.strangers(store, rows):
-        notes.append(
-            f"not asked of test images that are {few(strange)}: no validation image is, so it is no class here"
-        )
-    if outside := plan.outside(store, rows, labels[0]):
-        notes.append(
-            f"{outside:,} test images are in groups that too few validation images are in: they count in the average only"
-        )
-    said = torch.stack([x[:, : plan.ends[0]].argmax(1) for x in (before, after)])
-    return Repaired(silence, average, worst, mean, each, others, cue, said, tuple(notes))
-
-
-def try_out(store: Store, found: Found, what: Silence | Selection) -> Score:
-    """Accuracies of the validation split with some parts silenced: what a person may look at while choosing.
-
-    Raises:
-        BadSpec: parts that the store does not hold.
-        StoreError: MLPs that were not kept.
-    """
-    parts, rows, plan = selects(store, what), found.split.validation, found.plan
-    after = answers(store, plan, rows, parts, means_of(store, rows, parts), along=silence_of(what).along)
-    labels = plan.labels(store, rows)
-    groups = plan.groups(store, rows, labels[0])
-    return score(
-        Board(after, torch.zeros(1, *after.shape), plan.ends, labels, groups, plan.names, plan.cue_question), after
-    )
-
-
-def edit_of(store: Store, clip: Clip, found: Found, what: Silence | Selection, notes: str = "") -> Edit:
-    """The edit that replaces the parts by their means over the validation images, for any use of the model.
-
-    Args:
-        store: the store of `found`.
-        clip: its model.
-        found: what `find_cue` found.
-        what: the parts.
-        notes: anything to keep with it.
-    """
-    rows, silence = found.split.validation, silence_of(what)
-    means = means_of(store, rows, selects(store, silence))
-    told = f"{len(rows):,} images of {store.path.name}, the validation half"
-    frames = dict.fromkeys(silence.selection.heads, found.plan.cue_frame) if silence.along else None
-    return Edit.of(clip, silence.selection, means, directions=frames, measured_on=told, notes=notes)
-
-
-def _pair(
-    board: Board, after: Float[Tensor, "image text"], question: int, where: Bool[Tensor, " image"]
-) -> tuple[Bool[np.ndarray, " asked"], Bool[np.ndarray, " asked"]]:
-    was, now = right(board, board.base, question), right(board, after, question)
-    return was[where].numpy(), now[where].numpy()
-
-
-def _told(move: Move) -> dict[str, Any]:
-    return {**asdict(move), "change": move.change}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.results import Result
-from clip_anatomy.studies.zero_shot_task import Task
+from clip_anatomy.studies.zero_shot_task import ZeroShotTask
 
 __all__ = ["Effect", "Study", "effects_of"]
 
@@ -181,7 +181,7 @@ class Study(Result):
 
 
 def effects_of(
-    picks: Int[Tensor, "set image"], task: Task, sets: Sequence[tuple[str, Selection]]
+    picks: Int[Tensor, "set image"], task: ZeroShotTask, sets: Sequence[tuple[str, Selection]]
 ) -> tuple[Effect, ...]:
     """Accuracies of every set; the first one is what the others are compared with.
 

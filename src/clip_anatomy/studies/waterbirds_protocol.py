@@ -1,27 +1,94 @@
 """The published Waterbirds protocol, run on a store: no image is read again, every row costs one sum over 4 layers of heads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from clip_anatomy.data.open_source import open_source
 from clip_anatomy.data.waterbirds import CLASSES, GROUPS
-from clip_anatomy.errors import BadInput, StoreError
+from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import load
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.zero_shot import imagenet_templates
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.store.index import index, model_of
+from clip_anatomy.store.manifest import NAME
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.waterbirds_table import LATE, PaperHeads, PaperRow, PaperTable, paper_heads
+from clip_anatomy.studies.waterbirds_table import LATE, PAPER, PaperHeads, PaperRow, PaperTable, paper_heads
 
-__all__ = ["paper_heads_of", "paper_protocol"]
+__all__ = ["PROTOCOL_OUT", "paper_heads_of", "paper_protocol", "run_protocol"]
 
 DRAWS = 20
+PROTOCOLS = ("paper",)
+PROTOCOL_OUT = "clip-anatomy-paper"
+
+
+def run_protocol(
+    source: "Store | str | Path",
+    protocol: str = "paper",
+    *,
+    model: "Clip | str | None" = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    out: str | Path = PROTOCOL_OUT,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> PaperTable:
+    """Run a published protocol, from pictures or from a store of them.
+
+    Args:
+        source: a folder with Waterbirds, `waterbirds:FOLDER[:partial]`, or a store made of it.
+        protocol: "paper".
+        model: one of the three models with a published list; the store's by default.
+        weights: a checkpoint file for open_clip:NAME.
+        device: auto, cpu, cuda, cuda:1, mps.
+        out: folder for the store of what the heads wrote, where pictures are given: after a stop the same call goes on there.
+        batch: images at once; by default found while working.
+        progress: told as it goes.
+
+    Raises:
+        BadSpec: unknown protocol, or a model without a published list.
+        BadInput: no copy of Waterbirds, or not a whole one.
+    """
+    if protocol not in PROTOCOLS:
+        raise BadSpec(f"protocol {protocol!r} is not known. Type --protocol {' or '.join(PROTOCOLS)}")
+    tell = progress or silent
+    place = source.path if isinstance(source, Store) else Path(source)
+    stored = (place / NAME).is_file()
+    place = place if stored else Path(out) / "store"
+    pictures = (
+        None if stored else open_source(_test_images(str(source)))
+    )  # a wrong path is said before minutes of loading
+    named = model or model_of(place)
+    if named is None:
+        models = ", ".join(one.spec for one in PAPER.values())
+        raise BadSpec(f"the protocol is of three models. Type --model with one of: {models}")
+    clip = named if isinstance(named, Clip) else load(named, weights=weights, device=device)
+    paper_heads_of(clip)  # refused before anything is indexed
+    failed: tuple[tuple[str, str], ...] = ()
+    if pictures is not None:
+        failed = index(
+            clip, pictures, place, layers=f"last:{LATE}", convention="official", batch=batch,
+            report=lambda now: tell("indexing", now.done, now.total),
+        ).errors  # fmt: skip
+    table = paper_protocol(Store.open(place, clip), clip, progress=progress)
+    return replace(table, notes=(*(f"not used: {name}: {message}" for name, message in failed), *table.notes))
+
+
+def _test_images(source: str) -> str:
+    """The spec of the test images only: the protocol looks at no others."""
+    spec = source if source.startswith("waterbirds:") else f"waterbirds:{source}"
+    return spec if ":test" in spec[len("waterbirds:") :] else f"{spec}:test"
 
 
 def paper_heads_of(clip: Clip) -> PaperHeads:
-    """The published list for an opened model, by its shape.
+    """Find the published list for a model, by its shape.
 
     Raises:
         BadSpec: there is none; names the three models.
@@ -37,7 +104,7 @@ def paper_protocol(
     published: PaperHeads | None = None,
     split: str = "test",
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> PaperTable:
     """Run the published removal of the background cue on a store of Waterbirds.
 
@@ -50,7 +117,7 @@ def paper_protocol(
         published: another list than the one for the model's shape.
         split: which images.
         seed: of the random heads of the control.
-        progress: called with (what, done, of how many).
+        progress: told as it goes.
 
     Returns:
         PaperTable.
@@ -69,24 +136,23 @@ def paper_protocol(
             f"waterbirds:FOLDER:test NEW --layers last:{LATE} --convention official --model {store.manifest.model}"
         )
     rows, labels, groups = _images(store, split)
-    if progress is not None:
-        progress("class texts", 0, 1)
+    tell = progress or silent
+    tell("class texts", 0, 1)
     texts = embed_texts(clip, CLASSES, imagenet_templates())
     pairs = [(layer, head) for layer in late for head in range(store.manifest.heads)]
     wrote: list[Tensor] = []
     for at, (layer, head) in enumerate(pairs):
         reader = store.basis.rows[store.layer_at(layer), head] @ texts.double().T
         wrote.append(store.heads(layer, head, rows).double() @ reader)
-        if progress is not None:
-            progress("heads", at + 1, len(pairs))
+        tell("heads", at + 1, len(pairs))
     toward = torch.stack(wrote)  # [pair, image, text]
     whole = store.embeddings(rows, unit=True).double() @ texts.double().T
     mean = toward.mean(1, keepdim=True)
-    rest = whole.mean(0) - mean.sum(0)  # early attention, MLPs, start and biases, all at their mean
+    rest = whole.mean(0) - mean.sum(0)  # early attention, MLPs, input embedding and biases, all at their mean
 
-    def measure(name: str, silenced: Sequence[tuple[int, int]]) -> PaperRow:
-        at = torch.tensor([pair in silenced for pair in pairs])
-        return _row(name, silenced, rest + torch.where(at[:, None, None], mean, toward).sum(0), labels, groups)
+    def measure(name: str, ablated: Sequence[tuple[int, int]]) -> PaperRow:
+        at = torch.tensor([pair in ablated for pair in pairs])
+        return _row(name, ablated, rest + torch.where(at[:, None, None], mean, toward).sum(0), labels, groups)
 
     draws = np.random.default_rng(seed)
     drawn = [
@@ -116,17 +182,17 @@ def paper_protocol(
 def _images(store: Store, split: str) -> tuple[list[int], Int64[Tensor, " image"], Int64[Tensor, " image"]]:
     """Places, classes and groups of the images to measure."""
     known = {name: at for at, name in enumerate(GROUPS)}
-    told = list(zip(store.column("group"), store.column("split"), strict=True))
-    if strange := sorted({str(group) for group, _ in told} - {*known}):
+    listed = list(zip(store.column("group"), store.column("split"), strict=True))
+    if strange := sorted({str(group) for group, _ in listed} - {*known}):
         raise BadInput(
             f"{store.path} is not a store of Waterbirds: it holds images of group {strange[0]!r}. Type: clip-anatomy index "
             "waterbirds:FOLDER:test STORE --layers last:4 --convention official"
         )
-    rows = [at for at, (_, part) in enumerate(told) if part == split]
-    groups = torch.tensor([known[told[at][0]] for at in rows], dtype=torch.int64)
+    rows = [at for at, (_, part) in enumerate(listed) if part == split]
+    groups = torch.tensor([known[listed[at][0]] for at in rows], dtype=torch.int64)
     if empty := [name for at, name in enumerate(GROUPS) if not bool((groups == at).any())]:
         raise BadInput(
-            f"{store.path} has no {split} image of {' and '.join(empty)}: the worst group cannot be told. Index the rest: "
+            f"{store.path} has no {split} image of {' and '.join(empty)}: the worst group cannot be measured. Index the rest: "
             f"clip-anatomy index waterbirds:FOLDER:{split} {store.path}"
         )
     return rows, groups // len(CLASSES), groups
@@ -134,7 +200,7 @@ def _images(store: Store, split: str) -> tuple[list[int], Int64[Tensor, " image"
 
 def _row(
     name: str,
-    silenced: Sequence[tuple[int, int]],
+    ablated: Sequence[tuple[int, int]],
     scores: Float[Tensor, "image text"],
     labels: Int64[Tensor, " image"],
     groups: Int64[Tensor, " image"],
@@ -143,7 +209,7 @@ def _row(
         raise BadInput("some scores are not finite. Index again with a model in float32")
     right = (scores.argmax(1) == labels).double()
     by = {group: float(right[groups == at].mean()) for at, group in enumerate(GROUPS)}
-    return PaperRow(name, tuple(silenced), by, float(right.mean()))
+    return PaperRow(name, tuple(ablated), by, float(right.mean()))
 
 
 def _notes(store: Store, clip: Clip, heads: PaperHeads, split: str, images: int) -> list[str]:

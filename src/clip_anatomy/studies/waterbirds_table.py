@@ -1,16 +1,19 @@
-"""The published removal of a spurious cue: which heads of which models were silenced on Waterbirds, and the result as a table.
+"""The published removal of a spurious cue: which heads of which models were ablated on Waterbirds, and the result as a table.
 
 Source: Gandelsman, Efros, Steinhardt, "Interpreting CLIP's Image Representation via Text-Based Decomposition" (ICLR 2024), §5.1,
-and its released code: the listed heads, all attention before the last four layers and all MLPs (the start of the stream with
+and its released code: the listed heads, all attention before the last four layers and all MLPs (the input embedding with
 them) are put at their mean over the test images; the class is the larger of two dot products, each class text averaged over
 CLIP's 80 templates. The heads were picked by people who read the heads' texts; they are facts about those weights and no others.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from clip_anatomy.atomic_output import as_json, write_file
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.results import Result
 
 __all__ = ["LATE", "PAPER", "PaperHeads", "PaperRow", "PaperTable", "paper_heads"]
 
@@ -19,7 +22,7 @@ LATE = 4  # layers whose attention is kept
 
 @dataclass(frozen=True)
 class PaperHeads:
-    """The heads that were silenced in one model, as (layer, head) from 0.
+    """The heads that were ablated in one model, as (layer, head) from 0.
 
     Attributes:
         model: architecture in open_clip's words.
@@ -30,7 +33,7 @@ class PaperHeads:
         patch: pixels along a side of a patch.
         location: heads that answer where a picture was taken.
         setting: heads that answer to the setting around the object.
-        told: worst-group accuracy before and after, in percent, as others report it; not checked here, since that needs the weights.
+        reported: worst-group accuracy before and after, in percent, as others report it; not checked here, since that needs the weights.
     """
 
     model: str
@@ -41,7 +44,7 @@ class PaperHeads:
     patch: int
     location: tuple[tuple[int, int], ...]
     setting: tuple[tuple[int, int], ...]
-    told: tuple[float, float]
+    reported: tuple[float, float]
 
     @property
     def spec(self) -> str:
@@ -78,7 +81,7 @@ PAPER = {
 
 
 def paper_heads(layers: int, heads: int, d: int, patch: int) -> PaperHeads:
-    """The published list for a model of this shape.
+    """Find the published list for a model of this shape.
 
     Raises:
         BadSpec: there is none; names the three models.
@@ -102,8 +105,8 @@ class PaperRow:
     """Accuracies in 0..1 with some parts at their mean.
 
     Attributes:
-        name: what is silenced.
-        heads: the heads silenced beside early attention and MLPs.
+        name: what is ablated.
+        heads: the heads ablated beside early attention and MLPs.
         groups: accuracy of each group.
         average: accuracy over all images.
     """
@@ -119,23 +122,23 @@ class PaperRow:
         return min(self.groups.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return everything as plain values, ready for JSON."""
         return {
             "name": self.name, "heads": [list(pair) for pair in self.heads], "groups": dict(self.groups),
             "worst": self.worst, "average": self.average,
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class PaperTable:
+@dataclass(frozen=True, repr=False)
+class PaperTable(Result):
     """The protocol before, after, and beside a control.
 
     Attributes:
         before: the model as it is.
-        late: attention of the last four layers only, no head silenced yet.
-        location: of these the location heads silenced.
-        setting: of these the setting heads silenced.
-        after: both lists silenced: the protocol.
+        late: attention of the last four layers only, no head ablated yet.
+        location: of these the location heads ablated.
+        setting: of these the setting heads ablated.
+        after: both lists ablated: the protocol.
         control: as many heads drawn at random instead, mean of several draws.
         images: images of each group.
         published: the list that was used.
@@ -161,8 +164,27 @@ class PaperTable:
         """All rows in order."""
         return self.before, self.late, self.location, self.setting, self.after, self.control
 
+    def summary(self) -> str:
+        """Return the table with the model, the worst group before and after, and the notes, as plain text."""
+        before, after, reported = self.before, self.after, self.published.reported
+        return "\n".join([
+            f"Waterbirds, zero-shot, percent right · {self.model} · heads published for {self.published.spec}",
+            self.table(),
+            f"worst group {100 * before.worst:.1f} → {100 * after.worst:.1f}, average {100 * before.average:.1f} → "
+            f"{100 * after.average:.1f} (worst group as others report it for\n{self.published.spec}: {reported[0]} → {reported[1]})",
+            *(f"note: {one}" for one in self.notes),
+        ])  # fmt: skip
+
+    def save(self, folder: str | Path) -> Path:
+        """Write paper.json into a folder.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        return write_file(Path(folder) / "paper.json", as_json(self.to_dict()))
+
     def table(self) -> str:
-        """Percentages, one row a line, as plain text."""
+        """Return percentages, one row a line, as plain text."""
         groups = list(self.images)
         width = max(len(row.name) for row in self.rows)
         head = " " * width + "".join(f"{name:>{len(name) + 2}}" for name in [*groups, "worst", "average"])
@@ -174,7 +196,7 @@ class PaperTable:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return everything as plain values, ready for JSON."""
         return {
             "schema": "clip-anatomy/paper/1",
             "model": self.model,
@@ -185,6 +207,9 @@ class PaperTable:
                 name: getattr(self, name).to_dict()
                 for name in ("before", "late", "location", "setting", "after", "control")
             },
-            "told_elsewhere": {"worst_before": self.published.told[0], "worst_after": self.published.told[1]},
+            "reported_elsewhere": {
+                "worst_before": self.published.reported[0],
+                "worst_after": self.published.reported[1],
+            },
             "notes": list(self.notes),
         }

@@ -1,40 +1,59 @@
-"""`Task`: a zero-shot question that a store's images are asked: class texts, right answers, groups."""
+"""`ZeroShotTask`: which of these classes? Class texts, and the right answers and groups of the images of a store that it is asked of."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from clip_anatomy.data.world.accuracy import prompts
+from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.text_cache import embed_texts
+from clip_anatomy.loading.tokenizer import average_prompts, fill_templates
+from clip_anatomy.loading.zero_shot import imagenet_templates
 from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.class_texts import WORLD, class_texts, values_of
-from clip_anatomy.studies.columns import classes_of, codes_in, column_of, columns_of, few
+from clip_anatomy.studies.store_columns import (
+    classes_of,
+    codes_in,
+    column_of,
+    columns_of,
+    few,
+    text_codes,
+    text_column,
+)
 
-__all__ = ["Task", "task_of"]
+__all__ = ["WORLD", "ZeroShotTask", "ablation_task", "class_texts", "values_of", "zero_shot_task"]
 
+TEMPLATES = ("a photo of a {}.",)
+PAPER = "imagenet"  # the 80 templates of CLIP's own recipe, which the paper takes
+DIGITS = ("1", "2", "3", "4")
+WORLD = (*ATTRIBUTES, "digit")
+"""What the demo world asks of its pictures."""
 FEW = 10  # images in a group: fewer say little
 
 
 @dataclass(frozen=True)
-class Task:
-    """Which of these classes? Asked of the images that have a label.
+class ZeroShotTask:
+    """Which of these classes? Asked of some images of a store.
 
     Attributes:
         column: where the right answers are.
         classes: names.
         texts: one unit embedding per class.
-        rows: places of the images that are asked, ascending.
-        labels: their classes.
+        rows: places of the images in the store, ascending.
+        labels: their classes; −1 for images that it is not asked of.
         group_column: where the groups are, "" for none.
-        group_names: names of the groups that hold an image that is asked.
-        groups: of the asked images; −1 for none.
+        group_names: names of the groups that hold an image.
+        groups: of the images; −1 for none.
         notes: what a reader must know.
+        one_object: not asked of pictures of the demo world that show two different objects.
     """
 
     column: str
@@ -46,23 +65,72 @@ class Task:
     group_names: tuple[str, ...] = ()
     groups: Int64[Tensor, " image"] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    one_object: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what answers nothing."""
         if len(self.classes) != len(self.texts):
             raise BadInput(f"{len(self.texts)} class texts for {len(self.classes)} classes: give one for each")
-        if len(self.classes) < 2:
-            raise BadInput(
-                f"one class only ({few(self.classes)}): every image is right whatever is replaced. Type --classes 'one name, another name', or "
-                "--label COLUMN with another column"
-            )
         if not bool(torch.isfinite(self.texts).all()):
             raise BadInput("the class texts' embeddings are not finite. Load the model with dtype='float32'")
         if len(self.rows) != len(self.labels):
             raise BadInput(f"{len(self.labels)} labels for {len(self.rows)} images: give one for each")
 
+    def labels_of(self, store: Store, rows: np.ndarray) -> Int64[Tensor, " image"]:
+        """Read the right answers of any images; −1 where it is not asked of them, or where the label is none of the classes."""
+        values = _values(store, self.column, rows, one_object=self.one_object)
+        return codes_in(values, self.classes, self.column, strict=False)
 
-def task_of(
+
+def zero_shot_task(
+    store: Store,
+    clip: Callable[[], Clip],
+    label: str = "label",
+    rows: np.ndarray | None = None,
+    *,
+    classes: Sequence[str] | str | None = None,
+    templates: Sequence[str] | str | None = None,
+    texts: Float[Tensor, "text embed"] | None = None,
+) -> ZeroShotTask:
+    """Make a task of a column, from some images of a store only.
+
+    Args:
+        store: the store.
+        clip: opens its model, called only if class texts must be embedded.
+        label: column of the right answers; "label" is the shape in the demo world.
+        rows: places of the images that may be looked at; all by default.
+        classes: names of the classes, "a, b, c", or a text file of one a line; by default the values of the column.
+        templates: prompts with one {} each, whose embeddings are averaged, or "imagenet" for the 80 of CLIP's own recipe; by default
+            "a photo of a {}.", for the demo world's attributes prompts that it was never trained on.
+        texts: class embeddings made elsewhere, of any length, in the order of `classes`.
+
+    Raises:
+        BadInput: an empty column, labels that match no class.
+    """
+    world = is_world(store)
+    column = "shape" if world and label == "label" else label
+    one_object = world and column != "digit"  # of two different objects, which one is meant?
+    rows = np.arange(len(store)) if rows is None else rows
+    values = _values(store, column, rows, one_object=one_object)
+    if not any(value not in (None, "") for value in values):
+        raise BadInput(
+            f"column {label!r} is empty for these images. Type one of: {columns_of(store)}; or index with --labels TABLE"
+        )
+    own = world and column in WORLD and classes is None and templates is None and texts is None
+    if own:
+        names = values_of(column)
+    elif classes is not None:
+        names = classes_of(classes)
+    else:
+        names = tuple(sorted({str(value) for value in values if value not in (None, "")}))
+    labels = codes_in(values, names, column)
+    if texts is None:
+        texts = class_texts(clip(), names, templates, column if own else "")
+    unit = torch.nn.functional.normalize(torch.as_tensor(texts).detach().cpu().float(), dim=-1)
+    return ZeroShotTask(column, names, unit, rows, labels, one_object=one_object)
+
+
+def ablation_task(
     store: Store,
     clip: Callable[[], Clip],
     *,
@@ -71,18 +139,17 @@ def task_of(
     group: str | None = None,
     templates: Sequence[str] | str | None = None,
     texts: Float[Tensor, "text embed"] | None = None,
-) -> Task:
-    """Make a task of a store's columns.
+) -> ZeroShotTask:
+    """Make a task of a store's columns for the images that have a label, with their groups.
 
     Args:
         store: the store.
-        clip: opens its model, called only if class texts must be embedded.
-        label: column of the right answers; by default "label" (the shape, in the demo world). Images without one are not asked.
-        classes: names of the classes, "a, b, c", or a text file of one a line; by default the values of the column.
+        clip: as for `zero_shot_task`, like all that is not said here.
+        label: column of the right answers; by default "label". Images without one are left out.
+        classes: names of the classes.
         group: column of the groups; two or more joined by "+" are crossed. By default "group" where it is filled.
-        templates: prompts with one {} each, whose embeddings are averaged, or "imagenet" for the 80 of CLIP's own recipe; by default
-            "a photo of a {}.", for the demo world's attributes prompts that it was never trained on.
-        texts: class embeddings made elsewhere, of any length, in the order of `classes`.
+        templates: prompts of the classes.
+        texts: class embeddings made elsewhere.
 
     Raises:
         BadInput: labels that match no class, one class only, columns and groups that are empty.
@@ -93,60 +160,47 @@ def task_of(
         >>> clip = ca.load("demo")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = ca.index(clip, "world:40:test", folder + "/store")
-        ...     task = task_of(ca.Store.open(folder + "/store"), lambda: clip, label="count")
+        ...     task = ablation_task(ca.Store.open(folder + "/store"), lambda: clip, label="count")
         >>> task.classes, task.texts.shape[0]
         (('one', 'two', 'three', 'four'), 4)
     """
-    every = np.arange(len(store))
     if not len(store):
         raise BadInput(f"{store.path} holds no images. Type: clip-anatomy index SOURCE {store.path}")
-    world = is_world(store)
-    column = label or "label"
-    attribute = ("shape" if column == "label" else column) if world else ""
-    told = column_of(store, attribute or column, every)
-    if world and attribute != "digit":  # of two different objects, which one is meant?
-        two = column_of(store, "shape2", every)
-        told = [value if other in (None, "") else None for value, other in zip(told, two, strict=True)]
-    if not any(value not in (None, "") for value in told):
+    whole = zero_shot_task(store, clip, label or "label", classes=classes, templates=templates, texts=texts)
+    if len(whole.classes) < 2:
         raise BadInput(
-            f"column {column!r} holds no label. Type --label COLUMN with one of: {columns_of(store)}; or index with --labels TABLE"
+            f"column {whole.column!r} names one class only ({few(whole.classes)}): every image is right whatever is replaced. Type "
+            f"--classes '{few(whole.classes)}, another name', or another --label: {columns_of(store)}"
         )
-    own = classes is None and attribute in WORLD and templates is None and texts is None
-    names: tuple[str, ...]
-    if own:
-        names = values_of(attribute)
-    elif classes is None:
-        names = tuple(sorted({str(value) for value in told if value not in (None, "")}))
-    else:
-        names = classes_of(classes)
-    codes = codes_in(told, names, column)
-    asked = torch.nonzero(codes >= 0).flatten().numpy()
-    if len(names) < 2:
-        raise BadInput(
-            f"column {column!r} names one class only ({few(names)}): every image is right whatever is replaced. Type --classes "
-            f"'{few(names)}, another name', or another --label: {columns_of(store)}"
-        )
-    if texts is None:
-        texts = class_texts(clip(), names, templates, attribute if own else "")
-    names_of_groups, groups, notes = _groups(store, group, asked)
-    used = len(set(codes[asked].tolist()))
-    if used == 1:
-        notes.append(
-            f"all images are of one class, {names[int(codes[asked][0])]}: a model that always says so is right"
-        )
-    if len(asked) < len(store):
-        notes.append(f"{len(store) - len(asked):,} of {len(store):,} images have no such label and are not asked")
-    unit = torch.nn.functional.normalize(torch.as_tensor(texts).detach().cpu().float(), dim=-1)
-    where = "" if groups is None else group or "group"
-    return Task(attribute or column, names, unit, asked, codes[asked], where, names_of_groups, groups, tuple(notes))
+    labelled = (whole.labels >= 0).numpy()
+    rows, labels = whole.rows[labelled], whole.labels[torch.from_numpy(labelled)]
+    names, groups, notes = _groups(store, group, rows)
+    if len(present := set(labels.tolist())) == 1:
+        only = whole.classes[present.pop()]
+        notes.append(f"all images are of one class, {only}: a model that always says so is right")
+    if len(rows) < len(store):
+        notes.append(f"{len(store) - len(rows):,} of {len(store):,} images have no such label and are not asked")
+    column = "" if groups is None else group or "group"
+    return replace(
+        whole, rows=rows, labels=labels, group_column=column, group_names=names, groups=groups, notes=tuple(notes)
+    )
+
+
+def _values(store: Store, column: str, rows: np.ndarray, *, one_object: bool) -> list[Any]:
+    """Values of a column; None for pictures of two different objects, where these are not asked about."""
+    values = column_of(store, column, rows)
+    if not one_object:
+        return values
+    second = column_of(store, "shape2", rows)
+    return [value if other in (None, "") else None for value, other in zip(values, second, strict=True)]
 
 
 def _groups(
-    store: Store, group: str | None, asked: np.ndarray
+    store: Store, group: str | None, rows: np.ndarray
 ) -> tuple[tuple[str, ...], Int64[Tensor, " image"] | None, list[str]]:
-    """Names of the groups that are not empty, group of each asked image, notes."""
+    """Names of the groups that are not empty, group of each image, notes."""
     columns = [part.strip() for part in (group or "group").split("+")]
-    values = [["" if one is None else str(one) for one in column_of(store, name, asked)] for name in columns]
+    values = [text_column(store, name, rows) for name in columns]
     for name, column in zip(columns, values, strict=True):
         if not any(column):
             if group is None:
@@ -155,19 +209,56 @@ def _groups(
                 f"the groups are empty: column {name!r} has no value for any image that is asked. Type --group COLUMN with one of: "
                 f"{columns_of(store)}; or leave it away"
             )
-    told = [", ".join(each) if all(each) else "" for each in zip(*values, strict=True)]
-    counts = Counter(name for name in told if name)
+    crossed = [", ".join(each) if all(each) else "" for each in zip(*values, strict=True)]
+    counts = Counter(name for name in crossed if name)
     if not counts:
         raise BadInput(
             f"the groups are empty: no image has a value in all of {', '.join(columns)}. Type --group {columns[0]}"
         )
-    if len(counts) > max(64, len(asked) // 2):
+    if len(counts) > max(64, len(rows) // 2):
         raise BadInput(
-            f"column {group or 'group'!r} has {len(counts):,} values for {len(asked):,} images: these name images, they are no groups. Type "
+            f"column {group or 'group'!r} has {len(counts):,} values for {len(rows):,} images: these name images, they are no groups. Type "
             f"--group COLUMN with one of: {columns_of(store)}"
         )
-    names = tuple(sorted(counts))
+    codes, names = text_codes(crossed)
     small = [f"{name} ({counts[name]})" for name in names if counts[name] < FEW]
     notes = [f"groups of fewer than {FEW} images say little: {few(small)}"] if small else []
-    place = {name: at for at, name in enumerate(names)}
-    return names, torch.tensor([place.get(name, -1) for name in told], dtype=torch.int64), notes
+    return names, torch.from_numpy(codes), notes
+
+
+# ---- class texts
+
+
+def values_of(attribute: str) -> tuple[str, ...]:
+    """Return the values of an attribute of the demo world.
+
+    Example:
+        >>> values_of("digit")
+        ('1', '2', '3', '4')
+    """
+    return ATTRIBUTES.get(attribute, DIGITS)
+
+
+def class_texts(
+    clip: Clip, names: Sequence[str], templates: Sequence[str] | str | None = None, attribute: str = ""
+) -> Float[Tensor, "text embed"]:
+    """Embed each name as the mean of its prompts' unit embeddings.
+
+    Args:
+        clip: the model.
+        names: of the classes; underscores are read as spaces.
+        templates: prompts with one {} each, or "imagenet" for the 80 of CLIP's own recipe; by default "a photo of a {}."
+        attribute: an attribute of the demo world whose values the names are: asked with prompts that it was never trained on.
+
+    Raises:
+        BadText: a template without a place for the name.
+    """
+    if attribute:
+        known = dict(zip(values_of(attribute), prompts(attribute), strict=True))
+        filled = [known[name] for name in names]
+    else:
+        given = (templates,) if isinstance(templates, str) else tuple(templates or TEMPLATES)
+        given = tuple(imagenet_templates()) if given == (PAPER,) else given
+        filled = [fill_templates(name.replace("_", " "), given) for name in names]
+    embeddings = embed_texts(clip, [text for some in filled for text in some]).cpu()
+    return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in filled])])

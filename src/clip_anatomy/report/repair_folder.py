@@ -1,0 +1,93 @@
+"""A repair as a folder: edit.json for `clip-anatomy apply`, repair.png and repair.json."""
+
+from base64 import b64encode
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_anatomy.atomic_output import Staging, as_json, staged
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from clip_anatomy.studies.repair import RepairResult
+
+__all__ = ["EDIT", "OUT", "figure", "html", "repair_folder", "save"]
+
+OUT = "clip-anatomy-repair"
+EDIT, FIGURE, NUMBERS = "edit.json", "repair.png", "repair.json"
+
+
+@contextmanager
+def repair_folder(folder: Path | None) -> "Generator[Callable[[RepairResult], None]]":
+    """Make sure that a folder can be written before any work is done, and fill it whole or not at all.
+
+    Args:
+        folder: where; None to write nothing.
+
+    Yields:
+        A function to call with the result.
+
+    Raises:
+        OutputError: it cannot be written.
+        MissingExtra: matplotlib is not installed.
+    """
+    if folder is None:
+        yield lambda result: None
+        return
+    from clip_anatomy.report.figures import need_matplotlib
+
+    need_matplotlib()
+    with staged(folder) as staging:
+        yield lambda result: _write(result, staging)
+    named = (folder / EDIT).read_text(encoding="utf-8")
+    for old in folder.glob(f"{Path(EDIT).stem}-*.safetensors"):  # means of edits that stood here before
+        if old.name not in named:
+            old.unlink(missing_ok=True)
+
+
+def save(result: "RepairResult", folder: Path) -> Path:
+    """Write edit, figure and numbers into a folder."""
+    with repair_folder(folder) as write:
+        write(result)
+    return folder
+
+
+def figure(result: "RepairResult") -> "Image.Image":
+    """Draw the repair as one picture."""
+    from PIL import Image
+
+    return Image.open(BytesIO(_png(result)))
+
+
+def html(result: "RepairResult") -> str:
+    """Return the figure and the summary for a notebook."""
+    drawn = b64encode(_png(result)).decode()
+    return f'<img alt="repair" width="900" src="data:image/png;base64,{drawn}"><pre>{escape(result.summary())}</pre>'
+
+
+def _write(result: "RepairResult", staging: Staging) -> None:
+    staging.write(FIGURE, _png(result))
+    result.edit.save(staging.folder / EDIT)
+    staging.write(NUMBERS, as_json(result.to_dict()))
+
+
+def _png(result: "RepairResult") -> bytes:
+    """Fetch the pictures behind the ablated parts and draw the figure."""
+    from clip_anatomy.progress import progress
+    from clip_anatomy.report.repair_figure import draw_repair
+    from clip_anatomy.report.thumbnails import thumbnails
+    from clip_anatomy.studies.ablated_answers import checked_parts
+    from clip_anatomy.studies.example_images import changed_answers, cue_examples
+
+    store, found, effect = result.store, result.found, result.effect
+    with progress("drawing"):
+        examples = cue_examples(store, found, checked_parts(store, effect.ablation))
+        changed = changed_answers(store, found, effect)
+        rows = {row.id: row for one in examples for row in one.rows} | {one.row.id: one.row for one in changed.shown}
+        pictures = {row.id: image for row, image, _ in thumbnails(rows.values()) if image is not None}
+        caption = f"{store.path.name}, model {store.manifest.model}"
+        return draw_repair(found, effect, caption, changed=changed, examples=examples, pictures=pictures)

@@ -1,0 +1,322 @@
+"""Find a spurious cue: rank heads and MLPs by how much they carry it, and choose by several strategies which to ablate.
+
+    role            all heads whose role is the cue's
+    name, variance  down each of these rankings, as far as it pays
+    group accuracy  greedy selection, part by part, by the worst group and the mean over groups
+    along the cue   greedy selection of heads of which only what they write along the cue's texts is ablated
+
+Rankings and selections see the validation split only: no label, group, embedding or head of a test image is read before the end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from clip_anatomy.errors import BadInput, StoreError
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.naming.ground_truth import is_world
+from clip_anatomy.progress import Progress, silent
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.ablated_answers import (
+    BYTES,
+    HeadOrMlp,
+    PartAblation,
+    ablated_logits,
+    parts_of,
+    selection_of,
+)
+from clip_anatomy.studies.cue_scores import (
+    COST,
+    LEAST,
+    MOST,
+    AblatedLogits,
+    Budget,
+    Score,
+    best_prefix,
+    greedy_selection,
+    score,
+    scores_alone,
+)
+from clip_anatomy.studies.cue_suspects import (
+    RANKINGS,
+    RankedBy,
+    Suspect,
+    atlas_of_rows,
+    properties_of,
+    ranked,
+    suspects_of,
+)
+from clip_anatomy.studies.image_split import Split, halves_of
+from clip_anatomy.studies.repair_task import RepairTask, repair_task
+
+__all__ = ["Candidate", "CueSearch", "find_cue"]
+
+IMAGES = 20_000
+FEW = 20  # validation images in a group: a choice that hangs on fewer is said to
+MANY = 48  # candidates, where not all parts fit into memory
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Parts that a strategy selects, and what ablating them does on the validation split.
+
+    Attributes:
+        strategy: how they were selected, in words.
+        parts: in the order in which they were selected.
+        score: accuracies with them ablated.
+        within_budget: whether the average and the other tasks lost no more than they may.
+        along_cue: only what the heads write along the cue's texts is ablated, not all that they write.
+    """
+
+    strategy: str
+    parts: tuple[HeadOrMlp, ...]
+    score: Score
+    within_budget: bool = True
+    along_cue: bool = False
+
+    @property
+    def spec(self) -> str:
+        """The parts in their order."""
+        return " ".join(part.name for part in self.parts) or "none"
+
+    @property
+    def ablation(self) -> PartAblation:
+        """What is ablated."""
+        return PartAblation(selection_of(self.parts), self.along_cue)
+
+
+@dataclass(frozen=True)
+class CueSearch:
+    """What `find_cue` found.
+
+    Attributes:
+        task: what was asked.
+        split: validation and test images.
+        suspects: every part of the store.
+        candidates: sets of parts, one a strategy.
+        best: the one to suggest: the best on the validation split of those within the budget; perhaps no part at all.
+        before: accuracies of the validation split with nothing ablated.
+        cue_roles: properties that the cue's texts are about.
+        atlas: names of the heads.
+        notes: what a reader must know.
+    """
+
+    task: RepairTask
+    split: Split
+    suspects: tuple[Suspect, ...]
+    candidates: tuple[Candidate, ...]
+    best: Candidate
+    before: Score
+    cue_roles: tuple[str, ...]
+    atlas: Atlas = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def suspected(self, k: int = 8) -> tuple[Suspect, ...]:
+        """Return the parts to show: those of the suggestion, then those that stand first in any of the rankings."""
+        suspect = {one.part: one for one in self.suspects}
+        shown = list(dict.fromkeys([*self.best.parts, *_interleaved(self.suspects, self.before, k)]))
+        return tuple(suspect[part] for part in shown[: max(k, len(self.best.parts))])
+
+    def ranked(self, by: RankedBy) -> list[HeadOrMlp]:
+        """Rank the parts that speak of the cue, the most suspected first."""
+        return ranked(self.suspects, by, self.before)
+
+
+def find_cue(
+    store: Store,
+    clip: Clip,
+    *,
+    label: str = "label",
+    classes: Sequence[str] | str | None = None,
+    group: str | None = None,
+    cue: Sequence[str] | str | None = None,
+    also: Sequence[str] | str | None = None,
+    templates: Sequence[str] | str | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    images: int = IMAGES,
+    heads_only: bool = False,
+    max_loss: float = COST,
+    most: int = MOST,
+    least: float = LEAST,
+    atlas: "Atlas | str | Path | None" = None,
+    progress: Progress | None = None,
+) -> CueSearch:
+    """Find the parts that carry a cue, and select which of them to ablate.
+
+    Args:
+        store: a store with labels, and with groups or a cue in words.
+        clip: its model.
+        label: column of the right answers.
+        classes: class names, "a, b", or a text file; by default the values of the column.
+        group: column of the groups, or of the cue; by default "group".
+        cue: what is suspected, in words: texts or "sky, water"; by default the words of the groups.
+        also: columns of tasks that must be kept; for the demo world, by default, all that it knows.
+        templates: prompts to average.
+        split: column of the splits; by default "split", else halves by id.
+        seed: of those halves.
+        images: images of each half, at most.
+        heads_only: leave MLPs alone where the store holds them.
+        max_loss: accuracy, 0–1, that the average and each other task may lose on the validation split.
+        most: parts to ablate, at most.
+        least: what each part must earn of half the worst group plus half the mean of groups.
+        atlas: names of the heads; by default made from the validation images alone.
+        progress: told as it goes.
+
+    Returns:
+        CueSearch. Nothing of the test split was read.
+
+    Raises:
+        BadInput: labels without classes, one class, empty groups, scores that are not numbers, settings that make no sense.
+        StoreError: a store of another model, or one made with --convention official.
+
+    Example:
+        >>> import tempfile
+        >>> import clip_anatomy as ca
+        >>> clip = ca.load("demo")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = ca.index(clip, "world:300:test:balanced", folder + "/store")
+        ...     found = find_cue(ca.Store.open(folder + "/store"), clip)
+        >>> "7.3" in [part.name for part in found.best.parts]
+        True
+    """
+    tell = progress or silent
+    store.manifest.refuse_other(clip.name, clip.digest, store.path)
+    if store.manifest.convention != "centered":
+        raise StoreError(
+            f"{store.path} was made with --convention {store.manifest.convention}; a repair needs one in which a part that writes nothing "
+            "contributes nothing. Type: clip-anatomy index SOURCE NEW-STORE --convention centered"
+        )
+    if not 0 <= max_loss <= 1 or most < 1 or not 0 <= least <= 1 or images < 1:
+        raise BadInput(
+            f"--cost {100 * max_loss:g}, --most {most}, --images {images}, least={least}: type --cost 2 --most 10 --images 20000"
+        )
+    halves = halves_of(store, split, seed, images)
+    rows = halves.validation
+    task = repair_task(
+        store, clip, rows, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates
+    )
+    named = _atlas(store, clip, rows, atlas, tell)
+    parts = tuple(part for part in parts_of(store) if part.head >= 0 or not heads_only)
+    alone, ablated = _each_alone(store, task, rows, parts, tell)
+    suspects = suspects_of(
+        store, task, rows, list(zip(parts, alone, strict=True)), atlas=named, clip=clip, progress=tell
+    )
+    cue_roles = properties_of(clip, task.cue)
+    if ablated is None:  # not all parts fit into memory
+        bare = ablated_logits(store, task, rows, ())
+        parts = _most_suspected(suspects, score(bare, bare.base), cue_roles, _fitting(task, rows))
+        ablated = ablated_logits(store, task, rows, parts)
+    before, budget = score(ablated, ablated.base), Budget(max_loss, most, least)
+    candidates = _candidates(suspects, ablated, parts, cue_roles, budget)
+    notes = (*task.notes, *_notes(store, task, ablated, heads_only=heads_only))
+    heads = tuple(part for part in parts if part.head >= 0)
+    if len(task.cue) > 1 and heads:
+        del ablated  # the next one is as large
+        along = ablated_logits(store, task, rows, heads, along_cue=True)
+        selected = greedy_selection(along, budget)
+        candidates += (_candidate("along the cue only", along, heads, selected, max_loss, along_cue=True),)
+    able = [Candidate("nothing helps", (), before), *(one for one in candidates if one.within_budget and one.parts)]
+    best = max(able, key=lambda one: (round(one.score.objective - least * len(one.parts), 6), -len(one.parts)))
+    return CueSearch(task, halves, suspects, candidates, best, before, cue_roles, named, notes)
+
+
+def _candidates(
+    suspects: Sequence[Suspect],
+    ablated: AblatedLogits,
+    parts: Sequence[HeadOrMlp],
+    cue_roles: tuple[str, ...],
+    budget: Budget,
+) -> tuple[Candidate, ...]:
+    """Whole parts, selected by each strategy."""
+    place, before = {part: at for at, part in enumerate(parts)}, score(ablated, ablated.base)
+    selected: dict[str, Sequence[int]] = {}
+    if of_role := [place[part] for part in _of_role(suspects, cue_roles) if part in place]:
+        selected[" + ".join(f"role={role}" for role in cue_roles)] = of_role
+    for by in ("name", "variance"):
+        if order := [place[part] for part in ranked(suspects, by, before) if part in place]:
+            selected[f"by {by}"] = best_prefix(ablated, order, budget)
+    selected["by group accuracy"] = greedy_selection(ablated, budget)
+    return tuple(_candidate(strategy, ablated, parts, at, budget.cost) for strategy, at in selected.items())
+
+
+def _candidate(
+    strategy: str,
+    ablated: AblatedLogits,
+    parts: Sequence[HeadOrMlp],
+    selected: Sequence[int],
+    cost: float,
+    *,
+    along_cue: bool = False,
+) -> Candidate:
+    after = score(ablated, ablated.base + ablated.deltas[list(selected)].sum(0))
+    able = after.within_budget(score(ablated, ablated.base), cost, ablated.cue_task)
+    return Candidate(strategy, tuple(parts[at] for at in selected), after, able, along_cue)
+
+
+def _atlas(store: Store, clip: Clip, rows: np.ndarray, given: "Atlas | str | Path | None", progress: Progress) -> Atlas:
+    if given is None:
+        return atlas_of_rows(store, clip, rows, progress)
+    named = given if isinstance(given, Atlas) else Atlas.load(given)
+    if named.digest != store.manifest.digest:
+        raise StoreError(
+            f"this atlas is of {named.model}, {store.path} of {store.manifest.model}. Leave --atlas away, or make one: clip-anatomy atlas "
+            f"{store.path}"
+        )
+    return named
+
+
+def _each_alone(
+    store: Store, task: RepairTask, rows: np.ndarray, parts: tuple[HeadOrMlp, ...], progress: Progress
+) -> tuple[list[Score], AblatedLogits | None]:
+    """Scores with each part ablated alone; and the logits of all parts, if they fit into memory."""
+    fit = _fitting(task, rows)
+    if fit >= len(parts):
+        ablated = ablated_logits(store, task, rows, parts, progress=progress)
+        return list(scores_alone(ablated)), ablated
+    found: list[Score] = []
+    for start in range(0, len(parts), fit):
+        found += scores_alone(ablated_logits(store, task, rows, parts[start : start + fit]))
+        progress("ablating each part", len(found), len(parts))
+    return found, None
+
+
+def _fitting(task: RepairTask, rows: np.ndarray) -> int:
+    """How many parts fit into memory."""
+    return max(1, BYTES // max(4 * len(rows) * len(task.texts), 1))
+
+
+def _most_suspected(
+    suspects: Sequence[Suspect], before: Score, cue_roles: tuple[str, ...], fit: int
+) -> tuple[HeadOrMlp, ...]:
+    """Those named after the cue, then the first of each ranking, as many as fit."""
+    order = [*_of_role(suspects, cue_roles), *_interleaved(suspects, before, len(suspects))]
+    return tuple(sorted(list(dict.fromkeys(order))[: min(fit, MANY)])) or (suspects[0].part,)
+
+
+def _of_role(suspects: Sequence[Suspect], cue_roles: tuple[str, ...]) -> list[HeadOrMlp]:
+    return [one.part for one in suspects if one.role and one.role in cue_roles]
+
+
+def _interleaved(suspects: Sequence[Suspect], before: Score, k: int) -> list[HeadOrMlp]:
+    """The first k of every ranking, in turn."""
+    orders = [ranked(suspects, by, before) for by in RANKINGS]
+    return [part for place in range(k) for order in orders for part in order[place : place + 1]]
+
+
+def _notes(store: Store, task: RepairTask, ablated: AblatedLogits, *, heads_only: bool) -> list[str]:
+    notes: list[str] = []
+    counts = [int(((ablated.groups == at) & (ablated.labels[0] >= 0)).sum()) for at in range(len(task.group_names))]
+    small = [f"{name} ({count})" for name, count in zip(task.group_names, counts, strict=True) if 0 < count < FEW]
+    if small:
+        world = is_world(store) and len(store) < 4000
+        more = " Type world:4000, which draws all groups as likely, for a sharper choice." if world else ""
+        notes.append(f"few validation images in {', '.join(small[:4])}: the choice hangs on them.{more}")
+    if "mlps" not in store.manifest.keep and not heads_only:
+        notes.append(
+            "the store holds no MLPs, so only heads are looked at; index with --keep heads,mlps to see them too"
+        )
+    return notes

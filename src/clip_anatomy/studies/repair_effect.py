@@ -1,0 +1,197 @@
+"""What ablating some parts is worth: accuracies of the test split before and after, and the edit that does it.
+
+Nothing is printed. Only `measure_repair` reads the test split.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.selection import Selection
+from clip_anatomy.errors import BadInput
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.ablated_answers import PartAblation, ablation_of, answers, checked_parts, means_of
+from clip_anatomy.studies.bootstrap import AccuracyChange, accuracy_changes
+from clip_anatomy.studies.cue_scores import AblatedLogits, Score, right, score
+from clip_anatomy.studies.find_cue import CueSearch
+from clip_anatomy.studies.store_columns import few
+
+__all__ = ["RepairEffect", "measure_repair", "repair_edit", "validation_score"]
+
+FEW = 10  # test images in a group: fewer say little
+
+
+@dataclass(frozen=True)
+class RepairEffect:
+    """What ablating some parts does to the test split. Accuracies are 0–1, intervals 95 %.
+
+    Attributes:
+        ablation: what was ablated.
+        average: of the task, over all test images it is asked of.
+        worst: of the worst group (before and after may be two groups).
+        mean: over groups.
+        groups: of the task in each group.
+        others: of the other tasks.
+        cue_task: name of the other task that asks for the cue itself, "" if none does.
+        predicted: class that each test image was given, before and after (places in the task's classes).
+        notes: what a reader must know.
+    """
+
+    ablation: PartAblation
+    average: AccuracyChange
+    worst: AccuracyChange
+    mean: AccuracyChange
+    groups: tuple[AccuracyChange, ...]
+    others: tuple[AccuracyChange, ...]
+    cue_task: str
+    predicted: Int64[Tensor, "2 image"] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def selection(self) -> Selection:
+        """The parts that were ablated."""
+        return self.ablation.selection
+
+    @property
+    def worst_before(self) -> AccuracyChange:
+        """The group that was worst before."""
+        return min(self.groups, key=lambda one: one.before)
+
+    @property
+    def worst_after(self) -> AccuracyChange:
+        """The group that is worst after."""
+        return min(self.groups, key=lambda one: one.after)
+
+    @property
+    def all_tasks(self) -> tuple[float, float]:
+        """Mean accuracy over the task and all others, before and after."""
+        every = [self.average, *self.others]
+        return sum(one.before for one in every) / len(every), sum(one.after for one in every) / len(every)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return {
+            "ablated": self.ablation.spec,
+            "along_cue": self.ablation.along_cue,
+            "selection": self.selection.to_dict(),
+            "average": _plain(self.average),
+            "worst_group": {
+                **_plain(self.worst),
+                "before_is": self.worst_before.name,
+                "after_is": self.worst_after.name,
+            },
+            "mean_over_groups": _plain(self.mean),
+            "groups": [_plain(one) for one in self.groups],
+            "other_tasks": [_plain(one) for one in self.others],
+            "all_tasks": dict(zip(("before", "after"), self.all_tasks, strict=True)),
+            "cue_task": self.cue_task,
+            "notes": list(self.notes),
+        }
+
+
+def measure_repair(store: Store, found: CueSearch, what: PartAblation | Selection, *, seed: int = 0) -> RepairEffect:
+    """Measure on the test split what ablating some parts does.
+
+    Args:
+        store: the store of `found`.
+        found: what `find_cue` found.
+        what: parts to replace by their mean over the validation images; `found.best.ablation` is the suggestion.
+        seed: of the bootstrap.
+
+    Raises:
+        BadSpec: parts that the store does not hold.
+        StoreError: MLPs that were not kept.
+        BadInput: scores that are not numbers, no group with a test image.
+    """
+    ablation, task, rows = ablation_of(what), found.task, found.split.test
+    ablated, after = _logits(store, found, ablation, rows)
+    labels, groups = ablated.labels, ablated.groups
+    asked = labels[0] >= 0
+    by_group = {
+        name: _right(ablated, after, 0, asked & (groups == at))
+        for at, name in enumerate(task.group_names)
+        if bool((asked & (groups == at)).any())
+    }
+    if not by_group:
+        raise BadInput(
+            "no test image is in any of the groups. Type --group COLUMN with another column, or --split COLUMN"
+        )
+    each, worst, mean = accuracy_changes(by_group, seed=seed)
+    of_tasks = [(one.column, _right(ablated, after, at, labels[at] >= 0)) for at, one in enumerate(task.tasks)]
+    average, *others = (accuracy_changes({name: pair}, seed=seed)[0][0] for name, pair in of_tasks if len(pair[0]))
+    notes = [f"no test image is in the group {name!r}" for name in task.group_names if name not in by_group]
+    notes += [f"only {one.images} test images in {one.name!r}" for one in each if one.images < FEW]
+    if unknown := task.unknown_classes(store, rows):
+        notes.append(
+            f"not asked of test images that are {few(unknown)}: no validation image is, so it is no class here"
+        )
+    outside = sum(bool(name) and name not in task.group_names for name in task.named_groups(store, rows, labels[0]))
+    if outside:
+        notes.append(
+            f"{outside:,} test images are in groups that too few validation images are in: they count in the average only"
+        )
+    cue_task = task.tasks[task.cue_task].column if task.cue_task else ""
+    predicted = torch.stack([logits[:, : task.ends[0]].argmax(1) for logits in (ablated.base, after)])
+    return RepairEffect(ablation, average, worst, mean, each, tuple(others), cue_task, predicted, tuple(notes))
+
+
+def validation_score(store: Store, found: CueSearch, what: PartAblation | Selection) -> Score:
+    """Measure the validation split with some parts ablated: what a person may look at while choosing.
+
+    Raises:
+        BadSpec: parts that the store does not hold.
+        StoreError: MLPs that were not kept.
+    """
+    return score(*_logits(store, found, ablation_of(what), found.split.validation))
+
+
+def repair_edit(store: Store, clip: Clip, found: CueSearch, what: PartAblation | Selection) -> Edit:
+    """Make the edit that replaces the parts by their means over the validation images, for any use of the model.
+
+    Args:
+        store: the store of `found`.
+        clip: its model.
+        found: what `find_cue` found.
+        what: the parts.
+    """
+    rows, ablation, task = found.split.validation, ablation_of(what), found.task
+    return Edit.of(
+        clip,
+        ablation.selection,
+        means_of(store, rows, checked_parts(store, ablation)),
+        directions=dict.fromkeys(ablation.selection.heads, task.cue_frame) if ablation.along_cue else None,
+        measured_on=f"{len(rows):,} images of {store.path.name}, the validation half",
+        notes=f"{task.main.column}, cue: {', '.join(task.cue)}",
+    )
+
+
+def _logits(
+    store: Store, found: CueSearch, ablation: PartAblation, rows: np.ndarray
+) -> tuple[AblatedLogits, Float[Tensor, "image text"]]:
+    """Logits of some images as they are, and with the parts at their means over the validation images."""
+    task, parts = found.task, checked_parts(store, ablation)
+    means = means_of(store, found.split.validation, parts)
+    labels = task.labels(store, rows)
+    groups = task.groups(store, rows, labels[0])
+    before = answers(store, task, rows, (), means)
+    after = answers(store, task, rows, parts, means, along_cue=ablation.along_cue)
+    change = (after - before)[None]
+    return AblatedLogits(before, change, task.ends, labels, groups, task.group_names, task.cue_task), after
+
+
+def _right(
+    ablated: AblatedLogits, after: Float[Tensor, "image text"], task: int, where: Bool[Tensor, " image"]
+) -> tuple[Bool[np.ndarray, " asked"], Bool[np.ndarray, " asked"]]:
+    """Which of some images are right before, and after."""
+    was, now = right(ablated, ablated.base, task), right(ablated, after, task)
+    return was[where].numpy(), now[where].numpy()
+
+
+def _plain(change: AccuracyChange) -> dict[str, Any]:
+    return {**asdict(change), "change": change.change}
