@@ -115,4 +115,6 @@ class ProbeTable(Result):
         Raises:
             OutputError: it cannot be written.
         """
-        return write_file(Path(folder) / "probe.json", as_json(self.to_dict()))
+        path = Path(folder) / "probe.json"
+        write_file(path, as_json(self.to_dict()))
+        return path

@@ -181,7 +181,9 @@ class PaperTable(Result):
         Raises:
             OutputError: it cannot be written.
         """
-        return write_file(Path(folder) / "paper.json", as_json(self.to_dict()))
+        path = Path(folder) / "paper.json"
+        write_file(path, as_json(self.to_dict()))
+        return path
 
     def table(self) -> str:
         """Return percentages, one row a line, as plain text."""
