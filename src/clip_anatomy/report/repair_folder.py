@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_anatomy.atomic_output import Staging, as_json, staged
+from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,6 +19,7 @@ __all__ = ["EDIT", "OUT", "figure", "html", "repair_folder", "save"]
 
 OUT = "clip-anatomy-repair"
 EDIT, FIGURE, NUMBERS = "edit.json", "repair.png", "repair.json"
+KIND = Kind("repair", NUMBERS, "clip-anatomy/repair/", (EDIT, FIGURE, NUMBERS))
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def repair_folder(folder: Path | None) -> "Generator[Callable[[RepairResult], No
     from clip_anatomy.report.figures import need_matplotlib
 
     need_matplotlib()
-    with staged(folder) as staging:
+    with staged(folder, KIND) as staging:
         yield lambda result: _write(result, staging)
     named = (folder / EDIT).read_text(encoding="utf-8")
     for old in folder.glob(f"{Path(EDIT).stem}-*.safetensors"):  # means of edits that stood here before
