@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from clip_anatomy.naming.top_images import rows_at
-from clip_anatomy.store.rows import Row
+from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.ablated_answers import HeadOrMlp, contributions, texts_in
 from clip_anatomy.studies.find_cue import CueSearch
@@ -21,14 +21,14 @@ class CueExamples:
 
     part: HeadOrMlp
     text: str
-    rows: tuple[Row, ...]
+    rows: tuple[ImageRow, ...]
 
 
 @dataclass(frozen=True)
 class ChangedAnswer:
     """A test picture whose answer changed between right and wrong."""
 
-    row: Row
+    row: ImageRow
     group: str
     truth: str
     before: str

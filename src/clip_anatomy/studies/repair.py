@@ -246,9 +246,7 @@ def _opened(
     spec = str(source) if str(source).count(":") > 1 else f"{source}:val:balanced"
     pictures, place = open_source(spec), out / spec.replace(":", "-")
     clip = model if isinstance(model, Clip) else load(model or "demo", **options)
-    index(
-        clip, pictures, place, keep="heads,mlps", report=lambda now: progress(f"indexing {spec}", now.done, now.total)
-    )
+    index(clip, pictures, place, keep="heads,mlps", progress=progress)
     return Store.open(place, clip), clip
 
 

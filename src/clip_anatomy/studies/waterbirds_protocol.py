@@ -75,7 +75,7 @@ def run_protocol(
     if pictures is not None:
         failed = index(
             clip, pictures, place, layers=f"last:{LATE}", convention="official", batch=batch,
-            report=lambda now: tell("indexing", now.done, now.total),
+            progress=tell,
         ).errors  # fmt: skip
     table = paper_protocol(Store.open(place, clip), clip, progress=progress)
     return replace(table, notes=(*(f"not used: {name}: {message}" for name, message in failed), *table.notes))
