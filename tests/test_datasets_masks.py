@@ -20,7 +20,7 @@ from clip_anatomy.data.class_names import (
     POTSDAM,
     VOC_CLASSES,
 )
-from clip_anatomy.data.masked import LabelledDataset, MaskedDataset, check_sizes, read_ids
+from clip_anatomy.data.masked import MaskedDataset, TaggedDataset, check_sizes, read_ids
 from clip_anatomy.data.masked_datasets import READERS, open_masked
 from clip_anatomy.data.matlab import matlab_table
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError
@@ -48,7 +48,7 @@ def test_masks_and_pictures_come_as_they_were_written(name: str, tmp_path: Path)
 def test_labels_come_as_they_were_written(name: str, tmp_path: Path) -> None:
     truth = minis.LABELLED[name](tmp_path)
     data = open_masked(name, tmp_path)
-    assert isinstance(data, LabelledDataset)
+    assert isinstance(data, TaggedDataset)
     assert {entry.id: set(entry.labels) for entry in data.entries} == truth
     assert all(entry.picture().mode == "RGB" for entry in data.entries)
 

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Int
 from clip_anatomy.data.class_names import COCO_STUFF, COCO_THINGS
 from clip_anatomy.data.masked import (
     IGNORED,
-    LabelledDataset,
     LabelledPicture,
     MaskedDataset,
     MaskedPicture,
+    TaggedDataset,
     need,
     read_ids,
     read_picture,
@@ -85,7 +85,7 @@ def open_coco_stuff(path: Path, *, split: str = "val2017") -> MaskedDataset:
     return MaskedDataset(name, tuple(known.values()), _drawn(path, split, found, painted), None, (_SAID["json"],))
 
 
-def open_coco_labels(path: Path, *, split: str = "val2017") -> LabelledDataset:
+def open_coco_labels(path: Path, *, split: str = "val2017") -> TaggedDataset:
     """Which of the eighty things each picture shows, from the instances; pictures without any stay in.
 
     Args:
@@ -106,7 +106,7 @@ def open_coco_labels(path: Path, *, split: str = "val2017") -> LabelledDataset:
         )
         for one in found["images"]
     )
-    return LabelledDataset(f"COCO {split}, {len(order)} classes", tuple(COCO_THINGS.values()), entries)
+    return TaggedDataset(f"COCO {split}, {len(order)} classes", tuple(COCO_THINGS.values()), entries)
 
 
 _SAID = {

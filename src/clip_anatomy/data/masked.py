@@ -1,4 +1,4 @@
-"""`MaskedDataset` and `LabelledDataset`: what every reader hands to the protocols, and the few verbs the readers share."""
+"""`MaskedDataset` and `TaggedDataset`: what every reader hands to the protocols, and the few verbs the readers share."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from clip_anatomy.images.decode import read_image
 
 __all__ = [
     "IGNORED",
-    "LabelledDataset",
     "LabelledPicture",
     "MaskedDataset",
     "MaskedPicture",
+    "TaggedDataset",
     "lines_of",
     "need",
     "paired",
@@ -81,7 +81,7 @@ class LabelledPicture:
 
 
 @dataclass(frozen=True)
-class LabelledDataset:
+class TaggedDataset:
     """Pictures of which each may have several labels.
 
     Attributes:

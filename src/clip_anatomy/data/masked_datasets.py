@@ -17,7 +17,7 @@ from clip_anatomy.data import (
     pascal_voc,
     potsdam,
 )
-from clip_anatomy.data.masked import LabelledDataset, MaskedDataset
+from clip_anatomy.data.masked import MaskedDataset, TaggedDataset
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.files import path_of
 
@@ -33,7 +33,7 @@ class Reader:
         where: how to get it and what to type.
     """
 
-    open: Callable[[Path], MaskedDataset | LabelledDataset] = field(repr=False)
+    open: Callable[[Path], MaskedDataset | TaggedDataset] = field(repr=False)
     where: str
 
 
@@ -55,7 +55,7 @@ READERS: dict[str, Reader] = {
 }
 
 
-def open_masked(name: str, path: str | Path) -> MaskedDataset | LabelledDataset:
+def open_masked(name: str, path: str | Path) -> MaskedDataset | TaggedDataset:
     """Open a data set by name.
 
     Args:

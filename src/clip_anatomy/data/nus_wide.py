@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_anatomy.data.masked import LabelledDataset, LabelledPicture, lines_of, need, read_picture
+from clip_anatomy.data.masked import LabelledPicture, TaggedDataset, lines_of, need, read_picture
 from clip_anatomy.errors import BadInput
 
 WHERE = (
@@ -15,7 +15,7 @@ WHERE = (
 )
 
 
-def open_nuswide(path: Path, *, split: str = "Test") -> LabelledDataset:
+def open_nuswide(path: Path, *, split: str = "Test") -> TaggedDataset:
     """Open NUS-WIDE: `Concepts81.txt`, `ImageList/TestImagelist.txt`, `TrainTestLabels/Labels_NAME_Test.txt`, `Flickr/`.
 
     Pictures that have vanished since are skipped and counted when they are asked for.
@@ -41,7 +41,7 @@ def open_nuswide(path: Path, *, split: str = "Test") -> LabelledDataset:
         LabelledPicture(name, partial(read_picture, root / "Flickr" / name), tuple(np.flatnonzero(row).tolist()))
         for name, row in zip(files, truth, strict=True)
     )
-    return LabelledDataset(f"NUS-WIDE {split}, {len(concepts)} concepts", tuple(concepts), entries)
+    return TaggedDataset(f"NUS-WIDE {split}, {len(concepts)} concepts", tuple(concepts), entries)
 
 
 def _column(file: Path, count: int) -> np.ndarray:

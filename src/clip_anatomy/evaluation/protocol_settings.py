@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import clip_anatomy
-from clip_anatomy.data.masked import LabelledDataset, MaskedDataset, lines_of
+from clip_anatomy.data.masked import MaskedDataset, TaggedDataset, lines_of
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.protocols import (
     PAPERS,
@@ -101,9 +101,7 @@ def chosen_settings(
     return chosen
 
 
-def class_texts(
-    data: MaskedDataset | LabelledDataset, settings: Settings, names: str | Path | None = None
-) -> ClassTexts:
+def class_texts(data: MaskedDataset | TaggedDataset, settings: Settings, names: str | Path | None = None) -> ClassTexts:
     """The texts of each class: the data set's own names and the preset's background, or a file's.
 
     Args:
@@ -138,7 +136,7 @@ def class_texts(
 
 def task_of(
     clip: Clip,
-    data: MaskedDataset | LabelledDataset,
+    data: MaskedDataset | TaggedDataset,
     words: ClassTexts,
     settings: Settings,
     progress: Progress | None = None,
@@ -170,7 +168,7 @@ def configuration_of(
     clip: Clip,
     protocol: str,
     settings: Settings,
-    data: MaskedDataset | LabelledDataset,
+    data: MaskedDataset | TaggedDataset,
     *,
     known: dict[str, str],
     like: str | None = None,
