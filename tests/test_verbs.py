@@ -24,6 +24,7 @@ HERE_ONLY = {  # what only a command line needs
 }
 HERE_ONLY_OF_VERB: dict[str, set[str]] = {
     "search": {"captions"},  # search_captions
+    "repair": {"yes"},  # whether a person is asked; in Python RepairResult.selecting
     "heatmap": {
         "layers",
         "words",
@@ -32,7 +33,7 @@ HERE_ONLY_OF_VERB: dict[str, set[str]] = {
         "sanity_pictures",
     },  # layer_maps, word_maps, how it is drawn, sanity
 }
-TO_COME = {"repair", "bench"}  # not landed yet: to shrink to none
+TO_COME = {"bench"}  # not landed yet: to shrink to none
 
 
 def options_of(verb: str) -> tuple[dict[str, inspect.Parameter], dict[str, inspect.Parameter], dict[str, Any]]:
