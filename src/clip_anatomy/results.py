@@ -43,15 +43,17 @@ class Result:
         """Draw it (extra `figures`)."""
         return self._drawn_by("figure")
 
-    def _repr_html_(self) -> str:
-        return self._drawn_by("html")
+    def _repr_html_(self) -> str | None:  # None: the notebook shows the repr
+        return self._drawn_by("html") if self._drawing("html") is not None else None
 
     def __repr__(self) -> str:  # noqa: D105
         return self.summary()
 
+    def _drawing(self, verb: str) -> Any:
+        return getattr(import_module(f"clip_anatomy.report.{self.presenter}"), verb, None) if self.presenter else None
+
     def _drawn_by(self, verb: str, *args: Any) -> Any:
-        name = type(self).__name__
-        draw = getattr(import_module(f"clip_anatomy.report.{self.presenter}"), verb, None) if self.presenter else None
+        name, draw = type(self).__name__, self._drawing(verb)
         if draw is None:
             raise BadInput(f"a {name} has no {verb}. Its numbers are in {name}.to_dict()")
         return draw(self, *args)

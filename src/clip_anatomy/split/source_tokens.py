@@ -33,7 +33,7 @@ def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tens
 
     def write(reading: LayerReading) -> None:
         chosen = list(tokens.get(reading.layer, ()))
-        attention = reading.attention()[:, :, chosen]
+        attention = reading.attention()[:, :, chosen].float()
         value = reading.values()[:, :, chosen].float()
         wrote.append(write_heads(tower, tower.blocks[reading.layer], torch.einsum("ihn,ihnd->ihd", attention, value)))
 

@@ -241,6 +241,11 @@ def walk(
         del step  # while the next block runs, only who kept something of this one pays for it
 
 
+def widened(x: Tensor) -> Tensor:
+    """Take half precision, too coarse for a softmax over many tokens, to float32; double stays double."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
     normed = norm(block.ln1, x)
     q, k, v = project_in(tower, block, normed)
@@ -257,8 +262,7 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
     q = linear(block.query, readout.rows(normed)).unflatten(1, (tower.heads, tower.d))
     # q·(W_K x + b_K) = (W_Kᵀ q)·x + a constant that softmax removes: [head, width] instead of [token, width] keys.
     folded = torch.einsum("bhd,hdw->bhw", q * tower.d**-0.5, block.key.weight.unflatten(0, (tower.heads, tower.d)))
-    scores = folded @ normed.transpose(1, 2)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # half precision is too coarse, double is kept
+    scores = widened(folded @ normed.transpose(1, 2))
     mask = causal_mask(tower, readout, x.shape[1])
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], float("-inf"))
@@ -269,11 +273,11 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
         z = z + block.value.bias.view(tower.heads, tower.d)
     middle = readout.rows(x) + project_out(block, z.flatten(1))
     wrote = mlp(tower, block, middle)
-    return Step(layer, x, normed, None, None, None, attention.float(), z, wrote, None, middle + wrote)
+    return Step(layer, x, normed, None, None, None, attention, z, wrote, None, middle + wrote)
 
 
 def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -> Float[Tensor, "image head token"]:
-    """Attention of the readout row(s) to every token, in float32: one row, or the weighted mean over rows."""
+    """Attention of the readout row(s) to every token, in float32 or better: one row, or the weighted mean over rows."""
     if step.attention is not None:
         return step.attention
     assert step.query is not None
@@ -281,17 +285,17 @@ def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -
     key = step.key.transpose(-1, -2)
     if readout.index is not None:
         query = readout.rows(step.query.transpose(1, 2))[:, :, None]  # [image, head, 1, d]
-        scores = (query * tower.d**-0.5 @ key).squeeze(2).float()  # scaled first: half precision ends at 65,504
+        scores = widened(query * tower.d**-0.5 @ key).squeeze(2)  # scaled first: half precision ends at 65,504
         mask = causal_mask(tower, readout, key.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
         return scores.softmax(-1)
     assert readout.weights is not None
-    total = torch.zeros(key.shape[0], key.shape[1], key.shape[-1], device=key.device)
+    total = widened(torch.zeros(key.shape[0], key.shape[1], key.shape[-1], device=key.device, dtype=key.dtype))
     for first in range(0, key.shape[-1], QUERY_BLOCK):
         block = slice(first, first + QUERY_BLOCK)
-        attention = (step.query[:, :, block] * tower.d**-0.5 @ key).float().softmax(-1)
-        total += torch.einsum("bq,bhqn->bhn", readout.weights[:, block], attention)
+        attention = widened(step.query[:, :, block] * tower.d**-0.5 @ key).softmax(-1)
+        total += torch.einsum("bq,bhqn->bhn", readout.weights[:, block].to(attention.dtype), attention)
     return total
 
 
