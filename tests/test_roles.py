@@ -211,7 +211,7 @@ def test_embeddings_are_made_once_and_are_those_of_the_model(tmp_path: Path, mon
     texts = ["a red circle", "a star", "a red circle", "", "ünknown wörds \ud800"]
     file = tmp_path / "texts.sqlite"
     steps: list[tuple[int, int]] = []
-    first = embed_texts(clip, texts, cache=file, progress=lambda done, total: steps.append((done, total)))
+    first = embed_texts(clip, texts, cache=file, progress=lambda what, done, total: steps.append((done, total)))
     assert torch.equal(first, clip.encode_text(texts)) or torch.allclose(first, clip.encode_text(texts), atol=1e-6)
     assert steps == [(0, 4), (4, 4)]
 

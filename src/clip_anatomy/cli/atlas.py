@@ -55,11 +55,11 @@ def atlas(
     """
     from contextlib import ExitStack
 
-    from clip_anatomy.progress import note, progress, shown
+    from clip_anatomy.progress import note, shown
 
     folder = output_folder(out, DEFAULT_OUT, as_json=as_json)
     with ExitStack() as stack:
-        with progress(f"opening {store}"):
+        with shown(f"opening {store}"):
             from clip_anatomy.atomic_output import staged
             from clip_anatomy.loading.load import load
             from clip_anatomy.naming.build_atlas import atlas as build_atlas

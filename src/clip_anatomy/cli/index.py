@@ -50,9 +50,9 @@ def index(
     Returns:
         Exit code: 0 done, 1 an image could not be used under --strict, 130 stopped with Ctrl-C (what was finished is kept).
     """
-    from clip_anatomy.progress import note, progress, shown
+    from clip_anatomy.progress import note, shown
 
-    with progress("opening the model"):
+    with shown("opening the model"):
         from clip_anatomy.data.open_source import open_source
         from clip_anatomy.loading.load import load
         from clip_anatomy.store.index import index as index_source

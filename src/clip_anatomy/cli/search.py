@@ -56,7 +56,7 @@ def search(
         Exit code 0.
     """
     from clip_anatomy.cli.options import output_folder, print_json, print_notes
-    from clip_anatomy.progress import note, progress, shown
+    from clip_anatomy.progress import note, shown
     from clip_anatomy.retrieval.search import search as find
     from clip_anatomy.retrieval.store_atlas import model_of
     from clip_anatomy.retrieval.text_search import search_captions
@@ -82,7 +82,7 @@ def search(
             )  # fmt: skip
             print_notes(found.notes)
     if folder is not None:
-        with progress("drawing the page"):
+        with shown("drawing the page"):
             page = found.save(folder)
         note(f"page: {page}")
     if as_json:

@@ -118,13 +118,10 @@ def masked_objects(
     """
     tell = progress or silent
 
-    def embedded(done: int, total: int) -> None:
-        tell("embedding texts", done, total)
-
     if prompts == 80:
-        texts = embed_texts(clip, data.classes, imagenet_templates(), progress=embedded)
+        texts = embed_texts(clip, data.classes, imagenet_templates(), progress=tell)
     else:
-        texts = embed_texts(clip, [f"a photo of a {name}." for name in data.classes], progress=embedded)
+        texts = embed_texts(clip, [f"a photo of a {name}." for name in data.classes], progress=tell)
         texts = F.normalize(texts, dim=-1)
     for entry in spread(data.entries, limit):
         try:

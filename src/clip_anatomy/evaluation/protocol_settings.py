@@ -144,14 +144,11 @@ def task_of(
     """Embed the texts and put the task together."""
     tell = progress or silent
 
-    def embedded(done: int, total: int) -> None:
-        tell("embedding texts", done, total)
-
     def embed(texts: tuple[str, ...]) -> Float[Tensor, "text embed"]:
         if settings.prompts == 80:
-            return embed_texts(clip, texts, imagenet_templates(), progress=embedded)
+            return embed_texts(clip, texts, imagenet_templates(), progress=tell)
         prompts = [f"a photo of a {text}." for text in texts]  # one prompt each: many at a time
-        return F.normalize(embed_texts(clip, prompts, progress=embedded), dim=-1)
+        return F.normalize(embed_texts(clip, prompts, progress=tell), dim=-1)
 
     if isinstance(settings, LabelsSettings):
         return LabelTask(clip, data.classes, embed(words.texts), settings.method)

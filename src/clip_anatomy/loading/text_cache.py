@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
 from clip_anatomy.loading.tokenizer import check_texts
+from clip_anatomy.progress import Progress, silent
 
 __all__ = ["embed_texts", "text_shelf"]
 
@@ -33,7 +34,7 @@ def embed_texts(
     templates: Sequence[str] | None = None,
     *,
     cache: "str | Path | bool" = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Float[Tensor, "text embed"]:
     """Embed texts like `clip.encode_text`, but only those that were never embedded by this model before.
 
@@ -44,7 +45,7 @@ def embed_texts(
         texts: the texts.
         templates: prompts to average, as in `encode_text`.
         cache: True for the cache folder ($CLIP_ANATOMY_CACHE, else the user's), a file, or False to keep nothing.
-        progress: called with (texts done, texts in all).
+        progress: called with what is done, texts done and texts in all.
 
     Returns:
         Embeddings in float32, as `encode_text` gives them: of unit length only with templates.
@@ -64,8 +65,7 @@ def embed_texts(
     embed = clip.text_tower.embed
     kept = {name: raw for name, raw in shelf.get(names.values()).items() if len(raw) == 4 * embed}
     missing = [text for text, name in names.items() if name not in kept]
-    if progress is not None:
-        progress(len(names) - len(missing), len(names))
+    progress("embedding texts", len(names) - len(missing), len(names))
     for start in range(0, len(missing), BATCH):
         some = missing[start : start + BATCH]
         found = clip.encode_text(some, templates).detach().cpu().numpy().astype("<f4")
@@ -73,8 +73,7 @@ def embed_texts(
         if bool(np.isfinite(found).all()):
             shelf.put(fresh)
         kept |= fresh
-        if progress is not None:
-            progress(len(names) - len(missing) + start + len(some), len(names))
+        progress("embedding texts", len(names) - len(missing) + start + len(some), len(names))
     rows = np.stack([np.frombuffer(kept[names[text]], "<f4") for text in wanted])
     return torch.from_numpy(rows.astype(np.float32))
 

@@ -114,9 +114,7 @@ def atlas(
     first, grammar = pool_of(pool, clip)
 
     def embed(given: Pool) -> Float[Tensor, "text embed"]:
-        found = embed_texts(
-            clip, given.texts, cache=cache, progress=lambda done, total: tell("embedding texts", done, total)
-        )
+        found = embed_texts(clip, given.texts, cache=cache, progress=tell)
         return torch.nn.functional.normalize(found, dim=-1)
 
     grown = grow(

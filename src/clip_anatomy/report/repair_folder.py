@@ -78,14 +78,14 @@ def _write(result: "RepairResult", staging: Staging) -> None:
 
 def _png(result: "RepairResult") -> bytes:
     """Fetch the pictures behind the ablated parts and draw the figure."""
-    from clip_anatomy.progress import progress
+    from clip_anatomy.progress import shown
     from clip_anatomy.report.repair_figure import draw_repair
     from clip_anatomy.report.thumbnails import thumbnails
     from clip_anatomy.studies.ablated_answers import checked_parts
     from clip_anatomy.studies.example_images import changed_answers, cue_examples
 
     store, found, effect = result.store, result.found, result.effect
-    with progress("drawing"):
+    with shown("drawing"):
         examples = cue_examples(store, found, checked_parts(store, effect.ablation))
         changed = changed_answers(store, found, effect)
         rows = {row.id: row for one in examples for row in one.rows} | {one.row.id: one.row for one in changed.shown}

@@ -278,6 +278,6 @@ def _place(store: Store, other: int | str | None) -> int | None:
 
 def _span(store: Store, clip: Clip, pool: str | Path | None, texts_per_head: int, tell: Progress) -> TextSpanResult:
     texts, _ = pool_of(pool, clip)
-    found = embed_texts(clip, texts.texts, progress=lambda done, total: tell("embedding texts", done, total))
+    found = embed_texts(clip, texts.texts, progress=tell)
     unit = torch.nn.functional.normalize(found, dim=-1)
     return textspan(store.moments(), unit, texts_per_head, progress=tell)

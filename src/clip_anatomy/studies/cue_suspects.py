@@ -164,7 +164,7 @@ def atlas_of_rows(store: Store, clip: Clip, rows: np.ndarray, progress: Progress
     tell = progress or silent
     pool, _ = pool_of(None, clip)
     moments = moments_of_rows(store, rows)
-    texts = embed_texts(clip, pool.texts, progress=lambda done, total: tell("embedding texts", done, total))
+    texts = embed_texts(clip, pool.texts, progress=tell)
     texts = torch.nn.functional.normalize(texts, dim=-1)
     span = textspan(moments, texts, TEXTS, progress=tell)
     named = roles(span, moments, texts, pool.properties)
