@@ -1,1 +1,1 @@
-"""Parts chosen, replaced, ablated; edited models saved and exported."""
+"""Parts selected and replaced; edited models saved, applied, exported."""

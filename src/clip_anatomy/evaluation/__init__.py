@@ -1,1 +1,1 @@
-"""Sanity and faithfulness of maps, metrics, published protocols."""
+"""Sanity and faithfulness of maps, metrics, published protocols, bench."""

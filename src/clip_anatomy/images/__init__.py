@@ -1,1 +1,1 @@
-"""From whatever people hand in to the pixels a model takes."""
+"""From pictures of any kind to the pixels that a model takes: decode, preprocess, geometry (the patch grid), fetch."""

@@ -1,1 +1,1 @@
-"""Pages, figures and tables (leaves)."""
+"""Pages, figures and tables: draws results, computes none (leaves)."""

@@ -1,1 +1,1 @@
-"""Pictures and texts found by what some heads see."""
+"""Images and texts found by what some heads see: query, heads, scan, ranking, patch attribution."""

@@ -1,1 +1,1 @@
-"""The parts of many images on disk: format, writer, index, verify."""
+"""The parts of many images on disk: index, writer, blocks, rows, verify."""

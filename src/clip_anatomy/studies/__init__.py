@@ -1,1 +1,1 @@
-"""Ablation sweeps, probes, spurious cues and their repair, Waterbirds."""
+"""Studies of a store: ablation, probes, spurious cues and their repair, the Waterbirds protocol."""

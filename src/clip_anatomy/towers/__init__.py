@@ -1,1 +1,1 @@
-"""The transformer and the ResNet as data and forward, and what one forward records."""
+"""The transformer and the ResNet as data and forward, behind one protocol; what one forward records (trace)."""
