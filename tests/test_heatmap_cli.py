@@ -80,7 +80,7 @@ def test_all_methods_stand_side_by_side(folder: Path, tmp_path: Path) -> None:
     page = (out / "index.html").read_text()
     for name in held["methods"]:
         assert f"<h3>{name}</h3>" in page
-        assert METHODS[name].told.split("(")[0].strip().split(" – ")[0][:20] in page.replace("&amp;", "&")
+        assert METHODS[name].description.split("(")[0].strip().split(" – ")[0][:20] in page.replace("&amp;", "&")
 
 
 def test_layers_and_words(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.maps.clip_surgery import feature_surgery, points, single_text
-from clip_anatomy.maps.dense_attention import RECIPES, dense_tokens
+from clip_anatomy.maps.dense_attention import VARIANTS, dense_tokens
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,7 +41,7 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "file", "name"),
+    ("variant", "file", "name"),
     [
         ("raw", "dense.npz", "vanilla"),
         ("sclip", "dense.npz", "sclip"),
@@ -54,17 +54,17 @@ def relative(a: Tensor, b: Tensor) -> float:
         ("surgery", "surgery.npz", "features"),
     ],
 )
-def test_dense_tokens_equal_the_official_codes(oracle: Any, recipe: str, file: str, name: str) -> None:
+def test_dense_tokens_equal_the_official_codes(oracle: Any, variant: str, file: str, name: str) -> None:
     clip, folder = oracle
     theirs = read(folder, file, name)
-    ours = dense_tokens(clip.image_tower, read(folder, "inputs.npz", "images")[:4], RECIPES[recipe])
+    ours = dense_tokens(clip.image_tower, read(folder, "inputs.npz", "images")[:4], VARIANTS[variant])
     assert relative(ours[:, -theirs.shape[1] :], theirs) <= 1e-5
 
 
 def test_feature_surgery_maps_and_points_equal_the_official_code(oracle: Any) -> None:
     clip, folder = oracle
     images, classes = read(folder, "inputs.npz", "images")[:4], read(folder, "inputs.npz", "classifier")
-    tokens = dense_tokens(clip.image_tower, images, RECIPES["surgery"])
+    tokens = dense_tokens(clip.image_tower, images, VARIANTS["surgery"])
     assert relative(feature_surgery(tokens, classes), read(folder, "surgery.npz", "similarity")) <= 1e-5
     alone = single_text(tokens, classes[:1], read(folder, "inputs.npz", "empty"))
     assert relative(alone, read(folder, "surgery.npz", "similarity_single_text")) <= 1e-5

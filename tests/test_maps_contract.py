@@ -151,7 +151,7 @@ def test_what_cannot_be_meant_is_refused(clip: ca.Clip) -> None:
 
 def test_every_method_tells_people_what_it_is() -> None:
     for name, method in METHODS.items():
-        assert 20 < len(method.told) <= 110, name
+        assert 20 < len(method.description) <= 110, name
         assert method.needs or method.chosen(name, {}) == method.options
 
 
@@ -202,10 +202,10 @@ def test_the_docs_table_is_the_registry() -> None:
     text = (Path(__file__).parents[1] / "docs" / "maps.md").read_text(encoding="utf-8")
     for name, method in METHODS.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
-        assert method.told in row
+        assert method.description in row
         plain = (
             DenseAttention() if isinstance(method.options, DenseAttention) else None
-        )  # of recipes, what differs from the plain one
+        )  # of dense attentions, what differs from the plain one
         told = [f"`{f.name}={getattr(method.options, f.name)!r}`" for f in fields(method.options)]
         shown = (
             told

@@ -13,7 +13,7 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.maps.decomposition import token_map
-from clip_anatomy.maps.dense_attention import RECIPES, DenseAttention, dense_path, dense_tokens, gaussian
+from clip_anatomy.maps.dense_attention import VARIANTS, DenseAttention, dense_path, dense_tokens, gaussian
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 from clip_anatomy.maps.maskclip import denoised, smoothed
 from clip_anatomy.maps.proxyclip import guide
@@ -32,14 +32,14 @@ def clip() -> ca.Clip:
     return ca.load(tiny.open_clip_model(layers=3), tokenizer=tokenizer)
 
 
-def longhand(clip: ca.Clip, pixels: Tensor, recipe: DenseAttention) -> Tensor:
+def longhand(clip: ca.Clip, pixels: Tensor, variant: DenseAttention) -> Tensor:
     """One image through the host's own modules, with every attention matrix written out."""
     visual = clip.host.visual
     heads, width = visual.transformer.resblocks[0].attn.num_heads, visual.class_embedding.shape[0]
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     x = visual.ln_pre(torch.cat([visual.class_embedding.view(1, 1, -1), patches], 1) + visual.positional_embedding)[0]
     blocks = visual.transformer.resblocks
-    nearby = 0 if recipe.neighbours is None else gaussian((4, 4), recipe.neighbours)
+    nearby = 0 if variant.neighbours is None else gaussian((4, 4), variant.neighbours)
     dense = None
     for i, block in enumerate(blocks):
         y = block.ln_1(x)
@@ -50,35 +50,35 @@ def longhand(clip: ca.Clip, pixels: Tensor, recipe: DenseAttention) -> Tensor:
         def out(mixed: Tensor, block=block) -> Tensor:
             return mixed.transpose(0, 1).flatten(1) @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
 
-        if i >= len(blocks) - recipe.depth:
+        if i >= len(blocks) - variant.depth:
             if dense is None:
-                dense = x if recipe.residual else torch.zeros_like(x)
+                dense = x if variant.residual else torch.zeros_like(x)
             mixed = torch.zeros_like(v)
-            for kind in recipe.attention:
+            for kind in variant.attention:
                 if kind == "identity":
                     mixed = mixed + v
                 elif kind == "gem":
-                    tau = s * recipe.temperature * y.norm(dim=-1).mean()
+                    tau = s * variant.temperature * y.norm(dim=-1).mean()
                     for one in (q, k, v):
                         u = one / one.norm(dim=-1, keepdim=True)
-                        for _ in range(recipe.iterations):
+                        for _ in range(variant.iterations):
                             u = (u @ u.transpose(1, 2) * tau).softmax(-1) @ u
                             u = u / u.norm(dim=-1, keepdim=True)
                         mixed = mixed + (u @ u.transpose(1, 2) * tau).softmax(-1) @ v / 3
                 else:
                     left, right = {"q": q, "k": k, "v": v}[kind[0]], {"q": q, "k": k, "v": v}[kind[1]]
-                    scores = left @ right.transpose(1, 2) * s * recipe.temperature + nearby
+                    scores = left @ right.transpose(1, 2) * s * variant.temperature + nearby
                     mixed = mixed + scores.softmax(-1) @ v
-            dense = dense + out(mixed / len(recipe.attention) if recipe.average else mixed)
-            dense = dense + block.mlp(block.ln_2(dense)) if recipe.ffn else dense
+            dense = dense + out(mixed / len(variant.attention) if variant.average else mixed)
+            dense = dense + block.mlp(block.ln_2(dense)) if variant.ffn else dense
         x = x + out((q @ k.transpose(1, 2) * s).softmax(-1) @ v)
         x = x + block.mlp(block.ln_2(x))
     assert dense is not None
-    rows = torch.cat([x[:1], dense[1:]]) if recipe.class_row == "original" else dense
+    rows = torch.cat([x[:1], dense[1:]]) if variant.class_row == "original" else dense
     return visual.ln_post(rows) @ visual.proj
 
 
-recipes = st.fixed_dictionaries(  # the DenseAttention is made in the test: beartype draws random numbers, which strategies may not
+variants = st.fixed_dictionaries(  # the DenseAttention is made in the test: beartype draws random numbers, which strategies may not
     {
         "attention": st.lists(st.sampled_from(["qk", "qq", "kk", "vv", "identity", "gem"]), min_size=1, max_size=3).map(
             tuple
@@ -96,33 +96,33 @@ recipes = st.fixed_dictionaries(  # the DenseAttention is made in the test: bear
 
 
 @settings(max_examples=15, deadline=None)
-@given(wanted=recipes)
-def test_any_recipe_equals_the_longhand(clip, wanted) -> None:
-    recipe = DenseAttention(**wanted)
-    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(recipe.depth))
-    found = dense_tokens(clip.image_tower, pixels, recipe)
+@given(wanted=variants)
+def test_any_variant_equals_the_longhand(clip, wanted) -> None:
+    variant = DenseAttention(**wanted)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(variant.depth))
+    found = dense_tokens(clip.image_tower, pixels, variant)
     with torch.no_grad():
         for i in range(2):
-            torch.testing.assert_close(found[i], longhand(clip, pixels[i : i + 1], recipe), atol=3e-5, rtol=1e-4)
+            torch.testing.assert_close(found[i], longhand(clip, pixels[i : i + 1], variant), atol=3e-5, rtol=1e-4)
 
 
 def test_raw_tokens_of_the_class_row_are_the_embedding(clip: ca.Clip) -> None:
     pixels = torch.randn(2, 3, 32, 32)
     for name in ("raw", "surgery"):
-        tokens = dense_tokens(clip.image_tower, pixels, RECIPES[name])
+        tokens = dense_tokens(clip.image_tower, pixels, VARIANTS[name])
         torch.testing.assert_close(tokens[:, 0], clip.encode_image(pixels), atol=1e-5, rtol=1e-4)
 
 
 def test_towers_that_average_their_patches_have_dense_maps_too() -> None:
     clip = ca.load(tiny.open_clip_model(layers=3, vision={"pool_type": "avg"}), tokenizer=tokenizer)
     pixels = torch.randn(2, 3, 32, 32)
-    tokens = dense_tokens(clip.image_tower, pixels, replace(RECIPES["raw"], class_row="original"))
+    tokens = dense_tokens(clip.image_tower, pixels, replace(VARIANTS["raw"], class_row="original"))
     torch.testing.assert_close(tokens[:, 0], clip.encode_image(pixels), atol=1e-5, rtol=1e-4)
     for name in READY:
         assert heatmap(clip, pixels, ["a", "bc"], method=name).values.isfinite().all()
     strange = replace(clip.image_tower, pool="argmax")
     with pytest.raises(UnsupportedModel, match="argmax"):
-        dense_tokens(strange, pixels, RECIPES["raw"])
+        dense_tokens(strange, pixels, VARIANTS["raw"])
 
 
 @pytest.mark.parametrize("pool", ["tok", "avg"])
@@ -150,21 +150,21 @@ def test_the_decompositions_map_is_the_sum_of_the_exact_parts(pool: str) -> None
 
 def test_surgery_of_any_depth_and_against_any_text(clip: ca.Clip) -> None:
     pixels = torch.randn(2, 3, 32, 32)
-    recipe = replace(RECIPES["surgery"], depth=2)
-    tokens = F.normalize(dense_tokens(clip.image_tower, pixels, recipe), dim=-1)
+    variant = replace(VARIANTS["surgery"], depth=2)
+    tokens = F.normalize(dense_tokens(clip.image_tower, pixels, variant), dim=-1)
     text, other = (F.normalize(clip.encode_text([t]), dim=-1) for t in ("a", "other"))
     found = heatmap(clip, pixels, ["a"], method="surgery", depth=2, against="other").values[:, 0].flatten(1)
     torch.testing.assert_close(found, (tokens @ (text - other).T)[:, 1:, 0], atol=1e-5, rtol=1e-4)
 
 
-def test_own_recipe_with_minus_mean(clip: ca.Clip) -> None:
-    pixels, recipe = torch.randn(2, 3, 32, 32), DenseAttention(("vv", "kk"), depth=2, residual=True)
-    plain = heatmap(clip, pixels, ["a", "bc", "def"], method=recipe)
-    centred = heatmap(clip, pixels, ["a", "bc", "def"], method=replace(recipe, minus_mean=True))
-    assert plain.method == "recipe"
+def test_own_variant_with_minus_mean(clip: ca.Clip) -> None:
+    pixels, variant = torch.randn(2, 3, 32, 32), DenseAttention(("vv", "kk"), depth=2, residual=True)
+    plain = heatmap(clip, pixels, ["a", "bc", "def"], method=variant)
+    centred = heatmap(clip, pixels, ["a", "bc", "def"], method=replace(variant, minus_mean=True))
+    assert plain.method == "dense attention"
     torch.testing.assert_close(centred.values, plain.values - plain.values.mean(1, keepdim=True))
     named = heatmap(clip, pixels, ["a"], method="sclip", depth=2, average=True)
-    own = heatmap(clip, pixels, ["a"], method=replace(RECIPES["sclip"], depth=2, average=True))
+    own = heatmap(clip, pixels, ["a"], method=replace(VARIANTS["sclip"], depth=2, average=True))
     assert torch.equal(named.values, own.values)
 
 
@@ -180,7 +180,7 @@ def test_an_outside_guide_mixes_the_values(clip: ca.Clip) -> None:
             kept = s[row] >= 0
             weights[row, kept] = (3 * s[row, kept]).softmax(-1)
         torch.testing.assert_close(guide(affinity, 1.2, 3.0)[i], weights)
-        _, step = dense_path(tower, pixels[i : i + 1], RECIPES["maskclip"])
+        _, step = dense_path(tower, pixels[i : i + 1], VARIANTS["maskclip"])
         w = block.attn.in_proj_weight[2 * 16 :], block.attn.in_proj_bias[2 * 16 :]
         with torch.no_grad():
             value = step.normed[0, 1:] @ w[0].T + w[1]
@@ -237,7 +237,7 @@ def test_no_method_changes_the_model(method: str) -> None:
     assert not any(p.grad is not None or not p.requires_grad for p in model.parameters())
 
 
-def test_what_a_recipe_cannot_be(clip: ca.Clip) -> None:
+def test_what_a_variant_cannot_be(clip: ca.Clip) -> None:
     for wrong, told in [
         ({"depth": 0}, "depth=0 is too small. Type: depth=1"),
         ({"temperature": 0.0}, "Type: temperature=1.0"),
@@ -254,7 +254,7 @@ def test_what_a_recipe_cannot_be(clip: ca.Clip) -> None:
         heatmap(clip, pixels, ["a"], heads="mlp=all")
     with pytest.raises(BadSpec, match="no such|no layer|do not exist"):
         heatmap(clip, pixels, ["a"], layers="7")
-    with pytest.raises(BadSpec, match=r"dataclasses.replace\(recipe, depth"):
+    with pytest.raises(BadSpec, match=r"dataclasses.replace\(attention, depth"):
         heatmap(clip, pixels, ["a"], method=DenseAttention(), depth=2)
 
 
@@ -265,7 +265,7 @@ def test_the_empty_text_goes_through_the_templates_too(clip: ca.Clip) -> None:
     text = clip.encode_text(["a"], templates=templates)
     given_both = heatmap(clip, pixels, text, method="surgery", against=empty)
     torch.testing.assert_close(found.values, given_both.values)
-    tokens = F.normalize(dense_tokens(clip.image_tower, pixels, RECIPES["surgery"]), dim=-1)[:, 1:]
+    tokens = F.normalize(dense_tokens(clip.image_tower, pixels, VARIANTS["surgery"]), dim=-1)[:, 1:]
     torch.testing.assert_close(
         found.values.flatten(2)[0, 0], (tokens @ (text - empty).T)[0, :, 0], atol=1e-5, rtol=1e-4
     )

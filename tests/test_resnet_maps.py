@@ -14,8 +14,8 @@ import clip_anatomy as ca
 from clip_anatomy.maps.attention_sinks import sinks, without_sinks
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import METHODS, heatmap
-from clip_anatomy.maps.registry import methods_of
-from clip_anatomy.maps.resnet_maps import RECIPES, RESNET, pool_path
+from clip_anatomy.maps.registry import RESNET, methods_of
+from clip_anatomy.maps.resnet_maps import POOL_VARIANTS, pool_path
 from clip_anatomy.towers.resnet import ResNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,12 +74,12 @@ def written_out(model: Any, pixels: Tensor, name: str) -> Tensor:
         return torch.stack(found, 1)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", POOL_VARIANTS)
 def test_every_place_is_the_pool_written_out(model: Any, clip: ca.Clip, name: str) -> None:
     pixels = torch.randn(2, 3, 96, 96)
     expected = written_out(model, pixels, name)
     assert isinstance(clip.vision, ResNet)
-    ours = pool_path(clip.vision, pixels, RECIPES[name])
+    ours = pool_path(clip.vision, pixels, POOL_VARIANTS[name])
     torch.testing.assert_close(ours[:, 1:], expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(ours[:, 0], clip.encode_image(pixels), atol=1e-5, rtol=1e-4)
     text = torch.randn(3, 24)
@@ -184,7 +184,7 @@ def test_what_has_no_meaning_on_a_resnet_is_refused_by_name(clip: ca.Clip) -> No
         heatmap(clip, pixels, ["a"], method=DenseAttention(("qq",), residual=True, ffn=True))
 
 
-def test_a_recipe_of_ones_own(model: Any, clip: ca.Clip) -> None:
+def test_a_dense_attention_of_ones_own(model: Any, clip: ca.Clip) -> None:
     pixels, text = torch.randn(1, 3, 96, 96), torch.randn(2, 24)
     both = DenseAttention(("qq", "vv"), average=True)
     with torch.no_grad():
@@ -210,8 +210,8 @@ def test_a_sink_is_found_wherever_it_is(place: int) -> None:
     clip = planted(place)
     found = sinks(clip, torch.randn(3, 3, 224, 224))
     assert found.places == [(place // 7, place % 7, 3)]
-    assert found.told.startswith("sinks in 3 of 3 pictures")
-    assert f"row {place // 7} col {place % 7} in 3" in found.told
+    assert found.description.startswith("sinks in 3 of 3 pictures")
+    assert f"row {place // 7} col {place % 7} in 3" in found.description
     assert (found.share > 0).all()
     torch.testing.assert_close(found.attention.sum((1, 2)), torch.ones(3))
 
@@ -234,7 +234,7 @@ def test_ordinary_pictures_have_none() -> None:
     clip = ca.load(resnet_model(image_size=224), tokenizer=tokenizer)
     found = sinks(clip, torch.randn(4, 3, 224, 224))
     assert not found.found.any()
-    assert found.told == "no sinks in 4 pictures"
+    assert found.description == "no sinks in 4 pictures"
     assert not sinks(clip, torch.zeros(1, 3, 224, 224)).found.any()
 
 

@@ -132,10 +132,10 @@ def test_labels_are_the_argmax_of_the_maps_on_the_original_pixels(clip: Any, met
     whole = masks.maps[0].on_picture().numpy()
     assert np.array_equal(masks.labels[0], whole.argmax(0) + 1)
     if method == "surgery":  # architecture only: cosines of the second path
-        from clip_anatomy.maps.dense_attention import RECIPES, dense_tokens
+        from clip_anatomy.maps.dense_attention import VARIANTS, dense_tokens
 
         pixels = clip.preprocess.at((32, 40))(noise(50, 40))[None]
-        tokens = dense_tokens(clip.image_tower, pixels, RECIPES["surgery"])[0, 1:]
+        tokens = dense_tokens(clip.image_tower, pixels, VARIANTS["surgery"])[0, 1:]
         cosines = torch.nn.functional.cosine_similarity(tokens[:, None], clip.encode_text(["a", "bc", "def"]), dim=-1)
         torch.testing.assert_close(masks.maps.values[0].flatten(1).T, cosines, atol=1e-5, rtol=1e-4)
 

@@ -241,9 +241,9 @@ def heatmap_numbers(m: Made) -> Found:
         "sinks_length": ca.sinks(m.clip, m.pictures).length,
     }
     if not resnet:
-        recipe = ca.DenseAttention(("qq", "vv"), residual=True, ffn=True, depth=2, neighbours=2.0)
+        variant = ca.DenseAttention(("qq", "vv"), residual=True, ffn=True, depth=2, neighbours=2.0)
         found |= {
-            "own_recipe": maps(recipe), "some_layers": maps(layers="0-1"), "legrad_depth": maps("legrad", layers=3),
+            "own_recipe": maps(variant), "some_layers": maps(layers="0-1"), "legrad_depth": maps("legrad", layers=3),
             "gradcam_layer": maps("gradcam", layer=-2), "attention_layer": maps("attention", layer=1),
         }  # fmt: skip
 

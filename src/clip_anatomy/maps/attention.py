@@ -8,13 +8,12 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.towers.forward import Step, embed_image, readout_attention, readout_of, walk
 from clip_anatomy.towers.transformer import Transformer
 
 
 @dataclass(frozen=True)
-class AttentionOptions(Options):
+class AttentionOptions:
     """Which attention.
 
     Attributes:
@@ -25,7 +24,7 @@ class AttentionOptions(Options):
 
 
 @dataclass(frozen=True)
-class RolloutOptions(Options):
+class RolloutOptions:
     """Where the product over layers begins.
 
     Attributes:
@@ -85,19 +84,3 @@ def rollout(
 
 def _for_all(found: Float[Tensor, "image token"], text: Float[Tensor, "text embed"]) -> Tensor:
     return found.float()[..., None].expand(-1, -1, len(text))
-
-
-ATTENTION = {
-    "attention": Method(
-        attention,
-        "what the class token looks at in one block, mean over heads; the same for every text",
-        AttentionOptions(),
-        per_text=False,
-    ),
-    "rollout": Method(
-        rollout,
-        "attention multiplied through all blocks; the same for every text",
-        RolloutOptions(),
-        per_text=False,
-    ),
-}

@@ -59,13 +59,13 @@ class Sinks:
         return [(row, col, count) for (row, col), count in counted.most_common()]
 
     @property
-    def told(self) -> str:
-        """One line for people.
+    def description(self) -> str:
+        """Say in one line where the sinks are.
 
         Example:
             >>> one = torch.zeros(1, 5, 5)
             >>> one[0, 4, 4] = 1
-            >>> Sinks(one * 3, one, one > 0).told
+            >>> Sinks(one * 3, one, one > 0).description
             'sinks in 1 of 1 pictures, 100% of their attention; row 4 col 4 in 1'
         """
         images, with_sinks = len(self.found), self.found.any(2).any(1)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_attention import RECIPES, dense_tokens
-from clip_anatomy.maps.method import Method, Options
+from clip_anatomy.maps.dense_attention import VARIANTS, dense_tokens
 from clip_anatomy.maps.point_prompts import points
 
 __all__ = ["feature_surgery", "points", "single_text"]
@@ -51,7 +50,7 @@ def single_text(
 
 
 @dataclass(frozen=True)
-class SurgeryOptions(Options):
+class SurgeryOptions:
     """What CLIP Surgery lets people choose.
 
     Attributes:
@@ -79,16 +78,7 @@ def surgery(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: SurgeryOptions
 ) -> Float[Tensor, "image token text"]:
     """Architecture surgery, then feature surgery over the texts; one text is compared with the empty text."""
-    tokens = dense_tokens(clip.image_tower, pixels, replace(RECIPES["surgery"], depth=options.depth))
+    tokens = dense_tokens(clip.image_tower, pixels, replace(VARIANTS["surgery"], depth=options.depth))
     if len(text) == 1:
         return single_text(tokens[:, 1:], text, contrast(clip, options.against))
     return feature_surgery(tokens, text)[:, 1:]
-
-
-SURGERY = {
-    "surgery": Method(
-        surgery,
-        "v–v attention in the last six blocks; what all texts share is taken out (CLIP Surgery)",
-        SurgeryOptions(),
-    )
-}

@@ -20,7 +20,6 @@ from torch import Tensor
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.method import Method, Options
 from clip_anatomy.split.layernorm import pull_back
 from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.protocol import Tower
@@ -28,7 +27,7 @@ from clip_anatomy.towers.trace import LayerReading
 
 
 @dataclass(frozen=True)
-class DecompositionOptions(Options):
+class DecompositionOptions:
     """What to sum over.
 
     Attributes:
@@ -121,12 +120,3 @@ def decomposition(
     everything = options.layers is None and options.heads is None
     selected = None if everything else options.selected(clip.image_tower)
     return token_map(clip.image_tower, pixels, unit, selected)[:, 1:]
-
-
-DECOMPOSITION = {
-    "decomposition": Method(
-        decomposition,
-        "exact share of the cosine that the heads read from each patch, minus the mean over the texts",
-        DecompositionOptions(),
-    )
-}

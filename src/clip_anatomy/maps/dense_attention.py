@@ -4,7 +4,7 @@ One operator covers the family. With q, k, v from ln1 of the ORIGINAL path of ea
 
     dense ← dense + W_O( Attention · v ) + b_O,   then dense ← dense + MLP(dense) if `ffn`
 
-where `dense` starts as the residual stream at the split (`residual`) or as zero. Attention per recipe, s = d^(−1/2):
+where `dense` starts as the residual stream at the split (`residual`) or as zero. Attention per variant, s = d^(−1/2):
 
     qk        softmax(q kᵀ s)                        plain CLIP
     identity  1                                      MaskCLIP (Zhou et al. 2022, §3.2)
@@ -12,7 +12,7 @@ where `dense` starts as the residual stream at the split (`residual`) or as zero
     + G       Gaussian of the patch distance added to the scores       NACLIP (Hajimiri et al. 2024, §3)
     gem       x̂ ← x; once x ← softmax(x̂ x̂ᵀ τ) x̂; softmax(x̂ x̂ᵀ τ); mean over q, k, v; τ = s · mean ‖ln1 output‖
                                                      GEM (Bousselham et al. 2024, §3; its code's "depth 7" counts six blocks)
-    given     a matrix from outside, patches only    ProxyCLIP (Lan et al. 2024), see `proxy`
+    given     a matrix from outside, patches only    ProxyCLIP (Lan et al. 2024), see `proxyclip`
 
 The original path is the model's own forward, whose last block runs for the readout row alone.
 """
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
-from clip_anatomy.maps.method import Options
+from clip_anatomy.loading.clip import Clip
 from clip_anatomy.towers.forward import (
     Readout,
     Step,
@@ -47,7 +47,7 @@ _NEEDS = {"qk": "qkv", "identity": "v", "qq": "qv", "kk": "kv", "vv": "v", "gem"
 
 
 @dataclass(frozen=True)
-class DenseAttention(Options):
+class DenseAttention:
     """How the second path is run: any member of the family, published or your own.
 
     Attributes:
@@ -63,14 +63,14 @@ class DenseAttention(Options):
         minus_mean: take the mean over the texts away from each similarity.
 
     Raises:
-        BadSpec: a value that no recipe can have.
+        BadSpec: a value that no variant can have.
 
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
         >>> own = DenseAttention(("qq", "vv"), residual=False, ffn=False, depth=3, neighbours=2.0)
         >>> ca.heatmap(ca.load("demo"), examples()[:1], ["a bird", "the sky"], method=own).method
-        'recipe'
+        'dense attention'
     """
 
     attention: tuple[Attention, ...] = ("qq",)
@@ -105,7 +105,7 @@ class DenseAttention(Options):
             raise BadSpec(f"class_row={self.class_row!r} is not known. Type: 'dense' or 'original'")
 
 
-RECIPES: dict[str, DenseAttention] = {
+VARIANTS: dict[str, DenseAttention] = {
     "raw": DenseAttention(("qk",), residual=True, ffn=True),
     "maskclip": DenseAttention(("identity",), residual=False, ffn=False),
     "maskclip_ffn": DenseAttention(("identity",), residual=True, ffn=True),
@@ -121,14 +121,14 @@ RECIPES: dict[str, DenseAttention] = {
 
 
 def dense_tokens(
-    tower: Transformer, pixels: Float[Tensor, "image 3 row col"], recipe: DenseAttention
+    tower: Transformer, pixels: Float[Tensor, "image 3 row col"], variant: DenseAttention
 ) -> Float[Tensor, "image token embed"]:
     """Every token in the joint space, not normalised; token 0 is the class token, then patches row by row.
 
     Args:
         tower: an image tower.
         pixels: preprocessed.
-        recipe: one of RECIPES, or your own.
+        variant: one of VARIANTS, or your own.
 
     Returns:
         Tokens after ln_post and projection. Of towers that average their patches, token 0 is the average where
@@ -141,16 +141,16 @@ def dense_tokens(
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
         >>> clip = ca.load("demo")
-        >>> dense_tokens(clip.image_tower, clip.pixels(examples()[:1]), RECIPES["sclip"]).shape[1]
+        >>> dense_tokens(clip.image_tower, clip.pixels(examples()[:1]), VARIANTS["sclip"]).shape[1]
         65
     """
-    return dense_path(tower, pixels, recipe)[0]
+    return dense_path(tower, pixels, variant)[0]
 
 
 def dense_path(
     tower: Transformer,
     pixels: Float[Tensor, "image 3 row col"],
-    recipe: DenseAttention,
+    variant: DenseAttention,
     given: Float[Tensor, "image query query"] | None = None,
 ) -> tuple[Float[Tensor, "image token embed"], Step]:
     """Dense tokens, and the last block's step of the original path.
@@ -158,30 +158,30 @@ def dense_path(
     Args:
         tower: an image tower.
         pixels: preprocessed.
-        recipe: how.
+        variant: how.
         given: the attention of "given": each patch's weights on all patches.
     """
     if tower.pool not in ("class", "first", "mean"):
         raise UnsupportedModel(f"dense maps read patches and a class token; this tower is pooled by {tower.pool!r}")
     grid = patch_grid(pixels.shape, tower.patch)
-    first = max(0, tower.layers - recipe.depth)
+    first = max(0, tower.layers - variant.depth)
     with torch.no_grad():
         x = embed_image(tower, pixels)
         readout = readout_of(tower, pixels, x.shape[1])
-        nearby = None if recipe.neighbours is None else gaussian(grid, recipe.neighbours).to(x)
+        nearby = None if variant.neighbours is None else gaussian(grid, variant.neighbours).to(x)
         dense, step = torch.zeros(1, device=x.device, dtype=x.dtype), None
         for step in walk(tower, x, readout):
             if step.layer < first:
                 continue
-            if step.layer == first and recipe.residual:
+            if step.layer == first and variant.residual:
                 dense = step.before
-            dense = dense + _written(tower, step, recipe, nearby, given)
-            if recipe.ffn:
+            dense = dense + _written(tower, step, variant, nearby, given)
+            if variant.ffn:
                 dense = dense + mlp(tower, tower.blocks[step.layer], dense)
         assert step is not None
         tokens = norm(tower.ln_post, dense) @ tower.projection
         tokens = (tokens if tower.projection_bias is None else tokens + tower.projection_bias).float()
-        if recipe.class_row == "original":
+        if variant.class_row == "original":
             tokens[:, 0] = _pooled(tower, step, readout)
         return tokens, step
 
@@ -196,34 +196,34 @@ def keys(tower: Transformer, step: Step) -> Float[Tensor, "image token width"]:
 
 
 def _written(
-    tower: Transformer, step: Step, recipe: DenseAttention, nearby: Tensor | None, given: Tensor | None
+    tower: Transformer, step: Step, variant: DenseAttention, nearby: Tensor | None, given: Tensor | None
 ) -> Tensor:
     """What the second path's attention writes: every kind's Σ a v through W_O once."""
     block = tower.blocks[step.layer]
-    wanted = set("".join(_NEEDS[kind] for kind in recipe.attention))
+    wanted = set("".join(_NEEDS[kind] for kind in variant.attention))
     held = {"q": (step.query, block.query), "k": (step.key, block.key), "v": (step.value, block.value)}
     x: dict[str, Tensor] = {}
-    for name in wanted:  # the folded last block kept none of them: only what the recipe asks for is computed
+    for name in wanted:  # the folded last block kept none of them: only what the variant asks for is computed
         known, layer = held[name]
         made = (
             linear(layer, step.normed).unflatten(2, (tower.heads, tower.d)).transpose(1, 2) if known is None else known
         )
         x[name] = made
-    scale = tower.d**-0.5 * recipe.temperature
+    scale = tower.d**-0.5 * variant.temperature
     total: Tensor | None = None
-    for kind in recipe.attention:
+    for kind in variant.attention:
         if kind == "identity":
             mixed = x["v"]
         elif kind == "gem":
-            mixed = _gem(step.normed, x, scale, recipe.iterations)
+            mixed = _gem(step.normed, x, scale, variant.iterations)
         elif kind == "given":
             mixed = _by_given(x["v"], given)
         else:
             mixed = F.scaled_dot_product_attention(x[kind[0]], x[kind[1]], x["v"], attn_mask=nearby, scale=scale)
         total = mixed if total is None else total + mixed
     assert total is not None
-    if recipe.average:
-        total = total / len(recipe.attention)
+    if variant.average:
+        total = total / len(variant.attention)
     return project_out(block, total.transpose(1, 2).flatten(2))
 
 
@@ -251,3 +251,18 @@ def gaussian(grid: tuple[int, int], std: float) -> Float[Tensor, "query token"]:
     places = torch.stack([rows.flatten(), cols.flatten()], 1).float()
     square = ((places[:, None] - places[None]) ** 2).sum(-1)
     return F.pad(torch.exp(-square / (2 * std**2)), (1, 0, 1, 0))
+
+
+def similarities(
+    tokens: Float[Tensor, "image token embed"], text: Float[Tensor, "text embed"]
+) -> Float[Tensor, "image token-1 text"]:
+    """Compare every patch with every text by cosine; the class token, first of the tokens, is left out."""
+    return F.normalize(tokens[:, 1:], dim=-1) @ F.normalize(text.float(), dim=-1).T
+
+
+def cosines(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DenseAttention
+) -> Float[Tensor, "image token text"]:
+    """Compare every patch's dense token with every text by cosine."""
+    found = similarities(dense_tokens(clip.image_tower, pixels, options), text)
+    return found - found.mean(-1, keepdim=True) if options.minus_mean else found

@@ -11,7 +11,9 @@ What lies before the first block that is asked for never enters a graph, and the
 of different texts are not on one scale: ReLU keeps each method from being linear in the text.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +23,6 @@ from torch import Tensor
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.attention import layer_of
-from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.vjp import graph_of, pulled
 from clip_anatomy.towers.forward import (
     Readout,
     embed_image,
@@ -38,11 +38,12 @@ from clip_anatomy.towers.forward import (
 from clip_anatomy.towers.layers import Block
 from clip_anatomy.towers.transformer import Transformer
 
+Vjp = Callable[[Tensor], tuple[Tensor, ...]]
 MOST_BYTES = 256_000_000  # of gradients at once: more texts are taken in turns
 
 
 @dataclass(frozen=True)
-class GradcamOptions(Options):
+class GradcamOptions:
     """Which tokens.
 
     Attributes:
@@ -54,7 +55,7 @@ class GradcamOptions(Options):
 
 
 @dataclass(frozen=True)
-class DepthOptions(Options):
+class DepthOptions:
     """Through how many of the last blocks.
 
     Attributes:
@@ -81,11 +82,11 @@ def gradcam(
     def rest(normed: Tensor) -> Tensor:
         return _embed(tower, _run(tower, first, x, readout, normed=normed)[0], readout)
 
-    pull, _ = graph_of(rest, normed)
+    vjp, _ = vjp_of(rest, normed)
     maps: list[Tensor] = []
     for some in unit.split(_at_once(normed.numel(), len(unit))):
-        (slopes,) = pulled(pull, some, len(x))  # [text, image, token, width]
-        weights = slopes[:, :, 1:].float().mean(2)
+        (gradients,) = text_gradients(vjp, some, len(x))  # [text, image, token, width]
+        weights = gradients[:, :, 1:].float().mean(2)
         maps.append(torch.einsum("bnw,tbw->bnt", normed[:, 1:].float(), weights).relu_())
     return torch.cat(maps, -1)
 
@@ -99,15 +100,15 @@ def chefer(
     x, readout = _before(tower, pixels, first)
     with torch.no_grad():
         _, attention = _run(tower, first, x, readout)
-    # A zero is added to each attention: the slope with respect to it is ∂logit/∂A, what flows through later blocks included.
+    # A zero is added to each attention: the gradient with respect to it is ∂logit/∂A, what flows through later blocks included.
     zeros = tuple(torch.zeros_like(a) for a in attention)
-    pull, _ = graph_of(lambda *added: _embed(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)
+    vjp, _ = vjp_of(lambda *added: _embed(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)
     maps: list[Tensor] = []
     for some in unit.split(_at_once(sum(a.numel() for a in attention), len(unit))):
-        slopes = pulled(pull, some, len(x))  # per block [text, image, head, query, token]
+        gradients = text_gradients(vjp, some, len(x))  # per block [text, image, head, query, token]
         relevance: Tensor | None = None  # R − I of the blocks so far
-        for a, slope in zip(attention, slopes, strict=True):
-            step = (slope * a).relu_().float().mean(2)
+        for a, gradient in zip(attention, gradients, strict=True):
+            step = (gradient * a).relu_().float().mean(2)
             relevance = step if relevance is None else step + step @ relevance + _shown(relevance, step)
         assert relevance is not None
         row = relevance[:, :, 0] if relevance.shape[2] == 1 else readout.rows(relevance.movedim(0, 2)).movedim(1, 0)
@@ -132,11 +133,11 @@ def legrad(
             after = middle + mlp(tower, block, middle)
             return _project(tower, norm(tower.ln_post, after.mean(1))), after
 
-        pull, after = graph_of(stream, mixed)
+        vjp, after = vjp_of(stream, mixed)
         maps: list[Tensor] = []
         for some in unit.split(_at_once(2 * mixed.numel() + v.shape[1] * x.shape[1] ** 2 * len(x), len(unit))):
-            (slopes,) = pulled(pull, some, len(x))  # [text, image, token, width]
-            per_head = slopes.unflatten(-1, (tower.heads, tower.d)).transpose(2, 3)
+            (gradients,) = text_gradients(vjp, some, len(x))  # [text, image, token, width]
+            per_head = gradients.unflatten(-1, (tower.heads, tower.d)).transpose(2, 3)
             maps.append((per_head @ v.transpose(-1, -2)).relu_().float().mean((2, 3)))
         one = torch.cat(maps)[..., 1:].permute(1, 2, 0)
         total, x = one if total is None else total + one, after
@@ -218,23 +219,37 @@ def _shown(relevance: Tensor, step: Tensor) -> Tensor:
     return relevance if relevance.shape[2] == step.shape[2] else relevance[:, :, :1]
 
 
-GRADIENTS = {
-    "gradcam": Method(
-        gradcam,
-        "tokens of the last block, weighed by the gradient of the cosine (Grad-CAM)",
-        GradcamOptions(),
-        alone=True,
-    ),
-    "legrad": Method(
-        legrad,
-        "gradient of the cosine by attention, all heads and queries, last two blocks (LeGrad)",
-        DepthOptions(layers=2),
-        alone=True,
-    ),
-    "chefer": Method(
-        chefer,
-        "attention times the gradient of the logit, class token's row of the last block (Chefer)",
-        DepthOptions(layers=1),
-        alone=True,
-    ),
-}
+def vjp_of(function: Callable[..., Any], *inputs: Tensor) -> tuple[Vjp, Any]:
+    """Run a function once and return its vector–Jacobian product.
+
+    `torch.func.vjp` does the same and loads the compiler for it, several seconds on its first call; plain autograd under `vmap`
+    does not.
+
+    Args:
+        function: gives a tensor, or a tensor and something else.
+        inputs: what gradients are wanted of.
+
+    Returns:
+        (vector as large as the tensor) → its product with the Jacobian, one tensor per input; and the something else, out of
+        the graph.
+    """
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        found = function(*leaves)
+    value, rest = found if isinstance(found, tuple) else (found, None)
+
+    def vjp(vector: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(value, leaves, vector, retain_graph=True)
+
+    return vjp, rest.detach() if isinstance(rest, Tensor) else rest
+
+
+def text_gradients(vjp: Vjp, unit: Float[Tensor, "text embed"], images: int) -> tuple[Tensor, ...]:
+    """Take the gradient of each image's cosine with each text: a leading text axis before every input's own.
+
+    Example:
+        >>> vjp, _ = vjp_of(lambda x: x * torch.tensor([2.0, 3.0]), torch.ones(1, 2))
+        >>> text_gradients(vjp, torch.eye(2), 1)[0][:, 0].tolist()
+        [[2.0, 0.0], [0.0, 3.0]]
+    """
+    return torch.func.vmap(vjp)(unit[:, None].expand(-1, images, -1))

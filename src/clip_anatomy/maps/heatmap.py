@@ -17,8 +17,8 @@ from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
-from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.registry import METHODS, method_of, own_method
+from clip_anatomy.maps.proxyclip import ProxyOptions
+from clip_anatomy.maps.registry import CUSTOM, METHODS, Method, dense_method, method_of
 from clip_anatomy.maps.windows import Windows, slid
 from clip_anatomy.progress import Progress
 
@@ -85,7 +85,7 @@ def heatmap(
     chosen, name, option = _chosen(clip, method, options)
     wanted = Texts.of(clip, texts, templates)
     if wanted.templates is not None and isinstance(other := getattr(option, "against", None), str):
-        option = replace(option, against=clip.encode_text([other], templates=wanted.templates))  # pyright: ignore[reportCallIssue]
+        option = replace(option, against=clip.encode_text([other], templates=wanted.templates))
     patch = clip.patch
     windows = None if window is None else Windows.of(window, stride, patch)
     if stride is not None and windows is None:
@@ -93,7 +93,8 @@ def heatmap(
 
     def maps_of(pixels: Tensor, images: list[int]) -> Tensor:
         with torch.no_grad():
-            found = chosen.run(clip, pixels, wanted.embeddings, option.of(images))
+            of_images = option.of_images(images) if isinstance(option, ProxyOptions) else option
+            found = chosen.run(clip, pixels, wanted.embeddings, of_images)
         values = found.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, patch)).float()
         return without_sinks(values, sinks_of(clip.vision, pixels).found) if replace_sinks else values
 
@@ -116,12 +117,12 @@ def heatmap(
     return replace(Maps.joined(parts).in_order(places), run=replace(run, failed=tuple(failed or ())))
 
 
-def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> tuple[Method, str, Options]:
+def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> tuple[Method, str, Any]:
     if isinstance(method, DenseAttention):
         if given:
             raise BadSpec(
-                f"a DenseAttention holds its own options. Type: dataclasses.replace(recipe, {next(iter(given))}=...)"
+                f"a DenseAttention holds its own options. Type: dataclasses.replace(attention, {next(iter(given))}=...)"
             )
-        return own_method(clip), "recipe", method
+        return dense_method(clip), CUSTOM, method
     found = method_of(clip, method)
     return found, method, found.chosen(method, given)

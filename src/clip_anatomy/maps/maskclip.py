@@ -8,13 +8,11 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_attention import DenseAttention, dense_path, keys
-from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.self_self import similarities
+from clip_anatomy.maps.dense_attention import DenseAttention, dense_path, keys, similarities
 
 
 @dataclass(frozen=True)
-class MaskclipOptions(Options):
+class MaskclipOptions:
     """Which MaskCLIP: publications differ.
 
     Attributes:
@@ -62,25 +60,11 @@ def maskclip(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: MaskclipOptions
 ) -> Float[Tensor, "image token text"]:
     """Cosine of every patch's value with every text, refined where asked."""
-    recipe = DenseAttention(("identity",), residual=options.residual, ffn=options.ffn)
-    tokens, step = dense_path(clip.image_tower, pixels, recipe)
+    variant = DenseAttention(("identity",), residual=options.residual, ffn=options.ffn)
+    tokens, step = dense_path(clip.image_tower, pixels, variant)
     found = similarities(tokens, text)
     if options.denoise is not None:
         found = denoised(found, clip.logit_scale, options.denoise)
     if options.smooth_keys:
         found = smoothed(found, keys(clip.image_tower, step)[:, 1:], clip.logit_scale)
     return found
-
-
-MASKCLIP = {
-    "maskclip": Method(
-        maskclip,
-        "values of the last block alone (MaskCLIP as later papers run it: no residual, no MLP)",
-        MaskclipOptions(),
-    ),
-    "maskclip_ffn": Method(
-        maskclip,
-        "values of the last block, with residual and MLP (MaskCLIP as published)",
-        MaskclipOptions(residual=True, ffn=True),
-    ),
-}

@@ -10,13 +10,11 @@ from torch import Tensor
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_attention import DenseAttention, dense_path
-from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.self_self import similarities
+from clip_anatomy.maps.dense_attention import DenseAttention, dense_path, similarities
 
 
 @dataclass(frozen=True)
-class ProxyOptions(Options):
+class ProxyOptions:
     """The guide and how hard it is obeyed.
 
     Attributes:
@@ -34,8 +32,8 @@ class ProxyOptions(Options):
     residual: bool = False
     ffn: bool = False
 
-    def of(self, images: list[int]) -> "ProxyOptions":
-        """The matrices of some images."""
+    def of_images(self, images: list[int]) -> "ProxyOptions":
+        """Return the options with the matrices of some images only, by their numbers."""
         if self.affinity is None:
             return self
         known = torch.as_tensor(self.affinity)
@@ -78,16 +76,6 @@ def proxyclip(
     if not affinity.isfinite().all():
         raise BadSpec("affinity holds NaN or infinite values. Type: torch.nan_to_num(affinity)")
     each = affinity.to(pixels.device).float().expand(len(pixels), patches, patches)
-    recipe = DenseAttention(("given",), residual=options.residual, ffn=options.ffn)
-    tokens, _ = dense_path(clip.image_tower, pixels, recipe, guide(each, options.beta, options.gamma))
+    variant = DenseAttention(("given",), residual=options.residual, ffn=options.ffn)
+    tokens, _ = dense_path(clip.image_tower, pixels, variant, guide(each, options.beta, options.gamma))
     return similarities(tokens, text)
-
-
-PROXY = {
-    "proxyclip": Method(
-        proxyclip,
-        "values of the last block, mixed by an affinity of patches that you bring (ProxyCLIP)",
-        ProxyOptions(),
-        needs=("affinity",),
-    )
-}

@@ -1,30 +1,211 @@
 """The registry: every method of `heatmap` by name. Command line choices, docs tables and tests are derived from it."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+from torch import Tensor
+
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.attention import ATTENTION
-from clip_anatomy.maps.clip_surgery import SURGERY
-from clip_anatomy.maps.decomposition import DECOMPOSITION
-from clip_anatomy.maps.gradients import GRADIENTS
-from clip_anatomy.maps.maskclip import MASKCLIP
-from clip_anatomy.maps.method import Method
-from clip_anatomy.maps.proxyclip import PROXY
-from clip_anatomy.maps.resnet_maps import OWN_POOL, RESNET
-from clip_anatomy.maps.self_self import DENSE, OWN
+from clip_anatomy.maps import attention, clip_surgery, dense_attention, gradients, maskclip, proxyclip, resnet_maps
+from clip_anatomy.maps.decomposition import DecompositionOptions, decomposition
+from clip_anatomy.maps.dense_attention import VARIANTS, DenseAttention
 
+__all__ = ["COSINES", "METHODS", "RESNET", "Method", "dense_method", "method_of", "methods_of"]
+
+_TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a string",
+    "bool": "True or False",
+    "NoneType": "None",
+}
 # Why the rest is refused there.
 _NOT_OF_RESNETS = "its only attention is one pool, without a residual stream, an MLP or a block before it"
 
-METHODS: dict[str, Method] = {**DECOMPOSITION, **SURGERY, **MASKCLIP, **DENSE, **PROXY, **ATTENTION, **GRADIENTS}
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a method that has none."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of drawing maps.
+
+    Attributes:
+        run: (clip, pixels [image, 3, row, col], texts [text, embed] of any length, options) → [image, token, text], the
+            patches only, row by row (no class token).
+        description: one line for people.
+        options: the defaults, a frozen dataclass; `heatmap(..., name=value)` replaces a field of it.
+        per_text: whether different texts give different maps (False for attention alone).
+        needs: options that have no default: such a method is left out where all methods are drawn side by side.
+        alone: each text has a cost of its own, and its map does not depend on the other texts (gradients): who wants one text's
+            map of an image asks for that text alone.
+    """
+
+    run: Callable[..., Tensor]
+    description: str
+    options: Any = NoOptions()
+    per_text: bool = True
+    needs: tuple[str, ...] = ()
+    alone: bool = False
+
+    def chosen(self, name: str, given: Mapping[str, Any]) -> Any:
+        """Replace the defaults of the options that were given.
+
+        Args:
+            name: of the method, for the message.
+            given: option → value.
+
+        Raises:
+            BadSpec: an option that the method does not have, naming those it has; one that it needs; a value it cannot take.
+        """
+        known = [f.name for f in fields(self.options)]
+        if unknown := [key for key in given if key not in known]:
+            defaults = ", ".join(f"{key}={getattr(self.options, key)!r}" for key in known) or "none"
+            raise BadSpec(f"method {name!r} has no option {unknown[0]!r}. Its options and their defaults: {defaults}")
+        for key in (key for key in self.needs if given.get(key) is None):
+            raise BadSpec(f"method {name!r} needs {key}. Type: heatmap(..., method={name!r}, {key}=...)")
+        hints = get_type_hints(type(self.options))
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
+        for key, value in plain.items():
+            kinds = _kinds(hints[key])
+            if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+                expected = " or ".join(_TYPE_NAMES.get(kind.__name__, kind.__name__) for kind in kinds)
+                fix = "torch.tensor(...)" if key in self.needs else repr(getattr(self.options, key))
+                raise BadSpec(
+                    f"method {name!r}: {key}={value!r} is a {type(value).__name__}; {expected} was expected. Type: {key}={fix}"
+                )
+        return replace(self.options, **plain)
+
+
+def _dense(name: str, description: str) -> dict[str, Method]:
+    return {name: Method(dense_attention.cosines, description, VARIANTS[name])}
+
+
+_FAMILY: dict[str, Method] = {  # values are cosines of patches, or differences of such cosines
+    "surgery": Method(
+        clip_surgery.surgery,
+        "v–v attention in the last six blocks; what all texts share is taken out (CLIP Surgery)",
+        clip_surgery.SurgeryOptions(),
+    ),
+    "maskclip": Method(
+        maskclip.maskclip,
+        "values of the last block alone (MaskCLIP as later papers run it: no residual, no MLP)",
+        maskclip.MaskclipOptions(),
+    ),
+    "maskclip_ffn": Method(
+        maskclip.maskclip,
+        "values of the last block, with residual and MLP (MaskCLIP as published)",
+        maskclip.MaskclipOptions(residual=True, ffn=True),
+    ),
+    **_dense("raw", "cosine of the last patch tokens: plain CLIP, for contrast"),
+    **_dense("sclip", "query–query plus key–key attention in the last block (SCLIP)"),
+    **_dense("clearclip", "query–query attention, no residual, no MLP (ClearCLIP)"),
+    **_dense("naclip", "key–key attention and a Gaussian over neighbours, no residual, no MLP (NACLIP)"),
+    **_dense("qq", "query–query attention in the last block, with residual and MLP"),
+    **_dense("kk", "key–key attention in the last block, with residual and MLP"),
+    **_dense("vv", "value–value attention in the last block, with residual and MLP"),
+    **_dense("gem", "repeated self–self attention of q, k and v in the last six blocks (GEM)"),
+    "proxyclip": Method(
+        proxyclip.proxyclip,
+        "values of the last block, mixed by an affinity of patches that you bring (ProxyCLIP)",
+        proxyclip.ProxyOptions(),
+        needs=("affinity",),
+    ),
+}
+
+METHODS: dict[str, Method] = {
+    "decomposition": Method(
+        decomposition,
+        "exact share of the cosine that the heads read from each patch, minus the mean over the texts",
+        DecompositionOptions(),
+    ),
+    **_FAMILY,
+    "attention": Method(
+        attention.attention,
+        "what the class token looks at in one block, mean over heads; the same for every text",
+        attention.AttentionOptions(),
+        per_text=False,
+    ),
+    "rollout": Method(
+        attention.rollout,
+        "attention multiplied through all blocks; the same for every text",
+        attention.RolloutOptions(),
+        per_text=False,
+    ),
+    "gradcam": Method(
+        gradients.gradcam,
+        "tokens of the last block, weighed by the gradient of the cosine (Grad-CAM)",
+        gradients.GradcamOptions(),
+        alone=True,
+    ),
+    "legrad": Method(
+        gradients.legrad,
+        "gradient of the cosine by attention, all heads and queries, last two blocks (LeGrad)",
+        gradients.DepthOptions(layers=2),
+        alone=True,
+    ),
+    "chefer": Method(
+        gradients.chefer,
+        "attention times the gradient of the logit, class token's row of the last block (Chefer)",
+        gradients.DepthOptions(layers=1),
+        alone=True,
+    ),
+}
+
+
+def _pool(name: str, description: str) -> dict[str, Method]:
+    return {name: Method(resnet_maps.cosines, description, resnet_maps.POOL_VARIANTS[name])}
+
+
+RESNET: dict[str, Method] = {
+    "decomposition": Method(
+        resnet_maps.decomposition,
+        "exact share of the cosine that the heads of the attention pool read from each place, minus the mean over the texts",
+        DecompositionOptions(),
+    ),
+    "surgery": Method(
+        resnet_maps.surgery,
+        "v–v attention in the attention pool; what all texts share is taken out (CLIP Surgery)",
+        resnet_maps.PoolSurgeryOptions(),
+    ),
+    "maskclip": Method(
+        resnet_maps.maskclip, "values of the attention pool alone (MaskCLIP)", resnet_maps.PoolMaskclipOptions()
+    ),
+    **_pool("clearclip", "query–query attention in the attention pool (ClearCLIP)"),
+    **_pool("naclip", "key–key attention and a Gaussian over neighbours in the pool (NACLIP)"),
+    **_pool("raw", "the attention pool asked from every place, for contrast"),
+    "gradcam": Method(
+        resnet_maps.gradcam, "last stage's map, weighed by the gradient of the cosine (Grad-CAM)", alone=True
+    ),
+    "chefer": Method(resnet_maps.chefer, "attention of the pool times the gradient of the logit (Chefer)", alone=True),
+    "attention": Method(resnet_maps.attention, "where the attention pool looked, whatever the text", per_text=False),
+}
+
+CUSTOM = "dense attention"  # what maps of a `DenseAttention` of one's own are called
+COSINES = frozenset({*_FAMILY, CUSTOM})  # methods of which only differences within a picture mean something
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """List the classes that a field may hold; none where its type says more than classes can (its own check refuses it)."""
+    each: tuple[Any, ...] = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if any(get_origin(one) is not None or not isinstance(one, type) for one in each):
+        return ()
+    return (*each, int) if float in each else each
 
 
 def methods_of(clip: Clip) -> dict[str, Method]:
-    """The methods that have a meaning on this model: all of them on a transformer, those of `maps.resnet` on a CLIP-ResNet."""
+    """Return the methods that have a meaning on this model: all of them on a transformer, those of RESNET on a CLIP-ResNet."""
     return {"transformer": METHODS, "resnet": RESNET}[clip.vision.architecture]
 
 
 def method_of(clip: Clip, name: str) -> Method:
-    """One of them by name.
+    """Find one of them by name.
 
     Raises:
         BadSpec: no such method.
@@ -40,6 +221,7 @@ def method_of(clip: Clip, name: str) -> Method:
     return known[name]
 
 
-def own_method(clip: Clip) -> Method:
-    """What runs a `DenseAttention` of one's own on this model."""
-    return {"transformer": OWN, "resnet": OWN_POOL}[clip.vision.architecture]
+def dense_method(clip: Clip) -> Method:
+    """Return the method that runs a `DenseAttention` of one's own on this model."""
+    run = {"transformer": dense_attention.cosines, "resnet": resnet_maps.cosines}[clip.vision.architecture]
+    return Method(run, "a dense attention of your own", DenseAttention())

@@ -10,7 +10,14 @@ Tokens x_0 (the mean of all places) and x_i carry their position vectors; with q
     maskclip   y_i = W_c (W_V f_i + b_V) + b_c    places alone: no position vectors and no mean token (Zhou et al. 2022, §3.2)
 
 There is no residual stream and no MLP around the pool, so methods that keep either have no meaning here and are refused by name.
-Gradient maps are in `resnet_gradients`.
+
+Gradient maps run the convolutions once; the gradients of all texts pass through the pool alone:
+
+    gradcam   weights = mean over places of ∂cos/∂f, map = ReLU(f · weights), f = the last stage's map     (Selvaraju et al. 2017, §3)
+    chefer    mean over heads of ReLU(∂logit/∂a ⊙ a), a = the mean token's row of the pool's attention     (Chefer et al. 2021)
+
+Only one attention row reaches the embedding, so chefer's gradient is a closed form: with e the embedding, ê = e/‖e‖ and
+g = (t − cos ê)/‖e‖ the gradient of the cosine with text t, ∂cos/∂a[h, i] = v[h, i] · W_c^hᵀ g; the logit is the cosine × logit scale.
 """
 
 from dataclasses import dataclass, field
@@ -24,16 +31,15 @@ from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.clip_surgery import contrast, feature_surgery, single_text
 from clip_anatomy.maps.decomposition import DecompositionOptions
-from clip_anatomy.maps.dense_attention import DenseAttention, gaussian
+from clip_anatomy.maps.dense_attention import DenseAttention, gaussian, similarities
+from clip_anatomy.maps.gradients import text_gradients, vjp_of
 from clip_anatomy.maps.maskclip import check_probability, denoised, smoothed
-from clip_anatomy.maps.method import Method, Options
-from clip_anatomy.maps.resnet_gradients import GRADIENTS
-from clip_anatomy.maps.self_self import similarities
 from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.forward import linear
 from clip_anatomy.towers.resnet import ResNet, as_resnet, features, pool_tokens, run_pool, run_resnet
 
-RECIPES: dict[str, DenseAttention] = {
+MOST_NUMBERS = 2**26  # of gradients at once: more texts are taken in turns
+POOL_VARIANTS: dict[str, DenseAttention] = {
     "raw": DenseAttention(("qk",)),
     "maskclip": DenseAttention(("identity",)),
     "clearclip": DenseAttention(("qq",)),
@@ -43,48 +49,48 @@ RECIPES: dict[str, DenseAttention] = {
 
 
 def pool_path(
-    resnet: ResNet, pixels: Float[Tensor, "image 3 row col"], recipe: DenseAttention
+    resnet: ResNet, pixels: Float[Tensor, "image 3 row col"], variant: DenseAttention
 ) -> Float[Tensor, "image token embed"]:
     """Every place in the joint space, not normalised; token 0 is the embedding itself, from the model's own path.
 
     Args:
         resnet: the image tower.
         pixels: preprocessed.
-        recipe: attention "qk", "qq", "kk", "vv", several of them, or "identity"; without residual and MLP.
+        variant: attention "qk", "qq", "kk", "vv", several of them, or "identity"; without residual and MLP.
 
     Raises:
-        UnsupportedModel: a recipe that needs what a ResNet does not have.
+        UnsupportedModel: an attention that needs what a ResNet does not have.
     """
-    refuse(recipe)
+    refuse(variant)
     with torch.no_grad():
         seen = features(resnet, pixels)
         tokens = pool_tokens(resnet, seen)
         total = torch.zeros(1, device=tokens.device, dtype=tokens.dtype)
-        for kind in recipe.attention:
+        for kind in variant.attention:
             total = total + (
-                _values(resnet, seen) if kind == "identity" else _attended(resnet, tokens, kind, recipe, seen)
+                _values(resnet, seen) if kind == "identity" else _attended(resnet, tokens, kind, variant, seen)
             )
-        if recipe.average:
-            total = total / len(recipe.attention)
+        if variant.average:
+            total = total / len(variant.attention)
         dense = linear(resnet.pool.out, total)
         return torch.cat([run_pool(resnet, tokens).embedding[:, None], dense], 1).float()
 
 
-def refuse(recipe: DenseAttention) -> None:
+def refuse(variant: DenseAttention) -> None:
     """Raise UnsupportedModel for what the attention pool of a ResNet cannot do."""
     missing = [
         what
         for what, wanted in (
-            ("a residual stream", recipe.residual),
-            ("an MLP behind its attention", recipe.ffn),
-            ("GEM's iterations", "gem" in recipe.attention),
-            ("an attention from outside", "given" in recipe.attention),
+            ("a residual stream", variant.residual),
+            ("an MLP behind its attention", variant.ffn),
+            ("GEM's iterations", "gem" in variant.attention),
+            ("an attention from outside", "given" in variant.attention),
         )
         if wanted
     ]
     if missing:
         raise UnsupportedModel(
-            f"this recipe wants {' and '.join(missing)}, which the attention pool of a CLIP-ResNet does not have. "
+            f"this attention wants {' and '.join(missing)}, which the attention pool of a CLIP-ResNet does not have. "
             "Type: DenseAttention(('qq',), residual=False, ffn=False), of qk, qq, kk, vv, identity"
         )
 
@@ -94,7 +100,7 @@ def _values(resnet: ResNet, seen: Float[Tensor, "image channel row col"]) -> Flo
 
 
 def _attended(
-    resnet: ResNet, tokens: Float[Tensor, "image token channel"], kind: str, recipe: DenseAttention, seen: Tensor
+    resnet: ResNet, tokens: Float[Tensor, "image token channel"], kind: str, variant: DenseAttention, seen: Tensor
 ) -> Float[Tensor, "image place channel"]:
     pool = resnet.pool
     layers = {"q": pool.query, "k": pool.key, "v": pool.value}
@@ -103,9 +109,9 @@ def _attended(
         for name in {*kind, "v"}
     }
     nearby = None
-    if recipe.neighbours is not None:
-        nearby = gaussian((seen.shape[2], seen.shape[3]), recipe.neighbours).to(tokens)[1:]
-    scale = resnet.d**-0.5 * recipe.temperature
+    if variant.neighbours is not None:
+        nearby = gaussian((seen.shape[2], seen.shape[3]), variant.neighbours).to(tokens)[1:]
+    scale = resnet.d**-0.5 * variant.temperature
     asks = x[kind[0]][:, :, 1:]  # the mean token's own row comes from the model's path
     mixed = F.scaled_dot_product_attention(asks, x[kind[1]], x["v"], attn_mask=nearby, scale=scale)
     return mixed.transpose(1, 2).flatten(2)
@@ -120,7 +126,7 @@ def cosines(
 
 
 @dataclass(frozen=True)
-class PoolSurgeryOptions(Options):
+class PoolSurgeryOptions:
     """What a single text is compared with: a text, or its embedding."""
 
     against: str | Tensor = field(default="", compare=False)
@@ -130,14 +136,14 @@ def surgery(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: PoolSurgeryOptions
 ) -> Float[Tensor, "image token text"]:
     """v–v attention in the pool, then feature surgery over the texts; one text is compared with the empty text."""
-    tokens = pool_path(as_resnet(clip.vision), pixels, RECIPES["surgery"])
+    tokens = pool_path(as_resnet(clip.vision), pixels, POOL_VARIANTS["surgery"])
     if len(text) == 1:
         return single_text(tokens[:, 1:], text, contrast(clip, options.against))
     return feature_surgery(tokens, text)[:, 1:]
 
 
 @dataclass(frozen=True)
-class PoolMaskclipOptions(Options):
+class PoolMaskclipOptions:
     """MaskCLIP's two refinements, off by default: see `maskclip.MaskclipOptions`."""
 
     denoise: float | None = None
@@ -194,31 +200,43 @@ def decomposition(
 
 
 def attention(
-    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: Options
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: object
 ) -> Float[Tensor, "image token text"]:
     """How much the mean token looked at each place, mean over the heads: the same for every text."""
     seen = run_resnet(as_resnet(clip.vision), pixels).attention[..., 1:].float().mean(1)
     return seen[..., None].expand(-1, -1, len(text)).clone()
 
 
-RESNET: dict[str, Method] = {
-    "decomposition": Method(
-        decomposition,
-        "exact share of the cosine that the heads of the attention pool read from each place, minus the mean over the texts",
-        DecompositionOptions(),
-    ),
-    "surgery": Method(
-        surgery,
-        "v–v attention in the attention pool; what all texts share is taken out (CLIP Surgery)",
-        PoolSurgeryOptions(),
-    ),
-    "maskclip": Method(maskclip, "values of the attention pool alone (MaskCLIP)", PoolMaskclipOptions()),
-    "clearclip": Method(cosines, "query–query attention in the attention pool (ClearCLIP)", RECIPES["clearclip"]),
-    "naclip": Method(
-        cosines, "key–key attention and a Gaussian over neighbours in the pool (NACLIP)", RECIPES["naclip"]
-    ),
-    "raw": Method(cosines, "the attention pool asked from every place, for contrast", RECIPES["raw"]),
-    **GRADIENTS,
-    "attention": Method(attention, "where the attention pool looked, whatever the text", per_text=False),
-}
-OWN_POOL = Method(cosines, "a recipe of your own in the attention pool", DenseAttention())
+def gradcam(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: object
+) -> Float[Tensor, "image token text"]:
+    """Grad-CAM on the last stage's map, which is what the method was made for."""
+    resnet = as_resnet(clip.vision)
+    with torch.no_grad():
+        seen = features(resnet, pixels)
+    unit = F.normalize(text.to(seen.dtype), dim=-1)
+    vjp, _ = vjp_of(lambda x: F.normalize(run_pool(resnet, pool_tokens(resnet, x)).embedding, dim=-1), seen)
+    maps: list[Tensor] = []
+    for some in unit.split(max(1, MOST_NUMBERS // seen.numel())):
+        (gradients,) = text_gradients(vjp, some, len(seen))  # [text, image, channel, row, col]
+        weights = gradients.float().mean((3, 4))
+        maps.append(torch.einsum("bcrk,tbc->brkt", seen.float(), weights).relu_().flatten(1, 2))
+    return torch.cat(maps, -1)
+
+
+def chefer(
+    clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: object
+) -> Float[Tensor, "image token text"]:
+    """Multiply the attention of the pool with the gradient of the logit by it, where that is positive."""
+    resnet = as_resnet(clip.vision)
+    with torch.no_grad():
+        pooled = run_resnet(resnet, pixels)
+        value = linear(resnet.pool.value, pooled.tokens[:, 1:]).float().unflatten(2, (resnet.heads, resnet.d))
+        length = pooled.embedding.float().norm(dim=-1)
+        own = pooled.embedding.float() / length[:, None]
+        unit = F.normalize(text.float(), dim=-1)
+        weighed = value.transpose(1, 2) * pooled.attention[..., 1:, None]  # [image, head, token, d]
+        toward = weighed @ head_directions(resnet, 0, unit)  # [image, head, token, text]
+        itself = torch.einsum("bhnd,hdb->bhn", weighed, head_directions(resnet, 0, own))
+        gradient = (toward - itself[..., None] * (own @ unit.T)[:, None, None]) / length.view(-1, 1, 1, 1)
+        return gradient.relu_().mean(1) * clip.logit_scale

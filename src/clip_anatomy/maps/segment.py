@@ -15,14 +15,14 @@ from clip_anatomy.images.input_size import Size
 from clip_anatomy.images.pixels import is_preprocessed
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
-from clip_anatomy.maps.dense_attention import RECIPES
+from clip_anatomy.maps.dense_attention import VARIANTS
 from clip_anatomy.maps.heatmap import BATCH, heatmap
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.masks import How, Masks, PackedLabels
 from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
-from clip_anatomy.maps.resnet_maps import RECIPES as POOLED
+from clip_anatomy.maps.resnet_maps import POOL_VARIANTS
 from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, otsu
 from clip_anatomy.progress import Progress
 
@@ -171,8 +171,8 @@ def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> 
         depth = {name: options[name] for name in options if name == "depth"}
         if other := [name for name in options if name not in ("depth", "against")]:
             raise BadSpec(f"method 'surgery' has no option {other[0]!r}. Its options: depth, against")
-        recipe = {"transformer": RECIPES, "resnet": POOLED}[clip.vision.architecture]["surgery"]
-        return "surgery (architecture only)", replace(recipe, **depth), {}
+        variant = {"transformer": VARIANTS, "resnet": POOL_VARIANTS}[clip.vision.architecture]["surgery"]
+        return "surgery (architecture only)", replace(variant, **depth), {}
     if several and method == "decomposition" and "minus_mean" not in options:
         return method, method, {**options, "minus_mean": False}
     return method, method, options

@@ -8,11 +8,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.maps.clip_surgery import SURGERY
 from clip_anatomy.maps.map_result import Maps
-from clip_anatomy.maps.maskclip import MASKCLIP
-from clip_anatomy.maps.proxyclip import PROXY
-from clip_anatomy.maps.self_self import DENSE
+from clip_anatomy.maps.registry import COSINES
 from clip_anatomy.report.mask_files import pale
 from clip_anatomy.report.palette import colour, limit_of
 
@@ -20,9 +17,6 @@ __all__ = ["LOOKS", "Shades", "colours_of", "overlay", "shades_of"]
 
 LOOKS = ("signed", "heat")
 WORDS = "words"  # a sentence, its words, and what is left, in this order
-# Cosines of patches, and differences of such cosines: only their differences within the picture say where. All other methods
-# have a zero that means something: shares of a cosine, attention.
-COSINES = {*SURGERY, *MASKCLIP, *DENSE, *PROXY, "recipe"}
 # From "nothing here" to "here": dark and see-through to bright.
 HEAT = ((28, 22, 66, 0.62), (116, 28, 108, 0.60), (206, 62, 60, 0.58), (247, 141, 40, 0.60), (252, 226, 110, 0.66))
 
@@ -49,7 +43,7 @@ def shades_of(maps: Maps) -> Shades:
     Args:
         maps: of one picture.
     """
-    if maps.method in COSINES:
+    if maps.method in COSINES:  # the zero of all others means something: shares of a cosine, attention
         values = maps.values - maps.values.nanmean((2, 3), keepdim=True)
         limit = limit_of(values.nan_to_num())
         return Shades(replace(maps, values=values), (limit,) * len(maps.texts), "the picture's mean")

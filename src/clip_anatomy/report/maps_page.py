@@ -101,7 +101,7 @@ def _figures(maps: Maps, look: str) -> list[dict[str, Any]]:
 
 
 def _block(maps: Maps, look: str) -> dict[str, Any]:
-    told = METHODS[maps.method].told if maps.method in METHODS else ""
+    told = METHODS[maps.method].description if maps.method in METHODS else ""
     return {"method": maps.method, "about": told, "figures": _figures(maps, look)}
 
 
