@@ -1,14 +1,21 @@
-"""Names of files as people type them; safetensors files of statistics, written whole or not at all."""
+"""Names of files as people type them, the hash of the project, and safetensors files written whole or not at all."""
 
+import hashlib
 import os
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput, OutputError
 
-__all__ = ["path_of", "read_safetensors", "write_safetensors"]
+__all__ = ["digest", "digest_of_file", "path_of", "random_number", "read_safetensors", "write_safetensors"]
+
+HashInput = str | bytes | memoryview
+FILE_CHUNK = 2**20  # bytes read at once
 
 
 def path_of(name: str | Path) -> Path:
@@ -22,6 +29,47 @@ def path_of(name: str | Path) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # no such user
         return Path(name)
+
+
+def digest(
+    content: HashInput | Iterable[HashInput],
+    *,
+    size: int = 16,
+    key: str = "",
+    algorithm: Literal["blake2b", "sha256"] = "blake2b",
+) -> str:
+    """Hash bytes or text (as UTF-8), in one piece or in many: the only hash of names, stores, edits and caches.
+
+    Args:
+        content: what is hashed; pieces count as if they were joined.
+        size: bytes of the hash.
+        key: hexadecimal key of the hash, where the same content has another name under another key.
+        algorithm: SHA-256 (cut to `size`) where a person may compare with another tool, or files hold names of it already.
+
+    Returns:
+        2 · size hexadecimal digits.
+
+    Example:
+        >>> digest("a red circle", size=4) == digest(["a red ", b"circle"], size=4)
+        True
+    """
+    pieces = [content] if isinstance(content, str | bytes | memoryview) else content
+    blake2b = algorithm == "blake2b"
+    total = hashlib.blake2b(key=bytes.fromhex(key), digest_size=size) if blake2b else hashlib.sha256()
+    for piece in pieces:
+        total.update(piece.encode() if isinstance(piece, str) else piece)
+    return total.hexdigest()[: 2 * size]
+
+
+def digest_of_file(path: Path) -> str:
+    """Hash the bytes of a file, a chunk at a time."""
+    with path.open("rb") as file:
+        return digest(iter(partial(file.read, FILE_CHUNK), b""))
+
+
+def random_number(seed: int, name: str, *, size: int = 8) -> int:
+    """Draw a number of `size` bytes that depends on the seed and the name alone: the same on every machine."""
+    return int.from_bytes(bytes.fromhex(digest(f"{seed} {name}".encode("utf-8", "replace"), size=size)), "little")
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> Path:

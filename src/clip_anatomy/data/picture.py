@@ -3,7 +3,6 @@
 A `Source` is anything that can be walked again and again in the same order; `opening.open_source` makes one of what people type.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.errors import BadImage
+from clip_anatomy.files import digest
 from clip_anatomy.images.pixels import Preprocess, read_image
 
 ImageData = Path | bytes | Image.Image | np.ndarray | Tensor
@@ -151,7 +151,7 @@ def decode(picture: Picture, preprocess: Preprocess) -> Decoded:
     image = read_data(data, picture.id, keep_mode=True)
     raw = _bytes_of(data)
     pixels = preprocess(image)
-    return Decoded(pixels, image.height, image.width, len(raw), hashlib.blake2b(raw, digest_size=16).hexdigest())
+    return Decoded(pixels, image.height, image.width, len(raw), digest(raw))
 
 
 def _bytes_of(data: ImageData) -> bytes:
@@ -169,9 +169,7 @@ def hash_of(data: ImageData) -> str:
     """A name for an image that has none: hash of its kind, its shape and its values."""
     shape = data.size if isinstance(data, Image.Image) else getattr(data, "shape", ())
     kind = data.mode if isinstance(data, Image.Image) else str(getattr(data, "dtype", "bytes"))
-    total = hashlib.blake2b(repr((kind, tuple(shape))).encode(), digest_size=16)
-    total.update(_bytes_of(data))
-    return f"image-{total.hexdigest()}"
+    return f"image-{digest([repr((kind, tuple(shape))), _bytes_of(data)])}"
 
 
 def _as_text(text: str) -> str:

@@ -7,7 +7,6 @@ file on disk names tensors that are there, whatever is interrupted.
 import json
 import os
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from clip_anatomy import __version__
 from clip_anatomy.edits.replacement import EDIT_BYS, KINDS, Replacement
 from clip_anatomy.errors import BadInput, BadSpec, OutputError
-from clip_anatomy.files import read_safetensors, write_safetensors
+from clip_anatomy.files import digest, read_safetensors, write_safetensors
 
 __all__ = ["SCHEMA", "read_edit", "write_edit", "write_text"]
 
@@ -193,12 +192,10 @@ def _named_elsewhere(tensors: Path, path: Path) -> bool:
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
-    total = blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().float().contiguous()
-        total.update(repr((name, tuple(tensor.shape))).encode())
-        total.update(tensor.numpy().tobytes())
-    return total.hexdigest()
+    ordered = [(name, tensors[name].detach().cpu().float().contiguous()) for name in sorted(tensors)]
+    return digest(
+        part for name, tensor in ordered for part in (repr((name, tuple(tensor.shape))), tensor.numpy().tobytes())
+    )
 
 
 def _laid_out(content: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 chosen_settings ─▶ class_texts ─▶ task_of; configuration_of
 """
 
-import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from clip_anatomy.evaluation.protocols import (
 )
 from clip_anatomy.evaluation.sliding_windows import Sliding
 from clip_anatomy.evaluation.tasks import ForegroundTask, LabelTask, ProtocolTask, SaliencyTask, SemanticTask
-from clip_anatomy.files import path_of
+from clip_anatomy.files import digest, path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.zero_shot import imagenet_names, imagenet_templates
@@ -130,8 +129,8 @@ def class_texts(data: MaskedDataset | TaggedDataset, settings: Settings, names: 
             f"{file} has {len(words)} lines for {len(data.classes)} classes of {data.name}. Type a file with a line of texts for "
             f"each, separated by commas, in the order {', '.join(data.classes[:3])}…"
         )
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    return ClassTexts(tuple(words), f"{file.name}, {sum(map(len, words))} texts (SHA-256 {digest}…)")
+    sha256 = digest(file.read_bytes(), size=6, algorithm="sha256")
+    return ClassTexts(tuple(words), f"{file.name}, {sum(map(len, words))} texts (SHA-256 {sha256}…)")
 
 
 def task_of(

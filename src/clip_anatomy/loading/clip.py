@@ -1,7 +1,6 @@
 """`Clip`: both towers of an opened model, its tokenizer and its preprocessing."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clip_anatomy.errors import BadImage, BadText
+from clip_anatomy.files import digest
 from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
 from clip_anatomy.loading.parity import Proof
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
@@ -69,7 +69,7 @@ class Clip:
     @cached_property
     def digest(self) -> str:
         """Hash of all weights: names a model in stores and edits, whatever file it came from."""
-        return _digest(self.vision, self.text_tower)
+        return digest(_hashed_pieces(self.vision, self.text_tower))
 
     def pixels(
         self, images: Images, *, allow_urls: bool = False, upright: bool = True
@@ -181,13 +181,11 @@ def tensors(value: Any) -> Iterable[Tensor]:
             yield from tensors(getattr(value, f.name))
 
 
-def _digest(*towers: Tower) -> str:
-    total = hashlib.blake2b(digest_size=16)
+def _hashed_pieces(*towers: Tower) -> Iterator[str | memoryview]:
     for tower in towers:
         named = (
             (tower.activation, tower.pool, tower.causal) if isinstance(tower, Transformer) else (tower.architecture,)
         )
-        total.update(repr((tower.heads, *named)).encode())
+        yield repr((tower.heads, *named))
         for t in tensors(tower):
-            total.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return total.hexdigest()
+            yield t.detach().cpu().contiguous().view(torch.uint8).numpy().data

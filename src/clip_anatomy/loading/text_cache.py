@@ -1,6 +1,5 @@
 """Text embeddings, kept on disk by (weights, tokenizer, templates, text): a pool is embedded once for each model."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.files import digest
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
 from clip_anatomy.loading.tokenizer import check_texts
@@ -60,8 +60,8 @@ def embed_texts(
     """
     wanted = check_texts(texts)
     shelf = text_shelf(cache)
-    prefix = _prefix(clip, templates)
-    names = {text: _name(prefix, text) for text in dict.fromkeys(wanted)}
+    key = _key(clip, templates)
+    names = {text: _name(key, text) for text in dict.fromkeys(wanted)}
     embed = clip.text_tower.embed
     kept = {name: raw for name, raw in shelf.get(names.values()).items() if len(raw) == 4 * embed}
     missing = [text for text, name in names.items() if name not in kept]
@@ -78,11 +78,11 @@ def embed_texts(
     return torch.from_numpy(rows.astype(np.float32))
 
 
-def _prefix(clip: Clip, templates: Sequence[str] | None) -> bytes:
+def _key(clip: Clip, templates: Sequence[str] | None) -> str:
     ids = [] if clip.tokenizer is None else clip.tokenizer([PROBE]).tolist()
     about = [clip.digest, ids, None if templates is None else list(templates)]
-    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).digest()
+    return digest(json.dumps(about))
 
 
-def _name(prefix: bytes, text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=prefix, digest_size=16).hexdigest()
+def _name(key: str, text: str) -> str:
+    return digest(text.encode("utf-8", "surrogatepass"), key=key)

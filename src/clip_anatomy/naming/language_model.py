@@ -4,7 +4,6 @@ Only `POST URL/chat/completions` is spoken, with the standard library. Answers a
 interrupted run goes on and a repeated one costs nothing. The key comes from an environment variable and is never written anywhere.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -20,6 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from clip_anatomy.errors import BadInput, EndpointError
+from clip_anatomy.files import digest
 from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
 
 __all__ = ["EndpointError", "LanguageModel", "LlmAnswer", "LlmUsage"]
@@ -164,7 +164,7 @@ class LanguageModel:
         """
         messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
         body = {"model": self.name, "messages": messages, "temperature": 0, "max_tokens": most_tokens}
-        place = hashlib.blake2b(json.dumps([self.endpoint, body], sort_keys=True).encode(), digest_size=20).hexdigest()
+        place = digest(json.dumps([self.endpoint, body], sort_keys=True), size=20)
         if (kept := self.cache.get([place]).get(place)) is not None:
             try:
                 return _answer_of(kept.decode(), cached=True)

@@ -1,11 +1,11 @@
 """A pool: the descriptions that heads may be named with."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from clip_anatomy.errors import BadText
+from clip_anatomy.files import digest
 
 __all__ = ["Pool", "read_pool"]
 
@@ -59,7 +59,7 @@ class Pool:
     @property
     def digest(self) -> str:
         """A short name of exactly these texts in this order, for caches."""
-        return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()[:16]
+        return digest("\n".join(self.texts), size=8, algorithm="sha256")
 
 
 def read_pool(path: str | Path, *, duplicates: str = "refuse") -> Pool:

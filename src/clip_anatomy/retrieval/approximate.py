@@ -6,7 +6,6 @@ A set of heads is a space of its own, so that an index serves one set only. How 
 on images of the store when it is built, for several widths of the search, and kept in index.json.
 """
 
-import hashlib
 import json
 import secrets
 import shutil
@@ -21,6 +20,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput, MissingExtra, OutputError
+from clip_anatomy.files import digest
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.retrieval.scan import best, scores
 from clip_anatomy.retrieval.subspace import Space
@@ -231,7 +231,7 @@ def _name(space: Space, *, cosine: bool) -> str:
     """Name of the folder of an index: short for many heads too."""
     heads = ",".join(f"{layer}.{head}" for layer, head in space.pairs)
     measure = "cosine" if cosine else "dot"
-    return f"{heads if len(heads) < 60 else hashlib.sha256(heads.encode()).hexdigest()[:16]}-{measure}"
+    return f"{heads if len(heads) < 60 else digest(heads, size=8, algorithm='sha256')}-{measure}"
 
 
 def _recall(

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from clip_anatomy.data.picture import SUFFIXES
 from clip_anatomy.errors import BadInput
-from clip_anatomy.files import path_of
+from clip_anatomy.files import digest_of_file, path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.retrieval.subspace import unit_embeddings
 from clip_anatomy.store.head_coordinates import image_arrays
-from clip_anatomy.store.manifest import digest_of
 from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
 
@@ -138,5 +137,5 @@ def _embedded(given: Any, store: Store, clip: Clip, *, allow_urls: bool) -> Quer
     name = Path(given).name if isinstance(given, str | Path) else "the picture"
     # [layer, head, 1, d] → [layer, head, d]
     heads, embedding = torch.from_numpy(arrays.heads)[:, :, 0].float(), torch.from_numpy(arrays.embedding)[0]
-    digest = digest_of(value) if isinstance(value, Path) else None
+    digest = digest_of_file(value) if isinstance(value, Path) else None
     return QueryPicture(name, heads, embedding.float(), None, given, digest)

@@ -1,6 +1,5 @@
 """`store.json`: what a store holds and of which model, written once when it is made and never changed."""
 
-import hashlib
 import json
 import os
 import time
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from clip_anatomy.errors import BadInput, BadSpec, OutputError, StoreError
-from clip_anatomy.files import read_safetensors, write_safetensors
+from clip_anatomy.files import digest, read_safetensors, write_safetensors
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.layernorm import check_convention
@@ -121,7 +120,7 @@ class Manifest:
     @property
     def text_digest(self) -> str:
         """Hash of it."""
-        return hashlib.blake2b(self.text, digest_size=16).hexdigest()
+        return digest(self.text)
 
     def save(self, folder: Path) -> None:
         """Write the description, whole or not at all."""
@@ -176,12 +175,6 @@ def load_basis(manifest: Manifest, folder: Path) -> HeadBasis:
     except BadInput as error:
         raise StoreError(str(error)) from error
     return HeadBasis(tensors["rows"].double(), tensors["factor"].double(), manifest.convention, manifest.layers)
-
-
-def digest_of(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def layers_of(spec: str | int | Sequence[int], depth: int) -> tuple[int, ...]:

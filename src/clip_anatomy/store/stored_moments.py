@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Int64
 
 from clip_anatomy.errors import BadInput, StoreError
+from clip_anatomy.files import digest_of_file
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import StoreBlock
-from clip_anatomy.store.manifest import Manifest, digest_of
+from clip_anatomy.store.manifest import Manifest
 
 __all__ = [
     "StoredMoments", "chunks_for", "moments_of_blocks", "moments_of_store", "names_of", "read_stored_moments", "renumbered", "save_moments",
@@ -62,7 +63,7 @@ class StoredMoments:
         """The moments; None if the file is not what was written: arrays are the truth, moments can be taken again."""
         path = store / FOLDER / self.file
         try:
-            return Moments.load(path) if digest_of(path) == self.digest else None
+            return Moments.load(path) if digest_of_file(path) == self.digest else None
         except (OSError, BadInput):
             return None
 
@@ -108,7 +109,7 @@ def save_moments(
     numbers = [int(path.name.split(".")[1]) for path in folder.glob(f"{column or 'all'}-{chunks}.*.safetensors")]
     name = f"{column or 'all'}-{chunks}.{max(numbers, default=0) + 1:06d}.safetensors"
     path = replace(moments, basis=None).save(folder / name)
-    return StoredMoments(column, chunks, tuple(names), tuple(covers), name, digest_of(path))
+    return StoredMoments(column, chunks, tuple(names), tuple(covers), name, digest_of_file(path))
 
 
 def moments_of_blocks(

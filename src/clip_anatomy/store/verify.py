@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_anatomy.files import digest_of_file
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, folder_of
-from clip_anatomy.store.manifest import BASIS, NAME, Manifest, digest_of
+from clip_anatomy.store.manifest import BASIS, NAME, Manifest
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
 from clip_anatomy.store.stored_moments import read_stored_moments
 
@@ -88,7 +89,7 @@ def verify(store: str | Path, progress: Progress | None = None) -> VerifyReport:
                     found = path.stat().st_size
                     if expected is not None and found != expected:
                         problems.append(f"{name}: {found:,} bytes instead of {expected:,}")
-                    elif digest_of(path) != digest:
+                    elif digest_of_file(path) != digest:
                         problems.append(f"{name}: its bytes are not those that were written")
                     count, size = count + 1, size + found
                 except OSError as error:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from clip_anatomy.errors import OutputError
+from clip_anatomy.files import digest_of_file
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, StoreBlock, folder_of, need_zarr, read_blocks, write_block
 from clip_anatomy.store.crash_safety import LOCK, flush, one_clear_error, sole_writer
-from clip_anatomy.store.manifest import BASIS, NAME, Manifest, digest_of, save_basis
+from clip_anatomy.store.manifest import BASIS, NAME, Manifest, save_basis
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
 from clip_anatomy.store.stored_moments import (
     StoredMoments,
@@ -253,7 +254,7 @@ class Writer:
         try:
             write_block(folder, self.manifest, count, read)
             files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-            sizes = {name: [path.stat().st_size, digest_of(path)] for name, path in files.items()}
+            sizes = {name: [path.stat().st_size, digest_of_file(path)] for name, path in files.items()}
             flush([*files.values(), *(p for p in folder.rglob("*") if p.is_dir()), folder, folder.parent])
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -309,7 +310,7 @@ def _make(folder: Path, basis: HeadBasis, manifest: Manifest) -> None:
     try:
         with one_clear_error(folder):
             save_basis(basis, folder)
-            sql.set_fact(rows, BASIS, digest_of(folder / BASIS))
+            sql.set_fact(rows, BASIS, digest_of_file(folder / BASIS))
             sql.set_fact(rows, NAME, manifest.text_digest)
             manifest.save(folder)  # last: a folder with it is a whole store
             flush([folder])

@@ -1,12 +1,12 @@
 """Which images of a store may be learned from or chosen on, and which are reported on."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from clip_anatomy.errors import BadInput
+from clip_anatomy.files import random_number
 from clip_anatomy.split.head_batches import chunk_of
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.store_columns import columns_of, few, text_column
@@ -58,7 +58,7 @@ def halves_of(store: Store, column: str | None = None, seed: int = 0, most: int 
         (60, 'halves by id (seed 0)')
     """
     values = [value.strip().lower() for value in text_column(store, column or "split")]
-    hashes = np.array([_hash(str(name), seed, 8) for name in store.column("id")], dtype=np.uint64)
+    hashes = np.array([random_number(seed, str(name)) for name in store.column("id")], dtype=np.uint64)
     if any(values):
         is_test = np.array([value in TEST for value in values], dtype=bool)
         named = np.array([value in VALIDATION for value in values], dtype=bool)
@@ -99,7 +99,9 @@ def train_test_of(store: Store, labelled: np.ndarray, column: str | None = None,
         BadInput: a column that does not say train and test, no training or no test images.
     """
     values = np.array([value.lower() for value in text_column(store, column or "split")], dtype=object)
-    tenth = chunk_of(torch.tensor([_hash(str(name), seed, 7) for name in store.column("id")]), TENTHS).numpy()
+    tenth = chunk_of(
+        torch.tensor([random_number(seed, str(name), size=7) for name in store.column("id")]), TENTHS
+    ).numpy()
     train = values == "train"
     if train.any() and ((values == "test").any() or (values == "val").any()):
         on_validation = not (values == "test").any()  # published sets whose test labels are not given
@@ -128,9 +130,3 @@ def _first(rows: np.ndarray, hashes: np.ndarray, most: int | None) -> np.ndarray
     if most is None or len(rows) <= most:
         return rows
     return np.sort(rows[np.argsort(hashes[rows], kind="stable")[:most]])
-
-
-def _hash(name: str, seed: int, size: int) -> int:
-    """A number of `size` bytes from an id: part of the published splits, so it stays as it is."""
-    digest = hashlib.blake2b(f"{seed} {name}".encode("utf-8", "replace"), digest_size=size).digest()
-    return int.from_bytes(digest, "little")

@@ -3,7 +3,6 @@
 The pictures are read again, once; what is found is kept beside the store, so that the next study reads none.
 """
 
-import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from clip_anatomy.data.open_source import picture_of
 from clip_anatomy.edits.measured_replacements import check_class_token
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
+from clip_anatomy.files import digest
 from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.parts import decompose
@@ -126,7 +126,7 @@ def token_parts_of(
 def _name(store: Store, tokens: tuple[int, ...]) -> str:
     blocks = [(block.key, len(block)) for block in store.blocks]
     state = json.dumps([store.epoch, blocks, store.manifest.convention, store.manifest.digest])
-    return "-".join(hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in (state, json.dumps(tokens)))
+    return "-".join(digest(text, size=8) for text in (state, json.dumps(tokens)))
 
 
 def _room(place: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, Path | None]:
