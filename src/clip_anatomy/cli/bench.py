@@ -65,7 +65,7 @@ def bench(
         window: pixels of a window.
         stride: pixels between windows.
         logit_scale: before the softmax over the classes.
-        text: what to look for, for cod10k.
+        text: of the object to find, for cod10k.
         size: pixels of a side to which pictures are squashed, for cod10k.
         classes: print the figure of every class too.
 

@@ -8,7 +8,7 @@ from clip_anatomy.cli.options import AsJson, Out, Texts
 def demo(*photos: str, texts: Texts = None, out: Out = None, as_json: AsJson = False) -> int:
     """Explain the bundled pictures, and photographs of yours, with the bundled model.
 
-    Writes the same report as `explain`. The bundled model knows only its small drawn world, and the report says so.
+    The same as `explain --demo`, into clip-anatomy-demo. The bundled model knows only its small drawn world, and the report says so.
 
     Args:
         photos: pictures of yours, explained beside the bundled ones. Without --text all are compared with the true descriptions of the bundled ones.

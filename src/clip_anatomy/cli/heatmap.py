@@ -1,4 +1,4 @@
-"""`clip-anatomy heatmap`: where in these pictures is this text answered?"""
+"""`clip-anatomy heatmap`: where in these pictures does this text match?"""
 
 from clip_anatomy.cli.options import (
     AllowUrls,
@@ -37,7 +37,7 @@ def heatmap(
     device: Device = "auto",
     allow_urls: AllowUrls = False,
 ) -> int:
-    """Show where in pictures texts are answered: overlays on the original pixels, contact sheets, one page with everything.
+    """Show where in pictures texts match: overlays on the original pixels, contact sheets, one page with everything.
 
     Writes into a folder: an overlay for each picture, text and method, contact-sheet.png, index.html and heatmap.json.
 
@@ -51,13 +51,13 @@ def heatmap(
         size: crop (the model's own, the default) | whole (nothing cut off) | 512 (short side) | 336x448 (row x col).
         window: look through square windows of so many pixels, for large pictures; without --size at the picture's own size.
         stride: from one window to the next; by default half a window.
-        replace_sinks: give patches that the model looks at whatever they show the mean of the places around them.
+        replace_sinks: give attention sinks (patches attended to whatever they show) the mean of the places around them.
         layers: also which layer read it: a GIF for each picture, a slider on the page.
         words: also a map for every word of each text.
         colours: signed (orange for, blue against) | heat (each map from its lowest to its highest value).
-        sanity: also ask whether the maps mean anything: random texts, random weights, a contrast text, sinks, and what happens to the model when patches are taken out in the order of the map.
-        sanity_pictures: judge the first so many; each costs some 150 forwards a method.
-        demo: look at the bundled pictures, with their own descriptions if no text is given.
+        sanity: also check whether the maps mean anything: negative texts, random weights, a contrast text, sinks, and what happens to the model when patches are taken out in the order of the map.
+        sanity_pictures: check the first so many; each costs some 150 forwards a method.
+        demo: take the bundled pictures, with their own descriptions if no text is given.
         out: folder to write; by default clip-anatomy-heatmap, and none with --json.
 
     Returns:

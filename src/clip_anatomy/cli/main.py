@@ -25,15 +25,15 @@ VERBS = {  # name → (where its function is, what it answers)
     ),
     "explain": (
         "clip_anatomy.cli.explain:explain",
-        "Say why pictures match texts: layers, heads, MLPs, patches.",
+        "Say why pictures match texts: shares of layers, heads, MLPs, patches.",
     ),
     "heatmap": (
         "clip_anatomy.cli.heatmap:heatmap",
-        "Show where in pictures texts are answered, by any method.",
+        "Show where in pictures texts match, by any method.",
     ),
     "segment": (
         "clip_anatomy.cli.segment:segment",
-        "Cut out of pictures what texts say: masks, points and boxes.",
+        "Cut out of pictures what texts name: masks, points and boxes.",
     ),
     "check": ("clip_anatomy.cli.check:check", "Prove that a model is opened and split exactly."),
     "index": (
@@ -61,7 +61,7 @@ VERBS = {  # name → (where its function is, what it answers)
     ),
     "repair": (
         "clip_anatomy.cli.repair:repair",
-        "Find what a wrong answer hangs on, silence it, keep the rest.",
+        "Find the parts that a wrong answer hangs on, ablate them, save the edit.",
     ),
     "bench": (
         "clip_anatomy.cli.bench:bench",
@@ -82,7 +82,7 @@ def app(verb: str = "") -> Any:
 
     built = App(
         name="clip-anatomy",
-        help="Open up a CLIP model: what each layer, head, MLP and patch said about a picture and a text.",
+        help="Open up a CLIP model: what each layer, head, MLP and patch adds to the match of a picture and a text.",
         help_epilogue=EPILOGUE,
         version=__version__,
         help_format="plaintext",

@@ -49,7 +49,7 @@ def search(
         measure: cosine | dot; by default cosine for pictures, dot for a text alone.
         where: an SQL condition over id, path, size, label, "group", captions, meta.
         captions: find captions of the store for a picture, by heads of the text tower.
-        approximate: ask an approximate index of these heads, built in the store on first use, for more than ten million images.
+        approximate: use an approximate index of these heads, built in the store on first use, for more than ten million images.
         out: folder for the page; by default clip-anatomy-search, and none with --json.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`clip-anatomy segment`: cut out of these pictures what a text says."""
+"""`clip-anatomy segment`: cut out of these pictures what a text names."""
 
 from clip_anatomy.cli.options import (
     AllowUrls,
@@ -35,7 +35,7 @@ def segment(
     device: Device = "auto",
     allow_urls: AllowUrls = False,
 ) -> int:
-    """Cut out of pictures what texts say: masks, and points and boxes for SAM.
+    """Cut out of pictures what texts name: masks, and points and boxes for SAM.
 
     Writes into a folder: a mask (PNG with the labels) and a painting for each picture, masks.coco.json (COCO's format with run
     lengths), masks.npz, prompts.json (points and boxes for SAM), contact-sheet.png, index.html and segment.json.
