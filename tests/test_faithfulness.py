@@ -105,7 +105,7 @@ def test_curves_are_those_of_pictures_changed_one_by_one(small: ca.Clip, score: 
 
 def test_the_map_gives_the_order_and_areas_are_trapezoids(small: ca.Clip) -> None:
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    found = faithfulness(small, pixels, ["a", "bcd"], "sclip", occlusion="mean", asked=[(1, 0)], steps=5, draws=2)
+    found = faithfulness(small, pixels, ["a", "bcd"], "sclip", occlusion="mean", pairs=[(1, 0)], steps=5, draws=2)
     maps = heatmap(small, pixels, ["a", "bcd"], "sclip").values[1, 0].flatten()
     raw = heatmap(small, pixels, ["a", "bcd"], "raw").values[1, 0].flatten()
     orders = torch.stack([values.argsort(descending=True) for values in (maps, raw)])
@@ -134,7 +134,7 @@ def test_on_the_demo_world_the_exact_split_beats_random_orders_and_points_at_the
     assert found.gain() > 0.3
     assert found.gain("raw cosine") > 0.1
     assert found.pointing is not None
-    assert (found.pointing.asked, found.pointing.hits >= 3) == (4, True)
+    assert (found.pointing.total, found.pointing.hits >= 3) == (4, True)
     assert "pointing game" in found.summary()
 
 
@@ -163,9 +163,9 @@ def test_masks_fit_at_three_sizes_and_nothing_else_does(small: ca.Clip) -> None:
 def test_bad_input_is_named(small: ca.Clip) -> None:
     pixels = torch.zeros(1, 3, 32, 32)
     wrongs: list[tuple[dict[str, Any], str]] = [
-        ({"asked": [(0, 2)]}, "texts 0 to 1"),
-        ({"asked": [(4, 0)]}, "pictures 0 to 0"),
-        ({"asked": []}, "leaves nothing"),
+        ({"pairs": [(0, 2)]}, "texts 0 to 1"),
+        ({"pairs": [(4, 0)]}, "pictures 0 to 0"),
+        ({"pairs": []}, "leaves nothing"),
         ({"steps": 0}, "steps=10"),
         ({"score": "loss"}, "cosine, probability"),
         ({"occlusion": "blur"}, "mean, road"),

@@ -18,7 +18,7 @@ from PIL import Image
 from clip_anatomy.data.picture_batches import NamedPicture
 from clip_anatomy.maps.coco_masks import run_lengths
 from clip_anatomy.maps.map_result import Maps
-from clip_anatomy.maps.masks import How, Masks
+from clip_anatomy.maps.masks import Masks, MaskSettings
 from clip_anatomy.maps.thresholds import UNSEEN
 from clip_anatomy.report.mask_files import class_colours, painted, png, write_npz
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def masks_of(*labels: np.ndarray, texts: tuple[str, ...] = ("a cat", "ein Bär 熊")) -> Masks:
-    how = How("decomposition", {}, "otsu", (), "whole", "picture", None)
+    how = MaskSettings("decomposition", {}, "otsu", (), "whole", "picture", None)
     maps = Maps(torch.zeros(len(labels), len(texts), 2, 2), "decomposition", texts)
     return Masks(tuple(x.astype(np.int16) for x in labels), texts, maps, (0.0,) * len(labels), how)
 

@@ -102,7 +102,7 @@ def test_masks_are_in_the_order_of_the_pictures(clip: ca.Clip, photos: list[Path
     for i, path in enumerate(photos):
         alone = ca.segment(clip, path, ["a bird", "a moon"])
         assert np.array_equal(masks.labels[i], alone.labels[0])
-        assert masks.cuts[i] == pytest.approx(alone.cuts[0])
+        assert masks.thresholds[i] == pytest.approx(alone.thresholds[0])
         assert masks.names[i] == str(path)
     assert masks.to_dict()["images"][0]["together"][0]["text"] == "a bird + a moon"
 

@@ -22,7 +22,8 @@ from clip_anatomy.data.masked_datasets import open_masked
 from clip_anatomy.evaluation.protocol_settings import class_texts
 from clip_anatomy.evaluation.protocols import PAPERS, PROTOCOLS, SemanticSettings, paper_settings
 from clip_anatomy.evaluation.run_protocol import run_protocol
-from clip_anatomy.evaluation.sliding_windows import Sliding, grid_starts
+from clip_anatomy.evaluation.sliding_windows import Sliding
+from clip_anatomy.images.geometry import window_starts
 from clip_anatomy.maps.heatmap import heatmap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,8 +123,8 @@ def test_miou_of_a_protocol_equals_the_longhand(clip: Any, mini: Any) -> None:
             torch.tensor(levels).permute(2, 0, 1) / 255 - torch.tensor(clip.preprocess.mean)[:, None, None]
         ).float() / (torch.tensor(clip.preprocess.std)[:, None, None])
         total, count = torch.zeros(20, *x.shape[1:]), torch.zeros(x.shape[1:])
-        for top in grid_starts(x.shape[1], 32, 16):
-            for left in grid_starts(x.shape[2], 32, 16):
+        for top in window_starts(x.shape[1], 32, 16):
+            for left in window_starts(x.shape[2], 32, 16):
                 values = heatmap(clip, x[None, :, top : top + 32, left : left + 32], texts, method="sclip").values
                 total[:, top : top + 32, left : left + 32] += F.interpolate(values, (32, 32), mode="bilinear")[0]
                 count[top : top + 32, left : left + 32] += 1

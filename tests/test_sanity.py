@@ -15,8 +15,7 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.evaluation.known_objects import world_objects
-from clip_anatomy.evaluation.randomised_weights import randomised
-from clip_anatomy.evaluation.sanity import LIMITS, Sanity, negative_texts, rank_correlation, sanity
+from clip_anatomy.evaluation.sanity import LIMITS, Sanity, negative_texts, randomised, rank_correlation, sanity
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.attention_sinks import sinks
 from clip_anatomy.maps.heatmap import heatmap
@@ -137,7 +136,7 @@ def test_on_the_demo_world_the_exact_split_passes_and_a_wrong_text_does_not(demo
     """Right texts of single objects, measured at 40 pictures: contrast 0.12 ± 0.03; a wrong one 0.46 ± 0.19."""
     case = next(world_objects(demo, 12))
     right, wrong = [], []
-    for image, text, _ in case.asked:
+    for image, text, _ in case.targets:
         other = (text + 12 * 4 + 5) % 96  # another colour and another shape
         contrast = [(text + 12 * k + k) % 96 for k in (1, 2, 3, 5)]
         for asked, put in ((text, right), (other, wrong)):

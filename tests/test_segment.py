@@ -115,7 +115,7 @@ def test_many_texts_on_a_large_picture_are_taken_a_few_at_a_time(
         monkeypatch.setattr(sys.modules["clip_anatomy.maps.segment"], "MOST_SCORES", most)
         few = run()
         assert (few.labels[0] != whole.labels[0]).mean() < 0.002
-        assert few.cuts[0] == pytest.approx(whole.cuts[0], abs=1e-6)
+        assert few.thresholds[0] == pytest.approx(whole.thresholds[0], abs=1e-6)
 
 
 def test_a_long_strip_is_seen_whole_with_a_bounded_number_of_patches(clip: Any) -> None:
@@ -151,7 +151,7 @@ def test_it_says_how_it_was_made(clip: Any) -> None:
     assert slid.labels[0].shape == (48, 70)
     for words in ("surgery (architecture only)", "whole, short side 64", "0.3 of the map's range", "'grass'", "pamr"):
         assert words in told
-    assert "'a' " in told
+    assert "  a  " in told
     assert "not refined" in str(segment(clip, torch.randn(1, 3, 32, 32), ["a"]).how)
 
 
@@ -161,7 +161,7 @@ def test_several_images_equal_one_by_one(clip: Any) -> None:
     for i, picture in enumerate(pictures):
         alone = segment(clip, picture, ["a", "bc"])
         assert (alone.labels[0] != together.labels[i]).mean() < 0.002  # float error at a cut
-        assert alone.cuts[0] == pytest.approx(together.cuts[i], abs=1e-6)
+        assert alone.thresholds[0] == pytest.approx(together.thresholds[i], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from longhand import bilinear
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.evaluation.sliding_windows import Sliding, classes_of, grid_starts, scaled, sliding_scores
+from clip_anatomy.evaluation.sliding_windows import Sliding, classes_of, scaled, sliding_scores
+from clip_anatomy.images.geometry import window_starts
 from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,7 +90,7 @@ def test_many_texts_of_a_large_picture_are_decided_piece_by_piece(monkeypatch: p
 
 def test_windows_cover_everything_and_stay_inside() -> None:
     for length in range(10, 200, 7):
-        starts = grid_starts(length, 32, 16)
+        starts = window_starts(length, 32, 16)
         assert starts[0] == 0
         assert starts[-1] == max(0, length - 32)
         assert all(b - a <= 16 for a, b in pairwise(starts))

@@ -278,7 +278,7 @@ def segment_numbers(m: Made) -> Found:
         ]
         found[f"{name}/somewhere"] = [np.asarray(one).ravel()[::97].tolist() for one in masks.labels]
         found[f"{name}/maps"] = masks.maps.values
-        found[f"{name}/cuts"] = np.array(masks.cuts)
+        found[f"{name}/cuts"] = np.array(masks.thresholds)
         found[f"{name}/shares"] = np.array([list(masks.shares(i).values()) for i in range(len(masks))])
     said = done("segment", *m.pictures, *m.asked)
     for i, picture in enumerate(said["images"]):

@@ -10,6 +10,7 @@ from PIL import Image
 from clip_anatomy.data.class_names import POTSDAM
 from clip_anatomy.data.masked import IGNORED, MaskedDataset, MaskedPicture, need
 from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.images.geometry import window_starts
 
 WHERE = (
     "Get the Potsdam data (2_Ortho_RGB.zip and 5_Labels_all.zip) from the ISPRS semantic labelling benchmark and unpack both "
@@ -65,17 +66,7 @@ def _squares(file: Path, labels: Path, tile: str) -> list[MaskedPicture]:
 
         return MaskedPicture(f"{tile} at {row}, {col}", picture, mask)
 
-    return [square(row, col) for row in _starts(rows) for col in _starts(cols)]
-
-
-def _starts(length: int) -> list[int]:
-    """Where squares begin: side by side, the last one moved back.
-
-    Example:
-        >>> _starts(1100), _starts(300)
-        ([0, 512, 588], [0])
-    """
-    return [min(at, max(0, length - CUT)) for at in range(0, length, CUT)]
+    return [square(row, col) for row in window_starts(rows, CUT, CUT) for col in window_starts(cols, CUT, CUT)]
 
 
 @lru_cache(maxsize=2)  # the tile and its labels, for its 144 squares

@@ -12,20 +12,21 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadInput, BadSpec
-from clip_anatomy.evaluation.deletion_curves import curves
 from clip_anatomy.evaluation.foreground import aligned_mask
 from clip_anatomy.evaluation.metrics import Pointing, points_at
-from clip_anatomy.evaluation.occlusion import OCCLUSIONS
+from clip_anatomy.evaluation.occlusion import OCCLUSIONS, occlude
 from clip_anatomy.evaluation.sanity_result import counted
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
 
@@ -45,7 +46,7 @@ class Faithfulness(Result):
         score: what is watched: the cosine with the text, or its probability among the texts.
         orders: "map", "raw cosine" (left out where that is the map) and "random".
         pairs: (image, text) of each curve.
-        texts: what was asked.
+        texts: that the pairs number.
         share: of the patches taken out (deletion) or put back (insertion) at each step.
         deletion: score while patches are taken out.
         insertion: score while they are put back.
@@ -104,7 +105,7 @@ class Faithfulness(Result):
         )
         if self.pointing is not None:
             lines.append(
-                f"  pointing game: {self.pointing.rate:.0%} of {self.pointing.asked} highest patches lie on the object"
+                f"  pointing game: {self.pointing.rate:.0%} of {self.pointing.total} highest patches lie on the object"
             )
         return "\n".join(lines)
 
@@ -131,7 +132,7 @@ class Faithfulness(Result):
             },
         }
         if self.pointing is not None:
-            found["pointing"] = {"hits": self.pointing.hits, "asked": self.pointing.asked}
+            found["pointing"] = {"hits": self.pointing.hits, "total": self.pointing.total}
         return found
 
 
@@ -144,7 +145,7 @@ def faithfulness(
     occlusion: str = "road",
     score: str | None = None,
     steps: int = 10,
-    asked: Sequence[tuple[int, int]] | None = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
     masks: Mapping[tuple[int, int], Any] | None = None,
     draws: int = 3,
     seed: int = 0,
@@ -164,7 +165,7 @@ def faithfulness(
         occlusion: "road" (imputed from the neighbours), or "mean" (the picture's mean colour).
         score: "cosine" with the text, or "probability" among the texts; by default the latter where there are several.
         steps: of each curve; fewer where there are fewer patches.
-        asked: (image, text) pairs; by default the pairs of `masks`, or every picture with the text that the model finds nearest.
+        pairs: (image, text) of each curve; by default the pairs of `masks`, or every picture with the text that the model finds nearest.
         masks: (image, text) → where the text is in the picture: an array [row, col] of True or 1, at the size of the original
             picture, of the model's input, or of the grid of patches.
         draws: random orders, averaged.
@@ -186,84 +187,108 @@ def faithfulness(
         >>> found.deletion.shape, found.orders
         (torch.Size([3, 1, 11]), ('map', 'raw cosine', 'random'))
     """
+    _check(steps, draws, score, occlusion)
+    named = Texts.of(clip, texts, options.pop("templates", None))
+    unit = F.normalize(named.embeddings, dim=-1)
+    watched = score or ("probability" if len(named) > 1 else "cosine")
+    wanted = pairs if pairs is not None else None if masks is None else list(masks)
+    orders = ("map", "random") if method == "raw" else ("map", "raw cosine", "random")
+    generator = torch.Generator().manual_seed(seed)
+    measured: list[tuple[tuple[int, int], Tensor, Tensor]] = []
+    tell = progress or silent
+    label, pointing, done, share = "", Pointing(), 0, torch.zeros(0)
+    for batch in picture_batches(clip, images, size, BATCH, own=options.get("window") is not None):
+        maps = heatmap(clip, batch.pixels, named, method, **options)
+        ranked, label = [maps.values], maps.method
+        if method != "raw":
+            ranked.append(heatmap(clip, batch.pixels, named, "raw").values)
+        nearest = (clip.encode_image(batch.pixels) @ unit.T).argmax(1).tolist()
+        for at, image in enumerate(batch.places):
+            tell("taking patches out and putting them back", done, None)
+            done += 1
+            for pair in [(image, nearest[at])] if wanted is None else [pair for pair in wanted if pair[0] == image]:
+                text = pair[1]
+                if not 0 <= text < len(named):
+                    raise BadSpec(f"pair {pair}: there are texts 0 to {len(named) - 1}. Type: pairs=[({image}, 0)]")
+                map_ = maps.values[at, text]
+                order = [each[at, text].flatten().argsort(descending=True, stable=True).cpu() for each in ranked]
+                order += [torch.randperm(map_.numel(), generator=generator) for _ in range(draws)]
+                share, deletion, insertion = curves(
+                    clip, batch.pixels[at], named.embeddings, text, torch.stack(order),
+                    occlusion=occlusion, score=watched, steps=steps, seed=seed,
+                )  # fmt: skip
+                measured.append((pair, _random_averaged(deletion, draws), _random_averaged(insertion, draws)))
+                if masks is not None and pair in masks:
+                    mask = _patch_mask(masks[pair], batch, at, (map_.shape[0], map_.shape[1]))
+                    pointing = pointing.add(points_at(map_.cpu(), mask))
+    if wanted is not None and (left := [pair for pair in wanted if pair not in {one[0] for one in measured}]):
+        raise BadSpec(f"pair {left[0]}: there are pictures 0 to {done - 1}. Type: pairs=[(0, 0)]")
+    if not measured:
+        raise BadSpec("pairs=[] leaves nothing to measure. Type: pairs=[(0, 0)], or leave it out")
+    deletions, insertions = (torch.stack([one[part] for one in measured], 1) for part in (1, 2))
+    return Faithfulness(
+        label, clip.name, occlusion, watched, orders, tuple(pair for pair, _, _ in measured), named.names,
+        share, deletions, insertions, pointing if masks is not None else None,
+    )  # fmt: skip
+
+
+def _check(steps: int, draws: int, score: str | None, occlusion: str) -> None:
     if steps < 1 or draws < 1:
         raise BadSpec(f"steps={steps}, draws={draws}: 1 or more were expected. Type: steps=10, draws=3")
     if score not in (None, "cosine", "probability"):
         raise BadSpec(f"score {score!r} is not known. Type one of: cosine, probability")
     if occlusion not in OCCLUSIONS:
         raise BadSpec(f"occlusion {occlusion!r} is not known. Type one of: {', '.join(OCCLUSIONS)}")
-    wanted = asked if asked is not None else None if masks is None else list(masks)
-    known: Tensor | None = None
-    names: tuple[str, ...] = ()
-    label, watched = "", score or "cosine"
-    orders = ("map", "random") if method == "raw" else ("map", "raw cosine", "random")
-    generator = torch.Generator().manual_seed(seed)
-    found: list[tuple[tuple[int, int], Tensor, Tensor]] = []
-    tell = progress or silent
-    pointing, done, shares = Pointing(), 0, torch.zeros(0)
-    for batch in picture_batches(clip, images, size, BATCH, own=options.get("window") is not None):
-        maps = heatmap(clip, batch.pixels, texts, method, **options)
-        if known is None:
-            names, label = maps.texts, maps.method
-            known = (
-                texts.to(clip.device)
-                if isinstance(texts, Tensor)
-                else clip.encode_text(list(texts), templates=options.get("templates"))
-            )
-            watched = score or ("probability" if len(names) > 1 else "cosine")
-        plain = None if method == "raw" else heatmap(clip, batch.pixels, known, "raw").values
-        nearest = (clip.encode_image(batch.pixels) @ F.normalize(known.float(), dim=-1).T).argmax(1).tolist()
-        for at, image in enumerate(batch.places):
-            tell("taking patches out and putting them back", done, None)
-            done += 1
-            mine = [(image, nearest[at])] if wanted is None else [pair for pair in wanted if pair[0] == image]
-            for pair in mine:
-                if not 0 <= pair[1] < len(names):
-                    raise BadSpec(f"pair {pair}: there are texts 0 to {len(names) - 1}. Type: asked=[({image}, 0)]")
-                map_ = maps.values[at, pair[1]]
-                each = [map_.flatten(), *([] if plain is None else [plain[at, pair[1]].flatten()])]
-                order = [values.argsort(descending=True, stable=True).cpu() for values in each]
-                order += [torch.randperm(map_.numel(), generator=generator) for _ in range(draws)]
-                shares, deleted, inserted = curves(
-                    clip,
-                    batch.pixels[at],
-                    known,
-                    pair[1],
-                    torch.stack(order),
-                    occlusion=occlusion,
-                    score=watched,
-                    steps=steps,
-                    seed=seed,
-                )
-                found.append((pair, _joined(deleted, draws), _joined(inserted, draws)))
-                if masks is not None and pair in masks:
-                    pointing = pointing.add(
-                        points_at(map_.cpu(), _mask(masks[pair], batch, at, (map_.shape[0], map_.shape[1])))
-                    )
-    if wanted is not None and (left := [pair for pair in wanted if pair not in {one[0] for one in found}]):
-        raise BadSpec(f"pair {left[0]}: there are pictures 0 to {done - 1}. Type: asked=[(0, 0)]")
-    if not found:
-        raise BadSpec("asked=[] leaves nothing to measure. Type: asked=[(0, 0)], or leave it out")
-    return Faithfulness(
-        label,
-        clip.name,
-        occlusion,
-        watched,
-        orders,
-        tuple(pair for pair, _, _ in found),
-        names,
-        shares,
-        torch.stack([one for _, one, _ in found], 1),
-        torch.stack([one for _, _, one in found], 1),
-        pointing if masks is not None else None,
-    )
 
 
-def _joined(found: Float[Tensor, "order step"], draws: int) -> Float[Tensor, "_order step"]:
-    return torch.cat([found[:-draws], found[-draws:].mean(0, keepdim=True)])
+def curves(
+    clip: Clip,
+    pixels: Float[Tensor, "3 row col"],
+    texts: Float[Tensor, "text embed"],
+    text: int,
+    orders: Int[Tensor, "order patch"],
+    *,
+    occlusion: str = "road",
+    score: str = "cosine",
+    steps: int = 10,
+    seed: int = 0,
+) -> tuple[Float[Tensor, " step"], Float[Tensor, "order step"], Float[Tensor, "order step"]]:
+    """Measure deletion and insertion of one picture in several orders, all in one batch.
+
+    Args:
+        clip: an opened model.
+        pixels: preprocessed.
+        texts: embeddings of any length.
+        text: which of them is watched.
+        orders: the patches, most important first.
+        occlusion: see `occlusion.OCCLUSIONS`.
+        score: "cosine" or "probability".
+        steps: between nothing and everything; fewer where there are fewer patches.
+        seed: of ROAD's noise.
+
+    Returns:
+        Shares of the patches, deletion, insertion.
+    """
+    patches = orders.shape[1]
+    counts = torch.linspace(0, patches, min(steps, patches) + 1).round().long()
+    rank = torch.empty_like(orders).scatter_(1, orders, torch.arange(patches).expand_as(orders))
+    gone = rank[:, None] < counts[:, None]  # [order, step, patch]
+    removed = torch.stack([gone, ~gone])  # deletion: the first k; insertion: all but the first k
+    rows, cols = patch_grid(pixels.shape, clip.patch)
+    cells = removed.flatten(0, 2).view(-1, rows, cols).to(pixels.device)
+    whole = cells.repeat_interleave(clip.patch[0], 1).repeat_interleave(clip.patch[1], 2)
+    embeddings = clip.encode_image(occlude(pixels.float(), whole, occlusion, seed=seed))
+    cosine = F.normalize(embeddings, dim=-1) @ F.normalize(texts.float(), dim=-1).T
+    scored = cosine if score == "cosine" else (cosine * clip.logit_scale).softmax(-1)
+    deletion, insertion = scored[:, text].cpu().view(2, *gone.shape[:2])
+    return counts.float() / patches, deletion, insertion
 
 
-def _mask(given: Any, batch: PictureBatch, at: int, grid: tuple[int, int]) -> Tensor:
+def _random_averaged(curves_: Float[Tensor, "order step"], draws: int) -> Float[Tensor, "_order step"]:
+    return torch.cat([curves_[:-draws], curves_[-draws:].mean(0, keepdim=True)])
+
+
+def _patch_mask(given: Any, batch: PictureBatch, at: int, grid: tuple[int, int]) -> Tensor:
     mask = torch.as_tensor(given).cpu() == 1
     shape, seen = tuple(mask.shape), tuple(batch.pixels.shape[2:])
     where = None if batch.geometries is None else batch.geometries[at]

@@ -205,11 +205,11 @@ class MultiLabel:
 
 @dataclass(frozen=True)
 class Pointing:
-    """Hits so far.
+    """Count the hits of the pointing game.
 
     Attributes:
         hits: maps whose highest pixel lies on the object.
-        asked: maps.
+        total: maps whose object is known.
 
     Example:
         >>> Pointing().add(True).add(False).rate
@@ -217,16 +217,16 @@ class Pointing:
     """
 
     hits: int = 0
-    asked: int = 0
+    total: int = 0
 
     def add(self, hit: bool | None) -> "Pointing":
-        """With one more map; None where there was no object to point at."""
-        return self if hit is None else Pointing(self.hits + hit, self.asked + 1)
+        """Return the counts with one more map; None where there was no object to point at."""
+        return self if hit is None else Pointing(self.hits + hit, self.total + 1)
 
     @property
     def rate(self) -> float:
-        """Share of hits, NaN of nothing."""
-        return self.hits / self.asked if self.asked else float("nan")
+        """The share of hits, NaN of nothing."""
+        return self.hits / self.total if self.total else float("nan")
 
 
 def points_at(

@@ -14,6 +14,7 @@ scatter around 0 by 1 / √(patches − 1).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,8 +24,6 @@ from torch import Tensor
 
 from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.evaluation.negative_texts import negative_texts
-from clip_anatomy.evaluation.randomised_weights import randomised
 from clip_anatomy.evaluation.sanity_result import (
     LIMITS,
     Sanity,
@@ -38,16 +37,25 @@ from clip_anatomy.evaluation.sanity_result import (
 )
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.loading.word_tokenizer import WordTokenizer
 from clip_anatomy.maps.attention_sinks import sinks_of
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.registry import method_of
+from clip_anatomy.naming.bundled_pools import general_pool, world_pool
 from clip_anatomy.progress import Progress, silent
-from clip_anatomy.towers.redraw import count_blocks
+from clip_anatomy.towers.redraw import count_blocks, redraw
 
-__all__ = ["LIMITS", "Sanity", "SanityCheck", "Sink", "negative_texts", "rank_correlation", "sanity"]
+__all__ = ["LIMITS", "Sanity", "SanityCheck", "Sink", "negative_texts", "randomised", "rank_correlation", "sanity"]
 
 BATCH = 16
+SHORTEST = 3  # letters of a word that counts: cats and dogs do
+# Words that say nothing of a picture.
+EMPTY = """
+    the and with for from are has its his her not but that this these those into onto over under near some very one two photo
+    photograph picture image all there their other which what when while
+""".split()  # noqa: SIM905
 
 
 def rank_correlation(a: Float[Tensor, "*rows patch"], b: Float[Tensor, "*rows patch"]) -> Float[Tensor, "*rows"]:
@@ -113,21 +121,18 @@ def sanity(
         raise BadSpec(f"draws={draws}: 1 or more were expected. Type: draws=3")
     if contrast is not None and not len(contrast):
         raise BadSpec('contrast=[] leaves nothing to compare with. Type: contrast=["a text"], or leave it out')
-    seen = list(
-        picture_batches(clip, images, size, BATCH, own=options.get("window") is not None)
-    )  # pixels only: 0.6 MB a picture
-    if isinstance(texts, Tensor):
-        known = texts.to(clip.device)
-    else:
-        known = clip.encode_text(list(texts), templates=options.get("templates"))
+    # Pixels only: 0.6 MB a picture.
+    batches = list(picture_batches(clip, images, size, BATCH, own=options.get("window") is not None))
+    templates = options.pop("templates", None)
+    named = Texts.of(clip, texts, templates)
+    known = named.embeddings
     others = _contrast(clip, texts, contrast, draws, seed)
     if others is None:
         other = _random_directions(known, draws, seed)
-        said = tuple(f"random direction {i}" for i in range(len(other)))
+        other_names = tuple(f"random direction {i}" for i in range(len(other)))
     else:
-        other, said = clip.encode_text(list(others), templates=options.get("templates")), tuple(others)
-    further = {k: v for k, v in options.items() if k != "templates"}
-    pictures = sum(len(batch.places) for batch in seen)
+        other, other_names = clip.encode_text(list(others), templates=templates), others
+    pictures = sum(len(batch.places) for batch in batches)
     step = 0
 
     def tell(what: str) -> None:
@@ -135,19 +140,19 @@ def sanity(
         (progress or silent)(f"sanity: {what}", step * pictures // (3 + len(depths)), pictures)
         step += 1
 
-    def maps(model: Clip, asked: Tensor) -> list[Tensor]:
-        return [heatmap(model, batch.pixels, asked, method, **further).values.flatten(2) for batch in seen]
+    def maps(model: Clip, directions: Tensor) -> list[Tensor]:
+        return [heatmap(model, batch.pixels, directions, method, **options).values.flatten(2) for batch in batches]
 
     total = count_blocks(clip.vision)
     depths: list[int | None] = [*dict.fromkeys([1, max(1, total // 2), total]), None]
     tell("the maps themselves")
-    drawn = [heatmap(clip, batch.pixels, texts, method, **options) for batch in seen]
+    drawn = [heatmap(clip, batch.pixels, named, method, **options) for batch in batches]
     own = [one.values.flatten(2) for one in drawn]
     tell("negative texts")
     correlations: list[Tensor] = []
     for draw in range(draws):
-        asked = other[[(draw * len(known) + i) % len(other) for i in range(len(known))]]
-        correlations += [rank_correlation(a, b) for a, b in zip(own, maps(clip, asked), strict=True)]
+        some = other[[(draw * len(known) + i) % len(other) for i in range(len(known))]]
+        correlations += [rank_correlation(a, b) for a, b in zip(own, maps(clip, some), strict=True)]
     per_text = isinstance(method, DenseAttention) or method_of(clip, method).per_text
     checks = [text_check(_mean(correlations), per_text=per_text)]
     for depth in depths:
@@ -156,19 +161,79 @@ def sanity(
         figure = _mean([rank_correlation(a, b) for a, b in zip(own, without, strict=True)])
         unit = "blocks" if total > 1 else "block"
         about = "the whole image tower" if depth is None else f"the last {depth} of {total} {unit}"
-        checks.append(weights_check(about, figure, asked=depth == total))
+        checks.append(weights_check(about, figure, judged=depth == total))
     shares: list[Tensor] = []
-    for batch, together in zip(seen, maps(clip, torch.cat([known, other])), strict=True):
+    for batch, together in zip(batches, maps(clip, torch.cat([known, other])), strict=True):
         cosine = F.normalize(clip.encode_image(batch.pixels), dim=-1) @ F.normalize(known.float(), dim=-1).T
         shares.append(_share(together, cosine))
     checks.append(contrast_check(_mean(shares)))
     tell("sinks")
-    parts = [sinks_of(clip.vision, batch.pixels) for batch in seen]
-    every = [sink for batch, part in zip(seen, parts, strict=True) for sink in sinks_found(batch.places, part)]
+    parts = [sinks_of(clip.vision, batch.pixels) for batch in batches]
+    every = [sink for batch, part in zip(batches, parts, strict=True) for sink in sinks_found(batch.places, part)]
     found = tuple(sorted(every, key=lambda sink: sink.image))
     checks.append(sinks_check(found, pictures, float(torch.cat([part.share for part in parts]).mean())))
     patches = min(part.found[0].numel() for part in parts)
-    return Sanity(drawn[0].method, clip.name, drawn[0].texts, said, pictures, patches, tuple(checks), found)
+    return Sanity(drawn[0].method, clip.name, drawn[0].texts, other_names, pictures, patches, tuple(checks), found)
+
+
+def negative_texts(clip: Clip, texts: Sequence[str], count: int, *, seed: int = 0) -> tuple[str, ...]:
+    """Draw descriptions from a pool that share no word of substance with any of the texts (endings of the plural aside).
+
+    Args:
+        clip: the bundled model gets descriptions of its own world, which it knows; others the general pool.
+        texts: that they are compared with.
+        count: how many.
+        seed: of the draw.
+
+    Raises:
+        BadSpec: the pool has not so many.
+    """
+    pool = world_pool() if isinstance(clip.tokenizer, WordTokenizer) else general_pool(40)
+    taken = {word for text in texts for word in _words(text)}
+    free = [text for text in pool.texts if not taken & _words(text)]
+    if len(free) < count:
+        raise BadSpec(f"only {len(free)} of the pool's texts share no word with yours. Type: contrast=['a text', ...]")
+    order = torch.randperm(len(free), generator=torch.Generator().manual_seed(seed)).tolist()
+    return tuple(free[i] for i in order[:count])
+
+
+def _words(text: str) -> set[str]:
+    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return {word.removesuffix("s") for word in words if len(word) >= SHORTEST and word not in EMPTY}
+
+
+def randomised(clip: Clip, blocks: int | None = None, *, seed: int = 0) -> Clip:
+    """Copy an opened model so that the last blocks of its image tower hold random weights.
+
+    Args:
+        clip: an opened model; it stays as it is, bit by bit.
+        blocks: how many, from the output backwards (Adebayo's cascade); None for the whole image tower: also the patch
+            embedding or stem, the positions, the outer LayerNorms and the projection.
+        seed: of the draw. Blocks drawn with one seed are the same whatever `blocks` is.
+
+    Returns:
+        A Clip that shares the text tower and the blocks that were not drawn; its host module is left out, since it holds the
+        learned weights.
+
+    Raises:
+        BadSpec: more blocks than there are, or fewer than none.
+
+    Example:
+        >>> import clip_anatomy as ca
+        >>> clip = ca.load("demo")
+        >>> other = randomised(clip, 1)
+        >>> torch.equal(other.image_tower.blocks[0].up.weight, clip.image_tower.blocks[0].up.weight)
+        True
+        >>> torch.equal(other.image_tower.blocks[-1].up.weight, clip.image_tower.blocks[-1].up.weight)
+        False
+    """
+    there = count_blocks(clip.vision)
+    if blocks is not None and not 0 <= blocks <= there:
+        raise BadSpec(
+            f"blocks={blocks}: the image tower has {there}. Type: blocks={there}, or blocks=None for all of it"
+        )
+    drawn = redraw(clip.vision, blocks, seed)
+    return replace(clip, name=f"{clip.name}, random weights", vision=drawn, host=None, proof=None)
 
 
 def _contrast(
@@ -187,12 +252,14 @@ def _random_directions(known: Tensor, draws: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(known) * known.norm(dim=-1).mean()
 
 
-def _share(maps: Float[Tensor, "image text patch"], cosine: Float[Tensor, "image asked"]) -> Float[Tensor, " image"]:
+def _share(
+    maps: Float[Tensor, "image text patch"], cosine: Float[Tensor, "image text"]
+) -> Float[Tensor, " image"]:
     """Mass on a negative text beside the mass on each picture's nearest text, mean over the negative one."""
     texts = cosine.shape[1]
     mass = (maps - maps.mean((1, 2), keepdim=True)).relu().double().sum(2)
-    asked, rest = mass.gather(1, cosine.argmax(1, keepdim=True)), mass[:, texts:]
-    return (rest / (asked + rest)).nanmean(1).float()
+    nearest, rest = mass.gather(1, cosine.argmax(1, keepdim=True)), mass[:, texts:]
+    return (rest / (nearest + rest)).nanmean(1).float()
 
 
 def _mean(found: list[Tensor]) -> float:

@@ -86,7 +86,7 @@ class Sanity(Result):
     Attributes:
         method: of `heatmap`.
         model: its name.
-        texts: what was asked.
+        texts: whose maps were checked.
         negative_texts: the texts it was compared with.
         images: how many pictures.
         patches: of the smallest picture.
@@ -112,8 +112,8 @@ class Sanity(Result):
     def summary(self) -> str:
         """Return the lines for people, at most a hundred characters wide."""
         wide = max(len(check.varied) for check in self.checks) + 2
-        asked = f"{counted(self.images, 'picture')} × {counted(len(self.texts), 'text')} ({self.model})"
-        lines = [f"Sanity of {self.method} on {asked}", f"  {'':<{wide}}{'figure':>6}  {'good':>6}"]
+        subject = f"{counted(self.images, 'picture')} × {counted(len(self.texts), 'text')} ({self.model})"
+        lines = [f"Sanity of {self.method} on {subject}", f"  {'':<{wide}}{'figure':>6}  {'good':>6}"]
         for check in self.checks:
             figure, limit = (
                 f"{x:.2f}" if check.name != "sinks" else f"{x:.0%}" for x in (check.figure, check.limit or 0)
@@ -132,7 +132,7 @@ class Sanity(Result):
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun.
+    """Join a number and its noun.
 
     Example:
         >>> counted(1, "picture"), counted(2, "picture")
@@ -142,7 +142,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def text_check(figure: float, *, per_text: bool) -> SanityCheck:
-    """Does it change with the text?"""
+    """Judge whether maps change with the text."""
     varied, limit = "maps of negative texts", LIMITS["text"][0]
     if not per_text:
         return SanityCheck(
@@ -151,10 +151,10 @@ def text_check(figure: float, *, per_text: bool) -> SanityCheck:
     return _judged("text", varied, figure, "changes with the text")
 
 
-def weights_check(varied: str, figure: float, *, asked: bool) -> SanityCheck:
-    """Does it change with what was learned? Only the line that is `asked` is judged, the others inform."""
+def weights_check(varied: str, figure: float, *, judged: bool) -> SanityCheck:
+    """Judge whether maps change with what was learned. Only a line with `judged` has a limit, the others inform."""
     varied = f"random weights in {varied}"
-    if asked:
+    if judged:
         return _judged("weights", varied, figure, "depends on what was learned")
     kept = figure >= LIMITS["weights"][0]
     verdict = FLAT if isnan(figure) else "still the map's order" if kept else "no longer the map's order"
@@ -162,21 +162,21 @@ def weights_check(varied: str, figure: float, *, asked: bool) -> SanityCheck:
 
 
 def contrast_check(figure: float) -> SanityCheck:
-    """Does it know what is not there?"""
+    """Judge whether maps prefer the text to what is not there."""
     found = "prefers the text to what is not there"
     return _judged("contrast", "share on a contrast text", figure, found, " (0.50 is guessing)")
 
 
-def _judged(name: str, varied: str, figure: float, said: str, further: str = "") -> SanityCheck:
+def _judged(name: str, varied: str, figure: float, question: str, further: str = "") -> SanityCheck:
     limit = LIMITS[name][0]
     if isnan(figure):
         return SanityCheck(name, varied, figure, limit, None, FLAT)
     good = figure < limit
-    return SanityCheck(name, varied, figure, limit, good, f"{said}: {'yes' if good else 'no'}{further}")
+    return SanityCheck(name, varied, figure, limit, good, f"{question}: {'yes' if good else 'no'}{further}")
 
 
 def sinks_found(images: Sequence[int], part: Sinks) -> list[Sink]:
-    """Every sink of some pictures, whose numbers are `images`."""
+    """List every sink of some pictures, whose numbers are `images`."""
     return [
         Sink(images[i], row, col, float(part.length[i, row, col]), float(part.attention[i, row, col]))
         for i, row, col in part.found.nonzero().tolist()
@@ -184,7 +184,7 @@ def sinks_found(images: Sequence[int], part: Sinks) -> list[Sink]:
 
 
 def sinks_check(found: Sequence[Sink], images: int, share: float) -> SanityCheck:
-    """Does it light up where nothing is? `share`: of the attention to patches that goes to sinks, mean over pictures."""
+    """Judge whether the readout attends to sinks. `share`: of the attention to patches that goes to sinks, mean over pictures."""
     varied, limit = "attention on sinks and registers", LIMITS["sinks"][0]
     if not found:
         return SanityCheck(

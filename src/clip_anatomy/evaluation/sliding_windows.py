@@ -22,9 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.images.geometry import window_starts
 from clip_anatomy.images.preprocess import Preprocess
 
-__all__ = ["Sliding", "classes_of", "grid_starts", "scaled", "sliding_scores"]
+__all__ = ["Sliding", "classes_of", "scaled", "sliding_scores"]
 
 LONGEST = 2048
 BAND_BYTES = 64 * 2**20
@@ -70,17 +71,6 @@ def scaled(image: Image.Image, side: int, preprocess: Preprocess) -> Float[Tenso
     return (small / 255 - mean) / std
 
 
-def grid_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side; the last one is moved back into the picture.
-
-    Example:
-        >>> grid_starts(336, 224, 112), grid_starts(448, 224, 112), grid_starts(350, 224, 112), grid_starts(100, 224, 112)
-        ([0, 112], [0, 112, 224], [0, 112, 126], [0])
-    """
-    count = -(-max(length - window, 0) // stride) + 1
-    return [max(min(at * stride, length - window), 0) for at in range(count)]
-
-
 def sliding_scores(
     pixels: Float[Tensor, "3 row col"],
     windows: Sliding,
@@ -104,8 +94,8 @@ def sliding_scores(
     height, width = padded.shape[1:]
     places = [
         (top, left)
-        for top in grid_starts(height, windows.window, windows.stride)
-        for left in grid_starts(width, windows.window, windows.stride)
+        for top in window_starts(height, windows.window, windows.stride)
+        for left in window_starts(width, windows.window, windows.stride)
     ]
     total: Tensor | None = None
     seen = torch.zeros(height, width)

@@ -29,6 +29,22 @@ def patch_grid(shape: Sequence[int], patch: tuple[int, int]) -> tuple[int, int]:
     return shape[-2] // patch[0], shape[-1] // patch[1]
 
 
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """List where windows begin along one side; the last one is moved back into the picture.
+
+    Args:
+        length: of the side.
+        window: length of a window.
+        stride: from one to the next.
+
+    Example:
+        >>> [window_starts(length, 224, 112) for length in (336, 448, 350, 100)]
+        [[0, 112], [0, 112, 224], [0, 112, 126], [0]]
+    """
+    last = max(0, length - window)
+    return [*range(0, last, stride), last]
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How one picture was scaled and cropped (or padded) into a model's input.

@@ -17,7 +17,7 @@ from clip_anatomy.maps.point_prompts import Prompts, prompts
 from clip_anatomy.maps.thresholds import UNSEEN
 from clip_anatomy.results import Result, text_table
 
-__all__ = ["How", "Masks", "PackedLabels"]
+__all__ = ["MaskSettings", "Masks", "PackedLabels"]
 
 SCHEMA = "clip-anatomy/segment/1"
 MOST_ROWS = 24  # pictures in a summary
@@ -69,8 +69,8 @@ class PackedLabels(Sequence[Int16[np.ndarray, "..."]]):
 
 
 @dataclass(frozen=True)
-class How:
-    """How masks were made: everything needed to make them again.
+class MaskSettings:
+    """Hold how masks were made: everything needed to make them again.
 
     Attributes:
         method: of `heatmap`, in words.
@@ -79,7 +79,7 @@ class How:
         background: texts that compete for the pixels and are no label.
         size: what the model looked at.
         at: resolution of the labels.
-        refine: how the maps were refined, a name of `refine.REFINERS`; None for not at all.
+        refine: how the maps were refined, a name of `pamr.REFINERS`; None for not at all.
     """
 
     method: str
@@ -106,8 +106,8 @@ class Masks(Result):
     Attributes:
         labels: per image [row, col], unpacked when it is asked for: k for texts[k − 1], 0 for none of them, −1 where the crop did not look.
         texts: the labels' words, in the order of their numbers.
-        maps: the maps they were cut from, one per text and then one per background text.
-        cuts: per image the number above which a pixel is somebody's (−infinity where there was no cut).
+        maps: the maps they were made from, one per text and then one per background text.
+        thresholds: per image the number above which a pixel is somebody's (−infinity where there was no threshold).
         how: everything needed to make them again.
         together: groups of texts whose points for SAM are also wanted together.
         typed: the texts with what the model cannot make of them; () where nobody checked.
@@ -125,8 +125,8 @@ class Masks(Result):
     labels: Sequence[Int16[np.ndarray, "..."]] = field(repr=False)
     texts: tuple[str, ...]
     maps: Maps = field(repr=False)
-    cuts: tuple[float, ...]
-    how: How
+    thresholds: tuple[float, ...]
+    how: MaskSettings
     together: tuple[tuple[str, ...], ...] = ()
     typed: tuple[TypedText, ...] = ()
     notes: tuple[str, ...] = ()
@@ -222,7 +222,7 @@ class Masks(Result):
             "image": self.names[image],
             "width": labels.shape[1],
             "height": labels.shape[0],
-            "threshold": float(f"{self.cuts[image]:.6g}") if np.isfinite(self.cuts[image]) else None,
+            "threshold": float(f"{self.thresholds[image]:.6g}") if np.isfinite(self.thresholds[image]) else None,
             "unseen": round(float((labels == UNSEEN).mean()), 6),
             "shares": {text: round(share, 6) for text, share in self.shares(image).items()},
         }

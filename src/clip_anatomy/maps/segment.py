@@ -19,14 +19,14 @@ from clip_anatomy.maps.dense_attention import VARIANTS
 from clip_anatomy.maps.heatmap import BATCH, heatmap
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
-from clip_anatomy.maps.masks import How, Masks, PackedLabels
+from clip_anatomy.maps.masks import Masks, MaskSettings, PackedLabels
 from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.maps.resnet_maps import POOL_VARIANTS
 from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, otsu
 from clip_anatomy.progress import Progress
 
-__all__ = ["RULES", "UNSEEN", "How", "Masks", "cut", "otsu", "segment"]
+__all__ = ["RULES", "UNSEEN", "MaskSettings", "Masks", "cut", "otsu", "segment"]
 
 MOST_SCORES = 2**26  # numbers of full-size maps held at once: 5 texts of a photograph of 12 million pixels
 
@@ -132,10 +132,12 @@ def segment(
     if window is not None:
         size_words = "the whole picture at its own size" if size == "whole" else size_words
         size_words += f" in windows of {window}"
-    how = How(name, {**options, **given}, rule, () if behind is None else behind.names, size_words, resolution, refine)
+    how = MaskSettings(
+        name, {**options, **given}, rule, () if behind is None else behind.names, size_words, resolution, refine
+    )
     groups = tuple(tuple(group) for group in together)
-    cuts = tuple(levels[i] for i in order)
-    return Masks(labels.in_order(order), wanted.names, maps, cuts, how, groups)
+    thresholds = tuple(levels[i] for i in order)
+    return Masks(labels.in_order(order), wanted.names, maps, thresholds, how, groups)
 
 
 def _scores(one: Maps, refine: Image.Image | None, at: str) -> Iterator[Float[Tensor, "text row col"]]:

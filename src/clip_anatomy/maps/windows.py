@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.images.geometry import patch_grid
+from clip_anatomy.images.geometry import patch_grid, window_starts
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Windows:
             >>> Windows((4, 4), (3, 3)).places((4, 8))
             [(0, 0), (0, 3), (0, 4)]
         """
-        rows, cols = (_starts(*each) for each in zip(grid, self.window, self.stride, strict=True))
+        rows, cols = (window_starts(*each) for each in zip(grid, self.window, self.stride, strict=True))
         return [(row, col) for row in rows for col in cols]
 
 
@@ -105,11 +105,6 @@ def slid(
             total[image, :, row : row + side[0], col : col + side[1]] += values
     assert total is not None
     return total / seen
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    last = max(0, length - window)
-    return [*range(0, last, stride), last]
 
 
 def _whole(name: str, pixels: int | tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
