@@ -252,9 +252,7 @@ def _random_directions(known: Tensor, draws: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(known) * known.norm(dim=-1).mean()
 
 
-def _share(
-    maps: Float[Tensor, "image text patch"], cosine: Float[Tensor, "image text"]
-) -> Float[Tensor, " image"]:
+def _share(maps: Float[Tensor, "image text patch"], cosine: Float[Tensor, "image own"]) -> Float[Tensor, " image"]:
     """Mass on a negative text beside the mass on each picture's nearest text, mean over the negative one."""
     texts = cosine.shape[1]
     mass = (maps - maps.mean((1, 2), keepdim=True)).relu().double().sum(2)
