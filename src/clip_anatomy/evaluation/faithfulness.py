@@ -225,10 +225,10 @@ def faithfulness(
         raise BadSpec(f"pair {left[0]}: there are pictures 0 to {done - 1}. Type: pairs=[(0, 0)]")
     if not measured:
         raise BadSpec("pairs=[] leaves nothing to measure. Type: pairs=[(0, 0)], or leave it out")
-    deletions, insertions = (torch.stack([one[part] for one in measured], 1) for part in (1, 2))
+    measured_pairs, deletions, insertions = zip(*measured, strict=True)
     return Faithfulness(
-        label, clip.name, occlusion, watched, orders, tuple(pair for pair, _, _ in measured), named.names,
-        share, deletions, insertions, pointing if masks is not None else None,
+        label, clip.name, occlusion, watched, orders, measured_pairs, named.names,
+        share, torch.stack(deletions, 1), torch.stack(insertions, 1), pointing if masks is not None else None,
     )  # fmt: skip
 
 
