@@ -30,7 +30,7 @@ def explain(
     """Say why pictures match texts: which layers, heads, MLPs and patches raise and lower the cosine (direct logit attribution).
 
     Writes index.html (one page that holds everything), a PNG for each picture and text, and explain.json into a folder.
-    All shares add up to the cosine exactly. Give two texts or more: what speaks for one more than for the others is the
+    All shares add up to the cosine exactly. Give two texts or more: what counts for one more than for the others is the
     clearest answer.
 
     Args:

@@ -219,7 +219,7 @@ def summands(found: PictureExplanation, text: int) -> list[Share]:
         *places,
         Share("heads reading the class token", float(found.class_token[text])),
         Share("MLPs", float(found.mlps[:, text].double().sum())),
-        Share("input embedding: alike for every picture", float(found.input_embedding[text])),
+        Share("input embedding", float(found.input_embedding[text])),
         Share("biases", float(found.bias[text])),
     ]
 
