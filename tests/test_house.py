@@ -33,8 +33,8 @@ ORDER = [
     "cli",
 ]
 MAY_NAME = {
-    "open_clip": {"loading/loaded_model.py", "loading/tokenizer.py"},
-    "transformers": {"loading/loaded_model.py"},
+    "open_clip": {"loading/open_clip_models.py", "loading/tokenizer.py"},
+    "transformers": {"loading/transformers_models.py"},
     "timm": set(),
     "zarr": {"store/blocks.py"},
     "matplotlib": {

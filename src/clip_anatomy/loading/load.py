@@ -1,29 +1,22 @@
 """`load`: from a spec, a path or a live model to a `Clip` that proved itself."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from clip_anatomy.errors import BadCheckpoint, BadSpec
-from clip_anatomy.files import path_of
+from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.pixels import Preprocess
-from clip_anatomy.loading import model_sources as sources
 from clip_anatomy.loading.checkpoint import check_finite
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.host import Host, read_host, tensors_of
-from clip_anatomy.loading.loaded_model import LoadedModel
-from clip_anatomy.loading.open_clip_models import open_clip_named
-from clip_anatomy.loading.parity import Proof, prove
+from clip_anatomy.loading.host import Host, tensors_of, unsupported
+from clip_anatomy.loading.model_sources import live_model, model_from
+from clip_anatomy.loading.open_clip_towers import read_open_clip
+from clip_anatomy.loading.parity import prove
 from clip_anatomy.loading.tokenizer import Tokenizer
-from clip_anatomy.loading.transformers_models import transformers_named
+from clip_anatomy.loading.transformers_models import read_transformers
 
-FORMS = (
-    "demo | open_clip:NAME/TAG | open_clip:NAME (with weights=FILE) | hf:ORG/NAME | a folder or file saved by open_clip or "
-    "transformers | a live model object"
-)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 ModelSource = str | Path | nn.Module
@@ -79,61 +72,63 @@ def load(
     if isinstance(spec, nn.Module):
         host = read_host(spec)
         check_finite(tensors_of(spec), f"the live {host.library} model")
-        opened = sources.live(spec, tokenizer)
-        return _clip(type(spec).__name__, host, opened.tokenizer, preprocess or opened.preprocess, parity)
-    where = device_of(device)
+        loaded = live_model(spec, tokenizer)
+        return _clip(type(spec).__name__, host, loaded.tokenizer, preprocess or loaded.preprocess, parity)
+    place = device_of(device)
     name = str(spec)
     if name == "demo":
         from clip_anatomy.loading.demo import load_demo
 
-        return load_demo(where, DTYPES[dtype], parity=parity)
-    opened = _open(name, weights)
-    if opened.module is None:
-        raise BadSpec(f"{name!r} did not open a model. Type one of: {FORMS}")
-    module = opened.module.to(device=where, dtype=DTYPES[dtype]).eval()
+        return load_demo(place, DTYPES[dtype], parity=parity)
+    loaded = model_from(name, weights)
+    module = loaded.module.to(device=place, dtype=DTYPES[dtype]).eval()
     check_finite(tensors_of(module), name)
-    return _clip(name, read_host(module), tokenizer or opened.tokenizer, preprocess or opened.preprocess, parity)
+    return _clip(name, read_host(module), tokenizer or loaded.tokenizer, preprocess or loaded.preprocess, parity)
 
 
-def _open(name: str, weights: str | Path | None) -> LoadedModel:
-    scheme, _, rest = name.partition(":")
-    routes: dict[str, Callable[[], LoadedModel]] = {
-        "open_clip": lambda: open_clip_named(rest, None if weights is None else Path(weights)),
-        "hf": lambda: transformers_named(rest),
-    }
-    if scheme in routes and rest:
-        if weights is not None and scheme != "open_clip":
-            raise BadSpec(f"weights= goes with 'open_clip:NAME', not with {name!r}.")
-        return routes[scheme]()
-    path = path_of(name)
-    if path.is_dir():
-        return sources.folder(path)
-    if path.is_file():
-        return sources.file(path)
-    if path.suffix in {".pt", ".pth", ".bin", ".safetensors"} or len(path.parts) > 1:
-        raise BadCheckpoint(f"there is no file or folder {name!r}. Type one of: {FORMS}")
-    raise BadSpec(f"model {name!r} is not known. Type one of: {FORMS}")
+def read_host(module: nn.Module) -> Host:
+    """Read a live model object as towers that borrow its own parameters.
+
+    Args:
+        module: open_clip's CLIP (or CustomTextCLIP with plain towers), or transformers' CLIPModel.
+
+    Raises:
+        UnsupportedModel: anything else; the message names what was found.
+    """
+    library, name = type(module).__module__.split(".")[0], type(module).__name__
+    if library == "transformers" and name == "CLIPModel":
+        return read_transformers(module)
+    if library == "open_clip" and name in ("CLIP", "CustomTextCLIP"):
+        return read_open_clip(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModel(
+            f"found a TorchScript module ({name}), whose forward cannot be read. "
+            "Load it with open_clip.create_model(..., jit=False)."
+        )
+    raise unsupported(f"{library}.{name}")
 
 
 def device_of(device: str) -> torch.device:
-    """The device that a name means; "auto" takes a GPU if there is one. Raises BadSpec where there is no such device."""
+    """Find the device that a name means; "auto" takes a GPU if there is one.
+
+    Raises:
+        BadSpec: there is no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        where = torch.device(device)
+        place = torch.device(device)
     except RuntimeError as e:
         raise BadSpec(f"device {device!r} is not known. Type one of: auto, cpu, cuda, cuda:1, mps") from e
-    if where.type == "cuda" and not torch.cuda.is_available():
+    if place.type == "cuda" and not torch.cuda.is_available():
         raise BadSpec(f"device {device!r} was asked for, but torch finds no CUDA GPU here. Type: device='cpu'")
-    if where.type == "mps" and not torch.backends.mps.is_available():
+    if place.type == "mps" and not torch.backends.mps.is_available():
         raise BadSpec(f"device {device!r} was asked for, but torch finds no Apple GPU here. Type: device='cpu'")
-    return where
+    return place
 
 
 def _clip(name: str, host: Host, tokenizer: Tokenizer | None, preprocess: Preprocess, parity: bool) -> Clip:
-    proof: Proof | None = None
-    if parity:
-        proof = prove(host.image_tower, host.text_tower, host.encode_image, host.encode_text, against=host.library)
+    encoders = host.encode_image, host.encode_text
     return Clip(
         name=name,
         vision=host.image_tower,
@@ -142,6 +137,6 @@ def _clip(name: str, host: Host, tokenizer: Tokenizer | None, preprocess: Prepro
         tokenizer=tokenizer,
         logit_scale=host.logit_scale,
         logit_bias=host.logit_bias,
-        proof=proof,
+        proof=prove(host.image_tower, host.text_tower, *encoders, against=host.library) if parity else None,
         host=host.module,
     )

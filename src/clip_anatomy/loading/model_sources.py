@@ -1,20 +1,54 @@
-"""Where models come from when they are handed over: a live object, a folder, a file."""
+"""From a spec, a folder, a file or a live object to a host library's model with tokenizer and preprocessing."""
 
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from clip_anatomy.errors import BadCheckpoint, MissingExtra
+from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra
+from clip_anatomy.files import path_of
 from clip_anatomy.loading.checkpoint import RESNET_MARK, has_open_clip_names, is_openai, read_json, read_state
-from clip_anatomy.loading.loaded_model import LoadedModel, need_open_clip
-from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_preprocess, openai_file
+from clip_anatomy.loading.host import LoadedModel
+from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_named, open_clip_preprocess, openai_file
 from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, open_clip_tokenizer, transformers_tokenizer
 from clip_anatomy.loading.transformers_models import transformers_named, transformers_preprocess
 
+FORMS = (
+    "demo | open_clip:NAME/TAG | open_clip:NAME (with weights=FILE) | hf:ORG/NAME | a folder or file saved by open_clip or "
+    "transformers | a live model object"
+)
 
-def live(module: nn.Module, tokenizer: Any) -> LoadedModel:
-    """Tokenizer and preprocessing of a model object that the user built."""
+
+def model_from(name: str, weights: str | Path | None) -> LoadedModel:
+    """Open what a spec or a path names.
+
+    Args:
+        name: "open_clip:…", "hf:…", a folder or a file.
+        weights: a checkpoint file for "open_clip:NAME".
+
+    Raises:
+        BadSpec: it names nothing.
+        BadCheckpoint: no such file, or one that holds no model.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "open_clip" and rest:
+        return open_clip_named(rest, None if weights is None else Path(weights))
+    if scheme == "hf" and rest:
+        if weights is not None:
+            raise BadSpec(f"weights= goes with 'open_clip:NAME', not with {name!r}.")
+        return transformers_named(rest)
+    path = path_of(name)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_file(path)
+    if path.suffix in {".pt", ".pth", ".bin", ".safetensors"} or len(path.parts) > 1:
+        raise BadCheckpoint(f"there is no file or folder {name!r}. Type one of: {FORMS}")
+    raise BadSpec(f"model {name!r} is not known. Type one of: {FORMS}")
+
+
+def live_model(module: nn.Module, tokenizer: Any) -> LoadedModel:
+    """Find tokenizer and preprocessing of a model object that the user built; `tokenizer` is the user's, or None."""
     visual: Any = getattr(module, "visual", None)
     if type(module).__module__.startswith("transformers"):
         config: Any = module.config
@@ -44,16 +78,13 @@ def _wrap(tokenizer: Any) -> Tokenizer:
     return open_clip_tokenizer(tokenizer)
 
 
-def folder(path: Path) -> LoadedModel:
-    """A folder in the format of open_clip (open_clip_config.json) or transformers (config.json)."""
-    if (path / "open_clip_config.json").is_file():
-        config = read_json(path / "open_clip_config.json")
+def _from_folder(path: Path) -> LoadedModel:
+    """Open a folder in the format of open_clip (open_clip_config.json) or transformers (config.json)."""
+    config = path / "open_clip_config.json"
+    if config.is_file():
         for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt"):
             if (path / name).is_file():
-                model_cfg = config.get("model_cfg", config)
-                return open_clip_file(
-                    need_open_clip(), str(path), model_cfg, config.get("preprocess_cfg", {}), path / name
-                )
+                return _from_open_clip_config(config, str(path), path / name)
         raise BadCheckpoint(f"{path} has open_clip_config.json but no open_clip_model.safetensors beside it.")
     if (path / "config.json").is_file():
         return transformers_named(path)
@@ -62,14 +93,12 @@ def folder(path: Path) -> LoadedModel:
     )
 
 
-def file(path: Path) -> LoadedModel:
-    """One weights file: OpenAI's own state dict, or open_clip's with a JSON config of the same name beside it."""
+def _from_file(path: Path) -> LoadedModel:
+    """Open one weights file: OpenAI's own state dict, or open_clip's with a JSON config of the same name beside it."""
     beside = [path.with_suffix(".json"), path.parent / "open_clip_config.json"]
     config_path = next((p for p in beside if p.is_file()), None)
     if config_path is not None:
-        config = read_json(config_path)
-        model_cfg = config.get("model_cfg", config)
-        return open_clip_file(need_open_clip(), config_path.stem, model_cfg, config.get("preprocess_cfg", {}), path)
+        return _from_open_clip_config(config_path, config_path.stem, path)
     state = read_state(path)
     if is_openai(state):
         return openai_file(state, path)
@@ -83,3 +112,8 @@ def file(path: Path) -> LoadedModel:
         raise BadCheckpoint(f"{path} holds transformers weights. Type the folder that has config.json beside them.")
     some = ", ".join(sorted(state)[:3])
     raise BadCheckpoint(f"{path} holds no CLIP weights (its tensors: {some} …).")
+
+
+def _from_open_clip_config(config: Path, name: str, weights: Path) -> LoadedModel:
+    content = read_json(config)
+    return open_clip_file(name, content.get("model_cfg", content), content.get("preprocess_cfg", {}), weights)

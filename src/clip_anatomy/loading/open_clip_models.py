@@ -1,26 +1,42 @@
 """Models that open_clip names or saved, and OpenAI's own state dicts, opened with open_clip's code."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from clip_anatomy.errors import BadCheckpoint, BadSpec, UnsupportedModel
+from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra, UnsupportedModel
 from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.checkpoint import RESNET_MARK, is_openai, read_state, strip_marks
-from clip_anatomy.loading.loaded_model import LoadedModel, near, need_open_clip
-from clip_anatomy.loading.resnet_weights import openai_resnet
+from clip_anatomy.loading.host import LoadedModel
+from clip_anatomy.loading.open_clip_resnet import openai_resnet
 from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, open_clip_tokenizer
 
 
+def need_open_clip() -> Any:
+    """Import open_clip, or raise MissingExtra."""
+    try:
+        import open_clip
+    except ImportError as e:
+        raise MissingExtra("open_clip", "open-clip") from e
+    return open_clip
+
+
+def _suggestion(name: str, names: list[str]) -> str:
+    """Suggest the names nearest to a misspelt one, or nothing."""
+    nearest = get_close_matches(name, names, n=3, cutoff=0.4)
+    return f" Did you mean {', '.join(nearest)}?" if nearest else ""
+
+
 def open_clip_named(rest: str, weights: Path | None) -> LoadedModel:
-    """open_clip:NAME/TAG from the hub, or open_clip:NAME with a local checkpoint."""
+    """Open open_clip:NAME/TAG from the hub, or open_clip:NAME with a local checkpoint; `rest` is what follows the colon."""
     open_clip = need_open_clip()
     name, _, tag = rest.partition("/")
     config = open_clip.get_model_config(name)
     if config is None:
-        hint = near(name, open_clip.list_models())
+        hint = _suggestion(name, open_clip.list_models())
         raise BadSpec(f"open_clip has no model {name!r}.{hint} All names: open_clip.list_models()")
     if weights is None and not tag:
         tags = open_clip.list_pretrained_tags_by_model(name)
@@ -31,10 +47,10 @@ def open_clip_named(rest: str, weights: Path | None) -> LoadedModel:
     if weights is not None and tag:
         raise BadSpec(f"both the tag {tag!r} and weights={str(weights)!r} were given. Type one of them.")
     if weights is not None:
-        return open_clip_file(open_clip, name, config, {}, weights)
+        return open_clip_file(name, config, {}, weights)
     if tag not in open_clip.list_pretrained_tags_by_model(name):
         raise BadSpec(
-            f"open_clip:{name} has no weights {tag!r}.{near(tag, open_clip.list_pretrained_tags_by_model(name))}"
+            f"open_clip:{name} has no weights {tag!r}.{_suggestion(tag, open_clip.list_pretrained_tags_by_model(name))}"
         )
     wants = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
     check_activation(wants, bool(config.get("quick_gelu", False)), name, f"the weights {tag!r}")
@@ -60,18 +76,15 @@ def check_activation(wants_quick: bool, has_quick: bool, name: str, what: str) -
     )
 
 
-def open_clip_file(
-    open_clip: Any, name: str, config: Mapping[str, Any], preprocess: Mapping[str, Any], weights: Path
-) -> LoadedModel:
+def open_clip_file(name: str, config: Mapping[str, Any], preprocess: Mapping[str, Any], weights: Path) -> LoadedModel:
     """Open a checkpoint under a config; OpenAI's own weights are held to their QuickGELU."""
     state = read_state(weights)
     if is_openai(state):
         check_activation(True, bool(config.get("quick_gelu", False)), name, f"OpenAI's own weights in {weights.name}")
-    return _from_state(open_clip, name, config, preprocess, strip_marks(state), file_name=weights.name)
+    return _from_state(name, config, preprocess, strip_marks(state), file_name=weights.name)
 
 
 def _from_state(
-    open_clip: Any,
     name: str,
     config: Mapping[str, Any],
     preprocess: Mapping[str, Any],
@@ -79,6 +92,7 @@ def _from_state(
     *,
     file_name: str,
 ) -> LoadedModel:
+    open_clip = need_open_clip()
     known = {k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg", "model_cfg")}
     kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     if "multimodal_cfg" in config:
@@ -87,7 +101,7 @@ def _from_state(
         model: nn.Module = kind(**known)
     except (TypeError, KeyError, AssertionError) as e:
         raise BadCheckpoint(f"the config of {name} is not one of open_clip's ({e}).") from e
-    load_strictly(model, state, f"{file_name} as {name}")
+    _load_strictly(model, state, f"{file_name} as {name}")
     visual: Any = model.visual
     size = getattr(visual, "image_size", config["vision_cfg"].get("image_size", 224))
     text_cfg = config.get("text_cfg", {})
@@ -97,7 +111,7 @@ def _from_state(
     return LoadedModel(model, tokenizer, open_clip_preprocess(preprocess, size))
 
 
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Load a state dict whose names and shapes must all fit, or raise BadCheckpoint naming the first that do not."""
     want = model.state_dict()
     got = {k: v for k, v in state.items() if k in want or not k.endswith(("position_ids", "attn_mask"))}
@@ -117,8 +131,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> N
 
 
 def openai_file(state: dict[str, Tensor], path: Path) -> LoadedModel:
-    """OpenAI's architecture, read off the shapes; heads are 64 wide, the activation is QuickGELU (Radford et al. 2021)."""
-    open_clip = need_open_clip()
+    """Open OpenAI's own state dict, its architecture read off the shapes: heads are 64 wide, the activation is QuickGELU (Radford et al. 2021)."""
     text_width = state["ln_final.weight"].shape[0]
     config = {
         "embed_dim": state["text_projection"].shape[1],
@@ -132,7 +145,7 @@ def openai_file(state: dict[str, Tensor], path: Path) -> LoadedModel:
             "layers": _depth(state, "transformer.resblocks."),
         },
     }
-    return _from_state(open_clip, path.stem, config, {}, strip_marks(state), file_name=path.name)
+    return _from_state(path.stem, config, {}, strip_marks(state), file_name=path.name)
 
 
 def _openai_vit(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -151,14 +164,14 @@ def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def open_clip_preprocess(config: Mapping[str, Any] | None, size: int | tuple[int, int]) -> Preprocess:
-    """Preprocessing from open_clip's preprocess_cfg; its defaults where it says nothing."""
-    c = dict(config or {})
-    side = c.get("size", size)
+    """Read the preprocessing from open_clip's preprocess_cfg; its defaults where it says nothing."""
+    given = dict(config or {})
+    side = given.get("size", size)
     return Preprocess(
         size=(side, side) if isinstance(side, int) else (int(side[0]), int(side[1])),
-        mean=tuple(c.get("mean", OPENAI_MEAN)),
-        std=tuple(c.get("std", OPENAI_STD)),
-        resize=c.get("resize_mode", "shortest"),
-        interpolation=c.get("interpolation", "bicubic"),
-        fill=c.get("fill_color", 0),
+        mean=tuple(given.get("mean", OPENAI_MEAN)),
+        std=tuple(given.get("std", OPENAI_STD)),
+        resize=given.get("resize_mode", "shortest"),
+        interpolation=given.get("interpolation", "bicubic"),
+        fill=given.get("fill_color", 0),
     )

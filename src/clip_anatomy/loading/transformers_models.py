@@ -1,4 +1,4 @@
-"""Models that transformers names or saved, opened with transformers' code."""
+"""transformers' CLIPModel: opened by name or from a folder with transformers' code, and read as towers."""
 
 import contextlib
 from collections.abc import Mapping
@@ -6,17 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clip_anatomy.errors import BadCheckpoint, MissingExtra, UnsupportedModel
 from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.checkpoint import read_json
-from clip_anatomy.loading.loaded_model import LoadedModel, need_transformers
+from clip_anatomy.loading.host import BorrowedTensors, Host, LoadedModel, TowerConfig, library_version, tensors_of
 from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, transformers_tokenizer
+from clip_anatomy.towers.layers import Activation, Block, PatchEmbedding, Pool, WordEmbedding
+from clip_anatomy.towers.transformer import Transformer
 
 
 def transformers_named(name: str | Path) -> LoadedModel:
-    """hf:ORG/NAME, or a folder that transformers saved."""
-    transformers = need_transformers()
+    """Open hf:ORG/NAME, or a folder that transformers saved.
+
+    Raises:
+        MissingExtra: transformers is not installed.
+        UnsupportedModel: another kind of model than CLIPModel.
+        BadCheckpoint: config or weights cannot be read, or do not fit each other.
+    """
+    try:
+        import transformers
+    except ImportError as e:
+        raise MissingExtra("transformers", "transformers") from e
     config = _quiet(lambda: transformers.AutoConfig.from_pretrained(name), f"transformers could not read {name}")
     if config.model_type != "clip":
         raise UnsupportedModel(
@@ -75,3 +87,104 @@ def transformers_preprocess(config: Mapping[str, Any], size: int) -> Preprocess:
         interpolation="bilinear" if config.get("resample", 3) == 2 else "bicubic",
         crop="floor",
     )
+
+
+def read_transformers(model: Any) -> Host:
+    """Read a live CLIPModel.
+
+    Raises:
+        UnsupportedModel: an activation that is no GELU, or a tensor is missing or left over.
+    """
+    image, text = model.config.vision_config, model.config.text_config
+    pool: Pool = "argmax" if text.eos_token_id == 2 else "eos"
+    tensors = BorrowedTensors(tensors_of(model))
+    image_tower = _image_tower(tensors, _config(image, pool="class"))
+    text_tower = _text_tower(tensors, _config(text, pool=pool, causal=True, eos=text.eos_token_id))
+    tensors.refuse_left_over("transformers CLIPModel")
+    return Host(
+        library=library_version("transformers"),
+        module=model,
+        image_tower=image_tower,
+        text_tower=text_tower,
+        encode_image=lambda pixels: _embedding(model.get_image_features(pixel_values=pixels)),
+        encode_text=lambda ids: _embedding(model.get_text_features(input_ids=ids)),
+        logit_scale=float(model.logit_scale.detach().exp()),
+        logit_bias=0.0,
+    )
+
+
+def _image_tower(tensors: BorrowedTensors, config: TowerConfig) -> Transformer:
+    positions = tensors.take("vision_model.embeddings.position_embedding.weight")
+    projection = tensors.linear("visual_projection")
+    return Transformer(
+        embedding=PatchEmbedding(
+            tensors.take("vision_model.embeddings.patch_embedding.weight"),
+            tensors.take("vision_model.embeddings.class_embedding"),
+            positions,
+            config.grid_of(positions),
+            resampling="bicubic",
+        ),
+        ln_pre=tensors.norm("vision_model.pre_layrnorm", config.eps),  # (sic)
+        blocks=_blocks(tensors, "vision_model.encoder.layers", config.eps),
+        ln_post=tensors.norm("vision_model.post_layernorm", config.eps),
+        projection=projection.weight.T,
+        projection_bias=projection.bias,
+        **config.of_transformer(),
+    )
+
+
+def _text_tower(tensors: BorrowedTensors, config: TowerConfig) -> Transformer:
+    projection = tensors.linear("text_projection")
+    return Transformer(
+        embedding=WordEmbedding(
+            tensors.take("text_model.embeddings.token_embedding.weight"),
+            tensors.take("text_model.embeddings.position_embedding.weight"),
+        ),
+        ln_pre=None,
+        blocks=_blocks(tensors, "text_model.encoder.layers", config.eps),
+        ln_post=tensors.norm("text_model.final_layer_norm", config.eps),
+        projection=projection.weight.T,
+        projection_bias=projection.bias,
+        **config.of_transformer(),
+    )
+
+
+def _blocks(tensors: BorrowedTensors, prefix: str, eps: float) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    for i in range(tensors.count(prefix)):
+        p = f"{prefix}.{i}"
+        blocks.append(
+            Block(
+                ln1=tensors.norm(f"{p}.layer_norm1", eps),
+                query=tensors.linear(f"{p}.self_attn.q_proj"),
+                key=tensors.linear(f"{p}.self_attn.k_proj"),
+                value=tensors.linear(f"{p}.self_attn.v_proj"),
+                qkv=None,
+                out=tensors.linear(f"{p}.self_attn.out_proj"),
+                ln2=tensors.norm(f"{p}.layer_norm2", eps),
+                up=tensors.linear(f"{p}.mlp.fc1"),
+                down=tensors.linear(f"{p}.mlp.fc2"),
+                scale_attention=None,
+                scale_mlp=None,
+            )
+        )
+    return tuple(blocks)
+
+
+def _config(config: Any, **rest: Any) -> TowerConfig:
+    kinds: dict[str, Activation] = {
+        "quick_gelu": "quick_gelu",
+        "gelu": "gelu",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_new": "gelu_tanh",
+    }
+    if config.hidden_act not in kinds:
+        raise UnsupportedModel(f"found the activation {config.hidden_act!r}; supported: {', '.join(kinds)}.")
+    return TowerConfig(
+        heads=config.num_attention_heads, activation=kinds[config.hidden_act], eps=config.layer_norm_eps, **rest
+    )
+
+
+def _embedding(features: Any) -> Tensor:
+    """transformers 4 returns the embedding, 5 an output object that holds it."""
+    return features if isinstance(features, Tensor) else features.pooler_output

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import ParityError
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.host import read_host
-from clip_anatomy.loading.load import ModelSource, load
+from clip_anatomy.loading.load import ModelSource, load, read_host
 from clip_anatomy.loading.parity import TOLERANCE, random_ids, random_pixels, relative
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result, text_table

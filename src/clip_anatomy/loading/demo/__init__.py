@@ -1,4 +1,4 @@
-"""The bundled small CLIP: an ordinary model in open_clip's saved format, opened without needing open_clip.
+"""The bundled small CLIP: an ordinary model in open_clip's saved format, which opens without needing open_clip.
 
 It knows only its small synthetic world (see README.md beside this file). Its parity proof runs against embeddings that open_clip
 itself computed with these weights and that ship beside them.
@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from clip_anatomy.loading.checkpoint import check_finite, read_json, read_state
+from clip_anatomy.loading.checkpoint import read_json, read_state
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.host import BorrowedTensors, TowerConfig
 from clip_anatomy.loading.open_clip_models import open_clip_preprocess
+from clip_anatomy.loading.open_clip_towers import open_clip_towers
 from clip_anatomy.loading.parity import TOLERANCE, Proof, judge, relative
-from clip_anatomy.loading.transformer_weights import Facts, Names, open_clip_towers
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
 
 HERE = Path(__file__).parent
@@ -42,16 +43,21 @@ def load_demo(device: torch.device, dtype: torch.dtype, *, parity: bool = True) 
         Clip named "demo".
     """
     config = read_json(HERE / "open_clip_config.json")
-    model, vision, text = (config["model_cfg"], config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"])
+    architecture, vision, text = (
+        config["model_cfg"],
+        config["model_cfg"]["vision_cfg"],
+        config["model_cfg"]["text_cfg"],
+    )
     state = read_state(HERE / "open_clip_model.safetensors")
-    check_finite(state, "demo")
     logit_scale = float(state["logit_scale"].float().exp())
-    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    activation = "quick_gelu" if architecture.get("quick_gelu") else "gelu"
     image_tower, text_tower = open_clip_towers(
-        Names({k: v.to(device, dtype) for k, v in state.items()}),
-        Facts(heads=vision["width"] // vision.get("head_width", 64), activation=activation, eps=EPS, pool="class"),
-        Facts(heads=text["heads"], activation=activation, eps=EPS, pool="argmax", causal=True),
-        found="the bundled model",
+        BorrowedTensors({k: v.to(device, dtype) for k, v in state.items()}),
+        TowerConfig(
+            heads=vision["width"] // vision.get("head_width", 64), activation=activation, eps=EPS, pool="class"
+        ),
+        TowerConfig(heads=text["heads"], activation=activation, eps=EPS, pool="argmax", causal=True),
+        model="the bundled model",
     )
     proof: Proof | None = None
     if parity:

@@ -9,52 +9,41 @@ from typing import Any
 from torch import Tensor, nn
 
 from clip_anatomy.errors import UnsupportedModel
-from clip_anatomy.loading.transformer_weights import Facts, Names, finish, open_clip_text
+from clip_anatomy.loading.host import BorrowedTensors
 from clip_anatomy.towers.resnet import AttentionPool, Bottleneck, Conv, ResNet
-from clip_anatomy.towers.transformer import Transformer
-
-EVAL = "Type: model.eval()"
 
 
-def open_clip_resnet(names: Names, visual: Any, text: Facts, *, found: str) -> tuple[ResNet, Transformer]:
-    """Towers of an open_clip CLIP whose image tower is a ModifiedResNet.
+def open_clip_resnet(tensors: BorrowedTensors, visual: Any) -> ResNet:
+    """Build the image tower of an open_clip CLIP that is a ModifiedResNet.
 
     Args:
-        names: all tensors of the model, buffers included.
+        tensors: all tensors of the model, buffers included.
         visual: the ModifiedResNet, for what a state dict does not say.
-        text: facts of the text tower.
-        found: what the model calls itself, for the error message.
-
-    Returns:
-        Image tower and text tower.
 
     Raises:
         UnsupportedModel: in training mode (BatchNorm would then use the batch's own statistics, and change the model's), or a
-            tensor or module is missing or left over.
+            tensor or module is missing.
     """
-    refuse_training(visual)
+    _refuse_training(visual)
     stages = [getattr(visual, f"layer{i}") for i in range(1, 5)]
-    resnet = ResNet(
-        stem=tuple(_conv(names, visual, "visual", (f"conv{i}", f"bn{i}", f"act{i}")) for i in (1, 2, 3)),
+    return ResNet(
+        stem=tuple(_conv(tensors, visual, "visual", (f"conv{i}", f"bn{i}", f"act{i}")) for i in (1, 2, 3)),
         stem_pool=_pool(visual.avgpool),
         stages=tuple(
-            tuple(_bottleneck(names, block, f"visual.layer{i}.{k}") for k, block in enumerate(stage))
+            tuple(_bottleneck(tensors, block, f"visual.layer{i}.{k}") for k, block in enumerate(stage))
             for i, stage in enumerate(stages, 1)
         ),
-        pool=_attention(names, visual.attnpool),
+        pool=_attention(tensors, visual.attnpool),
     )
-    text_tower = open_clip_text(names, text)
-    finish(names, found)
-    return resnet, text_tower
 
 
-def refuse_training(visual: nn.Module) -> None:
+def _refuse_training(visual: nn.Module) -> None:
     """Raise UnsupportedModel while any BatchNorm would use, and change, running statistics."""
     for name, module in visual.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:  # pyright: ignore[reportPrivateUsage]
             raise UnsupportedModel(
                 f"found a CLIP-ResNet in training mode (visual.{name}): each embedding would depend on the rest of its batch, "
-                f"and running it would change the model. {EVAL}"
+                f"and running it would change the model. Type: model.eval()"
             )
 
 
@@ -68,9 +57,9 @@ def openai_resnet(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"image_size": 32 * round(places**0.5), "layers": blocks, "width": width, "patch_size": None}
 
 
-def _conv(names: Names, module: Any, prefix: str, called: tuple[str, str, str | None]) -> Conv:
-    """One convolution and what follows it; `called` are the names of convolution, BatchNorm and activation."""
-    conv, batch_norm, act = called
+def _conv(tensors: BorrowedTensors, module: Any, prefix: str, children: tuple[str, str, str | None]) -> Conv:
+    """One convolution and what follows it; `children` are the names of convolution, BatchNorm and activation."""
+    conv, batch_norm, act = children
     layer, statistics = getattr(module, conv), getattr(module, batch_norm)
     if act is not None and not isinstance(getattr(module, act), nn.ReLU):
         raise UnsupportedModel(
@@ -79,33 +68,33 @@ def _conv(names: Names, module: Any, prefix: str, called: tuple[str, str, str | 
     if layer.groups != 1 or layer.dilation != (1, 1) or layer.stride[0] != layer.stride[1] or layer.bias is not None:
         raise UnsupportedModel(f"found {layer} in a CLIP-ResNet; plain convolutions without bias were expected.")
     return Conv(
-        weight=names.take(f"{prefix}.{conv}.weight"),
+        weight=tensors.take(f"{prefix}.{conv}.weight"),
         stride=int(layer.stride[0]),
         padding=int(layer.padding[0]),
-        **_statistics(names, f"{prefix}.{batch_norm}", statistics),
+        **_statistics(tensors, f"{prefix}.{batch_norm}", statistics),
     )
 
 
-def _statistics(names: Names, prefix: str, module: Any) -> dict[str, Any]:
-    names.maybe(f"{prefix}.num_batches_tracked")  # a counter of the training that eval mode never reads
+def _statistics(tensors: BorrowedTensors, prefix: str, module: Any) -> dict[str, Any]:
+    tensors.maybe(f"{prefix}.num_batches_tracked")  # a counter of the training that eval mode never reads
     return {
-        "gain": names.take(f"{prefix}.weight"),
-        "bias": names.take(f"{prefix}.bias"),
-        "mean": names.take(f"{prefix}.running_mean"),
-        "variance": names.take(f"{prefix}.running_var"),
+        "gain": tensors.take(f"{prefix}.weight"),
+        "bias": tensors.take(f"{prefix}.bias"),
+        "mean": tensors.take(f"{prefix}.running_mean"),
+        "variance": tensors.take(f"{prefix}.running_var"),
         "eps": float(module.eps),
     }
 
 
-def _bottleneck(names: Names, block: Any, prefix: str) -> Bottleneck:
-    one, two, three = (_conv(names, block, prefix, (f"conv{i}", f"bn{i}", f"act{i}")) for i in (1, 2, 3))
+def _bottleneck(tensors: BorrowedTensors, block: Any, prefix: str) -> Bottleneck:
+    one, two, three = (_conv(tensors, block, prefix, (f"conv{i}", f"bn{i}", f"act{i}")) for i in (1, 2, 3))
     shortcut = None
     pool = _pool(block.avgpool)
     if block.downsample is not None:
         parts: dict[str, Any] = dict(block.downsample.named_children())
         if set(parts) != {"-1", "0", "1"} or _pool(parts["-1"]) != pool:
             raise UnsupportedModel(f"found the shortcut {block.downsample} in a CLIP-ResNet.")
-        shortcut = _conv(names, block.downsample, f"{prefix}.downsample", ("0", "1", None))
+        shortcut = _conv(tensors, block.downsample, f"{prefix}.downsample", ("0", "1", None))
     return Bottleneck(one, two, three, pool, shortcut)
 
 
@@ -120,13 +109,13 @@ def _pool(module: Any) -> int:
     return side
 
 
-def _attention(names: Names, pool: Any) -> AttentionPool:
+def _attention(tensors: BorrowedTensors, pool: Any) -> AttentionPool:
     prefix = "visual.attnpool"
     if type(pool).__name__ != "AttentionPool2d":
         raise UnsupportedModel(f"found a ResNet that is pooled by {type(pool).__name__}, not by CLIP's attention pool.")
-    position = names.take(f"{prefix}.positional_embedding")
+    position = tensors.take(f"{prefix}.positional_embedding")
     side = round((len(position) - 1) ** 0.5)
-    query, key, value, out = (names.linear(f"{prefix}.{name}_proj") for name in "qkvc")
+    query, key, value, out = (tensors.linear(f"{prefix}.{name}_proj") for name in "qkvc")
     # open_clip's ResNet takes its own size only; other sizes are resampled as open_clip resamples its transformers' tables.
     return AttentionPool(
         position, (side, side), query, key, value, out, int(pool.num_heads), resampling="bicubic-antialias"
