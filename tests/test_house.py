@@ -3,11 +3,15 @@
 import ast
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import clip_anatomy
+from clip_anatomy.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "clip_anatomy"
@@ -40,6 +44,7 @@ MAY_NAME = {
     "matplotlib": {
         "report/figures.py",
         "report/explain_figure.py",
+        "report/explain_folder.py",
         "report/ablation_figure.py",
         "report/repair_figure.py",
     },
@@ -76,6 +81,35 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_each_outside_library_is_named_in_its_own_files_only(library: str) -> None:
     naming = {str(f.relative_to(PACKAGE)) for f in FILES if any(n.split(".")[0] == library for n in imported(f))}
     assert naming <= MAY_NAME[library]
+
+
+@pytest.fixture(scope="module")
+def health() -> Any:
+    loader = SourceFileLoader("health", str(ROOT / "tools" / "health"))
+    module = module_from_spec(spec_from_loader("health", loader))
+    loader.exec_module(module)
+    return module
+
+
+def test_nothing_imports_in_a_circle_also_inside_functions_and_for_types(health: Any) -> None:
+    graph = health.imports()
+    assert len(graph) > 200
+    assert {"split.layernorm", "towers.protocol"} <= graph["split.parts"] | graph["split.tokens"]
+    assert health.cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert health.cycles(graph) == []
+
+
+def test_no_file_and_no_class_has_the_name_of_another(health: Any, tmp_path: Path) -> None:
+    for room in ("one", "two"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "same.py").write_text("class Same:\n    pass\n")
+    assert sorted(health.repeated(tmp_path)) == ["class Same", "same.py"]
+    assert health.repeated() == {}
+
+
+def test_verbs_of_the_command_line_are_public_functions() -> None:
+    verbs = set(main.VERBS) - {"demo"}
+    assert verbs <= set(clip_anatomy.__all__)
 
 
 def test_all_is_the_public_names() -> None:
