@@ -306,5 +306,5 @@ def test_what_the_images_decide_is_stable_and_what_chance_decides_is_not() -> No
 def test_progress_counts_every_head() -> None:
     x = torch.randn(20, 2, 3, 4)
     said: list[tuple[int, int]] = []
-    textspan(Moments.of(x), torch.eye(4), 2, progress=lambda done, total: said.append((done, total)))
+    textspan(Moments.of(x), torch.eye(4), 2, progress=lambda what, done, total: said.append((done, total)))
     assert said == [(k, 6) for k in range(1, 7)]
