@@ -35,7 +35,7 @@ class RolloutOptions:
 
 
 def layer_of(tower: Transformer, layer: int, name: str) -> int:
-    """A layer's number, counted from the front.
+    """Return a layer's number, counted from the front.
 
     Raises:
         BadSpec: the tower has no such layer.
@@ -46,7 +46,7 @@ def layer_of(tower: Transformer, layer: int, name: str) -> int:
 
 
 def all_attention(step: Step) -> Float[Tensor, "image head query token"]:
-    """The whole attention of a block that ran for all rows."""
+    """Compute the whole attention of a block that ran for all rows."""
     assert step.query is not None
     assert step.key is not None
     scores = step.query @ step.key.transpose(-1, -2) * step.query.shape[-1] ** -0.5
@@ -56,7 +56,7 @@ def all_attention(step: Step) -> Float[Tensor, "image head query token"]:
 def attention(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: AttentionOptions
 ) -> Float[Tensor, "image token text"]:
-    """The readout token's attention to every patch, averaged over heads."""
+    """Average the readout token's attention to every patch over the heads."""
     tower = clip.image_tower
     layer = layer_of(tower, options.layer, "layer")
     x = embed_image(tower, pixels)
@@ -70,7 +70,7 @@ def attention(
 def rollout(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: RolloutOptions
 ) -> Float[Tensor, "image token text"]:
-    """Attention multiplied through the layers, half of each step staying where it is (Abnar & Zuidema 2020, §3)."""
+    """Multiply attention through the layers, half of each step staying where it is (Abnar & Zuidema 2020, §3)."""
     tower = clip.image_tower
     start = layer_of(tower, options.start, "start")
     x = embed_image(tower, pixels)

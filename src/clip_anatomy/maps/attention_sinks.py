@@ -49,7 +49,7 @@ class Sinks:
 
     @property
     def share(self) -> Float[Tensor, " image"]:
-        """How much of the attention that goes to patches goes to sinks, per picture."""
+        """The share of the attention to patches that goes to sinks, per picture."""
         return (self.attention * self.found).sum((1, 2))
 
     @property
@@ -105,7 +105,7 @@ def sinks(clip: Clip, images: Images | Tensor, *, length: float = LONGER, attent
 def sinks_of(
     tower: Tower, pixels: Float[Tensor, "image 3 _ _"], length: float = LONGER, attention: float = LOOKED_AT
 ) -> Sinks:
-    """The same of one batch of preprocessed pixels."""
+    """Find the sinks of one batch of preprocessed pixels."""
     with torch.no_grad():
         grid, tokens, looked = _last_layer(tower, pixels)
         long = tokens.float().norm(dim=-1)
@@ -128,7 +128,7 @@ def _last_layer(tower: Tower, pixels: Tensor) -> tuple[tuple[int, int], Tensor, 
 def without_sinks(
     values: Float[Tensor, "image text row col"], found: Bool[Tensor, "image row col"]
 ) -> Float[Tensor, "image text row col"]:
-    """Maps whose sinks hold the mean of the places around them that are none (up to eight), from the edge inwards.
+    """Give the sinks of maps the mean of the places around them that are none (up to eight), from the edge inwards.
 
     A picture of nothing but sinks is left as it is.
 

@@ -17,7 +17,7 @@ __all__ = ["feature_surgery", "points", "single_text"]
 def feature_surgery(
     tokens: Float[Tensor, "image token embed"], text: Float[Tensor, "text embed"]
 ) -> Float[Tensor, "image token text"]:
-    """Similarity of every token with every text, minus what the texts have in common.
+    """Compare every token with every text, minus what the texts have in common.
 
     The published form builds [token, text, embed]; summed over `embed` it is one matrix product (exactly equal):
     s[token, c] = w_c cos[token, c] − mean_j (w_j cos[token, j]), w = softmax_c(2 cos[class token, c]) / its mean, per image.
@@ -43,7 +43,7 @@ def feature_surgery(
 def single_text(
     tokens: Float[Tensor, "image token embed"], text: Float[Tensor, "text embed"], empty: Float[Tensor, "1 embed"]
 ) -> Float[Tensor, "image token text"]:
-    """Similarity with each text alone, against the empty text: tokens · (text − empty), all of unit length."""
+    """Compare with each text alone, against the empty text: tokens · (text − empty), all of unit length."""
     return (
         F.normalize(tokens.float(), dim=-1) @ (F.normalize(text.float(), dim=-1) - F.normalize(empty.float(), dim=-1)).T
     )
@@ -68,7 +68,7 @@ class SurgeryOptions:
 
 
 def contrast(clip: Clip, against: str | Tensor) -> Float[Tensor, "1 embed"]:
-    """The embedding that a single text is compared with."""
+    """Embed what a single text is compared with."""
     if isinstance(against, str):
         return clip.encode_text([against])
     return against.to(clip.device).float().reshape(1, -1)
@@ -77,7 +77,7 @@ def contrast(clip: Clip, against: str | Tensor) -> Float[Tensor, "1 embed"]:
 def surgery(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: SurgeryOptions
 ) -> Float[Tensor, "image token text"]:
-    """Architecture surgery, then feature surgery over the texts; one text is compared with the empty text."""
+    """Run architecture surgery, then feature surgery over the texts; one text is compared with the empty text."""
     tokens = dense_tokens(clip.image_tower, pixels, replace(VARIANTS["surgery"], depth=options.depth))
     if len(text) == 1:
         return single_text(tokens[:, 1:], text, contrast(clip, options.against))

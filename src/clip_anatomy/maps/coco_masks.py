@@ -14,7 +14,7 @@ __all__ = ["coco", "run_lengths"]
 
 
 def run_lengths(mask: Bool[ndarray, "row col"]) -> dict[str, Any]:
-    """A mask as COCO keeps it: lengths of runs down the columns, off first, packed into a string.
+    """Encode a mask as COCO does: lengths of runs down the columns, off first, packed into a string.
 
     Each length but the first three is kept as the difference to the one two before; numbers are cut into 5 bits a letter, lowest
     first, with a sixth bit for "more follows", counted from "0".

@@ -41,7 +41,7 @@ class DecompositionOptions:
     minus_mean: bool | None = None
 
     def selected(self, tower: Tower) -> Float[Tensor, "layer head"]:
-        """1 for each head that is summed, 0 for the others."""
+        """Return 1 for each head that is summed, 0 for the others."""
         chosen = torch.zeros(tower.layers, tower.heads)
         for layer, head in self._selection(tower).heads:
             chosen[layer, head] = 1
@@ -71,7 +71,7 @@ def token_map(
     text: Float[Tensor, "text embed"],
     selected: Float[Tensor, "layer head"] | None = None,
 ) -> Float[Tensor, "image token text"]:
-    """Shares of each cosine by token, summed over layers and heads.
+    """Split each cosine by token, summed over layers and heads.
 
     Equal to `Parts.tokens(text).sum((1, 2))` under the convention "centered".
 
@@ -112,7 +112,7 @@ def decomposition(
     text: Float[Tensor, "text embed"],
     options: DecompositionOptions,
 ) -> Float[Tensor, "image token text"]:
-    """Shares of each cosine by patch, summed over the selected layers and heads."""
+    """Split each cosine by patch, summed over the selected layers and heads."""
     unit = F.normalize(text.float(), dim=-1)
     several = len(text) > 1 if options.minus_mean is None else options.minus_mean
     if several:  # the mean over the texts is one direction: taken away before, not after

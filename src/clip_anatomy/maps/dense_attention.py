@@ -123,7 +123,7 @@ VARIANTS: dict[str, DenseAttention] = {
 def dense_tokens(
     tower: Transformer, pixels: Float[Tensor, "image 3 row col"], variant: DenseAttention
 ) -> Float[Tensor, "image token embed"]:
-    """Every token in the joint space, not normalised; token 0 is the class token, then patches row by row.
+    """Project every token into the joint space, not normalised; token 0 is the class token, then patches row by row.
 
     Args:
         tower: an image tower.
@@ -153,7 +153,7 @@ def dense_path(
     variant: DenseAttention,
     given: Float[Tensor, "image query query"] | None = None,
 ) -> tuple[Float[Tensor, "image token embed"], Step]:
-    """Dense tokens, and the last block's step of the original path.
+    """Compute dense tokens, and the last block's step of the original path.
 
     Args:
         tower: an image tower.
@@ -191,7 +191,7 @@ def _pooled(tower: Transformer, step: Step, readout: Readout) -> Tensor:
 
 
 def keys(tower: Transformer, step: Step) -> Float[Tensor, "image token width"]:
-    """Keys of one block, heads side by side."""
+    """Compute the keys of one block, heads side by side."""
     return linear(tower.blocks[step.layer].key, step.normed)
 
 
@@ -246,7 +246,7 @@ def _by_given(value: Float[Tensor, "image head token d"], given: Tensor | None) 
 
 
 def gaussian(grid: tuple[int, int], std: float) -> Float[Tensor, "query token"]:
-    """NACLIP's bias: exp(−distance² / 2 std²) between patches, zero to and from the class token."""
+    """Build NACLIP's bias: exp(−distance² / 2 std²) between patches, zero to and from the class token."""
     rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     places = torch.stack([rows.flatten(), cols.flatten()], 1).float()
     square = ((places[:, None] - places[None]) ** 2).sum(-1)

@@ -73,7 +73,7 @@ class DepthOptions:
 def gradcam(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: GradcamOptions
 ) -> Float[Tensor, "image token text"]:
-    """Grad-CAM on the tokens of one block."""
+    """Draw Grad-CAM on the tokens of one block."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1)
     first = layer_of(tower, options.layer, "layer")
     x, readout = _before(tower, pixels, first)
@@ -119,7 +119,7 @@ def chefer(
 def legrad(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DepthOptions
 ) -> Float[Tensor, "image token text"]:
-    """LeGrad: how much more attention to a patch, by any token, would raise the cosine."""
+    """Measure how much more attention to a patch, by any token, would raise the cosine (LeGrad)."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1)
     first = tower.layers - min(options.layers, tower.layers)
     x, _ = _before(tower, pixels, first)

@@ -54,12 +54,12 @@ def layer_maps(
         >>> bool((sum(maps.values for maps in each) - whole.values).abs().max() < 1e-6)
         True
     """
-    asked = Texts.of(clip, texts)
+    named = Texts.of(clip, texts)
     if clip.vision.layers == 1:  # the whole map
-        whole = heatmap(clip, images, asked, size=size, minus_mean=minus_mean)
+        whole = heatmap(clip, images, named, size=size, minus_mean=minus_mean)
         return [replace(whole, method="decomposition, layer 0")]
-    text = F.normalize(asked.embeddings, dim=-1)
-    several = len(asked) > 1 if minus_mean is None else minus_mean
+    text = F.normalize(named.embeddings, dim=-1)
+    several = len(named) > 1 if minus_mean is None else minus_mean
     by_layer: dict[int, list[Maps]] = {}
     places: list[int] = []
     for batch in picture_batches(clip, images, size):
@@ -71,14 +71,14 @@ def layer_maps(
             values = layers.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, clip.patch)).float()
             known, pictures = (None if one is None else one[at : at + 1] for one in (batch.geometries, batch.pictures))
             for layer, one in enumerate(values.split(1)):
-                maps = Maps(one, f"decomposition, layer {layer}", asked.names, known, pictures)  # pyright: ignore[reportArgumentType]
+                maps = Maps(one, f"decomposition, layer {layer}", named.names, known, pictures)  # pyright: ignore[reportArgumentType]
                 by_layer.setdefault(layer, []).append(maps)
         places += batch.places
     return [Maps.joined(maps).in_order(places) for maps in by_layer.values()]
 
 
 def cumulative(each: Sequence[Maps]) -> list[Maps]:
-    """Sums up to and with each layer: the last is the whole map.
+    """Sum the maps up to and with each layer: the last is the whole map.
 
     Args:
         each: from `layer_maps`.

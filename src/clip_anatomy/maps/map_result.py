@@ -112,18 +112,18 @@ class Maps(Result):
         return self.values.shape[2], self.values.shape[3]
 
     def cells(self, image: int) -> tuple[int, int]:
-        """(row, col) of one picture's own grid: smaller than that of `values` where pictures have different shapes."""
+        """Return (row, col) of one picture's own grid: smaller than that of `values` where pictures have different shapes."""
         empty = self.values[image].isnan().all(0)
         return int((~empty).any(1).sum()), int((~empty).any(0).sum())
 
     def stretched(self) -> "Float[Tensor, 'image text row col']":
-        """Each map from 0 to 1 (maps of different texts are then not on one scale); all 0 where a map is flat."""
+        """Stretch each map from 0 to 1 (maps of different texts are then not on one scale); all 0 where a map is flat."""
         low = self.values.nan_to_num(nan=torch.inf).amin((2, 3), keepdim=True)
         high = self.values.nan_to_num(nan=-torch.inf).amax((2, 3), keepdim=True)
         return (self.values - low) / (high - low).clamp_min(1e-12)
 
     def resized(self, size: tuple[int, int]) -> "Maps":
-        """Bilinear to (row, col) pixels of the model's input: what it saw, not the picture (see `on_picture`).
+        """Resize bilinearly to (row, col) pixels of the model's input: what it saw, not the picture (see `on_picture`).
 
         Raises:
             BadSpec: pictures of different shapes, whose padding would bleed into their maps.
@@ -134,7 +134,7 @@ class Maps(Result):
         return replace(self, values=values)
 
     def on_picture(self, image: int = 0) -> Float[Tensor, "text row col"]:
-        """The maps of one image, pixel by pixel of the original picture.
+        """Lay the maps of one image on the pixels of the original picture.
 
         Bilinear between the middles of the cells, through the crop and the scaling backwards.
 
@@ -156,7 +156,7 @@ class Maps(Result):
         return found.masked_fill(~self.seen(image), torch.nan)
 
     def seen(self, image: int = 0) -> Bool[Tensor, "row col"]:
-        """Which pixels of the original picture the model looked at.
+        """Mark the pixels of the original picture that the model looked at.
 
         Args:
             image: which.
@@ -181,7 +181,7 @@ class Maps(Result):
 
     @staticmethod
     def joined(several: Sequence["Maps"]) -> "Maps":
-        """Several maps of the same texts as one; grids of different shapes are padded with NaN."""
+        """Join several maps of the same texts; grids of different shapes are padded with NaN."""
         rows, cols = (max(m.values.shape[axis] for m in several) for axis in (2, 3))
         values: list[Tensor] = []
         known: list[Geometry] = []
@@ -210,7 +210,7 @@ class Maps(Result):
         return replace(self, values=self.values[order], geometries=known, pictures=pictures)  # pyright: ignore[reportArgumentType]
 
     def with_failed(self, failed: Sequence[Failed]) -> "Maps":
-        """Return the same maps, with other words about pictures that could not be used."""
+        """Return the same maps, with other notes of pictures that could not be used."""
         return self if self.run is None else replace(self, run=replace(self.run, failed=tuple(failed)))
 
     def peak(self, image: int, text: int) -> tuple[float, float]:
@@ -222,7 +222,7 @@ class Maps(Result):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the images are called."""
+        """Names of the images."""
         known = self.pictures
         return tuple(f"image {i}" if known is None else known[i].name for i in range(len(self)))
 

@@ -74,7 +74,7 @@ class MapSet(Result):
         ]
 
     def with_failed(self, failed: Sequence[Failed]) -> "MapSet":
-        """Return the same maps, with other words about pictures that could not be used."""
+        """Return the same maps, with other notes of pictures that could not be used."""
         return replace(self, methods=tuple(maps.with_failed(failed) for maps in self.methods))
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ __all__ = ["Texts"]
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts that are embedded once and asked of many pictures.
+    """Hold texts that are embedded once and compared with many pictures.
 
     Attributes:
         names: what each map is called.
@@ -27,8 +27,8 @@ class Texts:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
         >>> clip = ca.load("demo")
-        >>> asked = Texts.of(clip, ["a bird", "the sky"])
-        >>> [ca.heatmap(clip, path, asked).texts for path in examples()[:2]]
+        >>> texts = Texts.of(clip, ["a bird", "the sky"])
+        >>> [ca.heatmap(clip, path, texts).texts for path in examples()[:2]]
         [('a bird', 'the sky'), ('a bird', 'the sky')]
     """
 
@@ -72,7 +72,7 @@ class Texts:
 
 
 def checked_names(texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts, if each says something and none stands twice.
+    """Return the texts, if each says something and none stands twice.
 
     Raises:
         BadText: no text, something that is none, one that is blank or stands twice.

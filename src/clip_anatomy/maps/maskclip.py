@@ -43,7 +43,7 @@ def check_probability(denoise: float | None) -> None:
 def denoised(
     cosine: Float[Tensor, "image token text"], scale: float, threshold: float
 ) -> Float[Tensor, "image token text"]:
-    """Cosines with −1 for each text whose probability reaches the threshold in no patch of the image."""
+    """Set cosines to −1 for each text whose probability reaches the threshold in no patch of the image."""
     most = (cosine * scale).softmax(-1).amax(1, keepdim=True)
     return cosine.masked_fill(most < threshold, -1.0)
 
@@ -51,7 +51,7 @@ def denoised(
 def smoothed(
     cosine: Float[Tensor, "image token text"], key: Float[Tensor, "image token width"], scale: float
 ) -> Float[Tensor, "image token text"]:
-    """Probabilities of the texts, averaged over patches: mean_j cos(k_i, k_j) p_j."""
+    """Average the texts' probabilities over patches: mean_j cos(k_i, k_j) p_j."""
     unit = torch.nn.functional.normalize(key.float(), dim=-1)
     return unit @ (unit.transpose(1, 2) @ (cosine * scale).softmax(-1)) / key.shape[1]
 
@@ -59,7 +59,7 @@ def smoothed(
 def maskclip(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: MaskclipOptions
 ) -> Float[Tensor, "image token text"]:
-    """Cosine of every patch's value with every text, refined where asked."""
+    """Compare every patch's value with every text by cosine, refined by the options."""
     variant = DenseAttention(("identity",), residual=options.residual, ffn=options.ffn)
     tokens, step = dense_path(clip.image_tower, pixels, variant)
     found = similarities(tokens, text)

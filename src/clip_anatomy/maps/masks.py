@@ -137,7 +137,7 @@ class Masks(Result):
         return len(self.labels)
 
     def mask(self, image: int, text: int | str = 0) -> Bool[np.ndarray, "row col"]:
-        """Where one text is in one image.
+        """Return where one text is in one image.
 
         Raises:
             BadSpec: there is no such text.
@@ -145,13 +145,13 @@ class Masks(Result):
         return self.labels[image] == self._number(text) + 1
 
     def shares(self, image: int) -> dict[str, float]:
-        """Share of the pixels seen that each text holds."""
+        """Return the share of the pixels seen that each text holds."""
         labels = self.labels[image]
         seen = max(1, int((labels != UNSEEN).sum()))
         return {text: int((labels == k + 1).sum()) / seen for k, text in enumerate(self.texts)}
 
     def prompts(self, image: int, *texts: int | str) -> Prompts:
-        """Points and boxes for SAM: of one text, or of several together ("a + b"); by default of the first.
+        """Return points and boxes for SAM: of one text, or of several together ("a + b"); by default of the first.
 
         A text that holds no pixel of the image adds nothing.
 
@@ -179,7 +179,7 @@ class Masks(Result):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the images are called."""
+        """Names of the images."""
         return self.maps.names
 
     @property

@@ -59,7 +59,7 @@ def pamr(
     steps: int = STEPS,
     dilations: tuple[int, ...] = DILATIONS,
 ) -> Float[Tensor, "text row col"]:
-    """Pixel-adaptive mask refinement: every pixel takes the mean of pixels around it that look alike, several times.
+    """Refine masks pixel by pixel (PAMR): every pixel takes the mean of pixels around it that look alike, several times.
 
     Source: Araslanov & Roth, "Single-Stage Semantic Segmentation from Image Labels" (CVPR 2020), §3.3: the neighbours N(i) are
     the 8 around a pixel at each dilation; k(i, j) = −|I_i − I_j| / σ_i², σ_i the standard deviation of I over N(i), averaged

@@ -1,4 +1,4 @@
-"""From a map to what a promptable segmenter (SAM) is asked: points that say yes, points that say no, boxes."""
+"""From a map to the prompts of a promptable segmenter (SAM): positive points, negative points, boxes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,12 +21,12 @@ Box4 = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Prompts:
-    """What SAM is asked about one picture, in pixels of the original: (0, 0) is its upper left corner.
+    """Hold the prompts of one picture for SAM, in pixels of the original: (0, 0) is its upper left corner.
 
     Attributes:
-        text: whose prompts they are; "a + b" where several texts are asked for together.
+        text: whose prompts they are; "a + b" where several texts are prompted together.
         points: (x, y) each.
-        labels: 1 for a point that says yes, 0 for one that says no; as many as points.
+        labels: 1 for a positive point, 0 for a negative one; as many as points.
         boxes: (left, top, right, bottom) each, the largest region first.
         picture: (row, col) pixels of the original.
     """
@@ -38,7 +38,7 @@ class Prompts:
     picture: tuple[int, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, ready for JSON; `point_coords` and `point_labels` are what SAM's predictor calls them."""
+        """Return plain lists and numbers, ready for JSON; `point_coords` and `point_labels` are what SAM's predictor calls them."""
         known = asdict(self)
         return {
             "text": self.text,
@@ -53,7 +53,7 @@ class Prompts:
 def points(
     map_: Float[Tensor, "row col"], size: tuple[int, int], *, threshold: float = 0.8
 ) -> tuple[Float[Tensor, "point 2"], Float[Tensor, "other 2"]]:
-    """Point prompts for SAM from one map (Li et al. 2023, §3.5).
+    """Choose point prompts for SAM from one map (Li et al. 2023, §3.5).
 
     The map is halved (bilinear) and stretched to 0..1; positives are the cells of at least `threshold`, at most half of all;
     negatives are as many of the lowest.
@@ -88,10 +88,10 @@ def points(
 def combined_points(
     maps: Float[Tensor, "text row col"], size: tuple[int, int], *, threshold: float = 0.8
 ) -> tuple[Float[Tensor, "point 2"], Float[Tensor, "other 2"]]:
-    """Points for several things at once ("a + b"): the positives of each map, the negatives of their mean.
+    """Choose points for several things at once ("a + b"): the positives of each map, the negatives of their mean.
 
     Source: the released demonstration of CLIP Surgery (Li et al. 2023): each map is stretched to 0..1 before the mean, so that
-    no text is louder than another. Here a point that two maps share is named once, and no point says yes and no.
+    no text is louder than another. Here a point that two maps share is named once, and no point is both positive and negative.
 
     Args:
         maps: one map per text.
@@ -116,10 +116,10 @@ def prompts(
     *,
     threshold: float = 0.8,
 ) -> Prompts:
-    """Points and boxes for one picture in the coordinates of the original, through the model's resize and crop.
+    """Return points and boxes for one picture in the coordinates of the original, through the model's resize and crop.
 
     Args:
-        maps: the maps of the texts that are asked for together; one for a single text.
+        maps: the maps of the texts that are prompted together; one for a single text.
         texts: their words.
         geometry: how the picture was scaled and cropped.
         mask: where the things are, in pixels of the original; its regions become boxes. None for no boxes.
@@ -150,7 +150,7 @@ def prompts(
 
 
 def boxes(mask: Bool[np.ndarray, "row col"], *, smallest: float = 0.02, most: int = 10) -> tuple[Box4, ...]:
-    """Rectangles around the connected regions of a mask, the largest region first.
+    """Draw rectangles around the connected regions of a mask, the largest region first.
 
     Args:
         mask: where something is.

@@ -1,4 +1,4 @@
-"""ProxyCLIP: values of the last block, mixed by somebody else's idea of which patches belong together (Lan et al. 2024, §3)."""
+"""ProxyCLIP: values of the last block, mixed by another model's affinity of patches (Lan et al. 2024, §3)."""
 
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +15,7 @@ from clip_anatomy.maps.dense_attention import DenseAttention, dense_path, simila
 
 @dataclass(frozen=True)
 class ProxyOptions:
-    """The guide and how hard it is obeyed.
+    """Hold the affinity of patches and how it is sharpened.
 
     Attributes:
         affinity: [patch, patch] or [image, patch, patch]: how alike patches are, by any model (cosines of DINO's patches, of
@@ -47,7 +47,7 @@ class ProxyOptions:
 def guide(
     affinity: Float[Tensor, "image query token"], beta: float, gamma: float
 ) -> Float[Tensor, "image query token"]:
-    """Softmax of γ (S − β · mean S) over the tokens; negatives are masked, and a row of nothing else keeps its own patch.
+    """Take the softmax of γ (S − β · mean S) over the tokens; negatives are masked, and a row of nothing else keeps its own patch.
 
     Example:
         >>> guide(torch.eye(3)[None], beta=1.2, gamma=3.0)[0]
@@ -63,7 +63,7 @@ def guide(
 def proxyclip(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: ProxyOptions
 ) -> Float[Tensor, "image token text"]:
-    """Cosine of every patch's guided token with every text."""
+    """Compare every patch's guided token with every text by cosine."""
     rows, cols = patch_grid(pixels.shape, clip.patch)
     patches = rows * cols
     affinity = options.affinity if options.affinity is None else torch.as_tensor(options.affinity)

@@ -179,7 +179,7 @@ RESNET: dict[str, Method] = {
     ),
     **_pool("clearclip", "query–query attention in the attention pool (ClearCLIP)"),
     **_pool("naclip", "key–key attention and a Gaussian over neighbours in the pool (NACLIP)"),
-    **_pool("raw", "the attention pool asked from every place, for contrast"),
+    **_pool("raw", "the attention pool with every place as its query, for contrast"),
     "gradcam": Method(
         resnet_maps.gradcam, "last stage's map, weighed by the gradient of the cosine (Grad-CAM)", alone=True
     ),

@@ -1,8 +1,8 @@
-"""Maps of a CLIP-ResNet: its attention pool asked again at every place of the picture.
+"""Maps of a CLIP-ResNet: its attention pool run again with every place of the picture as the query.
 
 Tokens x_0 (the mean of all places) and x_i carry their position vectors; with q, k, v of the pool, s = d^(−1/2):
 
-    raw        y_i = W_c Σ_j softmax_j(q_i · k_j s) v_j + b_c      every place asks, as the mean token does in the model
+    raw        y_i = W_c Σ_j softmax_j(q_i · k_j s) v_j + b_c      every place is a query, as the mean token is in the model
     clearclip  softmax(q qᵀ s)                naclip  softmax(k kᵀ s + Gaussian)
     surgery    softmax(v vᵀ s)                CLIP Surgery's architecture surgery (Li et al. 2023, §3.2). Its released code also
                                               takes the class token from this path; here it comes from the model's own, as the
@@ -51,7 +51,7 @@ POOL_VARIANTS: dict[str, DenseAttention] = {
 def pool_path(
     resnet: ResNet, pixels: Float[Tensor, "image 3 row col"], variant: DenseAttention
 ) -> Float[Tensor, "image token embed"]:
-    """Every place in the joint space, not normalised; token 0 is the embedding itself, from the model's own path.
+    """Project every place into the joint space, not normalised; token 0 is the embedding itself, from the model's own path.
 
     Args:
         resnet: the image tower.
@@ -120,7 +120,7 @@ def _attended(
 def cosines(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DenseAttention
 ) -> Float[Tensor, "image token text"]:
-    """Cosine of every place with every text."""
+    """Compare every place with every text by cosine."""
     found = similarities(pool_path(as_resnet(clip.vision), pixels, options), text)
     return found - found.mean(-1, keepdim=True) if options.minus_mean else found
 
@@ -135,7 +135,7 @@ class PoolSurgeryOptions:
 def surgery(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: PoolSurgeryOptions
 ) -> Float[Tensor, "image token text"]:
-    """v–v attention in the pool, then feature surgery over the texts; one text is compared with the empty text."""
+    """Run v–v attention in the pool, then feature surgery over the texts; one text is compared with the empty text."""
     tokens = pool_path(as_resnet(clip.vision), pixels, POOL_VARIANTS["surgery"])
     if len(text) == 1:
         return single_text(tokens[:, 1:], text, contrast(clip, options.against))
@@ -160,7 +160,7 @@ def maskclip(
     text: Float[Tensor, "text embed"],
     options: PoolMaskclipOptions,
 ) -> Float[Tensor, "image token text"]:
-    """Cosine of every place's value with every text, refined where asked."""
+    """Compare every place's value with every text by cosine, refined by the options."""
     resnet = as_resnet(clip.vision)
     with torch.no_grad():
         seen = features(resnet, pixels)
@@ -179,7 +179,7 @@ def decomposition(
     text: Float[Tensor, "text embed"],
     options: DecompositionOptions,
 ) -> Float[Tensor, "image token text"]:
-    """Shares of each cosine by place, summed over the selected heads of the pool.
+    """Split each cosine by place, summed over the selected heads of the pool.
 
     share[place, text] = Σ_h a[h, place] v[h, place] · (W_c^h u_text) / ‖embedding‖: one product over all heads side by side.
     """
@@ -202,7 +202,7 @@ def decomposition(
 def attention(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: object
 ) -> Float[Tensor, "image token text"]:
-    """How much the mean token looked at each place, mean over the heads: the same for every text."""
+    """Average the mean token's attention to each place over the heads: the same for every text."""
     seen = run_resnet(as_resnet(clip.vision), pixels).attention[..., 1:].float().mean(1)
     return seen[..., None].expand(-1, -1, len(text)).clone()
 
@@ -210,7 +210,7 @@ def attention(
 def gradcam(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: object
 ) -> Float[Tensor, "image token text"]:
-    """Grad-CAM on the last stage's map, which is what the method was made for."""
+    """Draw Grad-CAM on the last stage's map, which is what the method was made for."""
     resnet = as_resnet(clip.vision)
     with torch.no_grad():
         seen = features(resnet, pixels)

@@ -1,4 +1,4 @@
-"""From maps to labels: the best text per pixel, where it lies above a cut."""
+"""From maps to labels: the best text per pixel, where it lies above a threshold."""
 
 from collections.abc import Iterable
 
@@ -27,7 +27,7 @@ RULES = {
 def cut(
     scores: Float[Tensor, "text row col"], texts: int, threshold: str | float
 ) -> tuple[Int16[np.ndarray, "row col"], float]:
-    """Labels from maps: the best text per pixel, where it is above the cut.
+    """Label every pixel with its best text, where that is above the threshold.
 
     Args:
         scores: the texts' maps, then those of background texts; NaN where nothing was seen.
@@ -35,7 +35,7 @@ def cut(
         threshold: a rule of RULES, or a share of the range.
 
     Returns:
-        Labels (k + 1 for text k, 0 for none, −1 unseen), and the cut.
+        Labels (k + 1 for text k, 0 for none, −1 unseen), and the threshold.
     """
     return cut_chunks([scores], texts, threshold)
 
@@ -43,7 +43,7 @@ def cut(
 def cut_chunks(
     chunks: Iterable[Float[Tensor, "_ row col"]], texts: int, threshold: str | float
 ) -> tuple[Int16[np.ndarray, "row col"], float]:
-    """The same for maps that come a few at a time: a large picture's maps of many classes do not fit into memory together."""
+    """Do the same for maps that come a few at a time: a large picture's maps of many classes do not fit into memory together."""
     best = label = rival = unseen = None
     first = 0
     for scores in chunks:
@@ -73,7 +73,7 @@ def cut_chunks(
 
 
 def otsu(values: Float[np.ndarray, " value"]) -> float:
-    """The cut that leaves the least variance within two groups (Otsu 1979), exactly: over all places between sorted values.
+    """Find the threshold that leaves the least variance within two groups (Otsu 1979), exactly: over all places between sorted values.
 
     Example:
         >>> otsu(np.array([0.0, 0.1, 0.2, 5.0, 5.1]))
@@ -106,7 +106,7 @@ def _level(values: np.ndarray, threshold: str | float, *, rivals: bool) -> float
 
 
 def checked_rule(threshold: str | float) -> str | float:
-    """A rule of RULES, or a share from 0 to 1 (also as a string, from a command line).
+    """Check a rule of RULES, or a share from 0 to 1 (also as a string, from a command line).
 
     Raises:
         BadSpec: it is neither.

@@ -19,7 +19,7 @@ from clip_anatomy.images.geometry import patch_grid, window_starts
 
 @dataclass(frozen=True)
 class Windows:
-    """How windows lie, (row, col) in patches.
+    """Hold how windows lie, (row, col) in patches.
 
     Attributes:
         window: patches of a window.
@@ -31,7 +31,7 @@ class Windows:
 
     @staticmethod
     def of(window: int | tuple[int, int], stride: int | tuple[int, int] | None, patch: tuple[int, int]) -> "Windows":
-        """Windows from pixels.
+        """Count windows in patches from their pixels.
 
         Args:
             window: pixels of a window's side, or (row, col).
@@ -56,7 +56,7 @@ class Windows:
         return Windows(sides, steps)
 
     def places(self, grid: tuple[int, int]) -> list[tuple[int, int]]:
-        """Where windows begin, (row, col) in patches.
+        """List where windows begin, (row, col) in patches.
 
         Example:
             >>> Windows((4, 4), (3, 3)).places((4, 8))
@@ -70,16 +70,16 @@ def slid(
     pixels: Float[Tensor, "image 3 row col"],
     windows: Windows,
     patch: tuple[int, int],
-    look: Callable[[Tensor, list[int]], Tensor],
+    draw: Callable[[Tensor, list[int]], Tensor],
     batch: int,
 ) -> Float[Tensor, "image text _row _col"]:
-    """Maps of whole pictures from maps of windows.
+    """Average maps of windows into maps of whole pictures.
 
     Args:
         pixels: preprocessed, in whole patches.
         windows: how they lie; one that is larger than the picture is cut to it.
         patch: (row, col) pixels of a patch.
-        look: (pixels of windows [image, 3, row, col], which image each is of) → their maps [image, text, row, col].
+        draw: (pixels of windows [image, 3, row, col], which image each is of) → their maps [image, text, row, col].
         batch: windows at a time.
 
     Returns:
@@ -94,14 +94,14 @@ def slid(
         seen[row : row + side[0], col : col + side[1]] += 1
     for first in range(0, len(jobs), batch):
         some = jobs[first : first + batch]
-        cut = [
+        pieces = [
             pixels[i, :, row * patch[0] : (row + side[0]) * patch[0], col * patch[1] : (col + side[1]) * patch[1]]
             for i, row, col in some
         ]
-        found = look(torch.stack(cut), [i for i, _, _ in some])
+        maps = draw(torch.stack(pieces), [i for i, _, _ in some])
         if total is None:
-            total = found.new_zeros(len(pixels), found.shape[1], *grid)
-        for (image, row, col), values in zip(some, found, strict=True):
+            total = maps.new_zeros(len(pixels), maps.shape[1], *grid)
+        for (image, row, col), values in zip(some, maps, strict=True):
             total[image, :, row : row + side[0], col : col + side[1]] += values
     assert total is not None
     return total / seen
@@ -114,8 +114,8 @@ def _whole(name: str, pixels: int | tuple[int, int], patch: tuple[int, int]) -> 
         raise BadSpec(f"{name}={pixels!r}: pixels were expected. Type: {name}={14 * patch[0]}") from error
     if len(sides) != 2 or any(side < 1 or side % each for side, each in zip(sides, patch, strict=True)):
         fits = [max(1, round(side / each)) * each for side, each in zip((*sides, *sides)[:2], patch, strict=True)]
-        told = fits[0] if isinstance(pixels, int) and fits[0] == fits[1] else tuple(fits)
+        fitting = fits[0] if isinstance(pixels, int) and fits[0] == fits[1] else tuple(fits)
         raise BadSpec(
-            f"{name}={pixels!r} is no whole number of patches of {patch[0]} × {patch[1]} pixels. Type: {name}={told}"
+            f"{name}={pixels!r} is no whole number of patches of {patch[0]} × {patch[1]} pixels. Type: {name}={fitting}"
         )
     return patch_grid(sides, patch)

@@ -94,7 +94,7 @@ def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str,
 def word_directions(
     clip: Clip, sentence: str
 ) -> tuple[tuple[str, ...], Float[Tensor, "text embed"], Float[Tensor, "1 embed"], tuple[str, ...]]:
-    """A sentence's unit embedding as what its words wrote into it.
+    """Split a sentence's unit embedding into what its words wrote into it.
 
     Returns:
         The words; the part of each, summed over the heads and layers of the text tower; the unit embedding of the sentence;
@@ -128,7 +128,7 @@ def _spans(tokenizer: Any, sentence: str, tokens: int) -> list[tuple[str, list[i
 
 
 def align(sentence: str, pieces: list[str]) -> list[tuple[str, list[int]]]:
-    """Words (between spaces) and the numbers of their pieces, whatever marks a tokenizer puts on them.
+    """Match words (between spaces) with the numbers of their pieces, whatever marks a tokenizer puts on them.
 
     Args:
         sentence: as it was typed.
