@@ -29,6 +29,16 @@ def patch_grid(shape: Sequence[int], patch: tuple[int, int]) -> tuple[int, int]:
     return shape[-2] // patch[0], shape[-1] // patch[1]
 
 
+def pixels_of_grid(grid: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
+    """Count the pixels of a grid of whole patches: (rows, columns), the inverse of `patch_grid`.
+
+    Example:
+        >>> pixels_of_grid((7, 10), (32, 32))
+        (224, 320)
+    """
+    return grid[0] * patch[0], grid[1] * patch[1]
+
+
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """List where windows begin along one side; the last one is moved back into the picture.
 

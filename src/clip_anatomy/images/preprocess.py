@@ -37,7 +37,7 @@ class Preprocess:
             ratio; "longest" scales until it fits and pads.
         interpolation: the filter. open_clip takes bicubic for "shortest" with a non-square size whatever it is told;
             so does this.
-        crop: whose habits. "round" (open_clip) rounds the crop's offset, resizes in the picture's own mode and drops
+        crop: how the offset is rounded. "round" (open_clip) rounds the crop's offset, resizes in the picture's own mode and drops
             transparency. "floor" (transformers) rounds the offset down, which is a pixel less for one margin in four,
             and converts to RGB first, on white where the picture is transparent (as transformers 5 does).
         fill: brightness of the padding of "longest", 0..255. Padding is added in RGB; open_clip adds it in the

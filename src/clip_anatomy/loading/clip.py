@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clip_anatomy.errors import BadImage, BadText
 from clip_anatomy.files import digest
+from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
 from clip_anatomy.loading.parity import Proof
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
@@ -68,17 +69,16 @@ class Clip:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all weights: names a model in stores and edits, whatever file it came from."""
+        """Hash all weights: names a model in stores and edits, whatever file it came from."""
         return digest(_hashed_pieces(self.vision, self.text_tower))
 
     def pixels(
         self, images: Images, *, allow_urls: bool = False, upright: bool = True
     ) -> Float[Tensor, "image 3 row col"]:
-        """Images of any kind to the tensor the image tower takes.
+        """Convert images of any kind to the tensor the image tower takes.
 
         Args:
             images: one or several paths, PIL images, arrays; or a preprocessed tensor [image, 3, row, col], which is only checked.
-
             allow_urls: fetch strings that start with http:// or https://.
             upright: turn photographs as their EXIF tag says (False: as open_clip, which ignores it).
 
@@ -89,16 +89,17 @@ class Clip:
             BadImage: unreadable, or sides that are no multiples of the patch.
         """
         x = prepare(images, self.preprocess, allow_urls=allow_urls, upright=upright)
-        row, col = self.patch
-        if x.shape[2] % row or x.shape[3] % col or not x.shape[2] or not x.shape[3]:
+        rows, cols = patch_grid(x.shape, self.patch)
+        if pixels_of_grid((rows, cols), self.patch) != tuple(x.shape[2:]) or not rows * cols:
+            height, width = pixels_of_grid((max(1, rows), max(1, cols)), self.patch)
             raise BadImage(
-                f"pixels are {x.shape[2]} × {x.shape[3]} (row × col); multiples of the patch {row} × {col} were expected. "
-                f"Type: images of {max(row, x.shape[2] // row * row)} × {max(col, x.shape[3] // col * col)}"
+                f"pixels are {x.shape[2]} × {x.shape[3]} (row × col); multiples of the patch {self.patch[0]} × {self.patch[1]} "
+                f"were expected. Type: images of {height} × {width}"
             )
         return x.to(self.device, self.vision.dtype)
 
     def ids(self, texts: Sequence[str] | Tensor) -> Int[Tensor, "text token"]:
-        """Texts to token ids, cut after the last end-of-text token where nothing behind it can be seen (causal towers).
+        """Convert texts to token ids, cut after the last end-of-text token where nothing behind it can be seen (causal towers).
 
         Raises:
             BadText: no text, not strings, ids of the wrong shape or outside the vocabulary.
@@ -128,7 +129,7 @@ class Clip:
         return ids
 
     def encode_image(self, images: Images) -> Float[Tensor, "image embed"]:
-        """Image embeddings, not normalised: equal to the host library's `encode_image`.
+        """Embed images, not normalised: equal to the host library's `encode_image`.
 
         Example:
             >>> import clip_anatomy as ca
@@ -142,7 +143,7 @@ class Clip:
     def encode_text(
         self, texts: Sequence[str] | Tensor, templates: Sequence[str] | None = None
     ) -> Float[Tensor, "text embed"]:
-        """Text embeddings: equal to the host library's `encode_text`, or prompts averaged as CLIP's own recipe does.
+        """Embed texts: equal to the host library's `encode_text`, or prompts averaged as CLIP's own recipe does.
 
         Args:
             texts: strings, or token ids.
@@ -170,7 +171,7 @@ class Clip:
 
 
 def tensors(value: Any) -> Iterable[Tensor]:
-    """Every tensor of a tower, in the order of its fields; the fused q, k, v only once, so that all libraries' agree."""
+    """Walk every tensor of a tower, in the order of its fields; the fused q, k, v only once, so that all libraries' agree."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple):

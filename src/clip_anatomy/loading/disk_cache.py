@@ -14,50 +14,50 @@ AT_ONCE = 500  # names in one question; SQLite takes some 30,000 at most
 
 
 def cache_folder() -> Path:
-    """Where caches lie: $CLIP_ANATOMY_CACHE, else the user's cache folder."""
-    if told := os.environ.get("CLIP_ANATOMY_CACHE"):
-        return Path(told).expanduser()
+    """Find the folder of caches: $CLIP_ANATOMY_CACHE, else the user's cache folder."""
+    if folder := os.environ.get("CLIP_ANATOMY_CACHE"):
+        return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "clip-anatomy"
 
 
 @dataclass(frozen=True)
 class DiskCache:
-    """One SQLite file of name → bytes. A shelf that cannot be written or read is simply empty.
+    """One SQLite file of name → bytes. One that cannot be written or read is simply empty.
 
     Attributes:
-        path: the file; made on first use. None for a shelf that keeps nothing.
+        path: the file; made on first use. None keeps nothing.
 
     Example:
         >>> import tempfile
-        >>> shelf = DiskCache(Path(tempfile.mkdtemp()) / "shelf.sqlite")
-        >>> shelf.put({"a": b"one"})
-        >>> shelf.get(["a", "b"])
+        >>> cache = DiskCache(Path(tempfile.mkdtemp()) / "texts.sqlite")
+        >>> cache.put({"a": b"one"})
+        >>> cache.get(["a", "b"])
         {'a': b'one'}
     """
 
     path: Path | None
 
     def get(self, names: Iterable[str]) -> dict[str, bytes]:
-        """What is there of these names."""
+        """Read what is there of these names."""
         wanted = list(dict.fromkeys(names))
         found: dict[str, bytes] = {}
         if self.path is None or not self.path.is_file():
             return found
         try:
-            with closing(self._open()) as held:
+            with closing(self._open()) as database:
                 for start in range(0, len(wanted), AT_ONCE):
                     some = wanted[start : start + AT_ONCE]
                     marks = ",".join("?" * len(some))
                     found |= dict(
-                        held.execute(f"SELECT name, value FROM kept WHERE name IN ({marks})", some).fetchall()
+                        database.execute(f"SELECT name, value FROM kept WHERE name IN ({marks})", some).fetchall()
                     )
         except (sqlite3.Error, OSError):
             return found
         return found
 
     def put(self, values: Mapping[str, bytes]) -> None:
-        """Keep these; the last writer of a name wins. A full disk or a folder that is read-only is no error."""
+        """Store these; the last writer of a name wins. A full disk or a folder that is read-only is no error."""
         if self.path is None or not values:
             return
         try:
@@ -73,11 +73,13 @@ class DiskCache:
             return
 
     def _write(self, values: Mapping[str, bytes]) -> None:
-        with closing(self._open()) as held:
-            held.execute("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
-            held.execute("BEGIN IMMEDIATE")
-            held.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", list(values.items()))
-            held.execute("COMMIT")
+        with closing(self._open()) as database:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
+            )
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", list(values.items()))
+            database.execute("COMMIT")
 
     def _open(self) -> sqlite3.Connection:
         assert self.path is not None

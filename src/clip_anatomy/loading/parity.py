@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.errors import ParityError
+from clip_anatomy.images.geometry import pixels_of_grid
 from clip_anatomy.towers.layers import Activation
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer
@@ -31,13 +32,13 @@ class Proof:
 
 
 def random_pixels(tower: Tower) -> Tensor:
-    """A random image at the tower's own resolution, from a generator of its own (the global state is not touched)."""
-    size = (tower.grid[0] * tower.patch[0], tower.grid[1] * tower.patch[1])
+    """Draw a random image at the tower's own resolution, from a generator of its own (the global state is not touched)."""
+    size = pixels_of_grid(tower.grid, tower.patch)
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(tower.device, tower.dtype)
 
 
 def random_ids(tower: Transformer) -> Tensor:
-    """A random text that ends where the tower reads: its end-of-text id stands two thirds along the context."""
+    """Draw a random text that ends where the tower reads: its end-of-text id stands two thirds along the context."""
     vocabulary, length = tower.embedding.weight.shape[0], tower.embedding.position.shape[0]
     generator = torch.Generator().manual_seed(0)
     end = max(1, 2 * length // 3)
@@ -54,7 +55,7 @@ def random_ids(tower: Transformer) -> Tensor:
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
-    """‖ours − theirs‖ / ‖theirs‖, the largest over the batch."""
+    """Give ‖ours − theirs‖ / ‖theirs‖, the largest over the batch."""
     ours, theirs = ours.double(), theirs.double()
     return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max())
 

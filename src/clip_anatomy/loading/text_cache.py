@@ -15,14 +15,14 @@ from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
 from clip_anatomy.loading.tokenizer import check_texts
 from clip_anatomy.progress import Progress, silent
 
-__all__ = ["embed_texts", "text_shelf"]
+__all__ = ["embed_texts", "text_cache"]
 
 BATCH = 128
 PROBE = "Two small dogs, one RED circle: 7 × naïve café!"  # tokenizers differ on this if they differ at all
 
 
-def text_shelf(cache: "str | Path | bool" = True) -> DiskCache:
-    """The shelf of text embeddings: in the cache folder, in a file of its own, or (False) none."""
+def text_cache(cache: "str | Path | bool" = True) -> DiskCache:
+    """Choose where text embeddings are kept: in the cache folder, in a file of its own, or (False) nowhere."""
     if cache is False:
         return DiskCache(None)
     return DiskCache(cache_folder() / "texts.sqlite" if cache is True else Path(cache))
@@ -58,30 +58,30 @@ def embed_texts(
         >>> embed_texts(ca.load("demo"), ["a red circle", "a star"], cache=False).shape[0]
         2
     """
-    wanted = check_texts(texts)
-    shelf = text_shelf(cache)
+    checked = check_texts(texts)
+    disk = text_cache(cache)
     key = _key(clip, templates)
-    names = {text: _name(key, text) for text in dict.fromkeys(wanted)}
+    names = {text: _name(key, text) for text in dict.fromkeys(checked)}
     embed = clip.text_tower.embed
-    kept = {name: raw for name, raw in shelf.get(names.values()).items() if len(raw) == 4 * embed}
-    missing = [text for text, name in names.items() if name not in kept]
+    rows_by_name = {name: raw for name, raw in disk.get(names.values()).items() if len(raw) == 4 * embed}
+    missing = [text for text, name in names.items() if name not in rows_by_name]
     progress("embedding texts", len(names) - len(missing), len(names))
     for start in range(0, len(missing), BATCH):
-        some = missing[start : start + BATCH]
-        found = clip.encode_text(some, templates).detach().cpu().numpy().astype("<f4")
-        fresh = {names[text]: row.tobytes() for text, row in zip(some, found, strict=True)}
-        if bool(np.isfinite(found).all()):
-            shelf.put(fresh)
-        kept |= fresh
-        progress("embedding texts", len(names) - len(missing) + start + len(some), len(names))
-    rows = np.stack([np.frombuffer(kept[names[text]], "<f4") for text in wanted])
+        batch = missing[start : start + BATCH]
+        embeddings = clip.encode_text(batch, templates).detach().cpu().numpy().astype("<f4")
+        fresh = {names[text]: row.tobytes() for text, row in zip(batch, embeddings, strict=True)}
+        if bool(np.isfinite(embeddings).all()):
+            disk.put(fresh)
+        rows_by_name |= fresh
+        progress("embedding texts", len(names) - len(missing) + start + len(batch), len(names))
+    rows = np.stack([np.frombuffer(rows_by_name[names[text]], "<f4") for text in checked])
     return torch.from_numpy(rows.astype(np.float32))
 
 
 def _key(clip: Clip, templates: Sequence[str] | None) -> str:
     ids = [] if clip.tokenizer is None else clip.tokenizer([PROBE]).tolist()
-    about = [clip.digest, ids, None if templates is None else list(templates)]
-    return digest(json.dumps(about))
+    identity = [clip.digest, ids, None if templates is None else list(templates)]
+    return digest(json.dumps(identity))
 
 
 def _name(key: str, text: str) -> str:
