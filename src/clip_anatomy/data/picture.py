@@ -154,6 +154,13 @@ def decode(picture: Picture, preprocess: Preprocess) -> Decoded:
     return Decoded(pixels, image.height, image.width, len(raw), digest(raw))
 
 
+def failure_text(error: Exception) -> str:
+    """Return why a picture could not be used, with what to type."""
+    if isinstance(error, BadImage):
+        return str(error)
+    return f"{type(error).__name__}: {error}. Type the same command again once it can be read"
+
+
 def _bytes_of(data: ImageData) -> bytes:
     if isinstance(data, Path):
         return data.read_bytes()

@@ -1,8 +1,9 @@
 """The one picture loop: read pictures, name those that cannot be used, hand out the others in batches of one shape."""
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.data.picture import SUFFIXES
-from clip_anatomy.errors import BadImage, BadSpec
+from clip_anatomy.data.picture import SUFFIXES, Picture, Source, failure_text, read_data
+from clip_anatomy.errors import BadImage, BadInput, BadSpec
+from clip_anatomy.images.batch_size import BatchSize
 from clip_anatomy.images.decode import ImageLike, read_image
 from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.images.input_size import Size, sized
 from clip_anatomy.images.pixels import is_preprocessed, listed
+from clip_anatomy.images.prefetch import batches_ahead
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.progress import Progress, silent
 
@@ -32,14 +35,16 @@ class NamedPicture:
     """A picture, and what it is called.
 
     Attributes:
-        image: a path, an address, or an image in memory.
+        image: a path, an address, or an image in memory; of a collection also the bytes of a file, or why there are none.
         name: what it is called in results.
         caption: what is known about it.
+        path: where its collection finds it again.
     """
 
-    image: ImageLike = field(repr=False)
+    image: ImageLike | bytes | BadImage = field(repr=False)
     name: str
     caption: str = ""
+    path: str | None = None
 
     def read(self, *, keep_mode: bool = False, allow_urls: bool = False) -> Image.Image:
         """Decode it, upright and in RGB, or with `keep_mode` in its own colours.
@@ -47,6 +52,10 @@ class NamedPicture:
         Raises:
             BadImage: it cannot be read (any more).
         """
+        if isinstance(self.image, BadImage):
+            raise self.image
+        if isinstance(self.image, bytes):
+            return read_data(self.image, self.name, keep_mode=keep_mode)
         return read_image(self.image, keep_mode=keep_mode, allow_urls=allow_urls)
 
 
@@ -67,22 +76,23 @@ class PictureBatch:
     pictures: tuple[NamedPicture, ...] | None = None
 
 
-Pictures = Images | Tensor | Iterable[NamedPicture] | PictureBatch
-"""Whatever can be looked at: paths, PIL images, arrays, named pictures, a preprocessed tensor [image, 3, row, col], a batch."""
+Pictures = Images | Tensor | Iterable[NamedPicture] | PictureBatch | Source
+"""Whatever can be looked at: paths, PIL images, arrays, named pictures, a collection, a preprocessed tensor [image, 3, row, col], a batch."""
 
 
 def picture_batches(
     clip: Clip,
     images: Pictures,
     size: Size = None,
-    batch: int = 16,
+    batch: int | BatchSize = 16,
     *,
     own: bool = False,
     allow_urls: bool = False,
     failed: list[Failed] | None = None,
+    workers: int | None = 0,
     progress: Progress | None = None,
-) -> Iterator[PictureBatch]:
-    """Read pictures and hand them out in batches of one shape, in order as far as shapes allow; nothing is read ahead of need.
+) -> Generator[PictureBatch]:
+    """Read pictures and hand them out in batches of one shape, in order as far as shapes allow.
 
     Args:
         clip: gives the preprocessing and the patch.
@@ -92,6 +102,8 @@ def picture_batches(
         own: without a size, keep a picture's own pixels instead of the model's resize and crop.
         allow_urls: fetch http(s) addresses.
         failed: where pictures that cannot be used are noted, so that the others are done; None to raise at the first of them.
+        workers: threads that read ahead, as for `batches_ahead`; none by default, for the same image in memory may stand in a list
+            twice, and whole pictures are large.
         progress: told how many pictures were handed out.
 
     Yields:
@@ -100,50 +112,61 @@ def picture_batches(
     Raises:
         BadImage: an image cannot be used (its place is named when there are several), or none of them can.
         BadSpec: a size for tensors that are preprocessed already, or one that is none.
+        BadInput: the collection cannot be reached (any more), or holds no picture.
     """
     if isinstance(images, PictureBatch):
         yield images
         return
-    tell, total, done = progress or silent, len(images) if hasattr(images, "__len__") else None, 0  # pyright: ignore[reportArgumentType]
+    batch_size = batch if isinstance(batch, BatchSize) else BatchSize.fixed(batch)
+    tell, total = progress or silent, _count_of(images)
     if isinstance(images, Tensor) and is_preprocessed(images):
         if size is not None:
             raise BadSpec("size= is for pictures; a preprocessed tensor has its size. Type: heatmap without size=")
-        for first, part in enumerate(clip.pixels(images).split(batch)):
-            tell("looking at pictures", first * batch, total)
-            yield PictureBatch(tuple(range(first * batch, first * batch + len(part))), part)
+        for first, part in enumerate(clip.pixels(images).split(batch_size.current)):
+            places = range(first * batch_size.current, first * batch_size.current + len(part))
+            tell("looking at pictures", places[0], total)
+            yield PictureBatch(tuple(places), part)
         return
-    waiting: dict[tuple[int, int], list[tuple[int, Tensor, Geometry, NamedPicture]]] = {}
-    alone, sources = (True, [images]) if isinstance(images, NamedPicture) else listed(images)
-    count = 0
-    tell("looking at pictures", 0, total)
-    for count, source in enumerate(sources, start=1):
-        named = source if isinstance(source, NamedPicture) else NamedPicture(source, _name_of(source, count - 1))
-        try:
-            image = named.read(keep_mode=True, allow_urls=allow_urls)
-            sides = image.height, image.width
-            preprocess = sized(clip.preprocess, clip.patch, sides, sides if own and size is None else size)
-            pixels = preprocess(image)
-        except BadImage as error:
-            if failed is None:
-                raise error if alone else BadImage(f"image {count - 1}: {error}") from error
-            failed.append((named.name, str(error)))
-            continue
+    collection = images if isinstance(images, Source) else None
+    alone, pictures = (True, [images]) if isinstance(images, NamedPicture) else listed(images)
+    bad: list[Failed] = []
+
+    def read(item: tuple[int, Any]) -> _Read:
+        named = _named(*item)
+        image = named.read(keep_mode=True, allow_urls=allow_urls)
+        sides = image.height, image.width
+        preprocess = sized(clip.preprocess, clip.patch, sides, sides if own and size is None else size)
         if _is_address(named.image):  # what was fetched once is not fetched again to be drawn
-            named = NamedPicture(image, named.name, named.caption)
-        group = waiting.setdefault(preprocess.size, [])
-        group.append((count - 1, pixels, preprocess.geometry(*image.size), named))
-        if len(group) == batch:
-            yield _together(clip, waiting.pop(preprocess.size))
-            done += batch
-            tell("looking at pictures", done + len(failed or ()), total)
-    if not count:
-        raise BadImage("no picture was given. Type the path of at least one")
-    if failed and len(failed) == count:
-        raise _none_of(failed)
-    for group in waiting.values():
-        yield _together(clip, group)
-        done += len(group)
-        tell("looking at pictures", done + len(failed or ()), total)
+            named = replace(named, image=image)
+        return _Read(preprocess(image), preprocess.geometry(*image.size), named)
+
+    def note(item: tuple[int, Any], error: Exception) -> None:
+        if collection is not None:
+            collection.check()  # a vanished folder is not a thousand bad images
+        if failed is None or isinstance(error, BadSpec):
+            placed = isinstance(error, BadImage) and not alone
+            raise BadImage(f"image {item[0]}: {error}") if placed else error
+        bad.append((_named(*item).name, failure_text(error)))
+        failed.append(bad[-1])
+
+    if collection is not None:
+        collection.check()
+    tell("looking at pictures", 0, total)
+    done, gentle = 0, clip.device.type == "cpu"
+    with closing(
+        batches_ahead(
+            enumerate(pictures), read, batch_size, workers=workers, gentle=gentle, shape=lambda one: one.pixels.shape, on_error=note
+        )
+    ) as batches:  # fmt: skip
+        for group in batches:
+            places = tuple(place for (place, _), _ in group)
+            ready = [one for _, one in group if isinstance(one, _Read)]
+            pixels = clip.pixels(torch.stack([one.pixels for one in ready]))
+            yield PictureBatch(places, pixels, tuple(one.geometry for one in ready), tuple(one.named for one in ready))
+            done += len(group)
+            tell("looking at pictures", done + len(bad), total)
+    if not done:
+        raise _none_of(bad) if bad else _no_picture(collection)
 
 
 def named_pictures(paths: Iterable[str | Path]) -> list[NamedPicture]:
@@ -164,9 +187,30 @@ def named_pictures(paths: Iterable[str | Path]) -> list[NamedPicture]:
     return found
 
 
-def _together(clip: Clip, group: list[tuple[int, Tensor, Geometry, NamedPicture]]) -> PictureBatch:
-    places, pixels, geometries, pictures = zip(*group, strict=True)
-    return PictureBatch(places, clip.pixels(torch.stack(list(pixels))), geometries, pictures)
+@dataclass(frozen=True)
+class _Read:
+    pixels: Float[Tensor, "3 row col"]
+    geometry: Geometry
+    named: NamedPicture
+
+
+def _named(place: int, picture: Any) -> NamedPicture:
+    if isinstance(picture, Picture):
+        return NamedPicture(picture.data, picture.id, "; ".join(picture.captions), picture.path)
+    return picture if isinstance(picture, NamedPicture) else NamedPicture(picture, _name_of(picture, place))
+
+
+def _count_of(images: Any) -> int | None:
+    if isinstance(images, Source):
+        return images.count()
+    return len(images) if hasattr(images, "__len__") else None
+
+
+def _no_picture(collection: Source | None) -> BadInput:
+    if collection is None:
+        return BadImage("no picture was given. Type the path of at least one")
+    suffixes = ", ".join(sorted(SUFFIXES)[:6])
+    return BadInput(f"{collection.spec} holds no picture. Type a collection with {suffixes} …")
 
 
 def _none_of(failed: list[Failed]) -> BadImage:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,14 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.data.open_source import open_source
-from clip_anatomy.data.picture import SUFFIXES, Decoded, Picture, Source, decode, stack
+from clip_anatomy.data.picture import Source
+from clip_anatomy.data.picture_batches import Failed, PictureBatch, picture_batches
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.open_edited import open_edited
-from clip_anatomy.errors import BadImage, BadInput, OutputError
+from clip_anatomy.errors import BadInput, OutputError
 from clip_anatomy.files import path_of
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
-from clip_anatomy.images.prefetch import prefetched
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.typed_texts import shorten, typed_texts
 from clip_anatomy.progress import Progress, silent
@@ -159,11 +159,16 @@ def apply(
         with torch.no_grad():
             prompts = edited.clip.encode_text(texts, templates).to(edited.image_tower.projection.device)
             prompts = torch.nn.functional.normalize(prompts, dim=-1)
-    failed: list[tuple[str, str]] = []
+    failed: list[Failed] = []
+    batch_size = BatchSize.fixed(batch)
     angles, changed, done = 0.0, 0, 0
     first = torch.zeros(2, len(texts), dtype=torch.long)
     with _writing(out, edited, texts) as write:
-        for found in _batches(edited, source, prompts, failed, batch=batch, workers=workers, tell=tell):
+        for batch_of_pictures in picture_batches(
+            edited.clip, source, None, batch_size, failed=failed, workers=workers,
+            progress=lambda _, done, total: tell("embedding", done, total),
+        ):  # fmt: skip
+            found = _embed(edited, batch_of_pictures, prompts, failed, batch_size)
             write(found)
             done += len(found.ids)
             cosine = torch.nn.functional.cosine_similarity(found.embedding, found.unedited, dim=-1)
@@ -173,10 +178,6 @@ def apply(
                 changed += int((best[0] != best[1]).sum())
                 first += torch.stack([one.bincount(minlength=len(texts)) for one in best])
         if not done:
-            if not failed:
-                raise BadInput(
-                    f"{source.spec} holds no picture. Type a collection with {', '.join(sorted(SUFFIXES)[:6])} …"
-                )
             raise BadInput(
                 f"no picture of {source.spec} could be used ({len(failed)} tried; the first: {failed[0][0]}: {failed[0][1]}). "
                 "Type a collection with whole pictures"
@@ -189,67 +190,30 @@ def apply(
     )  # fmt: skip
 
 
-def _batches(
-    model: EditedClip,
-    source: Source,
-    prompts: Tensor | None,
-    failed: list[tuple[str, str]],
-    *,
-    batch: int,
-    workers: int | None,
-    tell: Progress,
-) -> Iterator[_Batch]:
-    source.check()
-    total, done = source.count(), 0
-    waiting: list[tuple[Picture, Decoded]] = []
-    batch_size = BatchSize((batch,), batch)
-    threads = workers or os.cpu_count() or 1
-    stream = prefetched(
-        source, lambda picture: decode(picture, model.clip.preprocess), workers=threads, window=2 * batch
-    )
-    with closing(stream):
-        for picture, found in stream:
-            if isinstance(found, Decoded):
-                waiting.append((picture, found))
-            else:
-                source.check()  # a vanished folder is not a thousand bad images
-                failed.append(
-                    (picture.id, str(found) if isinstance(found, BadImage) else f"{type(found).__name__}: {found}")
-                )
-            if len(waiting) >= batch_size.current:
-                done += len(waiting)
-                yield _embed(model, waiting, prompts, failed, batch_size)
-                waiting = []
-            tell("embedding", done + len(failed), total)
-    if waiting:
-        yield _embed(model, waiting, prompts, failed, batch_size)
-
-
 def _embed(
     model: EditedClip,
-    work: list[tuple[Picture, Decoded]],
+    batch: PictureBatch,
     prompts: Tensor | None,
-    failed: list[tuple[str, str]],
+    failed: list[Failed],
     batch_size: BatchSize,
 ) -> _Batch:
-    projection = model.image_tower.projection
-
     def run(pixels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            both = model.encode_both(pixels.to(projection.device, projection.dtype))
+            both = model.encode_both(pixels)
         return both[0].float(), both[1].float()
 
-    found = split_when_out_of_memory(run, stack([decoded.pixels for _, decoded in work]), batch_size.ran_out)
+    found = split_when_out_of_memory(run, batch.pixels, batch_size.ran_out)
     unedited, edited = (torch.cat(parts) for parts in zip(*found, strict=True))
     finite = torch.isfinite(edited).all(-1) & torch.isfinite(unedited).all(-1)
-    for (picture, _), good in zip(work, finite.tolist(), strict=True):
-        if not good:
-            failed.append((picture.id, "the model's output is not finite. Load it with dtype='float32'"))
-    kept = [picture for (picture, _), good in zip(work, finite.tolist(), strict=True) if good]
+    rows = list(zip(batch.pictures or (), finite.tolist(), strict=True))
+    failed += [
+        (one.name, "the model's output is not finite. Load it with dtype='float32'") for one, good in rows if not good
+    ]
+    usable = [picture for picture, good in rows if good]
     unedited, edited = unedited[finite], edited[finite]
     before, after = (None if prompts is None else _chances(model, x, prompts) for x in (unedited, edited))
     return _Batch(
-        [picture.id for picture in kept], [picture.path or "" for picture in kept], edited.cpu(), unedited.cpu(), before, after
+        [picture.name for picture in usable], [picture.path or "" for picture in usable], edited.cpu(), unedited.cpu(), before, after
     )  # fmt: skip
 
 

@@ -49,6 +49,11 @@ class BatchSize:
         """Start with the candidates for a device, or with a size that is known already."""
         return BatchSize(ON_CPU if device.type == "cpu" else ON_GPU, settled)
 
+    @staticmethod
+    def fixed(size: int) -> "BatchSize":
+        """Start with a size that only changes when memory runs out."""
+        return BatchSize((size,), size)
+
     @property
     def current(self) -> int:
         """How many images the next batch should have."""

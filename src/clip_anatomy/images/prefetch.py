@@ -1,4 +1,4 @@
-"""Decode ahead of the model: work done by threads, in order, never more than a window of it.
+"""Decode ahead of the model, and hand out batches: work done by threads, in order, never more than a window of it.
 
 Decoding releases Python's lock, so threads keep a model busy without copying pixels between processes; and when this
 process is killed, nothing of it lives on to hold the store's lock.
@@ -7,18 +7,64 @@ process is killed, nothing of it lives on to hold the store's lock.
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 import torch
 
-__all__ = ["prefetched"]
+from clip_anatomy.images.batch_size import BatchSize
+
+__all__ = ["batches_ahead", "prefetched"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 POLL_SECONDS = 0.05
+MOST_AHEAD = 512  # results that may wait
+
+
+def batches_ahead(
+    items: Iterable[T],
+    work: Callable[[T], R],
+    size: BatchSize,
+    *,
+    workers: int | None = None,
+    gentle: bool = False,
+    shape: Callable[[R], Hashable] | None = None,
+    on_error: Callable[[T, Exception], None] | None = None,
+) -> Generator[list[tuple[T, R | Exception]]]:
+    """Do `work` on items, and hand them out in batches of one shape, in order as far as shapes allow.
+
+    Args:
+        items: see `prefetched`.
+        work: called on each item.
+        size: how many make a batch; asked before each one, so it may change meanwhile.
+        workers: threads; one a core when None, none with 0: then nothing is done ahead of need.
+        gentle: see `prefetched`.
+        shape: what the results of one batch have in common; everything goes together when None.
+        on_error: given each item whose work failed, which is then in no batch; when None it stands in its batch, with its error.
+
+    Example:
+        >>> [[x for _, x in batch] for batch in batches_ahead(range(5), lambda x: x * x, BatchSize.fixed(2))]
+        [[0, 1], [4, 9], [16]]
+    """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    window = max(2 * workers, min(2 * size.largest, MOST_AHEAD))
+    waiting: dict[Hashable, list[tuple[T, R | Exception]]] = {}
+    with closing(prefetched(items, work, workers=workers, window=window, gentle=gentle)) as stream:
+        for item, found in stream:
+            if on_error is not None and isinstance(found, Exception):
+                on_error(item, found)
+                continue
+            key = None if shape is None or isinstance(found, Exception) else shape(found)
+            group = waiting.setdefault(key, [])
+            group.append((item, found))
+            if len(group) >= size.current:
+                yield waiting.pop(key)
+    yield from waiting.values()
 
 
 def prefetched(
@@ -29,7 +75,7 @@ def prefetched(
     Args:
         items: walked by one thread of its own, so that a slow disk does not stop the reader.
         work: called on each item, in any of the threads.
-        workers: how many threads.
+        workers: how many threads; with 0 the reader does the work, when it comes to an item.
         window: how many items may be finished or under way beyond the reader: bounds the memory.
         gentle: run at a lower priority than the reader: for a model that runs on the same cores.
 
@@ -43,6 +89,14 @@ def prefetched(
         >>> [square for _, square in prefetched(range(4), lambda x: x * x, workers=2, window=2)]
         [0, 1, 4, 9]
     """
+    if not workers:
+        for item in items:
+            try:
+                result: R | Exception = work(item)
+            except Exception as error:  # handed to the reader, as from a thread
+                result = error
+            yield item, result
+        return
     line: queue.Queue[tuple[T, Future[R]] | Exception | None] = queue.Queue(maxsize=max(1, window))
     closed = threading.Event()
     pool = _pool(workers, gentle)

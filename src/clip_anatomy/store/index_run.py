@@ -1,7 +1,6 @@
 """`IndexRun`: one run over a source, what of it is finished and what is committed; and its result, `IndexSummary`."""
 
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -13,10 +12,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from clip_anatomy.data.picture import Decoded, Picture, Source, decode, stack
-from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.data.picture import Decoded, Picture, Source, decode, failure_text, stack
+from clip_anatomy.errors import BadInput
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
-from clip_anatomy.images.prefetch import prefetched
+from clip_anatomy.images.prefetch import batches_ahead
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.progress import Progress
 from clip_anatomy.results import Result
@@ -29,7 +28,6 @@ __all__ = ["IndexRun", "IndexSummary"]
 
 COMMIT_BYTES = 64 * 2**20
 REPORT_SECONDS = 0.2
-MOST_AHEAD = 512  # decoded images that may wait
 
 
 Work = tuple[Picture, Decoded | Exception]
@@ -178,25 +176,17 @@ class IndexRun:
     # ---- decoding, batches, commits
 
     def _pass(self, pictures: Iterable[Picture]) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = self.workers or cores
-        window = max(2 * workers, min(2 * self.batch_size.largest, MOST_AHEAD))
         on_cpu = self.clip.device.type == "cpu"
-        work: list[Work] = []
         self.committed_at = time.monotonic()
+        # A batch is so many pictures of the source, good or bad: after a stop the same ones come together again.
         with closing(
-            prefetched(pictures, self._decode, workers=workers, window=window, gentle=on_cpu)
-        ) as stream:  # fmt: skip
-            for picture, found in stream:
-                work.append((picture, found))
-                # A batch is so many pictures of the source, good or bad: after a stop the same ones come together again.
-                if len(work) >= self.batch_size.current:
+            batches_ahead(pictures, self._decode, self.batch_size, workers=self.workers, gentle=on_cpu)
+        ) as batches:
+            for work in batches:
+                if not self.stopped.is_set():
                     self._batch(work)
-                    work = []
-                    if self.stopped.is_set():
-                        return
-        if work and not self.stopped.is_set():
-            self._batch(work)
+                if self.stopped.is_set():
+                    return
 
     def _decode(self, picture: Picture) -> Decoded:
         return decode(picture, self.clip.preprocess)
@@ -220,7 +210,7 @@ class IndexRun:
                 error = "" if finite[at] else "the model's output is not finite. Load it with dtype='float32'"
                 at += 1
             else:
-                error = _message(found)
+                error = failure_text(found)
             self.entries.append(self._entry(picture, found, error))
             if error and len(self.errors) < 20:
                 self.errors.append((picture.id, error))
@@ -275,9 +265,3 @@ class IndexRun:
         self.progress(
             f"{step} ({', '.join(counts)})" if counts else step, self.done + self.failed + self.known, self.total
         )
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, BadImage):
-        return str(error)
-    return f"{type(error).__name__}: {error}. Type the same command again once it can be read"
