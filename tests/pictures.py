@@ -2,10 +2,14 @@
 
 import io
 import zlib
+from dataclasses import replace
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
+import clip_anatomy as ca
+from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
 
 CLIP = Preprocess(size=(224, 224), mean=OPENAI_MEAN, std=OPENAI_STD)
@@ -43,3 +47,12 @@ def noise(width, height, mode="RGB"):
     levels = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
     image = Image.fromarray(levels)
     return image.convert(mode) if mode in ("LA", "RGBA") else image.convert("RGB").convert(mode)
+
+
+def usable(sources, preprocess=SMALL, **more):
+    """What the picture loop makes of sources: places and pixels of the good ones, names and errors of the others."""
+    failed = []
+    clip = replace(ca.load("demo"), preprocess=preprocess)
+    found = list(picture_batches(clip, sources, failed=failed, **more))
+    places = tuple(place for batch in found for place in batch.places)
+    return places, torch.cat([batch.pixels for batch in found]), failed

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import SMALL, encoded, noise, picture, png_claiming, written
+from pictures import SMALL, encoded, noise, picture, png_claiming, usable, written
 from PIL import Image, ImageFile
 
 from clip_anatomy.errors import BadImage, BadInput
-from clip_anatomy.images.pixels import prepare, prepare_many, read_image
+from clip_anatomy.images.pixels import prepare, read_image
 
 # --- files that are refused ---
 
@@ -105,7 +105,7 @@ def test_no_picture_at_all(nothing):
     with pytest.raises(BadImage, match=r"no picture was given. Type the path of at least one"):
         prepare(nothing, SMALL)
     with pytest.raises(BadImage, match=r"no picture was given"):
-        prepare_many(nothing, SMALL)
+        usable(nothing)
 
 
 # --- arrays and tensors that are refused ---
@@ -186,19 +186,19 @@ def test_a_preprocessed_tensor_that_is_none(pixels, message):
 def test_one_bad_image_among_many_is_reported_and_the_others_done(tmp_path):
     good = written(tmp_path / "good.png", encoded(picture(), "PNG"))
     sources = [good, tmp_path / "missing.png", picture(), written(tmp_path / "bad.jpg", b"?"), np.full((4, 4), 9.0)]
-    done = prepare_many((source for source in sources), SMALL)
-    assert done.kept == (0, 2)
-    assert [index for index, _ in done.errors] == [1, 3, 4]
-    assert torch.equal(done.pixels, prepare([sources[0], sources[2]], SMALL))
-    assert str(done.errors[0][1]).startswith(f"image 1: {tmp_path / 'missing.png'}: no such file")
+    places, pixels, failed = usable(source for source in sources)
+    assert places == (0, 2)
+    assert [name for name, _ in failed] == [str(sources[1]), str(sources[3]), "image 4"]
+    assert torch.equal(pixels, prepare([sources[0], sources[2]], SMALL))
+    assert failed[0][1].startswith(f"{tmp_path / 'missing.png'}: no such file")
     with pytest.raises(BadImage, match=r"^image 1: .*missing\.png: no such file"):
         prepare(sources, SMALL)
-    none = prepare_many(sources[3:], SMALL)
-    assert (none.kept, tuple(none.pixels.shape), len(none.errors)) == ((), (0, 3, 32, 32), 2)
+    with pytest.raises(BadImage, match="none of the 2 pictures could be read"):
+        usable(sources[3:])
     pixels = torch.zeros(3, 3, 8, 8)
     pixels[1, 0, 0, 0] = float("nan")
-    done = prepare_many(pixels, SMALL)
-    assert (done.kept, tuple(done.pixels.shape), done.errors[0][0]) == ((0, 2), (2, 3, 8, 8), 1)
+    with pytest.raises(BadImage, match="image 1: 1 of its values are NaN"):
+        usable(pixels)
 
 
 def test_errors_of_the_users_own_generator_are_not_swallowed():
@@ -207,7 +207,7 @@ def test_errors_of_the_users_own_generator_are_not_swallowed():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        prepare_many(pictures(), SMALL)
+        usable(pictures())
 
 
 # --- bombs, warnings, open files, threads ---
@@ -222,7 +222,7 @@ def test_decompression_bombs_are_refused_and_pillow_is_left_as_it_was(tmp_path):
             prepare(path, SMALL)
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            assert len(prepare_many([path, picture()], SMALL).errors) == 1
+            assert len(usable([path, picture()])[2]) == 1
         assert not seen
     assert limit == Image.MAX_IMAGE_PIXELS
     assert filters == list(warnings.filters)
@@ -253,7 +253,7 @@ def test_no_warning_and_no_open_file_is_left_behind(tmp_path):
     before = len(list(held.iterdir())) if held.exists() else 0
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        prepare_many(files * 3, SMALL)
+        usable(files * 3)
     assert [str(w.message) for w in seen] == []
     assert not held.exists() or len(list(held.iterdir())) == before
 

@@ -7,12 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-from pictures import SMALL, encoded, picture
+from pictures import SMALL, encoded, picture, usable
 
 from clip_anatomy.errors import BadImage
 from clip_anatomy.images import fetch as fetch_module
 from clip_anatomy.images.fetch import fetch
-from clip_anatomy.images.pixels import prepare, prepare_many, read_image
+from clip_anatomy.images.pixels import prepare, read_image
 
 PAGES = {
     "/good.png": (200, {}, encoded(picture(), "PNG")),
@@ -73,8 +73,8 @@ def test_an_address_is_fetched_only_if_asked(server):
             prepare(source, SMALL)
         assert torch.equal(prepare(source, SMALL, allow_urls=True), prepare(picture(), SMALL))
         assert np.array_equal(np.asarray(read_image(source, allow_urls=True)), np.asarray(picture()))
-    done = prepare_many([f"{server}/good.png", f"{server}/gone.png"], SMALL, allow_urls=True)
-    assert (done.kept, done.errors[0][0]) == ((0,), 1)
+    places, _, failed = usable([f"{server}/good.png", f"{server}/gone.png"], allow_urls=True)
+    assert (places, [name for name, _ in failed]) == ((0,), [f"{server}/gone.png"])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
+from clip_anatomy.data.open_source import open_source
 from clip_anatomy.data.picture_batches import NamedPicture, picture_batches
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.maps.map_set import map_set
@@ -76,6 +77,22 @@ def test_many_methods_read_each_picture_once(
     total = sum(layer.values for layer in found.layers)
     exact = ca.heatmap(clip, photos, ["a bird", "a moon"], size="whole").values
     torch.testing.assert_close(total, exact, equal_nan=True, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_collection_is_read_by_the_same_loop(workers: int, clip: ca.Clip, photos: list[Path], tmp_path: Path) -> None:
+    photos[2].write_bytes(b"no picture")
+    failed: list[tuple[str, str]] = []
+    found = list(picture_batches(clip, open_source(str(tmp_path)), None, 3, failed=failed, workers=workers))
+    assert [batch.places for batch in found] == [(0, 1, 3), (4,)]
+    assert [name for name, _ in failed] == ["2.png"]
+    names = [one.name for batch in found for one in batch.pictures or ()]
+    assert names == ["0.png", "1.png", "3.png", "4.png"]
+    good = [path for path in photos if path.name != "2.png"]
+    assert torch.equal(torch.cat([batch.pixels for batch in found]), clip.pixels(good))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(BadInput, match="holds no picture. Type a collection with"):
+        list(picture_batches(clip, open_source(str(tmp_path / "none"))))
 
 
 @pytest.mark.parametrize("verb", ["heatmap", "segment"])

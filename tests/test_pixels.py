@@ -15,7 +15,7 @@ from PIL import Image
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images import preprocess as preprocess_module
-from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess, prepare, prepare_many, read_image
+from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess, prepare, read_image
 
 SIZES = [(300, 200), (201, 333), (224, 224), (640, 481), (100, 50), (227, 224), (1, 1), (3, 700)]
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"]
@@ -240,9 +240,6 @@ def test_a_preprocessed_tensor_passes_untouched():
     for shape in [(2, 3, 224, 224), (1, 3, 32, 48)]:
         pixels = torch.randn(shape)
         assert prepare(pixels, CLIP) is pixels
-        done = prepare_many(pixels, CLIP)
-        assert done.pixels is pixels
-        assert done.kept == tuple(range(shape[0]))
 
 
 def test_the_source_is_left_as_it_was():

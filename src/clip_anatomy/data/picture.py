@@ -4,14 +4,13 @@ A `Source` is anything that can be walked again and again in the same order; `op
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -114,14 +113,18 @@ class Decoded:
     digest: str
 
 
-def read_data(data: ImageData, name: str, *, keep_mode: bool = False) -> Image.Image:
-    """Decode a picture's data upright.
+def read_data(
+    data: ImageData | str | BadImage, name: str, *, keep_mode: bool = False, allow_urls: bool = False
+) -> Image.Image:
+    """Decode a picture's data upright; with `keep_mode` in its own colours, with `allow_urls` also from an address.
 
     Raises:
         BadImage: it cannot be used; the message starts with `name`.
     """
+    if isinstance(data, BadImage):
+        raise data
     if not isinstance(data, bytes):
-        return read_image(data, keep_mode=keep_mode)
+        return read_image(data, keep_mode=keep_mode, allow_urls=allow_urls)
     if not data:
         raise BadImage(f"{name} is empty (0 bytes). Put a whole copy in its place")
     try:
@@ -182,8 +185,3 @@ def hash_of(data: ImageData) -> str:
 def _as_text(text: str) -> str:
     """The same with a mark in the place of each byte that is no text."""
     return NO_TEXT.sub("\ufffd", text)
-
-
-def stack(pixels: Sequence[Float[Tensor, "3 row col"]]) -> Float[Tensor, "image 3 row col"]:
-    """Several pictures' pixels as one batch."""
-    return torch.stack(list(pixels))

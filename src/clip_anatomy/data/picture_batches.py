@@ -1,7 +1,7 @@
 """The one picture loop: read pictures, name those that cannot be used, hand out the others in batches of one shape."""
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sized
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from clip_anatomy.data.picture import SUFFIXES, Picture, Source, failure_text, read_data
 from clip_anatomy.errors import BadImage, BadInput, BadSpec
 from clip_anatomy.images.batch_size import BatchSize
-from clip_anatomy.images.decode import ImageLike, read_image
+from clip_anatomy.images.decode import ImageLike
 from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.images.input_size import Size, sized
 from clip_anatomy.images.pixels import is_preprocessed, listed
@@ -52,11 +52,7 @@ class NamedPicture:
         Raises:
             BadImage: it cannot be read (any more).
         """
-        if isinstance(self.image, BadImage):
-            raise self.image
-        if isinstance(self.image, bytes):
-            return read_data(self.image, self.name, keep_mode=keep_mode)
-        return read_image(self.image, keep_mode=keep_mode, allow_urls=allow_urls)
+        return read_data(self.image, self.name, keep_mode=keep_mode, allow_urls=allow_urls)
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def picture_batches(
         yield images
         return
     batch_size = batch if isinstance(batch, BatchSize) else BatchSize.fixed(batch)
-    tell, total = progress or silent, _count_of(images)
+    tell, total = progress or silent, len(images) if isinstance(images, Sized) else None
     if isinstance(images, Tensor) and is_preprocessed(images):
         if size is not None:
             raise BadSpec("size= is for pictures; a preprocessed tensor has its size. Type: heatmap without size=")
@@ -151,6 +147,7 @@ def picture_batches(
 
     if collection is not None:
         collection.check()
+        total = collection.count()
     tell("looking at pictures", 0, total)
     done, gentle = 0, clip.device.type == "cpu"
     with closing(
@@ -198,12 +195,6 @@ def _named(place: int, picture: Any) -> NamedPicture:
     if isinstance(picture, Picture):
         return NamedPicture(picture.data, picture.id, "; ".join(picture.captions), picture.path)
     return picture if isinstance(picture, NamedPicture) else NamedPicture(picture, _name_of(picture, place))
-
-
-def _count_of(images: Any) -> int | None:
-    if isinstance(images, Source):
-        return images.count()
-    return len(images) if hasattr(images, "__len__") else None
 
 
 def _no_picture(collection: Source | None) -> BadInput:

@@ -5,8 +5,7 @@
 Where the pixels of the result lie in the original is `Preprocess.geometry`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -27,29 +26,12 @@ __all__ = [
     "Box",
     "Geometry",
     "ImageLike",
-    "Prepared",
     "Preprocess",
     "is_preprocessed",
     "listed",
     "prepare",
-    "prepare_many",
     "read_image",
 ]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What came of many pictures.
-
-    Attributes:
-        pixels: the good ones, preprocessed; [0, 3, row, col] if there was none.
-        kept: index of each of them among the sources.
-        errors: index and error of each of the others.
-    """
-
-    pixels: Float[Tensor, "image 3 row col"]
-    kept: tuple[int, ...]
-    errors: tuple[tuple[int, BadImage], ...]
 
 
 def prepare(
@@ -73,7 +55,7 @@ def prepare(
         Normalised pixels in float32 (a preprocessed tensor: in its own dtype).
 
     Raises:
-        BadImage: the first picture that cannot be used, by its place in the list. `prepare_many` goes on instead.
+        BadImage: the first picture that cannot be used, by its place in the list. `data.picture_batches` goes on instead.
 
     Example:
         >>> preprocess = Preprocess(size=(32, 32), mean=OPENAI_MEAN, std=OPENAI_STD)
@@ -81,68 +63,18 @@ def prepare(
         torch.Size([2, 3, 32, 32])
     """
     if isinstance(sources, Tensor) and is_preprocessed(sources):
-        for _, error in _bad_rows(sources):
-            raise error
+        _refuse_not_finite(sources)
         return sources
-    each = list(_each(sources, preprocess, allow_urls, upright, stop=True))
-    return torch.stack([pixels for pixels in each if isinstance(pixels, Tensor)])
-
-
-def prepare_many(
-    sources: ImageLike | Iterable[ImageLike] | object,
-    preprocess: Preprocess,
-    *,
-    allow_urls: bool = False,
-    upright: bool = True,
-) -> Prepared:
-    """Read and preprocess pictures; one that cannot be used is reported, and the others are done.
-
-    Args:
-        sources: as for `prepare`.
-        preprocess: how the model wants them.
-        allow_urls: fetch http(s) addresses.
-        upright: turn photographs by their EXIF orientation first; open_clip does not.
-
-    Returns:
-        The good ones, where they stood among the sources, and what was wrong with each of the others.
-
-    Raises:
-        BadImage: no picture was given at all, or the sources are no pictures as a whole.
-
-    Example:
-        >>> preprocess = Preprocess(size=(32, 32), mean=OPENAI_MEAN, std=OPENAI_STD)
-        >>> done = prepare_many([Image.new("L", (9, 9)), "missing.jpg"], preprocess)
-        >>> done.kept, done.errors[0][0]
-        ((0,), 1)
-    """
-    if isinstance(sources, Tensor) and is_preprocessed(sources):
-        errors = tuple(_bad_rows(sources))
-        kept = [i for i in range(len(sources)) if i not in dict(errors)]
-        return Prepared(sources[kept] if errors else sources, tuple(kept), errors)
-    each = list(_each(sources, preprocess, allow_urls, upright, stop=False))
-    good = [pixels for pixels in each if isinstance(pixels, Tensor)]
-    return Prepared(
-        torch.stack(good) if good else torch.empty(0, 3, *preprocess.size),
-        tuple(i for i, pixels in enumerate(each) if isinstance(pixels, Tensor)),
-        tuple((i, error) for i, error in enumerate(each) if isinstance(error, BadImage)),
-    )
-
-
-def _each(
-    sources: object, preprocess: Preprocess, allow_urls: bool, upright: bool, *, stop: bool
-) -> Iterator[Tensor | BadImage]:
     alone, pictures = listed(sources)
-    index = -1
+    found: list[Tensor] = []
     for index, picture in enumerate(pictures):
         try:
-            yield preprocess(read_image(picture, allow_urls=allow_urls, upright=upright, keep_mode=True))
+            found.append(preprocess(read_image(picture, allow_urls=allow_urls, upright=upright, keep_mode=True)))
         except BadImage as error:
-            named = error if alone else BadImage(f"image {index}: {error}")
-            if stop:
-                raise named from error
-            yield named
-    if index < 0:
+            raise error if alone else BadImage(f"image {index}: {error}") from error
+    if not found:
         raise BadImage("no picture was given. Type the path of at least one")
+    return torch.stack(found)
 
 
 def listed(sources: object) -> tuple[bool, Iterable[Any]]:
@@ -168,12 +100,9 @@ def is_preprocessed(tensor: Tensor) -> bool:
     return True
 
 
-def _bad_rows(tensor: Float[Tensor, "image 3 row col"]) -> Iterator[tuple[int, BadImage]]:
+def _refuse_not_finite(tensor: Float[Tensor, "image 3 row col"]) -> None:
     for index in (~torch.isfinite(tensor).flatten(1).all(1)).nonzero().flatten().tolist():
         bad = int((~torch.isfinite(tensor[index])).sum())
-        yield (
-            index,
-            BadImage(
-                f"image {index}: {bad:,} of its values are NaN or infinite. Type: torch.nan_to_num(tensor), or drop it"
-            ),
+        raise BadImage(
+            f"image {index}: {bad:,} of its values are NaN or infinite. Type: torch.nan_to_num(tensor), or drop it"
         )

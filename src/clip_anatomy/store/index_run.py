@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from clip_anatomy.data.picture import Decoded, Picture, Source, decode, failure_text, stack
+from clip_anatomy.data.picture import Decoded, Picture, Source, decode, failure_text
 from clip_anatomy.errors import BadInput
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.images.prefetch import batches_ahead
@@ -176,20 +177,19 @@ class IndexRun:
     # ---- decoding, batches, commits
 
     def _pass(self, pictures: Iterable[Picture]) -> None:
-        on_cpu = self.clip.device.type == "cpu"
         self.committed_at = time.monotonic()
         # A batch is so many pictures of the source, good or bad: after a stop the same ones come together again.
         with closing(
-            batches_ahead(pictures, self._decode, self.batch_size, workers=self.workers, gentle=on_cpu)
-        ) as batches:
+            batches_ahead(
+                pictures, lambda picture: decode(picture, self.clip.preprocess), self.batch_size,
+                workers=self.workers, gentle=self.clip.device.type == "cpu",
+            )
+        ) as batches:  # fmt: skip
             for work in batches:
                 if not self.stopped.is_set():
                     self._batch(work)
                 if self.stopped.is_set():
                     return
-
-    def _decode(self, picture: Picture) -> Decoded:
-        return decode(picture, self.clip.preprocess)
 
     def _batch(self, work: list[Work]) -> None:
         good = [found for _, found in work if isinstance(found, Decoded)]
@@ -199,7 +199,7 @@ class IndexRun:
         if good:
             began = time.monotonic()
             arrays = split_when_out_of_memory(
-                self._step, stack([found.pixels for found in good]), self.batch_size.ran_out
+                self._step, torch.stack([found.pixels for found in good]), self.batch_size.ran_out
             )
             if len(good) == len(work) == self.batch_size.current:
                 self.batch_size.record(len(work), time.monotonic() - began)
