@@ -70,7 +70,7 @@ def test_a_question_is_asked_once_and_answered_from_disk_afterwards(server: Serv
     assert (first.text, again.text, other.text) == ("ONE", "ONE", "TWO")
     assert (first.cached, again.cached, other.cached) == (False, True, False)
     assert len(server.seen) == 2
-    LanguageModel(server.url, "another", shelf=model.cache).ask("one")
+    LanguageModel(server.url, "another", cache=model.cache).ask("one")
     assert len(server.seen) == 3, "another model is another question"
     bill = LlmUsage.of([first, again, other], price=(100.0, 1000.0))
     assert (bill.asked, bill.cached, bill.tokens_in, bill.tokens_out) == (2, 1, 40, 10)

@@ -133,7 +133,8 @@ class MapSet(Result):
                     name = ""
         more = len(self) - MOST_ROWS
         found = text_table(columns, rows, groups=True)
-        return f"{found}\n… and {more:,} more pictures{file and f': {file}'}" if more > 0 else found
+        where = f":\n{file}" if file else ""
+        return f"{found}\n… and {more:,} more pictures{where}" if more > 0 else found
 
 
 def map_set(

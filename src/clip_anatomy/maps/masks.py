@@ -249,6 +249,7 @@ class Masks(Result):
             ["picture", "text", ">share", ">regions", ">largest box (x0, y0, x1, y1)"], rows, groups=True
         )
         more = len(self) - MOST_ROWS
-        return f"{found}\n… and {more:,} more pictures{file and f': {file}'}" if more > 0 else found
+        where = f":\n{file}" if file else ""
+        return f"{found}\n… and {more:,} more pictures{where}" if more > 0 else found
 
     __str__ = summary
