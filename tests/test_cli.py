@@ -330,9 +330,9 @@ def test_check_proves_the_model(main: Main, model: str) -> None:
 
 def test_check_fails_when_our_forward_is_not_the_hosts(main: Main, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is read as QuickGELU although it is not: every claim about the host's embedding must fall."""
-    from clip_anatomy.loading import host
+    from clip_anatomy.loading import open_clip_towers
 
-    monkeypatch.setattr(host, "_activation", lambda module: "quick_gelu")
+    monkeypatch.setattr(open_clip_towers, "_activation", lambda module: "quick_gelu")
     code, out, err = main("check", model)
     assert code == 1
     assert "NO" in out
