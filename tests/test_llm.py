@@ -57,7 +57,7 @@ def test_a_question_goes_out_as_the_protocol_says_and_comes_back_in_words(server
 
 def test_the_key_is_sent_and_written_nowhere(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIP_ANATOMY_LLM_KEY", "sesame-1234")
-    model = LanguageModel.at(server.url, "tiny", tmp_path / "a.sqlite")
+    model = LanguageModel(server.url, "tiny", cache=DiskCache(tmp_path / "a.sqlite"))
     model.ask("What is it?")
     assert server.seen[0][1]["Authorization"] == "Bearer sesame-1234"
     assert "sesame" not in repr(model)

@@ -347,7 +347,7 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
         (
             {"label": "nothing"},
             BadInput,
-            "column 'nothing' is empty for these images. Type one of: label, group",
+            "column 'nothing' is empty for these images. Type --label COLUMN with one of: label, group",
         ),
         ({"classes": "bird"}, BadInput, "two or more are needed"),
         ({"classes": ["bird", "bird"]}, BadInput, "two or more are needed"),

@@ -23,7 +23,7 @@ from clip_anatomy.data.world.shapes import REACH, outline
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
 
-DEMO = Path(__file__).parents[1] / "src" / "clip_anatomy" / "model" / "demo"
+DEMO = Path(__file__).parents[1] / "src" / "clip_anatomy" / "loading" / "demo"
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from training.data import CLASSES, OUTLINE, Batch, Batches, stream
 from training.towers import class_token, text_embedding
 
 HERE = Path(__file__).parent
-CONFIG = HERE.parent / "src" / "clip_anatomy" / "model" / "demo" / "open_clip_config.json"
+CONFIG = HERE.parent / "src" / "clip_anatomy" / "loading" / "demo" / "open_clip_config.json"
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def within(box: Sequence[float], canvas: Sequence[float]) -> str:
     """Return the CSS that puts a box where it lies in its canvas (both: top, left, bottom, right).
 
     Example:
-        >>> within((0, 5, 10, 10), (0, 0, 10, 10))
+        >>> within((0.0, 5.0, 10.0, 10.0), (0.0, 0.0, 10.0, 10.0))
         'top:0.000%;left:50.000%;height:100.000%;width:50.000%'
     """
     high, wide = canvas[2] - canvas[0], canvas[3] - canvas[1]

@@ -1,14 +1,13 @@
 """A repair as a folder: edit.json for `clip-anatomy apply`, repair.png and repair.json."""
 
-from base64 import b64encode
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.report.html import notebook_figures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,8 +65,7 @@ def figure(result: "RepairResult") -> "Image.Image":
 
 def html(result: "RepairResult") -> str:
     """Return the figure and the summary for a notebook."""
-    drawn = b64encode(_png(result)).decode()
-    return f'<img alt="repair" width="900" src="data:image/png;base64,{drawn}"><pre>{escape(result.summary())}</pre>'
+    return notebook_figures([(_png(result), "repair", result.summary())])
 
 
 def _write(result: "RepairResult", staging: Staging) -> None:

@@ -168,7 +168,7 @@ def explain(
         >>> from clip_anatomy.loading.demo import examples
         >>> found = ca.explain("demo", examples()[:2], ["a bird", "the sky"])
         >>> found[0].heads.shape, bool(found[0].residue.abs().max() < 1e-5)
-        (torch.Size([4, 4, 2]), True)
+        (torch.Size([8, 6, 2]), True)
     """
     clip = as_clip(clip)
     typed, notes = typed_texts(texts, clip.tokenizer)

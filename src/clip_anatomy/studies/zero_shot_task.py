@@ -114,7 +114,7 @@ def zero_shot_task(
     values = _values(store, column, rows, one_object=one_object)
     if not any(value not in (None, "") for value in values):
         raise BadInput(
-            f"column {label!r} is empty for these images. Type one of: {columns_of(store)}; or index with --labels TABLE"
+            f"column {label!r} is empty for these images. Type --label COLUMN with one of: {columns_of(store)}; or index with --labels TABLE"
         )
     own = world and column in WORLD and classes is None and templates is None and texts is None
     if own:
