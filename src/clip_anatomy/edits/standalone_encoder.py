@@ -165,6 +165,7 @@ class ReplacedParts(nn.Module):
             if step.layer in self.mlps:
                 written = step.mlp if written is None else written + step.mlp
             stream, after = step.readout, step.after
+            del step  # as in `record`: while the next block runs, nothing of this one is kept but what is wanted
         y = embed_readout(tower, stream, after, readout)
         if not mixed and written is None and not self.puts:
             return y, y
