@@ -296,7 +296,7 @@ def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo,
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"label": "nothing"}, r"column 'nothing' is empty.* Type one of: label, group, shape"),
+        ({"label": "nothing"}, r"column 'nothing' is empty.* Type --label COLUMN with one of: label, group, shape"),
         ({"label": "bad'name\""}, r"is no column"),
         ({"classes": "bird, fish"}, r"match no class name: .* Type --classes"),
         ({"classes": "bird"}, r"two or more are needed"),
