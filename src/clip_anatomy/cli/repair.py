@@ -46,7 +46,7 @@ def repair(
     Args:
         source: a store that `clip-anatomy index` made (--keep heads,mlps lets it ablate MLPs too), or world:COUNT, which is indexed first.
         label: column of the right answers.
-        classes: class names "a, b, c", or a text file of one a line; by default the values of the column.
+        classes: class names "a, b, c", or a text file of one a line; by default the values of the column. Labels that are numbers count them from 0.
         group: column of the groups, or of what misleads; by default group.
         cue: what may mislead the model, in words: "sky, water"; by default the words of the groups.
         also: columns of other tasks that must be kept: colour,size.

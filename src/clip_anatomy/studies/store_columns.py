@@ -14,7 +14,8 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.store.store import Store
 
 __all__ = [
-    "classes_of", "codes_in", "column_of", "columns_of", "comparable", "few", "listed", "matching_class", "text_codes", "text_column",
+    "class_number", "classes_of", "codes_in", "column_of", "columns_of", "comparable", "few", "listed", "matching_class", "text_codes",
+    "text_column",
 ]  # fmt: skip
 
 ROW_COLUMNS = ("id", "path", "label", "group")  # of every store; all others are those of the table the images came with
@@ -71,13 +72,13 @@ def text_codes(values: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
 def codes_in(
     values: Sequence[Any], classes: Sequence[str], column: str, *, strict: bool = True
 ) -> Int64[Tensor, " image"]:
-    """Find the values of a column among the classes, by `comparable` names; −1 for empty ones.
+    """Find the values of a column among the classes, by `comparable` names; a number that is no name counts the classes from 0.
 
     Args:
         values: of the column.
         classes: names of the classes.
         column: its name, for messages.
-        strict: refuse values that are no class; else they are −1 too.
+        strict: refuse values that are no class; else they are −1, as empty ones are.
 
     Raises:
         BadInput: a value that is no class; names some.
@@ -85,16 +86,39 @@ def codes_in(
     Example:
         >>> codes_in(["Land bird", None, "water_bird"], ["land_bird", "water bird"], "label").tolist()
         [0, -1, 1]
+        >>> codes_in([0, "1", 1.0], ["landbird", "waterbird"], "y").tolist()
+        [0, 1, 1]
     """
     place = {comparable(name): at for at, name in enumerate(classes)}
     texts = ["" if value is None else str(value) for value in values]
+    place |= {
+        comparable(text): number
+        for text in set(texts)
+        if comparable(text) not in place and (number := class_number(text)) is not None and number < len(classes)
+    }
     unknown = sorted({text for text in texts if text and comparable(text) not in place})
     if unknown and strict:
+        numbers = [number for text in unknown if (number := class_number(text)) is not None]
+        fix = (
+            f"Numbers count the classes from 0: type --classes with {max(numbers) + 1:,} names in their order"
+            if len(numbers) == len(unknown)
+            else f"Type --classes {', '.join(unknown[:3])!r},... with the names that the labels have"
+        )
         raise BadInput(
-            f"labels of column {column!r} that match no class name: {few(unknown)}. The classes are: {few(classes)}. Type "
-            f"--classes {few(unknown[:3])!r},... with the names that the labels have, or another --label"
+            f"labels of column {column!r} that match no class name: {few(unknown)}. The classes are: {few(classes)}. {fix}, or another --label"
         )
     return torch.tensor([place.get(comparable(text), -1) if text else -1 for text in texts], dtype=torch.int64)
+
+
+def class_number(value: str) -> int | None:
+    """Return the number that a label is, as tables write it; None where it is a word.
+
+    Example:
+        >>> class_number("12"), class_number("1.0"), class_number("1.5"), class_number("sky")
+        (12, 1, None, None)
+    """
+    found = re.fullmatch(r"([0-9]{1,9})(\.0+)?", value)
+    return int(found[1]) if found else None
 
 
 def matching_class(value: str, classes: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from clip_anatomy.loading.zero_shot import imagenet_templates
 from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.store_columns import (
+    class_number,
     classes_of,
     codes_in,
     column_of,
@@ -99,7 +100,8 @@ def zero_shot_task(
         clip: opens its model, called only if class texts must be embedded.
         label: column of the right answers; "label" is the shape in the demo world.
         rows: places of the images that may be looked at; all by default.
-        classes: names of the classes, "a, b, c", or a text file of one a line; by default the values of the column.
+        classes: names of the classes, "a, b, c", or a text file of one a line; by default the values of the column. Labels that are
+            numbers count these names from 0.
         templates: prompts with one {} each, whose embeddings are averaged, or "imagenet" for the 80 of CLIP's own recipe; by default
             "a photo of a {}.", for the demo world's attributes prompts that it was never trained on.
         texts: class embeddings made elsewhere, of any length, in the order of `classes`.
@@ -124,10 +126,24 @@ def zero_shot_task(
     else:
         names = tuple(sorted({str(value) for value in values if value not in (None, "")}))
     labels = codes_in(values, names, column)
+    notes = () if own or texts is not None else _number_notes(values, names, column)
     if texts is None:
         texts = class_texts(clip(), names, templates, column if own else "")
     unit = torch.nn.functional.normalize(torch.as_tensor(texts).detach().cpu().float(), dim=-1)
-    return ZeroShotTask(column, names, unit, rows, labels, one_object=one_object)
+    return ZeroShotTask(column, names, unit, rows, labels, notes=notes, one_object=one_object)
+
+
+def _number_notes(values: Sequence[Any], names: Sequence[str], column: str) -> tuple[str, ...]:
+    """Say what was made of labels that are numbers."""
+    if numbers := [name for name in names if class_number(name) is not None]:
+        return (
+            f"the class names are numbers ({few(numbers)}), and the model is asked for these digits. If they stand for classes, name "
+            f"these in the order of the numbers: --classes 'name of {numbers[0]}, ...'",
+        )
+    known = {str(value) for value in values if value not in (None, "")}
+    found = sorted({number for value in known if (number := class_number(value)) is not None})
+    said = ", ".join(f"{number} is {names[number]}" for number in found[:5])
+    return (f"labels of column {column!r} are numbers, which count the classes from 0: {said}",) if found else ()
 
 
 def ablation_task(
@@ -175,6 +191,7 @@ def ablation_task(
     labelled = (whole.labels >= 0).numpy()
     rows, labels = whole.rows[labelled], whole.labels[torch.from_numpy(labelled)]
     names, groups, notes = _groups(store, group, rows)
+    notes = [*whole.notes, *notes]
     if len(present := set(labels.tolist())) == 1:
         only = whole.classes[present.pop()]
         notes.append(f"all images are of one class, {only}: a model that always says so is right")
