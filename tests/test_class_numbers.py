@@ -37,7 +37,10 @@ def test_numbers_count_the_names_that_are_given(store: Path, label: str) -> None
     assert found.labels.tolist() == [0, 1, 0, 1]
     unit = torch.nn.functional.normalize(CLIP.encode_text(["a photo of a a star.", "a photo of a a bird."]), dim=-1)
     torch.testing.assert_close(found.texts, unit)
-    assert f"labels of column {label!r} are numbers, which count the classes from 0: 0 is a star, 1 is a bird" in found.notes
+    assert (
+        f"labels of column {label!r} are numbers, which count the classes from 0: 0 is a star, 1 is a bird"
+        in found.notes
+    )
 
 
 def test_digits_as_class_texts_are_said(store: Path) -> None:
