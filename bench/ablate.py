@@ -58,9 +58,9 @@ def arguments() -> argparse.Namespace:
 def measure(folder: Path, asked: argparse.Namespace) -> dict:
     from clip_anatomy.edits.selection import Selection
     from clip_anatomy.store.store import Store
+    from clip_anatomy.studies.ablated_predictions import predictions
     from clip_anatomy.studies.ablation_study import study
     from clip_anatomy.studies.baseline import baseline_of
-    from clip_anatomy.studies.stored_predictions import predictions
     from clip_anatomy.studies.zero_shot_task import ZeroShotTask
 
     if asked.threads:

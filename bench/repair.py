@@ -22,8 +22,8 @@ from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.selection import Selection
-from clip_anatomy.studies.ablated_answers import PartAblation
 from clip_anatomy.studies.find_cue import CueSearch, find_cue
+from clip_anatomy.studies.repair_ablations import PartAblation
 from clip_anatomy.studies.repair_effect import repair_edit
 
 TIED_BAR, AVERAGE_BAR, DIGIT_BAR = 20.0, -2.0, 15.0

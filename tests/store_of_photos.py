@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import open_clip_model
 
 import clip_anatomy as ca
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.index import index
 
@@ -57,7 +57,7 @@ def mine(made, tmp_path):
 
 
 def walked(folder):
-    return list(open_source(folder))
+    return list(open_dataset(folder))
 
 
 def whole_of(store):

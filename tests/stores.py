@@ -9,7 +9,7 @@ from pictures import encoded, noise, written
 from tiny import open_clip_model
 
 import clip_anatomy as ca
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.store.store import Store
 
 
@@ -66,7 +66,7 @@ def replaced(row):
 
 
 def slow(folder, seconds=0.1):
-    inner = open_source(folder)
+    inner = open_dataset(folder)
 
     class Slow:
         spec = inner.spec

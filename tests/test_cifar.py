@@ -7,15 +7,15 @@ import miniatures as mini
 import numpy as np
 import pytest
 
-from clip_anatomy.data.open_source import open_source, picture_of
+from clip_anatomy.data.open_dataset import open_dataset, picture_of
 from clip_anatomy.data.pickle_reader import read_inert
 from clip_anatomy.errors import BadInput
 
 
 @pytest.mark.parametrize("python", [2, 3, 5])
 def test_cifar10_of_both_versions_is_the_same(tmp_path, python):
-    one = open_source(f"cifar10:{mini.cifar10(tmp_path / 'cifar-10-batches-py', python=python)}:partial")
-    two = open_source(f"cifar10:{mini.cifar10_binary(tmp_path / 'b' / 'cifar-10-batches-bin').parent}:partial")
+    one = open_dataset(f"cifar10:{mini.cifar10(tmp_path / 'cifar-10-batches-py', python=python)}:partial")
+    two = open_dataset(f"cifar10:{mini.cifar10_binary(tmp_path / 'b' / 'cifar-10-batches-bin').parent}:partial")
     a, b = list(one), list(two)
     assert one.count() == two.count() == len(a) == len(b) == 18
     assert [(p.id, p.label, p.path, p.meta["split"]) for p in a] == [
@@ -29,12 +29,12 @@ def test_cifar10_of_both_versions_is_the_same(tmp_path, python):
         assert p.label == mini.CIFAR10[(at // 3 + at % 3) % 10]
         assert p.meta["filename"].startswith(p.label)
         assert np.array_equal(np.asarray(picture_of(one.spec, p.path, p.id)), p.data)
-    assert open_source(f"cifar10:{tmp_path}:test:partial").count() == 3
+    assert open_dataset(f"cifar10:{tmp_path}:test:partial").count() == 3
 
 
 def test_cifar100_has_classes_and_superclasses(tmp_path):
-    a = list(open_source(f"cifar100:{mini.cifar100(tmp_path / 'p')}:partial"))
-    b = list(open_source(f"cifar100:{mini.cifar100_binary(tmp_path / 'b')}:partial"))
+    a = list(open_dataset(f"cifar100:{mini.cifar100(tmp_path / 'p')}:partial"))
+    b = list(open_dataset(f"cifar100:{mini.cifar100_binary(tmp_path / 'b')}:partial"))
     assert [(p.label, p.group) for p in a] == [(p.label, p.group) for p in b]
     assert (a[1].label, a[1].group) == ("fine 7", "coarse 1")
     assert all(np.array_equal(p.data, q.data) for p, q in zip(a, b, strict=True))
@@ -45,34 +45,34 @@ def test_whole_binary_files_are_counted_by_their_size(tmp_path):
     for name in mini.cifar10_files():
         with (root / f"{name}.bin").open("wb") as file:
             file.truncate(10_000 * 3073)  # takes no room on the disk
-    assert open_source(f"cifar10:{root}").count() == 60_000
+    assert open_dataset(f"cifar10:{root}").count() == 60_000
     (root / "data_batch_4.bin").unlink()
     with pytest.raises(BadInput, match="40,000 train images, 50,000 were expected; missing: data_batch_4.bin"):
-        open_source(f"cifar10:{root}")
+        open_dataset(f"cifar10:{root}")
     (root / "data_batch_3.bin").write_bytes(b"12345")
     with pytest.raises(BadInput, match="5 bytes, a multiple of 3,073"):
-        open_source(f"cifar10:{root}:partial")
+        open_dataset(f"cifar10:{root}:partial")
 
 
 def test_bad_copies_of_cifar_are_named(tmp_path):
     root = mini.cifar10(tmp_path / "p")
     with pytest.raises(BadInput, match="15 train images, 50,000 were expected; 3 test images, 10,000"):
-        open_source(f"cifar10:{root}")
+        open_dataset(f"cifar10:{root}")
     with pytest.raises(BadInput, match=r"no copy of CIFAR-100.*type: cifar10:"):
-        open_source(f"cifar100:{root}")
+        open_dataset(f"cifar100:{root}")
     whole = (root / "data_batch_2").read_bytes()
     (root / "data_batch_2").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput, match=r"data_batch_2 is damaged or no pickle"):
-        open_source(f"cifar10:{root}:partial")
+        open_dataset(f"cifar10:{root}:partial")
     (root / "data_batch_2").write_bytes(mini.python2_pickle({"data": mini.cifar_images(2), "labels": [1]}))
     with pytest.raises(BadInput, match="another number of labels"):
-        open_source(f"cifar10:{root}:partial")
+        open_dataset(f"cifar10:{root}:partial")
     (root / "data_batch_2").write_bytes(mini.python2_pickle({"data": mini.cifar_images(2), "labels": [1, 10]}))
     with pytest.raises(BadInput, match="labels 1 to 10 for 10 class names"):
-        open_source(f"cifar10:{root}:partial")
+        open_dataset(f"cifar10:{root}:partial")
     (root / "data_batch_2").write_bytes(mini.python2_pickle({"data": mini.cifar_images(2)}))
     with pytest.raises(BadInput, match="no batch of CIFAR"):
-        open_source(f"cifar10:{root}:partial")
+        open_dataset(f"cifar10:{root}:partial")
 
 
 # ---- the reader that runs nothing
@@ -125,7 +125,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path, kind):
     with pytest.raises(BadInput, match="Nothing of it was run|damaged or no pickle"):
         read_inert(root / "test_batch")
     with pytest.raises(BadInput):
-        open_source(f"cifar10:{root}:partial")
+        open_dataset(f"cifar10:{root}:partial")
     assert not mark.exists()
 
 

@@ -6,13 +6,17 @@ import torch
 from worlds import BALANCED, balanced
 
 import clip_anatomy as ca
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.ablated_answers import (
+from clip_anatomy.studies.cue_scores import COST
+from clip_anatomy.studies.example_images import changed_answers, cue_examples
+from clip_anatomy.studies.find_cue import find_cue
+from clip_anatomy.studies.image_split import halves_of
+from clip_anatomy.studies.repair_ablations import (
     HeadOrMlp,
     PartAblation,
     answers,
@@ -21,10 +25,6 @@ from clip_anatomy.studies.ablated_answers import (
     parts_of,
     selection_of,
 )
-from clip_anatomy.studies.cue_scores import COST
-from clip_anatomy.studies.example_images import changed_answers, cue_examples
-from clip_anatomy.studies.find_cue import find_cue
-from clip_anatomy.studies.image_split import halves_of
 from clip_anatomy.studies.repair_effect import measure_repair, repair_edit, validation_score
 from clip_anatomy.studies.repair_task import repair_task
 from clip_anatomy.studies.store_columns import codes_in, matching_class
@@ -64,7 +64,7 @@ def test_the_edit_does_on_pictures_what_the_store_said(found, store, demo):
     means = means_of(store, found.split.validation, parts)
     stored = answers(store, found.task, rows, parts, means)
     world = ca.Store.open(store.path).rows()
-    source = open_source(BALANCED)
+    source = open_dataset(BALANCED)
     model = EditedClip(demo, repair_edit(store, demo, found, selection))
     live = model.encode_image(demo.pixels([source.fetch(world[at].path) for at in rows.tolist()]))
     plain = demo.encode_image([source.fetch(world[at].path) for at in rows.tolist()])
@@ -180,7 +180,7 @@ def test_along_the_cue_only_what_a_head_says_of_it_is_ablated(found, store, demo
     stored = answers(store, found.task, rows, parts, means, along_cue=True)
     assert torch.allclose(stored.double(), slow @ found.task.texts.double().T, atol=1e-5)
 
-    source, known = open_source(BALANCED), store.rows()
+    source, known = open_dataset(BALANCED), store.rows()
     pixels = demo.pixels([source.fetch(known[at].path) for at in rows.tolist()])
     live = EditedClip(demo, repair_edit(store, demo, found, ablation)).encode_image(pixels)
     cosines = (live / demo.encode_image(pixels).norm(dim=-1, keepdim=True)) @ found.task.texts.T
@@ -285,7 +285,7 @@ def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo,
     assert again.suspects == found.suspects
     assert again.candidates[:3] == found.candidates[:3]  # by name and by variance: their heads are all there
     assert again.best.score.objective == pytest.approx(found.best.score.objective, abs=0.03)
-    monkeypatch.setattr("clip_anatomy.studies.ablated_answers.BYTES", 2 * each)
+    monkeypatch.setattr("clip_anatomy.studies.repair_ablations.BYTES", 2 * each)
     with pytest.raises(BadInput, match=r"parts × .* would take .* GB.*type fewer --images"):
         find_cue(store, demo)
 

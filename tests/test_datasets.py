@@ -15,7 +15,7 @@ from clip_anatomy.data import waterbirds as birds
 from clip_anatomy.data.cifar import CIFAR10, CIFAR100
 from clip_anatomy.data.cub import CUB
 from clip_anatomy.data.imagenet import IMAGENET
-from clip_anatomy.data.open_source import open_source, picture_of
+from clip_anatomy.data.open_dataset import open_dataset, picture_of
 from clip_anatomy.data.picture import Source
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.zero_shot import imagenet_names, imagenet_synsets, imagenet_templates, unique_names
@@ -34,7 +34,7 @@ def rows(source):
 
 def test_waterbirds_tells_class_group_and_official_split(tmp_path):
     mini.waterbirds(tmp_path / "w")
-    source = open_source(f"waterbirds:{tmp_path / 'w'}:partial")
+    source = open_dataset(f"waterbirds:{tmp_path / 'w'}:partial")
     assert isinstance(source, Source)
     found = list(source)
     assert len(found) == source.count() == 24
@@ -49,10 +49,10 @@ def test_waterbirds_tells_class_group_and_official_split(tmp_path):
         # The picture itself agrees with the table: land is green, water is blue.
         red, green, blue = np.asarray(picture_of(source.spec, p.path, p.id).resize((1, 1))).ravel()
         assert (green > blue) == (place == 0), (red, green, blue)
-    only = open_source(f"waterbirds:{tmp_path / 'w'}:test:partial")
+    only = open_dataset(f"waterbirds:{tmp_path / 'w'}:test:partial")
     assert [p.id for p in only] == [p.id for p in found[16:]]
     around = mini.waterbirds(tmp_path / "around" / "waterbird_complete95_forest2water2")
-    assert open_source(f"waterbirds:{around.parent}:partial").count() == 24
+    assert open_dataset(f"waterbirds:{around.parent}:partial").count() == 24
 
 
 def test_a_whole_copy_has_the_published_number_of_images():
@@ -78,16 +78,16 @@ def test_a_whole_copy_needs_no_permission_and_a_copy_that_is_not_whole_says_what
             os.link(picture, whole / name)
             lines.append(f"{len(lines)},{name},{at % 2},{split},{at // 2 % 2},/x.jpg")
     (whole / "metadata.csv").write_text("\n".join(lines))
-    assert open_source(f"waterbirds:{whole}").count() == 1071
-    assert open_source(f"waterbirds:{whole}:test").count() == 24
+    assert open_dataset(f"waterbirds:{whole}").count() == 1071
+    assert open_dataset(f"waterbirds:{whole}:test").count() == 24
     (whole / "001.A/0_17.jpg").unlink()
     with pytest.raises(BadInput, match="1,039 train images, 1,040 were expected; 1 are listed but not there") as told:
-        open_source(f"waterbirds:{whole}")
+        open_dataset(f"waterbirds:{whole}")
     assert "0_17.jpg" in str(told.value)
     again = str(told.value).rpartition(": ")[2]
     assert again == f"waterbirds:{whole}:partial"
-    assert open_source(again).count() == 1070
-    assert open_source(f"waterbirds:{whole}:test").count() == 24  # what is missing is of another split
+    assert open_dataset(again).count() == 1070
+    assert open_dataset(f"waterbirds:{whole}:test").count() == 24  # what is missing is of another split
 
 
 @pytest.mark.parametrize(
@@ -107,20 +107,20 @@ def test_bad_tables_of_waterbirds_are_named(tmp_path, change, says):
     table = root / "metadata.csv"
     table.write_text(change(table.read_text()))
     with pytest.raises(BadInput, match=says):
-        open_source(f"waterbirds:{root}:partial")
+        open_dataset(f"waterbirds:{root}:partial")
 
 
 @pytest.mark.parametrize("name", ["imagenet", "waterbirds", "cub", "cifar10", "cifar100"])
 def test_no_copy_says_where_to_get_one(tmp_path, name):
     with pytest.raises(BadInput, match="is to be had from") as told:
-        open_source(f"{name}:{tmp_path / 'nowhere'}")
+        open_dataset(f"{name}:{tmp_path / 'nowhere'}")
     assert f"Type: {name}:FOLDER[" in str(told.value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="is to be had from"):
-        open_source(f"{name}:{tmp_path / 'empty'}")
+        open_dataset(f"{name}:{tmp_path / 'empty'}")
     (tmp_path / "archive.tar.gz").write_bytes(b"x")
     with pytest.raises(BadInput, match="is a file. Unpack it"):
-        open_source(f"{name}:{tmp_path / 'archive.tar.gz'}")
+        open_dataset(f"{name}:{tmp_path / 'archive.tar.gz'}")
 
 
 # ---- CUB
@@ -128,7 +128,7 @@ def test_no_copy_says_where_to_get_one(tmp_path, name):
 
 def test_cub_tells_species_split_and_attributes(tmp_path):
     root = mini.cub(tmp_path / "CUB_200_2011")
-    source = open_source(f"cub:{tmp_path}:partial")
+    source = open_dataset(f"cub:{tmp_path}:partial")
     found = list(source)
     assert [p.label for p in found[::3]] == [
         "Black footed Albatross",
@@ -140,14 +140,14 @@ def test_cub_tells_species_split_and_attributes(tmp_path):
     assert [p.meta["split"] for p in found] == ["train", "train", "test"] * 4
     assert found[0].meta == {"split": "train"}
     assert picture_of(source.spec, found[0].path, "it").size == (48, 48)
-    assert open_source(f"cub:{root}:test:partial").count() == 4
-    more = list(open_source(f"cub:{root}:attributes:partial"))
+    assert open_dataset(f"cub:{root}:test:partial").count() == 4
+    more = list(open_dataset(f"cub:{root}:attributes:partial"))
     assert more[0].meta == {"split": "train", "bill shape": "hooked seabird", "wing color": "buff"}
     assert more[3].meta["bill shape"] == "dagger"
     assert [p.id for p in more] == [p.id for p in found]
     (root / "attributes.txt").write_text((root / "attributes/attributes.txt").read_text())
     (root / "attributes/attributes.txt").unlink()
-    assert rows(open_source(f"cub:{root}:attributes:partial")) == rows(more)
+    assert rows(open_dataset(f"cub:{root}:attributes:partial")) == rows(more)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,14 @@ def test_bad_tables_of_cub_are_named(tmp_path, name, change, says):
     if text is not None:
         (root / name).write_text(text)
     with pytest.raises(BadInput, match=says):
-        open_source(f"cub:{root}:partial")
+        open_dataset(f"cub:{root}:partial")
     with pytest.raises(BadInput):
-        open_source(f"cub:{root}")
+        open_dataset(f"cub:{root}")
 
 
 def test_a_cub_that_is_not_whole_is_refused(tmp_path):
     with pytest.raises(BadInput, match="4 species, 200 were expected"):
-        open_source(f"cub:{mini.cub(tmp_path / 'c')}")
+        open_dataset(f"cub:{mini.cub(tmp_path / 'c')}")
 
 
 # ---- ImageNet
@@ -207,7 +207,7 @@ def test_names_templates_and_synsets_are_in_one_order():
 
 def test_imagenet_labels_come_from_folders_never_from_the_order_of_files(tmp_path):
     mini.imagenet(tmp_path / "val", SOME, each=3)
-    source = open_source(f"imagenet:{tmp_path}:partial")
+    source = open_dataset(f"imagenet:{tmp_path}:partial")
     found = list(source)
     names = imagenet_names()
     assert [p.label for p in found[::3]] == [names[at] for at in (0, 134, 517, 999)]
@@ -220,11 +220,11 @@ def test_imagenet_labels_come_from_folders_never_from_the_order_of_files(tmp_pat
     assert numbers != sorted(numbers)  # so a label by the order of files would be wrong
     assert picture_of(source.spec, found[0].path, "it").size == (48, 48)
     flat = {p.id: p.label for p in found}
-    assert {p.id: p.label for p in open_source(f"imagenet:{tmp_path / 'val'}:partial")} == flat
+    assert {p.id: p.label for p in open_dataset(f"imagenet:{tmp_path / 'val'}:partial")} == flat
     (tmp_path / "val").rename(tmp_path / "train")
-    assert next(iter(open_source(f"imagenet:{tmp_path}:train:partial"))).meta["split"] == "train"
+    assert next(iter(open_dataset(f"imagenet:{tmp_path}:train:partial"))).meta["split"] == "train"
     with pytest.raises(BadInput, match="is the train folder"):
-        open_source(f"imagenet:{tmp_path / 'train'}:partial")
+        open_dataset(f"imagenet:{tmp_path / 'train'}:partial")
 
 
 def flattened(tmp_path, each=3):
@@ -240,22 +240,22 @@ def flattened(tmp_path, each=3):
 def test_flat_imagenet_is_read_with_kaggles_solution(tmp_path):
     root, truth = flattened(tmp_path)
     with pytest.raises(BadInput, match="says nothing about their classes. Put LOC_val_solution.csv"):
-        open_source(f"imagenet:{root}:partial")
+        open_dataset(f"imagenet:{root}:partial")
     lines = [f"{Path(name).stem},{synset} 1 2 3 4 {synset} 5 6 7 8" for name, synset in reversed(truth.items())]
     (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
-    found = list(open_source(f"imagenet:{root}:partial"))
+    found = list(open_dataset(f"imagenet:{root}:partial"))
     assert {Path(p.path).name: p.meta["synset"] for p in found} == truth
-    same = {p.id: (p.label, p.meta) for p in open_source(f"imagenet:{tmp_path / 'sorted'}:partial")}
+    same = {p.id: (p.label, p.meta) for p in open_dataset(f"imagenet:{tmp_path / 'sorted'}:partial")}
     assert {p.id: (p.label, p.meta) for p in found} == same  # ids and labels do not depend on the layout
     (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines[1:]]))
     with pytest.raises(BadInput, match="is not in the table of 11 labels"):
-        open_source(f"imagenet:{root}:partial")
+        open_dataset(f"imagenet:{root}:partial")
     for header, row in (("a,b", "1,2"), ("ImageId,PredictionString", "ILSVRC2012_val_00000001,"), ("ImageId", "x")):
         (root / "LOC_val_solution.csv").write_text(f"{header}\n{row}\n")
         with pytest.raises(
             BadInput, match=r"solution\.csv, line 2: 'ILSVRC2012_val_00000001,n01751748 …' was expected"
         ):
-            open_source(f"imagenet:{root}:partial")
+            open_dataset(f"imagenet:{root}:partial")
 
 
 def test_flat_imagenet_is_read_with_the_development_kit(tmp_path):
@@ -271,30 +271,30 @@ def test_flat_imagenet_is_read_with_the_development_kit(tmp_path):
     by_number = {int(name[15:23]): synset for name, synset in truth.items()}
     ids = [str(code[by_number[n]]) for n in sorted(by_number)]
     (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(ids) + "\n")
-    found = list(open_source(f"imagenet:{root}:partial"))
+    found = list(open_dataset(f"imagenet:{root}:partial"))
     assert {Path(p.path).name: p.meta["synset"] for p in found} == truth
     (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("one\n")
     with pytest.raises(BadInput, match="the ground truth names class one, which"):
-        open_source(f"imagenet:{root}:partial")
+        open_dataset(f"imagenet:{root}:partial")
     (kit / "meta.mat").write_bytes(b"no matrix")
     with pytest.raises(BadInput, match="not the development kit"):
-        open_source(f"imagenet:{root}:partial")
+        open_dataset(f"imagenet:{root}:partial")
 
 
 def test_imagenet_that_is_not_whole_or_not_imagenet_is_refused(tmp_path, monkeypatch):
     root = mini.imagenet(tmp_path / "val", SOME)
     with pytest.raises(BadInput, match="8 val images, 50,000 were expected; 4 synset folders of 1,000") as told:
-        open_source(f"imagenet:{root}")
+        open_dataset(f"imagenet:{root}")
     assert f"{SOME[0]} has 2" in str(told.value)
     assert str(told.value).endswith(f"imagenet:{root}:val:partial")
     monkeypatch.setattr("clip_anatomy.data.imagenet.imagenet_synsets", lambda: None)
     with pytest.raises(BadInput, match="no table says which classes"):
-        open_source(f"imagenet:{root}:partial")
+        open_dataset(f"imagenet:{root}:partial")
     (tmp_path / "LOC_synset_mapping.txt").write_text("\n".join(f"{s} some words" for s in SYNSETS))
-    assert [p.meta["class"] for p in open_source(f"imagenet:{root}:partial")][::2] == [0, 134, 517, 999]
+    assert [p.meta["class"] for p in open_dataset(f"imagenet:{root}:partial")][::2] == [0, 134, 517, 999]
     mini.imagenet(root, ["n00000001"])
     with pytest.raises(BadInput, match="1 synsets of .* are not among the 1,000 classes .* such as n00000001"):
-        open_source(f"imagenet:{root}:partial")
+        open_dataset(f"imagenet:{root}:partial")
 
 
 def test_a_whole_imagenet_needs_no_table(tmp_path, monkeypatch):
@@ -309,7 +309,7 @@ def test_a_whole_imagenet_needs_no_table(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         for n in range(2):
             os.link(seed, folder / f"ILSVRC2012_val_{at * 2 + n + 1:08d}.JPEG")
-    source = open_source(f"imagenet:{tmp_path}")
+    source = open_dataset(f"imagenet:{tmp_path}")
     assert source.count() == 2000
     assert sum(p.meta["class"] == at // 2 for at, p in enumerate(source)) == 2000
 
@@ -338,6 +338,6 @@ def test_class_folders_and_tables_give_class_names(tmp_path):
     for name in ("great dane/a.png", "great dane/b.png", "pug/c.png"):
         (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
         mini.bird(0, 1).save(tmp_path / "d" / name)
-    assert [p.label for p in open_source(tmp_path / "d")] == ["great dane", "great dane", "pug"]
+    assert [p.label for p in open_dataset(tmp_path / "d")] == ["great dane", "great dane", "pug"]
     (tmp_path / "t.csv").write_text("path,class_name,group,split\nd/pug/c.png,a pug,indoors,test\n")
-    assert rows(open_source(tmp_path / "t.csv")) == [("d/pug/c.png", "a pug", "indoors", {"split": "test"})]
+    assert rows(open_dataset(tmp_path / "t.csv")) == [("d/pug/c.png", "a pug", "indoors", {"split": "test"})]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import clip_anatomy as ca
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.replacement import Replacement
@@ -211,7 +211,7 @@ def test_a_stores_heads_are_edited_without_its_pictures(tmp_path: Any) -> None:
     moved = store.embeddings(unit=True) + edit.shift(
         {pair: store.heads(*pair) for pair in edit.parts.heads}, store.basis
     )
-    world = clip.pixels([picture.data for picture in open_source("world:12")])
+    world = clip.pixels([picture.data for picture in open_dataset("world:12")])
     with torch.no_grad():
         plain, found = EditedClip(clip, edit).encode_both(world)
     close(moved, found / plain.norm(dim=-1, keepdim=True), 2e-3)  # a store keeps half precision

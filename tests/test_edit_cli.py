@@ -15,7 +15,7 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.cli.main import main
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits import standalone_encoder as standalone
 from clip_anatomy.edits.apply import apply
 from clip_anatomy.edits.edit import Edit
@@ -128,7 +128,7 @@ def test_where_memory_runs_out_smaller_batches_are_kept_to(files: Path, tmp_path
                 raise RuntimeError("CUDA out of memory")
             return super().encode_both(image)
 
-    done = apply(Narrow(demo, Edit.load(files / "a.json")), open_source("world:7"), out=tmp_path / "e.npz", batch=4)
+    done = apply(Narrow(demo, Edit.load(files / "a.json")), open_dataset("world:7"), out=tmp_path / "e.npz", batch=4)
     assert done.done == 7
     assert tried == [4, 2, 2, 2, 1]  # the four that did not fit are not tried again
 
@@ -139,9 +139,9 @@ def test_a_folder_in_the_place_of_a_file_and_a_batch_of_none_are_named_before_an
     model = EditedClip(demo, Edit.load(files / "a.json"))
     (tmp_path / "e.npz").mkdir()
     with pytest.raises(OutputError, match=r"is a folder; a file was expected. Type --out .*e\.npz/embeddings\.npz"):
-        apply(model, open_source("world:2"), out=tmp_path / "e.npz")
+        apply(model, open_dataset("world:2"), out=tmp_path / "e.npz")
     with pytest.raises(BadInput, match=r"batch=0: .* Type batch=32"):
-        apply(model, open_source("world:2"), out=tmp_path / "f.npz", batch=0)
+        apply(model, open_dataset("world:2"), out=tmp_path / "f.npz", batch=0)
     assert [p.name for p in tmp_path.iterdir()] == ["e.npz"]
 
 
@@ -174,7 +174,7 @@ def test_an_interrupted_apply_leaves_nothing_half_written(files: Path, tmp_path:
         calls = 0
         (tmp_path / f"e.{suffix}").write_text("an older one")
         with pytest.raises(KeyboardInterrupt):
-            apply(model, open_source("world:9"), out=tmp_path / f"e.{suffix}", batch=4)
+            apply(model, open_dataset("world:9"), out=tmp_path / f"e.{suffix}", batch=4)
         assert (tmp_path / f"e.{suffix}").read_text() == "an older one"
     assert len(list(tmp_path.iterdir())) == 3
 

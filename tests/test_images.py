@@ -12,7 +12,7 @@ import torch
 from pictures import SMALL, encoded, picture, png_claiming, written
 from PIL import Image
 
-from clip_anatomy.data.open_source import open_source, picture_of
+from clip_anatomy.data.open_dataset import open_dataset, picture_of
 from clip_anatomy.data.picture import Picture, Source, decode
 from clip_anatomy.data.tables import read_table
 from clip_anatomy.errors import BadImage, BadInput
@@ -41,7 +41,7 @@ def tree(tmp_path):
 
 
 def test_a_folder_is_walked_in_order_and_its_class_folders_are_labels(tree):
-    source = open_source(tree)
+    source = open_dataset(tree)
     assert isinstance(source, Source)
     assert [(p.id, p.label) for p in source] == [
         ("top.png", ""),
@@ -50,7 +50,7 @@ def test_a_folder_is_walked_in_order_and_its_class_folders_are_labels(tree):
         ("dog/b.jpg", "dog"),
     ]
     assert source.count() == 4
-    assert [p.id for p in source] == [p.id for p in open_source(str(tree))]
+    assert [p.id for p in source] == [p.id for p in open_dataset(str(tree))]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_folder_is_walked_in_order_and_its_class_folders_are_labels(tree):
 def test_tables_give_labels_groups_captions_and_whatever_else_they_hold(tree, tmp_path, name, text):
     table = tmp_path / name
     table.write_text(text)
-    found = {p.id: p for p in open_source(tree, table)}
+    found = {p.id: p for p in open_dataset(tree, table)}
     a, b, c = found["dog/a.jpg"], found["dog/b.jpg"], found["cat/deep/c.png"]
     assert (a.label, a.group, a.captions, a.meta) == ("puppy", "g1", ("a young dog",), {"weight": "3"})
     assert (b.label, b.group, b.captions, b.meta) == ("dog", "g2", (), {"weight": "4"})
@@ -82,7 +82,7 @@ def test_tables_give_labels_groups_captions_and_whatever_else_they_hold(tree, tm
 
 def test_a_folder_takes_its_own_metadata_and_coco_captions_are_understood(tree, tmp_path):
     (tree / "metadata.csv").write_text("file,label\ndog/a.jpg,from the table\n")
-    assert {p.id: p.label for p in open_source(tree)}["dog/a.jpg"] == "from the table"
+    assert {p.id: p.label for p in open_dataset(tree)}["dog/a.jpg"] == "from the table"
     coco = {
         "images": [{"id": 7, "file_name": "a.jpg", "height": 3}, {"id": 9, "file_name": "b.jpg"}],
         "annotations": [{"image_id": 7, "caption": "one"}, {"image_id": 7, "caption": "two"}],
@@ -95,7 +95,7 @@ def test_a_folder_takes_its_own_metadata_and_coco_captions_are_understood(tree, 
 
 def test_real_captions_reach_their_photographs(shared):
     coco = shared / "data" / "coco"
-    found = list(open_source(coco / "images", coco / "captions.json"))
+    found = list(open_dataset(coco / "images", coco / "captions.json"))
     assert len(found) >= 100
     assert all(len(p.captions) >= 5 and p.label == "" for p in found)
 
@@ -114,23 +114,23 @@ def test_bad_tables_say_what_is_wrong(tree, tmp_path, text, suffix, says):
     table = tmp_path / f"t{suffix}"
     table.write_text(text)
     with pytest.raises(BadInput, match=says):
-        list(open_source(tree, table))
+        list(open_dataset(tree, table))
     with pytest.raises(BadInput, match="no table"):
-        open_source(tree, tmp_path / "missing.csv")
+        open_dataset(tree, tmp_path / "missing.csv")
 
 
 def test_lists_name_files_beside_them(tree):
     (tree / "list.txt").write_text("# chosen\ndog/b.jpg\n\ncat/deep/c.png\n")
-    source = open_source(tree / "list.txt")
+    source = open_dataset(tree / "list.txt")
     assert [p.id for p in source] == ["dog/b.jpg", "cat/deep/c.png"]
     assert read_image(next(iter(source)).data).size == read_image(tree / "dog" / "b.jpg").size
     (tree / "list.csv").write_text("image,y,group\ndog/a.jpg,1,x\n")
-    only = list(open_source(tree / "list.csv"))
+    only = list(open_dataset(tree / "list.csv"))
     assert [(p.id, p.label, p.group) for p in only] == [("dog/a.jpg", "1", "x")]
     (tree / "images").mkdir()
     (tree / "dog" / "a.jpg").rename(tree / "images" / "z.jpg")
     (tree / "list.csv").write_text("file\nz.jpg\n")
-    assert next(iter(open_source(tree / "list.csv"))).data == tree.resolve() / "images" / "z.jpg"
+    assert next(iter(open_dataset(tree / "list.csv"))).data == tree.resolve() / "images" / "z.jpg"
 
 
 def make_tar(path, samples):
@@ -155,14 +155,14 @@ def test_tars_are_streamed_sample_by_sample(tmp_path):
     make_tar(tmp_path / "s-000.tar", samples(0, 3))
     odd = [("x/0.seg.png", encoded(picture(9), "PNG")), ("x/0.jpg", encoded(picture(9), "JPEG")), ("x/0.cls", b"7")]
     make_tar(tmp_path / "s-001.tar", [*odd, ("only.txt", b"no picture")])
-    source = open_source(tmp_path)
+    source = open_dataset(tmp_path)
     found = list(source)
     assert [p.id for p in found] == ["s-000/00000", "s-000/00001", "s-000/00002", "s-001/x/0.seg.png", "s-001/x/0.jpg"]
     assert (found[1].label, found[1].captions, found[1].meta) == ("class 1", ("picture 1",), {"split": "train"})
     assert found[3].label == "7"
     assert source.count() is None
-    assert [p.id for p in open_source(str(tmp_path / "s-*.tar"))] == [p.id for p in found]
-    assert [p.id for p in open_source(tmp_path / "s-000.tar")] == [p.id for p in found[:3]]
+    assert [p.id for p in open_dataset(str(tmp_path / "s-*.tar"))] == [p.id for p in found]
+    assert [p.id for p in open_dataset(tmp_path / "s-000.tar")] == [p.id for p in found[:3]]
     assert found[2].path is not None
     assert picture_of(source.spec, found[2].path, "it").size == (32, 40)
     with pytest.raises(BadImage, match="cannot be shown"):
@@ -173,12 +173,12 @@ def test_a_truncated_tar_is_reported_and_the_others_are_walked(tmp_path):
     whole = make_tar(tmp_path / "a.tar", samples(0, 6)).read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[: len(whole) // 2 + 100])
     make_tar(tmp_path / "b.tar", samples(6, 2))
-    found = list(open_source(tmp_path))
+    found = list(open_dataset(tmp_path))
     assert [p.id for p in found][-3:] == ["a.tar", "b/00006", "b/00007"]
     with pytest.raises(BadImage, match="not a whole tar"):
         decode(found[-3], SMALL)
     (tmp_path / "a.tar").write_bytes(whole)
-    assert [p.id for p in open_source(tmp_path)] == [f"{'a' if at < 6 else 'b'}/{at:05d}" for at in range(8)]
+    assert [p.id for p in open_dataset(tmp_path)] == [f"{'a' if at < 6 else 'b'}/{at:05d}" for at in range(8)]
 
 
 def test_a_dataset_saved_by_datasets_is_a_collection(tmp_path):
@@ -198,26 +198,26 @@ def test_a_dataset_saved_by_datasets_is_a_collection(tmp_path):
     )
     rows.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": rows, "test": rows.select([1])}).save_to_disk(tmp_path / "two")
-    found = list(open_source(tmp_path / "one"))
+    found = list(open_dataset(tmp_path / "one"))
     assert [(p.id, p.label, p.captions, p.meta) for p in found] == [
         ("all/0", "blue", ("x",), {"size": 1}),
         ("all/1", "red", ("y",), {"size": 2}),
         ("all/2", "blue", ("z",), {"size": 3}),
     ]
     assert decode(found[2], SMALL).col == 22
-    test = open_source(f"hf-dataset:{tmp_path / 'two'}:test")
+    test = open_dataset(f"hf-dataset:{tmp_path / 'two'}:test")
     assert [p.id for p in test] == ["test/0"]
     assert test.count() == 1
     assert picture_of(test.spec, "0", "it").size[0] == 21
     with pytest.raises(BadInput, match="splits train, test"):
-        open_source(f"hf-dataset:{tmp_path / 'two'}")
+        open_dataset(f"hf-dataset:{tmp_path / 'two'}")
     rows.remove_columns("picture").save_to_disk(tmp_path / "three")
     with pytest.raises(BadInput, match="no image column"):
-        open_source(tmp_path / "three")
+        open_dataset(tmp_path / "three")
 
 
 def test_a_world_is_a_collection_whose_ids_do_not_depend_on_its_length():
-    few, many = list(open_source("world:3:val")), list(open_source("world:70:val"))
+    few, many = list(open_dataset("world:3:val")), list(open_dataset("world:70:val"))
     assert [p.id for p in few] == [p.id for p in many[:3]]
     assert len({p.id for p in many}) == 70
     assert np.array_equal(few[2].data, many[2].data)
@@ -230,7 +230,7 @@ def test_a_world_is_a_collection_whose_ids_do_not_depend_on_its_length():
 
 def test_a_python_list_of_anything(tree):
     array = np.asarray(picture(8, 6))
-    source = open_source(
+    source = open_dataset(
         [tree / "top.png", array, array.copy(), picture(8, 6), torch.zeros(3, 4, 4), Picture("centered", array)]
     )
     ids = [p.id for p in source]
@@ -260,16 +260,16 @@ def test_a_python_list_of_anything(tree):
 )
 def test_what_is_no_collection_is_refused(source, says):
     with pytest.raises(BadInput, match=says):
-        open_source(source)
+        open_dataset(source)
 
 
 def test_other_files_are_no_collection(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"film")
     with pytest.raises(BadInput, match="no collection"):
-        open_source(tmp_path / "a.mp4")
+        open_dataset(tmp_path / "a.mp4")
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(BadInput, match="text file"):
-        list(open_source(tmp_path / "b.txt"))
+        list(open_dataset(tmp_path / "b.txt"))
 
 
 def test_decoding_says_what_a_file_is(tmp_path):

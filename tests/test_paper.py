@@ -10,7 +10,7 @@ from tiny import open_clip_model
 
 import clip_anatomy as ca
 from clip_anatomy.cli.main import main
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.waterbirds import CLASSES, GROUPS
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.zero_shot import imagenet_templates
@@ -94,7 +94,7 @@ def test_the_protocol_runs_on_the_real_architectures_and_equals_brute_force(name
     model, published = real(name), PAPER[name]
     each = 2 if name == "ViT-B-16" else 1
     mini.waterbirds(tmp_path / "w", each=each)
-    source = open_source(f"waterbirds:{tmp_path / 'w'}:test:partial")
+    source = open_dataset(f"waterbirds:{tmp_path / 'w'}:test:partial")
     index(model, source, tmp_path / "s", layers="last:4", convention="official")
     found = paper_protocol(Store.open(tmp_path / "s", model), model)
     assert found.images == dict.fromkeys(GROUPS, each)
@@ -141,7 +141,7 @@ def test_any_list_equals_brute_force_and_the_means_are_of_the_images_measured(sm
         small, f"waterbirds:{tmp_path / 'w'}:partial", tmp_path / "s", convention="official"
     )  # all splits, all layers
     store = Store.open(tmp_path / "s", small)
-    test = open_source(f"waterbirds:{tmp_path / 'w'}:test:partial")
+    test = open_dataset(f"waterbirds:{tmp_path / 'w'}:test:partial")
     brute = Brute(small, [tmp_path / "w" / p.path for p in test])
     steps = []
     found = paper_protocol(store, small, published=LIST, progress=lambda *step: steps.append(step))

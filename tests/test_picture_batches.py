@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_batches import NamedPicture, picture_batches
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.maps.map_set import map_set
@@ -83,7 +83,7 @@ def test_many_methods_read_each_picture_once(
 def test_a_collection_is_read_by_the_same_loop(workers: int, clip: ca.Clip, photos: list[Path], tmp_path: Path) -> None:
     photos[2].write_bytes(b"no picture")
     failed: list[tuple[str, str]] = []
-    found = list(picture_batches(clip, open_source(str(tmp_path)), None, 3, failed=failed, workers=workers))
+    found = list(picture_batches(clip, open_dataset(str(tmp_path)), None, 3, failed=failed, workers=workers))
     assert [batch.places for batch in found] == [(0, 1, 3), (4,)]
     assert [name for name, _ in failed] == ["2.png"]
     names = [one.name for batch in found for one in batch.pictures or ()]
@@ -92,7 +92,7 @@ def test_a_collection_is_read_by_the_same_loop(workers: int, clip: ca.Clip, phot
     assert torch.equal(torch.cat([batch.pixels for batch in found]), clip.pixels(good))
     (tmp_path / "none").mkdir()
     with pytest.raises(BadInput, match="holds no picture. Type a collection with"):
-        list(picture_batches(clip, open_source(str(tmp_path / "none"))))
+        list(picture_batches(clip, open_dataset(str(tmp_path / "none"))))
 
 
 @pytest.mark.parametrize("verb", ["heatmap", "segment"])

@@ -10,7 +10,7 @@ import clip_anatomy as ca
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.loading.parity import relative
-from clip_anatomy.towers.forward import resample_position
+from clip_anatomy.towers.positions import resample_position
 
 OTHER_SIZES = [(40, 40), (24, 24), (24, 64), (8, 16)]  # pixels; the models' own is 32 × 32, patches of 8
 

@@ -11,7 +11,7 @@ from stores import clip
 
 import clip_anatomy as ca
 from clip_anatomy.cli.main import main
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture import Picture
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra
 from clip_anatomy.store.index import index
@@ -173,7 +173,7 @@ def test_what_a_probe_sees_is_what_the_heads_wrote(world):
     """Predictions of a probe on a store equal those of a probe on the parts of a fresh split, brute force."""
     demo = ca.load("demo")
     data = probe_images(world, label="background")
-    parts = ca.decompose(demo, [picture.data for picture in open_source("world:400:test")])
+    parts = ca.decompose(demo, [picture.data for picture in open_dataset("world:400:test")])
     unit = parts.embedding.norm(dim=-1)[:, None]
     late = parts.heads[:, -2:].sum((1, 2)) / unit
     without = (parts.embedding - parts.heads[:, 0].sum(1)) / unit

@@ -90,7 +90,7 @@ def test_the_saved_edit_does_what_the_screen_said(repaired, store):
     clip = ca.load("demo")
     edit = Edit.load(out / "edit.json")
     assert edit.parts.spec == told["ablated"]
-    from clip_anatomy.data.open_source import open_source
+    from clip_anatomy.data.open_dataset import open_dataset
     from clip_anatomy.studies.image_split import halves_of
     from clip_anatomy.studies.repair_task import repair_task
 
@@ -100,7 +100,7 @@ def test_the_saved_edit_does_what_the_screen_said(repaired, store):
     rows = halves.test
     labels = task.labels(opened, rows)[0]
     here = rows[(labels >= 0).numpy()]
-    source, known = open_source(BALANCED), opened.rows()
+    source, known = open_dataset(BALANCED), opened.rows()
     pixels = clip.pixels([source.fetch(known[at].path) for at in here.tolist()])
     guess = (EditedClip(clip, edit).encode_image(pixels) @ task.main.texts.T).argmax(1)
     right = float((guess == labels[labels >= 0]).float().mean())
@@ -141,7 +141,7 @@ def test_nothing_many_groups_and_long_names_can_be_drawn(store):
     from dataclasses import replace
 
     from clip_anatomy.edits.selection import Selection
-    from clip_anatomy.report import repair_screen as screen
+    from clip_anatomy.report import repair_terminal as screen
     from clip_anatomy.report.repair_figure import draw_repair, lines_of
     from clip_anatomy.studies.find_cue import find_cue
     from clip_anatomy.studies.repair_effect import measure_repair
@@ -167,7 +167,7 @@ def test_nothing_many_groups_and_long_names_can_be_drawn(store):
 def test_pictures_are_drawn_with_characters_at_a_terminal_with_colours(store):
     from rich.console import Console
 
-    from clip_anatomy.report import repair_prompt as prompt
+    from clip_anatomy.report import repair_interactive as prompt
     from clip_anatomy.studies.find_cue import find_cue
 
     opened = ca.Store.open(store)

@@ -19,7 +19,7 @@ from clip_anatomy.evaluation.sanity import LIMITS, Sanity, negative_texts, rando
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.attention_sinks import sinks
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.towers.redraw import count_blocks
+from clip_anatomy.towers.randomize_weights import count_blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

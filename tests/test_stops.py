@@ -54,7 +54,7 @@ def test_a_vanished_source_is_not_a_thousand_bad_images(clip, photos, tmp_path):
 
 
 def hold(path, ready, leave):
-    from clip_anatomy.store.crash_safety import sole_writer
+    from clip_anatomy.store.durability import sole_writer
 
     with sole_writer(path):
         ready.set()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import clip_anatomy as ca
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.replace_parts import replace_parts
 from clip_anatomy.edits.replacement import Replacement
 from clip_anatomy.edits.selection import Selection
@@ -23,10 +23,10 @@ from clip_anatomy.split.source_tokens import token_parts
 from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.writer import Writer
-from clip_anatomy.studies import stored_predictions
+from clip_anatomy.studies import ablated_predictions
+from clip_anatomy.studies.ablated_predictions import predictions
 from clip_anatomy.studies.ablation_study import STUDIES, study
 from clip_anatomy.studies.baseline import Baseline, baseline_of
-from clip_anatomy.studies.stored_predictions import predictions
 from clip_anatomy.studies.token_parts import TokenParts, tokens_of
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
 
@@ -103,9 +103,9 @@ def test_logits_are_those_of_a_direct_computation(
     clip: Any, store: Store, task: ZeroShotTask, *, by: str, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if small:  # several walks over the classes, pieces and tiles
-        monkeypatch.setattr(stored_predictions, "READER_BYTES", 48 * 4 * store.manifest.d * 5)
-        monkeypatch.setattr(stored_predictions, "PIECE", 70)
-        monkeypatch.setattr(stored_predictions, "CELLS", 200)
+        monkeypatch.setattr(ablated_predictions, "READER_BYTES", 48 * 4 * store.manifest.d * 5)
+        monkeypatch.setattr(ablated_predictions, "PIECE", 70)
+        monkeypatch.setattr(ablated_predictions, "CELLS", 200)
     union = Selection()
     for one in SETS:
         union |= one
@@ -145,7 +145,7 @@ def test_only_the_images_that_are_asked_are_answered(store: Store, task: ZeroSho
 
 
 def test_studies_count_what_the_live_model_answers(clip: Any, store: Store, task: ZeroShotTask) -> None:
-    source = open_source(f"world:{IMAGES}:test")
+    source = open_dataset(f"world:{IMAGES}:test")
     pixels = clip.pixels([picture.data for picture in source])
     for spec in ("none", "layer=0-5", "7.3", "mlp=all", "class-to-class=all"):
         found = study(store, select=[spec], clip=clip, task=task)
@@ -256,7 +256,7 @@ def test_means_of_another_set_and_another_image(clip: Any, store: Store, task: Z
     )
     swapped = study(store, select=["7.1"], clip=clip, task=task, by="swap", other=store.column("id")[3])
     assert store.column("id")[3] in swapped.baseline
-    means = Means.of(clip, [picture.data for picture in open_source("world:40:val")])
+    means = Means.of(clip, [picture.data for picture in open_dataset("world:40:val")])
     again = baseline_of(store, Selection(((7, 1),), mlps=(5,)), over=means)
     torch.testing.assert_close(coordinates(store, again, 7, 1), coordinates(store, put, 7, 1), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(joint(again, "mlp", 5), joint(put, "mlp", 5), atol=1e-3, rtol=1e-2)

@@ -53,12 +53,12 @@ def index(
     from clip_anatomy.progress import note, shown
 
     with shown("opening the model"):
-        from clip_anatomy.data.open_source import open_source
+        from clip_anatomy.data.open_dataset import open_dataset
         from clip_anatomy.loading.load import load
         from clip_anatomy.store.index import index as index_source
         from clip_anatomy.store.index import model_of
 
-        opened = open_source(source, labels)  # a wrong path is said before minutes of loading
+        opened = open_dataset(source, labels)  # a wrong path is said before minutes of loading
         clip = load(model or model_of(store) or "demo", weights=weights, device=device)
     try:
         with shown(source) as tell:

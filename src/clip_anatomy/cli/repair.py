@@ -67,7 +67,7 @@ def repair(
     from clip_anatomy.cli.options import output_folder, print_json, print_notes
     from clip_anatomy.progress import note, shown
     from clip_anatomy.report.repair_folder import EDIT, OUT, repair_folder
-    from clip_anatomy.report.repair_prompt import show
+    from clip_anatomy.report.repair_interactive import show
 
     folder = output_folder(out, OUT, as_json=as_json)
     with repair_folder(folder if protocol is None else None) as write:  # refused before work if it cannot be written

@@ -1,6 +1,6 @@
 """What a collection hands over: pictures one at a time, each with an id that stays the same on every walk.
 
-A `Source` is anything that can be walked again and again in the same order; `opening.open_source` makes one of what people type.
+A `Source` is anything that can be walked again and again in the same order; `opening.open_dataset` makes one of what people type.
 """
 
 import re
@@ -74,7 +74,7 @@ class Source(Protocol):
 
     @property
     def spec(self) -> str:
-        """What `open_source` makes this collection of again, on this machine."""
+        """What `open_dataset` makes this collection of again, on this machine."""
         ...
 
     def __iter__(self) -> Iterator[Picture]:

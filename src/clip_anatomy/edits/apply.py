@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture import Source
 from clip_anatomy.data.picture_batches import Failed, PictureBatch, picture_batches
 from clip_anatomy.edits.edit import Edit
@@ -121,7 +121,7 @@ def apply(
 
     Args:
         edit: an edit, its .json file ("a.json+b.json" for several), or an edited model.
-        source: from `open_source`, or what it reads: a folder, list, table, tars, "world:COUNT".
+        source: from `open_dataset`, or what it reads: a folder, list, table, tars, "world:COUNT".
         out: `.npz` or `.safetensors` (arrays `ids`, `embedding`, and with texts `before` and `after`) or `.jsonl` (a line per
             image, written as they come, so that memory stays small). Embeddings are float32 and not normalised.
         texts: what to say of each image: probabilities over them with the unedited and with the edited model.
@@ -150,7 +150,7 @@ def apply(
     began, tell = time.monotonic(), progress or silent
     tell("opening the model", 0, 1)
     edited = edit if isinstance(edit, EditedClip) else open_edited(edit, model, weights=weights, device=device)
-    source = open_source(str(source)) if isinstance(source, str | Path) else source
+    source = open_dataset(str(source)) if isinstance(source, str | Path) else source
     typed, notes = typed_texts(texts, edited.clip.tokenizer) if texts else ([], [])
     notes += [f'on "{one.short}": {remark}' for one in typed for remark in one.notes]
     texts = [one.text for one in typed]

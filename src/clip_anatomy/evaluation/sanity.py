@@ -45,7 +45,7 @@ from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.registry import method_of
 from clip_anatomy.naming.bundled_pools import general_pool, world_pool
 from clip_anatomy.progress import Progress, silent
-from clip_anatomy.towers.redraw import count_blocks, redraw
+from clip_anatomy.towers.randomize_weights import count_blocks, randomize_weights
 
 __all__ = ["LIMITS", "Sanity", "SanityCheck", "Sink", "negative_texts", "randomised", "rank_correlation", "sanity"]
 
@@ -232,7 +232,7 @@ def randomised(clip: Clip, blocks: int | None = None, *, seed: int = 0) -> Clip:
         raise BadSpec(
             f"blocks={blocks}: the image tower has {there}. Type: blocks={there}, or blocks=None for all of it"
         )
-    drawn = redraw(clip.vision, blocks, seed)
+    drawn = randomize_weights(clip.vision, blocks, seed)
     return replace(clip, name=f"{clip.name}, random weights", vision=drawn, host=None, proof=None)
 
 

@@ -79,8 +79,8 @@ def _png(result: "RepairResult") -> bytes:
     from clip_anatomy.progress import shown
     from clip_anatomy.report.repair_figure import draw_repair
     from clip_anatomy.report.thumbnails import thumbnails
-    from clip_anatomy.studies.ablated_answers import checked_parts
     from clip_anatomy.studies.example_images import changed_answers, cue_examples
+    from clip_anatomy.studies.repair_ablations import checked_parts
 
     store, found, effect = result.store, result.found, result.effect
     with shown("drawing"):

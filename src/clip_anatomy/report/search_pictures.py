@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.data.open_source import picture_of
+from clip_anatomy.data.open_dataset import picture_of
 from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.files import path_of
 from clip_anatomy.images.pixels import read_image

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture import Source, read_data
 from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.store.rows import ImageRow
@@ -32,7 +32,7 @@ def thumbnails(rows: Iterable[ImageRow], side: int = SIDE) -> Iterator[tuple[Ima
             continue
         if row.source not in sources:
             try:
-                sources[row.source] = open_source(row.source)
+                sources[row.source] = open_dataset(row.source)
             except (ClipAnatomyError, OSError) as error:
                 sources[row.source] = str(error)
         source = sources[row.source]

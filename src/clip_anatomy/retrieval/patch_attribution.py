@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.data.open_source import picture_of
+from clip_anatomy.data.open_dataset import picture_of
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.retrieval.hits import Hit

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.progress import Progress, silent
@@ -47,7 +47,7 @@ def index(
 
     Args:
         clip: an opened model.
-        source: a folder, list, table, tars, dataset, `world:COUNT` or Python list; see `open_source`.
+        source: a folder, list, table, tars, dataset, `world:COUNT` or Python list; see `open_dataset`.
         store: folder of the store, made if it is not there.
         layers: "all", "last:4", "8-11", "0,3" or numbers: whose heads (and MLPs) are kept. All by default; a store that
             is there is continued as it was made.
@@ -77,7 +77,7 @@ def index(
         ...     summary.done, summary.failed
         (12, 0)
     """
-    opened = open_source(source, labels)
+    opened = open_dataset(source, labels)
     folder = Path(store)
     manifest = _settings(clip, folder, layers, keep, convention)
     if batch is not None and batch < 1:

@@ -20,7 +20,7 @@ from clip_anatomy.files import digest_of_file
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, StoreBlock, folder_of, need_zarr, read_blocks, write_block
-from clip_anatomy.store.crash_safety import LOCK, flush, one_clear_error, sole_writer
+from clip_anatomy.store.durability import LOCK, flush, one_clear_error, sole_writer
 from clip_anatomy.store.manifest import BASIS, NAME, Manifest, save_basis
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
 from clip_anatomy.store.stored_moments import (

@@ -24,8 +24,8 @@ from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
+from clip_anatomy.studies.ablated_predictions import predictions
 from clip_anatomy.studies.baseline import baseline_of, refuse_missing
-from clip_anatomy.studies.stored_predictions import predictions
 from clip_anatomy.studies.study_result import Study, effects_of
 from clip_anatomy.studies.token_parts import tokens_of
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task

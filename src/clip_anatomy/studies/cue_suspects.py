@@ -23,8 +23,8 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.retrieval.head_choice import word_share
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.ablated_answers import HeadOrMlp, contributions, texts_in
 from clip_anatomy.studies.cue_scores import Score, text_variance
+from clip_anatomy.studies.repair_ablations import HeadOrMlp, contributions, texts_in
 from clip_anatomy.studies.repair_task import RepairTask
 
 __all__ = [

@@ -8,8 +8,8 @@ import torch
 from clip_anatomy.naming.top_images import rows_at
 from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.ablated_answers import HeadOrMlp, contributions, texts_in
 from clip_anatomy.studies.find_cue import CueSearch
+from clip_anatomy.studies.repair_ablations import HeadOrMlp, contributions, texts_in
 from clip_anatomy.studies.repair_effect import RepairEffect
 
 __all__ = ["ChangedAnswer", "ChangedAnswers", "CueExamples", "changed_answers", "cue_examples"]

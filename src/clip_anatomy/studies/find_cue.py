@@ -20,14 +20,6 @@ from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.ablated_answers import (
-    BYTES,
-    HeadOrMlp,
-    PartAblation,
-    ablated_logits,
-    parts_of,
-    selection_of,
-)
 from clip_anatomy.studies.cue_scores import (
     COST,
     LEAST,
@@ -50,6 +42,14 @@ from clip_anatomy.studies.cue_suspects import (
     suspects_of,
 )
 from clip_anatomy.studies.image_split import Split, halves_of
+from clip_anatomy.studies.repair_ablations import (
+    BYTES,
+    HeadOrMlp,
+    PartAblation,
+    ablated_logits,
+    parts_of,
+    selection_of,
+)
 from clip_anatomy.studies.repair_task import RepairTask, repair_task
 
 __all__ = ["Candidate", "CueSearch", "find_cue"]

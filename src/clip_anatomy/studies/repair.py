@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput
@@ -16,9 +16,9 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.ablated_answers import ALONG, PartAblation, checked_parts
 from clip_anatomy.studies.cue_scores import Score
 from clip_anatomy.studies.find_cue import IMAGES, MOST, CueSearch, find_cue
+from clip_anatomy.studies.repair_ablations import ALONG, PartAblation, checked_parts
 from clip_anatomy.studies.repair_effect import RepairEffect, measure_repair, repair_edit
 from clip_anatomy.studies.waterbirds_protocol import PROTOCOL_OUT, run_protocol
 from clip_anatomy.studies.waterbirds_table import PaperTable
@@ -244,7 +244,7 @@ def _opened(
         return store, model if isinstance(model, Clip) else load(model or store.manifest.model, **options)
     # A repair needs groups of some size: unseen pictures, where either background is as likely, if nothing else is said.
     spec = str(source) if str(source).count(":") > 1 else f"{source}:val:balanced"
-    pictures, place = open_source(spec), out / spec.replace(":", "-")
+    pictures, place = open_dataset(spec), out / spec.replace(":", "-")
     clip = model if isinstance(model, Clip) else load(model or "demo", **options)
     index(clip, pictures, place, keep="heads,mlps", progress=progress)
     return Store.open(place, clip), clip

@@ -16,10 +16,10 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.ablated_answers import PartAblation, ablation_of, answers, checked_parts, means_of
 from clip_anatomy.studies.bootstrap import AccuracyChange, accuracy_changes
 from clip_anatomy.studies.cue_scores import AblatedLogits, Score, right, score
 from clip_anatomy.studies.find_cue import CueSearch
+from clip_anatomy.studies.repair_ablations import PartAblation, ablation_of, answers, checked_parts, means_of
 from clip_anatomy.studies.store_columns import few
 
 __all__ = ["RepairEffect", "measure_repair", "repair_edit", "validation_score"]

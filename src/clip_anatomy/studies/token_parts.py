@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.data.open_source import picture_of
+from clip_anatomy.data.open_dataset import picture_of
 from clip_anatomy.edits.measured_replacements import check_class_token
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from clip_anatomy.data.open_source import open_source
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.waterbirds import CLASSES, GROUPS
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
@@ -63,7 +63,7 @@ def run_protocol(
     stored = (place / NAME).is_file()
     place = place if stored else Path(out) / "store"
     pictures = (
-        None if stored else open_source(_test_images(str(source)))
+        None if stored else open_dataset(_test_images(str(source)))
     )  # a wrong path is said before minutes of loading
     named = model or model_of(place)
     if named is None:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
-from clip_anatomy.towers.forward import linear, resample_position
+from clip_anatomy.towers.forward import linear
 from clip_anatomy.towers.layers import Linear, Norm, Resampling
+from clip_anatomy.towers.positions import resample_position
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
 

@@ -19,20 +19,20 @@ from clip_anatomy.towers.transformer import Transformer, as_transformer
 
 
 def count_blocks(tower: Tower) -> int:
-    """Count the blocks that `redraw` can draw anew: those of a transformer; bottlenecks and the pool of a ResNet."""
+    """Count the blocks that `randomize_weights` can draw anew: those of a transformer; bottlenecks and the pool of a ResNet."""
     if isinstance(tower, ResNet):
         return sum(len(stage) for stage in tower.stages) + 1
     return tower.layers
 
 
-def redraw(tower: Tower, blocks: int | None, seed: int) -> Tower:
+def randomize_weights(tower: Tower, blocks: int | None, seed: int) -> Tower:
     """Draw the last blocks anew, or (None) the whole tower; blocks drawn with one seed are the same whatever `blocks` is."""
     if isinstance(tower, ResNet):
-        return _redraw_resnet(tower, blocks, seed)
-    return _redraw_transformer(as_transformer(tower), blocks, seed)
+        return _randomize_resnet(tower, blocks, seed)
+    return _randomize_transformer(as_transformer(tower), blocks, seed)
 
 
-def _redraw_transformer(tower: Transformer, blocks: int | None, seed: int) -> Transformer:
+def _randomize_transformer(tower: Transformer, blocks: int | None, seed: int) -> Transformer:
     first = 0 if blocks is None else tower.layers - blocks
     drawn = tuple(
         block if i < first else _block(block, _drawer(seed, tower.layers - i)) for i, block in enumerate(tower.blocks)
@@ -44,7 +44,7 @@ def _redraw_transformer(tower: Transformer, blocks: int | None, seed: int) -> Tr
     return replace(tower, **{f.name: _each(getattr(tower, f.name), draw) for f in fields(tower) if f.name != "blocks"})
 
 
-def _redraw_resnet(resnet: ResNet, blocks: int | None, seed: int) -> ResNet:
+def _randomize_resnet(resnet: ResNet, blocks: int | None, seed: int) -> ResNet:
     left = count_blocks(resnet) if blocks is None else blocks
     pool = resnet.pool
     if left > 0:

@@ -12,8 +12,8 @@ from rich.text import Text
 from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.progress import note
-from clip_anatomy.report import repair_screen as screen
-from clip_anatomy.report.repair_screen import percent
+from clip_anatomy.report import repair_terminal as screen
+from clip_anatomy.report.repair_terminal import percent
 from clip_anatomy.report.thumbnails import thumbnails
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.example_images import cue_examples

@@ -18,7 +18,7 @@ FORMS = (
 )
 
 
-def open_source(source: Any, labels: str | Path | None = None) -> Source:
+def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     """Make a collection of what people type.
 
     Args:
@@ -37,7 +37,7 @@ def open_source(source: Any, labels: str | Path | None = None) -> Source:
         BadInput: nothing of this kind, or nothing there.
 
     Example:
-        >>> source = open_source("world:3:test")
+        >>> source = open_dataset("world:3:test")
         >>> [picture.id for picture in source]
         ['world-0-test-0', 'world-0-test-1', 'world-0-test-2']
     """
@@ -106,4 +106,4 @@ def _opened(spec: str) -> "Source":
 
     if spec == PYTHON_LIST:
         return PythonList(())
-    return Folder(Path(spec)) if Path(spec).is_dir() and Path(spec).is_absolute() else open_source(spec)
+    return Folder(Path(spec)) if Path(spec).is_dir() and Path(spec).is_absolute() else open_dataset(spec)
