@@ -33,7 +33,7 @@ class Kind:
     names: tuple[str, ...] = ()
 
     def owns(self, folder: Path) -> bool:
-        """Whether the mark of this kind is in a folder."""
+        """Tell whether the mark of this kind is in a folder."""
         try:
             with (folder / self.mark).open("rb") as file:
                 return self.schema.encode() in file.read(200)
@@ -171,7 +171,7 @@ def as_json(value: dict[str, Any]) -> str:
 
 
 def slug(text: str) -> str:
-    """A piece of a file's name: at most 40 small ASCII letters and digits.
+    """Return a piece of a file's name: at most 40 small ASCII letters and digits.
 
     Example:
         >>> slug("My cat, at home!"), slug("猫")

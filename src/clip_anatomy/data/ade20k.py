@@ -36,7 +36,7 @@ def open_ade(path: Path, *, split: str = "validation") -> MaskedDataset:
 
 
 def _names(file: Path) -> tuple[str, ...]:
-    """The table's last column: "1 <tab> 0.1576 <tab> … <tab> wall", synonyms after a comma or semicolon."""
+    """Return the table's last column: "1 <tab> 0.1576 <tab> … <tab> wall", synonyms after a comma or semicolon."""
     found: dict[int, str] = {}
     for line in lines_of(file):
         cells = [cell.strip() for cell in line.split("\t")]

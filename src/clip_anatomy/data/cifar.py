@@ -124,7 +124,7 @@ class Cifar:
                 )
 
     def count(self) -> int:
-        """Number of images."""
+        """Count the images."""
         return self.images
 
     def check(self) -> None:
@@ -135,7 +135,7 @@ class Cifar:
             )
 
     def fetch(self, path: str) -> ImageData:
-        """The pixels at `file#number`."""
+        """Read the pixels at `file#number`."""
         name, _, at = path.partition("#")
         file = next((file for _, file in self.files if file.removesuffix(".bin") == name), None)
         if file is None or not at.isdecimal():
@@ -146,7 +146,7 @@ class Cifar:
         return batch.images[int(at)]
 
     def read(self, file: str) -> Batch:
-        """One of its files whole.
+        """Read one of its files whole.
 
         Raises:
             BadInput: it is gone or damaged.
@@ -224,7 +224,7 @@ def _words(copy: DatasetCopy, layout: Layout, file: str, key: str) -> tuple[str,
 
 
 def _length(source: Cifar, file: str) -> int:
-    """Images of a file; a binary file tells it by its size, a Python one is read."""
+    """Return Images of a file; a binary file tells it by its size, a Python one is read."""
     if not source.layout.binary:
         return len(source.read(file).images)
     record, size = VALUES + len(source.layout.labels), (source.copy.root / file).stat().st_size
@@ -255,5 +255,5 @@ def _batch_of(path: Path, _: int, keys: tuple[str, ...], binary: bool) -> Batch:
 
 
 def _upright(flat: UInt8[np.ndarray, "image value"]) -> UInt8[np.ndarray, "image 32 32 3"]:
-    """Planes of red, green, blue as pixels."""
+    """Return planes of red, green, blue as pixels."""
     return np.ascontiguousarray(flat.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))

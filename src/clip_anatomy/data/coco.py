@@ -86,7 +86,7 @@ def open_coco_stuff(path: Path, *, split: str = "val2017") -> MaskedDataset:
 
 
 def open_coco_labels(path: Path, *, split: str = "val2017") -> TaggedDataset:
-    """Which of the eighty things each picture shows, from the instances; pictures without any stay in.
+    """Tell which of the eighty things each picture shows, from the instances; pictures without any stay in.
 
     Args:
         path: the folder.
@@ -131,7 +131,7 @@ def _mapped(path: Path, split: str, table: Mapping[int, int]) -> tuple[MaskedPic
 
 
 def _read(path: Path, split: str, kinds: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
-    """Images and annotations of one or two JSON files, in the order in which they are painted."""
+    """Read Images and annotations of one or two JSON files, in the order in which they are painted."""
     names = [f"annotations/{kind}_{split}.json" for kind in kinds]
     need(path, split, *names, what="COCO", where=WHERE)
     images: dict[int, dict[str, Any]] = {}
@@ -175,7 +175,7 @@ def _painted(
 
 
 def _category(one: dict[str, Any], table: Mapping[int, int], other: int | None = None) -> Any:
-    """The category; None for 183, COCO-Stuff's "other" (all that is a thing)."""
+    """Return the category; None for 183, COCO-Stuff's "other" (all that is a thing)."""
     number = one.get("category_id")
     if number is not None and number == other and number not in table:
         return None
@@ -194,7 +194,7 @@ def _masks() -> Any:
 
 
 def _decoded(shape: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
-    """Polygons, run lengths as a list, or run lengths as COCO's string → pixels."""
+    """Turn polygons, run lengths as a list, or run lengths as COCO's string into pixels."""
     tool = _masks()
     if isinstance(shape, list) or isinstance(shape.get("counts"), list):
         coded = tool.frPyObjects(shape, *size)

@@ -50,7 +50,7 @@ def cub(rest: str) -> LabelledDataset:
 
 
 def _species(name: str) -> str:
-    """`001.Black_footed_Albatross` as people say it."""
+    """Turn `001.Black_footed_Albatross` into the name that people say."""
     number, dot, rest = name.partition(".")
     return (rest if dot and number.isdecimal() else name).replace("_", " ")
 
@@ -60,7 +60,7 @@ def _by_image(copy: DatasetCopy, name: str) -> dict[str, str]:
 
 
 def _attributes(copy: DatasetCopy) -> dict[str, dict[str, str]]:
-    """What was seen on each image: part or property → values, joined by commas."""
+    """Tell what was seen on each image: part or property → values, joined by commas."""
     known: dict[str, tuple[str, str]] = {}
     beside = (
         copy.root / "attributes/attributes.txt",

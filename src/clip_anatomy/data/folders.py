@@ -70,18 +70,18 @@ class Folder:
             yield Picture(path, self.root / path, path, label, note.group, note.captions, meta)
 
     def splits(self) -> dict[str, str]:
-        """Folders of the first level → split, if all of them are called so; else nothing."""
+        """Map folders of the first level to splits, if all of them are called so; else nothing."""
         with os.scandir(self.root) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
         return {name: SPLITS[name.lower()] for name in names} if all(name.lower() in SPLITS for name in names) else {}
 
     def paths(self) -> Iterator[str]:
-        """Paths relative to the folder, with forward slashes."""
+        """List paths relative to the folder, with forward slashes."""
         self.check()
         yield from _pictures(self.root, "", frozenset())
 
     def count(self) -> int:
-        """Number of picture files."""
+        """Count the picture files."""
         return sum(1 for _ in self.paths())
 
     def check(self) -> None:
@@ -90,11 +90,11 @@ class Folder:
             raise BadInput(f"the folder {self.root} cannot be reached. Bring it back and type the same command again")
 
     def fetch(self, path: str) -> ImageData:
-        """The file at `path`."""
+        """Read the file at `path`."""
         return self.root / path
 
     def knows_any(self) -> bool:
-        """Whether the table says something about at least one file."""
+        """Tell whether the table says something about at least one file."""
         return any((self.root / name).is_file() for name in list(self.table)[:100]) or any(
             path in self.table or path.rsplit("/", 1)[-1] in self.table for path in self.paths()
         )
@@ -149,7 +149,7 @@ class ImageList:
             raise BadInput(f"{self.file} is not a text file with one path a line ({error})") from error
 
     def count(self) -> int:
-        """Number of entries."""
+        """Count the entries."""
         return sum(1 for _ in self._entries())
 
     def check(self) -> None:
@@ -158,7 +158,7 @@ class ImageList:
             raise BadInput(f"the list {self.file} cannot be reached. Bring it back and type the same command again")
 
     def fetch(self, path: str) -> ImageData:
-        """The file at `path`, beside the list or in `images/` beside it."""
+        """Read the file at `path`, beside the list or in `images/` beside it."""
         base = self.file.parent
         there = base / path_of(path)
         inner = base / "images" / path
@@ -199,7 +199,7 @@ class PythonList:
         """Nothing can go away."""
 
     def fetch(self, path: str) -> ImageData:
-        """The file of an entry that was a path."""
+        """Read the file of an entry that was a path."""
         return Path(path)
 
 
@@ -239,6 +239,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _within(name: str, *roots: Path) -> str:
-    """A table's path relative to the folder, where it is written out in full."""
+    """Return a table's path relative to the folder, where it is written out in full."""
     root = next((root for root in roots if Path(name).is_absolute() and Path(name).is_relative_to(root)), None)
     return name if root is None else Path(name).relative_to(root).as_posix()

@@ -86,7 +86,7 @@ class HubDataset:
             )
 
     def count(self) -> int:
-        """Number of rows."""
+        """Count the rows."""
         return len(self.rows)
 
     def check(self) -> None:
@@ -95,7 +95,7 @@ class HubDataset:
             raise BadInput(f"the dataset {self.name} cannot be reached. Bring it back and type the same command again")
 
     def fetch(self, path: str) -> ImageData:
-        """The image of a row."""
+        """Read the image of a row."""
         return _data(self.rows[int(path)][self.column])
 
 
@@ -103,7 +103,7 @@ _KINDS = {"label": LABEL, "group": GROUP, "captions": CAPTIONS}
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote this folder."""
+    """Tell whether `save_to_disk` wrote this folder."""
     return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
 
 

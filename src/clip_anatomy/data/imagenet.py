@@ -74,7 +74,7 @@ def imagenet(rest: str) -> LabelledDataset:
 
 
 def _images(copy: DatasetCopy, split: str) -> Path:
-    """The folder that holds the images of a split: the one given, or one inside."""
+    """Return the folder that holds the images of a split: the one given, or one inside."""
     root = copy.root
     names = [entry.name for entry in root.iterdir()]
     if any(SYNSET.match(name) for name in names) or any(FLAT.match(name) for name in names):
@@ -97,7 +97,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _place(name: str) -> int:
-    """The number in a validation image's name."""
+    """Return the number in a validation image's name."""
     found = FLAT.match(name)
     return int(found[1]) if found else 0
 
@@ -129,7 +129,7 @@ def _truth(copy: DatasetCopy, folder: Path) -> Mapping[int, str]:
 
 
 def _solution(copy: DatasetCopy, path: Path) -> dict[int, str]:
-    """Kaggle's table: number in an image's name → synset, the first word of PredictionString."""
+    """Read Kaggle's table: number in an image's name → synset, the first word of PredictionString."""
     truth: dict[int, str] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -145,7 +145,7 @@ def _solution(copy: DatasetCopy, path: Path) -> dict[int, str]:
 
 
 def _meta(path: Path) -> dict[int, str]:
-    """The development kit's class numbers (which are not in the order of synsets) → synset."""
+    """Read the development kit's class numbers (which are not in the order of synsets) → synset."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -158,7 +158,7 @@ def _meta(path: Path) -> dict[int, str]:
 
 
 def _labels(copy: DatasetCopy, needed: set[str], inside: list[str]) -> dict[str, str]:
-    """Names by synset, ascending: the sorted synsets and open_clip's list of names are in the same order."""
+    """Return names by synset, ascending: the sorted synsets and open_clip's list of names are in the same order."""
     whole = _all_synsets(copy, inside)
     if whole is None:
         raise BadInput(
@@ -174,7 +174,7 @@ def _labels(copy: DatasetCopy, needed: set[str], inside: list[str]) -> dict[str,
 
 
 def _all_synsets(copy: DatasetCopy, inside: list[str]) -> tuple[str, ...] | None:
-    """The 1,000 synsets in ascending order, from the copy's own table or folders, else from timm."""
+    """Return the 1,000 synsets in ascending order, from the copy's own table or folders, else from timm."""
     around = (copy.root, copy.root.parent, copy.root.parent.parent)
     for table in (at / "LOC_synset_mapping.txt" for at in around):
         if table.is_file():

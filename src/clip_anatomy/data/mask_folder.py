@@ -40,7 +40,7 @@ def open_sample(path: Path) -> MaskedDataset:
 
 
 def _plain(name: str) -> str:
-    """COCO's words for people: "wall-brick" is a brick wall, and "merged" and "other" are no words to look for.
+    """Turn COCO's words into people's: "wall-brick" is a brick wall, and "merged" and "other" are no words to look for.
 
     Example:
         >>> _plain("wall-brick"), _plain("tree-merged"), _plain("sky-other-merged"), _plain("teddy bear")

@@ -120,7 +120,7 @@ def need(root: Path, *inside: str, what: str, where: str) -> None:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The non-empty lines of a text file, stripped."""
+    """List the non-empty lines of a text file, stripped."""
     try:
         return [
             line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
@@ -130,7 +130,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def read_ids(path: Path, *, grey: bool = False) -> "Int[np.ndarray, 'row col']":
-    """The numbers in a mask: a PNG with a palette, with grey levels of 8 or 16 bits, or black and white (0 and 1).
+    """Read the numbers in a mask: a PNG with a palette, with grey levels of 8 or 16 bits, or black and white (0 and 1).
 
     Args:
         path: the file.
@@ -153,7 +153,7 @@ def read_ids(path: Path, *, grey: bool = False) -> "Int[np.ndarray, 'row col']":
 
 
 def relabel(ids: "Int[np.ndarray, 'row col']", table: Mapping[int, int], name: str) -> "Int[np.ndarray, 'row col']":
-    """A data set's own numbers → class numbers.
+    """Turn a data set's own numbers into class numbers.
 
     Args:
         ids: as stored.
@@ -187,7 +187,7 @@ def paired(
     what: str,
     read: "Callable[[Path], Int[np.ndarray, 'row col']] | None" = None,
 ) -> tuple[MaskedPicture, ...]:
-    """Entries from a list of ids whose pictures and masks are files.
+    """Return entries from a list of ids whose pictures and masks are files.
 
     Args:
         ids: the list.
@@ -213,12 +213,12 @@ def paired(
 
 
 def read_picture(path: Path) -> Image.Image:
-    """One picture as stored, not turned by EXIF: masks are drawn on the stored pixels."""
+    """Read one picture as stored, not turned by EXIF: masks are drawn on the stored pixels."""
     return read_image(path, upright=False)
 
 
 def files_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Files of these kinds in a folder, sorted by name; none if there is no folder."""
+    """List files of these kinds in a folder, sorted by name; none if there is no folder."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))

@@ -83,7 +83,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _variable(data: bytes, order: str, name: str) -> Shaped[np.ndarray, "row col"] | None:
-    """The values of a variable, None if it is another one."""
+    """Return the values of a variable, None if it is another one."""
     parts = _elements(data, order)
     (_, flags), (_, sizes), (_, said) = (next(parts, (0, b"")) for _ in range(3))
     if said != name.encode("ascii"):

@@ -87,7 +87,7 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
 
 
 def picture_of(source: str, path: str | None, name: str) -> Image.Image:
-    """The original picture of a row: `picture_of(row.source, row.path, row.id)`.
+    """Return the original picture of a row: `picture_of(row.source, row.path, row.id)`.
 
     Raises:
         BadImage: it was handed over in memory, or is no longer where it was.

@@ -77,7 +77,7 @@ def open_context(path: Path, *, split: str = "val", background: bool = True) -> 
 
 
 def _numbers(root: Path, names: tuple[str, ...]) -> tuple[tuple[int, ...], set[int]]:
-    """The labels of the 459 that are the 59 classes, in their order, and all others, with 0 (no label)."""
+    """Return the labels of the 459 that are the 59 classes, in their order, and all others, with 0 (no label)."""
     every = {name: number for number, name in _named(root, "labels.txt", 459).items()}
     missing = [name for name in names if IN_FULL.get(name, name) not in every]
     if missing:
@@ -89,7 +89,7 @@ def _numbers(root: Path, names: tuple[str, ...]) -> tuple[tuple[int, ...], set[i
 
 
 def _named(root: Path, name: str, count: int) -> dict[int, str]:
-    """Number → name from lines such as "11: table", without spaces, in the order of the numbers; 0 ("empty") is left out."""
+    """Read number → name from lines such as "11: table", without spaces, in the order of the numbers; 0 ("empty") is left out."""
     places = [root / name, *(root / form / name for form in FORMS)]
     file = next((p for p in places if p.is_file()), None)
     if file is None:

@@ -82,7 +82,7 @@ class Source(Protocol):
         ...
 
     def count(self) -> int | None:
-        """How many there are, where that is cheap to say."""
+        """Count them, where that is cheap."""
         ...
 
     def check(self) -> None:
@@ -90,7 +90,7 @@ class Source(Protocol):
         ...
 
     def fetch(self, path: str) -> ImageData:
-        """The image at a picture's `path`."""
+        """Read the image at a picture's `path`."""
         ...
 
 
@@ -176,12 +176,12 @@ def _bytes_of(data: ImageData) -> bytes:
 
 
 def hash_of(data: ImageData) -> str:
-    """A name for an image that has none: hash of its kind, its shape and its values."""
+    """Name an image that has no name: hash of its kind, its shape and its values."""
     shape = data.size if isinstance(data, Image.Image) else getattr(data, "shape", ())
     kind = data.mode if isinstance(data, Image.Image) else str(getattr(data, "dtype", "bytes"))
     return f"image-{digest([repr((kind, tuple(shape))), _bytes_of(data)])}"
 
 
 def _as_text(text: str) -> str:
-    """The same with a mark in the place of each byte that is no text."""
+    """Put a mark in the place of each byte that is no text."""
     return NO_TEXT.sub("\ufffd", text)

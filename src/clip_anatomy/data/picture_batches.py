@@ -220,7 +220,7 @@ def _name_of(source: Any, place: int) -> str:
 
 
 def _as_text(path: Any) -> str:
-    """A file name as it can be printed, whatever bytes it holds."""
+    """Write a file name as it can be printed, whatever bytes it holds."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 

@@ -95,7 +95,7 @@ class DatasetCopy:
         return tuple(split for split in self.of.images if split in self.options) or tuple(self.of.images)
 
     def need(self, name: str) -> Path:
-        """A file that the copy must have.
+        """Return a file that the copy must have.
 
         Raises:
             BadInput: it has not; says where the data set is to be had.
@@ -109,7 +109,7 @@ class DatasetCopy:
         return path
 
     def wrong(self, message: str) -> BadInput:
-        """What is wrong with a file of the copy, and what to do about it."""
+        """Tell what is wrong with a file of the copy, and what to do about it."""
         return BadInput(f"{message}. Put a fresh copy of {self.of.title} in its place; it is to be had {self.of.where}")
 
     def hold_to(self, found: Mapping[str, int], more: str = "") -> None:
@@ -178,7 +178,7 @@ class LabelledDataset:
             )
 
     def count(self) -> int:
-        """Number of images."""
+        """Count the images."""
         return self.images
 
     def check(self) -> None:
@@ -189,7 +189,7 @@ class LabelledDataset:
             )
 
     def fetch(self, path: str) -> ImageData:
-        """The file at `path`."""
+        """Read the file at `path`."""
         return self.copy.root / path
 
     @staticmethod
@@ -221,7 +221,7 @@ class LabelledDataset:
 
 
 def _files_under(root: Path, folders: Iterable[str]) -> set[str]:
-    """Files in these folders, each folder read once: asking for every file by itself takes long over a network."""
+    """List files in these folders, each folder read once: asking for every file by itself takes long over a network."""
     found: set[str] = set()
     for folder in folders:
         try:

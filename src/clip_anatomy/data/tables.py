@@ -34,7 +34,7 @@ Table = Mapping[str, TableRow]
 
 
 def normalised_path(name: str) -> str:
-    """A path as a walk spells it: no `./`, no doubled slashes, and slashes where Windows wrote backslashes.
+    """Return a path as a walk spells it: no `./`, no doubled slashes, and slashes where Windows wrote backslashes.
 
     Example:
         >>> normalised_path("./dog//a.jpg"), normalised_path("dog\\\\a.jpg")
@@ -101,14 +101,14 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
 
 
 def _between(header: str) -> str:
-    """What stands between the columns: a comma, or what spreadsheets write where the comma is the decimal sign."""
+    """Tell what stands between the columns: a comma, or what spreadsheets write where the comma is the decimal sign."""
     return next(
         (sign for sign in ",;\t" if any(name in PATH for name in next(csv.reader([header], delimiter=sign), []))), ","
     )
 
 
 def row_for(table: Table, path: str) -> TableRow:
-    """What a table says about a path, by the whole path or else by the file's name."""
+    """Tell what a table says about a path, by the whole path or else by the file's name."""
     path = normalised_path(path)
     return table.get(path) or table.get(path.rsplit("/", 1)[-1]) or TableRow()
 

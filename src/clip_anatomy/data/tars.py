@@ -91,7 +91,7 @@ class Tars:
             )
 
     def fetch(self, path: str) -> ImageData:
-        """The bytes of a member, from `tar#member`."""
+        """Read the bytes of a member, from `tar#member`."""
         name, _, member = path.partition("#")
         with (
             reading(path, f"It should be in the tars of {self.pattern}: put a whole copy in its place"),
@@ -104,7 +104,7 @@ class Tars:
 
 
 def only_tars(folder: Path) -> bool:
-    """Whether a folder holds tars and no picture files or folders of their own."""
+    """Tell whether a folder holds tars and no picture files or folders of their own."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     return any(entry.suffix == ".tar" for entry in entries) and not any(
         entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in entries

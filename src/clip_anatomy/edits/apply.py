@@ -224,7 +224,7 @@ def _chances(model: EditedClip, x: Tensor, prompts: Tensor) -> Float[Tensor, "im
 
 @contextmanager
 def _writing(out: Path, model: EditedClip, texts: Sequence[str]) -> Generator[Callable[[_Batch], None]]:
-    """A temporary file beside, renamed when all is in it."""
+    """Open a temporary file beside, renamed when all is in it."""
     header = {
         "schema": FILE_SCHEMA,
         "model": model.edit.model,

@@ -128,7 +128,7 @@ class Edit:
 
     @staticmethod
     def empty(clip: Clip) -> "Edit":
-        """The edit of a model that changes nothing."""
+        """Make the edit of a model that changes nothing."""
         tower = clip.vision
         return Edit(
             clip.name, clip.digest, str(tower.dtype).removeprefix("torch."), tower.layers, tower.heads, tower.embed
@@ -176,11 +176,11 @@ class Edit:
         return [one.description for one in self.replacements]
 
     def __len__(self) -> int:
-        """How many parts are replaced."""
+        """Count the parts that are replaced."""
         return len(self.replacements)
 
     def __bool__(self) -> bool:
-        """Whether anything is."""
+        """Tell whether anything is replaced."""
         return bool(self.replacements)
 
     # ---- algebra
@@ -280,7 +280,7 @@ class Edit:
     def shift(
         self, coordinates: Mapping[tuple[int, int], Float[Tensor, "image d"]], basis: HeadBasis
     ) -> Float[Tensor, "image embed"]:
-        """What to add to embedding / ‖embedding‖, from stored head coordinates alone: no image is read.
+        """Compute what to add to embedding / ‖embedding‖, from stored head coordinates alone: no image is read.
 
         Args:
             coordinates: (layer, head) → coordinates, divided by ‖embedding‖ (`Store.heads(layer, head)`).

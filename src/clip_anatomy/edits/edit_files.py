@@ -170,7 +170,7 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _tensor_file(path: Path) -> Path | None:
-    """The tensors that an edit which is to be overwritten names, if it is one of ours."""
+    """Return the tensors that an edit which is to be overwritten names, if it is one of ours."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         name = content["tensors"]["file"] if content["schema"] == SCHEMA else ""
@@ -181,7 +181,7 @@ def _tensor_file(path: Path) -> Path | None:
 
 
 def _named_elsewhere(tensors: Path, path: Path) -> bool:
-    """Whether another edit in the folder names these tensors: a copy that somebody made of the JSON file alone."""
+    """Tell whether another edit in the folder names these tensors: a copy that somebody made of the JSON file alone."""
     for other in tensors.parent.glob("*.json"):
         try:
             if other != path and other.stat().st_size < LARGEST and tensors.name in other.read_text(encoding="utf-8"):

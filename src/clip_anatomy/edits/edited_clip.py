@@ -84,16 +84,16 @@ class EditedClip(EditedModel):
         return self._as_host(self.encode_text(input_ids))
 
     def _unmoved(self) -> bool:
-        """Whether the weights still are those that were borrowed, not turned to another device or precision nor loaded anew."""
+        """Tell whether the weights still are those that were borrowed, not turned to another device or precision nor loaded anew."""
         return all(mine is lent for mine, lent in zip(self.image_tower.buffers(), self._lent, strict=True))
 
     def _fits(self, image: Tensor) -> bool:
-        """Whether the pictures have the size that the host library takes: at any other, it fails or places patches wrongly."""
+        """Tell whether the pictures have the size that the host library takes: at any other, it fails or places patches wrongly."""
         tower = self.clip.image_tower
         return tuple(image.shape[-2:]) == tuple(n * side for n, side in zip(tower.grid, tower.patch, strict=True))
 
     def _unedited(self, image: Tensor) -> Tensor:
-        """The host library's own embeddings, to the last bit, where there is a host."""
+        """Return the host library's own embeddings, to the last bit, where there is a host."""
         if self.clip.host is None:
             return self.image_tower(image)
         return read_host(self.clip.host).encode_image(image.to(self.image_tower.get_buffer("embedding.weight").dtype))
@@ -148,7 +148,7 @@ def _facts(tower: Transformer) -> dict[str, Any]:
 
 
 def _tensors(value: Any, name: str = "") -> dict[str, Tensor]:
-    """Tensors of a tower by the paths of their fields; query, key and value as one where the host stores them so."""
+    """Return tensors of a tower by the paths of their fields; query, key and value as one where the host stores them so."""
     if isinstance(value, Tensor):
         return {name: value}
     if isinstance(value, tuple):
@@ -163,7 +163,7 @@ def _tensors(value: Any, name: str = "") -> dict[str, Tensor]:
 def _replacement(
     tower: Transformer, edit: Edit
 ) -> tuple[Float[Tensor, "source embed"], Float[Tensor, " embed"], dict[str, Any]]:
-    """Maps from what the replaced heads compute to what is taken out, the constant that is put in, and which parts those are.
+    """Build the maps from what the replaced heads compute to what is taken out, the constant that is put in, and which parts those are.
 
     The order of the rows is that in which the forward computes: per layer the replaced heads, then class-to-class attention.
     """

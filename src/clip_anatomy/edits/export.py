@@ -136,7 +136,7 @@ def _write(model: EditedClip, part: Path) -> None:
 
 
 def _plain(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """Tensors of their own: what is borrowed may be a transposed view, or shared."""
+    """Copy tensors to ones of their own: what is borrowed may be a transposed view, or shared."""
     return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
 
@@ -180,7 +180,7 @@ def _write_onnx(model: EditedClip, part: Path) -> None:
 
 
 def _texts(ids: Tensor) -> Tensor:
-    """A text and two shorter ones, which end elsewhere: [1, token] → [3, token]."""
+    """Return a text and two shorter ones, which end elsewhere: [1, token] → [3, token]."""
     shorter = [torch.cat([ids[:, cut:], torch.zeros_like(ids[:, :cut])], 1) for cut in (1, ids.shape[1] // 3)]
     return torch.cat([ids, *shorter])
 
@@ -212,7 +212,7 @@ def _bytes(module: nn.Module) -> int:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """The exporter's own notes (deprecations inside it, constants that it does not fold) are not for our users."""
+    """Silence the exporter's own notes (deprecations inside it, constants that it does not fold): they are not for our users."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
     before = [logger.level for logger in loggers]
     try:
@@ -228,7 +228,7 @@ def _quiet() -> Generator[None]:
 
 @contextmanager
 def _replacing(folder: Path) -> Generator[Path]:
-    """A folder beside, moved into place when all is done; an older export is replaced, anything else is refused."""
+    """Make a folder beside, moved into place when all is done; an older export is replaced, anything else is refused."""
     if folder.exists() and not _ours(folder):
         raise OutputError(f"{folder} is there and is no exported model. Type another folder: --out NAME")
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):

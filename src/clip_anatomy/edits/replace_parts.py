@@ -117,7 +117,7 @@ def replace_parts(
 
 
 def _zeroed(selection: Selection, layers: int, embed: int) -> tuple[Replacement, ...]:
-    """Every part by zero; of each layer's tokens the union of those selected and of class-to-class attention's."""
+    """Return every part by zero; of each layer's tokens the union of those selected and of class-to-class attention's."""
     whole = Selection(selection.heads, selection.mlps, input_embedding=selection.input_embedding)
     class_token = {layer: (0,) if layer in selection.class_to_class else () for layer in range(layers)}
     read = {layer: tuple(sorted({*selection.tokens, *class_token[layer]})) for layer in range(layers)}
@@ -128,7 +128,7 @@ def _zeroed(selection: Selection, layers: int, embed: int) -> tuple[Replacement,
 def _changes(
     clip: Clip, pixels: Tensor, parts: tuple[Replacement, ...], convention: Convention
 ) -> tuple[Float[Tensor, "image embed"], Float[Tensor, "image embed"]]:
-    """Embeddings, and what the replacements add to embedding / ‖embedding‖."""
+    """Compute embeddings, and what the replacements add to embedding / ‖embedding‖."""
     embeddings: list[Tensor] = []
     changes: list[Tensor] = []
     for batch in pixels.split(BATCH):

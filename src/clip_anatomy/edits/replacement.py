@@ -133,7 +133,7 @@ class Replacement:
         return self.replaced_part((rows if self.kind == "class-to-class" else rows[0]) - x)
 
     def same(self, other: "Replacement") -> bool:
-        """Whether both do the same to the same part."""
+        """Tell whether both do the same to the same part."""
         if (self.key, self.by) != (other.key, other.by):
             return False
         pairs = ((self.baseline, other.baseline), (self.frame, other.frame))
@@ -178,7 +178,7 @@ def embedding_change(
 
 
 def frame_of(rows: Float[Tensor, "vector embed"], name: str) -> Float[Tensor, "direction embed"]:
-    """Orthonormal rows that span the same subspace, in float32.
+    """Find orthonormal rows that span the same subspace, in float32.
 
     Args:
         rows: any vectors of the joint space; rows that depend on others are dropped.

@@ -50,7 +50,7 @@ class Selection:
 
     @staticmethod
     def every(layers: "int | Sequence[int]", heads: int) -> "Selection":
-        """All heads of some layers (a number of them, or their numbers)."""
+        """Select all heads of some layers (a number of them, or their numbers)."""
         return Selection(heads=tuple((layer, head) for layer in layer_numbers(layers) for head in range(heads)))
 
     @staticmethod
@@ -84,7 +84,7 @@ class Selection:
         return found.checked(there, heads)
 
     def checked(self, layers: "int | Sequence[int]", heads: int, tokens: int | None = None) -> "Selection":
-        """The same selection, if all of its parts exist.
+        """Return the same selection, if all of its parts exist.
 
         Args:
             layers: how many layers there are, or their numbers.
@@ -111,7 +111,7 @@ class Selection:
     # ---- as a set
 
     def __or__(self, other: "Selection") -> "Selection":
-        """Parts of either."""
+        """Select the parts of either."""
         return Selection(
             (*self.heads, *other.heads),
             (*self.mlps, *other.mlps),
@@ -121,7 +121,7 @@ class Selection:
         )
 
     def __sub__(self, other: "Selection") -> "Selection":
-        """Parts of this one that are not in the other."""
+        """Select the parts of this one that are not in the other."""
         return Selection(
             tuple(pair for pair in self.heads if pair not in set(other.heads)),
             tuple(layer for layer in self.mlps if layer not in other.mlps),
@@ -131,11 +131,11 @@ class Selection:
         )
 
     def __len__(self) -> int:
-        """How many parts: heads, MLPs, layers of class-to-class attention, the input embedding, tokens."""
+        """Count the parts: heads, MLPs, layers of class-to-class attention, the input embedding, tokens."""
         return len(self.heads) + len(self.mlps) + len(self.class_to_class) + self.input_embedding + len(self.tokens)
 
     def __bool__(self) -> bool:
-        """Whether there is any part in it."""
+        """Tell whether there is any part in it."""
         return len(self) > 0
 
     # ---- in words
@@ -186,7 +186,7 @@ class Selection:
 
     @staticmethod
     def of_dict(fields: Mapping[str, Any]) -> "Selection":
-        """The inverse of `to_dict`; what is not named is empty.
+        """Invert `to_dict`; what is not named is empty.
 
         Raises:
             BadSpec: not a selection.

@@ -37,12 +37,12 @@ def parse_parts(spec: str, layers: tuple[int, ...], heads: int, atlas: Atlas | N
 
 
 def layer_numbers(layers: "int | Sequence[int]") -> tuple[int, ...]:
-    """Numbers of the layers that there are: so many, or these."""
+    """List numbers of the layers that there are: so many, or these."""
     return tuple(range(layers)) if isinstance(layers, int) else tuple(layers)
 
 
 def joined(numbers: Iterable[int], between: str = ", ") -> str:
-    """Numbers with runs joined: 0-5, 8."""
+    """Write numbers with runs joined: 0-5, 8."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
@@ -53,7 +53,7 @@ def joined(numbers: Iterable[int], between: str = ", ") -> str:
 
 
 def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> TypedParts:
-    """One piece between two `+`."""
+    """Read one piece between two `+`."""
     kind, given, value = (part.strip() for part in piece.partition("="))
     kind = kind.lower().removesuffix("s") if kind.lower() in ("layers", "mlps", "tokens") else kind.lower()
     if given and kind in ("role", "words"):

@@ -222,7 +222,7 @@ class EditedModel(nn.Module):
         return F.normalize(y, dim=-1) if normalize else y
 
     def encode_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [image, embed] without and with the edit, from one forward."""
+        """Encode images [image, embed] without and with the edit, from one forward."""
         self.refuse_odd(image)
         return self.replaced.encode_both(self.image_tower.weights(), image)
 
@@ -247,20 +247,20 @@ class EditedModel(nn.Module):
         return self.encode_text(input_ids)
 
     def get_logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [image, text] and [text, image]."""
+        """Compute the logits [image, text] and [text, image]."""
         logits = self.logit_scale.exp() * self.encode_image(image, True) @ self.encode_text(text, True).T
         logits = logits if self.logit_bias is None else logits + self.logit_bias
         return logits, logits.T
 
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        """Unit embeddings of both, and the factor of the cosine (and its bias, if the model has one), as open_clip's forward."""
+        """Return unit embeddings of both, and the factor of the cosine (and its bias, if the model has one), as open_clip's forward."""
         images = None if image is None else self.encode_image(image, True)
         texts = None if text is None else self.encode_text(text, True)
         found = (images, texts, self.logit_scale.exp())
         return found if self.logit_bias is None else (*found, self.logit_bias)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = True) -> Any:
-        """As torch's, but tensors are put in place of the old ones, never written into them: those may be a live model's."""
+        """Load as torch does, but put tensors in place of the old ones, never write into them: those may be a live model's."""
         return super().load_state_dict(state_dict, strict, True)
 
 

@@ -77,7 +77,7 @@ class Faithfulness(Result):
         return torch.trapezoid(self.insertion, self.share)
 
     def gain(self, over: str = "random") -> float:
-        """How much further apart insertion and deletion are for the map than for another order, mean over pairs.
+        """Tell how much further apart insertion and deletion are for the map than for another order, mean over pairs.
 
         Positive: the map knows more about what the model needs than that order does.
         """

@@ -59,7 +59,7 @@ class Foreground:
 
 
 def predicted_class(clip: Clip, pixels: Float[Tensor, "1 3 row col"], classifier: Float[Tensor, "text embed"]) -> int:
-    """The class that the model itself says, among a classifier's."""
+    """Return the class that the model itself says, among a classifier's."""
     return int((clip.encode_image(pixels) @ classifier.to(clip.device).T).argmax())
 
 
@@ -70,7 +70,7 @@ def class_map(
     chosen: int,
     method: str = "decomposition",
 ) -> Float[Tensor, "_row _col"]:
-    """The map of one class minus the mean over the classes, at patch resolution.
+    """Compute the map of one class minus the mean over the classes, at patch resolution.
 
     The difference is linear in the text, so it is the map of one direction, not of a thousand classes (`surgery` is not linear
     and gets them all). "decomposition" is the paper's: all layers, the official sharing of means and biases ("official"); on a
@@ -106,14 +106,14 @@ def stretched_map(values: Float[Tensor, "row col"], size: tuple[int, int]) -> Fl
 
 
 def misaligned_mask(mask: "Int[np.ndarray, 'row col']", where: Geometry) -> Int[Tensor, "_row _col"]:
-    """The mask squashed into the model's input (nearest), as the released code does: unless the picture is square it does not lie
+    """Return the mask squashed into the model's input (nearest), as the released code does: unless the picture is square it does not lie
     where the picture, which is cropped, shows its object."""
     size = (where.size[1], where.size[0])
     return torch.from_numpy(np.array(Image.fromarray(mask.astype(np.int32)).resize(size, Image.Resampling.NEAREST)))
 
 
 def aligned_mask(mask: "Int[np.ndarray, 'row col']", where: Geometry) -> Int[Tensor, "_row _col"]:
-    """The mask through the picture's own scaling and crop (nearest); IGNORED where the input is padding.
+    """Return the mask through the picture's own scaling and crop (nearest); IGNORED where the input is padding.
 
     Example:
         >>> where = Geometry(picture=(2, 4), resized=(2, 4), offset=(0, 1), size=(2, 2))

@@ -49,7 +49,7 @@ class ObjectBatch:
 
 
 def patch_mask(mask: Bool[Tensor, "row col"], grid: tuple[int, int]) -> Bool[Tensor, "_row _col"]:
-    """Which patches lie at least half on the object.
+    """Tell which patches lie at least half on the object.
 
     Example:
         >>> patch_mask(torch.tensor([[True, True, False, False], [False, True, False, False]]), (1, 2)).tolist()
@@ -103,7 +103,7 @@ def masked_objects(
     skipped: list[tuple[str, str]] | None = None,
     progress: Progress | None = None,
 ) -> Iterator[ObjectBatch]:
-    """Every class of every mask, through the model's own scaling and crop. Classes of less than one patch are left out.
+    """Return every class of every mask, through the model's own scaling and crop. Classes of less than one patch are left out.
 
     Args:
         clip: an opened model.

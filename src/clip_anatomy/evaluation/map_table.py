@@ -205,7 +205,7 @@ def _measured(clip: Clip, batch: ObjectBatch, name: str, counted: _Counts, thres
 
 
 def _target_maps(clip: Clip, batch: ObjectBatch, method: str | DenseAttention, options: dict[str, Any]) -> list[Tensor]:
-    """The map of each question, with all texts as contrast; of methods that have no use for a contrast, no other text is drawn."""
+    """Compute the map of each question, with all texts as contrast; of methods that have no use for a contrast, no other text is drawn."""
     if isinstance(method, DenseAttention) or not method_of(clip, method).alone:
         values = heatmap(clip, batch.pixels, batch.texts, method, **options).values.cpu()
         return [values[image, text] for image, text, _ in batch.targets]

@@ -232,7 +232,7 @@ class Pointing:
 def points_at(
     map_: Float[Tensor, "row col"], mask: Shaped[Tensor, "_row _col"], tolerance: float | int = 0
 ) -> bool | None:
-    """Whether the highest value of a map lies on the object (the first one in reading order, where several are equal).
+    """Tell whether the highest value of a map lies on the object (the first one in reading order, where several are equal).
 
     Args:
         map_: any scale; NaN counts as lowest.

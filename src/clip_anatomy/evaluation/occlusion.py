@@ -40,7 +40,7 @@ def occlude(
     *,
     seed: int = 0,
 ) -> Float[Tensor, "step 3 row col"]:
-    """One picture with different places taken out.
+    """Take different places out of one picture.
 
     Args:
         pixels: normalised.
@@ -99,7 +99,7 @@ def impute_directly(
 
 @cache
 def _equations(rows: int, cols: int) -> Any:
-    """The weighted Laplacian of a picture as a sparse matrix [row · col, row · col]."""
+    """Build the weighted Laplacian of a picture as a sparse matrix [row · col, row · col]."""
     from scipy.sparse import csr_array, diags_array, kron
 
     around: Any = [-1, 0, 1]  # SciPy's types know a single diagonal only
@@ -146,7 +146,7 @@ def impute(
 
 
 def _coarse(pixels: Tensor, known: Tensor, mean: Tensor) -> Tensor:
-    """The solution at half the resolution, doubled: where conjugate gradients start."""
+    """Solve at half the resolution and double it: where conjugate gradients start."""
     rows, cols = pixels.shape[2:]
     if min(rows, cols) <= COARSEST:
         return mean.expand_as(pixels)

@@ -63,7 +63,7 @@ class ClassTexts:
 def chosen_settings(
     clip: Clip, protocol: str, given: dict[str, Any], *, like: str | None = None, names: str | Path | None = None
 ) -> Settings:
-    """The preset, then a paper's settings, then what was asked for.
+    """Return the preset, then a paper's settings, then what was asked for.
 
     Args:
         clip: an opened model.
@@ -101,7 +101,7 @@ def chosen_settings(
 
 
 def class_texts(data: MaskedDataset | TaggedDataset, settings: Settings, names: str | Path | None = None) -> ClassTexts:
-    """The texts of each class: the data set's own names and the preset's background, or a file's.
+    """Return the texts of each class: the data set's own names and the preset's background, or a file's.
 
     Args:
         data: the data set.
@@ -218,7 +218,7 @@ def _paper(like: str, protocol: str, chosen: Settings) -> dict[str, Any]:
 
 
 def _fixed(chosen: Settings) -> dict[str, str]:
-    """What is fixed by the kind of protocol."""
+    """Tell what is fixed by the kind of protocol."""
     if isinstance(chosen, ForegroundSettings):
         return {
             "class": "predicted by the model among ImageNet's 1,000",

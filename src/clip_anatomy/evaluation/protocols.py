@@ -207,7 +207,7 @@ PAPERS: dict[str, PaperSettings] = {
 
 
 def paper_settings(name: str, protocol: str) -> dict[str, Any]:
-    """A paper's settings of a protocol, in full.
+    """Return a paper's settings of a protocol, in full.
 
     Args:
         name: of PAPERS.

@@ -90,7 +90,7 @@ def saliency_measures(map_: Float[np.ndarray, "row col"], mask: Bool[np.ndarray,
 def _at_thresholds(
     map_: Float[np.ndarray, "row col"], mask: Bool[np.ndarray, "row col"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of the object, and pixels at all, that are at or above each of the thresholds 255, 254 … 0."""
+    """Return pixels of the object, and pixels at all, that are at or above each of the thresholds 255, 254 … 0."""
     levels = (map_ * 255).astype(np.uint8)
     inside, everywhere = (np.bincount(x, minlength=256)[::-1].cumsum() for x in (levels[mask], levels.ravel()))
     return inside, everywhere

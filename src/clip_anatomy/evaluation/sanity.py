@@ -59,7 +59,7 @@ EMPTY = """
 
 
 def rank_correlation(a: Float[Tensor, "*rows patch"], b: Float[Tensor, "*rows patch"]) -> Float[Tensor, "*rows"]:
-    """Spearman's ρ along the last axis, equal values on their mean rank; NaN where either is constant.
+    """Compute Spearman's ρ along the last axis, equal values on their mean rank; NaN where either is constant.
 
     Example:
         >>> rank_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 90.0])).item()
@@ -239,7 +239,7 @@ def randomised(clip: Clip, blocks: int | None = None, *, seed: int = 0) -> Clip:
 def _contrast(
     clip: Clip, texts: Sequence[str] | Tensor, contrast: Sequence[str] | None, draws: int, seed: int
 ) -> tuple[str, ...] | None:
-    """The texts to compare with; None where embeddings were asked for, which are compared with random directions."""
+    """Return the texts to compare with; None where embeddings were asked for, which are compared with random directions."""
     if contrast is not None:
         return tuple(contrast)
     if isinstance(texts, Tensor):
@@ -253,7 +253,7 @@ def _random_directions(known: Tensor, draws: int, seed: int) -> Tensor:
 
 
 def _share(maps: Float[Tensor, "image text patch"], cosine: Float[Tensor, "image own"]) -> Float[Tensor, " image"]:
-    """Mass on a negative text beside the mass on each picture's nearest text, mean over the negative one."""
+    """Measure the mass on a negative text beside the mass on each picture's nearest text, mean over the negative one."""
     texts = cosine.shape[1]
     mass = (maps - maps.mean((1, 2), keepdim=True)).relu().double().sum(2)
     nearest, rest = mass.gather(1, cosine.argmax(1, keepdim=True)), mass[:, texts:]

@@ -57,7 +57,7 @@ class Sliding:
 
 
 def scaled(image: Image.Image, side: int, preprocess: Preprocess) -> Float[Tensor, "3 row col"]:
-    """A picture with its short side at `side` (its long one at most 2048), normalised for the model; nothing is cropped.
+    """Scale a picture to a short side of `side` (its long one at most 2048), normalised for the model; nothing is cropped.
 
     Bilinear between the nearest four pixels, rounded to levels: OpenCV's filter, which the papers' code uses. Pillow's averages
     over more of them when a picture shrinks.
@@ -77,7 +77,7 @@ def sliding_scores(
     score: Callable[[Tensor], Tensor],
     batch: int = 8,
 ) -> Float[Tensor, "text row col"]:
-    """Scores of every pixel for every text, averaged over the windows it lies in.
+    """Score every pixel for every text, averaged over the windows it lies in.
 
     Args:
         pixels: normalised.
@@ -122,7 +122,7 @@ def classes_of(
     area: float | None = None,
     background: int | None = None,
 ) -> Int[Tensor, "_row _col"]:
-    """The class of every pixel of the original picture.
+    """Return the class of every pixel of the original picture.
 
     Args:
         scores: of the scaled picture.
@@ -166,7 +166,7 @@ def _likeliest(
     *,
     whole: bool = False,
 ) -> tuple[Int[Tensor, "_row _col"], Float[Tensor, "_row _col"], Float[Tensor, "_row _col"]]:
-    """The best text of each pixel among those that are there, its logit, and (if `whole`) the logarithm of the softmax's sum.
+    """Return the best text of each pixel among those that are there, its logit, and (if `whole`) the logarithm of the softmax's sum.
 
     Some texts at a time: of 171 classes a whole photograph would take 200 MB.
     """

@@ -40,11 +40,11 @@ class ProtocolTask(Protocol):
         ...
 
     def figures(self) -> dict[str, float]:
-        """The headline figures so far."""
+        """Return the headline figures so far."""
         ...
 
     def per_class(self) -> dict[str, float]:
-        """A figure per class so far; empty where there are none."""
+        """Return a figure per class so far; empty where there are none."""
         ...
 
 
@@ -141,7 +141,7 @@ class SemanticTask:
         return values * (values.shape[2] * values.shape[3] if method == "decomposition" else 1)
 
     def figures(self) -> dict[str, float]:
-        """Mean IoU over classes, pixel accuracy, mean class accuracy."""
+        """Return mean IoU over classes, pixel accuracy, mean class accuracy."""
         return {
             "mIoU": self.confusion.mean_iou,
             "pixel accuracy": self.confusion.pixel_accuracy,
@@ -187,7 +187,7 @@ class LabelTask:
         self.measured = self.measured.add(scores.cpu(), labels)
 
     def figures(self) -> dict[str, float]:
-        """Mean average precision over classes."""
+        """Return mean average precision over classes."""
         return {"mAP": self.measured.mean_ap}
 
     def per_class(self) -> dict[str, float]:

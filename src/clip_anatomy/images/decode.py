@@ -82,7 +82,7 @@ def read_image(
 
 
 def label_of(source: object) -> str:
-    """What a picture is called in a message."""
+    """Name a picture for a message."""
     if isinstance(source, Image.Image):
         return f"the {source.mode} image of {source.size[0]} × {source.size[1]} pixels"
     if isinstance(source, Tensor | np.ndarray):
@@ -267,7 +267,7 @@ def _from_floats(values: np.ndarray, label: str, name: str) -> np.ndarray:
 
 
 def _channels_last(source: np.ndarray | Tensor, label: str) -> np.ndarray:
-    """Values as [row, col] or [row, col, 3|4], whatever the library's own axis order."""
+    """Return values as [row, col] or [row, col, 3|4], whatever the library's own axis order."""
     if isinstance(source, Tensor):
         if source.ndim == 3 and source.shape[0] not in (1, 3, 4):
             fix = "Type: tensor.permute(2, 0, 1)" if source.shape[2] in (1, 3, 4) else "Type: tensor[:3]"

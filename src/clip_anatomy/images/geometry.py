@@ -111,7 +111,7 @@ class Geometry:
         )
 
     def patch_at(self, row: int, col: int, grid: tuple[int, int]) -> tuple[int, int] | None:
-        """The patch in which the middle of an original pixel lies.
+        """Return the patch in which the middle of an original pixel lies.
 
         Args:
             row: of the pixel, counted from 0.
@@ -129,7 +129,7 @@ class Geometry:
         return min(patch[0], grid[0] - 1), min(patch[1], grid[1] - 1)
 
     def patch_box(self, row: int, col: int, grid: tuple[int, int]) -> Box:
-        """The rectangle of the original that one patch covers, cut at the picture's edge (no area in the padding)."""
+        """Return the rectangle of the original that one patch covers, cut at the picture's edge (no area in the padding)."""
         cell = self.size[0] / grid[0], self.size[1] / grid[1]
         top, left = self.to_picture(row * cell[0], col * cell[1])
         bottom, right = self.to_picture((row + 1) * cell[0], (col + 1) * cell[1])
@@ -137,7 +137,7 @@ class Geometry:
         return Box(_within(top, rows), _within(left, cols), _within(bottom, rows), _within(right, cols))
 
     def patches_in(self, box: Box, grid: tuple[int, int]) -> tuple[range, range]:
-        """The patches that a rectangle of the original touches.
+        """Return the patches that a rectangle of the original touches.
 
         Returns:
             Rows and columns of the map; empty ranges where all of the rectangle was cropped away.

@@ -78,7 +78,7 @@ def prepare(
 
 
 def listed(sources: object) -> tuple[bool, Iterable[Any]]:
-    """Whether it is one picture, and an iterable of pictures either way."""
+    """Tell whether it is one picture, and return an iterable of pictures either way."""
     if isinstance(sources, Tensor | np.ndarray):
         return (False, iter(sources)) if sources.ndim == 4 else (True, [sources])
     if isinstance(sources, str | PathLike | Image.Image | bytes) or hasattr(sources, "read"):
@@ -89,7 +89,7 @@ def listed(sources: object) -> tuple[bool, Iterable[Any]]:
 
 
 def is_preprocessed(tensor: Tensor) -> bool:
-    """Whether a tensor is a batch [image, 3, row, col] that was normalised already; BadImage where it is nearly one."""
+    """Tell whether a tensor is a batch [image, 3, row, col] that was normalised already; BadImage where it is nearly one."""
     if tensor.ndim != 4 or not tensor.is_floating_point():
         return False
     if tensor.shape[1] != 3:

@@ -153,7 +153,7 @@ def _next(line: "queue.Queue[T]") -> T:
 
 
 def _pool(workers: int, gentle: bool) -> ThreadPoolExecutor:
-    """Threads that run torch's element-wise operations alone, not each with a team of its own.
+    """Return threads that run torch's element-wise operations alone, not each with a team of its own.
 
     `set_num_threads` holds for the calling thread, but a part of it (MKL) for the whole process: so the number is set
     again by this thread once every worker has set its own.

@@ -99,11 +99,11 @@ class Preprocess:
         return _FILTERS["bicubic" if covers_oblong else self.interpolation]
 
     def at(self, size: int | tuple[int, int]) -> "Preprocess":
-        """The same at another resolution: one number for a square, or (row, col)."""
+        """Return the same at another resolution: one number for a square, or (row, col)."""
         return replace(self, size=(size, size) if isinstance(size, int) else size)
 
     def geometry(self, width: int, height: int) -> Geometry:
-        """Where the model's pixels lie in an original of this size (Pillow's order, `*image.size`)."""
+        """Tell where the model's pixels lie in an original of this size (Pillow's order, `*image.size`)."""
         if min(width, height) < 1:
             raise BadImage(f"a picture of {width} × {height} has no pixels. Type: preprocess.geometry(*image.size)")
         rows, cols = self.size
@@ -132,7 +132,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
-        """The inverse of `to_dict`; `size` may be one number.
+        """Invert `to_dict`; `size` may be one number.
 
         Raises:
             BadSpec: an unknown or missing key, or a value that does not fit.

@@ -90,17 +90,17 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
 
 
 def is_openai(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is OpenAI's own: it carries three extra integers."""
+    """Tell whether a state dict is OpenAI's own: it carries three extra integers."""
     return set(state) >= OPENAI_MARKS and has_open_clip_names(state)
 
 
 def has_open_clip_names(state: Mapping[str, Tensor]) -> bool:
-    """Whether the image tower's tensors are called as in open_clip and OpenAI's code: a ViT or a ResNet."""
+    """Tell whether the image tower's tensors are called as in open_clip and OpenAI's code: a ViT or a ResNet."""
     return "visual.class_embedding" in state or RESNET_MARK in state
 
 
 def strip_marks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without OpenAI's extra integers."""
+    """Return the weights without OpenAI's extra integers."""
     return {k: v for k, v in state.items() if k not in OPENAI_MARKS}
 
 

@@ -58,7 +58,7 @@ def openai_resnet(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _conv(tensors: BorrowedTensors, module: Any, prefix: str, children: tuple[str, str, str | None]) -> Conv:
-    """One convolution and what follows it; `children` are the names of convolution, BatchNorm and activation."""
+    """Return one convolution and what follows it; `children` are the names of convolution, BatchNorm and activation."""
     conv, batch_norm, act = children
     layer, statistics = getattr(module, conv), getattr(module, batch_norm)
     if act is not None and not isinstance(getattr(module, act), nn.ReLU):

@@ -169,5 +169,5 @@ def _activation(module: nn.Module) -> Activation:
 
 
 def _embedding(encoded: Any) -> Tensor:
-    """Some of open_clip's encoders return the embedding first in a tuple."""
+    """Take the embedding from what an encoder of open_clip returns: some return a tuple that begins with it."""
     return encoded[0] if isinstance(encoded, tuple) else encoded

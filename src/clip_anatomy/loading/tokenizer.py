@@ -19,7 +19,7 @@ class Tokenizer(Protocol):
         ...
 
     def pieces(self, text: str) -> list[str]:
-        """Tokens of one text as strings."""
+        """Split one text into its tokens as strings, padding left out."""
         ...
 
 
@@ -35,7 +35,7 @@ class BorrowedTokenizer:
         return self.encode(texts)
 
     def pieces(self, text: str) -> list[str]:
-        """The tokens of one text as strings, padding left out."""
+        """Split one text into its tokens as strings, padding left out."""
         ids = self.encode([text])[0].tolist()
         while len(ids) > 1 and ids[-1] == 0:
             ids.pop()
@@ -70,7 +70,7 @@ def transformers_tokenizer(tokenizer: Any, context: int) -> BorrowedTokenizer:
 
 
 def default_tokenizer(vocabulary: int, context: int) -> BorrowedTokenizer | None:
-    """CLIP's own byte-pair tokenizer (it ships with open_clip), when the vocabulary has its size."""
+    """Return CLIP's own byte-pair tokenizer (it ships with open_clip), when the vocabulary has its size."""
     if vocabulary != 49408:
         return None
     try:
@@ -102,6 +102,6 @@ def fill_templates(text: str, templates: Sequence[str]) -> list[str]:
 
 
 def average_prompts(embeddings: Tensor) -> Tensor:
-    """CLIP's recipe for several prompts of one text: normalise each, mean, normalise. [prompt, embed] → [embed]."""
+    """Average several prompts of one text as CLIP does: normalise each, mean, normalise. [prompt, embed] → [embed]."""
     unit = torch.nn.functional.normalize(embeddings, dim=-1)
     return torch.nn.functional.normalize(unit.mean(0), dim=-1)

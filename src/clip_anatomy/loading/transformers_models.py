@@ -186,5 +186,5 @@ def _config(config: Any, **rest: Any) -> TowerConfig:
 
 
 def _embedding(features: Any) -> Tensor:
-    """transformers 4 returns the embedding, 5 an output object that holds it."""
+    """Take the embedding from what transformers returns: the embedding in version 4, an object that holds it in 5."""
     return features if isinstance(features, Tensor) else features.pooler_output

@@ -28,7 +28,7 @@ class TypedText:
 
 
 def shorten(text: str, length: int = SHOWN) -> str:
-    """One line of at most `length` characters, without control characters.
+    """Shorten a text to one line of at most `length` characters, without control characters.
 
     Example:
         >>> shorten("a red   circle", 8)
@@ -100,7 +100,7 @@ def _notes(text: str, tokenizer: Tokenizer | None) -> list[str]:
 
 
 def words_read(text: str, tokenizer: Tokenizer) -> tuple[int, int]:
-    """How many of a text's words the model reads, and how many there are.
+    """Count how many of a text's words the model reads, and how many there are.
 
     Works with any tokenizer: words that can be left off without changing the ids were not read.
 

@@ -11,7 +11,7 @@ __all__ = ["imagenet_names", "imagenet_synsets", "imagenet_templates", "unique_n
 
 @cache
 def imagenet_templates() -> tuple[str, ...]:
-    """The 80 prompt templates of CLIP's ImageNet recipe (Radford et al. 2021, §3.1.4), each with one `{}`.
+    """Return the 80 prompt templates of CLIP's ImageNet recipe (Radford et al. 2021, §3.1.4), each with one `{}`.
 
     Raises:
         MissingExtra: open_clip, which ships them, is not installed.
@@ -25,7 +25,7 @@ def imagenet_templates() -> tuple[str, ...]:
 
 @cache
 def imagenet_names() -> tuple[str, ...]:
-    """Names of the 1,000 ImageNet classes as CLIP's authors curated them, in the order of their sorted synset numbers.
+    """Return names of the 1,000 ImageNet classes as CLIP's authors curated them, in the order of their sorted synset numbers.
 
     Two names stand for two classes each (missile, sunglasses); the second gets its place in brackets through
     `unique_names` where labels must differ.
@@ -41,7 +41,7 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def imagenet_synsets() -> tuple[str, ...] | None:
-    """The 1,000 synset numbers (n01440764 …) in ascending order, from timm, which open_clip brings along; None without it."""
+    """Return the 1,000 synset numbers (n01440764 …) in ascending order, from timm, which open_clip brings along; None without it."""
     try:
         found = tuple(str(name) for name in import_module("timm.data").ImageNetInfo("imagenet-1k").label_names())
     except (ImportError, AttributeError, OSError):
@@ -50,7 +50,7 @@ def imagenet_synsets() -> tuple[str, ...] | None:
 
 
 def unique_names(names: Sequence[str], codes: Sequence[str]) -> tuple[str, ...]:
-    """The names, each later repetition followed by its code in brackets.
+    """Return the names, each later repetition followed by its code in brackets.
 
     Example:
         >>> unique_names(["crane", "ship", "crane"], ["n1", "n2", "n3"])

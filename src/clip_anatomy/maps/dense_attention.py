@@ -198,7 +198,7 @@ def keys(tower: Transformer, step: Step) -> Float[Tensor, "image token width"]:
 def _written(
     tower: Transformer, step: Step, variant: DenseAttention, nearby: Tensor | None, given: Tensor | None
 ) -> Tensor:
-    """What the second path's attention writes: every kind's Σ a v through W_O once."""
+    """Tell what the second path's attention writes: every kind's Σ a v through W_O once."""
     block = tower.blocks[step.layer]
     wanted = set("".join(_NEEDS[kind] for kind in variant.attention))
     held = {"q": (step.query, block.query), "k": (step.key, block.key), "v": (step.value, block.value)}

@@ -148,7 +148,7 @@ def legrad(
 def _before(
     tower: Transformer, pixels: Float[Tensor, "image 3 row col"], first: int
 ) -> tuple[Float[Tensor, "image token width"], Readout]:
-    """The residual stream into a block, without a graph."""
+    """Return the residual stream into a block, without a graph."""
     x = embed_image(tower, pixels)
     readout = readout_of(tower, pixels, x.shape[1])
     if first:
@@ -167,7 +167,7 @@ def _run(
     *,
     normed: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The last blocks with their attention written out.
+    """Run the last blocks with their attention written out.
 
     Args:
         tower: the tower.
@@ -198,7 +198,7 @@ def _run(
 
 
 def _embed(tower: Transformer, x: Float[Tensor, "image token width"], readout: Readout) -> Float[Tensor, "image embed"]:
-    """The last stream → embeddings of unit length."""
+    """Turn the last stream into embeddings of unit length."""
     if readout.index is not None:  # the readout row alone
         return F.normalize(embed_readout(tower, x[:, 0], None, readout), dim=-1)
     return F.normalize(embed_readout(tower, readout.rows(x), x, readout), dim=-1)
@@ -210,7 +210,7 @@ def _project(tower: Transformer, row: Float[Tensor, "image width"]) -> Float[Ten
 
 
 def _at_once(numbers: int, texts: int) -> int:
-    """How many texts' gradients fit into memory, each of so many float32 numbers."""
+    """Count the texts whose gradients fit into memory, each of so many float32 numbers."""
     return max(1, min(texts, MOST_BYTES // (4 * numbers)))
 
 

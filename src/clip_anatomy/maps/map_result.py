@@ -281,13 +281,13 @@ def _plain(value: float) -> float:
 
 
 def _cut(where: Geometry, old: tuple[int, int], new: tuple[int, int]) -> Geometry:
-    """The same place with cells added or taken away on the right and at the bottom."""
+    """Return the same place with cells added or taken away on the right and at the bottom."""
     size = where.size[0] * new[0] // old[0], where.size[1] * new[1] // old[1]
     return where if size == where.size else replace(where, size=size)
 
 
 def _positions(where: Geometry, axis: int) -> Tensor:
-    """Where the middles of the original's pixels lie in the model's input, along one axis."""
+    """Tell where the middles of the original's pixels lie in the model's input, along one axis."""
     middles = torch.arange(where.picture[axis], dtype=torch.float64) + 0.5
     return middles * where.resized[axis] / where.picture[axis] - where.offset[axis]
 

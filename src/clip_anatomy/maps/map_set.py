@@ -214,7 +214,7 @@ def checked_methods(clip: Clip, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _word_maps(clip: Clip, batch: PictureBatch, text: str, options: dict[str, Any]) -> Maps:
-    """The map of a sentence, of each of its words, and of what is left, on one scale: the first is the sum of the others."""
+    """Return the map of a sentence, of each of its words, and of what is left, on one scale: the first is the sum of the others."""
     found = word_maps(clip, batch, text, **options)
     each = (found.sentence, found.words, found.rest)
     values = torch.cat([maps.values for maps in each], 1)

@@ -180,7 +180,7 @@ def boxes(mask: Bool[np.ndarray, "row col"], *, smallest: float = 0.02, most: in
 
 
 def components(mask: Bool[np.ndarray, "row col"]) -> Int[np.ndarray, "row col"]:
-    """Number the regions of a mask; pixels that touch by an edge or a corner are of one region.
+    """Return number the regions of a mask; pixels that touch by an edge or a corner are of one region.
 
     Runs of each row are joined with the runs above that they touch (union–find), so the work grows with the outline.
 
@@ -227,7 +227,7 @@ def _stretched(map_: Tensor) -> Tensor:
 
 
 def _in_picture(point: Sequence[float], geometry: Geometry) -> Point | None:
-    """A point of the model's input in the original, or None in the padding."""
+    """Return a point of the model's input in the original, or None in the padding."""
     row, col = geometry.to_picture(point[1], point[0])
     inside = 0 <= row <= geometry.picture[0] and 0 <= col <= geometry.picture[1]
     return (col, row) if inside else None

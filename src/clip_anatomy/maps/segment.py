@@ -141,7 +141,7 @@ def segment(
 
 
 def _scores(one: Maps, refine: Image.Image | None, at: str) -> Iterator[Float[Tensor, "text row col"]]:
-    """The maps of one image at the resolution of the labels, a few texts at a time; refined where its picture is given."""
+    """Return the maps of one image at the resolution of the labels, a few texts at a time; refined where its picture is given."""
     if at == "patch" or one.geometries is None:
         yield one.values[0]
         return
@@ -165,7 +165,7 @@ def _checked(refine: str | None, at: str) -> None:
 
 
 def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """What it is called, what is run, with which options."""
+    """Tell what it is called, what is run, with which options."""
     known = methods_of(clip).get(method)
     if several and known is not None and not known.per_text:
         raise BadSpec(f"method {method!r} has the same map for every text. Type one text, or method='decomposition'")

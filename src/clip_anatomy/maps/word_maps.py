@@ -116,7 +116,7 @@ def word_directions(
 
 
 def _spans(tokenizer: Any, sentence: str, tokens: int) -> list[tuple[str, list[int]]]:
-    """Each word and the tokens it was cut into."""
+    """Return each word and the tokens it was cut into."""
     if hasattr(tokenizer, "positions"):  # the bundled model's tokenizer knows
         found = zip(tokenizer.split(sentence), tokenizer.positions(sentence), strict=True)
         return [(word, list(range(*span))) for word, span in found]

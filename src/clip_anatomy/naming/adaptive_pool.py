@@ -101,7 +101,7 @@ def grow(
 
 
 def _explained(span: TextSpanResult) -> float:
-    """Mean over heads of the share that the first texts explain."""
+    """Return mean over heads of the share that the first texts explain."""
     first = span.cumulative[:, :, min(span.top_k, span.texts_per_head) - 1]
     return float(first[span.covered].mean())
 
@@ -109,7 +109,7 @@ def _explained(span: TextSpanResult) -> float:
 def _more(
     seeds: list[list[str]], pool: Pool, grammar: Grammar, model: LanguageModel | None, answers: list[LlmAnswer]
 ) -> Pool:
-    """New texts like these."""
+    """Return new texts like these."""
     known = {text.lower() for text in pool.texts}
     if model is None:
         seen = list(dict.fromkeys(text for place in range(SEEDS) for some in seeds for text in some[place : place + 1]))
@@ -129,7 +129,7 @@ def _more(
 
 
 def _seeds(span: TextSpanResult, moments: Moments, pool: Pool) -> list[list[str]]:
-    """The first picks of the heads with most variance left to explain."""
+    """Return the first picks of the heads with most variance left to explain."""
     at = min(span.top_k, span.texts_per_head) - 1
     variance = moments.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     left = (1 - span.cumulative[:, :, at]) * variance

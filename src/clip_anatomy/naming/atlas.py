@@ -155,7 +155,7 @@ class Atlas(Result):
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def head(self, layer: int, head: int) -> AtlasHead:
-        """One head.
+        """Return one head.
 
         Raises:
             BadSpec: it is not in this atlas.
@@ -185,7 +185,7 @@ class Atlas(Result):
         return sorted({image.row for text in texts for image in (*text.top_images, *text.bottom_images)})
 
     def with_role(self, name: str, confidence: float = 0.0) -> tuple[AtlasHead, ...]:
-        """Heads of a role, the surest first.
+        """Return heads of a role, the surest first.
 
         Raises:
             BadSpec: no head has it; names those that there are.
@@ -196,7 +196,7 @@ class Atlas(Result):
         return tuple(sorted(found, key=lambda head: -head.role.confidence))
 
     def with_words(self, words: str, k: int | None = None) -> tuple[AtlasHead, ...]:
-        """Heads whose texts hold all of these words, those first in which they explain most."""
+        """Return heads whose texts hold all of these words, those first in which they explain most."""
         found = [head for head in self.heads if head.holds(words) > 0]
         return tuple(sorted(found, key=lambda head: -head.holds(words))[:k])
 
@@ -242,7 +242,7 @@ class Atlas(Result):
 
     @staticmethod
     def of_dict(given: Mapping[str, Any]) -> "Atlas":
-        """The inverse of `to_dict`.
+        """Invert `to_dict`.
 
         Raises:
             BadInput: not an atlas.

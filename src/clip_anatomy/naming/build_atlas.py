@@ -169,7 +169,7 @@ def _checked(store: "Store | str | Path", clip: Clip) -> Store:
 
 
 def _resampled(moments: Moments) -> bool:
-    """Whether the moments have two chunks or more with images in them, to resample."""
+    """Tell whether the moments have two chunks or more with images in them, to resample."""
     return int((moments.ungrouped.counts[0] > 0).sum()) >= 2
 
 

@@ -17,7 +17,7 @@ __all__ = ["expand", "general_grammar", "general_pool", "pool_of", "vocabulary",
 
 @cache
 def general_grammar() -> Grammar:
-    """The grammar of our general pool: word lists and frames written for this project (`general.toml`)."""
+    """Return the grammar of our general pool: word lists and frames written for this project (`general.toml`)."""
     tables = tomllib.loads(files("clip_anatomy.naming").joinpath("general.toml").read_text("utf-8"))
     return Grammar(
         {
@@ -68,7 +68,7 @@ def expand(texts: Sequence[str], n: int) -> Pool:
 
 @cache
 def world_grammar() -> Grammar:
-    """The grammar of the demo world's descriptions.
+    """Return the grammar of the demo world's descriptions.
 
     Example:
         >>> world_grammar().words_in("a striped bird in the sky")
@@ -80,7 +80,7 @@ def world_grammar() -> Grammar:
 
 
 def world_pool(per_property: int = 40) -> Pool:
-    """Descriptions of one attribute of the demo world each, with that attribute as their property.
+    """Return descriptions of one attribute of the demo world each, with that attribute as their property.
 
     Example:
         >>> pool = world_pool()
@@ -91,7 +91,7 @@ def world_pool(per_property: int = 40) -> Pool:
 
 
 def pool_of(spec: "str | Path | Pool | None", clip: Clip) -> tuple[Pool, Grammar]:
-    """A pool and the grammar that knows its words.
+    """Return a pool and the grammar that knows its words.
 
     Args:
         spec: "general", "world", a text file, a pool, or None: the world's for the bundled model, else the general one.

@@ -149,7 +149,7 @@ class Grammar:
         return Pool(tuple(made), tuple(made.values()), f"{self.name}, more like {len(texts)} texts")
 
     def _readings(self, text: str) -> list[tuple[str, WordGroup, str, str]]:
-        """What a text could be: (property, group, word, frame); the frame of a foreign text is the text around the word."""
+        """List what a text could be: (property, group, word, frame); the frame of a foreign text is the text around the word."""
         if text in self._known:
             return [self._known[text]]
         readings: list[tuple[str, WordGroup, str, str]] = []
@@ -246,7 +246,7 @@ def article(word: str) -> str:
 
 
 def _in_turn(sources: Sequence[Iterator[T]]) -> Iterator[T]:
-    """One of each source, round after round, until all are used up."""
+    """Take one of each source, round after round, until all are used up."""
     left = list(sources)
     while left:
         kept: list[Iterator[T]] = []

@@ -51,7 +51,7 @@ class GroundTruth:
     images: int
 
     def dominant(self, layer: int, head: int) -> tuple[str, float]:
-        """The attribute that explains most of a head, and its share."""
+        """Return the attribute that explains most of a head, and its share."""
         row = self.share[self.layers.index(layer), head]
         at = int(row.argmax())
         return self.attributes[at], float(row[at])
@@ -219,7 +219,7 @@ def agreement(
 
 
 def is_world(store: Store) -> bool:
-    """Whether all images of a store are of the demo world."""
+    """Tell whether all images of a store are of the demo world."""
     return bool(len(store)) and all(str(name).startswith("world-") for name in store.column("id"))
 
 
@@ -260,7 +260,7 @@ def truth_of(store: Store, columns: Sequence[str] | None = None) -> GroundTruth:
 
 
 def _column(store: Store, name: str, *, meta: bool) -> list[object]:
-    """A column of the table that came with the images where `meta` says so, even if the store has one of that name itself."""
+    """Return a column of the table that came with the images where `meta` says so, even if the store has one of that name itself."""
     if meta and name in OWN_COLUMNS:
         return [row.meta.get(name) for row in store.rows()]
     return store.column(name)

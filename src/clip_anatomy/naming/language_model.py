@@ -94,7 +94,7 @@ class LlmUsage:
         return (self.tokens_in * self.price[0] + self.tokens_out * self.price[1]) / 1e6
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Write one line for people."""
         spent = "" if self.cost is None else f", cost {self.cost:.4f}"
         return (
             f"language model: {self.asked} questions asked, {self.cached} answered from disk; "
@@ -304,7 +304,7 @@ def _count(value: object) -> int:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date."""
+    """Return seconds that a Retry-After header asks for: a number, or a date."""
     if not header:
         return None
     try:

@@ -201,7 +201,7 @@ def spurious(model: LanguageModel, task: str, cues: Sequence[str]) -> list[CueJu
 
 
 def _first_json_object(text: str) -> dict[str, Any]:
-    """The first JSON object in an answer, however it is wrapped; empty where there is none."""
+    """Return the first JSON object in an answer, however it is wrapped; empty where there is none."""
     decoder = json.JSONDecoder()
     for at in (match.start() for match in re.finditer(r"\{", text)):
         try:
@@ -228,5 +228,5 @@ def _spaced(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line, so that a description cannot pose as a part of the prompt."""
+    """Return one line, so that a description cannot pose as a part of the prompt."""
     return " ".join(text.split())

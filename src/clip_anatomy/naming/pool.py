@@ -40,7 +40,7 @@ class Pool:
             raise BadText(f"a pool holds {twice!r} twice: type Pool.of(texts), which keeps the first of each.")
 
     def __len__(self) -> int:
-        """Number of texts."""
+        """Count the texts."""
         return len(self.texts)
 
     @staticmethod

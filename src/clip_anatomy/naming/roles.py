@@ -116,7 +116,7 @@ def roles(
 def _by_picks(
     span: TextSpanResult, properties: Sequence[str], names: tuple[str, ...]
 ) -> Float64[Tensor, "layer head property"]:
-    """What each property's texts add to the explained variance, among a head's first picks."""
+    """Tell what each property's texts add to the explained variance, among a head's first picks."""
     votes = torch.zeros(len(properties) + 1, len(names), dtype=torch.float64)  # the last row: no pick
     for text, given in enumerate(properties):
         about = [names.index(name) for name in given.split(BOTH) if name]
@@ -134,7 +134,7 @@ def _by_text_variance(
     properties: Sequence[str],
     names: tuple[str, ...],
 ) -> Float64[Tensor, "layer head property"]:
-    """How far each head tells the texts of a property apart."""
+    """Tell how far each head tells the texts of a property apart."""
     covariance = moments.covariance
     found = torch.zeros(*covariance.shape[:2], len(names), dtype=torch.float64)
     for place, name in enumerate(names):

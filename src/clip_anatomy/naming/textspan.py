@@ -164,7 +164,7 @@ def top_frame(uncentred: Float64[Tensor, "d d"], rank: int) -> Float64[Tensor, "
 def texts_in(
     pool: Float64[Tensor, "text embed"], frame: Float64[Tensor, "rank d"], basis: HeadBasis | None, at: tuple[int, int]
 ) -> Float64[Tensor, "rank text"]:
-    """Coordinates of all texts in one head's frame, one column per text (so that a pick reads memory in order)."""
+    """Return coordinates of all texts in one head's frame, one column per text (so that a pick reads memory in order)."""
     rows = frame if basis is None else frame @ basis.rows[at]
     return rows @ pool.T
 

@@ -39,7 +39,7 @@ class TopImages:
     least_value: Float[Tensor, "layer head pick image"]
 
     def rows(self) -> list[int]:
-        """Every image in it, once."""
+        """Return every image in it, once."""
         found = torch.unique(torch.cat([self.most.flatten(), self.least.flatten()]))
         return [row for row in found.tolist() if row >= 0]
 
@@ -111,7 +111,7 @@ class _TopK:
 
 
 def rows_at(store: Store, places: Sequence[int]) -> dict[int, ImageRow]:
-    """What is known of some images, without holding all rows of a large store at once.
+    """Tell what is known of some images, without holding all rows of a large store at once.
 
     Args:
         store: a store.

@@ -118,7 +118,7 @@ def _studies(result: Ablation | Study) -> tuple[Study, ...]:
 
 
 def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
-    """Studies that a folder holds already, by the names of their figures."""
+    """Return studies that a folder holds already, by the names of their figures."""
     try:
         content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         studies = content["studies"] if content["schema"] == SCHEMA else []
@@ -171,7 +171,7 @@ def _curve(axes: "Axes", study: Study) -> None:
 
 
 def _names_at_end(axes: "Axes", place: int, lines: list[tuple[str, float, str]]) -> None:
-    """The name of each line at its right end, apart from each other."""
+    """Draw the name of each line at its right end, apart from each other."""
     taken: list[float] = []
     for name, value, hue in lines:
         at = value
@@ -199,7 +199,7 @@ def _grid(axes: "Axes", study: Study) -> None:
 
 
 def _strongest(axes: "Axes", study: Study) -> None:
-    """The heads whose loss costs most, and those whose loss helps most."""
+    """Return the heads whose loss costs most, and those whose loss helps most."""
     ranked = study.ranked
     some = list(ranked) if len(ranked) <= 14 else [*ranked[:10], *ranked[-4:]]
     _changes(axes, some, [one.description for one in some])

@@ -155,7 +155,7 @@ def place_of(head: AtlasHead) -> str:
 
 
 def _common(atlas: Atlas, pictures: Mapping[int, str]) -> dict[str, Any]:
-    """What both pages need: addresses, and a colour for every named role, the commonest first, so that these differ most."""
+    """Tell what both pages need: addresses, and a colour for every named role, the commonest first, so that these differ most."""
     named = [role for role in atlas.roles if role not in (UNNAMED, MIXED)]
     count = max(1, min(len(named), HUES))
     hues = [((25 + 360 * (at % HUES) / count) % 360, at // HUES * 0.14) for at in range(len(named))]
@@ -164,7 +164,7 @@ def _common(atlas: Atlas, pictures: Mapping[int, str]) -> dict[str, Any]:
 
 
 def _cell(head: AtlasHead, heads: int) -> dict[str, Any]:
-    """A cell of the map. Its colour is half as strong at no confidence, so that the hue can still be told."""
+    """Return a cell of the map. Its colour is half as strong at no confidence, so that the hue can still be told."""
     role = head.role
     sure = f" {percent(role.confidence)}" if role.named else ""
     first = head.texts[0].text if head.texts else "no text"
@@ -177,7 +177,7 @@ def _cell(head: AtlasHead, heads: int) -> dict[str, Any]:
 
 
 def _searched(head: AtlasHead) -> dict[str, Any]:
-    """What the page's script filters and sorts by."""
+    """Tell what the page's script filters and sorts by."""
     return {
         "name": head.name,
         "role": head.role.name,

@@ -28,7 +28,7 @@ OF_TEXT = (
 
 
 def has_parquet() -> bool:
-    """Whether Parquet can be written here."""
+    """Tell whether Parquet can be written here."""
     from importlib.util import find_spec
 
     return find_spec("pyarrow") is not None

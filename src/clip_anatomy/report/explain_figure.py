@@ -114,7 +114,7 @@ def _veil(axes: "Axes", picture: ShownPicture) -> None:
 
 
 def _legend(axes: "Axes", limit: float, ends: tuple[str, str]) -> None:
-    """The colour scale under a map."""
+    """Draw the colour scale under a map."""
     bar = axes.inset_axes((0.0, -0.105, 1.0, 0.035))
     bar.imshow(colour(torch.linspace(-limit, limit, 201)[None], limit), extent=(-1, 1, 0, 1), aspect="auto")
     bar.set_yticks([])
@@ -154,7 +154,7 @@ def _layers(axes: "Axes", found: PictureExplanation, text: int) -> None:
 
 
 def _sums(axes: "Axes", found: PictureExplanation, text: int) -> None:
-    """The sum in words: what adds up to the cosine."""
+    """Return the sum in words: what adds up to the cosine."""
     axes.set_axis_off()
     _heading(axes, "what adds up to the cosine")
     lines = [*summands(found, text), Share("cosine", float(found.cosine[text]))]

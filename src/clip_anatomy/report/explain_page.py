@@ -89,7 +89,7 @@ def _image(each: ExplainedPicture, typed: Sequence[TypedText]) -> dict[str, Any]
 
 
 def _view(name: str, found: PictureExplanation, text: int) -> dict[str, Any]:
-    """What a card shows of one text, alone or against the others; colours on one scale for all texts of the picture."""
+    """Tell what a card shows of one text, alone or against the others; colours on one scale for all texts of the picture."""
     parts, patches = found.ranked_parts(text), found.ranked_patches(text)
     limit = limit_of(found.patches)
     longest = max(float(found.layers(k).abs().max()) for k in range(found.cosine.shape[0])) or 1.0

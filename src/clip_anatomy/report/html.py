@@ -77,7 +77,7 @@ def _basename(label: str) -> str:
 
 
 def _asset(name: str) -> Markup:
-    """A style sheet or script of this package, as it is."""
+    """Return a style sheet or script of this package, as it is."""
     return Markup((FOLDER / name).read_text(encoding="utf-8"))
 
 

@@ -109,7 +109,7 @@ def _run(found: MapSet) -> MapRun:
 
 
 def _picture(found: MapSet, image: int) -> tuple[ShownPicture, Image.Image, MapSet]:
-    """One picture as it is shown, whole in RGB, and its maps."""
+    """Return one picture as it is shown, whole in RGB, and its maps."""
     _run(found)
     assert found.first.pictures is not None
     assert found.first.geometries is not None
@@ -160,7 +160,7 @@ def _write_overlays(one: MapSet, place: int, image: Image.Image, staging: Stagin
 
 
 def _rows(one: MapSet, image: Image.Image) -> list[SheetRow]:
-    """Rows of the contact sheet: methods side by side where there are several, else texts."""
+    """Return rows of the contact sheet: methods side by side where there are several, else texts."""
     name, look = Path(one.first.names[0]).name, one.colours
     small = image.copy()
     small.thumbnail((432, 432))

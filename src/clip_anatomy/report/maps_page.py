@@ -106,7 +106,7 @@ def _block(maps: Maps, look: str) -> dict[str, Any]:
 
 
 def _words(text: str, maps: Maps, look: str) -> dict[str, Any]:
-    """One sentence: each word with its share of the cosine over all patches, and the maps of sentence, words and rest."""
+    """Draw one sentence: each word with its share of the cosine over all patches, and the maps of sentence, words and rest."""
     shares = maps.values[0, 1:-1].sum((1, 2))
     limit = max(float(shares.abs().max()), 1e-12) if len(shares) else 1.0
     words = [name.rsplit(" (", 1)[0] if name.endswith(")") else name for name in maps.texts[1:-1]]
@@ -117,7 +117,7 @@ def _words(text: str, maps: Maps, look: str) -> dict[str, Any]:
 
 
 def _layers(by_layer: Sequence[Maps], look: str) -> list[dict[str, Any]]:
-    """A figure for each text of the single layers, and of their sums: one map a layer."""
+    """Draw a figure for each text of the single layers, and of their sums: one map a layer."""
     return [
         {"text": text, "of": told, "maps": [_uri(one.maps.values[0, k], one.limits[k], look) for one in each]}
         for told, each in zip(("this layer", "all layers up to here"), layer_shades(by_layer), strict=True)

@@ -39,7 +39,7 @@ FIRST = (
 
 
 def class_colours(count: int) -> list[tuple[int, int, int]]:
-    """Colours that tell classes apart: the figures' orange and blue, six more, then hues a golden angle apart.
+    """Return colours that tell classes apart: the figures' orange and blue, six more, then hues a golden angle apart.
 
     Example:
         >>> class_colours(2)
@@ -55,7 +55,7 @@ def class_colours(count: int) -> list[tuple[int, int, int]]:
 
 
 def png(labels: Int16[ndarray, "row col"], texts: Sequence[str]) -> bytes:
-    """A label map as PNG: pixel values are labels (0 for none, k for the k-th text), 255 where the model did not look.
+    """Encode a label map as PNG: pixel values are labels (0 for none, k for the k-th text), 255 where the model did not look.
 
     Up to 254 texts it has a palette, so that it looks like what it says; with more it is 16-bit grey, and 65535 is unseen.
 
@@ -96,7 +96,7 @@ def write_npz(file: str | Path | BytesIO, masks: Masks) -> None:
 def painted(
     picture: Image.Image, labels: Int16[ndarray, "row col"], count: int, *, opacity: float = 0.6
 ) -> UInt8[ndarray, "row col 3"]:
-    """A picture with its labels painted over it: each text in its colour with a firm outline, what belongs to none pale.
+    """Paint a picture's labels over it: each text in its colour with a firm outline, what belongs to none pale.
 
     Args:
         picture: the original, of the labels' size.
@@ -120,7 +120,7 @@ def painted(
 
 
 def pale(picture: Float[ndarray, "row col 3"]) -> Float[ndarray, "row col 3"]:
-    """A picture as what is drawn on it is seen best: nearly grey, and light.
+    """Make a picture as what is drawn on it is seen best: nearly grey, and light.
 
     Its colours would be taken for those of the map or the mask, its shadows would make them muddy. Light and dark are stretched
     to the same narrow range in every picture, so that a night is as readable as a day.
@@ -132,7 +132,7 @@ def pale(picture: Float[ndarray, "row col 3"]) -> Float[ndarray, "row col 3"]:
 
 
 def _outline(labels: ndarray, thick: int) -> ndarray:
-    """Pixels within `thick` of another label."""
+    """Return pixels within `thick` of another label."""
     found = np.zeros(labels.shape, dtype=bool)
     for d in range(1, thick + 1):
         rows, cols = labels[d:] != labels[:-d], labels[:, d:] != labels[:, :-d]

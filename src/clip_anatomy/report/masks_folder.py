@@ -125,7 +125,7 @@ def _painting(picture: Image.Image, labels: Int16[ndarray, "row col"], texts: in
 
 
 def _cells(found: Masks, image: int, picture: Image.Image, painting: Image.Image) -> list[Cell]:
-    """Cells of one picture on the contact sheet: itself, its masks, the points and boxes of each text and of groups."""
+    """Return cells of one picture on the contact sheet: itself, its masks, the points and boxes of each text and of groups."""
     colours, shares = class_colours(len(found.texts)), found.shares(image)
     cells = [
         Cell(fitted(picture, SIDE), "the picture"),

@@ -133,7 +133,7 @@ def _parts_in(effect: RepairEffect) -> set[tuple[int, int]]:
 
 
 def lines_of(found: CueSearch, effect: RepairEffect) -> list[Line]:
-    """Lines of the accuracies: (name, change or None for a heading, bold)."""
+    """List lines of the accuracies: (name, change or None for a heading, bold)."""
     column = found.task.main.column
     shown = sorted(effect.groups, key=lambda one: one.before)
     where = "each group of pictures" if len(shown) <= MOST_GROUPS else f"the {MOST_GROUPS} worst of {len(shown)} groups"
@@ -149,7 +149,7 @@ def lines_of(found: CueSearch, effect: RepairEffect) -> list[Line]:
 
 
 def _draw_accuracies(axes: "Axes", lines: Sequence[Line]) -> None:
-    """A line for each group: from the accuracy before to that after, both with 95 % intervals."""
+    """Draw a line for each group: from the accuracy before to that after, both with 95 % intervals."""
     beside = axes.get_yaxis_transform()
 
     def write(x: float, y: float, text: str, **more: Any) -> None:
@@ -184,7 +184,7 @@ def _draw_accuracies(axes: "Axes", lines: Sequence[Line]) -> None:
 
 
 def _draw_legend(axes: "Axes") -> None:
-    """What the marks of the accuracies mean; the axes are one line high and as wide as those of the accuracies."""
+    """Tell what the marks of the accuracies mean; the axes are one line high and as wide as those of the accuracies."""
     axes.set_axis_off()
     axes.set_xlim(-2, 102)
     axes.set_ylim(0, 1)
@@ -200,7 +200,7 @@ def _draw_legend(axes: "Axes") -> None:
 def _draw_changed_answers(
     axes: "Axes", changed: ChangedAnswers, pictures: Mapping[str, Image.Image], wide: float
 ) -> None:
-    """A strip of pictures whose answer changed, the answer before and after; the axes are in inches."""
+    """Draw a strip of pictures whose answer changed, the answer before and after; the axes are in inches."""
     axes.set_axis_off()
     axes.set_xlim(0, wide)
     side, step = 1.0, 1.32
@@ -230,7 +230,7 @@ def _draw_parts(
     examples: Sequence[CueExamples],
     pictures: Mapping[str, Image.Image],
 ) -> None:
-    """The ablated parts under each other: name, texts, the pictures for which each writes most toward the cue; the axes are in inches."""
+    """Draw the ablated parts under each other: name, texts, the pictures for which each writes most toward the cue; the axes are in inches."""
     axes.set_axis_off()
     for at, one in enumerate(parts):
         y = at * PART
@@ -259,7 +259,7 @@ def _draw_parts(
 
 
 def _draw_suspects(axes: "Axes", found: CueSearch, ablated: set[tuple[int, int]]) -> None:
-    """All parts: variance along the cue against what ablating them alone does; colour by name, ring if ablated."""
+    """Draw all parts: variance along the cue against what ablating them alone does; colour by name, ring if ablated."""
     unknown = all(one.variance is None for one in found.suspects)
     marks: list[tuple[float, float, str]] = []
     for one in sorted(found.suspects, key=lambda one: (one.part.layer, one.part.head) in ablated):
@@ -296,7 +296,7 @@ def _draw_suspects(axes: "Axes", found: CueSearch, ablated: set[tuple[int, int]]
 
 
 def _labels(axes: "Axes", marks: Sequence[tuple[float, float, str]]) -> None:
-    """Names of the marks in a column at the right edge, apart from each other, each with a line to its mark."""
+    """Draw names of the marks in a column at the right edge, apart from each other, each with a line to its mark."""
     bottom, top = axes.get_ylim()
     tall = axes.get_window_extent().height * 72 / axes.figure.dpi
     right = axes.get_xlim()[1]

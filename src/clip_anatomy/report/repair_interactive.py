@@ -101,7 +101,7 @@ def pictures(store: Store, found: CueSearch, page: Console) -> Iterator[Text | T
 
 
 def _drawn(image: Image.Image) -> Text:
-    """A picture in half blocks: the upper pixel is the letter, the lower one what stands behind it."""
+    """Draw a picture in half blocks: the upper pixel is the letter, the lower one what stands behind it."""
     pixels = np.asarray(image.convert("RGB").resize((WIDE, 2 * TALL), Image.Resampling.BOX))
     drawn = Text()
     for row in range(TALL):
@@ -112,7 +112,7 @@ def _drawn(image: Image.Image) -> Text:
 
 
 def _answer(question: str) -> str:
-    """One line that a person typed; the question goes to stderr."""
+    """Read one line that a person typed; the question goes to stderr."""
     print(question, end="", file=sys.stderr, flush=True)
     line = sys.stdin.readline()
     if not line:

@@ -23,7 +23,7 @@ Piece = Text | Table
 
 
 def percent(value: float) -> str:
-    """An accuracy.
+    """Write an accuracy.
 
     Example:
         >>> percent(0.1284), percent(float("nan"))
@@ -33,7 +33,7 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A change of an accuracy, in points.
+    """Write a change of an accuracy, in points.
 
     Example:
         >>> points(-0.021)
@@ -43,19 +43,19 @@ def points(value: float) -> str:
 
 
 def within(one: AccuracyChange, *, change: bool = False) -> str:
-    """The 95 % interval of an accuracy after, or of its change."""
+    """Write the 95 % interval of an accuracy after, or of its change."""
     low, high = one.change_interval if change else one.after_interval
     return f"{points(low)} to {points(high)}" if change else f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def console() -> Console:
-    """Where the screen goes: the terminal as it is, a page of 100 columns where there is none."""
+    """Open where the screen goes: the terminal as it is, a page of 100 columns where there is none."""
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=WIDE)
 
 
 def _beside(word: str, *lines: str) -> list[Piece]:
-    """Lines behind a bold word in the margin."""
+    """Put lines behind a bold word in the margin."""
     head = Text(f"{word:<{SIDE}}", style="bold").append(lines[0], style="not bold")
     return [head, *(Text(" " * SIDE + line) for line in lines[1:])]
 
@@ -68,7 +68,7 @@ def _view(*columns: tuple[str, str]) -> Table:
 
 
 def before(store: Store, found: CueSearch) -> list[Piece]:
-    """What is asked, and how well it is answered as things are (validation half)."""
+    """Say what is asked, and how well it is answered as things are (validation half)."""
     task, split, old = found.task, found.split, found.before
     names = ", ".join(task.main.classes[:6]) + (", …" if len(task.main.classes) > 6 else "")
     low = min((value, name) for value, name in zip(old.groups, task.group_names, strict=True) if value == value)  # noqa: PLR0124
@@ -146,7 +146,7 @@ def _most_lost(found: CueSearch, score: Score) -> str:
 
 
 def after(found: CueSearch, effect: RepairEffect, others: Sequence[tuple[str, RepairEffect]] = ()) -> list[Piece]:
-    """What the repair did, on the test half, with intervals; and what the other strategies would have done."""
+    """Say what the repair did, on the test half, with intervals; and what the other strategies would have done."""
     view = _view(
         ("", "left"), ("pictures", "right"), ("before", "right"), ("after", "right"), ("95 %", "right"), ("change", "right"),
         ("95 %", "right"),

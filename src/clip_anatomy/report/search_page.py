@@ -48,7 +48,7 @@ def search_page(ranking: Ranking, query: Sequence[ResultPicture], found: Sequenc
 
 
 def _frames(pictures: Sequence[ResultPicture]) -> list[dict[str, Any]]:
-    """Pictures with the shade over them: each is lit by its own best patch."""
+    """Draw pictures with the shade over them: each is lit by its own best patch."""
     limits = limits_of(*(one.patches for one in pictures))
     return [
         {
@@ -68,7 +68,7 @@ def _head(one: ChosenHead, colour: str) -> dict[str, str]:
 
 
 def _shares(ranking: Ranking, hit: Hit, order: Sequence[int], colours: dict[int, str]) -> dict[str, Any]:
-    """What each head adds to one score: the largest as a list, those that speak for it as a bar."""
+    """Tell what each head adds to one score: the largest as a list, those that speak for it as a bar."""
     # The whole width is the largest sum of positive shares on the page, so that bars can be compared.
     whole = max(sum(max(share, 0.0) for share in one.shares) for one in ranking.hits)
     largest = ranking.strongest(hit, LISTED)
@@ -82,12 +82,12 @@ def _shares(ranking: Ranking, hit: Hit, order: Sequence[int], colours: dict[int,
 
 
 def _colour(place: int) -> str:
-    """The colour of the head that comes at this place in the order of a page, as a style."""
+    """Return the colour of the head that comes at this place in the order of a page, as a style."""
     return f"--hue:{25 + 360 * place / COLOURED:.0f}" if place < COLOURED else "--strength:0"
 
 
 def _reading(ranking: Ranking, *, maps: bool) -> list[str]:
-    """How to read a page of results, a sentence or two an entry."""
+    """Tell how to read a page of results, a sentence or two an entry."""
     sentences = [
         "The score is the cosine between what was asked for and what the compared parts wrote: 1 is the same, 0 no more alike "
         "than two pictures by chance."

@@ -118,7 +118,7 @@ def _drawn(
 
 
 def _original(row: ImageRow) -> Image.Image | str:
-    """The picture, or why there is none."""
+    """Return the picture, or why there is none."""
     try:
         return picture_of(row.source, row.path, row.id)
     except UNREADABLE as error:
@@ -139,7 +139,7 @@ def _link(given: object) -> str:
 
 
 def _model_view(picture: Image.Image, clip: Clip) -> Image.Image:
-    """The part of a picture that the model saw, so that its patches lie on it; black beyond the picture's edge."""
+    """Return the part of a picture that the model saw, so that its patches lie on it; black beyond the picture's edge."""
     where = clip.preprocess.geometry(*picture.size)
     top, left = where.to_picture(0, 0)
     bottom, right = where.to_picture(*where.size)

@@ -48,7 +48,7 @@ class ShownPicture:
         return Image.open(BytesIO(self.encoded))
 
     def data_uri(self) -> str:
-        """The shown part as an address that holds its own bytes."""
+        """Write the shown part as an address that holds its own bytes."""
         return data_uri(self.encoded)
 
     @property

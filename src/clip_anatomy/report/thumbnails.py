@@ -50,7 +50,7 @@ def thumbnails(rows: Iterable[ImageRow], side: int = SIDE) -> Iterator[tuple[Ima
 
 
 def small(image: Image.Image, side: int) -> Image.Image:
-    """The middle square, not larger than `side`."""
+    """Cut the middle square, not larger than `side`."""
     short = min(image.size)
     left, top = (image.width - short) // 2, (image.height - short) // 2
     square = image.convert("RGB").crop((left, top, left + short, top + short))

@@ -136,7 +136,7 @@ def automatic_heads(
 
 
 def _best(moments: Moments, score: Tensor, why: Callable[[float], str]) -> tuple[ChosenHead, ...]:
-    """The heads with at least half of the best score and more than LEAST_SIGMA, best first."""
+    """Return the heads with at least half of the best score and more than LEAST_SIGMA, best first."""
     heads: list[ChosenHead] = []
     for at in score.flatten().argsort(descending=True, stable=True).tolist()[:MAX_HEADS]:
         layer, head = divmod(at, score.shape[1])

@@ -100,7 +100,7 @@ def property_in(spec: HeadSpec, atlas: Callable[[], Atlas]) -> str | None:
 
 
 def _numbered(store: Store, given: Sequence[str | tuple[int, int]]) -> tuple[ChosenHead, ...]:
-    """Heads by their numbers: (9, 3), or "9.3"."""
+    """Read heads by their numbers: (9, 3), or "9.3"."""
     pairs: list[tuple[int, int]] = []
     for one in given:
         try:
@@ -131,7 +131,7 @@ def _stored(store: Store, heads: Sequence[AtlasHead]) -> list[AtlasHead]:
 
 
 def _shares(store: Store, atlas: Atlas, name: str) -> dict[tuple[int, int], float]:
-    """What part of each head's evidence is of a property, most first."""
+    """Tell what part of each head's evidence is of a property, most first."""
     shares = {(one.layer, one.head): dict(one.role.shares).get(name, 0.0) for one in _stored(store, atlas.heads)}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
@@ -149,7 +149,7 @@ def _with_role(store: Store, atlas: Atlas, role: str) -> tuple[tuple[ChosenHead,
 
 
 def _with_property(store: Store, atlas: Atlas, name: str) -> tuple[tuple[ChosenHead, ...], tuple[str, ...]]:
-    """Every head that texts of a property explain to some part, whatever its role."""
+    """Return every head that texts of a property explain to some part, whatever its role."""
     shares = {at: share for at, share in _shares(store, atlas, name).items() if share >= LEAST_SHARE}
     if not shares:
         return _with_role(store, atlas, name)

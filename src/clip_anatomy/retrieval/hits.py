@@ -91,7 +91,7 @@ def hits_of(store: Store, query: Query, nearest: Callable[[int], list[int]], tot
 def _folded(
     rows: dict[int, ImageRow], places: Sequence[int], digests: frozenset[str]
 ) -> tuple[list[int], dict[int, list[str]]]:
-    """Places of the first of equal files, and ids of the others beside it; files with these digests are left out."""
+    """Return places of the first of equal files, and ids of the others beside it; files with these digests are left out."""
     first: list[int] = []
     copies: dict[int, list[str]] = {}
     known: dict[str, int] = {}

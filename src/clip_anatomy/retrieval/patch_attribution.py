@@ -95,7 +95,7 @@ def patch_attributions(
 def _along(
     ranking: Ranking, clip: Clip, joint: Float64[Tensor, "part embed"], pixels: Tensor
 ) -> tuple[Float[Tensor, "image row col"], list[float]]:
-    """What patches, and what is none, wrote along the direction."""
+    """Tell what patches, and what is none, wrote along the direction."""
     mode, pairs = ranking.query.mode, ranking.query.space.pairs
     convention = "official" if ranking.store.manifest.convention == "official" else "centered"
     shares, trace = token_contributions(TokenSource(clip.vision, pixels), joint.float(), convention)

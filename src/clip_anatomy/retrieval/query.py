@@ -156,7 +156,7 @@ def prepare_query(
 def _focus(
     focus: str | Sequence[str] | None, chosen_by: str | None, clip: Callable[[], Clip]
 ) -> tuple[str, Float64[Tensor, "out embed"] | None]:
-    """The directions that are compared: as asked for, else of the property that heads were chosen by, for they see more than it."""
+    """Return the directions that are compared: as asked for, else of the property that heads were chosen by, for they see more than it."""
     if focus is not None:
         texts = focus.split("|") if isinstance(focus, str) and "|" in focus else focus
         return texts if isinstance(texts, str) else " | ".join(texts), property_directions(clip(), texts)

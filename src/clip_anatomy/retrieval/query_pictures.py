@@ -90,7 +90,7 @@ def read_query(
 
 
 def _kind(one: Any, store: Store) -> tuple[str, Any]:
-    """One of KINDS, and what was given without the prefix that says so."""
+    """Return one of KINDS, and what was given without the prefix that says so."""
     if not isinstance(one, str):
         return "image", one
     kind, given, rest = one.partition(":")

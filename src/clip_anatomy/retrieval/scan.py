@@ -105,7 +105,7 @@ class _Scan:
             found[here] = (self._stored(halves, here) if self.as_stored else self._made(halves)).cpu()
 
     def _stored(self, halves: Sequence[Tensor], here: slice) -> Float[Tensor, " image"]:
-        """Scores of heads as they are stored."""
+        """Return scores of heads as they are stored."""
         dot = torch.full((len(halves[0]),), -self.average, device=self.where)
         square = torch.zeros_like(dot)
         for half, aim, centre in zip(halves, self.aims, self.centres, strict=True):
@@ -120,14 +120,14 @@ class _Scan:
         return dot if self.known is None else dot.div_(self.known[here].to(self.where))
 
     def _made(self, halves: Sequence[Tensor]) -> Float[Tensor, " image"]:
-        """Scores of vectors that are made of what is stored."""
+        """Return scores of vectors that are made of what is stored."""
         vectors = [self._vector(half, at) for at, half in enumerate(halves)]
         x = self.space.join(vectors)
         dot = torch.mv(x, torch.cat(self.aims))
         return dot.div_(torch.linalg.vector_norm(x, dim=1).clamp_min_(LEAST)) if self.cosine else dot
 
     def _widened(self, half: Tensor) -> Tensor:
-        """The same numbers in float32, on the processor in a buffer that the next call overwrites: no fresh memory for each piece."""
+        """Return the same numbers in float32, on the processor in a buffer that the next call overwrites: no fresh memory for each piece."""
         if self.where.type != "cpu":
             return half.to(self.where).float()
         if self.buffer.numel() < half.numel():
@@ -173,7 +173,7 @@ def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " so
 
 
 def _bound(among: np.ndarray, k: int) -> float:
-    """A number that at least k values reach, close to the k-th largest: the k-th largest of the maxima of short runs."""
+    """Return a number that at least k values reach, close to the k-th largest: the k-th largest of the maxima of short runs."""
     whole = len(among) // RUN * RUN
     if whole // RUN < k:
         return float(np.partition(among, len(among) - k)[len(among) - k])

@@ -86,7 +86,7 @@ def with_shared_texts(ranking: Ranking, clip: Clip, texts: Sequence[str], cache:
 
 
 def _first(sigmas: Float64[Tensor, " text"], texts: Sequence[str], preferred: Sequence[str] = ()) -> tuple[str, ...]:
-    """Texts that stand out most. Of those that say it nearly as well: one that is preferred, else the shortest."""
+    """Return texts that stand out most. Of those that say it nearly as well: one that is preferred, else the shortest."""
     found: list[str] = []
     left = {at: value for at, value in enumerate(sigmas.tolist()) if value >= LEAST_SIGMA}
     while left and len(found) < MAX_TEXTS:

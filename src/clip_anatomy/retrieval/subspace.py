@@ -195,7 +195,7 @@ KNOWN = 4  # stores whose means are remembered: reading them takes as long as a 
 
 
 def _means(store: Store) -> Float64[Tensor, "layer head d"]:
-    """Mean of every head, read once per store as it stands."""
+    """Compute mean of every head, read once per store as it stands."""
     key = str(store.path.absolute()) + store.manifest.digest + store.manifest.created, store.epoch, len(store)
     if key not in _KNOWN:
         while len(_KNOWN) >= KNOWN:

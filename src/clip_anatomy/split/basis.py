@@ -96,7 +96,7 @@ class HeadBasis:
         terms: int,
         layers: Sequence[int] = (),
     ) -> "HeadBasis":
-        """Frames for the official convention, whose shared mean and biases add three directions to every head.
+        """Compute frames for the official convention, whose shared mean and biases add three directions to every head.
 
         Args:
             maps: `W_O^h diag(γ) P`, NOT centred (in this convention the mean is a part of its own).
@@ -132,7 +132,7 @@ class HeadBasis:
         return torch.einsum("ilhe,lhde->ilhd", contributions.to("cpu", torch.float64), self.rows)
 
     def restore(self, coordinates: Float[Tensor, "image layer head d"]) -> Float64[Tensor, "image layer head embed"]:
-        """Contributions in the joint space of head coordinates: `x = u Q`."""
+        """Turn head coordinates back into contributions in the joint space: `x = u Q`."""
         return torch.einsum("ilhd,lhde->ilhe", coordinates.to("cpu", torch.float64), self.rows)
 
     def select(self, layers: Sequence[int]) -> "HeadBasis":
@@ -160,7 +160,7 @@ def official_scalars(
 
 
 def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] | None = None) -> HeadBasis:
-    """Frames of all heads of a tower, from its weights alone.
+    """Compute frames of all heads of a tower, from its weights alone.
 
     Args:
         tower: an opened image or text tower.

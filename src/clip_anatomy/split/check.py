@@ -197,7 +197,7 @@ def _sums(
 
 
 def _random_inputs(clip: Clip) -> tuple[Tensor, Tensor]:
-    """Two pictures and two texts that differ, so that mixing up a batch shows."""
+    """Draw two pictures and two texts that differ, so that mixing up a batch shows."""
     pixels, ids = random_pixels(clip.vision), random_ids(clip.text_tower)
     other = ids.clone()
     end = max(1, 2 * ids.shape[1] // 3)  # where random_ids puts the end of the text

@@ -48,7 +48,7 @@ def centered_to_joint(tower: Tower, x: Float[Tensor, "*part width"]) -> Float[Te
 def write_heads(
     tower: Tower, block: AttentionOutput, mixed: Float[Tensor, "image head d"]
 ) -> Float[Tensor, "image head width"]:
-    """What each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
+    """Compute what each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
     weight = block.out.weight.float()
     if len(mixed) == 1:
         # One product with the heads set apart reads W_O once and in order: half the time of one-row products per head.
@@ -86,19 +86,19 @@ def shared_directions(tower: Tower) -> tuple[Float[Tensor, " embed"], Float[Tens
 
 
 def projection_bias(tower: Tower) -> Tensor | float:
-    """What the projection adds at the end, where it has a bias."""
+    """Tell what the projection adds at the end, where it has a bias."""
     return 0.0 if tower.projection_bias is None else tower.projection_bias.float()
 
 
 def shared_term(tower: Tower, trace: Trace) -> Float[Tensor, "image embed"]:
-    """What one of the K terms gets under the even sharing: ((−mean/σ) γ + β) P / K."""
+    """Tell what one of the K terms gets under the even sharing: ((−mean/σ) γ + β) P / K."""
     mean = trace.stream.mean(-1, keepdim=True) * trace.scale[:, None]
     gamma, beta = shared_directions(tower)
     return (beta - mean * gamma) / terms(tower)
 
 
 def pull_back(tower: Tower, unit: Float[Tensor, "text embed"], convention: Convention) -> Float[Tensor, "text width"]:
-    """Texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
+    """Return texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
     direction = unit.float() if tower.projection is None else unit.float() @ tower.projection.float().T
     if tower.ln_post is None:
         return direction

@@ -143,7 +143,7 @@ class Moments:
         return total
 
     def merge(self, other: "Moments") -> "Moments":
-        """Moments of both sets of images together.
+        """Merge the moments of two sets of images.
 
         Raises:
             BadInput: the two are of different models, layers, conventions, frames or chunk numbers; names the
@@ -160,7 +160,7 @@ class Moments:
         return replace(a, counts=n, means=mean, scatters=a.scatters + b.scatters + pull[..., None] * gap[..., None, :])
 
     def without(self, other: "Moments") -> "Moments":
-        """Moments after taking out images that were merged in before (the inverse of `merge`, to float64 rounding)."""
+        """Take out images that were merged in before (the inverse of `merge`, to float64 rounding)."""
         self._refuse_unlike(other)
         if missing := sorted({*other._filled()} - {*self.groups}):
             raise BadInput(f"groups {missing} are not in these moments: only what was merged can be taken out.")
@@ -282,7 +282,7 @@ class Moments:
     # ---- within
 
     def _pool(self, axis: int) -> "Moments":
-        """All cells along one axis as one."""
+        """Pool all cells along one axis into one."""
         if self.counts.shape[axis] == 1:
             return self
         n = self.counts.sum(axis, keepdim=True)
@@ -294,11 +294,11 @@ class Moments:
         return replace(self, counts=n, means=mean, scatters=scatters, groups=groups)
 
     def _filled(self) -> list[int]:
-        """Labels of the groups that hold images."""
+        """Return labels of the groups that hold images."""
         return [label for label, n in zip(self.groups, self.counts.sum(1).tolist(), strict=True) if n]
 
     def _spread(self, groups: tuple[int, ...]) -> "Moments":
-        """The same moments over another group axis, which holds at least the filled groups."""
+        """Return the same moments over another group axis, which holds at least the filled groups."""
         if groups == self.groups:
             return self
         counts, means, scatters = _zeros(self.means.shape[2:], len(groups), self.chunks)

@@ -112,7 +112,7 @@ class Parts:
         return token_contributions(self.source, text, self.convention)[0]
 
     def class_to_class(self) -> Float[Tensor, "image layer embed"]:
-        """What each layer's attention wrote from the readout token to itself, summed over heads (token 0 of every head)."""
+        """Tell what each layer's attention wrote from the readout token to itself, summed over heads (token 0 of every head)."""
         directions = torch.eye(self.embedding.shape[1], device=self.embedding.device)
         own = token_contributions(self.source, directions, self.convention, only_readout=True)[0]
         return own.sum(2)[:, :, 0] * self.embedding.norm(dim=-1)[:, None, None]

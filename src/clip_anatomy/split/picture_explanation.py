@@ -73,7 +73,7 @@ class PictureExplanation:
         return self.heads.double().sum((0, 1)) - self.patches.double().sum((0, 1)) - self.class_token.double()
 
     def contrast(self) -> "PictureExplanation":
-        """Every number minus its mean over the other texts: what speaks for this text more than for the others.
+        """Subtract from every number its mean over the other texts: what speaks for this text more than for the others.
 
         The split is linear, so these parts sum to the difference of the cosines, exactly as before.
 
@@ -93,7 +93,7 @@ class PictureExplanation:
         )
 
     def ranked_parts(self, text: int) -> list[Share]:
-        """Heads and MLPs by their share of one cosine, the largest first."""
+        """Rank heads and MLPs by their share of one cosine, the largest first."""
         layers, heads, _ = self.heads.shape
         found = [
             Share(f"layer {layer} head {head}", value)
@@ -105,7 +105,7 @@ class PictureExplanation:
         return sorted(found, key=lambda share: -share.value)
 
     def ranked_patches(self, text: int) -> list[Share]:
-        """Patches by what the heads read from them toward one text, the largest first."""
+        """Rank patches by what the heads read from them toward one text, the largest first."""
         found = [
             Share(f"patch row {row} col {col}", value)
             for row, values in enumerate(self.patches[..., text].tolist())
@@ -114,7 +114,7 @@ class PictureExplanation:
         return sorted(found, key=lambda share: -share.value)
 
     def layers(self, text: int) -> Float[Tensor, "layer 2"]:
-        """The share of the attention and of the MLP of each layer."""
+        """Return the share of the attention and of the MLP of each layer."""
         heads = self.heads[..., text].sum(1)
         return torch.stack([heads, self.mlps[:, text] if len(self.mlps) else torch.zeros_like(heads)], 1)
 
@@ -206,7 +206,7 @@ def strongest_region(patches: Tensor) -> tuple[str, float]:
 
 
 def summands(found: PictureExplanation, text: int) -> list[Share]:
-    """The sum that makes one cosine, in six lines; in four for a CLIP-ResNet, where nothing but heads writes."""
+    """List the sum that makes one cosine, in six lines; in four for a CLIP-ResNet, where nothing but heads writes."""
     patches: Float[Tensor, "row col"] = found.patches[..., text].double()
     places = [
         Share("heads reading patches that say yes", float(patches.clamp(min=0).sum())),
@@ -225,13 +225,13 @@ def summands(found: PictureExplanation, text: int) -> list[Share]:
 
 
 def signed(value: float, digits: int = 4) -> str:
-    """A number as people read it: +0.0123, −0.0040."""
+    """Write a number as people read it: +0.0123, −0.0040."""
     text = f"{value:+.{digits}f}"
     return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
 
 
 def explanation_dict(found: PictureExplanation, texts: Sequence[str], largest: int = 5) -> list[dict[str, Any]]:
-    """One dictionary per text, ready for JSON: all parts, their sum and residue, the largest shares.
+    """Return one dictionary per text, ready for JSON: all parts, their sum and residue, the largest shares.
 
     Args:
         found: the explanation.
@@ -271,7 +271,7 @@ def _largest(found: PictureExplanation, text: int, count: int) -> dict[str, Any]
 
 
 def _plain(value: Any) -> Any:
-    """Numbers rounded to what float32 holds, in lists nested like the axes."""
+    """Round numbers to what float32 holds, in lists nested like the axes."""
     if isinstance(value, Tensor):
         return _plain(value.tolist())
     if isinstance(value, list):

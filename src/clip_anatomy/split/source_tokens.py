@@ -15,7 +15,7 @@ __all__ = ["token_parts"]
 
 
 def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tensor, "image layer head embed"]:
-    """What every head wrote of what it read from some tokens; with all tokens it is `parts.heads`.
+    """Tell what every head wrote of what it read from some tokens; with all tokens it is `parts.heads`.
 
     Costs one forward. Not divided by ‖embedding‖, like all of `Parts`.
 

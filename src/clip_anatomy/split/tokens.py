@@ -31,7 +31,7 @@ class TokenSource:
 
 
 def head_directions(tower: Tower, layer: int, direction: Float[Tensor, "text width"]) -> Float[Tensor, "head d text"]:
-    """Directions of the residual stream carried back through W_O^h to what each head writes."""
+    """Carry directions of the residual stream back through W_O^h to what each head writes."""
     block = tower.blocks[layer]
     scaled = direction if block.scale_attention is None else direction * block.scale_attention.float()
     return (scaled @ block.out.weight.float()).unflatten(1, (tower.heads, tower.d)).permute(1, 2, 0)

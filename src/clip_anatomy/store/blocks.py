@@ -38,7 +38,7 @@ _LOCK = threading.Lock()
 
 
 def folder_of(store: Path, key: int) -> Path:
-    """Where a block lies."""
+    """Tell where a block lies."""
     return store / FOLDER / f"{key:06d}"
 
 
@@ -63,18 +63,18 @@ class StoreBlock:
     start: int = 0
 
     def __len__(self) -> int:
-        """Images that were not removed."""
+        """Count the images that were not removed."""
         return self.count if self.alive is None else len(self.alive)
 
     def heads(self, at: int) -> Float16[np.ndarray, "head image d"]:
-        """Coordinates of all heads of the `at`-th kept layer, removed images left out."""
+        """Return coordinates of all heads of the `at`-th kept layer, removed images left out."""
         manifest = self.manifest
         shape = (manifest.heads, self.count, manifest.d)
         path = self.folder / "heads" / "c" / str(at) / "0" / "0" / "0"
         return self._living(self._mapped(path, np.float16, shape, indexed=manifest.heads), 1)
 
     def cached(self, at: tuple[int, int] | None) -> Float16[np.ndarray, "image d"]:
-        """Coordinates of one head (place of its layer, its number), or the embeddings (None); stays mapped for the next time."""
+        """Return coordinates of one head (place of its layer, its number), or the embeddings (None); stays mapped for the next time."""
         manifest = self.manifest
         width, head, indexed = (manifest.embed, 0, 0) if at is None else (manifest.d, at[1], manifest.heads)
         name = "embedding/c/0/0" if at is None else f"heads/c/{at[0]}/0/0/0"
@@ -90,17 +90,17 @@ class StoreBlock:
         return self._living(found.reshape(self.count, width), 0)
 
     def mlps(self, at: int) -> Float16[np.ndarray, "image embed"]:
-        """What the MLP of the `at`-th kept layer wrote."""
+        """Tell what the MLP of the `at`-th kept layer wrote."""
         path = self.folder / "mlps" / "c" / str(at) / "0" / "0"
         return self._living(self._mapped(path, np.float16, (self.count, self.manifest.embed)), 0)
 
     def embedding(self) -> Float16[np.ndarray, "image embed"]:
-        """Embeddings of unit length."""
+        """Return embeddings of unit length."""
         path = self.folder / "embedding" / "c" / "0" / "0"
         return self._living(self._mapped(path, np.float16, (self.count, self.manifest.embed)), 0)
 
     def norm(self) -> Float32[np.ndarray, " image"]:
-        """Lengths of the embeddings."""
+        """Return lengths of the embeddings."""
         return self._living(self._mapped(self.folder / "norm" / "c" / "0", np.float32, (self.count,)), 0)
 
     def _living(self, array: np.ndarray, axis: int) -> np.ndarray:
@@ -139,7 +139,7 @@ class StoreBlock:
 
 
 def read_blocks(rows: Any, folder: Path, manifest: Manifest) -> tuple[StoreBlock, ...]:
-    """The blocks of a store in order, and which of their images are still there."""
+    """Read the blocks of a store in order, and which of their images are still there."""
     dead: dict[int, list[int]] = {}
     for key, place in rows.execute("SELECT block, place FROM holes"):
         dead.setdefault(key, []).append(place)

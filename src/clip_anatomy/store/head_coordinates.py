@@ -36,7 +36,7 @@ class ImageArrays:
     finite: Bool[np.ndarray, " image"]
 
     def usable(self) -> dict[str, np.ndarray]:
-        """The arrays by name, only of the images that can be kept."""
+        """Return the arrays by name, only of the images that can be kept."""
         keep = slice(None) if self.finite.all() else np.flatnonzero(self.finite)
         found = {"heads": self.heads[:, :, keep], "embedding": self.embedding[keep], "norm": self.norm[keep]}
         return found if self.mlps is None else {**found, "mlps": self.mlps[:, keep]}
@@ -73,7 +73,7 @@ def image_arrays(
 
 
 def mlps_of(tower: Tower, trace: Trace, manifest: Manifest) -> Float[Tensor, "image layer embed"]:
-    """What the MLPs of the kept layers wrote into the joint space, in the store's convention."""
+    """Tell what the MLPs of the kept layers wrote into the joint space, in the store's convention."""
     wrote = trace.mlp[:, list(manifest.layers)]
     if manifest.convention == "centered":
         return centered_to_joint(tower, wrote * trace.scale[:, None, None])

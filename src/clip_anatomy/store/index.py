@@ -100,7 +100,7 @@ def _settings(
     keep: str | Sequence[str] | None,
     convention: str | None,
 ) -> Manifest:
-    """What the store is to be: as asked for; where nothing was asked, as it is; where nothing is, all heads."""
+    """Tell what the store is to be: as asked for; where nothing was asked, as it is; where nothing is, all heads."""
     old = Manifest.load(folder) if (folder / NAME).exists() else None
     if old is not None:
         old.refuse_other(clip.name, clip.digest, folder)

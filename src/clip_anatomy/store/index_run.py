@@ -136,7 +136,7 @@ class IndexRun:
     # ---- which pictures
 
     def _new_pictures(self, seen: sqlite3.Connection | None) -> Iterator[Picture]:
-        """Pictures that the store does not know; each id once."""
+        """Return pictures that the store does not know; each id once."""
         with closing(sql.connect_to_read(self.writer.folder)) as rows:
             for picture in self.source:
                 if self.stopped.is_set():
@@ -153,7 +153,7 @@ class IndexRun:
                 yield picture
 
     def _failed_before(self) -> Iterator[Picture]:
-        """Pictures that could not be used in an earlier run: they may have been repaired since."""
+        """Return pictures that could not be used in an earlier run: they may have been repaired since."""
         with closing(sql.connect_to_read(self.writer.folder)) as rows:
             for picture in self.source:
                 if self.stopped.is_set():

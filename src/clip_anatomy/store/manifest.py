@@ -178,7 +178,7 @@ def load_basis(manifest: Manifest, folder: Path) -> HeadBasis:
 
 
 def layers_of(spec: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Which layers are meant: "all", "last:4", "8-11", "0,3,11", or numbers.
+    """Tell which layers are meant: "all", "last:4", "8-11", "0,3,11", or numbers.
 
     Raises:
         BadSpec: none of these, or layers that the model does not have.
@@ -210,7 +210,7 @@ def layers_of(spec: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
 
 
 def parts_of(keep: str | Sequence[str]) -> tuple[str, ...]:
-    """Which parts are meant.
+    """Tell which parts are meant.
 
     Raises:
         BadSpec: an unknown part, or no heads.

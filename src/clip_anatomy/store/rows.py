@@ -140,7 +140,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def facts_of(rows: sqlite3.Connection) -> dict[str, str]:
-    """All facts."""
+    """Return all facts."""
     return dict(rows.execute("SELECT name, value FROM facts").fetchall())
 
 
@@ -163,7 +163,7 @@ def set_fact(rows: sqlite3.Connection, name: str, value: object) -> None:
 
 
 def source_key(rows: sqlite3.Connection, spec: str) -> int:
-    """Number of a source, given to it on first sight."""
+    """Return the number of a source, given to it on first sight."""
     rows.execute("INSERT INTO sources (spec) VALUES (?) ON CONFLICT DO NOTHING", (spec,))
     return int(rows.execute("SELECT key FROM sources WHERE spec = ?", (spec,)).fetchone()[0])
 
@@ -189,7 +189,7 @@ def write_row(rows: sqlite3.Connection, values: Mapping[str, Any]) -> None:
 def query(
     rows: sqlite3.Connection, status: str, where: str | None, parameters: Sequence[Any] | Mapping[str, Any]
 ) -> list[sqlite3.Row]:
-    """Rows of one status that satisfy a condition, in the order of the arrays.
+    """Return rows of one status that satisfy a condition, in the order of the arrays.
 
     The condition sees a view of the rows and nothing else: it can neither write nor reach another table.
 
@@ -253,7 +253,7 @@ def _allow(action: int, first: str | None, second: str | None, *_: str | None) -
 
 
 def row_of(index: int, found: Any, specs: Mapping[int, str]) -> ImageRow:
-    """A row of SQLite as a `ImageRow`."""
+    """Turn a row of SQLite into an `ImageRow`."""
     same = ("id", "path", "size", "row", "col", "digest", "label", "group", "status", "error")
     return ImageRow(
         index=index,

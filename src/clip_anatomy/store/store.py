@@ -77,7 +77,7 @@ class Store(Result):
             return Store(folder, manifest, blocks, sql.epoch_of(rows))
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Count the images."""
         return sum(len(block) for block in self.blocks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Store(Result):
     # ---- arrays
 
     def heads(self, layer: int, head: int, rows: Rows = None) -> Float16[Tensor, "image d"]:
-        """Coordinates of one head.
+        """Return coordinates of one head.
 
         Args:
             layer: as numbered in the model.
@@ -164,7 +164,7 @@ class Store(Result):
                 yield block.start + first, torch.from_numpy(piece).permute(2, 0, 1, 3).contiguous()
 
     def embeddings(self, rows: Rows = None, *, unit: bool = False) -> Float32[Tensor, "image embed"]:
-        """Embeddings as the model gives them, or of unit length. Kept in float16: the cosine loses less than 1e-6."""
+        """Return embeddings as the model gives them, or of unit length. Kept in float16: the cosine loses less than 1e-6."""
         found = self.gather(StoreBlock.embedding, rows, (self.manifest.embed,), np.float16).float()
         return torch.nn.functional.normalize(found, dim=-1) if unit else found * self.norms(rows)[:, None]
 
@@ -173,7 +173,7 @@ class Store(Result):
         return self.gather(StoreBlock.norm, rows, (), np.float32)
 
     def mlps(self, layer: int, rows: Rows = None) -> Float16[Tensor, "image embed"]:
-        """What one MLP wrote into the joint space, divided by ‖embedding‖.
+        """Tell what one MLP wrote into the joint space, divided by ‖embedding‖.
 
         Raises:
             StoreError: MLPs were not kept.
@@ -208,7 +208,7 @@ class Store(Result):
         return replace(self._moments(groups, chunks), basis=self.basis)
 
     def means(self) -> Float64[Tensor, "layer head d"]:
-        """Mean of every head over all images, in the coordinates of `basis`."""
+        """Compute mean of every head over all images, in the coordinates of `basis`."""
         return self._moments(None, None).mean
 
     # ---- rows
@@ -216,7 +216,7 @@ class Store(Result):
     def rows(
         self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = (), *, status: str = "done"
     ) -> list[ImageRow]:
-        """What is known of the images.
+        """Tell what is known of the images.
 
         Args:
             where: an SQL condition over id, path, size, "row", "col", digest, label, "group", captions, meta (JSON: `meta ->> 'colour' = 'red'`).
@@ -240,7 +240,7 @@ class Store(Result):
     def places(
         self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = ()
     ) -> Int64[np.ndarray, " image"]:
-        """Indices of the images that satisfy a condition, ascending: `[row.index for row in rows(where)]` without the rows.
+        """Return Indices of the images that satisfy a condition, ascending: `[row.index for row in rows(where)]` without the rows.
 
         Args:
             where: as for `rows`.
@@ -260,7 +260,7 @@ class Store(Result):
         return np.concatenate([np.zeros(0, np.int64), *kept])
 
     def column(self, name: str) -> list[Any]:
-        """One column of all images: id, path, size, row, col, digest, label, group or key; or a key of `meta`."""
+        """Return one column of all images: id, path, size, row, col, digest, label, group or key; or a key of `meta`."""
         plain = ("key", "id", "path", "size", "row", "col", "digest", "label", "group")
         what, given = (f'images."{name}"', ()) if name in plain else ("json_extract(meta, ?)", (f'$."{name}"',))
         text = f"SELECT {what}, block, place FROM images JOIN blocks ON blocks.key = block WHERE status = 'done' ORDER BY turn, place"
@@ -270,11 +270,11 @@ class Store(Result):
             return [value for value, block, _ in rows.execute(text, given) if block in known]
 
     def values(self, column: str) -> tuple[str, ...]:
-        """The different values of a column, sorted: what the group numbers of `moments` mean."""
+        """Return the different values of a column, sorted: what the group numbers of `moments` mean."""
         return tuple(sorted({str(value) for value in self.column(column)}))
 
     def codes(self, column: str) -> Int64[Tensor, " image"]:
-        """Each image's value of a column, as its place in `values(column)`."""
+        """Return each image's value of a column, as its place in `values(column)`."""
         found = [str(value) for value in self.column(column)]
         code = {value: at for at, value in enumerate(sorted(set(found)))}
         return torch.tensor([code[value] for value in found], dtype=torch.int64)
@@ -297,7 +297,7 @@ class Store(Result):
     def gather(
         self, read: Callable[[StoreBlock], np.ndarray], rows: Rows, shape: tuple[int, ...], dtype: type
     ) -> Tensor:
-        """Rows of any array of the blocks, in the order asked for.
+        """Return rows of any array of the blocks, in the order asked for.
 
         Args:
             read: block → its array, image axis first.

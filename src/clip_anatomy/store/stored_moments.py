@@ -60,7 +60,7 @@ class StoredMoments:
         return f"{self.column or 'all'}-{self.chunks}"
 
     def load(self, store: Path) -> Moments | None:
-        """The moments; None if the file is not what was written: arrays are the truth, moments can be taken again."""
+        """Read the moments; None if the file is not what was written: arrays are the truth, moments can be taken again."""
         path = store / FOLDER / self.file
         try:
             return Moments.load(path) if digest_of_file(path) == self.digest else None
@@ -69,13 +69,13 @@ class StoredMoments:
 
 
 def chunks_for(manifest: Manifest) -> int:
-    """How many chunks are stored: 32, or what fits into 12 MB; more are taken from the arrays when asked for."""
+    """Tell how many chunks are stored: 32, or what fits into 12 MB; more are taken from the arrays when asked for."""
     fit = CELLS_BYTES // manifest.cell_bytes
     return CHUNKS if fit >= CHUNKS else 1 << max(0, fit.bit_length() - 1)
 
 
 def wanted(rows: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, int]]:
-    """Which moments are worth keeping: over all images, and per group where there are a few groups."""
+    """Tell which moments are worth keeping: over all images, and per group where there are a few groups."""
     found = [("", chunks_for(manifest))]
     groups = rows.execute(
         """SELECT count(*) FROM (SELECT DISTINCT "group" FROM images WHERE status = 'done' LIMIT 99)"""
@@ -121,7 +121,7 @@ def moments_of_blocks(
     chunks: int,
     names: Sequence[str] = (),
 ) -> Moments:
-    """Moments of the images of some blocks, read from the arrays a layer at a time.
+    """Compute moments of the images of some blocks, read from the arrays a layer at a time.
 
     Args:
         blocks: which; `alive` may name some of their images only.
@@ -161,7 +161,7 @@ def moments_of_store(
     groups: str | None,
     chunks: int | None,
 ) -> Moments:
-    """Moments of a store, without the frames: those that are stored where they answer the question, else from the arrays.
+    """Compute moments of a store, without the frames: those that are stored where they answer the question, else from the arrays.
 
     Args:
         folder: of the store.
@@ -195,7 +195,7 @@ def moments_of_store(
 
 
 def names_of(rows: sqlite3.Connection, column: str, keys: Iterable[int] | None = None) -> tuple[str, ...]:
-    """The different values of a column among the images that are there, sorted."""
+    """Return the different values of a column among the images that are there, sorted."""
     if not column:
         return ()
     found = rows.execute(f"""SELECT DISTINCT "{column}", block FROM images WHERE status = 'done'""").fetchall()
@@ -204,7 +204,7 @@ def names_of(rows: sqlite3.Connection, column: str, keys: Iterable[int] | None =
 
 
 def renumbered(moments: Moments, old: Sequence[str], new: Sequence[str]) -> Moments:
-    """Moments whose groups were numbered by the old names, numbered by the new ones."""
+    """Renumber moments whose groups were numbered by the old names by the new ones."""
     if tuple(old) == tuple(new) or not old:
         return moments
     return replace(moments, groups=tuple(tuple(new).index(old[group]) for group in moments.groups))

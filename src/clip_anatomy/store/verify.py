@@ -109,7 +109,7 @@ def verify(store: str | Path, progress: Progress | None = None) -> VerifyReport:
 
 
 def _files(folder: Path, rows: sqlite3.Connection) -> Iterator[tuple[Path, int | None, str]]:
-    """Every file that a committed row names: path, bytes, digest."""
+    """Return every file that a committed row names: path, bytes, digest."""
     facts = sql.facts_of(rows)
     for name in (NAME, BASIS):
         yield folder / name, None, facts.get(name, "")
@@ -121,7 +121,7 @@ def _files(folder: Path, rows: sqlite3.Connection) -> Iterator[tuple[Path, int |
 
 
 def _rows(rows: sqlite3.Connection) -> Iterator[str]:
-    """Rows whose content changed, rows without data, data without rows."""
+    """Return rows whose content changed, rows without data, data without rows."""
     counts = dict(rows.execute("SELECT key, count FROM blocks").fetchall())
     filled = dict.fromkeys(counts, 0)
     names: list[str] = [*sql.MARKED, "mark", "status", "block", "place"]

@@ -87,7 +87,7 @@ class Writer:
                 rows.close()
 
     def blocks(self) -> tuple[StoreBlock, ...]:
-        """All blocks, as they are now."""
+        """Return all blocks, as they are now."""
         return read_blocks(self.rows, self.folder, self.manifest)
 
     def commit(self, entries: Sequence[Mapping[str, Any]], arrays: Mapping[str, list[np.ndarray]]) -> None:
@@ -301,7 +301,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _is_part(path: Path) -> bool:
-    """A file that was being written when its writer was killed."""
+    """Tell whether a file was being written when its writer was killed."""
     return path.name.startswith((f".{BASIS}", f".{NAME}")) and path.name.endswith(".part")
 
 

@@ -107,7 +107,7 @@ class _Step:
 
     @staticmethod
     def of(selection: Selection, embed: int, sign: float) -> tuple[Sequence[Pair], Sequence[Key], float]:
-        """One change."""
+        """Return one change."""
         rest = parts_of_selection(selection - Selection(selection.heads), embed)
         return selection.heads, [part.key for part in rest], sign
 
@@ -129,7 +129,7 @@ def _steps(sets: Sequence[Selection], d: int, embed: int) -> list[_Step]:
 
 
 def _disjoint(one: Selection, heads: int) -> Selection:
-    """The same set without what is in it twice: tokens of a head that is replaced whole, the class token among tokens."""
+    """Return the same set without what is in it twice: tokens of a head that is replaced whole, the class token among tokens."""
     own = () if 0 in one.tokens else one.class_to_class
     chosen = {layer: sum(pair[0] == layer for pair in one.heads) for layer, _ in one.heads}
     own = tuple(layer for layer in own if chosen.get(layer, 0) < heads)
@@ -156,7 +156,7 @@ class _Readers:
                 self.heads[at] = frames[at] @ one.replaced_part(texts).T
 
     def of(self, heads: Sequence[Pair]) -> tuple[slice | list[int], Float[Tensor, "d_of_all text"]]:
-        """Places of some heads, and their readers under each other; a view where the heads follow each other."""
+        """Return places of some heads, and their readers under each other; a view where the heads follow each other."""
         ats = [self.place[pair] for pair in heads]
         run: slice | list[int] = slice(ats[0], ats[-1] + 1) if ats[-1] - ats[0] == len(ats) - 1 else ats
         return run, self.heads[run].flatten(0, 1)
@@ -229,7 +229,7 @@ def _pieces(
 
 
 def _coordinates(store: Store, one: Replacement) -> Float[Tensor, " d"]:
-    """The baseline of a head in its coordinates."""
+    """Return the baseline of a head in its coordinates."""
     if one.baseline is None:
         return torch.zeros(store.manifest.d)
     return (store.basis.rows[store.layer_at(one.layer), one.head] @ one.baseline[0].double()).float()

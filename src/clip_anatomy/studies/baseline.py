@@ -38,7 +38,7 @@ class Baseline:
     description: str
 
     def of(self, part: Replacement) -> Replacement:
-        """The replacement of a part; that of what no study named is by zero."""
+        """Return the replacement of a part; that of what no study named is by zero."""
         return next((one for one in self.replacements if one.key == part.key), part)
 
 
@@ -112,7 +112,7 @@ def baseline_of(
 
 
 def parts_of_selection(selection: Selection, embed: int) -> tuple[Replacement, ...]:
-    """Every part of a selection, by zero; source tokens of all layers together."""
+    """Return every part of a selection, by zero; source tokens of all layers together."""
     tokens = (Replacement("tokens", by="zero", tokens=selection.tokens),) if selection.tokens else ()
     return (*replacements_of(selection, by="zero", embed=embed), *tokens)
 

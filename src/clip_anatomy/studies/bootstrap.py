@@ -108,7 +108,7 @@ def _mean(values: Sequence[float]) -> float:
 def _draws(
     before: Bool[np.ndarray, " image"], after: Bool[np.ndarray, " image"], random: np.random.Generator, resamples: int
 ) -> Float[np.ndarray, "2 resample"]:
-    """Accuracies before and after of every resample."""
+    """Draw accuracies before and after of every resample."""
     n = len(before)
     counts = np.bincount(2 * before.astype(int) + after, minlength=4)
     cells = random.multinomial(n, counts / n, size=resamples)  # wrong-wrong, wrong-right, right-wrong, right-right

@@ -157,7 +157,7 @@ def scores_alone(ablated: AblatedLogits) -> tuple[Score, ...]:
 
 
 def _each(ablated: AblatedLogits, logits: Float[Tensor, "image text"], parts: Sequence[int]) -> list[Score]:
-    """Accuracies with each of these parts ablated on top of what is, some at a time."""
+    """Compute accuracies with each of these parts ablated on top of what is, some at a time."""
     many = max(1, CELLS // logits.numel())
     starts = range(0, len(parts), many)
     return [one for at in starts for one in _scores(ablated, logits + ablated.deltas[list(parts[at : at + many])])]
@@ -241,7 +241,7 @@ def best_prefix(ablated: AblatedLogits, order: Iterable[int], budget: Budget = B
 
 
 def _most_worth(scores: Sequence[Score], least: float) -> int:
-    """How many parts pay best; scores without an average are over the budget."""
+    """Tell how many parts pay best; scores without an average are over the budget."""
     able = [count for count, one in enumerate(scores) if not math.isnan(one.average)]
     return max(able, key=lambda count: (scores[count].objective - least * count, -count))
 

@@ -194,7 +194,7 @@ def properties_of(clip: Clip, texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _named_after(head: AtlasHead, of_cue: tuple[str, ...], of_class: tuple[str, ...], task: RepairTask) -> float:
-    """How much a head's name speaks of the cue and not of the classes: −1 … 1 by roles, else by the words of its texts."""
+    """Tell how much a head's name speaks of the cue and not of the classes: −1 … 1 by roles, else by the words of its texts."""
     shares = dict(head.role.shares)
     if of_cue and shares:
         other = set(of_class) - set(of_cue)

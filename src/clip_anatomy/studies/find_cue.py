@@ -272,7 +272,7 @@ def _atlas(store: Store, clip: Clip, rows: np.ndarray, given: "Atlas | str | Pat
 def _each_alone(
     store: Store, task: RepairTask, rows: np.ndarray, parts: tuple[HeadOrMlp, ...], progress: Progress
 ) -> tuple[list[Score], AblatedLogits | None]:
-    """Scores with each part ablated alone; and the logits of all parts, if they fit into memory."""
+    """Score the model with each part ablated alone; give the logits of all parts, if they fit into memory."""
     fit = _fitting(task, rows)
     if fit >= len(parts):
         ablated = ablated_logits(store, task, rows, parts, progress=progress)
@@ -285,7 +285,7 @@ def _each_alone(
 
 
 def _fitting(task: RepairTask, rows: np.ndarray) -> int:
-    """How many parts fit into memory."""
+    """Count the parts that fit into memory."""
     return max(1, BYTES // max(4 * len(rows) * len(task.texts), 1))
 
 
@@ -302,7 +302,7 @@ def _of_role(suspects: Sequence[Suspect], cue_roles: tuple[str, ...]) -> list[He
 
 
 def _interleaved(suspects: Sequence[Suspect], before: Score, k: int) -> list[HeadOrMlp]:
-    """The first k of every ranking, in turn."""
+    """Take the first k of every ranking, in turn."""
     orders = [ranked(suspects, by, before) for by in RANKINGS]
     return [part for place in range(k) for order in orders for part in order[place : place + 1]]
 

@@ -266,7 +266,7 @@ class _Whitening:
         return ((features.double() - self.mean) @ self.rows).numpy()
 
     def folded(self, rows: np.ndarray, bias: np.ndarray, present: Sequence[int], classes: int) -> tuple[Tensor, Tensor]:
-        """Scikit-learn's coefficients on these coordinates as one row a class on the features as they are."""
+        """Fold scikit-learn's coefficients on these coordinates into one row a class on the features as they are."""
         if len(rows) == 1:  # two classes: one row that points to the second
             rows, bias = np.concatenate([-rows / 2, rows / 2]), np.concatenate([-bias / 2, bias / 2])
         weight = torch.zeros(classes, len(self.mean), dtype=torch.float64)

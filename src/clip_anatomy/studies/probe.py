@@ -182,7 +182,7 @@ class _Feature:
 
 
 def _layer_counts(last: Sequence[int] | str | None) -> Sequence[int] | None:
-    """Numbers of layers as typed; None for the default."""
+    """Return numbers of layers as typed; None for the default."""
     if not isinstance(last, str):
         return last
     words = [] if last == "none" else last.split(",")
@@ -228,7 +228,7 @@ def _features(
 def _batches(
     store: Store, feature: _Feature, labels: Int64[np.ndarray, " image"], places: np.ndarray, seed: int
 ) -> Batches:
-    """Batches of a feature for some images, as often as they are asked for.
+    """Return batches of a feature for some images, as often as they are asked for.
 
     Images are dealt to batches at random: collections are walked class by class, and a streamed probe would see one class at a
     time. Within a batch they are in the store's order, which reads faster.
@@ -258,7 +258,7 @@ def _read(store: Store, feature: _Feature, places: np.ndarray) -> Float32[Tensor
 
 
 def _right(store: Store, feature: _Feature, fitted: LinearProbe, images: ProbeImages) -> Bool[np.ndarray, " image"]:
-    """Whether each test image is right, in their order."""
+    """Tell whether each test image is right, in their order."""
     test = images.split.test
     found = [
         fitted.predict(_read(store, feature, some)).numpy() == images.labels[some]

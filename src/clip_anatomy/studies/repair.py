@@ -238,7 +238,7 @@ def _repaired(store: Store, clip: Clip, found: CueSearch, ablation: PartAblation
 def _opened(
     source: "Store | str | Path", out: Path, model: "Clip | str | None", progress: Progress, **options: Any
 ) -> tuple[Store, Clip]:
-    """The store and its model; a world is indexed first."""
+    """Open the store and its model; a world is indexed first."""
     if isinstance(source, Store) or not str(source).startswith("world:") or Path(source).is_dir():
         store = source if isinstance(source, Store) else Store.open(source)
         return store, model if isinstance(model, Clip) else load(model or store.manifest.model, **options)
@@ -251,7 +251,7 @@ def _opened(
 
 
 def _plain(score: Score) -> dict[str, Any]:
-    """A score for JSON: None for what was not measured."""
+    """Return a score for JSON: None for what was not measured."""
     numbers = {**asdict(score), "worst": score.worst, "mean": score.mean}
     return {
         name: [None if one != one else one for one in value] if isinstance(value, tuple) else value  # noqa: PLR0124

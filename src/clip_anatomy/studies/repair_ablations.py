@@ -70,14 +70,14 @@ class PartAblation:
 
 
 def parts_of(store: Store) -> tuple[HeadOrMlp, ...]:
-    """The parts that a store holds: its heads, and its MLPs where they were kept."""
+    """Return the parts that a store holds: its heads, and its MLPs where they were kept."""
     manifest = store.manifest
     heads = [HeadOrMlp(layer, head) for layer in manifest.layers for head in range(manifest.heads)]
     return (*heads, *(HeadOrMlp(layer) for layer in manifest.layers if "mlps" in manifest.keep))
 
 
 def selection_of(parts: Sequence[HeadOrMlp]) -> Selection:
-    """The same parts as a selection."""
+    """Return the same parts as a selection."""
     return Selection(
         tuple((part.layer, part.head) for part in parts if part.head >= 0),
         mlps=tuple(part.layer for part in parts if part.head < 0),
@@ -85,12 +85,12 @@ def selection_of(parts: Sequence[HeadOrMlp]) -> Selection:
 
 
 def ablation_of(what: PartAblation | Selection) -> PartAblation:
-    """Parts as they are given: a selection alone is ablated whole."""
+    """Take parts as they are given: a selection alone is ablated whole."""
     return what if isinstance(what, PartAblation) else PartAblation(what)
 
 
 def checked_parts(store: Store, what: PartAblation | Selection) -> tuple[HeadOrMlp, ...]:
-    """The parts of a selection, if the store holds them.
+    """Return the parts of a selection, if the store holds them.
 
     Raises:
         StoreError: MLPs that were not kept.
@@ -118,7 +118,7 @@ def checked_parts(store: Store, what: PartAblation | Selection) -> tuple[HeadOrM
 def contributions(
     store: Store, part: HeadOrMlp, rows: np.ndarray
 ) -> tuple[Float[Tensor, "image d"], Float64[Tensor, "d embed"] | None]:
-    """What a part wrote for some images, in its own coordinates, and their frame (None: the joint space itself)."""
+    """Tell what a part wrote for some images, in its own coordinates, and their frame (None: the joint space itself)."""
     if part.head < 0:
         return store.mlps(part.layer, rows).float(), None
     frame = store.basis.rows[store.layer_at(part.layer), part.head]
@@ -126,7 +126,7 @@ def contributions(
 
 
 def texts_in(frame: Float64[Tensor, "d embed"] | None, texts: Float[Tensor, "text embed"]) -> Float[Tensor, "text d"]:
-    """Texts in a part's coordinates."""
+    """Express texts in a part's coordinates."""
     return texts if frame is None else (texts.double() @ frame.T).float()
 
 
@@ -139,7 +139,7 @@ def ablated_logits(
     along_cue: bool = False,
     progress: Progress | None = None,
 ) -> AblatedLogits:
-    """Answers of some images, and how each part would change them if it were replaced by its mean over these images.
+    """Compute answers of some images, and how each part would change them if it were replaced by its mean over these images.
 
     Args:
         store: the store.
@@ -172,7 +172,7 @@ def ablated_logits(
 
 
 def means_of(store: Store, rows: np.ndarray, parts: Sequence[HeadOrMlp]) -> Means:
-    """Mean contributions of some parts over some images, in the joint space; zero for all other parts."""
+    """Compute mean contributions of some parts over some images, in the joint space; zero for all other parts."""
     manifest = store.manifest
     heads = torch.zeros(manifest.depth, manifest.heads, manifest.embed, dtype=torch.float64)
     mlps = torch.zeros(manifest.depth, manifest.embed, dtype=torch.float64)
@@ -196,7 +196,7 @@ def answers(
     *,
     along_cue: bool = False,
 ) -> Float[Tensor, "image text"]:
-    """Cosines of some images with the texts of all tasks, with some parts at the given means, all or along the cue only.
+    """Compute cosines of some images with the texts of all tasks, with some parts at the given means, all or along the cue only.
 
     Parts of the cosine of the unedited embedding: its length is not taken anew, which changes no answer.
     """

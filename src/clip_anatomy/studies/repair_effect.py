@@ -174,7 +174,7 @@ def repair_edit(store: Store, clip: Clip, found: CueSearch, what: PartAblation |
 def _logits(
     store: Store, found: CueSearch, ablation: PartAblation, rows: np.ndarray
 ) -> tuple[AblatedLogits, Float[Tensor, "image text"]]:
-    """Logits of some images as they are, and with the parts at their means over the validation images."""
+    """Compute logits of some images as they are, and with the parts at their means over the validation images."""
     task, parts = found.task, checked_parts(store, ablation)
     means = means_of(store, found.split.validation, parts)
     labels = task.labels(store, rows)
@@ -188,7 +188,7 @@ def _logits(
 def _right(
     ablated: AblatedLogits, after: Float[Tensor, "image text"], task: int, where: Bool[Tensor, " image"]
 ) -> tuple[Bool[np.ndarray, " asked"], Bool[np.ndarray, " asked"]]:
-    """Which of some images are right before, and after."""
+    """Tell which of some images are right before, and after."""
     was, now = right(ablated, ablated.base, task), right(ablated, after, task)
     return was[where].numpy(), now[where].numpy()
 

@@ -230,7 +230,7 @@ def _crossed(classes: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _without_class(group: str, name: str) -> str:
-    """The words of a group without those of its class: "bird on sky" of a bird → "sky"."""
+    """Strip the words of a group of those of its class: "bird on sky" of a bird → "sky"."""
     of_class = {comparable(word) for word in re.findall(r"\w+", name)}
     words = [word for word in re.findall(r"\w+", group) if comparable(word) not in of_class]
     while len(words) > 1 and words[0].lower() in FILLERS:
@@ -241,7 +241,7 @@ def _without_class(group: str, name: str) -> str:
 def _cue_texts(
     clip: Clip, cue: Sequence[str], templates: Sequence[str] | str | None, *, world: bool
 ) -> Float[Tensor, "text embed"]:
-    """Embeddings of a cue: words alone are put into prompts, longer texts and all of the demo world's are taken as they are."""
+    """Return embeddings of a cue: words alone are put into prompts, longer texts and all of the demo world's are taken as they are."""
     if not cue:
         return torch.zeros(0, clip.text_tower.embed)
     attribute = next((one for one in WORLD if {*cue} <= {*values_of(one)}), "") if world and templates is None else ""

@@ -54,7 +54,7 @@ def columns_of(store: Store) -> str:
 
 
 def text_codes(values: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Number the values of a column in the order of the alphabet.
+    """Return number the values of a column in the order of the alphabet.
 
     Returns:
         The place of each value, −1 for empty ones; the values, each once.

@@ -124,7 +124,7 @@ class Study(Result):
         return f"{100 * one.groups[at]:.1f} {self.groups[at][0]}"
 
     def summary(self) -> str:
-        """The study as text, in percent.
+        """Write the study as text, in percent.
 
         Returns:
             A line for each set (of many single heads the extremes); with groups a second table, a column a group.
@@ -183,7 +183,7 @@ class Study(Result):
 def effects_of(
     picks: Int[Tensor, "set image"], task: ZeroShotTask, sets: Sequence[tuple[str, Selection]]
 ) -> tuple[Effect, ...]:
-    """Accuracies of every set; the first one is what the others are compared with.
+    """Compute accuracies of every set; the first one is what the others are compared with.
 
     Args:
         picks: the class that each image was given, for each set.

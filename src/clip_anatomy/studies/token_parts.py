@@ -49,11 +49,11 @@ class TokenParts:
     values: Float[np.ndarray, "image layer embed"] = field(repr=False)
 
     def layer(self, layer: int, rows: np.ndarray) -> Float[Tensor, "image embed"]:
-        """One layer, of some images."""
+        """Return one layer, of some images."""
         return torch.from_numpy(self.values[rows, self.layers.index(layer)].astype(np.float32))
 
     def all(self, rows: np.ndarray) -> Float[Tensor, "image embed"]:
-        """All layers together."""
+        """Return all layers together."""
         return torch.from_numpy(self.values[rows].astype(np.float32).sum(1))
 
 
@@ -63,7 +63,7 @@ def tokens_of(
     selection: Selection,
     progress: Progress | None = None,
 ) -> dict[tuple[int, ...], TokenParts]:
-    """What a selection needs of tokens, by tokens; empty where it needs none."""
+    """Tell what a selection needs of tokens, by tokens; empty where it needs none."""
     wanted = {selection.tokens} if selection.tokens else set[tuple[int, ...]]()
     wanted |= {(0,)} if selection.class_to_class else set()
 
@@ -81,7 +81,7 @@ def token_parts_of(
     tokens: tuple[int, ...] = (0,),
     progress: Progress | None = None,
 ) -> TokenParts:
-    """What all heads read from some tokens of every image: kept beside the store, or taken from the pictures now.
+    """Tell what all heads read from some tokens of every image: kept beside the store, or taken from the pictures now.
 
     Args:
         store: the store.
@@ -130,7 +130,7 @@ def _name(store: Store, tokens: tuple[int, ...]) -> str:
 
 
 def _room(place: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, Path | None]:
-    """A file to fill, moved into its place at the end; memory where the store may only be read."""
+    """Make a file to fill, moved into its place at the end; memory where the store may only be read."""
     part = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
         place.parent.mkdir(exist_ok=True)

@@ -82,7 +82,7 @@ def run_protocol(
 
 
 def _test_images(source: str) -> str:
-    """The spec of the test images only: the protocol looks at no others."""
+    """Return the spec of the test images only: the protocol looks at no others."""
     spec = source if source.startswith("waterbirds:") else f"waterbirds:{source}"
     return spec if ":test" in spec[len("waterbirds:") :] else f"{spec}:test"
 
@@ -180,7 +180,7 @@ def paper_protocol(
 
 
 def _images(store: Store, split: str) -> tuple[list[int], Int64[Tensor, " image"], Int64[Tensor, " image"]]:
-    """Places, classes and groups of the images to measure."""
+    """Return places, classes and groups of the images to measure."""
     known = {name: at for at, name in enumerate(GROUPS)}
     listed = list(zip(store.column("group"), store.column("split"), strict=True))
     if strange := sorted({str(group) for group, _ in listed} - {*known}):

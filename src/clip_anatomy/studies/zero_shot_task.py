@@ -204,7 +204,7 @@ def ablation_task(
 
 
 def _values(store: Store, column: str, rows: np.ndarray, *, one_object: bool) -> list[Any]:
-    """Values of a column; None for pictures of two different objects, where these are not asked about."""
+    """Return values of a column; None for pictures of two different objects, where these are not asked about."""
     values = column_of(store, column, rows)
     if not one_object:
         return values
@@ -215,7 +215,7 @@ def _values(store: Store, column: str, rows: np.ndarray, *, one_object: bool) ->
 def _groups(
     store: Store, group: str | None, rows: np.ndarray
 ) -> tuple[tuple[str, ...], Int64[Tensor, " image"] | None, list[str]]:
-    """Names of the groups that are not empty, group of each image, notes."""
+    """Return names of the groups that are not empty, group of each image, notes."""
     columns = [part.strip() for part in (group or "group").split("+")]
     values = [text_column(store, name, rows) for name in columns]
     for name, column in zip(columns, values, strict=True):

@@ -90,7 +90,7 @@ def norm(layer: Norm, x: Tensor) -> Tensor:
 
 
 def activate(kind: Activation, x: Tensor) -> Tensor:
-    """The MLP's nonlinearity."""
+    """Apply the MLP's nonlinearity."""
     if kind == "quick_gelu":
         return x * torch.sigmoid(1.702 * x)
     return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
@@ -109,13 +109,13 @@ def add_linear(
 
 
 def mlp(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-    """What the block's MLP writes, given the residual stream (its LayerNorm and LayerScale included)."""
+    """Compute what the block's MLP writes, given the residual stream (its LayerNorm and LayerScale included)."""
     y = linear(block.down, activate(tower.activation, linear(block.up, norm(block.ln2, x))))
     return y if block.scale_mlp is None else y * block.scale_mlp
 
 
 def project_out(block: Block, mixed: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-    """What the attention writes: out-projection of all heads' Σ a v side by side, and LayerScale."""
+    """Compute what the attention writes: out-projection of all heads' Σ a v side by side, and LayerScale."""
     y = linear(block.out, mixed)
     return y if block.scale_attention is None else y * block.scale_attention
 
@@ -152,7 +152,7 @@ def embed_image(
 
 
 def embed_inputs(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image token width"]:
-    """Pixels or token ids, whichever the tower takes, to the residual stream into block 0."""
+    """Turn pixels or token ids, whichever the tower takes, into the residual stream into block 0."""
     return embed_image(tower, inputs) if tower.kind == "image" else embed_text(tower, inputs)
 
 
@@ -182,7 +182,7 @@ def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readou
 
 
 def causal_mask(tower: TransformerWeights, readout: Readout, tokens: int) -> Bool[Tensor, "image token"] | None:
-    """Which tokens the readout row may look at (True), or None when all."""
+    """Tell which tokens the readout row may look at (True), or None when all."""
     if not tower.causal:
         return None
     assert readout.index is not None
@@ -272,7 +272,7 @@ def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -
 
 
 def step_values(tower: TransformerWeights, step: Step) -> Float[Tensor, "image head token d"]:
-    """Values of every token; the folded last block, which does without, has them computed here."""
+    """Compute values of every token; the folded last block, which does without, has them computed here."""
     if step.value is not None:
         return step.value
     v = linear(tower.blocks[step.layer].value, step.normed)
@@ -285,7 +285,7 @@ def embed_readout(
     after: Float[Tensor, "image token width"] | None,
     readout: Readout,
 ) -> Float[Tensor, "image embed"]:
-    """The joint-space embedding, in the host's own order of operations: pool, ln_post, projection.
+    """Compute the joint-space embedding, in the host's own order of operations: pool, ln_post, projection.
 
     Args:
         tower: the tower.
@@ -303,7 +303,7 @@ def embed_readout(
 
 
 def encode(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image embed"]:
-    """The embedding alone, in the tower's dtype (what the host's encode_image / encode_text returns)."""
+    """Compute the embedding alone, in the tower's dtype (what the host's encode_image / encode_text returns)."""
     x = embed_inputs(tower, inputs)
     readout = readout_of(tower, inputs, x.shape[1])
     row, after = x[:, 0], None

@@ -124,11 +124,11 @@ class Tower(Protocol):
         ...
 
     def token_count(self, inputs: Tensor) -> int:
-        """Number of tokens that a batch of pixels or token ids has, the readout's own (token 0 of an image) included."""
+        """Count the tokens that a batch of pixels or token ids has, the readout's own (token 0 of an image) included."""
         ...
 
     def encode(self, inputs: Tensor) -> Float[Tensor, "image embed"]:
-        """The embedding, equal to the host's own."""
+        """Compute the embedding, equal to the host's own."""
         ...
 
     def trace(self, inputs: Tensor, each: Callable[[LayerReading], None] | None = None) -> Trace:
@@ -141,5 +141,5 @@ class Tower(Protocol):
         ...
 
     def read_last(self, inputs: Tensor) -> LayerReading:
-        """What the last layer reads, from a forward of its own."""
+        """Tell what the last layer reads, from a forward of its own."""
         ...

@@ -76,7 +76,7 @@ def _pool(pool: AttentionPool, draw: Callable[[Tensor], Tensor]) -> AttentionPoo
 
 
 def _each(value: Any, draw: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure with every tensor drawn anew; of a convolution only its kernel."""
+    """Compute the same structure with every tensor drawn anew; of a convolution only its kernel."""
     if isinstance(value, Tensor):
         return draw(value)
     if isinstance(value, Conv):

@@ -185,11 +185,11 @@ class ResNet:
         return self.pool.value.weight.device
 
     def token_count(self, inputs: Tensor) -> int:
-        """Number of tokens a batch has: its places, and their mean."""
+        """Count the tokens a batch has: its places, and their mean."""
         return prod(patch_grid(inputs.shape, self.patch)) + 1
 
     def encode(self, inputs: Tensor) -> Float[Tensor, "image embed"]:
-        """The embedding alone, in the tower's dtype."""
+        """Compute the embedding alone, in the tower's dtype."""
         return run_resnet(self, inputs).embedding
 
     def trace(self, inputs: Tensor, each: Callable[[LayerReading], None] | None = None) -> Trace:
@@ -202,12 +202,12 @@ class ResNet:
         return Trace(nothing, pooled.mixed.float()[:, None], nothing[:, None][:, :0], embedding, one, one, embedding)
 
     def read_last(self, inputs: Tensor) -> LayerReading:
-        """What the attention pool reads."""
+        """Tell what the attention pool reads."""
         return _reading(self, run_resnet(self, inputs))
 
 
 def as_resnet(tower: Tower) -> ResNet:
-    """The tower itself where it is a CLIP-ResNet, for what needs one.
+    """Return the tower itself where it is a CLIP-ResNet, for what needs one.
 
     Raises:
         UnsupportedModel: it is another architecture.
@@ -265,7 +265,7 @@ def _bottleneck(block: Bottleneck, x: Tensor) -> Tensor:
 def features(
     resnet: ResNet, pixels: Float[Tensor, "image 3 row col"]
 ) -> Float[Tensor, "image channel grid_row grid_col"]:
-    """The last stage's map, before the attention pool: what every place of the picture became."""
+    """Compute the last stage's map, before the attention pool: what every place of the picture became."""
     x = pixels.to(resnet.dtype)
     for conv in resnet.stem:
         x = _convolve(conv, x).relu_()
@@ -277,7 +277,7 @@ def features(
 
 
 def pool_tokens(resnet: ResNet, seen: Float[Tensor, "image channel row col"]) -> Float[Tensor, "image token channel"]:
-    """What the pool attends over: the mean over the places, then each place, plus position vectors.
+    """Tell what the pool attends over: the mean over the places, then each place, plus position vectors.
 
     Position vectors of another grid are resampled into a new tensor; the mean token keeps its own.
     """
@@ -307,7 +307,7 @@ def run_pool(resnet: ResNet, tokens: Float[Tensor, "image token channel"]) -> Po
 
 
 def run_resnet(resnet: ResNet, pixels: Float[Tensor, "image 3 row col"]) -> Pooled:
-    """Pixels to the embedding, and what the attention pool computed on the way.
+    """Turn pixels into the embedding, and what the attention pool computed on the way.
 
     Args:
         resnet: the tower.

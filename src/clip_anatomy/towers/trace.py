@@ -59,7 +59,7 @@ class LayerReading:
 
 
 def read_step(tower: TransformerWeights, step: Step, readout: Readout) -> LayerReading:
-    """What one block of a transformer read."""
+    """Tell what one block of a transformer read."""
     return LayerReading(
         layer=step.layer,
         tokens=step.before,

@@ -37,13 +37,13 @@ class Transformer(TransformerWeights):
         return self.pool != "mean"
 
     def token_count(self, inputs: Tensor) -> int:
-        """Number of tokens a batch has: patches and class token, or the columns of the token ids."""
+        """Count the tokens a batch has: patches and class token, or the columns of the token ids."""
         if self.kind == "text":
             return inputs.shape[1]
         return prod(patch_grid(inputs.shape, self.patch)) + 1
 
     def encode(self, inputs: Tensor) -> Float[Tensor, "image embed"]:
-        """The embedding alone, in the tower's dtype."""
+        """Compute the embedding alone, in the tower's dtype."""
         with torch.no_grad():
             return encode(self, inputs)
 
@@ -54,7 +54,7 @@ class Transformer(TransformerWeights):
         return record(self, inputs, lambda step, readout: each(read_step(self, step, readout)))[0]
 
     def read_last(self, inputs: Tensor) -> LayerReading:
-        """What the last layer reads."""
+        """Tell what the last layer reads."""
         with torch.no_grad():
             x = embed_inputs(self, inputs)
             readout = readout_of(self, inputs, x.shape[1])
@@ -65,7 +65,7 @@ class Transformer(TransformerWeights):
 
 
 def as_transformer(tower: Tower) -> Transformer:
-    """The tower itself where it is a transformer, for what needs one.
+    """Return the tower itself where it is a transformer, for what needs one.
 
     Raises:
         UnsupportedModel: it is a CLIP-ResNet.

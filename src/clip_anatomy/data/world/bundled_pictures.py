@@ -17,7 +17,7 @@ _PLACES = {
 
 
 def bundled() -> dict[Path, tuple[str, str]]:
-    """Paths of the bundled pictures, each with a description in the world's words, and the whole truth."""
+    """List the paths of the bundled pictures, each with a description in the world's words, and the whole truth."""
     import json
 
     from clip_anatomy.loading.demo import examples
@@ -34,7 +34,7 @@ def bundled() -> dict[Path, tuple[str, str]]:
 
 
 def describe(labels: dict[str, str]) -> str:
-    """One English description of a picture of the demo world from its attributes.
+    """Describe a picture of the demo world in one English sentence, from its attributes.
 
     Example:
         >>> describe({"count": "two", "texture": "solid", "colour": "red", "shape": "fish", "background": "water"})

@@ -66,11 +66,11 @@ class WorldSource:
                 )
 
     def count(self) -> int:
-        """Number of pictures."""
+        """Count the pictures."""
         return len(self.world)
 
     def check(self) -> None:
-        """A world cannot go away."""
+        """Find nothing wrong: a world cannot go away."""
 
     def fetch(self, path: str) -> ImageData:
         """Draw the picture of an index again."""

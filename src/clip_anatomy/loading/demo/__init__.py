@@ -22,7 +22,7 @@ EPS = 1e-5  # torch's LayerNorm default, which open_clip keeps
 
 
 def examples() -> list[Path]:
-    """Paths of the bundled pictures of the demo world.
+    """Return paths of the bundled pictures of the demo world.
 
     Example:
         >>> len(examples()) >= 4
