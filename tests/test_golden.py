@@ -12,9 +12,10 @@ from golden.make import GROUPS, Made, group_numbers, stored, workshop
 
 CLOSE = 1e-5
 MODELS, LEAST, FEW = 3, 900, 10  # models, keys at least, empty arrays at most: an emptied file must not pass
-RIGHTED = ("chefer_depth", "other_size", "whole")
+RIGHTED = ("chefer_depth", "other_size", "whole", "prompts")
 """What was wrong before, and must differ from what is stored: relevance over several layers (the rule is written out in
-test_gradients.py), position vectors at another size (the hosts' own are asked in test_position_resampling.py)."""
+test_gradients.py), position vectors at another size (the hosts' own are asked in test_position_resampling.py), points for SAM
+outside their mask (test_points.py)."""
 Both = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 

@@ -125,3 +125,58 @@ def test_points_of_the_official_code_through_prompts(shared: Path) -> None:
             ours = [[int(x), int(y)] for (x, y), yes in zip(found.points, found.labels, strict=True) if yes == label]
             theirs = [p for p, yes in zip(official["points"], official["labels"], strict=True) if yes == label]
             assert sorted(ours) == sorted(theirs)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(3, 9), st.floats(0.01, 0.6))
+@settings(max_examples=60, deadline=None)
+def test_points_lie_inside_the_mask_and_the_strongest_is_first(seed: int, texts: int, side: int, share: float) -> None:
+    dice = torch.Generator().manual_seed(seed)
+    maps = torch.rand(texts, side, side, generator=dice)
+    for where in (
+        Geometry((60, 90), (60, 90), (0, 0), (60, 90)),
+        Geometry((50, 75), (64, 96), (0, 16), (64, 64)),
+        Geometry((40, 20), (64, 32), (0, -16), (64, 64)),
+    ):
+        for shape in (where.picture, (side, side)):
+            mask = (torch.rand(shape, generator=dice) < share).numpy()
+            found = prompts(maps, [str(k) for k in range(texts)], where, mask)
+            for (x, y), label in zip(found.points, found.labels, strict=True):
+                row, col = (y, x)
+                if shape != where.picture:
+                    row, col = (a * side / 64 if where.size == (64, 64) else a * side / b for a, b in zip(where.to_model(y, x), where.size, strict=True))  # fmt: skip
+                assert mask[int(row), int(col)] == bool(label)
+            if shape == where.picture and texts == 1 and 1 in found.labels:
+                at = [where.to_model(y, x) for (x, y), label in zip(found.points, found.labels, strict=True) if label]
+                grid = torch.tensor([[c / where.size[1], r / where.size[0]] for r, c in at])[None, None] * 2 - 1
+                values = torch.nn.functional.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0, 0, 0]  # fmt: skip
+                assert bool((values[:-1] >= values[1:] - 1e-5).all())
+
+
+def test_a_mask_without_a_strong_cell_has_its_own_best_place() -> None:
+    """Nothing of the map's top lies in the mask: the point is where the map is highest within it."""
+    map_ = torch.zeros(1, 8, 8)
+    map_[0, 0, :], map_[0, 6, 2] = 9.0, 1.0
+    mask = np.zeros((80, 80), dtype=bool)
+    mask[50:80, 0:80] = True
+    whole = Geometry((80, 80), (80, 80), (0, 0), (80, 80))
+    found = prompts(map_, ["a"], whole, mask)
+    x, y = found.points[found.labels.index(1)]
+    assert (20 <= x <= 30, 60 <= y <= 70, found.labels.count(1)) == (True, True, 1)
+    assert prompts(map_, ["a"], whole, np.zeros((80, 80), dtype=bool)).labels.count(1) == 0
+
+
+def test_every_point_of_the_demo_lies_in_its_mask() -> None:
+    from clip_anatomy.loading.demo import examples
+
+    texts = ["a bird", "a red circle", "the sky"]
+    for at in ("picture", "patch"):
+        masks = ca.segment("demo", examples()[:3], texts, at=at, together=[texts])
+        for i in range(len(masks)):
+            there = [text for text in texts if masks.mask(i, text).any()]
+            for asked in [*([text] for text in there), *([there] if len(there) > 1 else [])]:
+                found = masks.prompts(i, *asked)
+                mask = np.any([masks.mask(i, text) for text in asked], axis=0)
+                scale = mask.shape[0] / found.picture[0]
+                inside = [bool(mask[int(y * scale), int(x * scale)]) for x, y in found.points]
+                assert inside == [label == 1 for label in found.labels]
+                assert 1 in found.labels

@@ -16,8 +16,9 @@ from clip_anatomy.data.picture import Picture
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.linear_probe import METHODS, C, ClassSums, fit_probe
-from clip_anatomy.studies.probe import probe, probe_images
+from clip_anatomy.studies.image_split import Split
+from clip_anatomy.studies.linear_probe import METHODS, C, ClassSums, LinearProbe, fit_probe
+from clip_anatomy.studies.probe import ProbeImages, _row, probe, probe_images
 
 __all__ = ["clip"]  # fixture
 
@@ -299,3 +300,15 @@ def test_the_command_prints_a_table_and_json(world, tmp_path, capsys):
     assert "Type --last 1,4 or --last none" in capsys.readouterr().err
     assert main([*words[:2], "--last", "none", "--label", "shape", "--method", "ridge"]) == 0
     assert "full embedding" in capsys.readouterr().out
+
+
+def test_a_group_of_one_image_is_not_the_worst():
+    images = ProbeImages(
+        np.zeros(31, np.int64), ("a", "b"), np.array([0] * 20 + [1] + [2] * 10), ("land", "mars", "sea"),
+        Split(np.arange(0), np.arange(0), np.arange(31), "as given"),
+    )  # fmt: skip
+    right = np.ones(31, dtype=bool)
+    right[[0, 20, 21]] = False  # land 19 of 20, mars 0 of 1, sea 9 of 10
+    row = _row("x", images, right, LinearProbe(torch.zeros(2, 3).double(), torch.zeros(2).double(), "ridge", 1.0), 0)
+    assert row.worst == ("sea", 0.9)
+    assert row.worst_interval[0] > 0.5

@@ -1,6 +1,7 @@
 """Studies of a store answer what a direct computation answers, agree with the official code, and cost no image."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from clip_anatomy.studies import ablated_predictions
 from clip_anatomy.studies.ablated_predictions import predictions
 from clip_anatomy.studies.ablation_study import STUDIES, study
 from clip_anatomy.studies.baseline import Baseline, baseline_of
+from clip_anatomy.studies.study_result import Study, effects_of
 from clip_anatomy.studies.token_parts import TokenParts, tokens_of
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
 
@@ -177,7 +179,9 @@ def test_the_numbers_of_a_study(clip: Any, store: Store) -> None:
     for (name, images), accuracy in zip(found.groups, effect.groups, strict=True):
         assert images == (digits == name).sum()
         assert accuracy == pytest.approx(right[1][digits == name].mean())
-    assert effect.worst == pytest.approx(min(effect.groups))
+    large = [(accuracy, group) for accuracy, group in zip(effect.groups, found.groups, strict=True) if group[1] >= 10]
+    worst, (name, images) = min(large)
+    assert found.worst(effect) == {"name": name, "accuracy": worst, "images": images}
     kept = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert kept["effects"][5]["accuracy"] == effect.accuracy
     assert found.summary().splitlines()[0].endswith(f"percent of {len(asked)} images, 4 classes (count).")
@@ -406,3 +410,22 @@ def test_scores_that_are_no_numbers_are_named(clip: Any, tmp_path: Path) -> None
     values.flush()
     with pytest.raises(BadInput, match=r"the scores of 1 images are NaN or infinite \(first: world-0-test-7\).*verify"):
         study(Store.open(tmp_path / "store"), select=["none"], task=task)
+
+
+def test_one_image_is_not_the_worst_group() -> None:
+    task = ZeroShotTask(
+        texts=torch.eye(2), classes=("a", "b"), column="label", rows=np.arange(22), labels=torch.zeros(22, dtype=torch.long),
+        group_column="place", group_names=("land", "mars", "sea"), groups=torch.tensor([0] * 11 + [1] + [2] * 10),
+    )  # fmt: skip
+    picks = torch.zeros(2, 22, dtype=torch.long)
+    picks[:, 11] = 1  # the one image of mars is wrong before and after
+    picks[1, [12, 13]] = 1
+    whole, effect = effects_of(picks, task, [("nothing", Selection()), ("some", Selection())])
+    told = Study("selected", "T", "mean", "m", "x", "0", "s", 22, "label", ("a", "b"), "place", (("land", 11), ("mars", 1), ("sea", 10)), whole, (effect,))  # fmt: skip
+    assert effect.groups == (1.0, 0.0, 0.8)
+    assert told.worst(effect) == {"name": "sea", "accuracy": 0.8, "images": 10}
+    assert told.worst(whole) == {"name": "land", "accuracy": 1.0, "images": 11}
+    assert told.to_dict()["effects"][0]["worst_group"] == told.worst(effect)
+    assert told.summary().splitlines()[3].endswith("80.0 sea (10)")
+    alone = replace(told, groups=(("land", 3), ("mars", 1), ("sea", 2)))  # none is large: all count, and n says so
+    assert alone.worst(effect) == {"name": "mars", "accuracy": 0.0, "images": 1}

@@ -269,8 +269,14 @@ def heatmap_numbers(m: Made) -> Found:
 
 def segment_numbers(m: Made) -> Found:
     found: Found = {}
-    ways: list[tuple[str, dict[str, Any]]] = [("plain", {}), ("mean", {"threshold": "mean", "method": "maskclip"})]
-    ways += [("background", {"background": ["the water"], "threshold": "none"}), ("refined", {"refine": "pamr"})]
+    ways: list[tuple[str, dict[str, Any]]] = [
+        ("plain", {"threshold": "otsu"}),
+        ("mean", {"threshold": "mean", "method": "maskclip"}),
+    ]
+    ways += [
+        ("background", {"background": ["the water"], "threshold": "none"}),
+        ("refined", {"threshold": "otsu", "refine": "pamr"}),
+    ]
     for name, options in ways:
         masks = ca.segment(m.clip, m.pictures, TEXTS, **options)
         found[f"{name}/labels"] = [
@@ -280,14 +286,12 @@ def segment_numbers(m: Made) -> Found:
         found[f"{name}/maps"] = masks.maps.values
         found[f"{name}/cuts"] = np.array(masks.thresholds)
         found[f"{name}/shares"] = np.array([list(masks.shares(i).values()) for i in range(len(masks))])
-    said = done("segment", *m.pictures, *m.asked)
+    said = done("segment", *m.pictures, *m.asked, "--threshold", "otsu")
     for i, picture in enumerate(said["images"]):
         found[f"said/{i}/shares"] = np.array([picture["shares"][text] for text in TEXTS])
         found[f"said/{i}/threshold"] = picture["threshold"]
         for name, prompts in (("prompts", picture["prompts"]), ("together", picture["together"])):
             found[f"said/{i}/{name}"] = [one["text"] for one in prompts]
-            found[f"said/{i}/{name}_points"] = np.array([xy for one in prompts for xy in one["point_coords"]], float)
-            found[f"said/{i}/{name}_labels"] = [one["point_labels"] for one in prompts]
             found[f"said/{i}/{name}_boxes"] = np.array([box for one in prompts for box in one["boxes"]], float)
     found["said/areas"] = [[one["image_id"], one["category_id"], one["area"]] for one in said["coco"]["annotations"]]
     found["said/runs"] = said["coco"]["annotations"][0]["segmentation"]["counts"]
@@ -500,7 +504,11 @@ def changed_numbers(m: Made) -> Found:
         for name in ("decomposition", "surgery", "attention")
     }
     found["whole"] = ca.heatmap(m.clip, [m.wide], TEXTS, size="whole").values
-    found["whole_shares"] = np.array(list(ca.segment(m.clip, [m.wide], TEXTS).shares(0).values()))
+    found["whole_shares"] = np.array(list(ca.segment(m.clip, [m.wide], TEXTS, threshold="otsu").shares(0).values()))
+    masks = ca.segment(m.clip, m.pictures, TEXTS, threshold="otsu", together=[TEXTS])
+    for name in ("prompts", "together"):  # points that lay outside their mask
+        each = [one["point_coords"] for i in range(len(masks)) for one in masks.entry(i)[name]]
+        found[f"prompts/{name}"] = np.array([xy for one in each for xy in one], float)
     if m.name != "resnet":
         for layers in (2, 3):
             found[f"chefer_depth_{layers}"] = ca.heatmap(

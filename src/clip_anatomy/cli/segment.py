@@ -20,7 +20,7 @@ def segment(
     texts: Texts = None,
     background: list[str] | None = None,
     together: list[str] | None = None,
-    threshold: str = "otsu",
+    threshold: str = "lenient",
     method: str = "decomposition",
     size: str = "whole",
     window: int | None = None,
@@ -47,7 +47,7 @@ def segment(
         images: pictures, or folders of pictures.
         background: a text that takes pixels and is no label; repeat it for several.
         together: texts whose points for SAM are wanted together, joined by +, as "a dog + a cat"; repeat it for several groups. By default all.
-        threshold: otsu (two groups of least spread) | mean | half | none | a number from 0 to 1 (a share of the map's range).
+        threshold: lenient (Otsu's cut, or one standard deviation above the mean where that is lower) | otsu (two groups of least spread) | mean | half | none | a number from 0 to 1 (a share of the map's range).
         method: a method of heatmap.
         size: whole (nothing cut off, the model's own short side) | crop (the model's own) | 512 (short side) | 336x448.
         window: look through square windows of so many pixels, for large pictures.

@@ -153,7 +153,7 @@ class Masks(Result):
     def prompts(self, image: int, *texts: int | str) -> Prompts:
         """Return points and boxes for SAM: of one text, or of several together ("a + b"); by default of the first.
 
-        A text that holds no pixel of the image adds nothing.
+        Positive points lie inside the mask, the strongest first. A text that holds no pixel of the image adds nothing.
 
         Raises:
             BadSpec: there is no such text, or the images were preprocessed tensors, so that nobody knows the originals.
@@ -166,7 +166,7 @@ class Masks(Result):
         there = [k for k in numbers if (labels == k + 1).any()]
         if not there:  # a map without a mask has a highest place too, and it means nothing
             return Prompts(" + ".join(named), (), (), (), where.picture)
-        mask = np.isin(labels, [k + 1 for k in there]) if labels.shape == where.picture else None
+        mask = np.isin(labels, [k + 1 for k in there])
         found = prompts(one.values[0, there], [self.texts[k] for k in there], where, mask)
         return replace(found, text=" + ".join(named))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,19 @@ def points(
         threshold: from 0 to 1.
 
     Returns:
-        Positive and negative points as (x, y) pixels.
+        Positive and negative points as (x, y) pixels, each from the strongest: the highest, and the lowest.
 
     Example:
         >>> yes, no = points(torch.eye(4), (40, 40))
         >>> yes.tolist(), no.tolist()
-        ([[10.0, 10.0], [30.0, 30.0]], [[30.0, 10.0], [10.0, 30.0]])
+        ([[10.0, 10.0], [30.0, 30.0]], [[10.0, 30.0], [30.0, 10.0]])
     """
+    yes, no, _ = _strongest(map_, size, threshold)
+    return yes, no
+
+
+def _strongest(map_: Tensor, size: tuple[int, int], threshold: float) -> tuple[Tensor, Tensor, list[float]]:
+    """Points as `points` gives them, and the stretched map at each positive one."""
     # A map of one patch a side cannot be halved.
     small = max(1, map_.shape[0] // 2), max(1, map_.shape[1] // 2)
     half = F.interpolate(map_[None, None].float(), small, mode="bilinear")[0, 0]
@@ -82,7 +89,8 @@ def points(
     def centres(cells: Tensor) -> Tensor:
         return (torch.stack([cells % half.shape[1], cells // half.shape[1]], 1) + 0.5) * cell
 
-    return centres(order[:count].cpu()), centres(order[len(order) - count :].cpu())
+    yes, no = order[:count], order[len(order) - count :].flip(0)
+    return centres(yes.cpu()), centres(no.cpu()), flat[yes].tolist()
 
 
 def combined_points(
@@ -91,7 +99,8 @@ def combined_points(
     """Choose points for several things at once ("a + b"): the positives of each map, the negatives of their mean.
 
     Source: the released demonstration of CLIP Surgery (Li et al. 2023): each map is stretched to 0..1 before the mean, so that
-    no text is louder than another. Here a point that two maps share is named once, and no point is both positive and negative.
+    no text is louder than another. Here a point that two maps share is named once, no point is both positive and negative, and
+    the strongest come first.
 
     Args:
         maps: one map per text.
@@ -101,9 +110,10 @@ def combined_points(
     Returns:
         Positive and negative points as (x, y) pixels.
     """
-    yes = torch.cat([points(map_, size, threshold=threshold)[0] for map_ in maps])
+    each = [_strongest(map_, size, threshold) for map_ in maps]
+    yes = [(value, point) for found, _, values in each for point, value in zip(found.tolist(), values, strict=True)]
     no = points(torch.stack([_stretched(map_) for map_ in maps]).mean(0), size, threshold=threshold)[1]
-    wanted = list(dict.fromkeys(map(tuple, yes.tolist())))
+    wanted = list(dict.fromkeys(tuple(point) for _, point in sorted(yes, key=lambda one: -one[0])))
     refused = [point for point in map(tuple, no.tolist()) if point not in set(wanted)]
     return torch.tensor(wanted).reshape(-1, 2), torch.tensor(refused).reshape(-1, 2)
 
@@ -122,7 +132,8 @@ def prompts(
         maps: the maps of the texts that are prompted together; one for a single text.
         texts: their words.
         geometry: how the picture was scaled and cropped.
-        mask: where the things are, in pixels of the original; its regions become boxes. None for no boxes.
+        mask: where the things are, in pixels of the original (its regions become boxes) or in cells of the maps. Positive points
+            lie inside it, one at least, negative ones outside. None for points by the maps alone, and no boxes.
         threshold: for the points, from 0 to 1.
 
     Returns:
@@ -140,13 +151,44 @@ def prompts(
         )
     both = points(maps[0], geometry.size, threshold=threshold) if len(texts) == 1 else None
     yes, no = both or combined_points(maps, geometry.size, threshold=threshold)
-    found = [_in_picture(point, geometry) for point in [*yes.tolist(), *no.tolist()]]
-    labels = [1] * len(yes) + [0] * len(no)
-    kept = [(point, label) for point, label in zip(found, labels, strict=True) if point is not None]
-    regions = () if mask is None else boxes(mask)
-    return Prompts(
-        " + ".join(texts), tuple(p for p, _ in kept), tuple(label for _, label in kept), regions, geometry.picture
+    wanted, refused = (
+        [at for point in some.tolist() if (at := _in_picture(point, geometry)) is not None] for some in (yes, no)
     )
+    if mask is not None:
+        wanted = [at for at in wanted if _inside(mask, at, geometry)] or _strongest_place(maps, mask, geometry)
+        refused = [at for at in refused if not _inside(mask, at, geometry)]
+    regions = boxes(mask) if mask is not None and mask.shape == geometry.picture else ()
+    labels = (1,) * len(wanted) + (0,) * len(refused)
+    return Prompts(" + ".join(texts), (*wanted, *refused), labels, regions, geometry.picture)
+
+
+def _inside(mask: Bool[np.ndarray, "row col"], point: Point, geometry: Geometry) -> bool:
+    """Whether a point of the original lies in a mask of its pixels, or of cells of the model's input."""
+    row, col = point[1], point[0]
+    if mask.shape != geometry.picture:
+        at = geometry.to_model(row, col)
+        row, col = (x * cells / side for x, cells, side in zip(at, mask.shape, geometry.size, strict=True))
+    inside = 0 <= row < mask.shape[0] and 0 <= col < mask.shape[1]
+    return inside and bool(mask[int(row), int(col)])
+
+
+def _strongest_place(maps: Tensor, mask: Bool[np.ndarray, "row col"], geometry: Geometry) -> list[Point]:
+    """The place of a mask in the cell that scores most of those that it touches, as near to the cell's middle as it reaches."""
+    values = torch.stack([_stretched(map_) for map_ in maps]).amax(0)
+    grid = values.shape[0], values.shape[1]
+    for cell in values.flatten().argsort(descending=True, stable=True).tolist():
+        box = geometry.patch_box(*divmod(cell, grid[1]), grid)
+        if mask.shape != geometry.picture:
+            if mask[divmod(cell, grid[1])] and box.bottom > box.top and box.right > box.left:
+                return [((box.left + box.right) / 2, (box.top + box.bottom) / 2)]
+            continue
+        top, left = int(box.top), int(box.left)
+        rows, cols = np.nonzero(mask[top : ceil(box.bottom), left : ceil(box.right)])
+        if len(rows):
+            y, x = rows + top + 0.5, cols + left + 0.5
+            nearest = np.argmin((y - (box.top + box.bottom) / 2) ** 2 + (x - (box.left + box.right) / 2) ** 2)
+            return [(float(x[nearest]), float(y[nearest]))]
+    return []
 
 
 def boxes(mask: Bool[np.ndarray, "row col"], *, smallest: float = 0.02, most: int = 10) -> tuple[Box4, ...]:
@@ -229,5 +271,5 @@ def _stretched(map_: Tensor) -> Tensor:
 def _in_picture(point: Sequence[float], geometry: Geometry) -> Point | None:
     """Return a point of the model's input in the original, or None in the padding."""
     row, col = geometry.to_picture(point[1], point[0])
-    inside = 0 <= row <= geometry.picture[0] and 0 <= col <= geometry.picture[1]
+    inside = 0 <= row < geometry.picture[0] and 0 <= col < geometry.picture[1]
     return (col, row) if inside else None

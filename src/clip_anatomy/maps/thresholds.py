@@ -19,6 +19,7 @@ NOTHING = 0
 RULES = {
     "otsu": "the cut that parts the map into two groups with the least spread in each (Otsu 1979), per picture",
     "mean": "the mean of the map, per picture (Gandelsman et al. 2024)",
+    "lenient": "Otsu's cut, or one standard deviation above the mean where that is lower: Otsu's leaves out much of a small thing",
     "half": "half-way between the lowest and the highest value, per picture",
     "none": "no cut: every pixel gets the text (or the background text) that scores most",
 }
@@ -98,6 +99,8 @@ def _level(values: np.ndarray, threshold: str | float, *, rivals: bool) -> float
         return 0.0 if rivals else -np.inf
     if threshold == "otsu":
         return otsu(values)
+    if threshold == "lenient":
+        return min(otsu(values), float(values.mean() + values.std())) if high > low else high
     if threshold == "mean":
         return float(values.mean())
     if threshold == 0:  # all of it, the lowest value too

@@ -1,6 +1,7 @@
 """Figures and folder of an ablation: accuracy as parts are replaced, against the whole model."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.studies.ablate import SCHEMA, Ablation
 from clip_anatomy.studies.ablation_study import SELECTED, STUDIES
 from clip_anatomy.studies.study_result import Effect, Study
+from clip_anatomy.studies.worst_group import LEAST_IMAGES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,6 +134,8 @@ def _title(sheet: Canvas, study: Study) -> None:
     asked = f"{study.images:,} images, {len(study.classes):,} classes ({study.column}), {study.model}"
     sheet.text(0.25, 0.72, shorten(f"Replaced by {study.baseline}. Accuracy on {asked}.", 125), 9, color=FAINT)
     foot = "Direct effects: nothing is run again, what the parts wrote into the embedding is replaced. Layers are counted from 0."
+    if study.groups:
+        foot += f" Worst group: of those of {LEAST_IMAGES} images or more."
     sheet.text(0.25, sheet.high - 0.16, foot, 8, color=FAINT)
 
 
@@ -145,7 +149,7 @@ def _curve(axes: "Axes", study: Study) -> None:
     places = list(range(len(every)))
     lines = [("all images", [100 * one.accuracy for one in every], INK, "o")]
     if study.groups:
-        lines.append(("worst group", [100 * (one.worst or 0.0) for one in every], COSTS, "s"))
+        lines.append(("worst group", _worst(study, every), COSTS, "s"))
     for name, values, hue, marker in lines:
         axes.plot(places, values, color=hue, marker=marker, markersize=4.5, linewidth=1.8, label=name, clip_on=False)
     _names_at_end(
@@ -223,6 +227,12 @@ def _changes(axes: "Axes", some: list[Effect], names: list[str]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
+def _worst(study: Study, every: Sequence[Effect]) -> list[float]:
+    """Accuracy of the worst group of each set, in percent."""
+    found = [study.worst(one) for one in every]
+    return [100 * one["accuracy"] for one in found if one is not None]
+
+
 def _bars(axes: "Axes", study: Study, some: tuple[Effect, ...]) -> None:
     """Accuracy of each set, the whole model on top; the worst group as a mark."""
     every = [study.whole, *some]
@@ -235,8 +245,7 @@ def _bars(axes: "Axes", study: Study, some: tuple[Effect, ...]) -> None:
         )
         axes.annotate(said, (100 * one.accuracy, place), (5, 0), textcoords="offset points", fontsize=8.5, va="center", bbox={"color": "white", "pad": 0.5})  # fmt: skip
     if study.groups:
-        worst = [100 * (one.worst or 0.0) for one in every]
-        axes.plot(worst, places, linestyle="none", marker="D", markersize=5, color=HELPS, markeredgecolor="white", clip_on=False, zorder=4)  # fmt: skip
+        axes.plot(_worst(study, every), places, linestyle="none", marker="D", markersize=5, color=HELPS, markeredgecolor="white", clip_on=False, zorder=4)  # fmt: skip
     axes.axvline(100 * study.whole.accuracy, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_yticks(places, names, fontsize=8.5)
     axes.set_ylim(len(every) - 0.4, -0.6)

@@ -20,6 +20,7 @@ from clip_anatomy.studies.image_split import Split, train_test_of
 from clip_anatomy.studies.linear_probe import METHODS, Batches, LinearProbe, fit_probe
 from clip_anatomy.studies.probe_table import ProbeRow, ProbeTable
 from clip_anatomy.studies.store_columns import columns_of, few, text_codes, text_column
+from clip_anatomy.studies.worst_group import large_groups, worst_group
 
 __all__ = ["ProbeImages", "probe", "probe_images"]
 
@@ -282,13 +283,17 @@ def _row(
     random = np.random.default_rng(seed)
     again = random.binomial(counts, hits / counts, (RESAMPLES, len(present))) / counts
     whole = random.binomial(len(right), right.mean(), RESAMPLES) / len(right)
+    by_group = {images.group_names[g]: float(h / n) for g, h, n in zip(present, hits, counts, strict=True)}
+    worst = worst_group([*by_group.values()], counts.tolist())
+    assert worst is not None
     return ProbeRow(
         name,
         float(right.mean()),
         _interval(whole),
         float(np.mean([right[labels == c].mean() for c in np.unique(labels)])),
-        {images.group_names[g]: float(h / n) for g, h, n in zip(present, hits, counts, strict=True)},
-        _interval(again.min(1)),
+        by_group,
+        [*by_group.items()][worst],
+        _interval(again[:, large_groups(counts.tolist())].min(1)),
         fitted.method,
         fitted.strength,
         fitted.converged,

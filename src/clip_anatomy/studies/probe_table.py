@@ -21,6 +21,7 @@ class ProbeRow:
         interval: 95 % bootstrap interval of it.
         per_class: mean over classes.
         groups: accuracy of each group.
+        worst: the worst group and its accuracy; see `worst_group`.
         worst_interval: 95 % bootstrap interval of the worst group's.
         method: how it was trained.
         strength: regularisation chosen.
@@ -34,17 +35,13 @@ class ProbeRow:
     interval: tuple[float, float]
     per_class: float
     groups: Mapping[str, float]
+    worst: tuple[str, float]
     worst_interval: tuple[float, float]
     method: str
     strength: float
     converged: bool
     trained: float = float("nan")
     seconds: float = 0.0
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        """The worst group and its accuracy."""
-        return min(self.groups.items(), key=lambda one: one[1])
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.results import Result
+from clip_anatomy.studies.worst_group import worst_group
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask
 
 __all__ = ["Effect", "Study", "effects_of"]
@@ -47,11 +48,6 @@ class Effect:
     change: float
     error: float
 
-    @property
-    def worst(self) -> float | None:
-        """Accuracy of the worst group; None without groups."""
-        return min(self.groups, default=None)
-
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
@@ -59,7 +55,6 @@ class Effect:
             "selection": self.selection.to_dict(),
             "spec": self.selection.spec,
             "groups": list(self.groups),
-            "worst_group": self.worst,
         }
 
 
@@ -116,12 +111,14 @@ class Study(Result):
             return self.ranked if self.name == "heads" else self.effects
         return (*self.ranked[:SHOWN], *self.ranked[-BEST:])
 
-    def worst_of(self, one: Effect) -> str:
-        """Accuracy and name of the worst group."""
-        if not one.groups:
-            return ""
-        at = min(range(len(one.groups)), key=lambda place: one.groups[place])
-        return f"{100 * one.groups[at]:.1f} {self.groups[at][0]}"
+    def worst(self, one: Effect) -> dict[str, Any] | None:
+        """Return name, accuracy and images of the worst group; None without groups. See `worst_group`."""
+        at = worst_group(one.groups, [images for _, images in self.groups])
+        return (
+            None
+            if at is None
+            else {"name": self.groups[at][0], "accuracy": one.groups[at], "images": self.groups[at][1]}
+        )
 
     def summary(self) -> str:
         """Write the study as text, in percent.
@@ -130,14 +127,16 @@ class Study(Result):
             A line for each set (of many single heads the extremes); with groups a second table, a column a group.
         """
         head = ["replaced", "accuracy", "change", "± 95 %", "per class", "lost", "won"]
-        head += ["worst group"] if self.groups else []
+        head += ["worst group (images)"] if self.groups else []
         lines: list[list[str]] = []
         for one in (self.whole, *self.shown):
             first = one is self.whole
             line = [_cut(one.description), f"{100 * one.accuracy:.2f}"]
             line += ["", ""] if first else [f"{100 * one.change:+.2f}".replace("-", "−"), f"{100 * one.error:.2f}"]
             line += [f"{100 * one.class_mean:.2f}", *(["", ""] if first else [f"{one.lost:,}", f"{one.won:,}"])]
-            lines.append([*line, self.worst_of(one)] if self.groups else line)
+            worst = self.worst(one)
+            said = "" if worst is None else f"{100 * worst['accuracy']:.1f} {worst['name']} ({worst['images']:,})"
+            lines.append([*line, said] if self.groups else line)
         asked = f"{self.images:,} images, {len(self.classes):,} classes ({self.column})"
         heading = f"{self.title}: replaced by {self.baseline}. Accuracy in percent of {asked}."
         left = len(self.effects) - len(self.shown)
@@ -174,8 +173,8 @@ class Study(Result):
             "schema": SCHEMA,
             **{name: value for name, value in plain.items() if name not in ("whole", "effects", "groups")},
             "groups": [{"name": name, "images": images} for name, images in self.groups],
-            "whole": self.whole.to_dict(),
-            "effects": [one.to_dict() for one in self.effects],
+            "whole": {**self.whole.to_dict(), "worst_group": self.worst(self.whole)},
+            "effects": [{**one.to_dict(), "worst_group": self.worst(one)} for one in self.effects],
             "table": self.summary(),
         }
 

@@ -29,6 +29,7 @@ from clip_anatomy.studies.store_columns import (
     text_codes,
     text_column,
 )
+from clip_anatomy.studies.worst_group import LEAST_IMAGES
 
 __all__ = ["WORLD", "ZeroShotTask", "ablation_task", "class_texts", "values_of", "zero_shot_task"]
 
@@ -37,7 +38,6 @@ PAPER = "imagenet"  # the 80 templates of CLIP's own recipe, which the paper tak
 DIGITS = ("1", "2", "3", "4")
 WORLD = (*ATTRIBUTES, "digit")
 """What the demo world asks of its pictures."""
-FEW = 10  # images in a group: fewer say little
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,12 @@ def _groups(
             f"--group COLUMN with one of: {columns_of(store)}"
         )
     codes, names = text_codes(crossed)
-    small = [f"{name} ({counts[name]})" for name in names if counts[name] < FEW]
-    notes = [f"groups of fewer than {FEW} images say little: {few(small)}"] if small else []
+    small = [f"{name} ({counts[name]})" for name in names if counts[name] < LEAST_IMAGES]
+    notes = (
+        [f"groups of fewer than {LEAST_IMAGES} images say little, and are not called the worst: {few(small)}"]
+        if small
+        else []
+    )
     return names, torch.from_numpy(codes), notes
 
 
