@@ -173,13 +173,14 @@ def _inside(mask: Bool[np.ndarray, "row col"], point: Point, geometry: Geometry)
 
 
 def _strongest_place(maps: Tensor, mask: Bool[np.ndarray, "row col"], geometry: Geometry) -> list[Point]:
-    """The place of a mask in the cell that scores most of those that it touches, as near to the cell's middle as it reaches."""
+    """Find the place of a mask in the cell that scores most of those that it touches, as near to the cell's middle as it reaches."""
     values = torch.stack([_stretched(map_) for map_ in maps]).amax(0)
     grid = values.shape[0], values.shape[1]
     for cell in values.flatten().argsort(descending=True, stable=True).tolist():
-        box = geometry.patch_box(*divmod(cell, grid[1]), grid)
+        row, col = divmod(cell, grid[1])
+        box = geometry.patch_box(row, col, grid)
         if mask.shape != geometry.picture:
-            if mask[divmod(cell, grid[1])] and box.bottom > box.top and box.right > box.left:
+            if mask[row, col] and box.bottom > box.top and box.right > box.left:
                 return [((box.left + box.right) / 2, (box.top + box.bottom) / 2)]
             continue
         top, left = int(box.top), int(box.left)
