@@ -177,8 +177,8 @@ def slug(text: str) -> str:
         >>> slug("My cat, at home!"), slug("猫")
         ('my-cat-at-home', 'x')
     """
-    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text[:200].lower())
-    return "-".join(part for part in kept.split("-") if part)[:40].rstrip("-") or "x"
+    letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in text[:200].lower())
+    return "-".join(part for part in letters.split("-") if part)[:40].rstrip("-") or "x"
 
 
 def _failed(place: Path, error: Exception) -> OutputError:

@@ -117,10 +117,10 @@ def groups_of(wanted: list[str], texts: tuple[str, ...]) -> tuple[tuple[str, ...
     """
     from clip_anatomy.errors import BadSpec
 
-    found: list[tuple[str, ...]] = []
+    groups: list[tuple[str, ...]] = []
     for group in wanted:
         parts = [part.strip() for part in group.split(" + ")] if group not in texts else [group]
         for part in (part for part in parts if part not in texts):
             raise BadSpec(f'--together {group!r}: {part!r} is not among the texts. Type also: --text "{part}"')
-        found.append(tuple(dict.fromkeys(parts)))
-    return tuple(found) if wanted or len(texts) < 2 else (texts,)
+        groups.append(tuple(dict.fromkeys(parts)))
+    return tuple(groups) if wanted or len(texts) < 2 else (texts,)

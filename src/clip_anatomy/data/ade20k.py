@@ -37,11 +37,11 @@ def open_ade(path: Path, *, split: str = "validation") -> MaskedDataset:
 
 def _names(file: Path) -> tuple[str, ...]:
     """Return the table's last column: "1 <tab> 0.1576 <tab> … <tab> wall", synonyms after a comma or semicolon."""
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for line in lines_of(file):
         cells = [cell.strip() for cell in line.split("\t")]
         if cells[0].isdigit() and len(cells) > 1:
-            found[int(cells[0])] = cells[-1].replace(";", ",").split(",")[0].strip()
-    if sorted(found) != list(range(1, len(found) + 1)) or not found:
-        raise BadInput(f"{file} does not number its classes 1, 2, 3…: {len(found)} read. Bring back the original file")
-    return tuple(found[at] for at in sorted(found))
+            names[int(cells[0])] = cells[-1].replace(";", ",").split(",")[0].strip()
+    if sorted(names) != list(range(1, len(names) + 1)) or not names:
+        raise BadInput(f"{file} does not number its classes 1, 2, 3…: {len(names)} read. Bring back the original file")
+    return tuple(names[at] for at in sorted(names))

@@ -116,11 +116,17 @@ class Cifar:
         for split, file in self.files:
             batch = self.read(file)
             for at in range(len(batch.images)):
-                said = [names[batch.labels[kind][at]] for kind, names in enumerate(self.words)]
+                labels = [names[batch.labels[kind][at]] for kind, names in enumerate(self.words)]
                 meta: dict[str, Any] = {"split": split} | ({"filename": batch.names[at]} if batch.names else {})
                 place = f"{file.removesuffix('.bin')}#{at}"
                 yield Picture(
-                    f"{scheme}/{place}", batch.images[at], place, said[0], said[1] if len(said) > 1 else "", (), meta
+                    f"{scheme}/{place}",
+                    batch.images[at],
+                    place,
+                    labels[0],
+                    labels[1] if len(labels) > 1 else "",
+                    (),
+                    meta,
                 )
 
     def count(self) -> int:

@@ -73,15 +73,15 @@ _STUFF = (
 
 
 def _numbered(text: str) -> dict[int, str]:
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     at = 1
     for word in text.split(", "):
         number, _, rest = word.partition(" ")
         if number.isdigit():
             at, word = int(number), rest  # noqa: PLW2901
-        found[at] = word
+        names[at] = word
         at += 1
-    return found
+    return names
 
 
 COCO_THINGS = _numbered(_THINGS)

@@ -75,18 +75,18 @@ def _attributes(copy: DatasetCopy) -> dict[str, dict[str, str]]:
         what, _, value = name.strip().removeprefix("has_").partition("::")
         if code:
             known[code] = what.replace("_", " "), value.replace("_", " ")
-    found: dict[str, dict[str, str]] = {}
+    attributes: dict[str, dict[str, str]] = {}
     with copy.need("attributes/image_attribute_labels.txt").open(encoding="utf-8") as file:
         for line in file:  # 3.7 million lines; some have a word too many, which is not among the first four
-            said = line.split()
+            cells = line.split()
             if (
-                len(said) >= 4
-                and said[2] == "1"
-                and said[3].isdecimal()
-                and int(said[3]) >= LIKELY
-                and said[1] in known
+                len(cells) >= 4
+                and cells[2] == "1"
+                and cells[3].isdecimal()
+                and int(cells[3]) >= LIKELY
+                and cells[1] in known
             ):
-                what, value = known[said[1]]
-                of_image = found.setdefault(said[0], {})
+                what, value = known[cells[1]]
+                of_image = attributes.setdefault(cells[0], {})
                 of_image[what] = f"{of_image[what]}, {value}" if what in of_image else value
-    return found
+    return attributes

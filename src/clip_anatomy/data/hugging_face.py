@@ -71,9 +71,9 @@ class HubDataset:
         features = self.rows.features
         names = {kind: next((k for k in known if k in features), None) for kind, known in _KINDS.items()}
         for at, row in enumerate(self.rows):
-            said = {k: _word(features[k], v) for k, v in row.items() if k != self.column}
-            label, group = (str(said.get(names[k] or "", "") or "") for k in ("label", "group"))
-            captions = said.get(names["captions"] or "") or ()
+            values = {k: _word(features[k], v) for k, v in row.items() if k != self.column}
+            label, group = (str(values.get(names[k] or "", "") or "") for k in ("label", "group"))
+            captions = values.get(names["captions"] or "") or ()
             used = {*names.values()}
             yield Picture(
                 f"{self.split or 'all'}/{at}",
@@ -82,7 +82,7 @@ class HubDataset:
                 label,
                 group,
                 (captions,) if isinstance(captions, str) else tuple(str(c) for c in captions),
-                {k: v for k, v in said.items() if k not in used and isinstance(v, str | int | float | bool)},
+                {k: v for k, v in values.items() if k not in used and isinstance(v, str | int | float | bool)},
             )
 
     def count(self) -> int:

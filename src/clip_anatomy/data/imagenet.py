@@ -55,10 +55,10 @@ def imagenet(rest: str) -> LabelledDataset:
         prefix = folder.relative_to(copy.root).as_posix().removeprefix(".")
         base = f"{prefix}/" if prefix else ""
         if inside:
-            found = ((f"{synset}/{name}", name, synset) for synset in inside for name in _names(folder / synset))
+            images = ((f"{synset}/{name}", name, synset) for synset in inside for name in _names(folder / synset))
         else:
-            found = ((name, name, truth[_place(name)]) for name in _names(folder) if FLAT.match(name))
-        for path, name, synset in found:
+            images = ((name, name, truth[_place(name)]) for name in _names(folder) if FLAT.match(name))
+        for path, name, synset in images:
             meta: dict[str, Any] = {"split": split, "synset": synset}
             if len(labels) == CLASSES:
                 meta["class"] = number[synset]
@@ -134,11 +134,11 @@ def _solution(copy: DatasetCopy, path: Path) -> dict[int, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             for at, row in enumerate(csv.DictReader(file)):
-                words = (row.get("PredictionString") or "").split()
+                columns = (row.get("PredictionString") or "").split()
                 name = f"{row.get('ImageId') or ''}.jpeg"
-                if not words or not SYNSET.match(words[0]) or not FLAT.match(name):
+                if not columns or not SYNSET.match(columns[0]) or not FLAT.match(name):
                     raise copy.wrong(f"{path}, line {at + 2}: 'ILSVRC2012_val_00000001,n01751748 …' was expected")
-                truth[_place(name)] = words[0]
+                truth[_place(name)] = columns[0]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise copy.wrong(f"{path} is not a readable table ({error})") from error
     return truth

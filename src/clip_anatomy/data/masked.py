@@ -115,8 +115,8 @@ def need(root: Path, *inside: str, what: str, where: str) -> None:
     """
     missing = [name for name in inside if not (root / name).exists()]
     if not root.exists() or missing:
-        said = "it is not there" if not root.exists() else f"{' and '.join(missing)} missing in it"
-        raise BadInput(f"{root} is not {what}: {said}. {where}")
+        reason = "it is not there" if not root.exists() else f"{' and '.join(missing)} missing in it"
+        raise BadInput(f"{root} is not {what}: {reason}. {where}")
 
 
 def lines_of(path: Path) -> list[str]:

@@ -94,8 +94,8 @@ def _named(root: Path, name: str, count: int) -> dict[int, str]:
     file = next((p for p in places if p.is_file()), None)
     if file is None:
         raise BadInput(f"{root} has masks but no {name}, which says what their numbers mean. {WHERE}")
-    found = {int(m[1]): m[2] for m in (re.match(r"(\d+)\s*:\s*(.+)", line) for line in lines_of(file)) if m}
-    kept = {number: found[number].replace(" ", "") for number in sorted(found) if number > 0}
+    numbered = {int(m[1]): m[2] for m in (re.match(r"(\d+)\s*:\s*(.+)", line) for line in lines_of(file)) if m}
+    kept = {number: numbered[number].replace(" ", "") for number in sorted(numbered) if number > 0}
     if len(kept) != count:
         raise BadInput(f"{file} names {len(kept)} classes, not {count}. Bring back the original file")
     return kept

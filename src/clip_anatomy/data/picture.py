@@ -48,7 +48,7 @@ class Picture:
 
     def __post_init__(self) -> None:
         """Keep out what no store, table or page can hold: names and words that are not Unicode."""
-        words = (
+        texts = (
             self.label,
             self.group,
             *self.captions,
@@ -60,11 +60,16 @@ class Picture:
             error = BadImage(f"the name of {name} is not UTF-8, so nothing could be kept of it. Rename the file")
             for field_name, value in (("id", name), ("data", error), ("path", None)):
                 object.__setattr__(self, field_name, value)
-        if any(NO_TEXT.search(word) for word in words):
+        if any(NO_TEXT.search(word) for word in texts):
             meta = {_as_text(key): _as_text(v) if isinstance(v, str) else v for key, v in self.meta.items()}
             captions = tuple(map(_as_text, self.captions))
-            said = {"label": _as_text(self.label), "group": _as_text(self.group), "captions": captions, "meta": meta}
-            for field_name, value in said.items():
+            described = {
+                "label": _as_text(self.label),
+                "group": _as_text(self.group),
+                "captions": captions,
+                "meta": meta,
+            }
+            for field_name, value in described.items():
                 object.__setattr__(self, field_name, value)
 
 

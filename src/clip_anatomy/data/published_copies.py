@@ -209,15 +209,17 @@ class LabelledDataset:
         """
         there = _files_under(files, {path.rpartition("/")[0] for path in (one.path for one in entries)})
         wanted = [one for one in entries if one.meta["split"] in copy.splits]
-        kept = [one for one in wanted if one.path in there]
+        present = [one for one in wanted if one.path in there]
         lost = next((one.path for one in wanted if one.path not in there), None)
-        found = {split: sum(one.meta["split"] == split for one in kept) for split in copy.splits}
-        more = "" if lost is None else f"; {len(wanted) - len(kept):,} are listed but not there, such as {files / lost}"
-        copy.hold_to(found, more)
+        counts = {split: sum(one.meta["split"] == split for one in present) for split in copy.splits}
+        more = (
+            "" if lost is None else f"; {len(wanted) - len(present):,} are listed but not there, such as {files / lost}"
+        )
+        copy.hold_to(counts, more)
         prefix = files.relative_to(copy.root).as_posix()
         if prefix != ".":
-            kept = [ImageEntry(f"{prefix}/{o.path}", o.label, o.group, o.meta, o.id or o.path) for o in kept]
-        return LabelledDataset(copy, tuple(classes), len(kept), lambda: kept)
+            present = [ImageEntry(f"{prefix}/{o.path}", o.label, o.group, o.meta, o.id or o.path) for o in present]
+        return LabelledDataset(copy, tuple(classes), len(present), lambda: present)
 
 
 def _files_under(root: Path, folders: Iterable[str]) -> set[str]:

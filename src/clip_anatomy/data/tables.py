@@ -163,13 +163,13 @@ def _of_records(path: Path, records: Iterable[Any]) -> Iterator[tuple[str, Table
 def _note(record: Mapping[str, Any]) -> TableRow:
     label, group = (_first(record, names) for names in (LABEL, GROUP))
     captions = _first(record, CAPTIONS)
-    said = (
+    about = (
         cast("list[Any]", captions) if isinstance(captions, list) else [captions] if captions not in (None, "") else []
     )
     used = {*PATH, *(k for names in (LABEL, GROUP, CAPTIONS) for k in (_name(record, names),) if k)}
     meta = {str(k): v for k, v in record.items() if k not in used and _plain(v)}
     return TableRow(
-        "" if label is None else str(label), "" if group is None else str(group), tuple(map(str, said)), meta
+        "" if label is None else str(label), "" if group is None else str(group), tuple(map(str, about)), meta
     )
 
 

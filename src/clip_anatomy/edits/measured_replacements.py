@@ -46,7 +46,7 @@ def replacements_of(
         BadInput: means or directions that do not hold a part, or do not fit.
     """
     given = span if source is None and span is not None else source
-    found = [
+    replacements = [
         Replacement(
             "head",
             layer,
@@ -59,22 +59,26 @@ def replacements_of(
     ]
     rest = selection - Selection(selection.heads)
     if rest and by == "zero":
-        found += [Replacement("mlp", layer, by=by) for layer in rest.mlps]
-        found += [Replacement("class-to-class", layer, by=by) for layer in rest.class_to_class]
-        return tuple(found + [Replacement("input-embedding", by=by)] * rest.input_embedding)
+        replacements += [Replacement("mlp", layer, by=by) for layer in rest.mlps]
+        replacements += [Replacement("class-to-class", layer, by=by) for layer in rest.class_to_class]
+        return tuple(replacements + [Replacement("input-embedding", by=by)] * rest.input_embedding)
     if rest and not isinstance(source, Means):
         raise BadInput(f"moments hold heads only, not {rest.description}. {MEASURE}, which hold all parts")
     if isinstance(source, Means):
-        found += [Replacement("mlp", layer, by=by, baseline=source.mlps[layer][None].float()) for layer in rest.mlps]
+        replacements += [
+            Replacement("mlp", layer, by=by, baseline=source.mlps[layer][None].float()) for layer in rest.mlps
+        ]
         for layer in rest.class_to_class:
             if source.class_to_class is None:
                 raise BadInput(
                     "these means were taken without class-to-class attention. Type Means.of(..., class_to_class=True)"
                 )
-            found.append(Replacement("class-to-class", layer, by=by, baseline=source.class_to_class[layer].float()))
+            replacements.append(
+                Replacement("class-to-class", layer, by=by, baseline=source.class_to_class[layer].float())
+            )
         if rest.input_embedding:
-            found.append(Replacement("input-embedding", by=by, baseline=source.input_embedding[None].float()))
-    return tuple(found)
+            replacements.append(Replacement("input-embedding", by=by, baseline=source.input_embedding[None].float()))
+    return tuple(replacements)
 
 
 def check_options(by: str, known: tuple[str, ...], **options: object) -> None:

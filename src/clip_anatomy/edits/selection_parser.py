@@ -104,7 +104,7 @@ def _listed(kind: str, value: str, layers: tuple[int, ...] | None) -> tuple[int,
     """`all`, `3,4`, `0-5` or `0-2,7` as numbers; layers are checked, tokens (None) are not."""
     if value == "all" and layers is not None:
         return layers
-    found: list[int] = []
+    numbers: list[int] = []
     for part in value.split(","):
         ends = re.fullmatch(rf"({NUMBER})(?:\s*[-–]\s*({NUMBER}))?", part.strip())
         if not ends:
@@ -118,7 +118,7 @@ def _listed(kind: str, value: str, layers: tuple[int, ...] | None) -> tuple[int,
             raise BadSpec(f"{kind}={value}: there is no layer {last}. Type {kind}={joined(layers)} or some of these")
         if last >= MOST_TOKENS:
             raise BadSpec(f"{kind}={value}: no image has so many tokens. Type {kind}=0-9")
-        found += range(first, last + 1)
-    if layers is not None and (missing := sorted(set(found) - set(layers))):
+        numbers += range(first, last + 1)
+    if layers is not None and (missing := sorted(set(numbers) - set(layers))):
         raise BadSpec(f"{kind}={value}: there is no layer {missing[0]}. Type {kind}={joined(layers)} or some of these")
-    return tuple(found)
+    return tuple(numbers)

@@ -256,8 +256,8 @@ class EditedModel(nn.Module):
         """Return unit embeddings of both, and the factor of the cosine (and its bias, if the model has one), as open_clip's forward."""
         images = None if image is None else self.encode_image(image, True)
         texts = None if text is None else self.encode_text(text, True)
-        found = (images, texts, self.logit_scale.exp())
-        return found if self.logit_bias is None else (*found, self.logit_bias)
+        outputs = (images, texts, self.logit_scale.exp())
+        return outputs if self.logit_bias is None else (*outputs, self.logit_bias)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = True) -> Any:
         """Load as torch does, but put tensors in place of the old ones, never write into them: those may be a live model's."""

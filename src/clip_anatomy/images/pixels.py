@@ -66,15 +66,15 @@ def prepare(
         _refuse_not_finite(sources)
         return sources
     alone, pictures = listed(sources)
-    found: list[Tensor] = []
+    inputs: list[Tensor] = []
     for index, picture in enumerate(pictures):
         try:
-            found.append(preprocess(read_image(picture, allow_urls=allow_urls, upright=upright, keep_mode=True)))
+            inputs.append(preprocess(read_image(picture, allow_urls=allow_urls, upright=upright, keep_mode=True)))
         except BadImage as error:
             raise error if alone else BadImage(f"image {index}: {error}") from error
-    if not found:
+    if not inputs:
         raise BadImage("no picture was given. Type the path of at least one")
-    return torch.stack(found)
+    return torch.stack(inputs)
 
 
 def listed(sources: object) -> tuple[bool, Iterable[Any]]:

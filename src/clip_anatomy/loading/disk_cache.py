@@ -41,20 +41,20 @@ class DiskCache:
     def get(self, names: Iterable[str]) -> dict[str, bytes]:
         """Read what is there of these names."""
         wanted = list(dict.fromkeys(names))
-        found: dict[str, bytes] = {}
+        values: dict[str, bytes] = {}
         if self.path is None or not self.path.is_file():
-            return found
+            return values
         try:
             with closing(self._open()) as database:
                 for start in range(0, len(wanted), AT_ONCE):
                     some = wanted[start : start + AT_ONCE]
                     marks = ",".join("?" * len(some))
-                    found |= dict(
+                    values |= dict(
                         database.execute(f"SELECT name, value FROM kept WHERE name IN ({marks})", some).fetchall()
                     )
         except (sqlite3.Error, OSError):
-            return found
-        return found
+            return values
+        return values
 
     def put(self, values: Mapping[str, bytes]) -> None:
         """Store these; the last writer of a name wins. A full disk or a folder that is read-only is no error."""

@@ -57,8 +57,8 @@ def unique_names(names: Sequence[str], codes: Sequence[str]) -> tuple[str, ...]:
         ('crane', 'ship', 'crane (n3)')
     """
     seen: set[str] = set()
-    found: list[str] = []
+    unique: list[str] = []
     for name, code in zip(names, codes, strict=True):
-        found.append(f"{name} ({code})" if name in seen else name)
+        unique.append(f"{name} ({code})" if name in seen else name)
         seen.add(name)
-    return tuple(found)
+    return tuple(unique)

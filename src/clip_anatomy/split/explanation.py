@@ -105,9 +105,9 @@ class Explanation(Result):
         if self.pictures is None or self.geometries is None:
             return {}
         where = self.geometries[image]
-        seen = [round(edge, 3) for edge in where.seen]
+        edges = [round(edge, 3) for edge in where.seen]
         height, width = where.picture
-        return {"caption": self.pictures[image].caption, "width": width, "height": height, "seen": seen}
+        return {"caption": self.pictures[image].caption, "width": width, "height": height, "seen": edges}
 
     def summary(self) -> str:
         """Return a table per picture: the texts, best first, and the parts that say most for and against each."""
@@ -174,13 +174,13 @@ def explain(
     typed, notes = typed_texts(texts, clip.tokenizer)
     embeddings = clip.encode_text([text.text for text in typed])
     failed: list[Failed] | None = [] if skip_bad else None
-    found: dict[int, tuple[PictureExplanation, Geometry | None, NamedPicture | None]] = {}
+    explained: dict[int, tuple[PictureExplanation, Geometry | None, NamedPicture | None]] = {}
     for batch in picture_batches(clip, images, None, BATCH, allow_urls=allow_urls, failed=failed, progress=progress):
         split = explain_pixels(clip, batch.pixels, embeddings)
         unknown = (None,) * len(split)
         rows = zip(split, batch.geometries or unknown, batch.pictures or unknown, strict=True)
-        found.update(zip(batch.places, rows, strict=True))
-    each = [found[place] for place in sorted(found)]
+        explained.update(zip(batch.places, rows, strict=True))
+    each = [explained[place] for place in sorted(explained)]
     geometries = tuple(geometry for _, geometry, _ in each if geometry is not None)
     pictures = tuple(picture for _, _, picture in each if picture is not None)
     return Explanation(

@@ -71,8 +71,8 @@ class Means:
         for batch in _batches(clip, images):
             parts = decompose(clip, batch, convention)
             length = parts.embedding.norm(dim=-1).double()
-            found = [parts.heads, parts.mlps, parts.input_embedding]
-            scaled = [x.double() / length.view(-1, *[1] * (x.dim() - 1)) for x in found]
+            contributions = [parts.heads, parts.mlps, parts.input_embedding]
+            scaled = [x.double() / length.view(-1, *[1] * (x.dim() - 1)) for x in contributions]
             if class_to_class:
                 axes = torch.eye(clip.vision.embed, device=parts.embedding.device)
                 own, _ = token_contributions(parts.source, axes, convention, only_readout=True)

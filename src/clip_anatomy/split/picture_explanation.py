@@ -95,23 +95,23 @@ class PictureExplanation:
     def ranked_parts(self, text: int) -> list[Share]:
         """Rank heads and MLPs by their share of one cosine, the largest first."""
         layers, heads, _ = self.heads.shape
-        found = [
+        shares = [
             Share(f"layer {layer} head {head}", value)
             for layer, row in enumerate(self.heads[..., text].tolist())
             for head, value in enumerate(row)
         ]
-        found += [Share(f"layer {layer} MLP", value) for layer, value in enumerate(self.mlps[:, text].tolist())]
-        assert len(found) == layers * heads + len(self.mlps)
-        return sorted(found, key=lambda share: -share.value)
+        shares += [Share(f"layer {layer} MLP", value) for layer, value in enumerate(self.mlps[:, text].tolist())]
+        assert len(shares) == layers * heads + len(self.mlps)
+        return sorted(shares, key=lambda share: -share.value)
 
     def ranked_patches(self, text: int) -> list[Share]:
         """Rank patches by what the heads read from them toward one text, the largest first."""
-        found = [
+        shares = [
             Share(f"patch row {row} col {col}", value)
             for row, values in enumerate(self.patches[..., text].tolist())
             for col, value in enumerate(values)
         ]
-        return sorted(found, key=lambda share: -share.value)
+        return sorted(shares, key=lambda share: -share.value)
 
     def layers(self, text: int) -> Float[Tensor, "layer 2"]:
         """Return the share of the attention and of the MLP of each layer."""
@@ -191,7 +191,7 @@ def strongest_region(patches: Tensor) -> tuple[str, float]:
     col = ((2 * torch.arange(cols) + 1) * 3 // (2 * cols))[None].expand(rows, cols)
     sums = torch.zeros(9, dtype=torch.float64).index_add_(0, (3 * row + col).flatten(), yes.flatten())
     best = int(sums.argmax())
-    words = (
+    lines = (
         "upper left",
         "top",
         "upper right",
@@ -202,7 +202,7 @@ def strongest_region(patches: Tensor) -> tuple[str, float]:
         "bottom",
         "lower right",
     )
-    return words[best], float(sums[best] / sums.sum().clamp(min=1e-30))
+    return lines[best], float(sums[best] / sums.sum().clamp(min=1e-30))
 
 
 def summands(found: PictureExplanation, text: int) -> list[Share]:

@@ -61,7 +61,7 @@ def token_contributions(
     with torch.no_grad():
         unit = torch.nn.functional.normalize(text.float(), dim=-1).to(tower.device)
         direction = pull_back(tower, unit, convention)
-        found: list[Tensor] = []
+        layers: list[Tensor] = []
 
         def contract(reading: LayerReading) -> None:
             if each is not None:
@@ -72,10 +72,10 @@ def token_contributions(
                 attention = attention[rows, :, reading.own][:, :, None]
                 value = value[rows, :, reading.own][:, :, None]
             dots = value.float() @ head_directions(tower, reading.layer, direction)
-            found.append(dots.mul_(attention[..., None]))
+            layers.append(dots.mul_(attention[..., None]))
 
         trace = tower.trace(source.inputs, contract)
-        result = torch.stack(found, 1)
+        result = torch.stack(layers, 1)
         result *= trace.scale.view(-1, 1, 1, 1, 1)
         if convention == "official":
             result += _official_shares(tower, trace, unit, direction, tokens=tower.token_count(source.inputs))

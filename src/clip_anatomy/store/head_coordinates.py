@@ -38,8 +38,8 @@ class ImageArrays:
     def usable(self) -> dict[str, np.ndarray]:
         """Return the arrays by name, only of the images that can be kept."""
         keep = slice(None) if self.finite.all() else np.flatnonzero(self.finite)
-        found = {"heads": self.heads[:, :, keep], "embedding": self.embedding[keep], "norm": self.norm[keep]}
-        return found if self.mlps is None else {**found, "mlps": self.mlps[:, keep]}
+        arrays = {"heads": self.heads[:, :, keep], "embedding": self.embedding[keep], "norm": self.norm[keep]}
+        return arrays if self.mlps is None else {**arrays, "mlps": self.mlps[:, keep]}
 
 
 def image_arrays(

@@ -187,26 +187,26 @@ def layers_of(spec: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
         >>> layers_of("last:4", 12), layers_of("0,8-9", 12)
         ((8, 9, 10, 11), (0, 8, 9))
     """
-    found: list[int] = []
+    numbers: list[int] = []
     try:
         if not isinstance(spec, str):
-            found = [spec] if isinstance(spec, int) else [int(layer) for layer in spec]
+            numbers = [spec] if isinstance(spec, int) else [int(layer) for layer in spec]
         elif spec == "all":
-            found = list(range(depth))
+            numbers = list(range(depth))
         elif spec.startswith("last:"):
             last = int(spec.removeprefix("last:"))
-            found = list(range(depth - last, depth)) if last > 0 else []
+            numbers = list(range(depth - last, depth)) if last > 0 else []
         else:
             for part in spec.split(","):
                 first, dash, end = part.strip().partition("-")
-                found += range(int(first), int(end if dash else first) + 1)
+                numbers += range(int(first), int(end if dash else first) + 1)
     except ValueError:
-        found = []
-    if not found or min(found) < 0 or max(found) >= depth:
+        numbers = []
+    if not numbers or min(numbers) < 0 or max(numbers) >= depth:
         raise BadSpec(
             f"layers {spec!r}: the model has 0 to {depth - 1}. Type all, last:4, 8-{depth - 1} or 0,{depth - 1}"
         )
-    return tuple(sorted(set(found)))
+    return tuple(sorted(set(numbers)))
 
 
 def parts_of(keep: str | Sequence[str]) -> tuple[str, ...]:
@@ -232,10 +232,10 @@ def _said(value: Any) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found: dict[str, str] = {"torch": str(torch.__version__)}
+    versions: dict[str, str] = {"torch": str(torch.__version__)}
     for name in ("clip-anatomy", "zarr", "numpy", "pillow", "open_clip_torch", "transformers"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

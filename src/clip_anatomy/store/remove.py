@@ -46,12 +46,12 @@ def remove(
         rows = writer.rows
         if ids is not None:
             text = "SELECT key FROM images WHERE id = ? AND status = 'done'"
-            found = {id: rows.execute(text, (id,)).fetchone() for id in ids}
-            if missing := [id for id, row in found.items() if row is None]:
+            matches = {id: rows.execute(text, (id,)).fetchone() for id in ids}
+            if missing := [id for id, row in matches.items() if row is None]:
                 raise BadInput(
                     f"{missing[0]!r} (and {len(missing) - 1} more) is not in {store}. Type ids from Store.rows()"
                 )
-            keys = [row[0] for row in found.values()]
+            keys = [row[0] for row in matches.values()]
         else:
             keys = [row["key"] for row in sql.query(rows, "done", where, parameters)]
         count = writer.remove(keys, "removed", "removed on request")

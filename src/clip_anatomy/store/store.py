@@ -234,8 +234,8 @@ class Store(Result):
         with closing(sql.connect_to_read(self.path)) as rows:
             sql.refuse_changed(rows, self.epoch, self.path)
             specs = dict(rows.execute("SELECT key, spec FROM sources").fetchall())
-            found = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
-        return [row_of(index, r, specs) for index, r in found if index >= 0 or status != "done"]
+            places = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
+        return [row_of(index, r, specs) for index, r in places if index >= 0 or status != "done"]
 
     def places(
         self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = ()
@@ -252,12 +252,12 @@ class Store(Result):
         with closing(sql.connect_to_read(self.path)) as rows:
             sql.refuse_changed(rows, self.epoch, self.path)
             found = sql.query_places(rows, where, parameters)
-        kept: list[np.ndarray] = []
+        pieces: list[np.ndarray] = []
         for block in self.blocks:
             first, last = np.searchsorted(found, [block.key << 32, (block.key + 1) << 32])
             inside = found[first:last] & 0xFFFFFFFF
-            kept.append(block.start + (inside if block.alive is None else np.searchsorted(block.alive, inside)))
-        return np.concatenate([np.zeros(0, np.int64), *kept])
+            pieces.append(block.start + (inside if block.alive is None else np.searchsorted(block.alive, inside)))
+        return np.concatenate([np.zeros(0, np.int64), *pieces])
 
     def column(self, name: str) -> list[Any]:
         """Return one column of all images: id, path, size, row, col, digest, label, group or key; or a key of `meta`."""
@@ -275,9 +275,9 @@ class Store(Result):
 
     def codes(self, column: str) -> Int64[Tensor, " image"]:
         """Return each image's value of a column, as its place in `values(column)`."""
-        found = [str(value) for value in self.column(column)]
-        code = {value: at for at, value in enumerate(sorted(set(found)))}
-        return torch.tensor([code[value] for value in found], dtype=torch.int64)
+        column_values = [str(value) for value in self.column(column)]
+        code = {value: at for at, value in enumerate(sorted(set(column_values)))}
+        return torch.tensor([code[value] for value in column_values], dtype=torch.int64)
 
     # ---- within
 

@@ -76,23 +76,23 @@ def chunks_for(manifest: Manifest) -> int:
 
 def wanted(rows: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, int]]:
     """Tell which moments are worth keeping: over all images, and per group where there are a few groups."""
-    found = [("", chunks_for(manifest))]
+    worth = [("", chunks_for(manifest))]
     groups = rows.execute(
         """SELECT count(*) FROM (SELECT DISTINCT "group" FROM images WHERE status = 'done' LIMIT 99)"""
     ).fetchone()[0]
     if 1 < groups <= MOST_GROUPS and groups * manifest.cell_bytes <= 4 * CELLS_BYTES:
-        found.append(("group", 1))
-    return found
+        worth.append(("group", 1))
+    return worth
 
 
 def read_stored_moments(rows: sqlite3.Connection) -> list[StoredMoments]:
     """List the moments that are stored."""
-    found: list[StoredMoments] = []
+    stored: list[StoredMoments] = []
     for (text,) in rows.execute("SELECT about FROM kept ORDER BY name"):
         values: dict[str, Any] = json.loads(text)
         values |= {"names": tuple(values["names"]), "covers": tuple(values["covers"])}
-        found.append(StoredMoments(**values))
-    return found
+        stored.append(StoredMoments(**values))
+    return stored
 
 
 def write_stored_moments(rows: sqlite3.Connection, stored: StoredMoments) -> None:

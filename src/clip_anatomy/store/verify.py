@@ -53,8 +53,10 @@ class VerifyReport(Result):
 
     def summary(self) -> str:
         """Return what is wrong, what is worth knowing, and the counts."""
-        found = "all is well" if self.holds else f"{len(self.problems)} things are wrong"
-        counts = f"{self.store}: {self.images:,} images in {self.files:,} files of {self.bytes / 1e6:,.1f} MB: {found}"
+        verdict = "all is well" if self.holds else f"{len(self.problems)} things are wrong"
+        counts = (
+            f"{self.store}: {self.images:,} images in {self.files:,} files of {self.bytes / 1e6:,.1f} MB: {verdict}"
+        )
         return "\n".join(
             [*(f"WRONG  {one}" for one in self.problems), *(f"note   {one}" for one in self.notes), counts]
         )
