@@ -246,7 +246,7 @@ def poisoned(means: Means) -> Means:
     return replace(means, heads=heads)
 
 
-def even_span(clip: Any) -> Any:
+def official_span(clip: Any) -> Any:
     moments = ca.Moments.of(ca.decompose(clip, pixels(30), "official"), basis=basis_of(clip.image_tower, "official"))
     return ca.textspan(moments, torch.randn(5, 12, generator=torch.Generator().manual_seed(0)), texts_per_head=2)
 
@@ -297,7 +297,7 @@ BAD_MAKING = {
         r"under the convention 'official'.*'centered' is needed here",
     ),
     "another convention's texts": (
-        lambda c, m: Edit.of(c, "0.1", m, "texts", span=even_span(c)),
+        lambda c, m: Edit.of(c, "0.1", m, "texts", span=official_span(c)),
         r"the span was found under the convention 'official'.*--convention centered",
     ),
     "another convention's means, in an ablation": (

@@ -222,7 +222,7 @@ def test_the_oracles_heads_lie_in_the_frames_that_its_weights_span(shared: Path)
     maps = torch.stack([(state[f"{b}.weight"].T @ post).reshape(3, 64, 96) for b in blocks])
     biases = torch.stack([state[f"{b}.bias"] @ post for b in blocks])
     beta = state["visual.ln_post.bias"] @ state["visual.proj"]
-    basis = HeadBasis.even(maps, biases, post.sum(0), beta, terms=17)
+    basis = HeadBasis.official(maps, biases, post.sum(0), beta, terms=17)
     assert basis.d == 67
     lost = basis.restore(basis.coordinates(heads)) - heads
     assert lost.norm() / heads.norm() < 1e-5

@@ -88,7 +88,7 @@ def _picture(axes: "Axes", picture: ShownPicture) -> None:
     if picture.cropped:
         foot = "faded: cut off, the model never sees it"
         axes.text(0.0, -0.03, foot, fontsize=8, color=FAINT, va="top", transform=axes.transAxes)
-    _veil(axes, picture)
+    _highlight(axes, picture)
 
 
 def _map(axes: "Axes", picture: ShownPicture, found: PictureExplanation, text: int) -> None:
@@ -97,11 +97,11 @@ def _map(axes: "Axes", picture: ShownPicture, found: PictureExplanation, text: i
     axes.imshow(colour(found.patches[..., text], limit), extent=_extent(picture.seen), interpolation="nearest")
     _frame(axes, picture)
     _heading(axes, "where it says yes and no" if found.against is None else "where, against the other texts")
-    _veil(axes, picture)
+    _highlight(axes, picture)
     _legend(axes, limit, ends_of(found.patches, limit))
 
 
-def _veil(axes: "Axes", picture: ShownPicture) -> None:
+def _highlight(axes: "Axes", picture: ShownPicture) -> None:
     """Whiten what the model does not see."""
     a, b = picture.canvas, picture.seen
     for left, right, top, bottom in (

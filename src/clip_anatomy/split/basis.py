@@ -87,7 +87,7 @@ class HeadBasis:
         return HeadBasis(rows.contiguous(), factor.contiguous(), convention, tuple(layers))
 
     @staticmethod
-    def even(
+    def official(
         maps: Float[Tensor, "layer head d embed"],
         out_bias: Float[Tensor, "layer embed"],
         mean: Float[Tensor, " embed"],
@@ -188,7 +188,7 @@ def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] |
         if convention == "centered":
             return HeadBasis.of(torch.stack(maps), "centered", kept)
         mean, beta = linear.shared_directions(tower)
-        return HeadBasis.even(
+        return HeadBasis.official(
             torch.stack(maps), torch.stack(biases), mean, beta, terms=linear.terms(tower), layers=kept
         )
 

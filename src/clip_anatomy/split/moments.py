@@ -245,7 +245,7 @@ class Moments:
         tensors = {"counts": self.counts, "means": self.means, "scatters": self.scatters}
         if self.basis is not None:
             tensors |= {"basis_rows": self.basis.rows, "basis_factor": self.basis.factor}
-        about = {
+        metadata = {
             "format": FORMAT,
             "axes": "counts: group chunk; means: group chunk layer head d; scatters: group chunk layer head d d",
             "unit": "contribution / ‖embedding‖",
@@ -254,7 +254,7 @@ class Moments:
             "layers": json.dumps(self.layers),
             "groups": json.dumps(self.groups),
         }
-        return write_safetensors(Path(path), tensors, about)
+        return write_safetensors(Path(path), tensors, metadata)
 
     @staticmethod
     def load(path: str | Path) -> "Moments":
@@ -263,19 +263,19 @@ class Moments:
         Raises:
             BadInput: not such a file; says what it is instead.
         """
-        tensors, about = read_safetensors(Path(path), FORMAT, "Moments.of(parts).save(path)")
-        layers, groups = tuple(json.loads(about["layers"])), tuple(json.loads(about["groups"]))
+        tensors, metadata = read_safetensors(Path(path), FORMAT, "Moments.of(parts).save(path)")
+        layers, groups = tuple(json.loads(metadata["layers"])), tuple(json.loads(metadata["groups"]))
         basis = None
         if "basis_rows" in tensors:
-            basis = HeadBasis(tensors["basis_rows"], tensors["basis_factor"], about["convention"], layers)
+            basis = HeadBasis(tensors["basis_rows"], tensors["basis_factor"], metadata["convention"], layers)
         return Moments(
             tensors["counts"],
             tensors["means"],
             tensors["scatters"],
             groups,
             layers,
-            about["convention"],
-            about["model"],
+            metadata["convention"],
+            metadata["model"],
             basis,
         )
 
