@@ -49,7 +49,8 @@ def load(
         dtype: "float32", "float16", "bfloat16" or "float64"; parts are summed in float32 whatever it is.
         tokenizer: for models that came without one: texts → ids [text, token].
         preprocess: instead of the model's own.
-        parity: compare with the host library on a random image and text (about two forwards).
+        parity: compare with the host library on a random image and texts, in double precision and in the model's own (about
+            eight forwards).
 
     Returns:
         Clip.
@@ -59,7 +60,7 @@ def load(
         MissingExtra: the library it needs is not installed.
         UnsupportedModel: an architecture that the linear split does not cover.
         BadCheckpoint: a file that does not hold these weights, or OpenAI weights under a GELU config.
-        ParityError: ours and the host's embeddings differ by more than float error.
+        ParityError: ours and the host's embeddings differ by more than rounding.
 
     Example:
         >>> import clip_anatomy as ca

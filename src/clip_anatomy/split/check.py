@@ -13,7 +13,7 @@ from torch import Tensor
 from clip_anatomy.errors import ParityError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, load, read_host
-from clip_anatomy.loading.parity import TOLERANCE, random_ids, random_pixels, relative
+from clip_anatomy.loading.parity import TOLERANCE, compare, random_pixels, random_texts, relative
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.layernorm import CONVENTIONS
@@ -148,33 +148,34 @@ def measured_claims(clip: Clip) -> Iterator[CheckedClaim]:
         clip: an opened model, with or without its own parity proof.
 
     Yields:
-        Parity of both towers, then for each convention and tower: parts sum to the embedding, tokens sum to their heads, and
-        everything sums to the cosine. Compared with the host library's own output where its model is at hand, else with our
-        forward, whose parity the recorded embeddings prove.
+        What the parity proof compares, then for each convention and tower: parts sum to the embedding, tokens sum to their
+        heads, and everything sums to the cosine. Compared with the host library's own output where its model is at hand, else
+        with our forward, whose parity the recorded embeddings prove.
     """
-    pixels, ids = _random_inputs(clip)
-    allowed = TOLERANCE[clip.vision.dtype]
-    sums = max(allowed, TOLERANCE[torch.float32])  # parts are summed in float32 whatever the model's dtype is
+    pixels, ids = random_pixels(clip.vision), random_texts(clip.text_tower)
+    pixels = torch.cat([pixels, pixels.flip(3) * 0.7])  # two that differ, so that mixing up a batch shows
+    # Parts are summed in float32 whatever the model's dtype is.
+    sums = {
+        tower.kind: max(TOLERANCE[torch.float32], TOLERANCE[tower.dtype]) for tower in (clip.vision, clip.text_tower)
+    }
     with torch.no_grad():
-        ours = clip.vision.encode(pixels), clip.text_tower.encode(ids)
-        if clip.host is not None:
+        if clip.host is None:
+            theirs = clip.vision.encode(pixels), clip.text_tower.encode(ids)
+            compared = () if clip.proof is None else clip.proof.comparisons
+        else:
             host = read_host(clip.host)
             theirs = host.encode_image(pixels), host.encode_text(ids)
-            yield CheckedClaim(f"embedding = {host.library}'s", "image", "", relative(ours[0], theirs[0]), allowed)
-            yield CheckedClaim(f"embedding = {host.library}'s", "text", "", relative(ours[1], theirs[1]), allowed)
-        else:
-            theirs = ours
-            if clip.proof is not None:
-                yield CheckedClaim(
-                    f"embedding = {clip.proof.against}", "image", "", clip.proof.image, clip.proof.tolerance
-                )
-                yield CheckedClaim(
-                    f"embedding = {clip.proof.against}", "text", "", clip.proof.text, clip.proof.tolerance
-                )
+            compared = (
+                *compare(clip.vision, host.encode_image, pixels, against=host.library),
+                *compare(clip.text_tower, host.encode_text, ids, against=host.library),
+            )
+        for one in compared:
+            yield CheckedClaim(one.claim, one.tower, "", one.difference, one.allowed)
+            sums[one.tower] = max(sums[one.tower], one.allowed)
         image, text = theirs[0].float(), theirs[1].float()
         for convention in CONVENTIONS:
-            yield from _sums(decompose(clip, pixels, convention, texts=text), image, text, "image", sums)
-            yield from _sums(decompose_text(clip, ids, convention, images=image), text, image, "text", sums)
+            yield from _sums(decompose(clip, pixels, convention, texts=text), image, text, "image", sums["image"])
+            yield from _sums(decompose_text(clip, ids, convention, images=image), text, image, "text", sums["text"])
 
 
 def _sums(
@@ -194,12 +195,3 @@ def _sums(
     yield CheckedClaim(
         "shares sum to the cosine", tower, how, float((toward.total().double() - cosine).abs().max()), allowed
     )
-
-
-def _random_inputs(clip: Clip) -> tuple[Tensor, Tensor]:
-    """Draw two pictures and two texts that differ, so that mixing up a batch shows."""
-    pixels, ids = random_pixels(clip.vision), random_ids(clip.text_tower)
-    other = ids.clone()
-    end = max(1, 2 * ids.shape[1] // 3)  # where random_ids puts the end of the text
-    other[0, :end] = ids[0, :end].flip(0)
-    return torch.cat([pixels, pixels.flip(3) * 0.7]), torch.cat([ids, other])

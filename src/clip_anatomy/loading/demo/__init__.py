@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from clip_anatomy.loading.checkpoint import read_json, read_state
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.double_precision import in_double
 from clip_anatomy.loading.host import BorrowedTensors, TowerConfig
 from clip_anatomy.loading.open_clip_models import open_clip_preprocess
 from clip_anatomy.loading.open_clip_towers import open_clip_towers
-from clip_anatomy.loading.parity import TOLERANCE, Proof, judge, relative
+from clip_anatomy.loading.parity import TOLERANCE, Proof, judge, relative, rounding
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
 
 HERE = Path(__file__).parent
@@ -51,22 +52,25 @@ def load_demo(device: torch.device, dtype: torch.dtype, *, parity: bool = True) 
     state = read_state(HERE / "open_clip_model.safetensors")
     logit_scale = float(state["logit_scale"].float().exp())
     activation = "quick_gelu" if architecture.get("quick_gelu") else "gelu"
-    image_tower, text_tower = open_clip_towers(
-        BorrowedTensors({k: v.to(device, dtype) for k, v in state.items()}),
-        TowerConfig(
-            heads=vision["width"] // vision.get("head_width", 64), activation=activation, eps=EPS, pool="class"
-        ),
-        TowerConfig(heads=text["heads"], activation=activation, eps=EPS, pool="argmax", causal=True),
-        model="the bundled model",
+    image, text = (
+        TowerConfig(vision["width"] // vision.get("head_width", 64), activation, EPS, pool="class"),
+        TowerConfig(text["heads"], activation, EPS, pool="argmax", causal=True),
     )
+    shipped = open_clip_towers(BorrowedTensors(state), image, text, model="the bundled model")
+    cast = BorrowedTensors({k: v.to(device, dtype) for k, v in state.items()})
+    image_tower, text_tower = open_clip_towers(cast, image, text, model="the bundled model")
     proof: Proof | None = None
     if parity:
-        recorded = {k: v.to(device) for k, v in load_file(HERE / "parity.safetensors").items()}
+        recorded = load_file(HERE / "parity.safetensors")
         proof = Proof(
             "open_clip (recorded)",
-            relative(image_tower.encode(recorded["image"].to(dtype)), recorded["image_embed"]),
-            relative(text_tower.encode(recorded["tokens"]), recorded["text_embed"]),
-            TOLERANCE[dtype],
+            relative(in_double(shipped[0].encode, recorded["image"]), recorded["image_embed"]),
+            relative(in_double(shipped[1].encode, recorded["tokens"]), recorded["text_embed"]),
+            TOLERANCE[torch.float32],  # the precision of the record
+            (
+                rounding(image_tower, recorded["image"].to(device, dtype), recorded["image_embed"]),
+                rounding(text_tower, recorded["tokens"].to(device), recorded["text_embed"]),
+            ),
         )
         judge(proof)
     return Clip(
