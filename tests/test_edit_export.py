@@ -171,9 +171,15 @@ def test_only_its_own_export_is_replaced(
     clip: Any, edit: Edit, exported: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "out"))
-    (folder / "old.txt").write_text("x")
-    export(Edit.empty(clip), out=folder, model=clip)
-    assert not (folder / "old.txt").exists()
+    means = next(folder.glob("edit-*.safetensors"))
+    (folder / "runs").mkdir()
+    (folder / "runs" / "best.pt").write_text("a week of training")
+    (folder / "edit-mine.safetensors").write_text("mine")
+    found = export(Edit.empty(clip), out=folder, model=clip)
+    assert (folder / "runs" / "best.pt").exists()
+    assert (folder / "edit-mine.safetensors").exists()
+    assert not means.exists()  # of the edit before
+    assert sorted(found.files) == sorted({p.name for p in folder.iterdir()} - {"runs", "edit-mine.safetensors"})
     assert "nothing: these are the model's own embeddings" in (folder / "README.md").read_text()
     mine = tmp_path / "mine"
     mine.mkdir()

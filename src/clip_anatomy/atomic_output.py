@@ -1,16 +1,15 @@
 """Output that is there whole or not at all: built in a folder beside, then moved in."""
 
 import json
-import secrets
-import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from clip_anatomy.errors import OutputError
-from clip_anatomy.files import path_of
+from clip_anatomy.errors import ClipAnatomyError, OutputError
+from clip_anatomy.files import path_of, read_json, written_whole
+from clip_anatomy.leftovers import held_folder, sweep
 
 REPORT = "index.html"
 
@@ -24,7 +23,7 @@ class Kind:
         mark: its JSON file, whose `schema` says that a folder is ours.
         schema: that schema.
         names: everything that such a folder may hold: what the new one lacks is taken away with the old one. Empty where the
-            names vary; then those count that the old mark lists under `files`.
+            names vary; then those count that the old mark lists under `files`. What is neither named nor listed stays.
     """
 
     noun: str
@@ -45,10 +44,10 @@ class Kind:
         if self.names or not self.owns(folder):
             return self.names
         try:
-            names = json.loads((folder / self.mark).read_text(encoding="utf-8"))["files"]
-        except (OSError, ValueError, KeyError, TypeError):
+            names: Any = read_json(folder / self.mark, "").get("files")
+        except ClipAnatomyError:
             return ()
-        return tuple(name for name in names if isinstance(name, str) and Path(name).name == name)
+        return tuple(name for name in names if _is_inside(name)) if isinstance(names, list) else ()
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class Staging:
 
     @property
     def files(self) -> list[str]:
-        """Names of what was written so far."""
-        return sorted(path.name for path in self.folder.iterdir())
+        """Names of what was written so far, with forward slashes."""
+        return listed(self.folder)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write one file into the staging folder.
@@ -76,12 +75,17 @@ class Staging:
             raise _failed(self.out / name, e) from e
 
 
+def listed(folder: Path) -> list[str]:
+    """List all files under a folder that is being filled, with forward slashes."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 @contextmanager
 def staged(out: Path, kind: Kind) -> Generator[Staging]:
     """Write into a staging folder; leaving without an error moves what is in it to `out`, one atomic rename each.
 
     Fails where `out` cannot be written before any work is done. Files in `out` that are not ours stay; after an error, or
-    Ctrl-C, nothing is left behind.
+    Ctrl-C, nothing is left behind, and what a killed run left is taken away by the next.
 
     Args:
         out: the folder to make or to fill.
@@ -102,51 +106,92 @@ def staged(out: Path, kind: Kind) -> Generator[Staging]:
         ['a.txt']
     """
     out = path_of(out)
-    try:
-        if out.exists() and not out.is_dir():
-            raise OutputError(f"{out} is a file; a folder was expected. Type: --out {out}-{kind.noun}")
-        if out.is_dir() and not kind.owns(out):
-            theirs = [name for name in (REPORT, *kind.names) if (out / name).exists()]
-            if theirs:
-                raise OutputError(
-                    f"{out} holds files of something else: {theirs[0]} was not written by clip-anatomy as its "
-                    f"{kind.noun}. Type another folder: --out NAME"
-                )
-        # Beside `out`, or in it where it exists already: renames stay within one file system either way.
-        beside = next(p for p in (out, *out.absolute().parents) if p.exists())
-        folder = beside / f".{out.name or kind.noun}.partial-{secrets.token_hex(4)}"
-        folder.mkdir()
-    except OutputError:
-        raise
-    except (OSError, ValueError) as e:
-        raise _failed(out, e) from e
-    try:
+    name = out.name or kind.noun
+    with ExitStack() as stack:
+        try:
+            _refuse_foreign(out, kind)
+            # Beside `out`, or in it where it exists already: renames stay within one file system either way.
+            beside = next(p for p in (out, *out.absolute().parents) if p.exists())
+            for place in {beside, out.absolute().parent}:
+                sweep(place, name)
+            folder = stack.enter_context(held_folder(beside, name))
+        except OutputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise _failed(out, error) from error
         try:
             yield Staging(out, folder)
             _publish(folder, out, kind)
         except OutputError:
             raise
-        except OSError as e:
-            raise _failed(out, e) from e
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            raise _failed(out, error) from error
+
+
+def _refuse_foreign(out: Path, kind: Kind) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; a folder was expected. Type: --out {out}-{kind.noun}")
+    if out.is_dir() and not kind.owns(out):
+        theirs = [name for name in (REPORT, kind.mark, *kind.names) if (out / name).exists()]
+        if theirs:
+            raise OutputError(
+                f"{out} holds files of something else: {theirs[0]} was not written by clip-anatomy as its "
+                f"{kind.noun}. Type another folder: --out NAME"
+            )
 
 
 def _publish(folder: Path, out: Path, kind: Kind) -> None:
+    """Move everything in. Whatever moment a kill comes at, the mark stays in `out`, and lists what is ours there."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(out)
         return
-    # The page comes last, so that it never names a picture that is not there yet.
-    last, earlier = (kind.mark, REPORT), kind.written(out)
-    new = sorted((p.name for p in folder.iterdir()), key=lambda name: (name in last, name))
-    old = folder / ".old"
-    old.mkdir()
-    for name in [*new, *(name for name in earlier if name not in new)]:
-        if name in earlier and (out / name).exists():
-            (out / name).rename(old / name)
-        if name in new:
-            (folder / name).replace(out / name)
+    earlier = kind.written(out)
+    # The page comes after the pictures, so that it never names one that is not there; the mark last, since it lists what is ours.
+    new = sorted(listed(folder), key=lambda name: (name == kind.mark, name == REPORT, name))
+    for name in {*new, *earlier}:
+        _refuse_links(out, name)
+    if not kind.names:
+        _list_first(out, kind, new)
+    for name in new:
+        if name == kind.mark:
+            _remove(out, {*earlier} - {*new})
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).replace(out / name)
+
+
+def _remove(out: Path, names: set[str]) -> None:
+    """Take away files of ours, and the folders that are empty without them."""
+    for name in names:
+        if not (out / name).is_dir():
+            (out / name).unlink(missing_ok=True)
+        for parent in list(PurePosixPath(name).parents)[:-1]:
+            with suppress(OSError):  # what a person put there stays
+                (out / parent).rmdir()
+
+
+def _list_first(out: Path, kind: Kind, new: list[str]) -> None:
+    """Let the mark that is there list the new files too, before any of them comes in."""
+    said = read_json(out / kind.mark, "") if kind.owns(out) else {"schema": kind.schema}
+    listed_before = kind.written(out)
+    if set(new) - set(listed_before):
+        with written_whole(out / kind.mark) as temporary:
+            temporary.write_text(as_json({**said, "files": sorted({*new, *listed_before})}), encoding="utf-8")
+
+
+def _refuse_links(out: Path, name: str) -> None:
+    """Raise OutputError where a folder on the way to a file is a link: what it leads to is not ours."""
+    for parent in list(PurePosixPath(name).parents)[:-1]:
+        if (out / parent).is_symlink():
+            raise OutputError(f"{out / parent} is a link, which is not followed. Type another folder: --out NAME")
+
+
+def _is_inside(name: object) -> bool:
+    """Whether a name from a mark stays inside its folder."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -155,13 +200,12 @@ def write_file(path: Path, content: str | bytes) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content if isinstance(content, bytes) else content.encode())
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}). Type a path that you may write") from error
+    except (OSError, ValueError) as error:
+        raise _failed(path, error) from error
+    with written_whole(path, "Type a path that you may write") as temporary:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def as_json(value: dict[str, Any]) -> str:

@@ -1,21 +1,28 @@
-"""Names of files as people type them, the hash of the project, and safetensors files written whole or not at all."""
+"""Names of files as people type them, the hash of the project, and the one way to read JSON and to write a file whole or not at all."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from clip_anatomy.errors import BadInput, OutputError
+from clip_anatomy.errors import BadInput, ClipAnatomyError, OutputError, reading
+from clip_anatomy.leftovers import held_file, sweep
 
-__all__ = ["digest", "digest_of_file", "path_of", "random_number", "read_safetensors", "write_safetensors"]
+__all__ = [
+    "digest", "digest_of_file", "path_of", "random_number", "read_json", "read_safetensors", "write_safetensors", "write_text",
+    "written_whole",
+]  # fmt: skip
 
 HashInput = str | bytes | memoryview
 FILE_CHUNK = 2**20  # bytes read at once
+LARGEST_JSON = 2**30  # bytes
 
 
 def path_of(name: str | Path) -> Path:
@@ -72,28 +79,86 @@ def random_number(seed: int, name: str, *, size: int = 8) -> int:
     return int.from_bytes(bytes.fromhex(digest(f"{seed} {name}".encode("utf-8", "replace"), size=size)), "little")
 
 
-def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> Path:
-    """Write tensors and string metadata by a temporary file beside `path` and a rename.
+@contextmanager
+def written_whole(path: Path, instead: str = "Give a path in a folder that exists and has room") -> Generator[Path]:
+    """Write one file whole or not at all: yield a name beside `path`, flush it at the end, and move it into place.
+
+    What a killed run left beside `path` is taken away first. A link at `path` is replaced, not followed.
+
+    Args:
+        path: the file; its folder must exist.
+        instead: what to do where it cannot be written.
+
+    Yields:
+        An empty file, to be written by its name.
 
     Raises:
         OutputError: the place cannot be written; nothing is left behind.
     """
     from safetensors import SafetensorError
+
+    if "\0" in str(path):
+        raise OutputError(f"{path} cannot be written (a name holds no zero byte). {instead}")
+    try:
+        sweep(path.parent, path.name)
+        with held_file(path.parent, path.name) as temporary:
+            mode = temporary.stat().st_mode
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.chmod(mode)  # safetensors' own files are for one's own eyes only
+            temporary.replace(path)
+    except OutputError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path} cannot be written ({error}). {instead}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; see `written_whole`."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> Path:
+    """Write tensors and string metadata; see `written_whole`."""
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, about)
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"{path} cannot be written ({error}): give a path in a folder that exists and has room."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
+
+
+def read_json(
+    path: Path, instead: str, *, of: type = dict, kind: type[ClipAnatomyError] = BadInput, largest: int = LARGEST_JSON
+) -> Any:
+    """Read JSON of bounded size and any depth: the one boundary of all JSON files.
+
+    Args:
+        path: the file.
+        instead: what to do or type instead, where it cannot be read.
+        of: what it must hold: an object (dict), a list, or anything (object).
+        kind: the error to raise.
+        largest: bytes; a larger file is not read at all.
+
+    Raises:
+        ClipAnatomyError: of that kind: no such file, too large, not JSON, or something else.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.json"
+        >>> write_text(path, '{"label": "cat"}')
+        >>> read_json(path, "Write it anew")
+        {'label': 'cat'}
+    """
+    with reading(path, instead, kind):
+        size = path.stat().st_size
+        if size > largest:
+            raise kind(f"{path} has {size:,} bytes, {largest:,} are read. {instead}")
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(found, of):
+            raise kind(f"{path} holds a JSON {type(found).__name__}; a {of.__name__} was expected. {instead}")
+        return found
 
 
 def read_safetensors(path: Path, kind: str, made_by: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -102,18 +167,18 @@ def read_safetensors(path: Path, kind: str, made_by: str) -> tuple[dict[str, Ten
     Raises:
         BadInput: no such file, not safetensors, or another kind; says what to type instead.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, "pt") as handle:
-            about = dict(handle.metadata() or {})
-            if about.get("format") != kind:
-                raise BadInput(
-                    f"{path} holds {about.get('format', 'something else')!r}, not {kind!r}. Make one with {made_by}"
-                )
-            tensors: dict[str, torch.Tensor] = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist. Make it with {made_by}") from None
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} is not a readable safetensors file ({error}). Make it anew with {made_by}") from error
+    if not path.exists():
+        raise BadInput(f"{path} does not exist. Make it with {made_by}")
+    with (
+        reading(path, f"It is not a readable safetensors file: make it anew with {made_by}"),
+        safe_open(path, "pt") as handle,
+    ):
+        about = dict(handle.metadata() or {})
+        if about.get("format") != kind:
+            raise BadInput(
+                f"{path} holds {about.get('format', 'something else')!r}, not {kind!r}. Make one with {made_by}"
+            )
+        tensors: dict[str, torch.Tensor] = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     return tensors, about

@@ -1,7 +1,6 @@
 """`apply`: embed a collection with an edited model, and count what the edit changes about texts."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.open_edited import open_edited
 from clip_anatomy.errors import BadInput, OutputError
-from clip_anatomy.files import path_of
+from clip_anatomy.files import path_of, written_whole
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.typed_texts import shorten, typed_texts
@@ -231,27 +230,16 @@ def _writing(out: Path, model: EditedClip, texts: Sequence[str]) -> Generator[Ca
         "edit": "; ".join(model.edit.descriptions),
         "texts": list(texts),
     }
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")
-    try:
+    # A place that cannot be written is said before the work, not after it.
+    with written_whole(out, "Type a file in a folder that exists: --out NAME.npz") as temporary:
         if out.suffix == ".jsonl":
             with temporary.open("w", encoding="utf-8") as handle:
                 handle.write(json.dumps({**header, "embed": model.edit.embed}, ensure_ascii=False) + "\n")
                 yield lambda found: handle.writelines(_lines(found, texts))
-        else:
-            with temporary.open("wb"):  # a place that cannot be written is said before the work, not after it
-                pass
-            batches: list[_Batch] = []
-            yield lambda found: batches.append(replace(found, unedited=found.unedited[:0]))  # what is written, no more
-            _save(temporary, batches, header)
-        temporary.replace(out)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{out} cannot be written ({error}). Type a file in a folder that exists: --out NAME.npz"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            return
+        batches: list[_Batch] = []
+        yield lambda found: batches.append(replace(found, unedited=found.unedited[:0]))  # what is written, no more
+        _save(temporary, out.suffix, batches, header)
 
 
 def _lines(found: _Batch, texts: Sequence[str]) -> Iterator[str]:
@@ -263,7 +251,7 @@ def _lines(found: _Batch, texts: Sequence[str]) -> Iterator[str]:
         yield json.dumps({**line, "embedding": found.embedding[row].tolist()}, ensure_ascii=False) + "\n"
 
 
-def _save(path: Path, batches: list[_Batch], header: dict[str, Any]) -> None:
+def _save(path: Path, suffix: str, batches: list[_Batch], header: dict[str, Any]) -> None:
     if not batches:
         return
     arrays = {"embedding": torch.cat([found.embedding for found in batches])}
@@ -272,17 +260,16 @@ def _save(path: Path, batches: list[_Batch], header: dict[str, Any]) -> None:
             arrays[key] = torch.cat([getattr(found, key) for found in batches])
     ids = [name for found in batches for name in found.ids]
     paths = [name for found in batches for name in found.paths]
-    if path.suffix == ".npz":
+    if suffix == ".npz":
         named = {"ids": ids, "paths": paths, "texts": header["texts"]}
         plain: dict[str, Any] = {name: np.array(value, dtype=str) for name, value in named.items()}
         plain |= {name: array.numpy() for name, array in arrays.items()}
-        np.savez(path, **plain)
+        with path.open("wb") as handle:
+            np.savez(handle, **plain)
         return
     from safetensors.torch import save_file
 
-    mode = path.stat().st_mode  # of the file that `open` made: safetensors' own is for one's own eyes only
     save_file(
         arrays, path, {key: value if isinstance(value, str) else json.dumps(value) for key, value in
                        {**header, "ids": ids, "paths": paths}.items()}
     )  # fmt: skip
-    path.chmod(mode)

@@ -5,7 +5,7 @@ file on disk names tensors that are there, whatever is interrupted.
 """
 
 import json
-import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from torch import Tensor
 from clip_anatomy import __version__
 from clip_anatomy.edits.replacement import EDIT_BYS, KINDS, Replacement
 from clip_anatomy.errors import BadInput, BadSpec, OutputError
-from clip_anatomy.files import digest, read_safetensors, write_safetensors
+from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, write_text
 
-__all__ = ["SCHEMA", "read_edit", "write_edit", "write_text"]
+__all__ = ["SCHEMA", "read_edit", "remove_unnamed", "write_edit"]
 
 SCHEMA = "clip-anatomy/edit/1"
 FORMAT = "clip-anatomy edit 1"
 LARGEST = 2**20  # bytes of a JSON file that is looked into; an edit of every head of an H/14 has 40 kB
+NAMED = re.compile(r".+-([0-9a-f]{12})\.safetensors")  # means, by what they hold
 AGAIN = "Make it again with Edit.of(clip, selection, moments).save(path), or copy both of its files once more"
 
 
@@ -59,14 +60,37 @@ def write_edit(fields: Mapping[str, Any], path: Path) -> Path:
     try:
         write_text(path, _laid_out(content))
     except BaseException:
-        if beside != before and not _named_elsewhere(beside, path):
-            beside.unlink(missing_ok=True)
+        if beside != before:
+            _remove_unnamed(beside)
         raise
-    if tensors:  # as readable as the JSON file: safetensors' own files are for one's own eyes only
-        beside.chmod(path.stat().st_mode)
-    if before is not None and before != beside and not _named_elsewhere(before, path):
-        before.unlink(missing_ok=True)
+    if before is not None and before != beside:
+        _remove_unnamed(before)
     return path
+
+
+def remove_unnamed(path: Path) -> None:
+    """Take away the means of earlier edits of this name in a folder of ours, where no edit names them any more."""
+    for other in path.parent.glob(f"{path.stem}-*.safetensors"):
+        _remove_unnamed(other)
+
+
+def _remove_unnamed(tensors: Path) -> None:
+    """Take away means that carry our mark, and that no edit beside them names: also no copy of its JSON file, whatever that is called."""
+    name = NAMED.fullmatch(tensors.name)
+    if name is None or tensors.is_symlink() or not tensors.is_file():
+        return
+    for other in tensors.parent.glob("*.json*"):
+        try:
+            if other.stat().st_size < LARGEST and tensors.name.encode() in other.read_bytes():
+                return
+        except OSError:
+            continue
+    try:
+        _, about = read_safetensors(tensors, FORMAT, "Edit.save")
+    except BadInput:
+        return
+    if about.get("blake2b", "").startswith(name[1]):
+        tensors.unlink(missing_ok=True)
 
 
 def read_edit(path: Path) -> dict[str, Any]:
@@ -75,14 +99,11 @@ def read_edit(path: Path) -> dict[str, Any]:
         raise BadInput("no file of an edit is named. Type the .json file that Edit.save wrote; several: a.json+b.json")
     if path.is_dir():
         raise BadInput(f"{path} is a folder; the .json file of an edit was expected. Type {path}/NAME.json")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise BadInput(
             f"there is no edit {str(path)!r}. Make one: clip-anatomy repair STORE, or Edit.of(...).save(path)"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is not a whole JSON file ({error}). {AGAIN}") from error
+        )
+    content: Any = read_json(path, f"It is not a whole JSON file of an edit. {AGAIN}", of=object, largest=LARGEST)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         newer = isinstance(schema, str) and schema.startswith("clip-anatomy/edit/")
@@ -100,29 +121,8 @@ def read_edit(path: Path) -> dict[str, Any]:
         }
     except (BadInput, BadSpec) as error:
         raise BadInput(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:
         raise BadInput(f"{path} lacks or misspells {error} of an edit. {AGAIN}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file by a temporary file beside it and a rename.
-
-    Raises:
-        OutputError: the place cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error}): give a path in a folder that exists and has room."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _replacement(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Replacement:
@@ -170,25 +170,14 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _tensor_file(path: Path) -> Path | None:
-    """Return the tensors that an edit which is to be overwritten names, if it is one of ours."""
+    """Return the means that an edit which is to be overwritten names, if it is one of ours."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, AGAIN, largest=LARGEST)
         name = content["tensors"]["file"] if content["schema"] == SCHEMA else ""
         ours = isinstance(name, str) and name.startswith(f"{path.stem}-") and Path(name).name == name
         return path.with_name(name) if ours else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (BadInput, KeyError, TypeError):
         return None
-
-
-def _named_elsewhere(tensors: Path, path: Path) -> bool:
-    """Tell whether another edit in the folder names these tensors: a copy that somebody made of the JSON file alone."""
-    for other in tensors.parent.glob("*.json"):
-        try:
-            if other != path and other.stat().st_size < LARGEST and tensors.name in other.read_text(encoding="utf-8"):
-                return True
-        except (OSError, ValueError):
-            continue
-    return False
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import secrets
-import shutil
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -15,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clip_anatomy.atomic_output import Kind, staged
 from clip_anatomy.edits import standalone_encoder as standalone
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.open_edited import open_edited
 from clip_anatomy.edits.packed_source import packed_source
 from clip_anatomy.errors import MissingExtra, ModelError, OutputError
-from clip_anatomy.files import path_of
+from clip_anatomy.files import path_of, write_safetensors
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.parity import random_ids, random_pixels
 from clip_anatomy.progress import Progress, silent
@@ -37,6 +36,7 @@ SCALED = {
     "squash": "scaled to {0} whatever their aspect",
     "longest": "scaled to fit into {0}, the rest padded",
 }
+KIND = Kind("export", standalone.CONFIG, standalone.SCHEMA)
 LARGEST_IN_ONE_FILE = 2**30  # bytes of weights; a protobuf file ends at 2 GB
 
 
@@ -107,32 +107,27 @@ def export(
                 raise MissingExtra(library, "export")
     tell("opening the model", 0, 1)
     edited = open_edited(edit, model, weights=weights, device="cpu")
-    with _replacing(folder) as part:
+    _refuse(folder)
+    with staged(folder, KIND) as staging:
         tell(f"writing {out}", 0, 1)
-        _write(edited, part)
+        _write(edited, staging.folder)
         if onnx:
-            _write_onnx(edited, part)
-        (part / "README.md").write_text(_readme(edited, onnx), encoding="utf-8")
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+            _write_onnx(edited, staging.folder)
+        staging.write("README.md", _readme(edited, onnx))
+        names = [*staging.files, standalone.CONFIG]
+        staging.write(standalone.CONFIG, json.dumps({**edited.config, "files": names}, indent=1) + "\n")
+    files = {name: (folder / name).stat().st_size for name in sorted(names)}
     return Exported(folder, tuple(edited.edit.descriptions), files)
 
 
 def _write(model: EditedClip, part: Path) -> None:
-    from safetensors.torch import save_file
-
     pixels = random_pixels(model.clip.image_tower)
     with torch.no_grad():
         known = {"pixels": pixels, "embedding": model.encode_both(pixels)[1]}
-    save_file(_plain(model.state_dict()), part / standalone.WEIGHTS)
-    save_file(_plain(known), part / standalone.CHECK)
-    (part / standalone.CONFIG).write_text(json.dumps(model.config, indent=1) + "\n", encoding="utf-8")
+    write_safetensors(part / standalone.WEIGHTS, _plain(model.state_dict()), {})
+    write_safetensors(part / standalone.CHECK, _plain(known), {})
     (part / MODULE).write_text(packed_source(), encoding="utf-8")
     model.edit.save(part / EDIT)
-    mode = (
-        (part / MODULE).stat().st_mode
-    )  # safetensors' own files are for one's own eyes only; an export is to be handed on
-    for path in part.iterdir():
-        path.chmod(mode)
 
 
 def _plain(tensors: dict[str, Any]) -> dict[str, Tensor]:
@@ -226,43 +221,19 @@ def _quiet() -> Generator[None]:
             logger.setLevel(level)
 
 
-@contextmanager
-def _replacing(folder: Path) -> Generator[Path]:
-    """Make a folder beside, moved into place when all is done; an older export is replaced, anything else is refused."""
-    if folder.exists() and not _ours(folder):
-        raise OutputError(f"{folder} is there and is no exported model. Type another folder: --out NAME")
-    if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
-        raise OutputError(f"{folder} is where you are: an export exchanges it whole. Type a folder in it: --out NAME")
-    mark = secrets.token_hex(4)
-    part = folder.with_name(f".{folder.name}.partial-{mark}")
+def _refuse(folder: Path) -> None:
+    """Raise OutputError for a folder that is no place for an export: one with anything else in it, or the one where people are."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part.mkdir()
-        yield part
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old-{mark}")
-            folder.rename(old)
-            part.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            part.rename(folder)
-    except OutputError:
-        raise
+        foreign = folder.exists() and not KIND.owns(folder) and (not folder.is_dir() or any(folder.iterdir()))
+        here = folder.resolve() in (Path.cwd(), *Path.cwd().parents)
     except OSError as error:
+        raise OutputError(f"{folder} cannot be read ({error}). Type another folder: --out NAME") from error
+    if foreign:
+        raise OutputError(f"{folder} is there and is no exported model. Type another folder: --out NAME")
+    if here:
         raise OutputError(
-            f"{folder} cannot be written ({error}). Type a folder that you may write: --out NAME"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _ours(folder: Path) -> bool:
-    try:
-        if folder.is_dir() and not any(folder.iterdir()):
-            return True
-        return json.loads((folder / standalone.CONFIG).read_text(encoding="utf-8"))["schema"] == standalone.SCHEMA
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+            f"{folder} is where you are: an export has a folder of its own. Type a folder in it: --out NAME"
+        )
 
 
 def _readme(model: EditedClip, onnx: bool) -> str:

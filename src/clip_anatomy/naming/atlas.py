@@ -1,13 +1,13 @@
 """`Atlas`: what each head is about, with the figures that say how far to trust it."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.errors import BadInput, BadSpec, reading
+from clip_anatomy.files import read_json
 from clip_anatomy.naming.roles import Role
 from clip_anatomy.results import Result
 
@@ -247,19 +247,17 @@ class Atlas(Result):
         Raises:
             BadInput: not an atlas.
         """
-        try:
+        with reading("this atlas", "It is no atlas. Make one: clip-anatomy atlas STORE"):
             if given["schema"] != SCHEMA:
                 raise BadInput(f"this is {given['schema']!r}, not {SCHEMA!r}. Make an atlas: clip-anatomy atlas STORE")
             values: dict[str, Any] = {
-                key: value for key, value in given.items() if key not in ("schema", "roles", "explained")
+                key: value for key, value in given.items() if key not in ("schema", "roles", "explained", "files")
             }
             values["heads"] = tuple(_head(head) for head in given["heads"])
             values["curve"] = tuple(PoolRound(**one) for one in given["curve"])
             values["cues"] = tuple((cue, answer, why) for cue, answer, why in given["cues"])
             values |= {"layers": tuple(given["layers"]), "notes": tuple(given["notes"])}
             return Atlas(**values)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"this is no atlas ({error}). Make one: clip-anatomy atlas STORE") from error
 
     @staticmethod
     def load(path: str | Path) -> "Atlas":
@@ -270,15 +268,11 @@ class Atlas(Result):
         """
         place = Path(path)
         place = place / "atlas.json" if place.is_dir() else place
-        try:
-            given = json.loads(place.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise BadInput(f"{place} does not exist. Make it: clip-anatomy atlas STORE --out {place.parent}") from None
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{place} is no atlas ({error}). Make one: clip-anatomy atlas STORE") from error
-        if not isinstance(given, dict):
-            raise BadInput(f"{place} is no atlas. Make one: clip-anatomy atlas STORE")
-        return Atlas.of_dict(given)
+        if not place.exists():
+            raise BadInput(f"{place} does not exist. Make it: clip-anatomy atlas STORE --out {place.parent}")
+        again = "It is no atlas. Make one: clip-anatomy atlas STORE"
+        with reading(place, again):
+            return Atlas.of_dict(read_json(place, again))
 
 
 def _head(given: Mapping[str, Any]) -> AtlasHead:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_anatomy.atomic_output import REPORT, Kind, staged
+from clip_anatomy.atomic_output import REPORT, Kind, listed, staged
 from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.naming.atlas import SCHEMA, Atlas, AtlasHead
 from clip_anatomy.naming.roles import MIXED, UNNAMED
@@ -18,7 +18,7 @@ from clip_anatomy.store.rows import ImageRow
 __all__ = ["ATLAS", "MARK", "PAGE", "head_page", "html", "index_page", "save", "write_atlas"]
 
 MARK, PAGE = "atlas.json", REPORT
-ATLAS = Kind("atlas", MARK, SCHEMA, ("images", "heads", "atlas.parquet", MARK, PAGE))
+ATLAS = Kind("atlas", MARK, SCHEMA)
 DRAWING = 96  # pictures of the store up to this side are drawings
 HUES = 14  # further roles take the same hues again, darker
 LETTERS = ((6, 10), (8, 7), (12, 4))  # of a role that fit into a cell of the map, by heads in a row
@@ -84,10 +84,11 @@ def write_atlas(atlas: Atlas, rows: Sequence[ImageRow], folder: Path, progress: 
         page_of_head = head_page(atlas, at, pictures)
         (folder / place_of(head)).write_text(page_of_head, encoding="utf-8", errors="replace")
         tell("writing pages", at + 1, len(atlas.heads))
-    (folder / MARK).write_text(json.dumps(atlas.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
     if has_parquet():
         write_parquet(atlas, folder / "atlas.parquet")
     (folder / PAGE).write_text(index_page(atlas, pictures, tuple(missing)), encoding="utf-8", errors="replace")
+    numbers = {**atlas.to_dict(), "files": listed(folder)}
+    (folder / MARK).write_text(json.dumps(numbers, allow_nan=False) + "\n", encoding="utf-8")
     return list(missing)
 
 

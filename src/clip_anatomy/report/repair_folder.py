@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.edits.edit_files import remove_unnamed
 from clip_anatomy.report.html import notebook_figures
 
 if TYPE_CHECKING:
@@ -43,10 +44,7 @@ def repair_folder(folder: Path | None) -> "Generator[Callable[[RepairResult], No
     need_matplotlib()
     with staged(folder, KIND) as staging:
         yield lambda result: _write(result, staging)
-    named = (folder / EDIT).read_text(encoding="utf-8")
-    for old in folder.glob(f"{Path(EDIT).stem}-*.safetensors"):  # means of edits that stood here before
-        if old.name not in named:
-            old.unlink(missing_ok=True)
+    remove_unnamed(folder / EDIT)
 
 
 def save(result: "RepairResult", folder: Path) -> Path:

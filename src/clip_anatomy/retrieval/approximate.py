@@ -6,11 +6,9 @@ A set of heads is a space of its own, so that an index serves one set only. How 
 on images of the store when it is built, for several widths of the search, and kept in index.json.
 """
 
-import json
-import secrets
-import shutil
 import time
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from clip_anatomy.errors import BadInput, MissingExtra, OutputError
-from clip_anatomy.files import digest
+from clip_anatomy.atomic_output import Kind, as_json, staged
+from clip_anatomy.errors import BadInput, MissingExtra, OutputError, reading
+from clip_anatomy.files import digest, digest_of_file, read_json
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.retrieval.scan import best, scores
 from clip_anatomy.retrieval.subspace import Space
@@ -28,8 +27,11 @@ from clip_anatomy.store.store import Store
 
 __all__ = ["ApproximateIndex", "IndexRecord", "approximate_index", "build_index"]
 
-FORMAT = "clip-anatomy search index 2"
+FORMAT = "clip-anatomy search index 3"
 FOLDER, RECORD, DATA = "approximate", "index.json", "index.faiss"
+KIND = Kind("index", RECORD, "clip-anatomy search index ", (DATA, RECORD))
+LARGEST = 2**20  # bytes of index.json
+AGAIN = "It is built anew"
 PIECE = 16_384
 WIDTHS = (1, 4, 16, 64)  # lists that are looked at, tried when recall is measured
 GOAL = 0.95
@@ -42,7 +44,7 @@ class IndexRecord:
 
     Attributes:
         digest: of the model's weights.
-        epoch: of the store; an index is built anew when images were removed since.
+        content: of the store, its hash; an index is built anew when it holds other images since.
         images: how many it covers.
         pairs: its heads.
         cosine: whether vectors have unit length in it.
@@ -53,11 +55,12 @@ class IndexRecord:
         queries: with how many images.
         exact_seconds: seconds of an exact query at that time.
         seconds: that building took.
+        checksum: of faiss's file.
         format: version of this layout.
     """
 
     digest: str
-    epoch: int
+    content: str
     images: int
     pairs: tuple[tuple[int, int], ...]
     cosine: bool
@@ -68,6 +71,7 @@ class IndexRecord:
     queries: int
     exact_seconds: float
     seconds: float
+    checksum: str = ""
     format: str = FORMAT
 
     @property
@@ -127,15 +131,16 @@ def approximate_index(
     if space.mode != "heads" or space.focus is not None:
         raise BadInput("an approximate index serves whole heads. Type --heads 9.3,10.1 or role=ROLE, without --focus")
     folder = store.path / FOLDER / _name(space, cosine=cosine)
-    fits = store.manifest.digest, store.epoch, len(store), FORMAT
-    try:
+    with suppress(BadInput):  # there is none, or a damaged one: built anew
         record = _read_record(folder)
-        if (record.digest, record.epoch, record.images, record.format) == fits:
-            index = faiss.read_index(str(folder / DATA))
-            index.nprobe = record.probed
+        fits = (store.manifest.digest, store.content, FORMAT, space.pairs, cosine)
+        if (record.digest, record.content, record.format, record.pairs, record.cosine) == fits:
+            with reading(folder / DATA, AGAIN):
+                if digest_of_file(folder / DATA) != record.checksum:  # faiss trusts what it reads
+                    raise ValueError("its bytes are not those that were written")
+                index = faiss.read_index(str(folder / DATA))
+                index.nprobe = record.probed
             return ApproximateIndex(record, index)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
-        pass  # there is none, or a damaged one: built anew
     return build_index(store, space, cosine=cosine, progress=progress)
 
 
@@ -188,7 +193,7 @@ def build_index(
     index.nprobe = probed
     record = IndexRecord(
         digest=store.manifest.digest,
-        epoch=store.epoch,
+        content=store.content,
         images=len(store),
         pairs=space.pairs,
         cosine=cosine,
@@ -200,31 +205,28 @@ def build_index(
         exact_seconds=exact,
         seconds=time.perf_counter() - began,
     )
-    _keep(faiss, index, record, store.path / FOLDER / _name(space, cosine=cosine))
+    _keep(faiss, index, record, store, _name(space, cosine=cosine))
     return ApproximateIndex(record, index)
 
 
-def _keep(faiss: Any, index: Any, record: IndexRecord, folder: Path) -> None:
-    part = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
+def _keep(faiss: Any, index: Any, record: IndexRecord, store: Store, name: str) -> None:
     try:
-        part.mkdir(parents=True)
-        faiss.write_index(index, str(part / DATA))
-        (part / RECORD).write_text(json.dumps(asdict(record), indent=1) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+        with staged(store.beside(FOLDER) / name, KIND) as staging:
+            faiss.write_index(index, str(staging.folder / DATA))
+            kept = replace(record, checksum=digest_of_file(staging.folder / DATA))
+            staging.write(RECORD, as_json({"schema": FORMAT, **asdict(kept)}))
     except (OSError, RuntimeError) as error:
         raise OutputError(
-            f"{folder} cannot be written ({error}). Leave --approximate away: the exact scan writes nothing"
+            f"{store.path / FOLDER / name} cannot be written ({error}). Leave --approximate away: the exact scan writes nothing"
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _read_record(folder: Path) -> IndexRecord:
-    values: dict[str, Any] = json.loads((folder / RECORD).read_text())
-    values |= {name: tuple(tuple(one) for one in values[name]) for name in ("pairs", "recall")}
-    return IndexRecord(**values)
+    with reading(folder / RECORD, AGAIN):
+        values: dict[str, Any] = read_json(folder / RECORD, AGAIN, largest=LARGEST)
+        values |= {name: tuple(tuple(one) for one in values[name]) for name in ("pairs", "recall")}
+        values.pop("schema")
+        return IndexRecord(**values)
 
 
 def _name(space: Space, *, cosine: bool) -> str:

@@ -1,15 +1,16 @@
 """The model and the atlas of a store, and the directions of a property in the joint space."""
 
 import json
-import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.errors import BadInput, BadSpec, OutputError, StoreError
+from clip_anatomy.files import write_text
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import load
 from clip_anatomy.loading.text_cache import embed_texts
@@ -71,13 +72,8 @@ def atlas_of(
     if (kept := kept_atlas(store)) is not None:
         return kept
     made = make_atlas(store, clip(), resamples=0, picks=1, images=1, progress=progress)
-    file = store.path / NAME
-    part = file.with_name(f".{NAME}.{secrets.token_hex(4)}")
-    try:
-        part.write_text(json.dumps(made.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(file)
-    except OSError:
-        part.unlink(missing_ok=True)  # a store that may only be read: made again next time
+    with suppress(OutputError):  # a store that may only be read: made again next time
+        write_text(store.path / NAME, json.dumps(made.to_dict(), allow_nan=False) + "\n")
     return made
 
 

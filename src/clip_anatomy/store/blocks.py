@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int64
 
-from clip_anatomy.errors import MissingExtra, StoreError
+from clip_anatomy.errors import MissingExtra, StoreError, reading
 from clip_anatomy.store.manifest import Manifest
 
 __all__ = ["StoreBlock", "folder_of", "mapped", "mapped_and_cached", "need_zarr", "read_blocks", "write_block"]
@@ -112,15 +112,17 @@ class StoreBlock:
         return mapped(path, dtype, count).reshape(shape)
 
     def _check(self, path: Path, size: int, indexed: int) -> None:
-        """Refuse a file that is not there, or not whole."""
+        """Refuse a file that is not there, cannot be read, or is not whole."""
         expected = size + (indexed * INDEX_ENTRY + INDEX_SUM if indexed else 0)
-        try:
+        with reading(path, f"To look for damage, type: clip-anatomy verify {self.folder.parents[1]}", StoreError):
+            if not path.exists():
+                raise StoreError(
+                    f"{path} is missing: the store was changed since it was opened, or is damaged. Open it again; to look for "
+                    f"damage, type: clip-anatomy verify {self.folder.parents[1]}"
+                )
             found = path.stat().st_size
-        except FileNotFoundError:
-            raise StoreError(
-                f"{path} is missing: the store was changed since it was opened, or is damaged. Open it again; to look for "
-                f"damage, type: clip-anatomy verify {self.folder.parents[1]}"
-            ) from None
+            with path.open("rb"):
+                pass
         if found != expected:
             raise StoreError(
                 f"{path} has {found:,} bytes instead of {expected:,}: it is damaged. Type: clip-anatomy verify "
@@ -188,7 +190,7 @@ def mapped_and_cached(path: str, dtype: type, count: int, first: int, check: Cal
     """
     try:
         now = os.stat(path)  # noqa: PTH116 (Path.stat costs more than the rest of this function)
-    except FileNotFoundError:
+    except OSError:
         check(Path(path))
         raise
     key = (path, first, count, now.st_ino, now.st_mtime_ns, now.st_size)

@@ -13,9 +13,10 @@ from typing import Any
 from clip_anatomy.errors import MissingExtra, OutputError, StoreError
 from clip_anatomy.store import rows as sql
 
-__all__ = ["LOCK", "flush", "one_clear_error", "sole_writer"]
+__all__ = ["LOCK", "flush", "is_marked", "one_clear_error", "sole_writer"]
 
 LOCK = "lock"
+MARK = "clip-anatomy"
 
 
 @contextmanager
@@ -35,24 +36,37 @@ def sole_writer(folder: Path) -> Generator[None]:
         raise MissingExtra("filelock", "library") from error
     path = folder / LOCK
     try:
-        file = path.open("a+")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         raise OutputError(
             f"{folder} cannot be written ({error}). Type the path of a folder that you may write"
         ) from error
-    with file:
+    with os.fdopen(handle, "r+b", buffering=0) as file:
         if not lock_descriptor(file.fileno(), blocking=False):
             raise StoreError(
                 f"{folder} is being written by another process ({_holder(path)}). Wait until it is done, or stop it, and "
                 "type the same command again"
             )
+        new = not is_marked(folder)
         try:
-            file.truncate(0)
-            json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}, file)
-            file.flush()
-        except OSError:  # a full disk must not keep us from reading, or from freeing some
-            pass
+            said = {MARK: "store", "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+            # Over what stands there, and cut afterwards: at no moment is the mark missing.
+            file.truncate(file.write(json.dumps(said).encode()))
+        except OSError as error:
+            if new:
+                raise OutputError(
+                    f"{folder} cannot be written ({error}). Free some space, and type the same command again"
+                ) from error
         yield
+
+
+def is_marked(folder: Path) -> bool:
+    """Whether a writer of ours was here: before `store.json` is there, its lock is the only mark of a store."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            return f'"{MARK}": "store"'.encode() in file.read(200)
+    except OSError:
+        return False
 
 
 def _holder(path: Path) -> str:

@@ -1,18 +1,17 @@
 """`store.json`: what a store holds and of which model, written once when it is made and never changed."""
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clip_anatomy.errors import BadInput, BadSpec, OutputError, StoreError
-from clip_anatomy.files import digest, read_safetensors, write_safetensors
+from clip_anatomy.errors import BadInput, BadSpec, StoreError, reading
+from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, written_whole
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.layernorm import check_convention
@@ -24,6 +23,8 @@ NAME = "store.json"
 BASIS = "basis.safetensors"
 BASIS_FORMAT = "clip-anatomy basis 1"
 PARTS = ("heads", "mlps")
+LARGEST = 2**20  # bytes of store.json; it has 2 kB
+MOST = 2**20  # of heads, layers and coordinates
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,8 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write the description, whole or not at all."""
-        path, part = folder / NAME, folder / f".{NAME}.part"
-        try:
-            with part.open("wb") as file:
-                file.write(self.text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written ({error}). Type the path of a folder with room") from error
+        with written_whole(folder / NAME, "Type the path of a folder with room") as temporary:
+            temporary.write_bytes(self.text)
 
     @staticmethod
     def load(folder: Path) -> "Manifest":
@@ -141,18 +135,39 @@ class Manifest:
         Raises:
             StoreError: no store, or one of another version.
         """
-        path = folder / NAME
-        try:
-            said: dict[str, Any] = json.loads(path.read_text())
-            if said.get("format") != FORMAT:
-                raise StoreError(f"{folder} is {said.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
-            values: dict[str, Any] = {f.name: said[f.name] for f in fields(Manifest)}
-            values |= {"layers": tuple(said["layers"]), "keep": tuple(said["keep"])}
-            return Manifest(**values)
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(f"{folder} is no store. Make one: clip-anatomy index SOURCE {folder}") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{path} is damaged ({error}). Index anew, or put its copy back") from error
+        path, again = folder / NAME, "It is damaged: index anew, or put its copy back"
+        with reading(path, again, StoreError):
+            there = path.exists()
+        if not there:
+            raise StoreError(f"{folder} is no store. Make one: clip-anatomy index SOURCE {folder}")
+        said = read_json(path, again, kind=StoreError, largest=LARGEST)
+        if said.get("format") != FORMAT:
+            raise StoreError(f"{folder} is {said.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
+        with reading(path, again, StoreError):
+            return _checked(
+                Manifest(
+                    model=str(said["model"]),
+                    digest=str(said["digest"]),
+                    convention=str(said["convention"]),
+                    created=str(said["created"]),
+                    heads=int(said["heads"]),
+                    d=int(said["d"]),
+                    embed=int(said["embed"]),
+                    depth=int(said["depth"]),
+                    preprocess=dict(said["preprocess"]),
+                    versions=dict(said["versions"]),
+                    layers=tuple(int(layer) for layer in said["layers"]),
+                    keep=parts_of(said["keep"]),
+                )
+            )
+
+
+def _checked(found: Manifest) -> Manifest:
+    """Refuse numbers that no model has."""
+    numbers = (found.heads, found.d, found.embed, found.depth)
+    if not all(0 < number < MOST for number in numbers) or not all(0 <= layer < found.depth for layer in found.layers):
+        raise ValueError(f"heads, d, embed, depth = {numbers} and layers {list(found.layers)[:5]} are of no model")
+    return found
 
 
 def save_basis(basis: HeadBasis, folder: Path) -> None:
@@ -174,7 +189,12 @@ def load_basis(manifest: Manifest, folder: Path) -> HeadBasis:
         tensors, _ = read_safetensors(folder / BASIS, BASIS_FORMAT, "clip-anatomy index")
     except BadInput as error:
         raise StoreError(str(error)) from error
-    return HeadBasis(tensors["rows"].double(), tensors["factor"].double(), manifest.convention, manifest.layers)
+    with reading(folder / BASIS, "It is damaged: index anew, or put its copy back", StoreError):
+        rows, factor = tensors["rows"].double(), tensors["factor"].double()
+        wanted = (len(manifest.layers), manifest.heads, manifest.d, manifest.embed)
+        if rows.shape != wanted or factor.shape[:2] != wanted[:2] or factor.ndim != 4 or factor.shape[3] != manifest.d:
+            raise ValueError(f"frames {list(rows.shape)}, {list(factor.shape)}; {list(wanted)} were expected")
+    return HeadBasis(rows, factor, manifest.convention, manifest.layers)
 
 
 def layers_of(spec: str | int | Sequence[int], depth: int) -> tuple[int, ...]:

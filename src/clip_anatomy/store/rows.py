@@ -6,8 +6,8 @@ SQLite's transactions are the store's transactions: an array file counts only on
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from clip_anatomy.errors import BadInput, StoreError
+from clip_anatomy.errors import BadInput, StoreError, reading
+from clip_anatomy.files import digest
 
-__all__ = ["ImageRow", "connect", "connect_to_read", "facts_of", "mark_of", "query", "query_places", "row_of"]
+__all__ = [
+    "ImageRow", "connect", "connect_to_read", "content_of", "facts_of", "mark_of", "query", "query_places", "reading_rows",
+    "row_of",
+]  # fmt: skip
 
 NAME = "rows.sqlite"
 WAIT_SECONDS = 60.0
@@ -111,6 +115,8 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
         StoreError: they are missing or damaged.
     """
     path = folder / NAME
+    if path.is_symlink():  # SQLite may write to roll back what a killed writer left
+        raise StoreError(f"{path} is a link, which is not followed. Put the file itself in its place")
     if not path.is_file():
         raise StoreError(f"{path} is missing. Put its copy back, or index anew")
     try:
@@ -127,6 +133,20 @@ def connect_to_read(folder: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{path} cannot be read ({error}). Put its copy back, or index anew") from error
     return rows
+
+
+@contextmanager
+def reading_rows(folder: Path) -> Generator[sqlite3.Connection]:
+    """Open the rows read-only for a while; whatever is wrong with them, found when they are opened or later, is one error.
+
+    Raises:
+        StoreError: they are missing or damaged; says how to find what is.
+    """
+    with (
+        reading(folder / NAME, f"To see what is damaged, type: clip-anatomy verify {folder}", StoreError),
+        closing(connect_to_read(folder)) as rows,
+    ):
+        yield rows
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
@@ -147,6 +167,16 @@ def facts_of(rows: sqlite3.Connection) -> dict[str, str]:
 def epoch_of(rows: sqlite3.Connection) -> int:
     """Count how often images were removed or blocks merged: what was opened before must be opened again."""
     return int(facts_of(rows).get("epoch", 0))
+
+
+def content_of(rows: sqlite3.Connection) -> str:
+    """Hash what the store holds: the checksums of its blocks' files, in their order, and the images that were removed.
+
+    What is kept beside a store is of it while this is the same; counts of images say nothing about which they are.
+    """
+    blocks = rows.execute("SELECT key, files FROM blocks ORDER BY turn").fetchall()
+    holes = rows.execute("SELECT block, place FROM holes ORDER BY block, place").fetchall()
+    return digest(json.dumps([blocks, holes]))
 
 
 def refuse_changed(rows: sqlite3.Connection, epoch: int, folder: Path) -> None:
@@ -255,10 +285,14 @@ def _allow(action: int, first: str | None, second: str | None, *_: str | None) -
 def row_of(index: int, found: Any, specs: Mapping[int, str]) -> ImageRow:
     """Turn a row of SQLite into an `ImageRow`."""
     same = ("id", "path", "size", "row", "col", "digest", "label", "group", "status", "error")
+    captions, meta = json.loads(found["captions"]), json.loads(found["meta"])
+    words = (found["id"], found["label"], found["group"], found["error"], *captions, *meta)
+    if not isinstance(captions, list) or not isinstance(meta, dict) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"the row of {found['id']!r} is not what was written")
     return ImageRow(
         index=index,
-        captions=tuple(json.loads(found["captions"])),
-        meta=json.loads(found["meta"]),
+        captions=tuple(captions),
+        meta=meta,
         source=specs.get(found["source"], ""),
         **{name: found[name] for name in same},
     )

@@ -6,7 +6,6 @@ STORE/blocks/000007/      zarr v3 arrays of some images    STORE/lock          h
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +70,7 @@ class Store(Result):
         manifest = Manifest.load(folder)
         if clip is not None:
             manifest.refuse_other(clip.name, clip.digest, folder)
-        with closing(sql.connect_to_read(folder)) as rows:
+        with sql.reading_rows(folder) as rows:
             rows.execute("BEGIN")
             blocks = read_blocks(rows, folder, manifest)
             return Store(folder, manifest, blocks, sql.epoch_of(rows))
@@ -96,6 +95,25 @@ class Store(Result):
     def basis(self) -> HeadBasis:
         """Frames of the kept heads."""
         return load_basis(self.manifest, self.path)
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of what it holds: what is kept beside a store (an index, what tokens wrote) is of it while this is the same."""
+        with sql.reading_rows(self.path) as rows:
+            sql.refuse_changed(rows, self.epoch, self.path)
+            return sql.content_of(rows)
+
+    def beside(self, name: str) -> Path:
+        """Make the folder of something that is kept beside the arrays.
+
+        Raises:
+            OSError: it cannot be made, or a link stands there, which is not followed.
+        """
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        if folder.is_symlink():
+            raise NotADirectoryError(f"{folder} is a link, which is not followed")
+        return folder
 
     # ---- arrays
 
@@ -231,11 +249,11 @@ class Store(Result):
         """
         if status not in ("done", "error", "removed", "gone"):
             raise BadInput(f"status {status!r} is not known. Type one of: done, error, removed, gone")
-        with closing(sql.connect_to_read(self.path)) as rows:
+        with sql.reading_rows(self.path) as rows:
             sql.refuse_changed(rows, self.epoch, self.path)
             specs = dict(rows.execute("SELECT key, spec FROM sources").fetchall())
-            places = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
-        return [row_of(index, r, specs) for index, r in places if index >= 0 or status != "done"]
+            found = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
+            return [row_of(index, r, specs) for index, r in found if index >= 0 or status != "done"]
 
     def places(
         self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = ()
@@ -249,7 +267,7 @@ class Store(Result):
         Raises:
             BadInput: the condition is not SQL over these columns.
         """
-        with closing(sql.connect_to_read(self.path)) as rows:
+        with sql.reading_rows(self.path) as rows:
             sql.refuse_changed(rows, self.epoch, self.path)
             found = sql.query_places(rows, where, parameters)
         pieces: list[np.ndarray] = []
@@ -264,7 +282,7 @@ class Store(Result):
         plain = ("key", "id", "path", "size", "row", "col", "digest", "label", "group")
         what, given = (f'images."{name}"', ()) if name in plain else ("json_extract(meta, ?)", (f'$."{name}"',))
         text = f"SELECT {what}, block, place FROM images JOIN blocks ON blocks.key = block WHERE status = 'done' ORDER BY turn, place"
-        with closing(sql.connect_to_read(self.path)) as rows:
+        with sql.reading_rows(self.path) as rows:
             sql.refuse_changed(rows, self.epoch, self.path)
             known = {block.key for block in self.blocks}
             return [value for value, block, _ in rows.execute(text, given) if block in known]

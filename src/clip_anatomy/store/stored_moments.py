@@ -5,9 +5,10 @@ be taken out of it again.
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from clip_anatomy.errors import BadInput, StoreError
+from clip_anatomy.errors import BadInput, StoreError, reading
 from clip_anatomy.files import digest_of_file
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store import rows as sql
@@ -24,11 +25,12 @@ from clip_anatomy.store.blocks import StoreBlock
 from clip_anatomy.store.manifest import Manifest
 
 __all__ = [
-    "StoredMoments", "chunks_for", "moments_of_blocks", "moments_of_store", "names_of", "read_stored_moments", "renumbered", "save_moments",
+    "StoredMoments", "chunks_for", "moments_entry", "moments_of_blocks", "moments_of_store", "names_of", "read_stored_moments", "renumbered", "save_moments",
     "wanted", "write_stored_moments",
 ]  # fmt: skip
 
 FOLDER = "moments"
+FILE_NAME = re.compile(r"(?:all|group|label)-\d+\.(\d{6,})\.safetensors")
 CHUNKS = 32
 CELLS_BYTES = 12 * 2**20
 MOST_GROUPS = 16
@@ -86,13 +88,26 @@ def wanted(rows: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, int]
 
 
 def read_stored_moments(rows: sqlite3.Connection) -> list[StoredMoments]:
-    """List the moments that are stored."""
-    stored: list[StoredMoments] = []
+    """List the moments that are stored; an entry that is damaged is none, for moments can be taken again."""
+    found: list[StoredMoments] = []
     for (text,) in rows.execute("SELECT about FROM kept ORDER BY name"):
-        values: dict[str, Any] = json.loads(text)
-        values |= {"names": tuple(values["names"]), "covers": tuple(values["covers"])}
-        stored.append(StoredMoments(**values))
-    return stored
+        with suppress(BadInput):
+            found.append(moments_entry(text))
+    return found
+
+
+def moments_entry(text: str) -> StoredMoments:
+    """Read one entry.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    with reading("an entry of moments", "They are taken again from the arrays"):
+        said = json.loads(text)
+        names, covers = tuple(map(str, said["names"])), tuple(int(key) for key in said["covers"])
+        if not FILE_NAME.fullmatch(said["file"]):
+            raise ValueError(f"file {said['file']!r}")
+        return StoredMoments(str(said["column"]), int(said["chunks"]), names, covers, said["file"], str(said["digest"]))
 
 
 def write_stored_moments(rows: sqlite3.Connection, stored: StoredMoments) -> None:
@@ -106,7 +121,7 @@ def save_moments(
     """Write moments to a new file (without the frames, which the store has anyway); it counts once its entry is committed."""
     folder = store / FOLDER
     folder.mkdir(exist_ok=True)
-    numbers = [int(path.name.split(".")[1]) for path in folder.glob(f"{column or 'all'}-{chunks}.*.safetensors")]
+    numbers = [int(found[1]) for path in folder.iterdir() if (found := FILE_NAME.fullmatch(path.name))]
     name = f"{column or 'all'}-{chunks}.{max(numbers, default=0) + 1:06d}.safetensors"
     path = replace(moments, basis=None).save(folder / name)
     return StoredMoments(column, chunks, tuple(names), tuple(covers), name, digest_of_file(path))
@@ -174,7 +189,7 @@ def moments_of_store(
     column = groups or ""
     if column and column not in ("group", "label"):
         raise BadInput(f"groups={groups!r} is not a column for moments. Type one of: 'group', 'label'")
-    with closing(sql.connect_to_read(folder)) as rows:
+    with sql.reading_rows(folder) as rows:
         sql.refuse_changed(rows, epoch, folder)
         keys = {block.key for block in blocks}
         names = names_of(rows, column, keys)

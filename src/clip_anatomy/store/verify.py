@@ -3,11 +3,11 @@
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_anatomy.errors import BadInput
 from clip_anatomy.files import digest_of_file
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
@@ -15,7 +15,7 @@ from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, folder_of
 from clip_anatomy.store.manifest import BASIS, NAME, Manifest
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
-from clip_anatomy.store.stored_moments import read_stored_moments
+from clip_anatomy.store.stored_moments import moments_entry, read_stored_moments
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -80,34 +80,60 @@ def verify(store: str | Path, progress: Progress | None = None) -> VerifyReport:
     Manifest.load(folder)
     problems: list[str] = []
     count = size = 0
-    with closing(sql.connect_to_read(folder)) as rows:
+    images = errors = 0
+    notes: list[str] = []
+    with sql.reading_rows(folder) as rows:
         rows.execute("BEGIN")
         try:
             problems += [f"{sql.NAME}: {text}" for (text,) in rows.execute("PRAGMA integrity_check") if text != "ok"]
+            problems += _entries(rows)
             files = list(_files(folder, rows))
             for at, (path, expected, digest) in enumerate(files, 1):
-                name = path.relative_to(folder).as_posix()
-                try:
-                    found = path.stat().st_size
-                    if expected is not None and found != expected:
-                        problems.append(f"{name}: {found:,} bytes instead of {expected:,}")
-                    elif digest_of_file(path) != digest:
-                        problems.append(f"{name}: its bytes are not those that were written")
-                    count, size = count + 1, size + found
-                except OSError as error:
-                    problems.append(f"{name}: {'missing' if isinstance(error, FileNotFoundError) else error}")
+                problem, found = _problem(path, expected, digest)
+                if problem:
+                    problems.append(f"{path.relative_to(folder).as_posix()}: {problem}")
+                count, size = count + (found is not None), size + (found or 0)
                 tell("files", at, len(files))
             problems += _rows(rows)
             images, errors = (
                 rows.execute("SELECT count(*) FROM images WHERE status = ?", (status,)).fetchone()[0]
                 for status in ("done", "error")
             )
-            notes = list(_leftovers(folder, rows))
+            notes += _leftovers(folder, rows)
         except sqlite3.DatabaseError as error:
             problems.append(f"{sql.NAME}: {error}")
-            images = errors = 0
-            notes = []
     return VerifyReport(str(folder), images, errors, count, size, tuple(problems), tuple(notes))
+
+
+def _problem(path: Path, expected: int | None, digest: str) -> tuple[str, int | None]:
+    """Say what is wrong with a file, and its bytes."""
+    try:
+        found = path.stat().st_size
+        if expected is not None and found != expected:
+            return f"{found:,} bytes instead of {expected:,}", found
+        return "" if digest_of_file(path) == digest else "its bytes are not those that were written", found
+    except OSError as error:
+        return "missing" if isinstance(error, FileNotFoundError) else str(error), None
+
+
+def _entries(rows: sqlite3.Connection) -> Iterator[str]:
+    """Return entries of blocks and moments that are not what was written."""
+    for key, count, files in rows.execute("SELECT key, count, files FROM blocks").fetchall():
+        if not isinstance(count, int) or not _files_of(files):
+            yield f"{sql.NAME}: the entry of block {key} is not what was written"
+    for name, about in rows.execute("SELECT name, about FROM kept").fetchall():
+        try:
+            moments_entry(about)
+        except BadInput as error:
+            yield f"{sql.NAME}: the entry of the moments {name!r} is not what was written ({error})"
+
+
+def _files_of(text: Any) -> dict[str, tuple[int, str]]:
+    """Return the files of a block, by name: bytes and digest; none where the entry is damaged."""
+    try:
+        return {str(name): (int(size), str(digest)) for name, (size, digest) in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _files(folder: Path, rows: sqlite3.Connection) -> Iterator[tuple[Path, int | None, str]]:
@@ -116,7 +142,7 @@ def _files(folder: Path, rows: sqlite3.Connection) -> Iterator[tuple[Path, int |
     for name in (NAME, BASIS):
         yield folder / name, None, facts.get(name, "")
     for key, files in rows.execute("SELECT key, files FROM blocks ORDER BY turn").fetchall():
-        for name, (size, digest) in json.loads(files).items():
+        for name, (size, digest) in _files_of(files).items():
             yield folder_of(folder, key) / name, size, digest
     for stored in read_stored_moments(rows):
         yield folder / MOMENTS / stored.file, None, stored.digest
@@ -124,7 +150,7 @@ def _files(folder: Path, rows: sqlite3.Connection) -> Iterator[tuple[Path, int |
 
 def _rows(rows: sqlite3.Connection) -> Iterator[str]:
     """Return rows whose content changed, rows without data, data without rows."""
-    counts = dict(rows.execute("SELECT key, count FROM blocks").fetchall())
+    counts = {key: count for key, count in rows.execute("SELECT key, count FROM blocks") if isinstance(count, int)}
     filled = dict.fromkeys(counts, 0)
     names: list[str] = [*sql.MARKED, "mark", "status", "block", "place"]
     columns = ", ".join(f'"{name}"' for name in names)
@@ -132,11 +158,11 @@ def _rows(rows: sqlite3.Connection) -> Iterator[str]:
     for found in rows.execute(f"SELECT {columns} FROM images ORDER BY block, place"):
         values = dict(zip(names, found, strict=True))
         name, block, place = values["id"], values["block"], values["place"]
-        if sql.mark_of(values) != values["mark"]:
+        if not _is_marked(values):
             yield f"{sql.NAME}: the row of {name!r} is not what was written"
         if values["status"] != "done":
             continue
-        if block not in counts or place is None or not 0 <= place < counts[block]:
+        if block not in counts or not isinstance(place, int) or not 0 <= place < counts[block]:
             yield f"{sql.NAME}: {name!r} has a row but no data"
         elif (block, place) == previous:
             yield f"{sql.NAME}: {name!r} has the data of another image"
@@ -144,11 +170,18 @@ def _rows(rows: sqlite3.Connection) -> Iterator[str]:
             filled[block] += 1
         previous = (block, place)
     for block, place in rows.execute("SELECT block, place FROM holes"):
-        if block in counts and 0 <= place < counts[block]:
+        if block in counts and isinstance(place, int) and 0 <= place < counts[block]:
             filled[block] += 1
     for key, count in counts.items():
         if filled[key] != count:
             yield f"{FOLDER}/{key:06d}: holds {count} images, rows name {filled[key]}"
+
+
+def _is_marked(values: dict[str, Any]) -> bool:
+    try:
+        return sql.mark_of(values) == values["mark"]
+    except (TypeError, ValueError):  # bytes where a text was
+        return False
 
 
 def _leftovers(folder: Path, rows: sqlite3.Connection) -> Iterator[str]:

@@ -5,6 +5,7 @@ they are deleted when the next writer opens the store, and their images are done
 """
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from clip_anatomy.errors import OutputError
+from clip_anatomy.errors import OutputError, StoreError
 from clip_anatomy.files import digest_of_file
+from clip_anatomy.leftovers import is_partial, sweep
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, StoreBlock, folder_of, need_zarr, read_blocks, write_block
-from clip_anatomy.store.durability import LOCK, flush, one_clear_error, sole_writer
+from clip_anatomy.store.durability import LOCK, flush, is_marked, one_clear_error, sole_writer
 from clip_anatomy.store.manifest import BASIS, NAME, Manifest, save_basis
+from clip_anatomy.store.stored_moments import FILE_NAME as MOMENTS_NAME
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
 from clip_anatomy.store.stored_moments import (
     StoredMoments,
@@ -37,6 +40,7 @@ from clip_anatomy.store.stored_moments import (
 __all__ = ["FULL", "Writer"]
 
 FULL = 16_384  # images of a block that is not merged any more
+BLOCK_NAME = re.compile(r"\d{6,}")
 OURS = frozenset({LOCK, sql.NAME, f"{sql.NAME}-journal", FOLDER, MOMENTS, BASIS, NAME})
 
 
@@ -64,13 +68,13 @@ class Writer:
             OutputError: it cannot be written.
         """
         need_zarr()
-        if not (folder / NAME).exists():
-            if manifest is None or basis is None:
-                Manifest.load(folder)  # says what is missing
-            _refuse_foreign(folder)
+        if not (folder / NAME).exists() and (manifest is None or basis is None):
+            Manifest.load(folder)  # says what is missing
+        refuse_foreign(folder)
         with one_clear_error(folder):
-            (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        with sole_writer(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with sole_writer(folder), one_clear_error(folder):
+            (folder / FOLDER).mkdir(exist_ok=True)
             if not (folder / NAME).exists():
                 assert manifest is not None
                 assert basis is not None
@@ -249,15 +253,14 @@ class Writer:
         key = self.rows.execute(insert, (turn, count)).lastrowid
         assert key is not None
         folder = folder_of(self.folder, key)
-        if folder.exists():
-            shutil.rmtree(folder)
+        _delete(folder)
         try:
             write_block(folder, self.manifest, count, read)
             files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
             sizes = {name: [path.stat().st_size, digest_of_file(path)] for name, path in files.items()}
             flush([*files.values(), *(p for p in folder.rglob("*") if p.is_dir()), folder, folder.parent])
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder)
             raise
         self.rows.execute("UPDATE blocks SET files = ? WHERE key = ?", (json.dumps(sizes), key))
         return key
@@ -278,31 +281,59 @@ class Writer:
         sql.set_fact(self.rows, "epoch", sql.epoch_of(self.rows) + 1)
 
     def _sweep(self) -> None:
-        """Delete files that no committed row names: what a killed writer, or a merge, left behind."""
+        """Delete files of ours that no committed row names: what a killed writer, or a merge, left behind."""
         named = {folder_of(self.folder, key).name for (key,) in self.rows.execute("SELECT key FROM blocks")}
-        for path in (self.folder / FOLDER).iterdir():
-            if path.name not in named:
-                shutil.rmtree(path, ignore_errors=True)
-        for path in self.folder.iterdir():
-            if _is_part(path):
-                path.unlink(missing_ok=True)
-        files = {file for (file,) in self.rows.execute("SELECT file FROM kept")}
-        if (self.folder / MOMENTS).is_dir():
-            for path in (self.folder / MOMENTS).iterdir():
-                if path.name not in files:
-                    path.unlink(missing_ok=True)
+        named |= {file for (file,) in self.rows.execute("SELECT file FROM kept")}
+        for folder, ours in ((self.folder / FOLDER, BLOCK_NAME), (self.folder / MOMENTS, MOMENTS_NAME)):
+            if folder.is_dir():
+                for path in folder.iterdir():
+                    if ours.fullmatch(path.name) and path.name not in named:
+                        _delete(path)
+                sweep(folder)
+        sweep(self.folder)
 
 
-def _refuse_foreign(folder: Path) -> None:
-    if folder.is_file():
-        raise OutputError(f"{folder} is a file. Type the path of a new folder")
-    if folder.is_dir() and (others := [p.name for p in folder.iterdir() if p.name not in OURS and not _is_part(p)]):
-        raise OutputError(f"{folder} is no store and not empty (it holds {others[0]!r}). Type the path of a new folder")
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that is no store of ours, by its mark and not by its names; and links in one, which are not followed.
+
+    Raises:
+        OutputError: it holds something else, or cannot be read.
+        StoreError: a part of the store is a link.
+    """
+    try:
+        if folder.is_file():
+            raise OutputError(f"{folder} is a file. Type the path of a new folder")
+        entries = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{folder} cannot be read ({error}). Type the path of a folder that you may write") from error
+    if links := [path for path in entries if path.name in OURS and path.is_symlink()]:
+        raise StoreError(
+            f"{links[0]} is a link; nothing is written or deleted where it leads. Put what it leads to in its place, and type the same "
+            "command again"
+        )
+    if (folder / NAME).exists():
+        return
+    marked = is_marked(folder)
+    begun = [path for path in entries if path.name == LOCK and path.stat().st_size == 0]  # killed before it was marked
+    others = [path for path in entries if path not in begun and not (marked and _is_ours(path))]
+    if others:
+        raise OutputError(
+            f"{folder} is no store and not empty (it holds {others[0].name!r}). Type the path of a new folder"
+        )
 
 
-def _is_part(path: Path) -> bool:
-    """Tell whether a file was being written when its writer was killed."""
-    return path.name.startswith((f".{BASIS}", f".{NAME}")) and path.name.endswith(".part")
+def _is_ours(path: Path) -> bool:
+    return path.name in OURS or is_partial(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or a folder; of a link only itself."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _make(folder: Path, basis: HeadBasis, manifest: Manifest) -> None:

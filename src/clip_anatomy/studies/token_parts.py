@@ -4,8 +4,9 @@ The pictures are read again, once; what is found is kept beside the store, so th
 """
 
 import json
-import secrets
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from clip_anatomy.edits.measured_replacements import check_class_token
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
 from clip_anatomy.files import digest
+from clip_anatomy.leftovers import held_file, sweep
 from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.parts import decompose
@@ -29,6 +31,7 @@ from clip_anatomy.store.store import Store
 __all__ = ["TokenParts", "token_parts_of", "tokens_of"]
 
 FOLDER = "tokens"
+OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npy")
 SAME = 0.99  # cosine of a picture's embedding with the stored one: another decoder, or a few pixels, cost less
 NAMED = 3
 PIECE = 1024
@@ -105,39 +108,36 @@ def token_parts_of(
         pass  # not there yet, or damaged: taken again
     opened, tell = clip(), progress or silent
     manifest.refuse_other(opened.name, opened.digest, store.path)
-    values, part = _room(place, shape)
-    try:
+    with _room(store, place, shape) as (values, part):
         for at, rows in _batches(store):
             values[at : at + len(rows)] = _read(store, opened, rows, tokens)
             tell("reading the pictures again", at + len(rows), len(store))
         if part is not None and isinstance(values, np.memmap):
             values.flush()
             part.replace(place)
-            for old in place.parent.glob("*.npy"):  # of the store as it was before
-                if not old.name.startswith(place.name.split("-")[0]):
+            for old in place.parent.iterdir():  # of the store as it was before
+                if OURS.fullmatch(old.name) and not old.name.startswith(place.name.split("-")[0]):
                     old.unlink(missing_ok=True)
-            values = np.load(place, mmap_mode="r", allow_pickle=False)
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+            return TokenParts(tokens, layers, np.load(place, mmap_mode="r", allow_pickle=False))
     return TokenParts(tokens, layers, values)
 
 
 def _name(store: Store, tokens: tuple[int, ...]) -> str:
-    blocks = [(block.key, len(block)) for block in store.blocks]
-    state = json.dumps([store.epoch, blocks, store.manifest.convention, store.manifest.digest])
+    state = json.dumps([store.content, store.manifest.convention, store.manifest.digest])
     return "-".join(digest(text, size=8) for text in (state, json.dumps(tokens)))
 
 
-def _room(place: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, Path | None]:
+@contextmanager
+def _room(store: Store, place: Path, shape: tuple[int, int, int]) -> Generator[tuple[np.ndarray, Path | None]]:
     """Make a file to fill, moved into its place at the end; memory where the store may only be read."""
-    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    try:
-        place.parent.mkdir(exist_ok=True)
-        return np.lib.format.open_memmap(part, "w+", np.float16, shape), part
-    except OSError:
-        part.unlink(missing_ok=True)
-        return np.zeros(shape, np.float16), None
+    with ExitStack() as stack:
+        try:
+            sweep(store.beside(FOLDER))
+            part = stack.enter_context(held_file(place.parent, place.name))
+            found: tuple[np.ndarray, Path | None] = np.lib.format.open_memmap(part, "w+", np.float16, shape), part
+        except OSError:
+            found = np.zeros(shape, np.float16), None
+        yield found
 
 
 def _batches(store: Store) -> Iterator[tuple[int, list[ImageRow]]]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from clip_anatomy.data.world.scenes import World
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.files import write_text, written_whole
 
 CAPTIONS = 3  # captions written per picture
 _COLUMNS = (
@@ -35,7 +36,7 @@ def write_folder(world: World, n: int, folder: Path | str) -> Path:
 
     Raises:
         BadSpec: n is negative or more than the world holds.
-        OSError: the folder cannot be written.
+        OSError, OutputError: the folder cannot be written.
     """
     if not 0 <= n <= len(world):
         raise BadSpec(
@@ -56,13 +57,11 @@ def write_folder(world: World, n: int, folder: Path | str) -> Path:
             captions[name] = said[at]
             row = {key: values[at] for key, values in words.items()}
             rows.append({"file": name, "index": start + at, **row, "caption": said[at][0]})
-    _replace(folder / "captions.json", json.dumps(captions, indent=1) + "\n")
-    part = folder / "metadata.csv.part"
-    with part.open("w", newline="", encoding="utf-8") as file:
+    write_text(folder / "captions.json", json.dumps(captions, indent=1) + "\n")
+    with written_whole(folder / "metadata.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(_COLUMNS)
         table.writerows([row[column] for column in _COLUMNS] for row in rows)
-    part.replace(folder / "metadata.csv")
     return folder
 
 
@@ -72,12 +71,6 @@ def _palette(masks: np.ndarray) -> Image.Image:
     image = Image.fromarray(codes).convert("P")
     image.putpalette([0, 0, 0, 230, 60, 60, 60, 160, 230, 240, 200, 60, 120, 220, 120])
     return image
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def sheet(images: UInt8[np.ndarray, "image row col 3"], columns: int = 8, gap: int = 2) -> Image.Image:
