@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.data.picture_batches import named_pictures, picture_batches
+from clip_anatomy.data.picture_batches import picture_batches
+from clip_anatomy.data.typed_pictures import typed_pictures
 from clip_anatomy.errors import BadImage, BadInput, BadText
 from clip_anatomy.images.pixels import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.tokenizer import default_tokenizer
@@ -226,18 +227,19 @@ def test_a_padded_picture_is_drawn_with_its_padding() -> None:
 def test_pixels_are_those_of_the_library(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(path)
-    (batch,) = picture_batches(CLIP, named_pictures([str(path)]))
+    (batch,) = picture_batches(CLIP, [str(path)])
     torch.testing.assert_close(batch.pixels, CLIP.pixels([path]), atol=0, rtol=0)
 
 
 def test_a_folder_is_the_pictures_in_it(tmp_path: Path) -> None:
-    with pytest.raises(BadImage, match=r"is a folder without pictures\. Type a folder with"):
-        named_pictures([str(tmp_path)])
+    with pytest.raises(BadImage, match=r"holds no picture\. Type a collection with"):
+        list(picture_batches(CLIP, str(tmp_path)))
     for name in ("b.png", "a.png", ".hidden.png"):
         Image.new("RGB", (40, 40)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
-    found = named_pictures([str(tmp_path), "https://example.com/c.jpg"])
-    assert [Path(one.name).name for one in found] == ["a.png", "b.png", "c.jpg"]
+    found = typed_pictures([str(tmp_path), "https://example.com/c.jpg"])
+    assert [one.name for one in found] == [f"{tmp_path}/a.png", f"{tmp_path}/b.png", "https://example.com/c.jpg"]
+    assert found.passed_over == {"hidden": 1, "no picture: .txt": 1}
 
 
 # --- the public function ---

@@ -1,7 +1,7 @@
 """Output that is there whole or not at all: built in a folder beside, then moved in."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +12,8 @@ from clip_anatomy.files import path_of, read_json, written_whole
 from clip_anatomy.leftovers import held_folder, sweep
 
 REPORT = "index.html"
+MARKS = ("explain.json", "heatmap.json", "segment.json", "search.json", "ablate.json", "atlas.json", "repair.json")
+"""Files that mark folders with drawings in them."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,18 @@ def _is_inside(name: object) -> bool:
         return False
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def made_here(folder: Path, files: Sequence[str]) -> bool:
+    """Whether a folder is an output or a store of this program, by its mark.
+
+    Args:
+        folder: where.
+        files: the names in it.
+    """
+    if "store.json" in files and "rows.sqlite" in files:
+        return True
+    return any(Kind("", name, "clip-anatomy/").owns(folder) for name in MARKS if name in files)
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -34,7 +34,7 @@ def explain(
     clearest answer.
 
     Args:
-        images: pictures (JPEG, PNG, WebP, ...), or folders of pictures.
+        images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
         out: folder for the report; by default clip-anatomy-report, and none with --json.
         demo: explain the bundled pictures, with their own descriptions if no text is given.
 
@@ -44,11 +44,11 @@ def explain(
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from clip_anatomy.cli.pictures import demo_notes, named_failures, staged_beside, typed_pictures
+    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
     from clip_anatomy.progress import note, shown
 
     folder = output_folder(out, "clip-anatomy-report", as_json=as_json)
-    pictures, descriptions = typed_pictures(images, "explain", demo=demo)
+    pictures, descriptions = asked_pictures(images, "explain", demo=demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {model}"))
         from clip_anatomy.loading.load import load
@@ -57,10 +57,10 @@ def explain(
 
         if folder is not None:
             figures.need_matplotlib()
-        staging = stack.enter_context(staged_beside(folder, explain_folder.KIND, pictures))
+        staging = stack.enter_context(staged_beside(folder, explain_folder.KIND, images))
         clip = load(model, weights=weights, device=device)
         found = run(clip, pictures, texts or descriptions, allow_urls=allow_urls, skip_bad=True, progress=progress)
-        notes = (*demo_notes(model, pictures), *found.notes)
+        notes = (*demo_notes(model, images), *found.notes)
         found = replace(found, notes=notes, failed=named_failures(found.failed))
         if staging is not None:
             explain_folder.write(found, staging, progress)

@@ -46,7 +46,7 @@ def heatmap(
         clip-anatomy heatmap photo.jpg --text "a dog on a sofa" --layers --words
 
     Args:
-        images: pictures, or folders of pictures.
+        images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
         method: one method or several (repeat it, or separate by commas), or all; methods stand side by side on the contact sheet. By default decomposition: the exact share of the cosine that was read from each place.
         size: crop (the model's own, the default) | whole (nothing cut off) | 512 (short side) | 336x448 (row x col).
         window: look through square windows of so many pixels, for large pictures; without --size at the picture's own size.
@@ -66,7 +66,7 @@ def heatmap(
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from clip_anatomy.cli.pictures import demo_notes, named_failures, staged_beside, typed_pictures
+    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.progress import note, shown
 
@@ -79,7 +79,7 @@ def heatmap(
     if layers and window is not None:
         raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")
     folder = output_folder(out, "clip-anatomy-heatmap", as_json=as_json)
-    pictures, descriptions = typed_pictures(images, "heatmap", demo=demo)
+    pictures, descriptions = asked_pictures(images, "heatmap", demo=demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {model}"))
         from clip_anatomy.evaluation.method_checks import method_checks
@@ -90,7 +90,7 @@ def heatmap(
         from clip_anatomy.report import maps_folder
 
         wanted = parse_size(size)
-        staging = stack.enter_context(staged_beside(folder, maps_folder.KIND, pictures))
+        staging = stack.enter_context(staged_beside(folder, maps_folder.KIND, images))
         clip = load(model, weights=weights, device=device)
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
@@ -99,7 +99,7 @@ def heatmap(
             words=words, allow_urls=allow_urls, skip_bad=True, progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
-        found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, pictures), *notes), colours=colours)
+        found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, images), *notes), colours=colours)
         found = found.with_failed(named_failures(found.failed))
         if staging is not None:
             maps_folder.write(found, staging, progress)

@@ -39,7 +39,7 @@ def index(
     Nothing is done twice, and a kill costs at most half a minute of work.
 
     Args:
-        source: a folder (class folders give labels) | a .txt list | a table .csv, .json or .jsonl | tar files | hf-dataset:NAME[:SPLIT] | world:COUNT[:SPLIT] | imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial].
+        source: a folder (with all folders in it; class folders give labels) | - for paths on standard input | a .txt list | a table .csv, .json or .jsonl | tar files | hf-dataset:NAME[:SPLIT] | world:COUNT[:SPLIT] | imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial].
         store: folder of the store; made if it is not there.
         layers: all | last:4 | 8-11 | 0,3.
         keep: heads | heads,mlps. Embeddings are always kept.

@@ -153,6 +153,7 @@ def _end(*_: object) -> None:
 def _run(words: list[str]) -> int:
     from cyclopts import CycloptsError
 
+    words = ["/dev/stdin" if word == "-" else word for word in words]  # cyclopts takes a lone hyphen for an option
     try:
         code = app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
     except CycloptsError as e:

@@ -10,7 +10,8 @@ from clip_anatomy.errors import BadImage, OutputError
 
 if TYPE_CHECKING:
     from clip_anatomy.atomic_output import Kind, Staging
-    from clip_anatomy.data.picture_batches import Failed, NamedPicture
+    from clip_anatomy.data.picture_batches import Failed
+    from clip_anatomy.data.typed_pictures import TypedPictures
 
 DEMO_NOTE = (
     "The bundled demo model knows only a small drawn world of shapes, colours, textures and backgrounds. What it says about a "
@@ -18,8 +19,8 @@ DEMO_NOTE = (
 )
 
 
-def typed_pictures(images: Sequence[str], verb: str, *, demo: bool = False) -> "tuple[list[NamedPicture], list[str]]":
-    """Return the pictures to look at, folders as the pictures in them, and the true descriptions of the bundled ones.
+def asked_pictures(images: Sequence[str], verb: str, *, demo: bool = False) -> "tuple[TypedPictures, list[str]]":
+    """Return the pictures to look at, and the true descriptions of the bundled ones.
 
     Args:
         images: as typed.
@@ -27,23 +28,24 @@ def typed_pictures(images: Sequence[str], verb: str, *, demo: bool = False) -> "
         demo: whether the bundled pictures come first.
 
     Raises:
-        BadImage: no picture was given, or a folder holds none.
+        BadImage: no picture was given.
+        BadInput: a collection that cannot be opened.
     """
     if not images and not demo:
         raise BadImage(
             f'no picture was given. Type: clip-anatomy {verb} photo.jpg --text "a dog", or clip-anatomy {verb} --demo'
         )
-    from clip_anatomy.data.picture_batches import NamedPicture, named_pictures
+    from clip_anatomy.data.typed_pictures import NamedPicture, typed_pictures
     from clip_anatomy.data.world.bundled_pictures import bundled
 
     known = bundled() if demo else {}
     pictures = [NamedPicture(path, path.name, truth) for path, (_, truth) in known.items()]
-    return [*pictures, *named_pictures(images)], list(dict.fromkeys(text for text, _ in known.values()))
+    return typed_pictures([*pictures, *images]), list(dict.fromkeys(text for text, _ in known.values()))
 
 
-def demo_notes(model: str, pictures: "Sequence[NamedPicture]") -> tuple[str, ...]:
-    """Return what to know of the bundled model where it looks at other pictures than the bundled ones."""
-    return (DEMO_NOTE,) if model == "demo" and any(not picture.caption for picture in pictures) else ()
+def demo_notes(model: str, images: "Sequence[str]") -> tuple[str, ...]:
+    """Return what to know of the bundled model where it looks at other pictures than the bundled ones, as they were typed."""
+    return (DEMO_NOTE,) if model == "demo" and any(not image.startswith("world:") for image in images) else ()
 
 
 def named_failures(failed: "Sequence[Failed]") -> "tuple[Failed, ...]":
@@ -52,8 +54,8 @@ def named_failures(failed: "Sequence[Failed]") -> "tuple[Failed, ...]":
 
 
 @contextmanager
-def staged_beside(folder: Path | None, kind: "Kind", pictures: "Sequence[NamedPicture]") -> "Generator[Staging | None]":
-    """Stage the output folder, if one is written; it is refused where the pictures themselves lie.
+def staged_beside(folder: Path | None, kind: "Kind", images: Sequence[str]) -> "Generator[Staging | None]":
+    """Stage the output folder, if one is written; it is refused where the typed pictures themselves lie.
 
     Raises:
         OutputError: the folder cannot be written, or holds the pictures or something else.
@@ -64,15 +66,24 @@ def staged_beside(folder: Path | None, kind: "Kind", pictures: "Sequence[NamedPi
     if folder is None:
         yield None
         return
-    paths = [
-        Path(picture.image)
-        for picture in pictures
-        if isinstance(picture.image, str | Path) and "://" not in str(picture.image)
-    ]
-    if "\0" not in str(folder) and path_of(folder).resolve() in {path.resolve().parent for path in paths}:
+    if "\0" not in str(folder) and _holds_some(path_of(folder).resolve(), images, kind):
         raise OutputError(
             f"{folder} holds the pictures: what is drawn would be looked at as pictures the next time. "
             f"Type another folder: --out {folder}-{kind.noun}"
         )
     with staged(folder, kind) as staging:
         yield staging
+
+
+def _holds_some(folder: Path, images: Sequence[str], kind: "Kind") -> bool:
+    """Whether typed pictures lie in a folder itself; what lies below it is left alone."""
+    from clip_anatomy.data.picture_files import has_suffix
+    from clip_anatomy.files import path_of
+
+    typed = [path_of(image).resolve() for image in images if "://" not in image and "\0" not in image]
+    if any(path.parent == folder and not path.is_dir() for path in typed):
+        return True
+    if not folder.is_dir() or not any(path == folder or path in folder.parents for path in typed):
+        return False
+    mine = kind.written(folder)
+    return any(has_suffix(path.name) and path.name not in mine for path in folder.iterdir())

@@ -44,7 +44,7 @@ def segment(
         clip-anatomy segment holiday/ -t "a dog" -t "a cat" --background grass
 
     Args:
-        images: pictures, or folders of pictures.
+        images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
         background: a text that takes pixels and is no label; repeat it for several.
         together: texts whose points for SAM are wanted together, joined by +, as "a dog + a cat"; repeat it for several groups. By default all.
         threshold: lenient (Otsu's cut, or one standard deviation above the mean where that is lower) | otsu (two groups of least spread) | mean | half | none | a number from 0 to 1 (a share of the map's range).
@@ -62,12 +62,12 @@ def segment(
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from clip_anatomy.cli.pictures import demo_notes, named_failures, staged_beside, typed_pictures
+    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.progress import note, shown
 
     folder = output_folder(out, "clip-anatomy-segment", as_json=as_json)
-    pictures, descriptions = typed_pictures(images, "segment", demo=demo)
+    pictures, descriptions = asked_pictures(images, "segment", demo=demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {model}"))
         from clip_anatomy.images.input_size import parse_size
@@ -78,7 +78,7 @@ def segment(
         from clip_anatomy.report import masks_folder
 
         wanted = parse_size(size)
-        staging = stack.enter_context(staged_beside(folder, masks_folder.KIND, pictures))
+        staging = stack.enter_context(staged_beside(folder, masks_folder.KIND, images))
         clip = load(model, weights=weights, device=device)
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         names = tuple(text.text for text in typed)
@@ -90,7 +90,7 @@ def segment(
             clip, pictures, names, methods[0], threshold=threshold, background=behind, size=wanted, window=window, stride=stride,
             refine=refine, together=groups_of(together or [], names), allow_urls=allow_urls, skip_bad=True, progress=progress,
         )  # fmt: skip
-        found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, pictures), *notes))
+        found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, images), *notes))
         found = replace(found, maps=found.maps.with_failed(named_failures(found.failed)))
         if staging is not None:
             masks_folder.write(found, staging, progress)

@@ -1,6 +1,7 @@
 """Pictures that lie about as files, and pictures that are in memory already."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.data.picture import SUFFIXES, ImageData, Picture, hash_of
+from clip_anatomy.atomic_output import made_here
+from clip_anatomy.data.picture import ImageData, Picture, hash_of
+from clip_anatomy.data.picture_files import HIDDEN, OURS, UNREADABLE, head_of, is_picture, not_a_picture
 from clip_anatomy.data.tables import NAMES, Table, TableRow, merged, read_rows, read_table, row_for
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import path_of
+from clip_anatomy.leftovers import is_partial
 
-__all__ = ["PYTHON_LIST", "Folder", "ImageList", "PythonList"]
+__all__ = ["PYTHON_LIST", "Folder", "ImageList", "PythonList", "pictures_under"]
 
 PYTHON_LIST = "(a Python list)"
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -30,10 +34,12 @@ class Folder:
     Attributes:
         root: the folder.
         table: path (or file name) → label, group, captions; it wins over class folders.
+        passed_over: what the last walk passed over: reason → how many files.
     """
 
     root: Path
     table: Table = field(default_factory=dict[str, TableRow], repr=False)
+    passed_over: Counter[str] = field(default_factory=Counter[str], repr=False, compare=False)
 
     @staticmethod
     def of(root: Path, table: Table | None = None) -> "Folder":
@@ -71,14 +77,18 @@ class Folder:
 
     def splits(self) -> dict[str, str]:
         """Map folders of the first level to splits, if all of them are called so; else nothing."""
-        with os.scandir(self.root) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+        try:
+            with os.scandir(self.root) as entries:
+                names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+        except OSError:  # the walk says so
+            return {}
         return {name: SPLITS[name.lower()] for name in names} if all(name.lower() in SPLITS for name in names) else {}
 
     def paths(self) -> Iterator[str]:
         """List paths relative to the folder, with forward slashes."""
         self.check()
-        yield from _pictures(self.root, "", frozenset())
+        self.passed_over.clear()
+        yield from pictures_under(self.root, self.passed_over)
 
     def count(self) -> int:
         """Count the picture files."""
@@ -167,9 +177,10 @@ class ImageList:
 
 @dataclass(frozen=True)
 class PythonList:
-    """A Python list: paths, `Picture`s, or images in memory, which are called by a hash of their pixels."""
+    """A Python list: paths (folders stand for the pictures in them), `Picture`s, or images in memory, which are called by a hash of their pixels."""
 
     pictures: tuple[Picture, ...] = field(repr=False)
+    passed_over: Counter[str] = field(default_factory=Counter[str], repr=False, compare=False)
 
     @staticmethod
     def of(images: Sequence[Any]) -> "PythonList":
@@ -180,7 +191,10 @@ class PythonList:
         """
         if not len(images):
             raise BadInput("an empty list of images. Give at least one path, PIL image or array")
-        return PythonList(tuple(_picture(image) for image in images))
+        passed_over = Counter[str]()
+        return PythonList(
+            tuple(_picture(one) for image in images for one in _each(image, passed_over)), passed_over=passed_over
+        )
 
     @property
     def spec(self) -> str:
@@ -203,6 +217,15 @@ class PythonList:
         return Path(path)
 
 
+def _each(image: Any, passed_over: Counter[str]) -> Iterator[Any]:
+    """One entry of a list: itself, or the pictures of the folder that it names."""
+    folder = path_of(image) if isinstance(image, str | Path) else None
+    if folder is None or not folder.is_dir():
+        yield image
+        return
+    yield from (folder / path for path in pictures_under(folder, passed_over))
+
+
 def _picture(image: Any) -> Picture:
     if isinstance(image, Picture):
         return image
@@ -214,21 +237,51 @@ def _picture(image: Any) -> Picture:
     raise BadInput(f"a value of type {type(image).__name__} in the list. Give paths, PIL images, arrays or `Picture`s")
 
 
-def _pictures(root: Path, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Picture files of a folder, then of the folders in it; links are followed, but never around in a circle."""
+def pictures_under(
+    root: Path, passed_over: Counter[str], folder: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Walk the picture files of a folder, then of the folders in it; links are followed, but never around in a circle.
+
+    Args:
+        root: the folder.
+        passed_over: where everything else is counted, by reason. Folders that this program made are not walked, or what it drew
+            would be looked at the next time.
+        folder: below it, with a slash behind it.
+        above: folders that lead there.
+
+    Yields:
+        Paths relative to the root, sorted.
+
+    Raises:
+        BadInput: the root itself cannot be read.
+    """
     try:
         facts = (root / folder).stat()
         with os.scandir(root / folder) as entries:
-            found = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
+            found = sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError as error:
+        if folder:
+            passed_over[UNREADABLE] += 1
+            return
         raise BadInput(f"{error.filename} cannot be read: {error.strerror}. Type a folder that you may read") from error
     here = (facts.st_dev, facts.st_ino)
     if here in above:
         return
-    yield from (f"{folder}{name}" for name, is_dir in found if not is_dir and Path(name).suffix.lower() in SUFFIXES)
-    for name, is_dir in found:
+    if folder and made_here(root / folder, [name for name, is_dir in found if not is_dir]):
+        passed_over[OURS] += 1
+        return
+    shown = [(name, is_dir) for name, is_dir in found if not name.startswith(".")]
+    passed_over[HIDDEN] += sum(name.startswith(".") and not is_partial(name) for name, _ in found)
+    for name, is_dir in shown:
+        if is_dir or (not folder and name in NAMES):  # a table of labels is read, not passed over
+            continue
+        if is_picture(name, lambda path=root / folder / name: head_of(path)):
+            yield f"{folder}{name}"
+        else:
+            passed_over[not_a_picture(name)] += 1
+    for name, is_dir in shown:
         if is_dir:
-            yield from _pictures(root, f"{folder}{name}/", above | {here})
+            yield from pictures_under(root, passed_over, f"{folder}{name}/", above | {here})
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

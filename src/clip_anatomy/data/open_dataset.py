@@ -1,5 +1,7 @@
 """From what a person names to a source of pictures: one route per form."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -7,13 +9,17 @@ from typing import Any
 
 from PIL import Image
 
-from clip_anatomy.data.picture import SUFFIXES, Source, read_data
+from clip_anatomy.data.picture import Source, read_data
+from clip_anatomy.data.picture_files import head_of, is_picture
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.files import path_of
 
+STDIN = ("-", "/dev/stdin")
+TABLES, LISTS = (".csv", ".tsv", ".json", ".jsonl"), (".txt", ".lst")
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 FORMS = (
-    "a folder | a list of paths in a .txt | a table .csv, .json or .jsonl | tar files (one, a folder of them, or 'a-*.tar') | "
-    "hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list | published data sets: "
+    "a folder | - for paths on standard input | a list of paths in a .txt | a table .csv, .json or .jsonl | tar files (one, a folder "
+    "of them, or 'a-*.tar') | hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list | published data sets: "
     "imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial]"
 )
 
@@ -22,8 +28,8 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     """Make a collection of what people type.
 
     Args:
-        source: a folder (class folders give the labels; a `metadata.csv`, `.json` or `.jsonl` in it gives more); a text
-            file with one path a line; a table (CSV, JSON, JSONL) with a column of paths; webdataset-style tars: one
+        source: a folder (class folders give the labels; a `metadata.csv`, `.json` or `.jsonl` in it gives more); "-" (paths on
+            standard input, one a line); a text file with one path a line; a table (CSV, JSON, JSONL) with a column of paths; webdataset-style tars: one
             file, a folder that holds nothing else, or a pattern such as `train-*.tar`; `hf-dataset:NAME[:SPLIT]` or a
             folder that `save_to_disk` wrote; `world:COUNT[:SPLIT]`, the demo world; `imagenet:FOLDER`,
             `waterbirds:FOLDER`, `cub:FOLDER`, `cifar10:FOLDER` or `cifar100:FOLDER`, each also with a split and `partial`
@@ -41,10 +47,9 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
         >>> [picture.id for picture in source]
         ['world-0-test-0', 'world-0-test-1', 'world-0-test-2']
     """
-    from clip_anatomy.data import cifar, cub, folders, imagenet, tars, waterbirds
+    from clip_anatomy.data import folders, tars
     from clip_anatomy.data import hugging_face as datasets
     from clip_anatomy.data.tables import read_table
-    from clip_anatomy.data.world import source as worlds
 
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         return folders.PythonList.of(source)
@@ -53,18 +58,11 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
             return source
         raise BadInput(f"a source of type {type(source).__name__} is not known. Type one of: {FORMS}")
     name = str(source)
+    if name in STDIN:
+        return folders.PythonList.of(typed_lines())
     scheme, _, rest = name.partition(":")
-    named: dict[str, Callable[[str], Source]] = {
-        "world": worlds.WorldSource.of,
-        "hf-dataset": datasets.HubDataset.of,
-        "imagenet": imagenet.imagenet,
-        "waterbirds": waterbirds.waterbirds,
-        "cub": cub.cub,
-        "cifar10": cifar.cifar10,
-        "cifar100": cifar.cifar100,
-    }
-    if scheme in named and rest:
-        return named[scheme](rest)
+    if rest and (opener := _named_collections().get(scheme)) is not None:
+        return opener(rest)
     table = {} if labels is None else read_table(Path(labels))
     path = path_of(name)
     if path.is_dir():
@@ -73,17 +71,60 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
         if tars.only_tars(path):
             return tars.Tars.of(path / "*.tar", table)
         return folders.Folder.of(path, table)
-    if any(c in path.name for c in "*?[") or path.suffix == ".tar":
+    if any(c in path.name for c in "*?[") or path.name.lower().endswith(TARS):
         return tars.Tars.of(path, table)
     if not path.exists():
         raise BadInput(f"there is no {name!r} here. Type one of: {FORMS}")
-    if path.suffix.lower() in {".csv", ".json", ".jsonl", ".tsv"}:
+    ending = path.suffix.lower()
+    if ending in TABLES:
         return folders.ImageList.of_table(path)
-    if path.suffix.lower() in {".txt", ".lst", ""}:
-        return folders.ImageList.of_lines(path, table)
-    if path.suffix.lower() in SUFFIXES:
+    if is_picture(path.name, lambda: head_of(path)):
         return folders.PythonList.of([path])
+    if ending in LISTS or not ending:
+        return folders.ImageList.of_lines(path, table)
     raise BadInput(f"{name!r} is no collection. Type one of: {FORMS}")
+
+
+def is_collection(name: str | Path) -> bool:
+    """Whether a name as typed stands for many pictures, not for one: `open_dataset` opens it."""
+    scheme, _, rest = str(name).partition(":")
+    if rest and scheme in _named_collections():
+        return True
+    path = path_of(name)
+    return path.is_dir() or path.name.lower().endswith((*TABLES, *LISTS, *TARS))
+
+
+def typed_lines() -> list[str]:
+    """Read paths from standard input: one a line, or with a NUL behind each (`find -print0`).
+
+    Raises:
+        BadInput: nothing came.
+    """
+    content = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    between = b"\0" if b"\0" in content else b"\n"
+    found = [os.fsdecode(line.rstrip(b"\r")) for line in content.split(between) if line.strip()]
+    if not found:
+        raise BadInput(
+            "- reads paths from standard input, and none came. Type: find photos -name '*.jpg' | clip-anatomy …"
+        )
+    return found
+
+
+def _named_collections() -> dict[str, Callable[[str], Source]]:
+    """What opens a collection by what stands before a colon."""
+    from clip_anatomy.data import cifar, cub, imagenet, waterbirds
+    from clip_anatomy.data import hugging_face as datasets
+    from clip_anatomy.data.world import source as worlds
+
+    return {
+        "world": worlds.WorldSource.of,
+        "hf-dataset": datasets.HubDataset.of,
+        "imagenet": imagenet.imagenet,
+        "waterbirds": waterbirds.waterbirds,
+        "cub": cub.cub,
+        "cifar10": cifar.cifar10,
+        "cifar100": cifar.cifar100,
+    }
 
 
 def picture_of(source: str, path: str | None, name: str) -> Image.Image:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadImage
 from clip_anatomy.files import digest
+from clip_anatomy.images.decode import need_plugins
 from clip_anatomy.images.pixels import Preprocess, read_image
 
 ImageData = Path | bytes | Image.Image | np.ndarray | Tensor
 NO_TEXT = re.compile("[\ud800-\udfff]")  # a byte of another encoding, as Python keeps it in names of files
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".avif"})
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ def read_data(
         return read_image(data, keep_mode=keep_mode, allow_urls=allow_urls)
     if not data:
         raise BadImage(f"{name} is empty (0 bytes). Put a whole copy in its place")
+    need_plugins()
     try:
         with Image.open(BytesIO(data)) as image:
             limit = Image.MAX_IMAGE_PIXELS

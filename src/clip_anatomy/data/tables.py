@@ -12,10 +12,10 @@ from clip_anatomy.errors import BadInput, reading
 
 __all__ = ["Table", "TableRow", "normalised_path", "read_rows", "read_table", "row_for"]
 
-PATH = ("path", "file", "file_name", "filename", "img_filename", "image", "image_path", "filepath")
+PATH = ("path", "file", "file_name", "filename", "img_filename", "image", "image_path", "filepath", "image_name")
 LABEL = ("label", "class", "class_name", "category", "target", "y")
 GROUP = ("group", "group_name")
-CAPTIONS = ("captions", "caption", "texts", "text", "description")
+CAPTIONS = ("captions", "caption", "texts", "text", "description", "comment")
 NAMES = ("metadata.csv", "metadata.json", "metadata.jsonl", "labels.csv", "labels.json")
 
 
@@ -74,7 +74,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
     mapping from path to label, captions or record, or COCO's `images` + `annotations`.
 
     Args:
-        path: a .csv (commas, semicolons or tabs), .tsv, .json or .jsonl file in UTF-8.
+        path: a .csv (commas, semicolons, tabs or bars), .tsv, .json or .jsonl file in UTF-8.
 
     Yields:
         Path as written, and what the table says about it.
@@ -90,7 +90,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 between = "\t" if kind == ".tsv" else _between(file.readline())
                 file.seek(0)
-                yield from _of_records(path, csv.DictReader(file, delimiter=between))
+                yield from _of_records(path, csv.DictReader(file, delimiter=between, skipinitialspace=True))
         elif kind == ".jsonl":
             with path.open(encoding="utf-8-sig") as file:
                 yield from _of_records(path, (json.loads(line) for line in file if line.strip()))
@@ -103,7 +103,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
 def _between(header: str) -> str:
     """Tell what stands between the columns: a comma, or what spreadsheets write where the comma is the decimal sign."""
     return next(
-        (sign for sign in ",;\t" if any(name in PATH for name in next(csv.reader([header], delimiter=sign), []))), ","
+        (sign for sign in ",;\t|" if any(name in PATH for name in next(csv.reader([header], delimiter=sign), []))), ","
     )
 
 

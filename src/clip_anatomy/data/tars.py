@@ -7,13 +7,15 @@ import glob
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from clip_anatomy.data.picture import SUFFIXES, ImageData, Picture
+from clip_anatomy.data.picture import ImageData, Picture
+from clip_anatomy.data.picture_files import HEAD, HIDDEN, LINK, has_suffix, is_picture, not_a_picture
 from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL, Table, TableRow, row_for
 from clip_anatomy.errors import BadImage, BadInput, reading
 from clip_anatomy.files import path_of
@@ -22,6 +24,7 @@ __all__ = ["Tars", "only_tars"]
 
 ESCAPED = re.compile(r"\[([*?[])\]")  # what glob.escape writes
 TEXT_LIMIT = 2**20  # bytes of a .txt, .cls or .json member that are read
+NOTES = ("txt", "cls", "json")  # members that say something about the picture of their sample
 IMAGE_LIMIT = 2**29  # bytes of a picture: a member may claim any size, and gzip makes terabytes of nothing
 
 
@@ -29,16 +32,18 @@ IMAGE_LIMIT = 2**29  # bytes of a picture: a member may claim any size, and gzip
 class Tars:
     """Samples of one or more tars, in the order of file names and of members.
 
-    A sample is an image (.jpg, .png, .webp …) and, beside it, .txt (a caption a line), .cls (a label) or .json (label,
+    A sample is an image (by its ending, or its first bytes where that is unknown) and, beside it, .txt (a caption a line), .cls (a label) or .json (label,
     group, caption and anything else). Its id is `tar/key`.
 
     Attributes:
         pattern: a path, which may hold * and ?; brackets in the name of a folder that is there are escaped as glob does.
         table: key or `tar/key` → label, group, captions; it wins over the members.
+        passed_over: what the last walk passed over: reason → how many members.
     """
 
     pattern: Path
     table: Table = field(default_factory=dict[str, TableRow], repr=False)
+    passed_over: Counter[str] = field(default_factory=Counter[str], repr=False, compare=False)
 
     @staticmethod
     def of(pattern: Path, table: Table | None = None) -> "Tars":
@@ -76,8 +81,9 @@ class Tars:
     def __iter__(self) -> Iterator[Picture]:
         """Walk all samples."""
         self.check()
+        self.passed_over.clear()
         for file in self.files:
-            yield from _samples(file, file.relative_to(self.root).as_posix(), self.table)
+            yield from _samples(file, file.relative_to(self.root).as_posix(), self.table, self.passed_over)
 
     def count(self) -> None:
         """Not known without reading the tars."""
@@ -107,45 +113,73 @@ def only_tars(folder: Path) -> bool:
     """Tell whether a folder holds tars and no picture files or folders of their own."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     return any(entry.suffix == ".tar" for entry in entries) and not any(
-        entry.is_dir() or entry.suffix.lower() in SUFFIXES for entry in entries
+        entry.is_dir() or has_suffix(entry.name) for entry in entries
     )
 
 
-def _samples(file: Path, called: str, table: Table) -> Iterator[Picture]:
+def _samples(file: Path, called: str, table: Table, passed_over: Counter[str]) -> Iterator[Picture]:
     key, members = "", dict[str, tuple[str, bytes | BadImage]]()
     try:
         with tarfile.open(file, "r|*") as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
                 folder, _, base = name.rpartition("/")
-                stem, dot, ending = base.partition(".")
-                if not member.isfile() or not stem or not dot:
+                if member.isdir():
                     continue
+                if not member.isfile() or base.startswith("."):
+                    passed_over[HIDDEN if base.startswith(".") else LINK] += 1
+                    continue
+                stem, _, ending = base.partition(".")
                 here = f"{folder}/{stem}" if folder else stem
                 if here != key:
-                    yield from _sample(called, key, members, table)
+                    yield from _sample(called, key, members, table, passed_over)
                     key, members = here, {}
-                is_image = f".{ending.rpartition('.')[2].lower()}" in SUFFIXES
-                if is_image or ending.lower() in ("txt", "cls", "json"):
-                    members[ending.lower()] = (member.name, _read(tar, member, IMAGE_LIMIT if is_image else TEXT_LIMIT))
+                ending = ending.lower() if ending.lower() in NOTES else ending  # a.jpg and a.JPG are two pictures
+                found = _member(tar, member, ending)
+                if found is None:
+                    passed_over[not_a_picture(base)] += 1
+                else:
+                    members[ending] = (member.name, found)
     except Exception as error:  # tarfile, gzip, zlib and lzma each fail in ways of their own
         # The sample under way may lack members: it waits for a whole copy. The other tars are walked all the same.
         yield Picture(called, BadImage(f"{file} is not a whole tar file ({error}). Put a whole copy in its place"))
         return
-    yield from _sample(called, key, members, table)
+    yield from _sample(called, key, members, table, passed_over)
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> bytes | BadImage | None:
+    """Read a picture or what stands beside one; None where it is neither, told by its first bytes if its ending is unknown."""
+    if ending in NOTES:
+        return _read(tar, member, TEXT_LIMIT)
+    if has_suffix(member.name):
+        return _read(tar, member, IMAGE_LIMIT)
+    stream = tar.extractfile(member)
+    head = b"" if stream is None else stream.read(HEAD)
+    if stream is None or not is_picture(member.name, lambda: head):
+        return None
+    return _too_large(member) or head + stream.read(IMAGE_LIMIT)
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes | BadImage:
     """Read a member; one that claims more than a picture can be is not read at all, of a text its beginning is."""
-    if limit == IMAGE_LIMIT < member.size:
-        return BadImage(f"{member.name} has {member.size:,} bytes, {limit:,} are allowed. Take it out of the tar")
+    if limit == IMAGE_LIMIT and (refused := _too_large(member)):
+        return refused
     stream = tar.extractfile(member)
     return b"" if stream is None else stream.read(limit)
 
 
-def _sample(tar: str, key: str, members: dict[str, tuple[str, bytes | BadImage]], table: Table) -> Iterator[Picture]:
-    images = [ending for ending in members if f".{ending.rpartition('.')[2]}" in SUFFIXES]
+def _too_large(member: tarfile.TarInfo) -> BadImage | None:
+    if member.size <= IMAGE_LIMIT:
+        return None
+    return BadImage(f"{member.name} has {member.size:,} bytes, {IMAGE_LIMIT:,} are allowed. Take it out of the tar")
+
+
+def _sample(
+    tar: str, key: str, members: dict[str, tuple[str, bytes | BadImage]], table: Table, passed_over: Counter[str]
+) -> Iterator[Picture]:
+    images = [ending for ending in members if ending not in NOTES]
     if not images:
+        passed_over.update(not_a_picture(name) for name, _ in members.values())
         return
     said = _json(_text(members, "json"))
     label = str(next((said.pop(name) for name in LABEL if name in said), "")) or _text(members, "cls")

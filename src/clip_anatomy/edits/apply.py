@@ -149,7 +149,7 @@ def apply(
     began, tell = time.monotonic(), progress or silent
     tell("opening the model", 0, 1)
     edited = edit if isinstance(edit, EditedClip) else open_edited(edit, model, weights=weights, device=device)
-    source = open_dataset(str(source)) if isinstance(source, str | Path) else source
+    source = open_dataset(source)
     typed, notes = typed_texts(texts, edited.clip.tokenizer) if texts else ([], [])
     notes += [f'on "{one.short}": {remark}' for one in typed for remark in one.notes]
     texts = [one.text for one in typed]
@@ -164,7 +164,7 @@ def apply(
     first = torch.zeros(2, len(texts), dtype=torch.long)
     with _writing(out, edited, texts) as write:
         for batch_of_pictures in picture_batches(
-            edited.clip, source, None, batch_size, failed=failed, workers=workers,
+            edited.clip, source, None, batch_size, failed=failed, notes=notes, workers=workers,
             progress=lambda _, done, total: tell("embedding", done, total),
         ):  # fmt: skip
             found = _embed(edited, batch_of_pictures, prompts, failed, batch_size)

@@ -5,6 +5,8 @@ import threading
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from io import BufferedReader, BytesIO
 from os import PathLike, fspath
 from pathlib import Path
@@ -31,11 +33,12 @@ _TURN = {  # EXIF orientation → how to bring the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 _OTHER_TOOLS = {
-    ".heic": "Type: pip install pillow-heif, then in Python: import pillow_heif; pillow_heif.register_heif_opener()",
+    ".heic": "Type: pip install 'clip-anatomy[heif]'",
     ".svg": "It is a drawing: export it as PNG first",
     ".pdf": "It is a document: export the page as PNG first",
 }
-_OTHER_TOOLS[".heif"] = _OTHER_TOOLS[".heic"]
+_OTHER_TOOLS[".heif"] = _OTHER_TOOLS[".hif"] = _OTHER_TOOLS[".heic"]
+_HEIF = re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.DOTALL)
 _SILENT_DECODERS = {"JPEG", "PNG", "WEBP", "GIF", "BMP"}  # warn when opened at most, never while decoding
 _WARNINGS = threading.Lock()
 
@@ -158,7 +161,24 @@ def _read_file(name: str, label: str, *, allow_urls: bool, upright: bool) -> Ima
         return _decoded(file, label, upright=upright)
 
 
+@cache
+def need_plugins() -> None:
+    """Register what opens HEIC pictures (and AVIF, where Pillow does not), if it is installed."""
+    for name, register in (("pillow_heif", "register_heif_opener"), ("pillow_avif", "")):
+        try:
+            plugin = import_module(name)
+        except ImportError:
+            continue
+        if register:
+            getattr(plugin, register)()
+
+
 def _decoded(file: BytesIO | BufferedReader, label: str, *, upright: bool) -> Image.Image:
+    need_plugins()
+    head = file.read(12)
+    file.seek(0)
+    if _HEIF.match(head) and ".heic" not in Image.registered_extensions():
+        raise BadImage(f"{label} is a HEIC picture, which Pillow opens with a plugin only. {_OTHER_TOOLS['.heic']}")
     with _decoding(label), _quiet():
         image = Image.open(file)
     with image:

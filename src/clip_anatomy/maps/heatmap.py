@@ -49,7 +49,8 @@ def heatmap(
 
     Args:
         clip: an opened model, or what `load` opens.
-        images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col] of any size in patches.
+        images: paths (of a folder all pictures in it), PIL images, arrays, or a preprocessed tensor [image, 3, row, col] of any
+            size in patches.
         texts: strings, or embeddings [text, embed] of any length; `Texts.of(clip, texts)` embeds strings once for many calls.
         method: a name of METHODS, or a `DenseAttention` of your own.
         templates: prompts with one `{}` each, averaged as CLIP's own recipe does.
@@ -103,9 +104,10 @@ def heatmap(
     parts: list[Maps] = []
     places: list[int] = []
     failed: list[Failed] | None = [] if skip_bad else None
+    notes: list[str] = []
     for batch in picture_batches(
-        clip, images, size, BATCH, own=windows is not None, allow_urls=allow_urls, failed=failed, progress=progress
-    ):
+        clip, images, size, BATCH, own=windows is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
+    ):  # fmt: skip
         if windows is None:
             values = maps_of(batch.pixels, list(batch.places))
         else:
@@ -114,7 +116,9 @@ def heatmap(
             )
         parts.append(Maps(values, name, wanted.names, batch.geometries, batch.pictures, run))
         places += batch.places
-    return replace(Maps.joined(parts).in_order(places), run=replace(run, failed=tuple(failed or ())))
+    return replace(
+        Maps.joined(parts).in_order(places), run=replace(run, failed=tuple(failed or ()), notes=tuple(notes))
+    )
 
 
 def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> tuple[Method, str, Any]:

@@ -29,12 +29,14 @@ class MapRun:
         size: see `Size`.
         options: window, stride and the options of the method, where they were given.
         failed: name and error of pictures that could not be used.
+        notes: what else a reader must know, as what of a folder was passed over.
     """
 
     clip: Clip
     size: Size = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     failed: tuple[Failed, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> dict[str, Any]:
@@ -231,16 +233,21 @@ class Maps(Result):
         """The same without folders."""
         return tuple(name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or name for name in self.names)
 
-    def small_notes(self) -> list[str]:
-        """Name pictures that are smaller than one patch of the model: their maps say little about places."""
-        if self.geometries is None or self.run is None:
+    def notes(self) -> list[str]:
+        """Return the notes of the run, and name pictures smaller than one patch of the model: their maps say little about places."""
+        if self.run is None:
             return []
+        if self.geometries is None:
+            return list(self.run.notes)
         row, col = self.run.clip.patch
         return [
-            f"{name} is {where.picture[1]} × {where.picture[0]} pixels, less than one patch of the model ({col} × {row}): "
-            "it was enlarged, and says little about places"
-            for name, where in zip(self.names, self.geometries, strict=True)
-            if where.picture[0] < row or where.picture[1] < col
+            *self.run.notes,
+            *(
+                f"{name} is {where.picture[1]} × {where.picture[0]} pixels, less than one patch of the model ({col} × {row}): "
+                "it was enlarged, and says little about places"
+                for name, where in zip(self.names, self.geometries, strict=True)
+                if where.picture[0] < row or where.picture[1] < col
+            ),
         ]
 
     def place(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class MapSet(Result):
         """What a reader must know: of the run, of pictures smaller than a patch, of each text."""
         return [
             *self.notes,
-            *self.first.small_notes(),
+            *self.first.notes(),
             *(f"“{t.short}”: {note}" for t in self.texts for note in t.notes),
         ]
 
@@ -99,7 +99,7 @@ class MapSet(Result):
             "methods": [maps.method for maps in self.methods],
             "size": list(size) if isinstance(size, tuple) else size,
             "options": {} if run is None else dict(run.options),
-            "notes": [*self.notes, *self.first.small_notes()],
+            "notes": [*self.notes, *self.first.notes()],
             "texts": [{"text": text.text, "notes": list(text.notes)} for text in self.texts],
             "failed": [{"image": name, "error": error} for name, error in self.failed],
             "files": [],
@@ -178,10 +178,11 @@ def map_set(
     clip = as_clip(clip)
     wanted = Texts.of(clip, texts)
     failed: list[Failed] | None = [] if skip_bad else None
+    notes: list[str] = []
     places: list[int] = []
     parts: dict[str, list[list[Maps]]] = {"methods": [], "layers": [], "words": []}
     for batch in picture_batches(
-        clip, images, size, BATCH, own=options.get("window") is not None, allow_urls=allow_urls, failed=failed, progress=progress
+        clip, images, size, BATCH, own=options.get("window") is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
     ):  # fmt: skip
         parts["methods"].append([heatmap(clip, batch, wanted, name, size=size, **options) for name in methods])
         parts["layers"].append(layer_maps(clip, batch, wanted) if layers else [])
@@ -193,7 +194,7 @@ def map_set(
     }
     run = joined["methods"][0].run
     assert run is not None
-    run = replace(run, failed=tuple(failed or ()))
+    run = replace(run, failed=tuple(failed or ()), notes=tuple(notes))
     return MapSet(tuple(replace(maps, run=run) for maps in joined["methods"]), joined["layers"], joined["words"])
 
 

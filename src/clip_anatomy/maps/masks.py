@@ -191,7 +191,7 @@ class Masks(Result):
     def all_notes(self) -> list[str]:
         """What a reader must know: of the run, of pictures smaller than a patch, of each text."""
         of_texts = [f"“{text.short}”: {note}" for text in self.typed for note in text.notes]
-        return [*self.notes, *self.maps.small_notes(), *of_texts]
+        return [*self.notes, *self.maps.notes(), *of_texts]
 
     def to_dict(self) -> dict[str, Any]:
         """Return shares, thresholds, prompts and how they were found; the masks themselves in COCO's format."""
@@ -203,7 +203,7 @@ class Masks(Result):
             "version": __version__,
             **({} if self.maps.run is None else {"model": self.maps.run.model}),
             "how": str(self.how),
-            "notes": [*self.notes, *self.maps.small_notes()],
+            "notes": [*self.notes, *self.maps.notes()],
             "texts": [{"text": text.text, "notes": list(text.notes)} for text in texts],
             "failed": [{"image": name, "error": error} for name, error in self.failed],
             "files": [],

@@ -65,7 +65,7 @@ def segment(
 
     Args:
         clip: an opened model, or what `load` opens.
-        images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
+        images: paths (of a folder all pictures in it), PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
         texts: one thing to cut out, or a list of classes; strings, embeddings [text, embed], or `Texts`.
         method: of `heatmap`.
         threshold: a rule of RULES, or a number from 0 (all) to 1 (nothing): a share of the way from the lowest to the highest value.
@@ -111,9 +111,10 @@ def segment(
     seen = None if size == "whole" and (window is not None or tensor) else size
     labels, levels, places, parts = PackedLabels(), list[float](), list[int](), list[Maps]()
     failed: list[Failed] | None = [] if skip_bad else None
+    notes: list[str] = []
     for batch in picture_batches(
-        clip, images, seen, BATCH, own=window is not None, allow_urls=allow_urls, failed=failed, progress=progress
-    ):
+        clip, images, seen, BATCH, own=window is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
+    ):  # fmt: skip
         maps = heatmap(clip, batch, everything, chosen, size=seen, window=window, stride=stride, **given)
         for i in range(len(maps)):
             picture = batch.pictures[i].read() if refine and batch.pictures else None
@@ -124,7 +125,7 @@ def segment(
         places += batch.places
     maps = Maps.joined(parts).in_order(places)
     assert maps.run is not None
-    maps = replace(maps, run=replace(maps.run, failed=tuple(failed or ())))
+    maps = replace(maps, run=replace(maps.run, failed=tuple(failed or ()), notes=tuple(notes)))
     order = sorted(range(len(places)), key=places.__getitem__)
     resolution = "patch" if at == "patch" or maps.geometries is None else "picture"
     size_words = _size_words(size, tensor)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.data.picture import SUFFIXES
+from clip_anatomy.data.picture_files import has_suffix
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import digest_of_file, path_of
 from clip_anatomy.loading.clip import Clip
@@ -107,7 +107,7 @@ def _kind(one: Any, store: Store) -> tuple[str, Any]:
         return "id", one
     if os.sep in one and path_of(one).is_dir():
         raise BadInput(f"{one!r} is a folder; pictures were expected. Type {one.rstrip(os.sep)}/*.jpg for all in it")
-    if Path(one).suffix.lower() in SUFFIXES or (os.sep in one and " " not in one):
+    if has_suffix(one) or (os.sep in one and " " not in one):
         raise BadInput(
             f"there is no picture {one!r}, here or in {store.path}. Type a path, id:ID, or text:{one} to look for these words"
         )

@@ -149,7 +149,7 @@ def explain(
 
     Args:
         clip: an opened model, or what `load` opens.
-        images: paths, PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
+        images: paths (of a folder all pictures in it), PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
         texts: what to compare them with; two or more, to see what speaks for one more than for the others.
         allow_urls: fetch http(s) addresses.
         skip_bad: leave out pictures that cannot be used (`failed` names them) instead of raising at the first.
@@ -175,7 +175,9 @@ def explain(
     embeddings = clip.encode_text([text.text for text in typed])
     failed: list[Failed] | None = [] if skip_bad else None
     explained: dict[int, tuple[PictureExplanation, Geometry | None, NamedPicture | None]] = {}
-    for batch in picture_batches(clip, images, None, BATCH, allow_urls=allow_urls, failed=failed, progress=progress):
+    for batch in picture_batches(
+        clip, images, None, BATCH, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
+    ):
         split = explain_pixels(clip, batch.pixels, embeddings)
         unknown = (None,) * len(split)
         rows = zip(split, batch.geometries or unknown, batch.pictures or unknown, strict=True)

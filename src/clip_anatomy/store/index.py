@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from clip_anatomy.data.open_dataset import open_dataset
+from clip_anatomy.data.picture_batches import no_picture
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.progress import Progress, silent
@@ -80,6 +81,8 @@ def index(
     opened = open_dataset(source, labels)
     folder = Path(store)
     manifest = _settings(clip, folder, layers, keep, convention)
+    if not (folder / NAME).exists() and opened.count() == 0:  # nothing is left behind where nothing is found
+        raise no_picture(opened)
     if batch is not None and batch < 1:
         raise BadInput(f"batch={batch}: at least one image at once. Type batch=32, or leave it away")
     basis = basis_of(clip.vision, manifest.convention, manifest.layers)

@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.data.picture import Decoded, Picture, Source, decode, failure_text
+from clip_anatomy.data.picture_batches import no_picture
+from clip_anatomy.data.picture_files import passed_over_note, passed_over_of
 from clip_anatomy.errors import BadInput
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.images.prefetch import batches_ahead
@@ -48,6 +50,7 @@ class IndexSummary(Result):
         seconds: wall time.
         batch: images the model took at once.
         errors: id and message of the first few that failed.
+        passed_over: files of the source that are no pictures, and folders that were not walked: reason → how many.
     """
 
     store: str
@@ -59,16 +62,19 @@ class IndexSummary(Result):
     seconds: float
     batch: int | None
     errors: tuple[tuple[str, str], ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON."""
         return {"schema": "clip-anatomy/index/1", **asdict(self)}
 
     def summary(self) -> str:
-        """Return the counts in one line."""
+        """Return the counts in one line, and what was passed over in another."""
         counts = ((self.known, "known"), (self.failed, "not used"), (self.gone, "taken out"))
         parts = [f"{self.done:,} images added", *(f"{count:,} {what}" for count, what in counts if count)]
-        return f"{self.store}: {self.images:,} images ({', '.join(parts)}) in {self.seconds:.0f} s"
+        line = f"{self.store}: {self.images:,} images ({', '.join(parts)}) in {self.seconds:.0f} s"
+        passed_over = passed_over_note(self.passed_over)
+        return f"{line}\n{passed_over}" if passed_over else line
 
 
 @dataclass
@@ -114,6 +120,8 @@ class IndexRun:
                 raise
             self._commit()
             if not self.stopped.is_set():
+                if not self.done + self.failed + self.known:
+                    raise no_picture(source)
                 self._tell("moments", force=True)
                 gone = self._prune(seen) if prune else 0
                 writer.tidy(end=True)
@@ -124,7 +132,7 @@ class IndexRun:
         images = sum(len(block) for block in writer.blocks())
         return IndexSummary(
             str(writer.folder), self.done, self.failed, self.known, gone, images, time.monotonic() - began, self.batch_size.settled,
-            tuple(self.errors),
+            tuple(self.errors), dict(passed_over_of(source)),
         )  # fmt: skip
 
     def _all_passes(self, seen: sqlite3.Connection | None) -> None:
