@@ -271,7 +271,7 @@ def pictures_under(
         passed_over[OURS] += 1
         return
     shown = [(name, is_dir) for name, is_dir in found if not name.startswith(".")]
-    passed_over[HIDDEN] += sum(name.startswith(".") and not is_partial(name) for name, _ in found)
+    passed_over[HIDDEN] += sum(name.startswith(".") and not is_partial(root / folder / name) for name, _ in found)
     for name, is_dir in shown:
         if is_dir or (not folder and name in NAMES):  # a table of labels is read, not passed over
             continue

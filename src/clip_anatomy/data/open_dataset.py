@@ -111,7 +111,7 @@ def typed_lines() -> list[str]:
 
 
 def _named_collections() -> dict[str, Callable[[str], Source]]:
-    """What opens a collection by what stands before a colon."""
+    """Return what opens a collection by what stands before a colon."""
     from clip_anatomy.data import cifar, cub, imagenet, waterbirds
     from clip_anatomy.data import hugging_face as datasets
     from clip_anatomy.data.world import source as worlds
