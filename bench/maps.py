@@ -28,6 +28,7 @@ GRADIENTS = {"gradcam": 6.0, "legrad": 6.0, "chefer": 6.0}  # each text is a pro
 BARS = {
     **dict.fromkeys(("surgery", "sclip", "clearclip", "naclip", "gem"), 1.35),
     "decomposition": 1.10,
+    "grad_eclip": 1.10,
     **GRADIENTS,
 }
 TEXTS = (20, 100)

@@ -7,7 +7,7 @@ from tiny import open_clip_model
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.maps.registry import METHODS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,6 +135,37 @@ def test_gradcam(host, clip, pixels, text, layer):
     torch.testing.assert_close(own(clip, pixels, text, "gradcam", layer=layer), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("heads", [None, 1])
+@pytest.mark.parametrize("key_similarity", [True, False])
+def test_grad_eclip_in_double_precision(heads, key_similarity):
+    """g = ∂cos/∂(Σ a v) of the class row by autograd, E = ReLU(Σ_d g_d v_d λ), λ the stretched cosine of W_O q and W_O k."""
+    host = open_clip_model(layers=LAYERS, heads=HEADS, d=D).double()
+    clip = ca.load(host, tokenizer=None, parity=False, dtype="float64")
+    side = 4 * clip.patch[0]
+    pixels = torch.randn(2, 3, side, side + clip.patch[1], generator=torch.Generator().manual_seed(0)).double()
+    text = torch.randn(3, clip.image_tower.embed, generator=torch.Generator().manual_seed(1)).double()
+    block, width, many = host.visual.transformer.resblocks[-1], HEADS * D, heads or HEADS
+
+    def one(x, t):
+        before = run(host, clip, x)[2][-2].detach()
+        q, k, v = F.linear(block.ln_1(before), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, -1)
+        parts = [z.view(len(before), many, width // many).transpose(0, 1) for z in (q, k, v)]
+        a = (parts[0][:, :1] @ parts[1].transpose(1, 2) / (width // many) ** 0.5).softmax(-1)
+        gathered = (a @ parts[2]).transpose(0, 1).reshape(width).detach().requires_grad_()
+        row = before[0] + block.attn.out_proj(gathered)
+        row = row + block.mlp(block.ln_2(row))
+        cosine = F.normalize(host.visual.ln_post(row) @ host.visual.proj, dim=0) @ t
+        (slope,) = torch.autograd.grad(cosine, gathered)
+        near = F.cosine_similarity(block.attn.out_proj(q[:1]), block.attn.out_proj(k[1:]), dim=1)
+        near = (near - near.min()) / (near.max() - near.min()) if key_similarity else torch.ones_like(near)
+        return ((v[1:] * slope).sum(1) * near).clamp(min=0)
+
+    expected = by_hand(host, clip, pixels, text, one)
+    assert expected.max() > 0
+    found = own(clip, pixels, text, "grad_eclip", heads=heads, key_similarity=key_similarity)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-8)
+
+
 def test_rollout_and_attention(host, clip, pixels, text):
     for x, rolled, looked in zip(
         pixels, own(clip, pixels, text, "rollout"), own(clip, pixels, text, "attention", layer=1), strict=True
@@ -147,7 +178,7 @@ def test_rollout_and_attention(host, clip, pixels, text):
         torch.testing.assert_close(looked, attention[1][0, 1:].expand(len(text), -1), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["gradcam", "legrad", "chefer"])
+@pytest.mark.parametrize("method", ["gradcam", "legrad", "chefer", "grad_eclip"])
 def test_many_texts_are_taken_in_turns(clip, pixels, text, method, monkeypatch):
     whole = own(clip, pixels, text, method)
     monkeypatch.setattr("clip_anatomy.maps.gradients.MOST_BYTES", 1)
@@ -155,23 +186,29 @@ def test_many_texts_are_taken_in_turns(clip, pixels, text, method, monkeypatch):
     torch.testing.assert_close(own(clip, pixels[1:2], text[2:3], method)[0, 0], whole[1, 2], rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["gradcam", "legrad", "chefer", "attention", "rollout"])
-@pytest.mark.parametrize(
-    "vision", [{"pool_type": "avg"}, {"pool_type": "avg", "final_ln_after_pool": True}, {"ls_init_value": 0.3}]
-)
+MEANS = ({"pool_type": "avg"}, {"pool_type": "avg", "final_ln_after_pool": True})
+
+
+@pytest.mark.parametrize("method", ["gradcam", "legrad", "chefer", "grad_eclip", "attention", "rollout"])
+@pytest.mark.parametrize("vision", [*MEANS, {"ls_init_value": 0.3}])
 def test_other_towers(method, vision):
     other = ca.load(
         open_clip_model(layers=2, vision=vision), tokenizer=lambda texts: torch.ones(len(texts), 4, dtype=torch.int64)
     )
     side = other.preprocess.size[0]
-    found = ca.heatmap(other, torch.randn(2, 3, side, side), torch.randn(3, other.image_tower.embed), method).values
+    pixels, text = torch.randn(2, 3, side, side), torch.randn(3, other.image_tower.embed)
+    if method == "grad_eclip" and vision in MEANS:
+        with pytest.raises(UnsupportedModel, match="reads the class token's row.*method='legrad'"):
+            ca.heatmap(other, pixels, text, method)
+        return
+    found = ca.heatmap(other, pixels, text, method).values
     assert found.isfinite().all()
     assert found.std() > 0
 
 
 def test_half_precision(pixels, text):
     half = ca.load(open_clip_model(layers=2, heads=HEADS, d=D), tokenizer=None, parity=False, dtype="bfloat16")
-    for method in ("gradcam", "legrad", "chefer", "rollout"):
+    for method in ("gradcam", "legrad", "chefer", "grad_eclip", "rollout"):
         assert ca.heatmap(half, pixels, text, method).values.isfinite().all()
 
 
@@ -189,7 +226,7 @@ def test_what_cannot_be_asked(clip, pixels, text):
 
 def test_the_model_is_left_as_it_was(host, clip, pixels, text):
     before = {name: value.clone() for name, value in host.state_dict().items()}
-    for method in ("gradcam", "legrad", "chefer", "rollout", "attention"):
+    for method in ("gradcam", "legrad", "chefer", "grad_eclip", "rollout", "attention"):
         assert method in METHODS
         ca.heatmap(clip, pixels, text, method)
     assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())

@@ -76,15 +76,15 @@ def gradcam(
     """Draw Grad-CAM on the tokens of one block."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1)
     first = layer_of(tower, options.layer, "layer")
-    x, readout = _before(tower, pixels, first)
+    x, readout = stream_into(tower, pixels, first)
     normed = norm(tower.blocks[first].ln1, x)
 
     def rest(normed: Tensor) -> Tensor:
-        return _embed(tower, _run(tower, first, x, readout, normed=normed)[0], readout)
+        return embed_unit(tower, _run(tower, first, x, readout, normed=normed)[0], readout)
 
     vjp, _ = vjp_of(rest, normed)
     maps: list[Tensor] = []
-    for some in unit.split(_at_once(normed.numel(), len(unit))):
+    for some in unit.split(at_once(normed.numel(), len(unit))):
         (gradients,) = text_gradients(vjp, some, len(x))  # [text, image, token, width]
         weights = gradients[:, :, 1:].float().mean(2)
         maps.append(torch.einsum("bnw,tbw->bnt", normed[:, 1:].float(), weights).relu_())
@@ -97,14 +97,14 @@ def chefer(
     """Propagate relevance through the attention of the last blocks; the score is the logit, as in the released code."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1) * clip.logit_scale
     first = tower.layers - min(options.layers, tower.layers)
-    x, readout = _before(tower, pixels, first)
+    x, readout = stream_into(tower, pixels, first)
     with torch.no_grad():
         _, attention = _run(tower, first, x, readout)
     # A zero is added to each attention: the gradient with respect to it is ∂logit/∂A, what flows through later blocks included.
     zeros = tuple(torch.zeros_like(a) for a in attention)
-    vjp, _ = vjp_of(lambda *added: _embed(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)
+    vjp, _ = vjp_of(lambda *added: embed_unit(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)
     maps: list[Tensor] = []
-    for some in unit.split(_at_once(sum(a.numel() for a in attention), len(unit))):
+    for some in unit.split(at_once(sum(a.numel() for a in attention), len(unit))):
         gradients = text_gradients(vjp, some, len(x))  # per block [text, image, head, query, token]
         relevance: Tensor | None = None  # R − I of the blocks so far
         for a, gradient in zip(attention, gradients, strict=True):
@@ -122,7 +122,7 @@ def legrad(
     """Measure how much more attention to a patch, by any token, would raise the cosine (LeGrad)."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1)
     first = tower.layers - min(options.layers, tower.layers)
-    x, _ = _before(tower, pixels, first)
+    x, _ = stream_into(tower, pixels, first)
     total: Tensor | None = None
     for block in tower.blocks[first:]:
         q, k, v = project_in(tower, block, norm(block.ln1, x))
@@ -135,7 +135,7 @@ def legrad(
 
         vjp, after = vjp_of(stream, mixed)
         maps: list[Tensor] = []
-        for some in unit.split(_at_once(2 * mixed.numel() + v.shape[1] * x.shape[1] ** 2 * len(x), len(unit))):
+        for some in unit.split(at_once(2 * mixed.numel() + v.shape[1] * x.shape[1] ** 2 * len(x), len(unit))):
             (gradients,) = text_gradients(vjp, some, len(x))  # [text, image, token, width]
             per_head = gradients.unflatten(-1, (tower.heads, tower.d)).transpose(2, 3)
             maps.append((per_head @ v.transpose(-1, -2)).relu_().float().mean((2, 3)))
@@ -145,7 +145,7 @@ def legrad(
     return total
 
 
-def _before(
+def stream_into(
     tower: Transformer, pixels: Float[Tensor, "image 3 row col"], first: int
 ) -> tuple[Float[Tensor, "image token width"], Readout]:
     """Return the residual stream into a block, without a graph."""
@@ -197,7 +197,9 @@ def _run(
     return x, attention
 
 
-def _embed(tower: Transformer, x: Float[Tensor, "image token width"], readout: Readout) -> Float[Tensor, "image embed"]:
+def embed_unit(
+    tower: Transformer, x: Float[Tensor, "image token width"], readout: Readout
+) -> Float[Tensor, "image embed"]:
     """Turn the last stream into embeddings of unit length."""
     if readout.index is not None:  # the readout row alone
         return F.normalize(embed_readout(tower, x[:, 0], None, readout), dim=-1)
@@ -209,7 +211,7 @@ def _project(tower: Transformer, row: Float[Tensor, "image width"]) -> Float[Ten
     return F.normalize(y if tower.projection_bias is None else y + tower.projection_bias, dim=-1)
 
 
-def _at_once(numbers: int, texts: int) -> int:
+def at_once(numbers: int, texts: int) -> int:
     """Count the texts whose gradients fit into memory, each of so many float32 numbers."""
     return max(1, min(texts, MOST_BYTES // (4 * numbers)))
 

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps import attention, clip_surgery, dense_attention, gradients, maskclip, proxyclip, resnet_maps
+from clip_anatomy.maps import (
+    attention,
+    clip_surgery,
+    dense_attention,
+    grad_eclip,
+    gradients,
+    maskclip,
+    proxyclip,
+    resnet_maps,
+)
 from clip_anatomy.maps.decomposition import DecompositionOptions, decomposition
 from clip_anatomy.maps.dense_attention import VARIANTS, DenseAttention
 
@@ -154,6 +163,12 @@ METHODS: dict[str, Method] = {
         gradients.chefer,
         "attention times the gradient of the logit, class token's row of the last block (Chefer)",
         gradients.DepthOptions(layers=1),
+        alone=True,
+    ),
+    "grad_eclip": Method(
+        grad_eclip.grad_eclip,
+        "values of the last block, weighed by the gradient of the cosine by the class token's row (Grad-ECLIP)",
+        grad_eclip.GradEclipOptions(),
         alone=True,
     ),
 }
