@@ -44,7 +44,7 @@ def index(
         layers: all | last:4 | 8-11 | 0,3.
         keep: heads | heads,mlps. Embeddings are always kept.
         convention: centered | official: how LayerNorm's mean and the biases are shared.
-        labels: a table of labels, groups and captions, by path or file name.
+        labels: a table of labels, groups and captions, by id, path or file name. Images that are known get them without being read again.
         prune: take out images that are no longer in the source.
 
     Returns:

@@ -14,7 +14,7 @@ from torch import Tensor
 from clip_anatomy.atomic_output import made_here
 from clip_anatomy.data.picture import ImageData, Picture, hash_of
 from clip_anatomy.data.picture_files import HIDDEN, OURS, UNREADABLE, head_of, is_picture, not_a_picture
-from clip_anatomy.data.tables import NAMES, Table, TableRow, merged, read_rows, read_table, row_for
+from clip_anatomy.data.tables import NAMES, NOTHING, Table, TableRow, merged, read_rows, read_table, row_for
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import path_of
 from clip_anatomy.leftovers import is_partial
@@ -42,16 +42,15 @@ class Folder:
     passed_over: Counter[str] = field(default_factory=Counter[str], repr=False, compare=False)
 
     @staticmethod
-    def of(root: Path, table: Table | None = None) -> "Folder":
-        """Open a folder; without a table its own `metadata.csv` (or .json, .jsonl; `labels.csv`) is taken, if it has one.
+    def of(root: Path) -> "Folder":
+        """Open a folder; its own `metadata.csv` (or .json, .jsonl; `labels.csv`) is taken, if it has one.
 
         Raises:
             BadInput: none of the paths in the table is there.
         """
         given, root = root.absolute(), root.resolve()
-        if not table:
-            own = next((root / name for name in NAMES if (root / name).is_file()), None)
-            table = {} if own is None else read_table(own)
+        own = next((root / name for name in NAMES if (root / name).is_file()), None)
+        table = {} if own is None else read_table(own)
         found = Folder(root, {_within(name, given, root): note for name, note in table.items()})
         if table and not found.knows_any():
             raise BadInput(
@@ -73,7 +72,7 @@ class Folder:
             note = row_for(self.table, path)
             meta = {"split": splits[folders[0]], **note.meta} if folders and splits else note.meta
             label = note.label or next(iter(folders[1:] if splits else folders), "")
-            yield Picture(path, self.root / path, path, label, note.group, note.captions, meta)
+            yield Picture(path, self.root / path, path, label, note.group, note.captions, meta, note is not NOTHING)
 
     def splits(self) -> dict[str, str]:
         """Map folders of the first level to splits, if all of them are called so; else nothing."""
@@ -116,18 +115,16 @@ class ImageList:
 
     Attributes:
         file: the list or table.
-        table: labels for a plain list.
         tabular: whether the file is a table itself.
     """
 
     file: Path
-    table: Table = field(default_factory=dict[str, TableRow], repr=False)
     tabular: bool = False
 
     @staticmethod
-    def of_lines(file: Path, table: Table | None = None) -> "ImageList":
+    def of_lines(file: Path) -> "ImageList":
         """Open a plain list of paths."""
-        return ImageList(file.resolve(), table or {})
+        return ImageList(file.resolve())
 
     @staticmethod
     def of_table(file: Path) -> "ImageList":
@@ -143,7 +140,7 @@ class ImageList:
         """Walk the list in its own order."""
         self.check()
         for path, note in self._entries():
-            yield Picture(path, self.fetch(path), path, note.label, note.group, note.captions, note.meta)
+            yield Picture(path, self.fetch(path), path, note.label, note.group, note.captions, note.meta, self.tabular)
 
     def _entries(self) -> Iterator[tuple[str, TableRow]]:
         if self.tabular:
@@ -154,7 +151,7 @@ class ImageList:
                 for line in lines:
                     path = line.strip()
                     if path and not path.startswith("#"):
-                        yield path, row_for(self.table, path)
+                        yield path, NOTHING
         except UnicodeDecodeError as error:
             raise BadInput(f"{self.file} is not a text file with one path a line ({error})") from error
 

@@ -34,7 +34,7 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
             folder that `save_to_disk` wrote; `world:COUNT[:SPLIT]`, the demo world; `imagenet:FOLDER`,
             `waterbirds:FOLDER`, `cub:FOLDER`, `cifar10:FOLDER` or `cifar100:FOLDER`, each also with a split and `partial`
             behind; a list of paths, images or `Picture`s; or any object that is a `Source` itself.
-        labels: a table for folders, lists and tars: path → label, group, captions and other columns.
+        labels: a table: id, path or file name → label, group, captions and other columns. It wins over what the source says.
 
     Returns:
         The collection.
@@ -49,8 +49,10 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     """
     from clip_anatomy.data import folders, tars
     from clip_anatomy.data import hugging_face as datasets
-    from clip_anatomy.data.tables import read_table
+    from clip_anatomy.data.labelled_source import LabelledSource
 
+    if labels is not None:
+        return LabelledSource.of(open_dataset(source), path_of(labels))
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         return folders.PythonList.of(source)
     if not isinstance(source, str | Path):
@@ -63,16 +65,15 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     scheme, _, rest = name.partition(":")
     if rest and (opener := _named_collections().get(scheme)) is not None:
         return opener(rest)
-    table = {} if labels is None else read_table(Path(labels))
     path = path_of(name)
     if path.is_dir():
         if datasets.is_saved(path):
             return datasets.HubDataset.of(str(path.resolve()))
         if tars.only_tars(path):
-            return tars.Tars.of(path / "*.tar", table)
-        return folders.Folder.of(path, table)
+            return tars.Tars.of(path / "*.tar")
+        return folders.Folder.of(path)
     if any(c in path.name for c in "*?[") or path.name.lower().endswith(TARS):
-        return tars.Tars.of(path, table)
+        return tars.Tars.of(path)
     if not path.exists():
         raise BadInput(f"there is no {name!r} here. Type one of: {FORMS}")
     ending = path.suffix.lower()
@@ -81,7 +82,7 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     if is_picture(path.name, lambda: head_of(path)):
         return folders.PythonList.of([path])
     if ending in LISTS or not ending:
-        return folders.ImageList.of_lines(path, table)
+        return folders.ImageList.of_lines(path)
     raise BadInput(f"{name!r} is no collection. Type one of: {FORMS}")
 
 

@@ -29,6 +29,7 @@ class TableRow:
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+NOTHING = TableRow()
 Table = Mapping[str, TableRow]
 """Path (as `normalised_path` writes it) → what the table says."""
 
@@ -110,7 +111,7 @@ def _between(header: str) -> str:
 def row_for(table: Table, path: str) -> TableRow:
     """Tell what a table says about a path, by the whole path or else by the file's name."""
     path = normalised_path(path)
-    return table.get(path) or table.get(path.rsplit("/", 1)[-1]) or TableRow()
+    return table.get(path) or table.get(path.rsplit("/", 1)[-1]) or NOTHING
 
 
 def _of_json(path: Path, value: Any) -> Iterator[tuple[str, TableRow]]:

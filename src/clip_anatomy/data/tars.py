@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.data.picture_files import HEAD, HIDDEN, LINK, has_suffix, is_picture, not_a_picture
-from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL, Table, TableRow, row_for
+from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL
 from clip_anatomy.errors import BadImage, BadInput, reading
 from clip_anatomy.files import path_of
 
@@ -37,16 +37,14 @@ class Tars:
 
     Attributes:
         pattern: a path, which may hold * and ?; brackets in the name of a folder that is there are escaped as glob does.
-        table: key or `tar/key` → label, group, captions; it wins over the members.
         passed_over: what the last walk passed over: reason → how many members.
     """
 
     pattern: Path
-    table: Table = field(default_factory=dict[str, TableRow], repr=False)
     passed_over: Counter[str] = field(default_factory=Counter[str], repr=False, compare=False)
 
     @staticmethod
-    def of(pattern: Path, table: Table | None = None) -> "Tars":
+    def of(pattern: Path) -> "Tars":
         """Open tars.
 
         Raises:
@@ -57,7 +55,7 @@ class Tars:
             pattern = Path(glob.escape(str(pattern)))
         elif pattern.parent.is_dir():
             pattern = Path(glob.escape(str(pattern.parent)), pattern.name)
-        found = Tars(pattern, table or {})
+        found = Tars(pattern)
         found.check()
         return found
 
@@ -83,7 +81,7 @@ class Tars:
         self.check()
         self.passed_over.clear()
         for file in self.files:
-            yield from _samples(file, file.relative_to(self.root).as_posix(), self.table, self.passed_over)
+            yield from _samples(file, file.relative_to(self.root).as_posix(), self.passed_over)
 
     def count(self) -> None:
         """Not known without reading the tars."""
@@ -117,7 +115,7 @@ def only_tars(folder: Path) -> bool:
     )
 
 
-def _samples(file: Path, called: str, table: Table, passed_over: Counter[str]) -> Iterator[Picture]:
+def _samples(file: Path, called: str, passed_over: Counter[str]) -> Iterator[Picture]:
     key, members = "", dict[str, tuple[str, bytes | BadImage]]()
     try:
         with tarfile.open(file, "r|*") as tar:
@@ -132,7 +130,7 @@ def _samples(file: Path, called: str, table: Table, passed_over: Counter[str]) -
                 stem, _, ending = base.partition(".")
                 here = f"{folder}/{stem}" if folder else stem
                 if here != key:
-                    yield from _sample(called, key, members, table, passed_over)
+                    yield from _sample(called, key, members, passed_over)
                     key, members = here, {}
                 ending = ending.lower() if ending.lower() in NOTES else ending  # a.jpg and a.JPG are two pictures
                 found = _member(tar, member, ending)
@@ -144,7 +142,7 @@ def _samples(file: Path, called: str, table: Table, passed_over: Counter[str]) -
         # The sample under way may lack members: it waits for a whole copy. The other tars are walked all the same.
         yield Picture(called, BadImage(f"{file} is not a whole tar file ({error}). Put a whole copy in its place"))
         return
-    yield from _sample(called, key, members, table, passed_over)
+    yield from _sample(called, key, members, passed_over)
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, ending: str) -> bytes | BadImage | None:
@@ -175,7 +173,7 @@ def _too_large(member: tarfile.TarInfo) -> BadImage | None:
 
 
 def _sample(
-    tar: str, key: str, members: dict[str, tuple[str, bytes | BadImage]], table: Table, passed_over: Counter[str]
+    tar: str, key: str, members: dict[str, tuple[str, bytes | BadImage]], passed_over: Counter[str]
 ) -> Iterator[Picture]:
     images = [ending for ending in members if ending not in NOTES]
     if not images:
@@ -192,11 +190,7 @@ def _sample(
     for ending in images:
         name, data = members[ending]
         id = f"{stem}/{key}" if len(images) == 1 else f"{stem}/{key}.{ending}"
-        note = row_for(table, id)
-        yield Picture(
-            id, data, f"{tar}#{name}", note.label or label, note.group or group, note.captions or captions,
-            {**meta, **note.meta},
-        )  # fmt: skip
+        yield Picture(id, data, f"{tar}#{name}", label, group, captions, meta)
 
 
 def _text(members: dict[str, tuple[str, bytes | BadImage]], ending: str) -> str:

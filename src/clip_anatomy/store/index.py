@@ -54,7 +54,8 @@ def index(
             is there is continued as it was made.
         keep: "heads", or "heads,mlps" to keep what the MLPs wrote too.
         convention: "centered" (default) or "official".
-        labels: a table (CSV, JSON) of labels, groups and captions, for folders, lists and tars.
+        labels: a table (CSV, JSON) of labels, groups and captions, by id, path or file name. Of images that the store knows only the
+            rows are written anew; no picture is read.
         prune: also take out images that came from this source and are no longer in it.
         batch: images at once; found by itself when None, halved when memory runs out.
         workers: threads that decode; as many as there are cores by default.

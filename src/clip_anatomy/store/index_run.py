@@ -46,6 +46,7 @@ class IndexSummary(Result):
         failed: images that could not be used in this run; see `Store.rows(status="error")`.
         known: images that were there already.
         gone: images taken out because the source no longer has them.
+        relabelled: rows of known images that got other labels, groups, captions or columns, without a picture being read.
         images: images in the store now.
         seconds: wall time.
         batch: images the model took at once.
@@ -58,6 +59,7 @@ class IndexSummary(Result):
     failed: int
     known: int
     gone: int
+    relabelled: int
     images: int
     seconds: float
     batch: int | None
@@ -70,7 +72,12 @@ class IndexSummary(Result):
 
     def summary(self) -> str:
         """Return the counts in one line, and what was passed over in another."""
-        counts = ((self.known, "known"), (self.failed, "not used"), (self.gone, "taken out"))
+        counts = (
+            (self.known, "known"),
+            (self.failed, "not used"),
+            (self.gone, "taken out"),
+            (self.relabelled, "labelled anew"),
+        )
         parts = [f"{self.done:,} images added", *(f"{count:,} {what}" for count, what in counts if count)]
         line = f"{self.store}: {self.images:,} images ({', '.join(parts)}) in {self.seconds:.0f} s"
         passed_over = passed_over_note(self.passed_over)
@@ -92,6 +99,8 @@ class IndexRun:
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     arrays: dict[str, list[np.ndarray]] = field(default_factory=dict[str, list[np.ndarray]])
     flying: set[str] = field(default_factory=set[str])
+    said: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    relabelled: int = 0
     errors: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     known: int = 0
     done: int = 0
@@ -131,7 +140,7 @@ class IndexRun:
             )
         images = sum(len(block) for block in writer.blocks())
         return IndexSummary(
-            str(writer.folder), self.done, self.failed, self.known, gone, images, time.monotonic() - began, self.batch_size.settled,
+            str(writer.folder), self.done, self.failed, self.known, gone, self.relabelled, images, time.monotonic() - began, self.batch_size.settled,
             tuple(self.errors), dict(passed_over_of(source)),
         )  # fmt: skip
 
@@ -146,6 +155,7 @@ class IndexRun:
     def _new_pictures(self, seen: sqlite3.Connection | None) -> Iterator[Picture]:
         """Return pictures that the store does not know; each id once."""
         with closing(sql.connect_to_read(self.writer.folder)) as rows:
+            rows.row_factory = sqlite3.Row
             for picture in self.source:
                 if self.stopped.is_set():
                     return
@@ -153,9 +163,11 @@ class IndexRun:
                     seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (picture.id,))
                 # In this order: an id leaves `flying` only after its row is committed.
                 flying = picture.id in self.flying
-                found = rows.execute("SELECT status FROM images WHERE id = ?", (picture.id,)).fetchone()
-                if flying or (found is not None and found[0] != "gone"):
+                found = rows.execute("SELECT * FROM images WHERE id = ?", (picture.id,)).fetchone()
+                if flying or (found is not None and found["status"] != "gone"):
                     self.known += 1
+                    if picture.told and not flying and (said := sql.newly_said(found, picture)):
+                        self.said[picture.id] = said
                     continue
                 self.flying.add(picture.id)
                 yield picture
@@ -255,6 +267,8 @@ class IndexRun:
         }
 
     def _commit(self) -> None:
+        said = {id: self.said.pop(id) for id in list(self.said)}  # the thread that walks the source may add to it
+        self.relabelled += self.writer.relabel(said)
         if self.entries:
             if self.batch_size.settled is not None:
                 sql.set_fact(self.writer.rows, "batch", self.batch_size.settled)

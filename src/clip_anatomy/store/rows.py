@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from clip_anatomy.data.picture import Picture
 from clip_anatomy.errors import BadInput, StoreError, reading
 from clip_anatomy.files import digest
 
@@ -214,6 +215,27 @@ def write_row(rows: sqlite3.Connection, values: Mapping[str, Any]) -> None:
         f"INSERT INTO images ({names}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO UPDATE SET {updates}",
         [full[name] for name in COLUMNS],
     )
+
+
+def newly_said(row: sqlite3.Row, picture: Picture) -> dict[str, str]:
+    """Return columns of a known image that its source says something else about now; what it is silent about stays."""
+    old = {name: row[name] for name in ("label", "group", "captions", "meta")}
+    captions = json.dumps(list(picture.captions), ensure_ascii=False) if picture.captions else old["captions"]
+    meta = {**json.loads(old["meta"]), **picture.meta}
+    new = {
+        "label": picture.label or old["label"],
+        "group": picture.group or old["group"],
+        "captions": captions,
+        "meta": json.dumps(meta, ensure_ascii=False),
+    }
+    return new if new != old else {}
+
+
+def relabel(rows: sqlite3.Connection, id: str, said: Mapping[str, str]) -> None:
+    """Write what is said of a known image; everything else of its row stays."""
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    found = rows.execute(f"SELECT {names} FROM images WHERE id = ?", (id,)).fetchone()
+    write_row(rows, {**dict(zip(COLUMNS, found, strict=True)), **said})
 
 
 def query(

@@ -118,6 +118,25 @@ class Writer:
                 sql.write_row(self.rows, {**entry, "block": key if done else None, "place": place if done else None})
                 place += done
 
+    def relabel(self, said: Mapping[str, Mapping[str, str]]) -> int:
+        """Write other labels, groups, captions and columns into rows of known images, all of them or none.
+
+        Args:
+            said: id → columns.
+
+        Returns:
+            How many there were.
+        """
+        if said:
+            with self._transaction():
+                for id, columns in said.items():
+                    sql.relabel(self.rows, id, columns)
+                for stored in read_stored_moments(self.rows):
+                    if stored.column:  # its images may be of other groups now: taken again from the arrays
+                        self.rows.execute("DELETE FROM kept WHERE name = ?", (stored.name,))
+                self._next_epoch()
+        return len(said)
+
     def tidy(self, *, end: bool) -> None:
         """Bring the stored moments up to date, and merge small blocks at the tail into one.
 
