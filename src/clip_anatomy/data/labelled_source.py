@@ -69,7 +69,7 @@ class LabelledSource:
             )
         if last and not told:
             raise BadInput(
-                f"no row of {self.file} (the last: {next(reversed(self.table), '')!r}) names a picture of {self.spec} (the last: "
+                f"no row of {self.file} (the last: {next(reversed([*self.table]), '')!r}) names a picture of {self.spec} (the last: "
                 f"{last!r}). Write its paths as these ids, or as plain file names"
             )
 
