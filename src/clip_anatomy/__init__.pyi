@@ -28,6 +28,8 @@ from clip_anatomy.maps.word_maps import WordMaps as WordMaps
 from clip_anatomy.maps.word_maps import word_maps as word_maps
 from clip_anatomy.naming.atlas import Atlas as Atlas
 from clip_anatomy.naming.build_atlas import atlas as atlas
+from clip_anatomy.naming.concepts import Concepts as Concepts
+from clip_anatomy.naming.concepts import concepts as concepts
 from clip_anatomy.naming.textspan import textspan as textspan
 from clip_anatomy.retrieval.ranking import Ranking as Ranking
 from clip_anatomy.retrieval.search import search as search

@@ -46,6 +46,10 @@ VERBS = {  # name → (where its function is, what it answers)
         "Find pictures that share a property with a picture or a text.",
     ),
     "atlas": ("clip_anatomy.cli.atlas:atlas", "Say in words, with evidence, what every head is about."),
+    "concepts": (
+        "clip_anatomy.cli.concepts:concepts",
+        "Write pictures as sums of few texts.",
+    ),
     "ablate": (
         "clip_anatomy.cli.ablate:ablate",
         "Say which layers, heads and MLPs the answers hang on.",

@@ -1,0 +1,93 @@
+"""`clip-anatomy concepts`: of which texts are these pictures made?"""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from clip_anatomy.cli.options import (
+    AllowUrls,
+    AsJson,
+    Device,
+    Model,
+    Out,
+    Strict,
+    Texts,
+    Weights,
+    output_folder,
+    print_json,
+    print_notes,
+)
+
+
+def concepts(
+    *images: str,
+    texts: Texts = None,
+    pool: str | None = None,
+    over: str | None = None,
+    penalty: int | float = 0.25,
+    count: Annotated[int | None, Parameter(alias="-n")] = None,
+    demo: bool = False,
+    model: Model = "demo",
+    weights: Weights = None,
+    out: Out = None,
+    as_json: AsJson = False,
+    strict: Strict = False,
+    device: Device = "auto",
+    allow_urls: AllowUrls = False,
+) -> int:
+    """Write pictures as sums of few texts (SpLiCE), or with --text alone, texts as sums of other texts.
+
+    Writes concepts.png (each picture with the texts that it is made of) and concepts.json into a folder.
+
+        clip-anatomy concepts photos/ --over STORE
+        clip-anatomy concepts photo.jpg --count 6 --over STORE
+        clip-anatomy concepts --text "a photo of a lemur" --pool words.txt
+
+    Args:
+        images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
+        pool: the vocabulary: general | world | a file of one text per line. By default the general one (the demo model: world).
+        over: a store whose mean is what all pictures share; by default the mean of the pictures given, if there are eight.
+        penalty: of the sum of weights; larger is sparser.
+        count: exactly so many texts instead, by matching pursuit.
+        demo: take the bundled pictures.
+        out: folder to write; by default clip-anatomy-concepts, and none with --json.
+
+    Returns:
+        Exit code: 0 done, 1 a picture could not be read under --strict.
+    """
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
+    from clip_anatomy.errors import BadSpec
+    from clip_anatomy.progress import note, shown
+
+    if texts and (images or demo):
+        raise BadSpec("pictures and --text: one of the two is written as texts. Type them in two commands")
+    folder = output_folder(out, "clip-anatomy-concepts", as_json=as_json)
+    pictures = None if texts else asked_pictures(images, "concepts", demo=demo)[0]
+    with ExitStack() as stack:
+        progress = stack.enter_context(shown(f"opening {model}"))
+        from clip_anatomy.loading.load import load
+        from clip_anatomy.naming.concepts import concepts as run
+        from clip_anatomy.report import concepts_figure, figures
+
+        if folder is not None:
+            figures.need_matplotlib()
+        staging = stack.enter_context(staged_beside(folder, concepts_figure.KIND, images))
+        clip = load(model, weights=weights, device=device)
+        found = run(
+            clip, pictures, pool, texts=texts, over=over, penalty=penalty, count=count, allow_urls=allow_urls, skip_bad=True,
+            progress=progress,
+        )  # fmt: skip
+        found = replace(found, notes=(*demo_notes(model, images), *found.notes), failed=named_failures(found.failed))
+        if staging is not None:
+            concepts_figure.write(found, staging)
+    print_notes(found.notes, found.failed)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print(found.summary())
+    if folder is not None:
+        note(f"figure: {folder / concepts_figure.FIGURE}")
+    return 1 if strict and found.failed else 0

@@ -1,0 +1,75 @@
+"""Figure and folder of sparse concepts: each picture with bars of the texts that it is made of."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.loading.typed_texts import shorten
+from clip_anatomy.naming.concepts import SCHEMA, Concepts
+from clip_anatomy.report.figures import FAINT, INK, PLAIN, YES_INK, Canvas, canvas, png
+from clip_anatomy.report.html import notebook_figures
+from clip_anatomy.report.thumbnails import small
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["KIND", "figure", "html", "save", "write"]
+
+NUMBERS, FIGURE = "concepts.json", "concepts.png"
+KIND = Kind("concepts", NUMBERS, SCHEMA, (NUMBERS, FIGURE))
+ROWS, BARS, SIDE = 8, 8, 240  # rows and texts drawn; pixels of a picture
+WIDE, ROW, HEAD = 9.0, 2.1, 0.9  # inches
+
+
+def save(result: Concepts, folder: Path) -> Path:
+    """Write concepts.json and concepts.png into a folder; see `Result.save`."""
+    with staged(folder, KIND) as staging:
+        write(result, staging)
+    return folder
+
+
+def write(result: Concepts, staging: Staging) -> None:
+    """Write the same into a staging folder."""
+    staging.write(FIGURE, png(figure(result)))
+    staging.write(NUMBERS, as_json(result.to_dict()))
+
+
+def html(result: Concepts) -> str:
+    """Return the figure above the table, for notebooks."""
+    return notebook_figures([(png(figure(result)), "sparse concepts", result.summary())])
+
+
+def figure(result: Concepts) -> "Figure":
+    """Draw the first rows: the picture, and its texts by weight on one scale."""
+    rows = range(min(ROWS, len(result)))
+    most = max((weight for row in rows for _, weight in result.of(row)), default=1.0)
+    with canvas(WIDE, HEAD + ROW * len(rows) + 0.2) as sheet:
+        sheet.text(0.3, 0.38, "What it is made of, in texts", 13, weight="bold")
+        chance = f"weights of a sparse non-negative sum; a random direction: {result.chance[0]:.0%} explained"
+        sheet.text(0.3, 0.65, chance, 9, color=FAINT)
+        for row in rows:
+            _draw_row(sheet, result, row, HEAD + ROW * row, most)
+    return sheet.figure
+
+
+def _draw_row(sheet: Canvas, result: Concepts, row: int, top: float, most: float) -> None:
+    if result.pictures is not None:
+        view = sheet.axes(0.3, top, 1.6, 1.6)
+        view.imshow(small(result.pictures[row].read(), SIDE))
+        view.set_axis_off()
+    name = shorten(Path(result.names[row]).name if result.pictures else result.names[row], 44)
+    figures = f"{float(result.explained[row]):.0%} explained, cosine {float(result.cosine[row]):.2f}"
+    sheet.text(2.2, top + 0.05, name, 9, weight="bold")
+    sheet.text(5.9, top + 0.05, figures, 8.5, color=FAINT)
+    texts = result.of(row)[:BARS]
+    axes = sheet.axes(5.0, top + 0.15, 3.4, 1.55)
+    axes.barh(range(len(texts)), [weight for _, weight in texts], color=YES_INK, height=0.7)
+    axes.set_xlim(0, most * 1.15)
+    axes.set_ylim(BARS - 0.5, -0.5)
+    axes.set_yticks(range(len(texts)), [shorten(text, 40) for text, _ in texts], **PLAIN)
+    axes.tick_params(length=0)
+    axes.set_xticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for at, (_, weight) in enumerate(texts):
+        axes.text(weight + most * 0.01, at, f"{weight:.2f}", va="center", fontsize=8, color=INK)
