@@ -24,7 +24,7 @@ def concepts(
     texts: Texts = None,
     pool: str | None = None,
     over: str | None = None,
-    penalty: int | float = 0.25,
+    penalty: float = 0.25,
     count: Annotated[int | None, Parameter(alias="-n")] = None,
     demo: bool = False,
     model: Model = "demo",
