@@ -12,10 +12,10 @@ from golden.make import GROUPS, Made, group_numbers, stored, workshop
 
 CLOSE = 1e-5
 MODELS, LEAST, FEW = 3, 900, 10  # models, keys at least, empty arrays at most: an emptied file must not pass
-RIGHTED = ("chefer_depth", "other_size", "whole", "prompts")
+RIGHTED = ("chefer_depth", "other_size", "whole", "prompts", "surgery_against")
 """What was wrong before, and must differ from what is stored: relevance over several layers (the rule is written out in
 test_gradients.py), position vectors at another size (the hosts' own are asked in test_position_resampling.py), points for SAM
-outside their mask (test_points.py)."""
+outside their mask (test_points.py), what several texts were compared with by surgery (test_contrast.py)."""
 Both = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.maps.clip_surgery import feature_surgery, points, single_text
+from clip_anatomy.maps.clip_surgery import contrasted, feature_surgery, points
+from clip_anatomy.maps.contrast import contrast_of
 from clip_anatomy.maps.dense_attention import VARIANTS, dense_tokens
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 
@@ -66,9 +67,9 @@ def test_feature_surgery_maps_and_points_equal_the_official_code(oracle: Any) ->
     images, classes = read(folder, "inputs.npz", "images")[:4], read(folder, "inputs.npz", "classifier")
     tokens = dense_tokens(clip.image_tower, images, VARIANTS["surgery"])
     assert relative(feature_surgery(tokens, classes), read(folder, "surgery.npz", "similarity")) <= 1e-5
-    alone = single_text(tokens, classes[:1], read(folder, "inputs.npz", "empty"))
+    alone = contrasted(tokens, classes[:1], contrast_of(clip, read(folder, "inputs.npz", "empty")))
     assert relative(alone, read(folder, "surgery.npz", "similarity_single_text")) <= 1e-5
-    maps = heatmap(clip, images, classes, method="surgery")
+    maps = heatmap(clip, images, classes, method="surgery", against="each other")
     resized = F.interpolate(maps.stretched(), (48, 80), mode="bilinear", align_corners=False)
     assert relative(resized.permute(0, 2, 3, 1), read(folder, "surgery.npz", "maps_48x80")) <= 1e-5
 
@@ -77,7 +78,7 @@ def test_points_equal_the_official_code(oracle: Any) -> None:
     clip, folder = oracle
     images, classes = read(folder, "inputs.npz", "images")[:4], read(folder, "inputs.npz", "classifier")
     theirs = json.loads((folder / "results.json").read_text())["surgery_points_48x80_class0"]
-    maps = heatmap(clip, images, classes, method="surgery")
+    maps = heatmap(clip, images, classes, method="surgery", against="each other")
     for i, official in enumerate(theirs):
         for ours, label in zip(points(maps.values[i, 0], (48, 80)), (1, 0), strict=True):
             expected = [p for p, found in zip(official["points"], official["labels"], strict=True) if found == label]

@@ -136,16 +136,16 @@ def test_the_decompositions_map_is_the_sum_of_the_exact_parts(pool: str) -> None
     def grid(x: Tensor) -> Tensor:
         return x[:, 1:].transpose(1, 2).unflatten(2, (4, 5))
 
-    plain = heatmap(clip, pixels, text, minus_mean=False).values
+    plain = heatmap(clip, pixels, text, against=None).values
     torch.testing.assert_close(plain, grid(parts.sum((1, 2))), atol=1e-6, rtol=1e-4)
-    centred = heatmap(clip, pixels, text).values
+    centred = heatmap(clip, pixels, text, against="each other").values
     torch.testing.assert_close(centred, plain - plain.mean(1, keepdim=True), atol=1e-6, rtol=1e-4)
-    some = heatmap(clip, pixels, text, heads="0.2,2.1", minus_mean=False).values
+    some = heatmap(clip, pixels, text, heads="0.2,2.1", against=None).values
     torch.testing.assert_close(some, grid(parts[:, 0, 2] + parts[:, 2, 1]), atol=1e-6, rtol=1e-4)
     for layers in ("1-2", (1, 2)):
-        last = heatmap(clip, pixels, text, layers=layers, minus_mean=False).values
+        last = heatmap(clip, pixels, text, layers=layers, against=None).values
         torch.testing.assert_close(last, grid(parts[:, 1:].sum((1, 2))), atol=1e-6, rtol=1e-4)
-        torch.testing.assert_close(last, heatmap(clip, pixels, text, heads="last=2", minus_mean=False).values)
+        torch.testing.assert_close(last, heatmap(clip, pixels, text, heads="last=2", against=None).values)
 
 
 def test_surgery_of_any_depth_and_against_any_text(clip: ca.Clip) -> None:
@@ -260,7 +260,7 @@ def test_what_a_variant_cannot_be(clip: ca.Clip) -> None:
 
 def test_the_empty_text_goes_through_the_templates_too(clip: ca.Clip) -> None:
     pixels, templates = torch.randn(1, 3, 32, 32), ["{} x", "yy {}"]
-    found = heatmap(clip, pixels, ["a"], method="surgery", templates=templates)
+    found = heatmap(clip, pixels, ["a"], method="surgery", templates=templates, against="")
     empty = clip.encode_text([""], templates=templates)
     text = clip.encode_text(["a"], templates=templates)
     given_both = heatmap(clip, pixels, text, method="surgery", against=empty)

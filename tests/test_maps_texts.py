@@ -46,6 +46,8 @@ def test_texts_are_embedded_once_and_asked_of_many_pictures(clip: ca.Clip) -> No
     filled = heatmap(clip, picture(), ["a"], "surgery", templates=templates)
     asked, around = Texts.of(clip, names), Texts.of(clip, behind)
     alone = Texts.of(clip, ["a"], templates)
+    for one in (asked, alone):  # what they are compared with is embedded once too
+        heatmap(clip, picture(), one)
     ENCODED.clear()
     for method, expected in zip(("decomposition", "surgery", "sclip"), plain, strict=True):
         found = heatmap(clip, picture(), asked, method)
@@ -56,7 +58,7 @@ def test_texts_are_embedded_once_and_asked_of_many_pictures(clip: ca.Clip) -> No
     assert (again.texts, again.how) == (masks.texts, masks.how)
     assert all(torch.equal(a.values, b) for a, b in zip(layer_maps(clip, picture(), asked), each, strict=True))
     assert ENCODED == []
-    # one text alone is compared with the empty one, through its own templates
+    # what a text is compared with goes through its own templates
     assert torch.equal(heatmap(clip, picture(), alone, "surgery").values, filled.values)
 
 

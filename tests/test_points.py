@@ -116,7 +116,7 @@ def test_points_of_the_official_code_through_prompts(shared: Path) -> None:
     model.load_state_dict({k: v.float() for k, v in load_file(folder / "weights.safetensors").items()})
     read = np.load(folder / "inputs.npz")
     images, classes = torch.tensor(read["images"]).float()[:4], torch.tensor(read["classifier"]).float()
-    maps = ca.heatmap(ca.load(model.eval()), images, classes, method="surgery")
+    maps = ca.heatmap(ca.load(model.eval()), images, classes, method="surgery", against="each other")
     size = (images.shape[2], images.shape[3])
     squash = Geometry((48, 80), size, (0, 0), size)
     for i, official in enumerate(json.loads((folder / "results.json").read_text())["surgery_points_48x80_class0"]):

@@ -95,13 +95,15 @@ def test_surgery_weighs_the_texts_by_the_models_own_embedding(model: Any, clip: 
     dense, words = unit(written_out(model, pixels, "surgery")), unit(text)
     with torch.no_grad():
         pooled = unit(model.encode_image(pixels))
-    maps = heatmap(clip, pixels, text, method="surgery").values
+    maps = heatmap(clip, pixels, text, method="surgery", against="each other").values
     for i in range(2):
         w = (2 * pooled[i] @ words.T).softmax(-1)
         elements = (w / w.mean())[None, :, None] * dense[i, :, None] * words[None]
         expected = (elements - elements.mean(1, keepdim=True)).sum(-1)
         torch.testing.assert_close(maps[i], expected.T.unflatten(1, (3, 3)), atol=1e-5, rtol=1e-4)
-    alone = heatmap(clip, pixels, ["abc"], method="surgery").values
+    alone = heatmap(
+        clip, pixels, ["abc"], method="surgery", against="each other"
+    ).values  # the empty text, as published
     against = unit(clip.encode_text(["abc"])) - unit(clip.encode_text([""]))
     torch.testing.assert_close(alone, (dense @ against.T).transpose(1, 2).unflatten(2, (3, 3)), atol=1e-5, rtol=1e-4)
 
@@ -113,11 +115,11 @@ def test_decomposition_is_the_exact_share_of_each_place(clip: ca.Clip) -> None:
     def expected(shares: Tensor) -> Tensor:
         return shares[:, :, 1:].sum(1).transpose(1, 2).unflatten(2, (3, 5))
 
-    maps = heatmap(clip, pixels, text, minus_mean=False)
+    maps = heatmap(clip, pixels, text, against=None)
     torch.testing.assert_close(maps.values, expected(tokens), atol=1e-6, rtol=1e-4)
-    some = heatmap(clip, pixels, text, minus_mean=False, heads="0.1,0.6")
+    some = heatmap(clip, pixels, text, against=None, heads="0.1,0.6")
     torch.testing.assert_close(some.values, expected(tokens[:, [1, 6]]), atol=1e-6, rtol=1e-4)
-    less = heatmap(clip, pixels, text)
+    less = heatmap(clip, pixels, text, against="each other")
     directions = unit(text) - unit(text).mean(0)
     torch.testing.assert_close(less.values.mean(1), torch.zeros(2, 3, 5), atol=1e-6, rtol=0)
     tokens_less = ca.decompose(clip, pixels).tokens(directions)[:, 0] * directions.norm(dim=-1)

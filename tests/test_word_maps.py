@@ -34,7 +34,7 @@ def test_words_and_rest_sum_to_the_sentence_and_are_the_two_towers_pair_table() 
     assert found.words.texts == ("ab", "c", "ab (2)")
     total = found.words.values.sum(1, keepdim=True) + found.rest.values
     torch.testing.assert_close(total, found.sentence.values, atol=1e-6, rtol=1e-4)
-    plain = ca.heatmap(clip, pixels, ["ab c ab"])
+    plain = ca.heatmap(clip, pixels, ["ab c ab"], against="nothing")
     torch.testing.assert_close(found.sentence.values, plain.values, atol=1e-6, rtol=1e-4)
     # longhand: what each token of the text wrote, and what each patch wrote, as vectors of the joint space
     eye = torch.eye(12)
@@ -52,7 +52,7 @@ def test_options_of_the_decomposition_pass_through() -> None:
     parts = [word_maps(clip, pixels, "ab c", layers=[i]).words.values for i in (0, 1)]
     torch.testing.assert_close(sum(parts), word_maps(clip, pixels, "ab c").words.values, atol=1e-6, rtol=1e-4)
     assert word_maps(clip, pixels, "ab c", window=32).words.values.shape == (1, 2, 4, 6)
-    for name in ("method", "minus_mean"):
+    for name in ("method", "against"):
         with pytest.raises(BadSpec, match=f"without {name}="):
             word_maps(clip, pixels, "ab c", **{name: False})
     for wrong in ("", "  "):

@@ -218,6 +218,8 @@ def check_numbers(m: Made) -> Found:
 
 def heatmap_numbers(m: Made) -> Found:
     def maps(method: Any = "decomposition", pictures: Any = None, **options: Any) -> torch.Tensor:
+        if method in ("decomposition", "surgery"):
+            options = {"against": "each other", **options}
         return ca.heatmap(m.clip, pictures or m.pictures, TEXTS, method=method, **options).values
 
     resnet = m.name == "resnet"
@@ -227,16 +229,15 @@ def heatmap_numbers(m: Made) -> Found:
     found: Found = {name: maps(name, **needs.get(name, {})) for name in (OF_RESNETS if resnet else METHODS)}
     found["chefer"] = found["chefer"] / m.clip.logit_scale  # its score was the cosine, and is the logit
     found |= {
-        "one_text": ca.heatmap(m.clip, m.pictures, TEXTS[:1]).values,
+        "one_text": ca.heatmap(m.clip, m.pictures, TEXTS[:1], against="nothing").values,
         "prompts": maps(templates=["a photo of {}.", "{} in a drawing"]),
         "some_heads": maps(heads="0.1,0.3" if resnet else "1.0,2.1"),
         "maskclip_denoised": maps("maskclip", denoise=0.3),
         "maskclip_smooth": maps("maskclip", smooth_keys=True),
-        "surgery_against": maps("surgery", against="a photo"),
         "without_sinks": maps(replace_sinks=True),
         "cropped": maps(pictures=[m.wide]),
-        "on_picture": ca.heatmap(m.clip, [m.wide], TEXTS).on_picture(0).nan_to_num(nan=-9.0),
-        "by_layer": torch.stack([one.values for one in ca.layer_maps(m.clip, m.pictures, TEXTS)]),
+        "on_picture": ca.heatmap(m.clip, [m.wide], TEXTS, against="each other").on_picture(0).nan_to_num(nan=-9.0),
+        "by_layer": torch.stack([one.values for one in ca.layer_maps(m.clip, m.pictures, TEXTS, against="each other")]),
         "sinks_attention": ca.sinks(m.clip, m.pictures).attention,
         "sinks_length": ca.sinks(m.clip, m.pictures).length,
     }
@@ -250,12 +251,13 @@ def heatmap_numbers(m: Made) -> Found:
     def unit(one: Mapping[str, Any]) -> float:
         return m.clip.logit_scale if one["method"] == "chefer" else 1.0
 
-    said = done("heatmap", m.pictures[0], "--method", "all", *m.asked)
+    less = ["--against", "each other"]
+    said = done("heatmap", m.pictures[0], "--method", "all", *m.asked, *less)
     found["said_methods"] = said["methods"]
     found["said_maps"] = np.array([np.array(one["values"]) / unit(one) for one in said["images"][0]["maps"]])
     if m.name == "demo":
         found["windows"] = maps(pictures=[m.wide], window=64, stride=32)
-        said = done("heatmap", "--demo", "--method", "all", *m.asked)
+        said = done("heatmap", "--demo", "--method", "all", *m.asked, *less)
         for i, picture in enumerate(said["images"]):
             found[f"said/{i}/picture"] = picture["image"]
             found[f"said/{i}/maps"] = np.array([np.array(one["values"]) / unit(one) for one in picture["maps"]])
@@ -492,18 +494,21 @@ def text_numbers(m: Made) -> Found:
 
 
 def faithfulness_numbers(m: Made) -> Found:
-    judged = ca.faithfulness(m.clip, m.pictures[:1], TEXTS[:2], steps=4)
+    judged = ca.faithfulness(m.clip, m.pictures[:1], TEXTS[:2], steps=4, against="each other")
     return {"deletion": judged.deletion, "insertion": judged.insertion, "orders": list(judged.orders)}
 
 
 def changed_numbers(m: Made) -> Found:
     """What will change on purpose."""
     shape = {"demo": 96, "vit": (48, 64), "resnet": 128}[m.name]
+    less = {"against": "each other"}
     found: Found = {
-        f"other_size/{name}": ca.heatmap(m.clip, m.pictures, TEXTS, method=name, size=shape).values
-        for name in ("decomposition", "surgery", "attention")
+        f"other_size/{name}": ca.heatmap(m.clip, m.pictures, TEXTS, method=name, size=shape, **options).values
+        for name, options in (("decomposition", less), ("surgery", less), ("attention", {}))
     }
-    found["whole"] = ca.heatmap(m.clip, [m.wide], TEXTS, size="whole").values
+    found["whole"] = ca.heatmap(m.clip, [m.wide], TEXTS, size="whole", **less).values
+    # Of several texts, what they were to be compared with was ignored.
+    found["surgery_against"] = ca.heatmap(m.clip, m.pictures, TEXTS, method="surgery", against="a photo").values
     found["whole_shares"] = np.array(list(ca.segment(m.clip, [m.wide], TEXTS, threshold="otsu").shares(0).values()))
     masks = ca.segment(m.clip, m.pictures, TEXTS, threshold="otsu", together=[TEXTS])
     for name in ("prompts", "together"):  # points that lay outside their mask

@@ -19,6 +19,7 @@ def heatmap(
     *images: str,
     texts: Texts = None,
     method: list[str] | None = None,
+    against: str = "neutral",
     size: str | None = None,
     window: int | None = None,
     stride: int | None = None,
@@ -48,6 +49,7 @@ def heatmap(
     Args:
         images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
         method: one method or several (repeat it, or separate by commas), or all; methods stand side by side on the contact sheet. By default decomposition: the exact share of the cosine that was read from each place.
+        against: what is subtracted from every text by decomposition and surgery: neutral (the mean of descriptions of anything) | "each other" (the mean of the texts, as published; of two texts the second map mirrors the first) | nothing | a text of your own ("" for the empty one).
         size: crop (the model's own, the default) | whole (nothing cut off) | 512 (short side) | 336x448 (row x col).
         window: look through square windows of so many pixels, for large pictures; without --size at the picture's own size.
         stride: from one window to the next; by default half a window.
@@ -95,7 +97,7 @@ def heatmap(
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
         found = map_set(
-            clip, pictures, [text.text for text in typed], checked_methods(clip, method or []), size=wanted, layers=layers,
+            clip, pictures, [text.text for text in typed], checked_methods(clip, method or []), against=against, size=wanted, layers=layers,
             words=words, allow_urls=allow_urls, skip_bad=True, progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip

@@ -20,7 +20,9 @@ from clip_anatomy.data.masked import IGNORED
 from clip_anatomy.evaluation.metrics import Confusion, Mean, pair_average_precision
 from clip_anatomy.images.geometry import Geometry, patch_grid
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.contrast import EACH_OTHER, NOTHING
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.registry import method_of
 from clip_anatomy.split.tokens import TokenSource, token_contributions
 
 __all__ = ["Foreground", "aligned_mask", "class_map", "misaligned_mask", "predicted_class", "stretched_map"]
@@ -91,8 +93,9 @@ def class_map(
         shares, _ = token_contributions(TokenSource(clip.vision, pixels), direction, "official")
         return shares.sum((1, 2))[0, 1:, 0].unflatten(0, patch_grid(pixels.shape, clip.patch)).float()
     if method == "surgery":
-        return heatmap(clip, pixels, classifier.to(clip.device), method=method).values[0, chosen]
-    return heatmap(clip, pixels, direction, method=method).values[0, 0]
+        return heatmap(clip, pixels, classifier.to(clip.device), method=method, against=EACH_OTHER).values[0, chosen]
+    against = {"against": NOTHING} if method_of(clip, method).contrasts else {}
+    return heatmap(clip, pixels, direction, method=method, **against).values[0, 0]
 
 
 def stretched_map(values: Float[Tensor, "row col"], size: tuple[int, int]) -> Float[Tensor, "_row _col"]:

@@ -20,7 +20,7 @@ from clip_anatomy.evaluation.text_tables import configuration_lines, finite, per
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
-from clip_anatomy.maps.registry import METHODS, method_of, methods_of
+from clip_anatomy.maps.registry import METHODS, as_published, method_of, methods_of
 from clip_anatomy.maps.thresholds import otsu
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
@@ -193,6 +193,7 @@ def _measured(clip: Clip, batch: ObjectBatch, name: str, counted: _Counts, thres
     if counted.why:
         return counted
     method, options = VARIANTS.get(name, (name, {}))
+    options = {**as_published(clip, method), **options}
     start = perf_counter()
     try:
         found = _target_maps(clip, batch, method, options)

@@ -11,6 +11,7 @@ from clip_anatomy.evaluation.occlusion import OCCLUSIONS
 from clip_anatomy.evaluation.sanity import Sanity, sanity
 from clip_anatomy.evaluation.sanity_result import counted
 from clip_anatomy.maps.map_set import MapSet
+from clip_anatomy.maps.registry import method_of
 from clip_anatomy.progress import Progress, silent
 
 __all__ = ["MOST", "MethodChecks", "method_checks"]
@@ -74,7 +75,7 @@ def method_checks(maps: MapSet, most: int = MOST, progress: Progress | None = No
         except BadImage:
             continue  # it has vanished since it was drawn
     names, parts = maps.first.texts, 1 + len(OCCLUSIONS)
-    given: dict[str, Any] = {"size": run.size, **run.options}
+    options = {name: value for name, value in run.options.items() if name != "against"}
 
     def part_of(at: int, method: str) -> Progress:
         def part(what: str, done: int, total: int | None) -> None:
@@ -86,6 +87,8 @@ def method_checks(maps: MapSet, most: int = MOST, progress: Progress | None = No
     found: list[tuple[Sanity, tuple[Faithfulness, ...]]] = []
     for at, method in enumerate(one.method for one in maps.methods):
         steps = [part_of(at * parts + part, method) for part in range(parts)]
+        compares = "against" in run.options and method_of(run.clip, method).contrasts
+        given: dict[str, Any] = {"size": run.size, **(run.options if compares else options)}
         one = sanity(run.clip, pictures, names, method, progress=steps[0], **given)
         further = tuple(
             faithfulness(

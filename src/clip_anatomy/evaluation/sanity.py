@@ -39,10 +39,11 @@ from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
 from clip_anatomy.maps.attention_sinks import sinks_of
+from clip_anatomy.maps.contrast import NEUTRAL
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_texts import Texts
-from clip_anatomy.maps.registry import method_of
+from clip_anatomy.maps.registry import dense_method, method_of
 from clip_anatomy.naming.bundled_pools import general_pool, world_pool
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.towers.randomize_weights import count_blocks, randomize_weights
@@ -123,8 +124,11 @@ def sanity(
         raise BadSpec('contrast=[] leaves nothing to compare with. Type: contrast=["a text"], or leave it out')
     # Pixels only: 0.6 MB a picture.
     batches = list(picture_batches(clip, images, size, BATCH, own=options.get("window") is not None))
-    templates = options.pop("templates", None)
+    templates, against = options.pop("templates", None), options.pop("against", NEUTRAL)
     named = Texts.of(clip, texts, templates)
+    asked = dense_method(clip) if isinstance(method, DenseAttention) else method_of(clip, method)
+    if asked.contrasts:  # embedded once, and the same whatever the texts
+        options["against"] = named.contrast(clip, against, asked.options.ALONE)
     known = named.embeddings
     others = _contrast(clip, texts, contrast, draws, seed)
     if others is None:
@@ -153,8 +157,7 @@ def sanity(
     for draw in range(draws):
         some = other[[(draw * len(known) + i) % len(other) for i in range(len(known))]]
         correlations += [rank_correlation(a, b) for a, b in zip(own, maps(clip, some), strict=True)]
-    per_text = isinstance(method, DenseAttention) or method_of(clip, method).per_text
-    checks = [text_check(_mean(correlations), per_text=per_text)]
+    checks = [text_check(_mean(correlations), per_text=asked.per_text)]
     for depth in depths:
         tell("random weights")
         without = maps(randomised(clip, depth, seed=seed), known)

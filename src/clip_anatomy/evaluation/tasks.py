@@ -27,6 +27,7 @@ from clip_anatomy.evaluation.sliding_windows import Sliding, classes_of, scaled,
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.clip_surgery import feature_surgery
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.maps.registry import as_published
 
 __all__ = ["ForegroundTask", "LabelTask", "ProtocolTask", "SaliencyTask", "SemanticTask"]
 
@@ -136,7 +137,9 @@ class SemanticTask:
     def _score(self, windows: Tensor) -> Tensor:
         windows = windows.to(self.clip.device, self.clip.vision.dtype)
         method = self.settings.method
-        values = heatmap(self.clip, windows, self.texts.to(self.clip.device), method=method).values
+        values = heatmap(
+            self.clip, windows, self.texts.to(self.clip.device), method, **as_published(self.clip, method)
+        ).values
         # Shares of a cosine are a patch's part of the whole: times the number of patches they are on the cosine's scale.
         return values * (values.shape[2] * values.shape[3] if method == "decomposition" else 1)
 
@@ -181,7 +184,11 @@ class LabelTask:
             cosine = (F.normalize(embedding, dim=-1) @ texts.T)[0]
             scores = cosine if self.method == "embedding" else feature_surgery(embedding[:, None], texts)[0, 0]
         else:
-            scores = heatmap(self.clip, pixels, texts, method=self.method).values[0].amax((1, 2))
+            scores = (
+                heatmap(self.clip, pixels, texts, self.method, **as_published(self.clip, self.method))
+                .values[0]
+                .amax((1, 2))
+            )
         labels = torch.zeros(len(self.classes), dtype=torch.bool)
         labels[list(entry.labels)] = True
         self.measured = self.measured.add(scores.cpu(), labels)
@@ -220,7 +227,13 @@ class SaliencyTask:
         squash = replace(self.clip.preprocess, resize="squash")
         pixels = (squash if self.size is None else squash.at(self.size))(image)[None]
         pixels = pixels.to(self.clip.device, self.clip.vision.dtype)
-        values = heatmap(self.clip, pixels, self.texts.to(self.clip.device), method=self.method).values[:, :1].cpu()
+        values = (
+            heatmap(
+                self.clip, pixels, self.texts.to(self.clip.device), self.method, **as_published(self.clip, self.method)
+            )
+            .values[:, :1]
+            .cpu()
+        )
         low, high = values.min(), values.max()
         map_ = (values - low) / (high - low).clamp_min(1e-12)
         large = F.interpolate(map_, mask.shape, mode="bilinear", align_corners=False)[0, 0]

@@ -1,6 +1,7 @@
 """CLIP Surgery's feature surgery in closed form (Li et al. 2023, §3.3): what all texts share is taken out of the similarity."""
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -8,10 +9,11 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast, contrast_of
 from clip_anatomy.maps.dense_attention import VARIANTS, dense_tokens
 from clip_anatomy.maps.point_prompts import points
 
-__all__ = ["feature_surgery", "points", "single_text"]
+__all__ = ["contrasted", "feature_surgery", "points"]
 
 
 def feature_surgery(
@@ -24,7 +26,7 @@ def feature_surgery(
 
     Args:
         tokens: of any length, token 0 is the class token.
-        text: of any length, two or more (for one text, see `single_text`).
+        text: of any length, two or more.
 
     Returns:
         Similarities.
@@ -40,13 +42,13 @@ def feature_surgery(
     return weighed - weighed.mean(-1, keepdim=True)
 
 
-def single_text(
-    tokens: Float[Tensor, "image token embed"], text: Float[Tensor, "text embed"], empty: Float[Tensor, "1 embed"]
+def contrasted(
+    tokens: Float[Tensor, "image token embed"], text: Float[Tensor, "text embed"], contrast: Contrast
 ) -> Float[Tensor, "image token text"]:
-    """Compare with each text alone, against the empty text: tokens · (text − empty), all of unit length."""
-    return (
-        F.normalize(tokens.float(), dim=-1) @ (F.normalize(text.float(), dim=-1) - F.normalize(empty.float(), dim=-1)).T
-    )
+    """Compare tokens, class token first, with texts: by feature surgery with each other, else tokens · (text − contrast), all of unit length."""
+    if contrast.each_other:
+        return feature_surgery(tokens, text)
+    return F.normalize(tokens.float(), dim=-1) @ contrast.subtracted_from(F.normalize(text.float(), dim=-1)).T
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,12 @@ class SurgeryOptions:
 
     Attributes:
         depth: how many of the last blocks the second path runs through (the paper's code: six, whatever the model's depth).
-        against: what a single text is compared with: a text (put into the templates too, if there are any), or its embedding.
+        against: what is subtracted from every text; see `contrast`. "each other" is the published feature surgery.
     """
 
+    ALONE: ClassVar[str] = ""  # the published rule for one text: against the empty one
     depth: int = 6
-    against: str | Tensor = field(default="", compare=False)
+    against: Against | Contrast = field(default=NEUTRAL, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -67,18 +70,9 @@ class SurgeryOptions:
             raise BadSpec(f"depth={self.depth} is too small. Type: depth=6")
 
 
-def contrast(clip: Clip, against: str | Tensor) -> Float[Tensor, "1 embed"]:
-    """Embed what a single text is compared with."""
-    if isinstance(against, str):
-        return clip.encode_text([against])
-    return against.to(clip.device).float().reshape(1, -1)
-
-
 def surgery(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: SurgeryOptions
 ) -> Float[Tensor, "image token text"]:
-    """Run architecture surgery, then feature surgery over the texts; one text is compared with the empty text."""
+    """Run architecture surgery, then compare with the texts; with each other by feature surgery."""
     tokens = dense_tokens(clip.image_tower, pixels, replace(VARIANTS["surgery"], depth=options.depth))
-    if len(text) == 1:
-        return single_text(tokens[:, 1:], text, contrast(clip, options.against))
-    return feature_surgery(tokens, text)[:, 1:]
+    return contrasted(tokens, text, contrast_of(clip, options.against))[:, 1:]

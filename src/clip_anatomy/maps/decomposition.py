@@ -10,7 +10,8 @@ one product per layer; nothing as wide as the joint space is held per token, and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.contrast import NEUTRAL, NOTHING, Against, Contrast, contrast_of
 from clip_anatomy.split.layernorm import pull_back
 from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.protocol import Tower
@@ -33,12 +35,14 @@ class DecompositionOptions:
     Attributes:
         layers: layers whose heads are summed: "8-11", "0,3", numbers; None for all.
         heads: heads to sum, as `Selection.parse` reads them ("9.3,10.1", "last=4"), or a `Selection`; None for all.
-        minus_mean: take away the mean over the texts; None: where there are several.
+        against: what is subtracted from every text; see `contrast`.
     """
+
+    ALONE: ClassVar[str] = NOTHING  # what one text is compared with where texts are to be compared with each other
 
     layers: str | int | Sequence[int] | None = None
     heads: str | Selection | None = None
-    minus_mean: bool | None = None
+    against: Against | Contrast = field(default=NEUTRAL, compare=False)
 
     def selected(self, tower: Tower) -> Float[Tensor, "layer head"]:
         """Return 1 for each head that is summed, 0 for the others."""
@@ -114,9 +118,7 @@ def decomposition(
 ) -> Float[Tensor, "image token text"]:
     """Split each cosine by patch, summed over the selected layers and heads."""
     unit = F.normalize(text.float(), dim=-1)
-    several = len(text) > 1 if options.minus_mean is None else options.minus_mean
-    if several:  # the mean over the texts is one direction: taken away before, not after
-        unit = unit - unit.mean(0)
+    unit = contrast_of(clip, options.against).subtracted_from(unit)  # linear in the text: before, not after
     everything = options.layers is None and options.heads is None
     selected = None if everything else options.selected(clip.image_tower)
     return token_map(clip.image_tower, pixels, unit, selected)[:, 1:]

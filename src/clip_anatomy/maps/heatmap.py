@@ -14,6 +14,7 @@ from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
+from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
@@ -33,6 +34,7 @@ def heatmap(
     texts: Sequence[str] | Tensor | Texts,
     method: str | DenseAttention = "decomposition",
     *,
+    against: Against | Contrast = NEUTRAL,
     templates: Sequence[str] | None = None,
     size: Size = None,
     window: int | tuple[int, int] | None = None,
@@ -53,6 +55,9 @@ def heatmap(
             size in patches.
         texts: strings, or embeddings [text, embed] of any length; `Texts.of(clip, texts)` embeds strings once for many calls.
         method: a name of METHODS, or a `DenseAttention` of your own.
+        against: what is subtracted from every text, where the method compares (decomposition, surgery): "neutral", the mean of
+            descriptions of anything; "each other", the mean of these texts, as published (of two texts the second map mirrors the
+            first); "nothing"; a text, "" for the empty one; texts, or embeddings, for their mean. `maps.subtracted` says it in words.
         templates: prompts with one `{}` each, averaged as CLIP's own recipe does.
         size: None looks through the model's own resize and crop; "whole" crops nothing, with the model's own short side; a
             number makes that the short side; (row, col) squashes. Sides are rounded to whole patches.
@@ -85,8 +90,14 @@ def heatmap(
     clip = as_clip(clip)
     chosen, name, option = _chosen(clip, method, options)
     wanted = Texts.of(clip, texts, templates)
-    if wanted.templates is not None and isinstance(other := getattr(option, "against", None), str):
-        option = replace(option, against=clip.encode_text([other], templates=wanted.templates))
+    subtracted = ""
+    if chosen.contrasts:
+        contrast = wanted.contrast(clip, against, option.ALONE)
+        option, subtracted = replace(option, against=contrast), contrast.description
+    elif not (isinstance(against, str) and against == NEUTRAL):
+        raise BadSpec(
+            f"method {name!r} compares texts with nothing. Type: method='decomposition', or leave against= out"
+        )
     patch = clip.patch
     windows = None if window is None else Windows.of(window, stride, patch)
     if stride is not None and windows is None:
@@ -100,6 +111,7 @@ def heatmap(
         return without_sinks(values, sinks_of(clip.vision, pixels).found) if replace_sinks else values
 
     given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
+    given |= {"against": None if isinstance(against, Tensor | Contrast) or against == NEUTRAL else against}
     run = MapRun(clip, size, {**{k: v for k, v in given.items() if v is not None}, **options})
     parts: list[Maps] = []
     places: list[int] = []
@@ -114,7 +126,7 @@ def heatmap(
             values = slid(
                 batch.pixels, windows, patch, lambda x, i, of=batch.places: maps_of(x, [of[j] for j in i]), BATCH
             )
-        parts.append(Maps(values, name, wanted.names, batch.geometries, batch.pictures, run))
+        parts.append(Maps(values, name, wanted.names, batch.geometries, batch.pictures, run, subtracted))
         places += batch.places
     return replace(
         Maps.joined(parts).in_order(places), run=replace(run, failed=tuple(failed or ()), notes=tuple(notes))

@@ -11,6 +11,7 @@ from clip_anatomy.data.picture_batches import Pictures, picture_batches
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
@@ -25,7 +26,7 @@ def layer_maps(
     texts: Sequence[str] | Tensor | Texts,
     *,
     size: Size = None,
-    minus_mean: bool | None = None,
+    against: Against | Contrast = NEUTRAL,
 ) -> list[Maps]:
     """Split the map of `heatmap(..., method="decomposition")` by layer: what the heads of each read from every patch.
 
@@ -36,7 +37,7 @@ def layer_maps(
         images: as for `heatmap`.
         texts: as for `heatmap`.
         size: as for `heatmap`.
-        minus_mean: take away the mean over the texts; None: where there are several.
+        against: as for `heatmap`.
 
     Returns:
         One `Maps` per layer, the first layer first; they sum to the whole map.
@@ -56,22 +57,23 @@ def layer_maps(
     """
     named = Texts.of(clip, texts)
     if clip.vision.layers == 1:  # the whole map
-        whole = heatmap(clip, images, named, size=size, minus_mean=minus_mean)
+        whole = heatmap(clip, images, named, size=size, against=against)
         return [replace(whole, method="decomposition, layer 0")]
-    text = F.normalize(named.embeddings, dim=-1)
-    several = len(named) > 1 if minus_mean is None else minus_mean
+    contrast = named.contrast(clip, against)
+    text = contrast.subtracted_from(F.normalize(named.embeddings, dim=-1))
+    length = text.norm(dim=-1)  # texts are made unit where shares are computed: each map is given it back
     by_layer: dict[int, list[Maps]] = {}
     places: list[int] = []
     for batch in picture_batches(clip, images, size):
         for at, pixels in enumerate(batch.pixels.split(1)):  # one by one: a map per layer, head and text is held
             shares, _ = token_contributions(TokenSource(clip.image_tower, pixels), text, "centered")
-            layers: Float[Tensor, "layer token text"] = shares[0].sum(1)[:, 1:]
-            if several:
-                layers = layers - layers.mean(-1, keepdim=True)
+            layers: Float[Tensor, "layer token text"] = shares[0].sum(1)[:, 1:] * length.to(shares)
             values = layers.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, clip.patch)).float()
             known, pictures = (None if one is None else one[at : at + 1] for one in (batch.geometries, batch.pictures))
             for layer, one in enumerate(values.split(1)):
-                maps = Maps(one, f"decomposition, layer {layer}", named.names, known, pictures)  # pyright: ignore[reportArgumentType]
+                maps = Maps(
+                    one, f"decomposition, layer {layer}", named.names, known, pictures, None, contrast.description
+                )  # pyright: ignore[reportArgumentType]
                 by_layer.setdefault(layer, []).append(maps)
         places += batch.places
     return [Maps.joined(maps).in_order(places) for maps in by_layer.values()]

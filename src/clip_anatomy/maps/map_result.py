@@ -58,6 +58,7 @@ class Maps(Result):
         geometries: where the cells of each image lie in the original picture; None for preprocessed tensors.
         pictures: the originals; None likewise.
         run: what the maps were made with; None for maps that were put together by hand.
+        subtracted: what was subtracted from every text, in words; "" for nothing.
 
     Example:
         >>> import clip_anatomy as ca
@@ -73,6 +74,7 @@ class Maps(Result):
     geometries: tuple[Geometry, ...] | None = None
     pictures: tuple[NamedPicture, ...] | None = None
     run: MapRun | None = None
+    subtracted: str = ""
     presenter: ClassVar[str] = "maps_folder"
 
     def __post_init__(self) -> None:
@@ -261,7 +263,7 @@ class Maps(Result):
     def to_dict(self) -> dict[str, Any]:
         """Return every map as plain numbers, per image."""
         images = [{**one.place(), "maps": one.numbers()} for one in (self[i] for i in range(len(self)))]
-        return {"method": self.method, "texts": list(self.texts), "images": images}
+        return {"method": self.method, "subtracted": self.subtracted, "texts": list(self.texts), "images": images}
 
     def numbers(self) -> list[dict[str, Any]]:
         """Return the maps of the first image as plain numbers: one entry per text, with its range and its peak."""
@@ -270,13 +272,14 @@ class Maps(Result):
             peak = None if self.geometries is None else [round(at, 2) for at in self.peak(0, k)]
             ends = {"lowest": _plain(float(values.min())), "highest": _plain(float(values.max())), "peak": peak}
             rows = [[_plain(v) for v in row] for row in values.tolist()]
-            found.append({"method": self.method, "text": text, **ends, "values": rows})
+            found.append({"method": self.method, "text": text, "subtracted": self.subtracted, **ends, "values": rows})
         return found
 
     def summary(self) -> str:
         """Return how many maps of which method there are, and the range of each text."""
         images, _, rows, cols = self.values.shape
-        lines = [f"{self.method}: maps of {images} images, {rows} × {cols} patches"]
+        less = f"; subtracted: {self.subtracted}" if self.subtracted else ""
+        lines = [f"{self.method}: maps of {images} images, {rows} × {cols} patches{less}"]
         for text, values in zip(self.texts, self.values.unbind(1), strict=True):
             known = values[~values.isnan()]
             lines.append(f"  {text!r}: {float(known.min()):+.4f} to {float(known.max()):+.4f}")

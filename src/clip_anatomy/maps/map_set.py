@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, PictureBatch, Pictures, picture_batches
 from clip_anatomy.errors import BadSpec
@@ -12,11 +13,12 @@ from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.loading.typed_texts import TypedText, shorten
+from clip_anatomy.maps.contrast import NEUTRAL, Against
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.layer_maps import layer_maps
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
-from clip_anatomy.maps.registry import methods_of
+from clip_anatomy.maps.registry import method_of, methods_of
 from clip_anatomy.maps.word_maps import word_maps
 from clip_anatomy.progress import Progress
 from clip_anatomy.results import Result, text_table
@@ -73,6 +75,13 @@ class MapSet(Result):
             *(f"“{t.short}”: {note}" for t in self.texts for note in t.notes),
         ]
 
+    @property
+    def subtracted(self) -> list[str]:
+        """What was subtracted from the texts, a line for each method that subtracts."""
+        return [
+            f"{maps.method}: subtracted from every text: {maps.subtracted}" for maps in self.methods if maps.subtracted
+        ]
+
     def with_failed(self, failed: Sequence[Failed]) -> "MapSet":
         """Return the same maps, with other notes of pictures that could not be used."""
         return replace(self, methods=tuple(maps.with_failed(failed) for maps in self.methods))
@@ -97,6 +106,7 @@ class MapSet(Result):
             "version": __version__,
             **({} if run is None else {"model": run.model}),
             "methods": [maps.method for maps in self.methods],
+            "subtracted": {maps.method: maps.subtracted for maps in self.methods},
             "size": list(size) if isinstance(size, tuple) else size,
             "options": {} if run is None else dict(run.options),
             "notes": [*self.notes, *self.first.notes()],
@@ -132,7 +142,7 @@ class MapSet(Result):
                     rows.append([name, *([maps.method] if several else []), shorten(one["text"], 40), *ends, peak])
                     name = ""
         more = len(self) - MOST_ROWS
-        found = text_table(columns, rows, groups=True)
+        found = "\n".join([text_table(columns, rows, groups=True), *self.subtracted])
         where = f":\n{file}" if file else ""
         return f"{found}\n… and {more:,} more pictures{where}" if more > 0 else found
 
@@ -143,6 +153,7 @@ def map_set(
     texts: Sequence[str] | Texts,
     methods: Sequence[str] = ("decomposition",),
     *,
+    against: Against = NEUTRAL,
     size: Size = None,
     layers: bool = False,
     words: bool = False,
@@ -158,6 +169,7 @@ def map_set(
         images: as for `heatmap`.
         texts: as for `heatmap`.
         methods: names of METHODS, each once.
+        against: as for `heatmap`, of the methods that compare.
         size: as for `heatmap`.
         layers: also the decomposition layer by layer.
         words: also a map for every word of each text.
@@ -177,6 +189,9 @@ def map_set(
     """
     clip = as_clip(clip)
     wanted = Texts.of(clip, texts)
+    given = {name: {"against": against} if method_of(clip, name).contrasts else {} for name in methods}
+    if not any(given.values()) and not (layers or against == NEUTRAL):
+        raise BadSpec(f"none of {', '.join(methods)} compares texts with anything. Type also: --method decomposition")
     failed: list[Failed] | None = [] if skip_bad else None
     notes: list[str] = []
     places: list[int] = []
@@ -184,8 +199,10 @@ def map_set(
     for batch in picture_batches(
         clip, images, size, BATCH, own=options.get("window") is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
     ):  # fmt: skip
-        parts["methods"].append([heatmap(clip, batch, wanted, name, size=size, **options) for name in methods])
-        parts["layers"].append(layer_maps(clip, batch, wanted) if layers else [])
+        parts["methods"].append(
+            [heatmap(clip, batch, wanted, name, size=size, **given[name], **options) for name in methods]
+        )
+        parts["layers"].append(layer_maps(clip, batch, wanted, against=against) if layers else [])
         parts["words"].append([_word_maps(clip, batch, text, options) for text in wanted.names] if words else [])
         places += batch.places
     joined = {
@@ -194,7 +211,8 @@ def map_set(
     }
     run = joined["methods"][0].run
     assert run is not None
-    run = replace(run, failed=tuple(failed or ()), notes=tuple(notes))
+    asked = {} if isinstance(against, Tensor) or against == NEUTRAL else {"against": against}
+    run = replace(run, failed=tuple(failed or ()), notes=tuple(notes), options={**run.options, **asked})
     return MapSet(tuple(replace(maps, run=run) for maps in joined["methods"]), joined["layers"], joined["words"])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadText
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import check_texts
+from clip_anatomy.maps.contrast import EACH_OTHER, NOTHING, Against, Contrast, contrast_of
 
 __all__ = ["Texts"]
 
@@ -35,6 +37,8 @@ class Texts:
     names: tuple[str, ...]
     embeddings: Float[Tensor, "text embed"] = field(repr=False)
     templates: tuple[str, ...] | None = None
+    contrasts: dict[Any, Contrast] = field(default_factory=dict[Any, Contrast], repr=False, compare=False)
+    """What they were compared with so far: embedded once too."""
 
     @staticmethod
     def of(clip: Clip, texts: "Sequence[str] | Tensor | Texts", templates: Sequence[str] | None = None) -> "Texts":
@@ -62,6 +66,23 @@ class Texts:
         kept = None if templates is None else tuple(templates)
         return Texts(names, clip.encode_text(names, templates=kept), kept)
 
+    def contrast(self, clip: Clip, against: Against | Contrast, alone: str = NOTHING) -> Contrast:
+        """Embed what these texts are compared with, through their templates; see `contrast_of`.
+
+        Args:
+            clip: the model.
+            against: what was asked for.
+            alone: what stands for "each other" where there is one text.
+        """
+        if isinstance(against, str) and against == EACH_OTHER and len(self) == 1:
+            against = alone
+        if isinstance(against, Tensor | Contrast):
+            return contrast_of(clip, against, self.templates)
+        key = tuple(against) if isinstance(against, list) else against
+        if key not in self.contrasts:
+            self.contrasts[key] = contrast_of(clip, against, self.templates)
+        return self.contrasts[key]
+
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.names)
@@ -81,9 +102,7 @@ def checked_names(texts: Sequence[str]) -> tuple[str, ...]:
     if blank := [i for i, text in enumerate(names) if not text.strip()]:
         raise BadText(f"text {blank[0]} is blank: there is nothing to look for. Type a word or a sentence")
     if twice := [text for i, text in enumerate(names) if text in names[:i]]:
-        raise BadText(
-            f"text {twice[0]!r} stands twice: every map is drawn against the others. Type: list(dict.fromkeys(texts))"
-        )
+        raise BadText(f"text {twice[0]!r} stands twice. Type: list(dict.fromkeys(texts))")
     return names
 
 

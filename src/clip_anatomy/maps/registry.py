@@ -20,10 +20,21 @@ from clip_anatomy.maps import (
     proxyclip,
     resnet_maps,
 )
+from clip_anatomy.maps.contrast import EACH_OTHER
 from clip_anatomy.maps.decomposition import DecompositionOptions, decomposition
 from clip_anatomy.maps.dense_attention import VARIANTS, DenseAttention
 
-__all__ = ["COSINES", "METHODS", "RESNET", "Method", "dense_method", "method_of", "methods_of"]
+__all__ = [
+    "CONTRASTED",
+    "COSINES",
+    "METHODS",
+    "RESNET",
+    "Method",
+    "as_published",
+    "dense_method",
+    "method_of",
+    "methods_of",
+]
 
 _TYPE_NAMES = {
     "int": "a whole number",
@@ -63,6 +74,11 @@ class Method:
     needs: tuple[str, ...] = ()
     alone: bool = False
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether something is subtracted from the texts; see `contrast`."""
+        return hasattr(self.options, "against")
+
     def chosen(self, name: str, given: Mapping[str, Any]) -> Any:
         """Replace the defaults of the options that were given.
 
@@ -99,7 +115,7 @@ def _dense(name: str, description: str) -> dict[str, Method]:
 _FAMILY: dict[str, Method] = {  # values are cosines of patches, or differences of such cosines
     "surgery": Method(
         clip_surgery.surgery,
-        "v–v attention in the last six blocks; what all texts share is taken out (CLIP Surgery)",
+        "v–v attention in the last six blocks (CLIP Surgery; against each other: as published)",
         clip_surgery.SurgeryOptions(),
     ),
     "maskclip": Method(
@@ -131,7 +147,7 @@ _FAMILY: dict[str, Method] = {  # values are cosines of patches, or differences 
 METHODS: dict[str, Method] = {
     "decomposition": Method(
         decomposition,
-        "exact share of the cosine that the heads read from each patch, minus the mean over the texts",
+        "exact share of the cosine that the heads read from each patch",
         DecompositionOptions(),
     ),
     **_FAMILY,
@@ -181,12 +197,12 @@ def _pool(name: str, description: str) -> dict[str, Method]:
 RESNET: dict[str, Method] = {
     "decomposition": Method(
         resnet_maps.decomposition,
-        "exact share of the cosine that the heads of the attention pool read from each place, minus the mean over the texts",
+        "exact share of the cosine that the heads of the attention pool read from each place",
         DecompositionOptions(),
     ),
     "surgery": Method(
         resnet_maps.surgery,
-        "v–v attention in the attention pool; what all texts share is taken out (CLIP Surgery)",
+        "v–v attention in the attention pool (CLIP Surgery; against each other: as published)",
         resnet_maps.PoolSurgeryOptions(),
     ),
     "maskclip": Method(
@@ -203,6 +219,9 @@ RESNET: dict[str, Method] = {
 }
 
 CUSTOM = "dense attention"  # what maps of a `DenseAttention` of one's own are called
+CONTRASTED = frozenset(
+    name for name, method in METHODS.items() if method.contrasts
+)  # from whose texts something is subtracted
 COSINES = frozenset({*_FAMILY, CUSTOM})  # methods of which only differences within a picture mean something
 
 
@@ -234,6 +253,12 @@ def method_of(clip: Clip, name: str) -> Method:
             )
         raise BadSpec(f"method {name!r} is not known. Type one of: {', '.join(known)}")
     return known[name]
+
+
+def as_published(clip: Clip, name: "str | DenseAttention") -> dict[str, str]:
+    """Return the option with which papers run a method among classes: each compared with the others, where it compares at all."""
+    known = None if isinstance(name, DenseAttention) else methods_of(clip).get(name)
+    return {"against": EACH_OTHER} if known is not None and known.contrasts else {}
 
 
 def dense_method(clip: Clip) -> Method:

@@ -21,6 +21,7 @@ g = (t − cos ê)/‖e‖ the gradient of the cosine with text t, ∂cos/∂a[h
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,8 @@ from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.clip_surgery import contrast, feature_surgery, single_text
+from clip_anatomy.maps.clip_surgery import contrasted
+from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast, contrast_of
 from clip_anatomy.maps.decomposition import DecompositionOptions
 from clip_anatomy.maps.dense_attention import DenseAttention, gaussian, similarities
 from clip_anatomy.maps.gradients import text_gradients, vjp_of
@@ -127,19 +129,18 @@ def cosines(
 
 @dataclass(frozen=True)
 class PoolSurgeryOptions:
-    """What a single text is compared with: a text, or its embedding."""
+    """What is subtracted from every text; see `SurgeryOptions`."""
 
-    against: str | Tensor = field(default="", compare=False)
+    ALONE: ClassVar[str] = ""
+    against: Against | Contrast = field(default=NEUTRAL, compare=False)
 
 
 def surgery(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: PoolSurgeryOptions
 ) -> Float[Tensor, "image token text"]:
-    """Run v–v attention in the pool, then feature surgery over the texts; one text is compared with the empty text."""
+    """Run v–v attention in the pool, then compare with the texts; with each other by feature surgery."""
     tokens = pool_path(as_resnet(clip.vision), pixels, POOL_VARIANTS["surgery"])
-    if len(text) == 1:
-        return single_text(tokens[:, 1:], text, contrast(clip, options.against))
-    return feature_surgery(tokens, text)[:, 1:]
+    return contrasted(tokens, text, contrast_of(clip, options.against))[:, 1:]
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,7 @@ def decomposition(
     share[place, text] = Σ_h a[h, place] v[h, place] · (W_c^h u_text) / ‖embedding‖: one product over all heads side by side.
     """
     resnet = as_resnet(clip.vision)
-    unit = F.normalize(text.float(), dim=-1)
-    several = len(text) > 1 if options.minus_mean is None else options.minus_mean
-    if several:
-        unit = unit - unit.mean(0)
+    unit = contrast_of(clip, options.against).subtracted_from(F.normalize(text.float(), dim=-1))
     with torch.no_grad():
         pooled = run_resnet(resnet, pixels)
         attention = pooled.attention[..., 1:].float()

@@ -15,6 +15,7 @@ from clip_anatomy.images.input_size import Size
 from clip_anatomy.images.pixels import is_preprocessed
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
+from clip_anatomy.maps.contrast import NOTHING
 from clip_anatomy.maps.dense_attention import VARIANTS
 from clip_anatomy.maps.heatmap import BATCH, heatmap
 from clip_anatomy.maps.map_result import Maps
@@ -59,9 +60,8 @@ def segment(
 
     The default cut was the best on the demo world by IoU: docs/segment.md has the table. Refined by PAMR it is better by far.
 
-    With several texts "decomposition" is taken without its mean over the texts, and "surgery" without its feature surgery
-    (as its authors advise for segmentation, in threads 8 and 25 of their repository): both take away what the texts share, which says where
-    something is at all.
+    Nothing is subtracted from the texts of "decomposition", and with several texts "surgery" goes without its feature surgery
+    (as its authors advise for segmentation, in threads 8 and 25 of their repository): what texts share says where something is at all.
 
     Args:
         clip: an opened model, or what `load` opens.
@@ -132,9 +132,7 @@ def segment(
     if window is not None:
         size_words = "the whole picture at its own size" if size == "whole" else size_words
         size_words += f" in windows of {window}"
-    how = MaskSettings(
-        name, {**options, **given}, rule, () if behind is None else behind.names, size_words, resolution, refine
-    )
+    how = MaskSettings(name, options, rule, () if behind is None else behind.names, size_words, resolution, refine)
     groups = tuple(tuple(group) for group in together)
     thresholds = tuple(levels[i] for i in order)
     return Masks(labels.in_order(order), wanted.names, maps, thresholds, how, groups)
@@ -175,9 +173,7 @@ def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> 
             raise BadSpec(f"method 'surgery' has no option {other[0]!r}. Its options: depth, against")
         variant = {"transformer": VARIANTS, "resnet": POOL_VARIANTS}[clip.vision.architecture]["surgery"]
         return "surgery (architecture only)", replace(variant, **depth), {}
-    if several and method == "decomposition" and "minus_mean" not in options:
-        return method, method, {**options, "minus_mean": False}
-    return method, method, options
+    return method, method, {"against": NOTHING, **options} if method == "decomposition" else options
 
 
 def _size_words(size: Size | str, tensor: bool) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from clip_anatomy.data.picture_batches import PictureBatch
 from clip_anatomy.errors import BadSpec, BadText
 from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.maps.contrast import NOTHING
 from clip_anatomy.maps.decomposition import token_map
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_result import Maps
@@ -58,7 +59,7 @@ def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str,
 
     Raises:
         BadText: a sentence without a word.
-        BadSpec: an option that is not of the decomposition, or `minus_mean`: words are not each other's contrast.
+        BadSpec: an option that is not of the decomposition, or `against`: nothing is subtracted, so that words add up to the text.
 
     Example:
         >>> import clip_anatomy as ca
@@ -70,7 +71,7 @@ def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str,
         >>> bool((total - found.sentence.values).abs().max() < 1e-5)
         True
     """
-    for name in ("method", "minus_mean"):
+    for name in ("method", "against"):
         if name in options:
             raise BadSpec(
                 f"{name}= is not for words: they are split by the decomposition. Type: word_maps without {name}="
@@ -78,7 +79,7 @@ def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str,
     names, parts, unit, cut = word_directions(clip, sentence)
     rest = unit - parts.sum(0, keepdim=True)
     directions = torch.cat([parts, rest, unit])
-    maps = heatmap(clip, images, directions, minus_mean=False, **options)
+    maps = heatmap(clip, images, directions, against=NOTHING, **options)
     # `heatmap` takes texts as unit vectors: each map is given back the length of its direction.
     values = maps.values * directions.norm(dim=-1).to(maps.values).view(1, -1, 1, 1)
     count = len(names)

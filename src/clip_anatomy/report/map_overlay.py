@@ -1,19 +1,23 @@
 """Maps over pictures: one colour language for every method."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from clip_anatomy.maps.layer_maps import cumulative
 from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.maps.map_set import MapSet
 from clip_anatomy.maps.registry import COSINES
 from clip_anatomy.report.mask_files import pale
 from clip_anatomy.report.palette import colour, limit_of
 
-__all__ = ["LOOKS", "Shades", "colours_of", "overlay", "shades_of"]
+__all__ = ["LOOKS", "ShadedSet", "Shades", "colour_range", "colours_of", "overlay", "shades_of"]
 
 LOOKS = ("signed", "heat")
 WORDS = "words"  # a sentence, its words, and what is left, in this order
@@ -21,51 +25,139 @@ WORDS = "words"  # a sentence, its words, and what is left, in this order
 HEAT = ((28, 22, 66, 0.62), (116, 28, 108, 0.60), (206, 62, 60, 0.58), (247, 141, 40, 0.60), (252, 226, 110, 0.66))
 
 
+# Maps whose values stay far below these say nothing, and look empty.
+LEAST_SHARE = 0.2  # of a cosine, spread evenly over the patches
+LEAST_COSINE = 0.005  # of a patch with a text
+
+
 @dataclass(frozen=True)
 class Shades:
-    """Hold the maps of one picture, ready to be coloured.
+    """Hold maps of some pictures, ready to be coloured on one scale.
 
     Attributes:
         maps: with values so that 0 says neither yes nor no.
-        limits: the value that gets the full colour, per text: one for all texts of the picture, except that the words of a
+        limits: the value that gets the full colour, per text: one for all texts and pictures, except that the words of a
             sentence have another one than the sentence and what is left of it.
+        ends: lowest and highest value of all that share a scale, per text.
         zero: what 0 is, in words.
     """
 
     maps: Maps
     limits: tuple[float, ...]
+    ends: tuple[tuple[float, float], ...]
     zero: str
+
+    def __getitem__(self, image: int) -> "Shades":
+        """Return those of one picture, on its own grid and on the scale of all."""
+        return replace(self, maps=self.maps[image])
+
+    def on_scale_of(self, others: Sequence["Shades"]) -> "Shades":
+        """Return the same on the widest scale of several."""
+        limit = max(limit for one in others for limit in one.limits)
+        lows, highs = zip(*(pair for one in others for pair in one.ends), strict=True)
+        count = len(self.limits)
+        return replace(self, limits=(limit,) * count, ends=((min(lows), max(highs)),) * count)
 
 
 def shades_of(maps: Maps) -> Shades:
-    """Set the zero of one picture's maps.
+    """Set the zero of maps, and one scale for all pictures and texts.
 
     Args:
-        maps: of one picture.
+        maps: of one picture or of all pictures of a page.
     """
+    values, zero = maps.values, "0"
     if maps.method in COSINES:  # the zero of all others means something: shares of a cosine, attention
-        values = maps.values - maps.values.nanmean((2, 3), keepdim=True)
-        limit = limit_of(values.nan_to_num())
-        return Shades(replace(maps, values=values), (limit,) * len(maps.texts), "the picture's mean")
-    values = maps.values[0].nan_to_num()
-    if maps.method == WORDS and len(values) > 2:
-        ends, inside = limit_of(values[0], values[-1]), limit_of(values[1:-1])
-        return Shades(maps, (ends, *(inside for _ in values[1:-1]), ends), "0")
-    return Shades(maps, (limit_of(values),) * len(values), "0")
+        values, zero = values - values.nanmean((2, 3), keepdim=True), "the picture's mean"
+    least = _least(maps)
+
+    def scale(*texts: int) -> tuple[float, tuple[float, float]]:
+        each = [one[~one.isnan()] for one in values[:, list(texts)].flatten(0, 1)]
+        each = [one for one in each if len(one)] or [torch.zeros(1)]
+        low, high = min(float(one.min()) for one in each), max(float(one.max()) for one in each)
+        return max(least, *(limit_of(one) for one in each)), (low, max(high, low + least))
+
+    count = values.shape[1]
+    if maps.method == WORDS and count > 2:
+        outer, inner = scale(0, count - 1), scale(*range(1, count - 1))
+        scales = [outer, *[inner] * (count - 2), outer]
+    else:
+        scales = [scale(*range(count))] * count
+    limits, ends = zip(*scales, strict=True)
+    return Shades(replace(maps, values=values), limits, ends, zero)
 
 
-def colours_of(values: Float[Tensor, "row col"], limit: float, look: str = "signed") -> UInt8[ndarray, "row col 4"]:
+def colour_range(shades: Shades, text: int, look: str = "signed") -> str:
+    """Return what the strongest colours stand for, in numbers.
+
+    Args:
+        shades: the maps.
+        text: whose scale.
+        look: "signed" or "heat".
+    """
+    if look == "signed":
+        return f"±{shades.limits[text]:.2g}"
+    low, high = shades.ends[text]
+    return f"{low:+.2g} to {high:+.2g}".replace("-", "−")
+
+
+def _least(maps: Maps) -> float:
+    """Return the value below which no map of a method gets the full colour."""
+    if maps.method in COSINES:
+        return LEAST_COSINE
+    shares = maps.method == WORDS or maps.method.startswith("decomposition")
+    return LEAST_SHARE / (maps.values.shape[2] * maps.values.shape[3]) if shares else 1e-30
+
+
+@dataclass(frozen=True)
+class ShadedSet:
+    """Hold all maps of some pictures, ready to be coloured: one scale for each method, for each sentence's words, for layers and their sums.
+
+    Attributes:
+        methods: as `MapSet.methods`.
+        words: as `MapSet.words`.
+        layers: as `MapSet.layers`.
+        sums: the sums up to each layer.
+    """
+
+    methods: tuple[Shades, ...]
+    words: tuple[Shades, ...]
+    layers: tuple[Shades, ...]
+    sums: tuple[Shades, ...]
+
+    @staticmethod
+    def of(found: MapSet) -> "ShadedSet":
+        """Shade all maps of a set."""
+        layers = tuple(map(shades_of, found.layers))
+        sums = tuple(map(shades_of, cumulative(found.layers))) if layers else ()
+        return ShadedSet(
+            tuple(map(shades_of, found.methods)),
+            tuple(map(shades_of, found.words)),
+            tuple(one.on_scale_of(layers) for one in layers),
+            tuple(one.on_scale_of(sums) for one in sums),
+        )
+
+    def __getitem__(self, image: int) -> "ShadedSet":
+        """Return those of one picture."""
+        return ShadedSet(
+            *(tuple(one[image] for one in some) for some in (self.methods, self.words, self.layers, self.sums))
+        )
+
+
+def colours_of(
+    values: Float[Tensor, "row col"], limit: float, look: str = "signed", ends: tuple[float, float] | None = None
+) -> UInt8[ndarray, "row col 4"]:
     """Return one map as red, green, blue and opacity; NaN is transparent.
 
     Args:
         values: any numbers.
         limit: for "signed", the value that gets the full colour.
-        look: "signed" (orange above 0, blue below, nothing at 0) or "heat" (from the map's lowest value to its highest).
+        look: "signed" (orange above 0, blue below, nothing at 0) or "heat" (from the lowest value to the highest).
+        ends: these two values, for "heat"; by default the map's own.
     """
     if look == "signed":
         return colour(values.nan_to_num().cpu(), limit)
     known = values[~values.isnan()]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    low, high = ends or ((float(known.min()), float(known.max())) if len(known) else (0.0, 1.0))
     share = ((values - low) / max(high - low, 1e-12)).nan_to_num().clamp(0, 1).cpu().numpy() * (len(HEAT) - 1)
     stops = np.array(HEAT) * np.array([1, 1, 1, 255])
     first = np.minimum(share.astype(int), len(HEAT) - 2)
@@ -94,7 +186,7 @@ def overlay(picture: Image.Image, shades: Shades, text: int, look: str = "signed
     # The same place in a picture of another size: a geometry knows its picture by its size alone.
     one = replace(one, geometries=(replace(one.geometries[0], picture=(size[1], size[0])),))
     values = one.on_picture()[0].cpu()
-    rgba = colours_of(values, shades.limits[text], look).astype(np.float32)
+    rgba = colours_of(values, shades.limits[text], look, shades.ends[text]).astype(np.float32)
     base = np.asarray(shown.convert("RGB"), dtype=np.float32)
     if look == "signed":
         base = pale(base)

@@ -12,6 +12,7 @@ from clip_anatomy.images.input_size import describe_size
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_set import SCHEMA, MapSet
+from clip_anatomy.maps.registry import CONTRASTED
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.report.contact_sheet import Cell, SheetRow, contact_sheets
 from clip_anatomy.report.drawings import (
@@ -25,7 +26,7 @@ from clip_anatomy.report.drawings import (
 )
 from clip_anatomy.report.html import framed
 from clip_anatomy.report.layer_film import layer_film
-from clip_anatomy.report.map_overlay import HEAT, overlay, shades_of
+from clip_anatomy.report.map_overlay import HEAT, ShadedSet, colour_range, overlay
 from clip_anatomy.report.maps_page import maps_page, maps_section
 from clip_anatomy.report.model_facts import model_facts
 from clip_anatomy.report.palette import NO, YES
@@ -39,10 +40,12 @@ LEGENDS = {
     "signed": [
         (
             (NO, (232, 230, 226), YES),
-            "blue: against the text, orange: for it; one scale for all texts of a picture and method, one for words",
+            "blue: against the text, orange: for it; one scale for all pictures and texts of a method, one for words",
         )
     ],
-    "heat": [([stop[:3] for stop in HEAT], "each map from its lowest value to its highest")],
+    "heat": [
+        ([stop[:3] for stop in HEAT], "from the lowest value of all pictures and texts of a method to the highest")
+    ],
 }
 
 
@@ -64,14 +67,15 @@ def write(found: MapSet, staging: Staging, progress: Progress | None = None) -> 
     tell, run = progress or silent, _run(found)
     sections: list[Markup] = []
     rows: list[SheetRow] = []
+    shaded = ShadedSet.of(found)
     for i in range(len(found)):
         tell("drawing", i, len(found))
         picture, image, one = _picture(found, i)
-        _write_overlays(one, i, image, staging)
+        _write_overlays(one, shaded[i], i, image, staging)
         if len(sections) < ON_PAGE:
-            sections.append(maps_section(picture, one, found.colours))
+            sections.append(maps_section(picture, one, found.colours, shaded[i]))
         if sum(len(row.cells) for row in rows) < ON_SHEETS:
-            rows += _rows(one, image)
+            rows += _rows(one, shaded[i], image)
     tell("writing the page", 0, 1)
     title, under = _title(found), f"{run.clip.name} · {', '.join(_methods(found))} · {_looked_at(run)}"
     write_sheets(staging, contact_sheets(title, under, rows, LEGENDS[found.colours]))
@@ -85,15 +89,17 @@ def figure(found: MapSet | Maps) -> Image.Image:
 
     whole = _as_set(found)
     _, image, one = _picture(whole, 0)
+    rows = _rows(one, ShadedSet.of(one), image)
     under = f"{_run(whole).clip.name} · {', '.join(_methods(whole))}"
-    return Image.open(BytesIO(contact_sheets(_title(whole), under, _rows(one, image), LEGENDS[whole.colours])[0]))
+    return Image.open(BytesIO(contact_sheets(_title(whole), under, rows, LEGENDS[whole.colours])[0]))
 
 
 def html(found: MapSet | Maps) -> str:
     """Return the page, in a frame for notebooks."""
     whole = _as_set(found)
-    pictures = [_picture(whole, i) for i in range(min(len(whole), ON_PAGE))]
-    return framed(_page(whole, [maps_section(picture, one, whole.colours) for picture, _, one in pictures]))
+    shaded, pictures = ShadedSet.of(whole), [_picture(whole, i) for i in range(min(len(whole), ON_PAGE))]
+    sections = [maps_section(one[0], one[2], whole.colours, shaded[i]) for i, one in enumerate(pictures)]
+    return framed(_page(whole, sections))
 
 
 def _as_set(found: MapSet | Maps) -> MapSet:
@@ -126,6 +132,11 @@ def _picture(found: MapSet, image: int) -> tuple[ShownPicture, Image.Image, MapS
 def _page(found: MapSet, sections: Sequence[Markup]) -> str:
     run = _run(found)
     facts = [*model_facts(run.clip), ("methods", ", ".join(_methods(found))), ("looked at", _looked_at(run))]
+    facts += [
+        ("subtracted from every text", f"{one.method}: {one.subtracted or 'nothing'}")
+        for one in found.methods
+        if one.subtracted or one.method in CONTRASTED
+    ]
     notes = [*found.all_notes, *on_page_note(len(sections), len(found))]
     return maps_page(_title(found), sections, found.colours, notes=notes, failed=found.failed, facts=facts)
 
@@ -140,44 +151,45 @@ def _methods(found: MapSet) -> list[str]:
 
 def _looked_at(run: MapRun) -> str:
     words = {"replace_sinks": "sinks replaced"}
-    further = [f", {words.get(name, f'{name} {value}')}" for name, value in run.options.items()]
+    options = {
+        name: value for name, value in run.options.items() if name != "against"
+    }  # the page says what was subtracted
+    further = [f", {words.get(name, f'{name} {value}')}" for name, value in options.items()]
     return describe_size(run.size, run.clip.preprocess) + "".join(further)
 
 
-def _write_overlays(one: MapSet, place: int, image: Image.Image, staging: Staging) -> None:
+def _write_overlays(one: MapSet, shaded: ShadedSet, place: int, image: Image.Image, staging: Staging) -> None:
     """Write a file for each map of one picture, and the film of its layers."""
     name, several = one.first.names[0], len(one.methods) > 1
-    groups = [(maps.method if several else "", maps) for maps in one.methods]
-    groups += [(f"words of {maps.texts[0]}" if i else "words", maps) for i, maps in enumerate(one.words)]
-    for prefix, maps in groups:
-        shades = shades_of(maps)
-        for k, text in enumerate(maps.texts):
+    groups = [(shades.maps.method if several else "", shades) for shades in shaded.methods]
+    groups += [(f"words of {shades.maps.texts[0]}" if i else "words", shades) for i, shades in enumerate(shaded.words)]
+    for prefix, shades in groups:
+        for k, text in enumerate(shades.maps.texts):
             ending, content = image_bytes(overlay(image, shades, k, one.colours))
             parts = [part for part in (prefix, f"{k:02d}", text) if part]
             staging.write(f"{file_name(place, name, *parts)}.{ending}", content)
     if one.layers:
-        staging.write(f"{file_name(place, name, 'layers')}.gif", layer_film(image, one.layers, one.colours))
+        staging.write(f"{file_name(place, name, 'layers')}.gif", layer_film(image, shaded, one.colours))
 
 
-def _rows(one: MapSet, image: Image.Image) -> list[SheetRow]:
+def _rows(one: MapSet, shaded: ShadedSet, image: Image.Image) -> list[SheetRow]:
     """Return rows of the contact sheet: methods side by side where there are several, else texts."""
     name, look = Path(one.first.names[0]).name, one.colours
     small = image.copy()
     small.thumbnail((432, 432))
     first = Cell(small, "the picture")
-    shaded = {maps.method: shades_of(maps) for maps in one.methods}
     texts = one.first.texts
     rows: list[SheetRow] = []
-    if len(shaded) > 1:
+    if len(shaded.methods) > 1:
         for k, text in enumerate(texts):
-            cells = [Cell(overlay(small, shades, k, look), method) for method, shades in shaded.items()]
+            heads = [f"{shades.maps.method}  {colour_range(shades, k, look)}" for shades in shaded.methods]
+            cells = [Cell(overlay(small, one, k, look), head) for one, head in zip(shaded.methods, heads, strict=True)]
             rows.append(SheetRow(f"{name}:  {shorten(text)}", [first, *cells]))
-    elif not (one.words and len(texts) == 1 and "decomposition" in shaded):  # the row of its words begins with this map
-        shades = next(iter(shaded.values()))
+    else:
+        (shades,) = shaded.methods
         cells = [Cell(overlay(small, shades, k, look), shorten(text)) for k, text in enumerate(texts)]
-        rows.append(SheetRow(name, [first, *cells]))
-    for maps, text in zip(one.words, texts, strict=False):
-        shades = shades_of(maps)
+        rows.append(SheetRow(f"{name}:  colours {colour_range(shades, 0, look)}", [first, *cells]))
+    for maps, shades, text in zip(one.words, shaded.words, texts, strict=False):
         shares = [signed(float(share)) for share in maps.values[0].sum((1, 2))]
         words = ["the whole text", *(shorten(word, 24) for word in maps.texts[1:])]
         cells = [Cell(overlay(small, shades, k, look), f"{words[k]}  {shares[k]}") for k in range(len(words))]

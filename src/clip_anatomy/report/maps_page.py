@@ -7,7 +7,6 @@ from jaxtyping import Int16
 from markupsafe import Markup
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor
 
 from clip_anatomy.loading.typed_texts import TypedText
 from clip_anatomy.maps.map_result import Maps
@@ -16,8 +15,7 @@ from clip_anatomy.maps.registry import METHODS
 from clip_anatomy.maps.thresholds import UNSEEN
 from clip_anatomy.report.contact_sheet import Cell, fitted
 from clip_anatomy.report.html import data_uri, encoded, fragment, page
-from clip_anatomy.report.layer_film import layer_shades
-from clip_anatomy.report.map_overlay import colours_of, shades_of
+from clip_anatomy.report.map_overlay import ShadedSet, Shades, colour_range, colours_of
 from clip_anatomy.report.shown_picture import ShownPicture
 
 __all__ = ["maps_page", "maps_section", "masks_page", "masks_section"]
@@ -58,19 +56,21 @@ def masks_page(
     return page("masks.html", kind="maps", script="", title=title, sections=sections, swatches=swatches, **around)
 
 
-def maps_section(picture: ShownPicture, maps: MapSet, look: str) -> Markup:
+def maps_section(picture: ShownPicture, maps: MapSet, look: str, shaded: ShadedSet | None = None) -> Markup:
     """Return all maps of one picture.
 
     Args:
         picture: as figures show it.
         maps: of this picture alone.
         look: "signed" or "heat".
+        shaded: the same on the scale of all pictures; by default on one of its own.
     """
-    first = maps.first
-    blocks = [_block(one, look) for one in maps.methods]
-    words = [_words(text, one, look) for text, one in zip(first.texts, maps.words, strict=False)]
+    first, shaded = maps.first, shaded or ShadedSet.of(maps)
+    blocks = [_block(one, shades, look) for one, shades in zip(maps.methods, shaded.methods, strict=True)]
+    each = zip(first.texts, maps.words, shaded.words, strict=False)
+    words = [_words(text, one, shades, look) for text, one, shades in each]
     patches = tuple(first.values.shape[2:])
-    layers = _layers(maps.layers, look) if maps.layers else []
+    layers = _layers(shaded, look) if shaded.layers else []
     return fragment("maps_section.html", "maps_section", picture, patches, blocks, words, layers)
 
 
@@ -88,38 +88,47 @@ def masks_section(labels: Int16[ndarray, "row col"], label: str, cells: Sequence
     return fragment("maps_section.html", "masks_section", label, labels.shape, unseen, figures)
 
 
-def _uri(values: Tensor, limit: float, look: str) -> str:
-    return data_uri(encoded(Image.fromarray(colours_of(values.cpu(), limit, look))))
+def _uri(shades: Shades, text: int, look: str) -> str:
+    values = shades.maps.values[0, text].cpu()
+    return data_uri(encoded(Image.fromarray(colours_of(values, shades.limits[text], look, shades.ends[text]))))
 
 
-def _figures(maps: Maps, look: str) -> list[dict[str, Any]]:
-    shades = shades_of(maps)
+def _figures(maps: Maps, shades: Shades, look: str) -> list[dict[str, Any]]:
+    """Draw a figure for each text, coloured about the zero of the shades, with the numbers of the maps as the terminal and JSON have them."""
     return [
-        {"text": text, "map": _uri(values, limit, look), "low": float(values.min()), "high": float(values.max()), "sum": float(values.sum())}
-        for text, values, limit in zip(maps.texts, shades.maps.values[0], shades.limits, strict=True)
+        {"text": row["text"], "map": _uri(shades, k, look), "low": row["lowest"], "high": row["highest"], "sum": float(maps.values[0, k].sum())}
+        for k, row in enumerate(maps.numbers())
     ]  # fmt: skip
 
 
-def _block(maps: Maps, look: str) -> dict[str, Any]:
+def _block(maps: Maps, shades: Shades, look: str) -> dict[str, Any]:
     told = METHODS[maps.method].description if maps.method in METHODS else ""
-    return {"method": maps.method, "about": told, "figures": _figures(maps, look)}
+    return {
+        "method": maps.method,
+        "about": told,
+        "subtracted": maps.subtracted,
+        "scale": colour_range(shades, 0, look),
+        "zero": shades.zero,
+        "figures": _figures(maps, shades, look),
+    }
 
 
-def _words(text: str, maps: Maps, look: str) -> dict[str, Any]:
+def _words(text: str, maps: Maps, shades: Shades, look: str) -> dict[str, Any]:
     """Draw one sentence: each word with its share of the cosine over all patches, and the maps of sentence, words and rest."""
     shares = maps.values[0, 1:-1].sum((1, 2))
     limit = max(float(shares.abs().max()), 1e-12) if len(shares) else 1.0
     words = [name.rsplit(" (", 1)[0] if name.endswith(")") else name for name in maps.texts[1:-1]]
     marked = [(word, share, 75 * abs(share) / limit) for word, share in zip(words, shares.tolist(), strict=True)]
-    figures = _figures(maps, look)
+    figures = _figures(maps, shades, look)
     figures[0]["text"] = "the whole text"
-    return {"text": text, "words": marked, "figures": figures}
+    scales = [colour_range(shades, at, look) for at in (0, min(1, len(figures) - 1))]
+    return {"text": text, "words": marked, "figures": figures, "scales": scales}
 
 
-def _layers(by_layer: Sequence[Maps], look: str) -> list[dict[str, Any]]:
+def _layers(shaded: ShadedSet, look: str) -> list[dict[str, Any]]:
     """Draw a figure for each text of the single layers, and of their sums: one map a layer."""
     return [
-        {"text": text, "of": told, "maps": [_uri(one.maps.values[0, k], one.limits[k], look) for one in each]}
-        for told, each in zip(("this layer", "all layers up to here"), layer_shades(by_layer), strict=True)
+        {"text": text, "of": f"{told}, {colour_range(each[0], k, look)}", "maps": [_uri(one, k, look) for one in each]}
+        for told, each in (("this layer", shaded.layers), ("up to this layer", shaded.sums))
         for k, text in enumerate(each[0].maps.texts)
     ]
