@@ -501,7 +501,7 @@ def faithfulness_numbers(m: Made) -> Found:
 def changed_numbers(m: Made) -> Found:
     """What will change on purpose."""
     shape = {"demo": 96, "vit": (48, 64), "resnet": 128}[m.name]
-    less = {"against": "each other"}
+    less: dict[str, Any] = {"against": "each other"}
     found: Found = {
         f"other_size/{name}": ca.heatmap(m.clip, m.pictures, TEXTS, method=name, size=shape, **options).values
         for name, options in (("decomposition", less), ("surgery", less), ("attention", {}))

@@ -8,6 +8,7 @@ figures  pixels above the map's mean are foreground: pixel accuracy and mean IoU
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def class_map(
         return shares.sum((1, 2))[0, 1:, 0].unflatten(0, patch_grid(pixels.shape, clip.patch)).float()
     if method == "surgery":
         return heatmap(clip, pixels, classifier.to(clip.device), method=method, against=EACH_OTHER).values[0, chosen]
-    against = {"against": NOTHING} if method_of(clip, method).contrasts else {}
+    against: dict[str, Any] = {"against": NOTHING} if method_of(clip, method).contrasts else {}
     return heatmap(clip, pixels, direction, method=method, **against).values[0, 0]
 
 

@@ -69,11 +69,11 @@ def layer_maps(
             shares, _ = token_contributions(TokenSource(clip.image_tower, pixels), text, "centered")
             layers: Float[Tensor, "layer token text"] = shares[0].sum(1)[:, 1:] * length.to(shares)
             values = layers.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, clip.patch)).float()
-            known, pictures = (None if one is None else one[at : at + 1] for one in (batch.geometries, batch.pictures))
+            known = None if batch.geometries is None else batch.geometries[at : at + 1]
+            pictures = None if batch.pictures is None else batch.pictures[at : at + 1]
             for layer, one in enumerate(values.split(1)):
-                maps = Maps(
-                    one, f"decomposition, layer {layer}", named.names, known, pictures, None, contrast.description
-                )  # pyright: ignore[reportArgumentType]
+                name = f"decomposition, layer {layer}"
+                maps = Maps(one, name, named.names, known, pictures, subtracted=contrast.description)
                 by_layer.setdefault(layer, []).append(maps)
         places += batch.places
     return [Maps.joined(maps).in_order(places) for maps in by_layer.values()]

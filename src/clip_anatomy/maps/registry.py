@@ -255,7 +255,7 @@ def method_of(clip: Clip, name: str) -> Method:
     return known[name]
 
 
-def as_published(clip: Clip, name: "str | DenseAttention") -> dict[str, str]:
+def as_published(clip: Clip, name: "str | DenseAttention") -> dict[str, Any]:
     """Return the option with which papers run a method among classes: each compared with the others, where it compares at all."""
     known = None if isinstance(name, DenseAttention) else methods_of(clip).get(name)
     return {"against": EACH_OTHER} if known is not None and known.contrasts else {}

@@ -186,7 +186,7 @@ def _rows(one: MapSet, shaded: ShadedSet, image: Image.Image) -> list[SheetRow]:
             cells = [Cell(overlay(small, one, k, look), head) for one, head in zip(shaded.methods, heads, strict=True)]
             rows.append(SheetRow(f"{name}:  {shorten(text)}", [first, *cells]))
     else:
-        (shades,) = shaded.methods
+        shades = next(iter(shaded.methods))
         cells = [Cell(overlay(small, shades, k, look), shorten(text)) for k, text in enumerate(texts)]
         rows.append(SheetRow(f"{name}:  colours {colour_range(shades, 0, look)}", [first, *cells]))
     for maps, shades, text in zip(one.words, shaded.words, texts, strict=False):
