@@ -31,6 +31,7 @@ from clip_anatomy.naming.build_atlas import atlas as atlas
 from clip_anatomy.naming.concepts import Concepts as Concepts
 from clip_anatomy.naming.concepts import concepts as concepts
 from clip_anatomy.naming.textspan import textspan as textspan
+from clip_anatomy.network import allow_network as allow_network
 from clip_anatomy.retrieval.ranking import Ranking as Ranking
 from clip_anatomy.retrieval.search import search as search
 from clip_anatomy.retrieval.text_search import search_captions as search_captions

@@ -17,12 +17,34 @@ ClipAnatomyError
 A message says what was given, what was expected, and ends with what to type instead.
 """
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
+
+# C0 without tab and line break, DEL, C1; marks that turn the direction of writing, or break lines where nobody sees it.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Write out control characters, so that no name of a file and no answer of a server can command a terminal.
+
+    Example:
+        >>> visible("a\\x1b[2J.png")
+        'a\\\\x1b[2J.png'
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class ClipAnatomyError(Exception):
     """Base of the tree: catch this to catch everything the library raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message, control characters of names and answers written out."""
+        return visible(super().__str__())
+
+
+class Ended(BaseException):
+    """The process was asked to end (SIGTERM), as KeyboardInterrupt is for Ctrl-C."""
 
 
 class BadInput(ClipAnatomyError, ValueError):

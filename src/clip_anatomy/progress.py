@@ -1,14 +1,22 @@
-"""Progress for people, on stderr: short work shows at a terminal only, long work also in a log, a line every ten seconds."""
+"""Everything that is printed goes through here: results on stdout, notes and progress on stderr, control characters written out.
 
+Short work shows its progress at a terminal only, long work also in a log, a line every ten seconds.
+"""
+
+import re
 import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Progress", "note", "shown", "silent"]
+from clip_anatomy.errors import visible
+
+__all__ = ["Progress", "ask", "note", "say", "say_drawn", "shown", "silent"]
 
 LOG_SECONDS = 10.0
+_COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
 Progress = Callable[[str, int, int | None], None]
 """What every long function calls: what is being done, how much of it is done, how much there is (None: not known)."""
 
@@ -32,7 +40,7 @@ class _Rate:
             >>> _Rate().line("drawing", 3, 1_200)
             'drawing: 3 of 1,200'
         """
-        now = time.monotonic()
+        now, what = time.monotonic(), visible(what)
         step = what.partition(" (")[0]  # counts in brackets may change within a step
         if step != self.what:
             self.what, self.began, self.first = step, now, done
@@ -83,7 +91,7 @@ def shown(title: str = "") -> Generator[Progress]:
     words = TextColumn("{task.description}", markup=False)
     columns = (SpinnerColumn(), words, BarColumn(bar_width=30), TimeElapsedColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(visible(title), total=None)
 
         def draw(what: str, done: int, total: int | None) -> None:
             bar.update(task, description=rate.line(what, done, total), completed=done, total=total)
@@ -91,6 +99,30 @@ def shown(title: str = "") -> Generator[Progress]:
         yield draw
 
 
-def note(message: str) -> None:
+def say(text: object, *, end: str = "\n") -> None:
+    """Print what was asked for on stdout."""
+    print(visible(str(text)), end=end)
+
+
+def say_drawn(console: Any, drawing: Any) -> None:
+    """Print a drawing of rich (a table, coloured text) on a console's file: of its commands to a terminal only colours pass."""
+    with console.capture() as drawn:
+        console.print(drawing)
+    pieces = _COLOUR.split(drawn.get())  # text, colour, text, …
+    console.file.write("".join(piece if at % 2 else visible(piece) for at, piece in enumerate(pieces)))
+    console.file.flush()
+
+
+def note(message: object) -> None:
     """Print one line for people on stderr, so that stdout stays what was asked for."""
-    print(" ".join(message.split()), file=sys.stderr)
+    print(visible(" ".join(str(message).split())), file=sys.stderr)
+
+
+def ask(question: str) -> str | None:
+    """Print a question on stderr and read one line; None where nobody answers."""
+    print(visible(question), end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        print(file=sys.stderr)
+        return None
+    return line.strip()

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, visible
 
 
 class Result:
@@ -47,7 +47,7 @@ class Result:
         return self._drawn_by("html") if self._drawing("html") is not None else None
 
     def __repr__(self) -> str:  # noqa: D105
-        return self.summary()
+        return visible(self.summary())
 
     def _drawing(self, verb: str) -> Any:
         return getattr(import_module(f"clip_anatomy.report.{self.presenter}"), verb, None) if self.presenter else None
@@ -83,7 +83,9 @@ def text_table(
     from rich.table import Table
     from rich.text import Text
 
-    view = Table(pad_edge=True, box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left")
+    view = Table(
+        pad_edge=True, box=box.SIMPLE_HEAD, title=Text(visible(title)) if title else None, title_justify="left"
+    )
     for at, name in enumerate(columns):
         number = name.startswith(">")
         most = 30 if groups and at == 0 else None
@@ -93,7 +95,7 @@ def text_table(
     for at, row in enumerate(rows):
         if groups and at and row[0]:
             view.add_section()
-        view.add_row(*(Text(cell) for cell in row))
+        view.add_row(*(Text(visible(cell)) for cell in row))
     console = Console(file=StringIO(), width=wide, color_system=None, highlight=False, force_terminal=False)
     with console.capture() as printed:
         console.print(view)

@@ -72,7 +72,7 @@ def ablate(
     from contextlib import ExitStack
 
     from clip_anatomy.atomic_output import staged
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
     from clip_anatomy.report.figures import need_matplotlib
 
     folder = output_folder(out, DEFAULT_OUT, as_json=as_json)
@@ -96,7 +96,7 @@ def ablate(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     print_notes(found.notes)
     if folder is not None:
         note(f"figures and numbers: {folder}")

@@ -47,7 +47,7 @@ def apply(
     Returns:
         Exit code: 0 done, 1 a picture could not be used under --strict.
     """
-    from clip_anatomy.progress import shown
+    from clip_anatomy.progress import say, shown
 
     with shown("opening the model") as progress:
         from clip_anatomy.edits.apply import apply as run
@@ -60,5 +60,5 @@ def apply(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     return 1 if strict and found.failed else 0

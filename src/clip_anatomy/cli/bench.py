@@ -73,9 +73,10 @@ def bench(
         Exit code: 0 done, 130 stopped with Ctrl-C after some pictures.
     """
     from clip_anatomy.evaluation.protocols import protocol_list, protocol_summary
+    from clip_anatomy.progress import note, say, shown
 
     if list_them:
-        print_json(protocol_list()) if as_json else print(protocol_summary())
+        print_json(protocol_list()) if as_json else say(protocol_summary())
         return 0
     if path is None and ":" in name:
         name, path = name.split(":", 1)[0], Path(name.split(":", 1)[1])
@@ -86,7 +87,6 @@ def bench(
     from clip_anatomy.errors import BadInput, BadSpec
     from clip_anatomy.evaluation import bench as library
     from clip_anatomy.evaluation.run_protocol import ProtocolResult
-    from clip_anatomy.progress import note, shown
 
     try:
         library.check_options(name, path, pictures, {key: value for key, value in given.items() if value is not None})
@@ -102,7 +102,7 @@ def bench(
     if as_json:
         print_json(result.to_dict())
     else:
-        print(result.summary(classes=classes) if isinstance(result, ProtocolResult) else result.summary())
+        say(result.summary(classes=classes) if isinstance(result, ProtocolResult) else result.summary())
     for line in result.notes():
         note(line)
     return STOPPED if result.partial else 0

@@ -19,7 +19,7 @@ def check(
     Returns:
         Exit code: 0 everything holds, 1 something does not.
     """
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
 
     with shown(f"checking {model}") as progress:
         from clip_anatomy.split.check import check as run
@@ -28,7 +28,7 @@ def check(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     if not found.holds:
         note(f"clip-anatomy: {model} does not hold. {found.why}")
     return 0 if found.holds else 1

@@ -45,7 +45,7 @@ def explain(
     from dataclasses import replace
 
     from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
 
     folder = output_folder(out, "clip-anatomy-report", as_json=as_json)
     pictures, descriptions = asked_pictures(images, "explain", demo=demo)
@@ -68,7 +68,7 @@ def explain(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     if folder is not None:
         note(f"report: {folder / 'index.html'}")
     return 1 if strict and found.failed else 0

@@ -28,7 +28,7 @@ def export(
     Returns:
         Exit code 0.
     """
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
 
     with shown(f"writing {out}") as progress:
         from clip_anatomy.edits.export import MODULE
@@ -38,7 +38,7 @@ def export(
     if as_json:
         print_json(found.to_dict())
         return 0
-    print(found.summary())
+    say(found.summary())
     module = MODULE.removesuffix(".py")
     note(
         f"in Python: sys.path.append({str(found.folder)!r}); from {module} import load; model = load({str(found.folder)!r})"

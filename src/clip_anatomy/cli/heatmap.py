@@ -70,7 +70,7 @@ def heatmap(
 
     from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
     from clip_anatomy.errors import BadSpec
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
 
     if sanity_pictures < 1:
         raise BadSpec(f"--sanity-pictures {sanity_pictures}: at least one. Type --sanity --sanity-pictures 8")
@@ -110,9 +110,9 @@ def heatmap(
     if as_json:
         print_json(found.to_dict() if checks is None else {**found.to_dict(), "sanity": checks.to_list()})
     else:
-        print(found.table("" if folder is None else str(folder / "heatmap.json")))
+        say(found.table("" if folder is None else str(folder / "heatmap.json")))
         if checks is not None:
-            print(f"\n{checks.table()}")
+            say(f"\n{checks.table()}")
     if folder is not None:
         note(f"maps: {folder / 'index.html'}")
     return 1 if strict and found.failed else 0

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from clip_anatomy.cli.options import MODELS, AsJson, BatchSize, Device, Strict, Weights, Workers, print_json
 
-STOPPED = 130
+STOPPED, ENDED = 130, 143
 IndexModel = Annotated[
     str | None,
     Parameter(
@@ -50,25 +50,26 @@ def index(
     Returns:
         Exit code: 0 done, 1 an image could not be used under --strict, 130 stopped with Ctrl-C (what was finished is kept).
     """
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.errors import Ended
+    from clip_anatomy.progress import note, say, shown
 
     with shown("opening the model"):
         from clip_anatomy.data.open_dataset import open_dataset
-        from clip_anatomy.loading.load import load
+        from clip_anatomy.loading.load import load_recorded
         from clip_anatomy.store.index import index as index_source
         from clip_anatomy.store.index import model_of
 
         opened = open_dataset(source, labels)  # a wrong path is said before minutes of loading
-        clip = load(model or model_of(store) or "demo", weights=weights, device=device)
+        clip = load_recorded(model, model_of(store) or "demo", weights=weights, device=device)
     try:
         with shown(source) as tell:
             done = index_source(
                 clip, opened, store, layers=layers, keep=keep, convention=convention, prune=prune, batch=batch,
                 workers=workers, progress=tell,
             )  # fmt: skip
-    except KeyboardInterrupt as stop:
-        note(f"clip-anatomy: {stop or 'stopped; what was committed is kept'}")
-        return STOPPED
+    except (KeyboardInterrupt, Ended) as stop:
+        note(f"clip-anatomy: {stop}" if str(stop) else "clip-anatomy: stopped; what was committed is kept")
+        return ENDED if isinstance(stop, Ended) else STOPPED
     for name, message in done.errors:
         note(f"not used: {name}: {message}")
     if done.failed > len(done.errors):
@@ -76,5 +77,5 @@ def index(
     if as_json:
         print_json(done.to_dict())
     else:
-        print(done.summary())
+        say(done.summary())
     return 1 if strict and done.failed else 0

@@ -10,13 +10,17 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from io import TextIOWrapper
+from types import FrameType
 from typing import Any
 
 from clip_anatomy import __version__
 from clip_anatomy.cli.wording import in_cli_words
-from clip_anatomy.errors import ClipAnatomyError
+from clip_anatomy.errors import ClipAnatomyError, Ended
+from clip_anatomy.network import allow_network
+from clip_anatomy.progress import note
 
 VERBS = {  # name → (where its function is, what it answers)
     "demo": (
@@ -72,8 +76,16 @@ VERBS = {  # name → (where its function is, what it answers)
         "Measure by a published protocol, or compare all map methods.",
     ),
 }
-EPILOGUE = "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback."
+EPILOGUE = (
+    "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback. "
+    "A store, an edit and a folder never reach the network, unless you add --allow-network."
+)
 FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143
+SIGNALS: dict[int, tuple[type[BaseException], int, str]] = {
+    signal.SIGINT: (KeyboardInterrupt, STOPPED, "stopped"),
+    signal.SIGTERM: (Ended, ENDED, "ended"),
+}
+_asked: list[int] = []  # signals of this run, in order
 
 
 def app(verb: str = "") -> Any:
@@ -120,38 +132,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal without Unicode gets "?" for a letter, not an error
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    if argv is None:  # a process of its own: being ended clears up as Ctrl-C does
-        signal.signal(signal.SIGTERM, _end)
+    if argv is None:
+        _listen()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CLIP_ANATOMY_DEBUG", "") not in ("", "0")
-    words = [word for word in words if word != "--debug"]
+    network = "--allow-network" in words
+    words = [word for word in words if word not in ("--debug", "--allow-network")]
+    _asked.clear()
     try:
-        code = _run(words)
+        with allow_network() if network else nullcontext():
+            code = _run(words)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _say("stopped; nothing half-written", STOPPED)
-    except _EndedError:
-        return _say("ended; nothing half-written", ENDED)
     except BrokenPipeError:  # the reader of our output has gone, as in `clip-anatomy … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ClipAnatomyError as e:
-        if debug:
+    except BaseException as error:
+        if (stop := _stop_of(error)) is not None:
+            return stop
+        if debug or not isinstance(error, Exception):
             raise
-        return _say(f"error: {in_cli_words(str(e))}", BAD_INPUT)
-    except Exception as e:
-        if debug:
-            raise
-        return _say(f"a defect of clip-anatomy: {type(e).__name__}: {e}. To see where, add --debug", BROKEN)
-    return code
+        if isinstance(error, ClipAnatomyError):
+            return _say(f"error: {in_cli_words(str(error))}", BAD_INPUT)
+        return _say(f"a defect of clip-anatomy: {type(error).__name__}: {error}. To see where, add --debug", BROKEN)
+    return SIGNALS[_asked[0]][1] if _asked else code
 
 
-class _EndedError(BaseException):
-    """The process was asked to end (SIGTERM)."""
+def _listen() -> None:
+    """Let SIGTERM clear up as Ctrl-C does, and remember that either came.
+
+    An exception that is raised while a library is imported, exported to or torn down may come out as another one, or be dropped:
+    what was asked for decides then, not what came out.
+    """
+
+    def asked(number: int, _: FrameType | None) -> None:
+        _asked.append(number)
+        raise SIGNALS[number][0]
+
+    def dropped(lost: Any) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt | Ended):  # inside a destructor: once more, outside of it
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            sys.__unraisablehook__(lost)
+
+    for number in SIGNALS:
+        signal.signal(number, asked)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, lambda *_: asked(_asked[0], None))
+        sys.unraisablehook = dropped
 
 
-def _end(*_: object) -> None:
-    raise _EndedError
+def _stop_of(error: BaseException) -> int | None:
+    """Return the exit code where we were asked to stop, whatever came of that; None otherwise."""
+    meant = (number for number, (kind, *_) in SIGNALS.items() if isinstance(error, kind))
+    number = _asked[0] if _asked else next(meant, None)
+    if number is None:
+        return None
+    _, code, words = SIGNALS[number]
+    return _say(f"{words}; nothing half-written", code)
 
 
 def _run(words: list[str]) -> int:
@@ -168,7 +205,7 @@ def _run(words: list[str]) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"clip-anatomy: {' '.join(message.split())}", file=sys.stderr)
+    note(f"clip-anatomy: {message}")
     return code
 
 

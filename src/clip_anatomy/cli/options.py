@@ -74,8 +74,9 @@ def output_folder(out: Path | None, default: str, *, as_json: bool) -> Path | No
 def print_json(value: dict[str, Any]) -> None:
     """Print one result as JSON on stdout."""
     from clip_anatomy.atomic_output import as_json
+    from clip_anatomy.progress import say
 
-    print(as_json(value), end="")
+    say(as_json(value), end="")
 
 
 def print_notes(notes: Iterable[str] = (), failed: Iterable[tuple[str, str]] = (), most: int = 20) -> None:

@@ -46,7 +46,7 @@ def probe(
     from clip_anatomy.atomic_output import as_json as json_text
     from clip_anatomy.atomic_output import write_file
     from clip_anatomy.cli.options import print_json
-    from clip_anatomy.progress import shown
+    from clip_anatomy.progress import say, shown
 
     with shown(f"opening {store}") as progress:
         from clip_anatomy.studies.probe import probe as run
@@ -60,5 +60,5 @@ def probe(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     return 0

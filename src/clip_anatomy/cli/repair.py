@@ -65,7 +65,7 @@ def repair(
         Exit code 0.
     """
     from clip_anatomy.cli.options import output_folder, print_json, print_notes
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
     from clip_anatomy.report.repair_folder import EDIT, OUT, repair_folder
     from clip_anatomy.report.repair_interactive import show
 
@@ -89,7 +89,7 @@ def repair(
         print_json(result.to_dict())
     if not isinstance(result, RepairResult):
         if not as_json:
-            print(result.summary())
+            say(result.summary())
         if folder is not None:
             note(f"the same as JSON: {result.save(PROTOCOL_OUT if out is None else out)}")
         return 0

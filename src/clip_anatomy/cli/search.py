@@ -56,7 +56,7 @@ def search(
         Exit code 0.
     """
     from clip_anatomy.cli.options import output_folder, print_json, print_notes
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
     from clip_anatomy.retrieval.search import search as find
     from clip_anatomy.retrieval.store_atlas import model_of
     from clip_anatomy.retrieval.text_search import search_captions
@@ -88,7 +88,7 @@ def search(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     return 0
 
 

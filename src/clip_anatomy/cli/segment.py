@@ -64,7 +64,7 @@ def segment(
 
     from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
     from clip_anatomy.errors import BadSpec
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
 
     folder = output_folder(out, "clip-anatomy-segment", as_json=as_json)
     pictures, descriptions = asked_pictures(images, "segment", demo=demo)
@@ -98,7 +98,7 @@ def segment(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.table("" if folder is None else str(folder / "segment.json")))
+        say(found.table("" if folder is None else str(folder / "segment.json")))
     note(str(found.how))
     if folder is not None:
         note(f"masks: {folder / 'index.html'}")

@@ -11,7 +11,7 @@ def verify(store: StoreFolder, *, as_json: AsJson = False) -> int:
     Returns:
         Exit code: 0 all is well, 1 something is wrong.
     """
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
 
     with shown(f"reading {store}") as tell:
         from clip_anatomy.store.verify import verify as verify_store
@@ -20,7 +20,7 @@ def verify(store: StoreFolder, *, as_json: AsJson = False) -> int:
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     if not found.holds:
         note(
             "clip-anatomy: put a copy of the named files in their place; without one, delete the store and index again: "

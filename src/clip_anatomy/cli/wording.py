@@ -2,6 +2,7 @@
 
 _HERE = {
     "allow_urls=True": "--allow-urls",
+    "'with clip_anatomy.allow_network():' around it": "--allow-network",
     "device='cpu'": "--device cpu",
     "or weights=FILE": "or add --weights FILE",
     "weights=FILE": "--weights FILE",

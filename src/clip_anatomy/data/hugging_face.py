@@ -8,7 +8,8 @@ from typing import Any
 
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL
-from clip_anatomy.errors import BadInput, MissingExtra
+from clip_anatomy.errors import BadInput, MissingExtra, reading
+from clip_anatomy.network import reaching
 
 __all__ = ["HubDataset", "is_saved"]
 
@@ -43,13 +44,13 @@ class HubDataset:
             raise MissingExtra("datasets", "datasets") from error
         name, _, split = rest.rpartition(":") if ":" in rest and not is_saved(Path(rest)) else (rest, "", "")
         saved = is_saved(Path(name))
-        try:
+        instead = (
+            "Type hf-dataset:NAME[:SPLIT], or a folder that save_to_disk wrote; one that a store names is fetched with "
+            "'with clip_anatomy.allow_network():' around it"
+        )
+        # Typed, it is asked for; a folder of that name has files of its own.
+        with reaching(asked=not Path(name).exists()), reading(f"the dataset {name!r}", instead):
             opened = library.load_from_disk(name) if saved else library.load_dataset(name)
-        except Exception as error:  # the library raises dozens of kinds, its own and the network's
-            raise BadInput(
-                f"the dataset {name!r} cannot be opened ({type(error).__name__}: {error}). Type hf-dataset:NAME[:SPLIT], "
-                "or a folder that save_to_disk wrote"
-            ) from error
         if hasattr(opened, "keys"):
             splits = list(opened.keys())
             split = split or (splits[0] if len(splits) == 1 else "")

@@ -13,6 +13,7 @@ from clip_anatomy.data.picture import Source, read_data
 from clip_anatomy.data.picture_files import head_of, is_picture
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.files import path_of
+from clip_anatomy.network import named_by_a_file
 
 STDIN = ("-", "/dev/stdin")
 TABLES, LISTS = (".csv", ".tsv", ".json", ".jsonl"), (".txt", ".lst")
@@ -148,4 +149,5 @@ def _opened(spec: str) -> "Source":
 
     if spec == PYTHON_LIST:
         return PythonList(())
-    return Folder(Path(spec)) if Path(spec).is_dir() and Path(spec).is_absolute() else open_dataset(spec)
+    with named_by_a_file():
+        return Folder(Path(spec)) if Path(spec).is_dir() and Path(spec).is_absolute() else open_dataset(spec)

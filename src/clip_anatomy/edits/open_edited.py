@@ -8,7 +8,7 @@ from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load
+from clip_anatomy.loading.load import load_recorded
 
 __all__ = ["open_edited", "read_edits"]
 
@@ -39,7 +39,7 @@ def open_edited(
     if isinstance(model, Clip):
         return EditedClip(model, read)
     try:
-        clip = load(model or read.model, weights=weights, device=device, dtype=read.dtype)
+        clip = load_recorded(model, read.model, weights=weights, device=device, dtype=read.dtype)
     except BadSpec as error:
         if model is not None:
             raise

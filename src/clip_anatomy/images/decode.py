@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadImage
 from clip_anatomy.images.fetch import fetch
+from clip_anatomy.network import may_fetch
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 """One picture: path, Pillow image of any mode, array [row, col] or [row, col, 1|3|4], tensor [1|3|4, row, col]."""
@@ -138,7 +139,7 @@ def as_8bit(image: Image.Image, label: str | None = None) -> Image.Image:
 
 def _read_file(name: str, label: str, *, allow_urls: bool, upright: bool) -> Image.Image:
     if _URL.match(name):
-        if not allow_urls:
+        if not may_fetch(asked=allow_urls):
             raise BadImage(f"{label} is an address, and none is fetched unless asked. Type: allow_urls=True")
         return _decoded(BytesIO(fetch(name)), label, upright=upright)
     path = Path(name)

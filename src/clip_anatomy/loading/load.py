@@ -16,6 +16,7 @@ from clip_anatomy.loading.open_clip_towers import read_open_clip
 from clip_anatomy.loading.parity import prove
 from clip_anatomy.loading.tokenizer import Tokenizer
 from clip_anatomy.loading.transformers_models import read_transformers
+from clip_anatomy.network import named_by_a_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -26,6 +27,20 @@ ModelSource = str | Path | nn.Module
 def as_clip(model: Clip | ModelSource) -> Clip:
     """Return an opened model as it is; open anything else as `load` does by default."""
     return model if isinstance(model, Clip) else load(model)
+
+
+def load_recorded(given: str | Path | None, recorded: str, **options: Any) -> Clip:
+    """Open a model as `load` does; one that a store or an edit names, and no person, is not fetched unasked.
+
+    Args:
+        given: what a person typed, or None.
+        recorded: what the store or the edit names.
+        **options: of `load`.
+    """
+    if given is not None:
+        return load(given, **options)
+    with named_by_a_file():
+        return load(recorded, **options)
 
 
 def load(

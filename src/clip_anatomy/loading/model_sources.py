@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import nn
 
-from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra
+from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra, reading
 from clip_anatomy.files import path_of
 from clip_anatomy.loading.checkpoint import RESNET_MARK, has_open_clip_names, is_openai, read_json, read_state
 from clip_anatomy.loading.host import LoadedModel
 from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_named, open_clip_preprocess, openai_file
 from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, open_clip_tokenizer, transformers_tokenizer
-from clip_anatomy.loading.transformers_models import transformers_named, transformers_preprocess
+from clip_anatomy.loading.transformers_models import no_foreign_code, transformers_named, transformers_preprocess
+from clip_anatomy.network import reaching
 
 FORMS = (
     "demo | open_clip:NAME/TAG | open_clip:NAME (with weights=FILE) | hf:ORG/NAME | a folder or file saved by open_clip or "
@@ -30,6 +31,16 @@ def model_from(name: str, weights: str | Path | None) -> LoadedModel:
         BadSpec: it names nothing.
         BadCheckpoint: no such file, or one that holds no model.
     """
+    of_hub = weights is None and name.startswith(("open_clip:", "hf:"))
+    local = (
+        "It holds no model that can be read, or names files of a hub that are not on this machine: these are fetched with "
+        "'with clip_anatomy.allow_network():' around it"
+    )
+    with reaching(asked=of_hub), no_foreign_code(), reading(f"the model {name}", local, BadCheckpoint):
+        return _model_of(name, weights)
+
+
+def _model_of(name: str, weights: str | Path | None) -> LoadedModel:
     scheme, _, rest = name.partition(":")
     if scheme == "open_clip" and rest:
         return open_clip_named(rest, None if weights is None else Path(weights))

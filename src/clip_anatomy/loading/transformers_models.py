@@ -1,7 +1,9 @@
 """transformers' CLIPModel: opened by name or from a folder with transformers' code, and read as towers."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,19 @@ def transformers_named(name: str | Path) -> LoadedModel:
         import transformers
     except ImportError as e:
         raise MissingExtra("transformers", "transformers") from e
-    config = _quiet(lambda: transformers.AutoConfig.from_pretrained(name), f"transformers could not read {name}")
+    config = _quiet(
+        lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False),
+        f"transformers could not read {name}",
+    )
     if config.model_type != "clip":
         raise UnsupportedModel(
             f"{name} is a transformers model of type {config.model_type!r}; 'clip' was expected. "
             "Use a CLIPModel, e.g. hf:openai/clip-vit-base-patch32."
         )
     model, report = _quiet(
-        lambda: transformers.CLIPModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32),
+        lambda: transformers.CLIPModel.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+        ),
         f"transformers could not load {name}",
     )
     wrong = [*report.get("missing_keys", ()), *(str(k) for k in report.get("mismatched_keys", ()))]
@@ -46,7 +53,9 @@ def transformers_named(name: str | Path) -> LoadedModel:
     tokenizer: Tokenizer | None = None
     # Without these files transformers makes up a tokenizer with an empty vocabulary instead of failing.
     if not Path(name).is_dir() or any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.json")):
-        tokenizer = transformers_tokenizer(transformers.AutoTokenizer.from_pretrained(name), context)
+        tokenizer = transformers_tokenizer(
+            transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False), context
+        )
     else:
         with contextlib.suppress(MissingExtra):
             tokenizer = default_tokenizer(config.text_config.vocab_size, context)
@@ -56,10 +65,24 @@ def transformers_named(name: str | Path) -> LoadedModel:
         processor = read_json(saved)
     elif not Path(name).is_dir():
         try:
-            processor = transformers.AutoImageProcessor.from_pretrained(name).to_dict()
+            processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
         except (OSError, ValueError, ImportError):
             processor = {}
     return LoadedModel(model, tokenizer, transformers_preprocess(processor, config.vision_config.image_size))
+
+
+@contextlib.contextmanager
+def no_foreign_code() -> Generator[None]:
+    """Keep transformers, also where open_clip calls it, from asking on standard input whether a model's own code may run: never."""
+    if find_spec("transformers") is None:
+        yield
+        return
+    module: Any = import_module("transformers.dynamic_module_utils")
+    before, module.TIME_OUT_REMOTE_CODE = module.TIME_OUT_REMOTE_CODE, 0  # seconds that it waits for a "y"
+    try:
+        yield
+    finally:
+        module.TIME_OUT_REMOTE_CODE = before
 
 
 def _quiet(action: Any, what: str) -> Any:

@@ -18,14 +18,16 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from clip_anatomy.errors import BadInput, EndpointError
+from clip_anatomy.errors import BadInput, EndpointError, reading
 from clip_anatomy.files import digest
 from clip_anatomy.loading.disk_cache import DiskCache, cache_folder
+from clip_anatomy.network import TooLargeError, opener, read_bounded
 
 __all__ = ["EndpointError", "LanguageModel", "LlmAnswer", "LlmUsage"]
 
 KEY_VARIABLE = "CLIP_ANATOMY_LLM_KEY"
 LARGEST = 8 * 2**20  # bytes of an answer
+MOST_TOKENS = 2**40  # of one answer; a server that says more says nothing
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 
 
@@ -193,9 +195,15 @@ class LanguageModel:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "clip-anatomy"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
+        deadline = time.monotonic() + self.timeout
         try:
-            with _OPENER.open(request.Request(self.endpoint, body, headers), timeout=self.timeout) as response:
-                raw = response.read(LARGEST + 1)
+            asked = request.Request(self.endpoint, body, headers)
+            with opener(self.timeout, _NoRedirect()).open(asked, timeout=self.timeout) as response:
+                raw = read_bounded(response, LARGEST, deadline)
+        except TooLargeError:
+            raise EndpointError(
+                f"{self.endpoint} answered with more than {LARGEST >> 20} MB. Type the address of a chat-completions API"
+            ) from None
         except HTTPError as error:
             with error:
                 self._refused(error)
@@ -205,13 +213,9 @@ class LanguageModel:
         except TimeoutError:
             raise _RetryableError(f"no answer within {self.timeout:g} s") from None
         except (OSError, HTTPException) as error:  # refused, reset, name not found, certificate, cut short
-            if isinstance(getattr(error, "reason", None), TimeoutError):
+            if isinstance(getattr(error, "reason", None), TimeoutError) or time.monotonic() > deadline:
                 raise _RetryableError(f"no answer within {self.timeout:g} s") from None
             raise _RetryableError(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from None
-        if len(raw) > LARGEST:
-            raise EndpointError(
-                f"{self.endpoint} answered with more than {LARGEST >> 20} MB. Type the address of a chat-completions API"
-            )
         return raw.decode("utf-8", "replace")
 
     def _refused(self, error: HTTPError) -> None:
@@ -276,9 +280,6 @@ class _NoRedirect(request.HTTPRedirectHandler):
         """Refuse: the response comes out as an HTTPError."""
 
 
-_OPENER = request.build_opener(_NoRedirect)
-
-
 def _answer_of(raw: str, *, cached: bool) -> LlmAnswer:
     """Take the words out of a response.
 
@@ -286,21 +287,23 @@ def _answer_of(raw: str, *, cached: bool) -> LlmAnswer:
         _RetryableError: it is no chat completion.
     """
     try:
-        body: dict[str, Any] = json.loads(raw)
-        text = body["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
+        with reading("an answer", "It is asked for again"):
+            body: dict[str, Any] = json.loads(raw)
+            text = body["choices"][0]["message"]["content"]
+    except BadInput:
         raise _RetryableError(f"not a chat completion: {' '.join(raw.split())[:120]!r}") from None
     if not isinstance(text, str) or not text.strip():
         raise _RetryableError("an empty answer")
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    text = text.encode("utf-8", "replace").decode()  # half a character of UTF-16 stands in no file
     return LlmAnswer(
         text.strip(), raw, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cached
     )
 
 
 def _count(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and value >= 0 else 0
+    return int(value) if isinstance(value, int | float) and 0 <= value < MOST_TOKENS else 0
 
 
 def _retry_after(header: str | None) -> float | None:

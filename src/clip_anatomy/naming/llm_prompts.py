@@ -206,7 +206,7 @@ def _first_json_object(text: str) -> dict[str, Any]:
     for at in (match.start() for match in re.finditer(r"\{", text)):
         try:
             value, _ = decoder.raw_decode(text[at:])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             return value

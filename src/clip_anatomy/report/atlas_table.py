@@ -4,6 +4,7 @@ from pathlib import Path
 
 from clip_anatomy.errors import MissingExtra, OutputError
 from clip_anatomy.naming.atlas import SCHEMA, Atlas, AtlasHead, AtlasText
+from clip_anatomy.progress import say, say_drawn
 
 __all__ = ["has_parquet", "print_atlas", "write_parquet"]
 
@@ -100,13 +101,13 @@ def print_atlas(atlas: Atlas) -> None:
         words = Text(" · ".join(text.text for text in head.texts[:2]))
         row = [head.name, Text(head.role.name.replace("_", " ")), sure, f"{head.explained:.0%}", words]
         table.add_row(*row, *([f"{head.truth[0][0]} {head.truth[0][1]:.0%}" if head.truth else ""] if truth else []))
-    console.print(table)
+    say_drawn(console, table)
     if found := atlas.agreement:
         asked, right = int(found["asked"]), int(found["right"])
         rate = f" ({right / asked:.0%})" if asked else ""
-        print(
+        say(
             f"{right} of {asked}{rate} named heads that one attribute drives (it explains {found['bar']:.0%} or more) have it as their "
             f"role; {int(found['mixed'])} more are called mixed."
         )
     for cue, answer, why in atlas.cues:
-        print(f"{cue}: spurious cue for {atlas.task}? {answer}. {why}")
+        say(f"{cue}: spurious cue for {atlas.task}? {answer}. {why}")

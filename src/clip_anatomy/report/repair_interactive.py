@@ -1,6 +1,5 @@
 """A repair at the terminal: one screen, and a person in the loop who tries parts until one choice is kept."""
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.loading.typed_texts import shorten
-from clip_anatomy.progress import note
+from clip_anatomy.progress import ask, note, say_drawn
 from clip_anatomy.report import repair_terminal as screen
 from clip_anatomy.report.repair_terminal import percent
 from clip_anatomy.report.thumbnails import thumbnails
@@ -44,13 +43,13 @@ def show(result: RepairResult, *, asking: bool) -> RepairResult:
     store, found = result.store, result.found
     page = screen.console()
     for piece in (*screen.before(store, found), *screen.suspects(found), *screen.strategies(found)):
-        page.print(piece)
+        say_drawn(page, piece)
     if asking:
         for piece in pictures(store, found, page):
-            page.print(piece)
+            say_drawn(page, piece)
         result = _chosen(result)
     for piece in screen.after(found, result.effect, result.alternatives):
-        page.print(piece)
+        say_drawn(page, piece)
     return result
 
 
@@ -113,9 +112,6 @@ def _drawn(image: Image.Image) -> Text:
 
 def _answer(question: str) -> str:
     """Read one line that a person typed; the question goes to stderr."""
-    print(question, end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    if not line:
-        print(file=sys.stderr)
+    if (words := ask(question)) is None:
         raise BadInput("nobody answered. Type --yes to ablate what is suggested, or --select 7.0,7.3")
-    return line.strip()
+    return words

@@ -12,7 +12,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput, BadSpec, OutputError, StoreError
 from clip_anatomy.files import write_text
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load
+from clip_anatomy.loading.load import load_recorded
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.build_atlas import atlas as make_atlas
@@ -38,7 +38,7 @@ def model_of(store: Store, model: str | None = None, *, weights: str | None = No
     Raises:
         StoreError: what the name opens today has other weights.
     """
-    clip = load(model or store.manifest.model, weights=weights, device=device)
+    clip = load_recorded(model, store.manifest.model, weights=weights, device=device)
     store.manifest.refuse_other(clip.name, clip.digest, store.path)
     return clip
 

@@ -17,7 +17,7 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.basis import basis_of
-from clip_anatomy.store.index_run import IndexRun, IndexSummary
+from clip_anatomy.store.index_run import IndexRun, IndexSummary, StopRequest
 from clip_anatomy.store.manifest import NAME, Manifest, layers_of, parts_of
 from clip_anatomy.store.writer import Writer
 
@@ -69,7 +69,7 @@ def index(
         BadInput: no such source.
         StoreError: the store is in use, of another model, or was made with other settings.
         OutputError: it cannot be written (any more); what was committed is kept.
-        KeyboardInterrupt: after Ctrl-C, once everything that was finished has been committed.
+        KeyboardInterrupt, Ended: after Ctrl-C or SIGTERM, once everything that was finished has been committed.
 
     Example:
         >>> import tempfile
@@ -118,15 +118,16 @@ def _settings(
 
 
 @contextmanager
-def _stop_on_signal() -> Generator[threading.Event]:
+def _stop_on_signal() -> Generator[StopRequest]:
     """Turn the first Ctrl-C (or SIGTERM) into a flag, so that it never lands inside a commit; the second one is as ever."""
-    stopped = threading.Event()
+    stopped = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
     before: dict[signal.Signals, Any] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
+        stopped.number = number
         stopped.set()
         for one, old in before.items():
             signal.signal(one, old)

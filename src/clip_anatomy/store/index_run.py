@@ -1,6 +1,7 @@
 """`IndexRun`: one run over a source, what of it is finished and what is committed; and its result, `IndexSummary`."""
 
 import json
+import signal
 import sqlite3
 import threading
 import time
@@ -16,7 +17,7 @@ from torch import Tensor
 from clip_anatomy.data.picture import Decoded, Picture, Source, decode, failure_text
 from clip_anatomy.data.picture_batches import no_picture
 from clip_anatomy.data.picture_files import passed_over_note, passed_over_of
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, Ended
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.images.prefetch import batches_ahead
 from clip_anatomy.loading.clip import Clip
@@ -27,7 +28,7 @@ from clip_anatomy.store import rows as sql
 from clip_anatomy.store.head_coordinates import ImageArrays, image_arrays
 from clip_anatomy.store.writer import FULL, Writer
 
-__all__ = ["IndexRun", "IndexSummary"]
+__all__ = ["IndexRun", "IndexSummary", "StopRequest"]
 
 COMMIT_BYTES = 64 * 2**20
 REPORT_SECONDS = 0.2
@@ -84,6 +85,12 @@ class IndexSummary(Result):
         return f"{line}\n{passed_over}" if passed_over else line
 
 
+class StopRequest(threading.Event):
+    """A signal that came, and which."""
+
+    number: int = signal.SIGINT
+
+
 @dataclass
 class IndexRun:
     """One run: its counters, and what is finished but not committed yet."""
@@ -92,7 +99,7 @@ class IndexRun:
     clip: Clip
     basis: HeadBasis
     source: Source
-    stopped: threading.Event
+    stopped: StopRequest
     progress: Progress
     commit_seconds: float
     workers: int | None
@@ -135,7 +142,7 @@ class IndexRun:
                 gone = self._prune(seen) if prune else 0
                 writer.tidy(end=True)
         if self.stopped.is_set():
-            raise KeyboardInterrupt(
+            raise (Ended if self.stopped.number == signal.SIGTERM else KeyboardInterrupt)(
                 f"stopped after {self.done:,} images, all of them kept in {writer.folder}. To go on, type the same command again"
             )
         images = sum(len(block) for block in writer.blocks())

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from clip_anatomy.errors import BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load
+from clip_anatomy.loading.load import load_recorded
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress
 from clip_anatomy.results import Result
@@ -118,7 +118,7 @@ def ablate(
     def opened_model() -> Clip:
         if isinstance(model, Clip):
             return model
-        return load(model or opened.manifest.model, weights=weights, device=device)
+        return load_recorded(model, opened.manifest.model, weights=weights, device=device)
 
     options: dict[str, Any] = {
         "clip": opened_model, "by": by, "over": _means(means), "other": other, "pool": pool, "texts_per_head": texts or 20,

@@ -12,7 +12,7 @@ from torch import Tensor
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load
+from clip_anatomy.loading.load import load_recorded
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.bundled_pools import pool_of
@@ -172,7 +172,7 @@ def study(
         nonlocal waited, clip
         if not isinstance(clip, Clip):
             since = time.perf_counter()
-            clip = load(opened.manifest.model) if clip is None else clip()
+            clip = load_recorded(None, opened.manifest.model) if clip is None else clip()
             waited += time.perf_counter() - since
         opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
         return clip
