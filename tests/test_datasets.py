@@ -18,7 +18,7 @@ from clip_anatomy.data.imagenet import IMAGENET
 from clip_anatomy.data.open_dataset import open_dataset, picture_of
 from clip_anatomy.data.picture import Source
 from clip_anatomy.errors import BadInput
-from clip_anatomy.loading.zero_shot import imagenet_names, imagenet_synsets, imagenet_templates, unique_names
+from clip_anatomy.loading.imagenet_texts import imagenet_names, imagenet_synsets, imagenet_templates, unique_names
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
 

@@ -13,7 +13,7 @@ from clip_anatomy.cli.main import main
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.waterbirds import CLASSES, GROUPS
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
-from clip_anatomy.loading.zero_shot import imagenet_templates
+from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.waterbirds_protocol import paper_heads_of, paper_protocol, run_protocol

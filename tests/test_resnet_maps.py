@@ -235,9 +235,9 @@ def test_a_place_that_draws_the_attention_is_a_sink_too() -> None:
 def test_ordinary_pictures_have_none() -> None:
     clip = ca.load(resnet_model(image_size=224), tokenizer=tokenizer)
     found = sinks(clip, torch.randn(4, 3, 224, 224))
-    assert not found.found.any()
+    assert not found.mask.any()
     assert found.description == "no sinks in 4 pictures"
-    assert not sinks(clip, torch.zeros(1, 3, 224, 224)).found.any()
+    assert not sinks(clip, torch.zeros(1, 3, 224, 224)).mask.any()
 
 
 def test_registers_of_a_transformer_are_found() -> None:

@@ -120,7 +120,7 @@ def test_every_figure_is_what_longhand_gives(small: ca.Clip) -> None:
         mass = [float((m - together[i].mean()).clamp_min(0).sum()) for m in together[i]]
         shares.append(np.mean([mass[k] / (mass[nearest[i]] + mass[k]) for k in range(2, 8)]))
     assert line(found, "contrast").figure == pytest.approx(float(np.mean(shares)), abs=1e-5)
-    assert len(found.sinks) == int(sinks(small, pixels).found.sum())
+    assert len(found.sinks) == int(sinks(small, pixels).mask.sum())
 
 
 def test_maps_of_attention_alone_are_called_what_they_are(demo: ca.Clip) -> None:
@@ -253,7 +253,7 @@ def test_a_planted_sink_is_listed_with_its_place_and_share() -> None:
     pixels = torch.randn(3, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     found = sanity(clip, pixels, torch.randn(2, 24), "maskclip", draws=1)
     expected = sinks(clip, pixels)
-    assert {(s.image, s.row, s.col) for s in found.sinks} == {tuple(at) for at in expected.found.nonzero().tolist()}
+    assert {(s.image, s.row, s.col) for s in found.sinks} == {tuple(at) for at in expected.mask.nonzero().tolist()}
     last = [s for s in found.sinks if (s.row, s.col) == (2, 2)]
     assert len(last) == 3
     assert all(s.length > 2 for s in last)

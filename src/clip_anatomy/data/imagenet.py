@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_anatomy.data.published_copies import DatasetCopy, ImageEntry, LabelledDataset, PublishedDataset
 from clip_anatomy.errors import BadInput, MissingExtra
-from clip_anatomy.loading.zero_shot import imagenet_names, imagenet_synsets, unique_names
+from clip_anatomy.loading.imagenet_texts import imagenet_names, imagenet_synsets, unique_names
 
 __all__ = ["IMAGENET", "imagenet"]
 

@@ -175,7 +175,7 @@ def sanity(
     every = [sink for batch, part in zip(batches, parts, strict=True) for sink in sinks_found(batch.places, part)]
     found = tuple(sorted(every, key=lambda sink: sink.image))
     checks.append(sinks_check(found, pictures, float(torch.cat([part.share for part in parts]).mean())))
-    patches = min(part.found[0].numel() for part in parts)
+    patches = min(part.mask[0].numel() for part in parts)
     return Sanity(drawn[0].method, clip.name, drawn[0].texts, other_names, pictures, patches, tuple(checks), found)
 
 

@@ -6,7 +6,7 @@ from math import isnan
 from textwrap import fill
 from typing import Any, ClassVar
 
-from clip_anatomy.maps.attention_sinks import Sinks
+from clip_anatomy.maps.attention_sinks import AttentionSinks
 from clip_anatomy.results import Result
 
 __all__ = [
@@ -175,11 +175,11 @@ def _judged(name: str, varied: str, figure: float, question: str, further: str =
     return SanityCheck(name, varied, figure, limit, good, f"{question}: {'yes' if good else 'no'}{further}")
 
 
-def sinks_found(images: Sequence[int], part: Sinks) -> list[Sink]:
+def sinks_found(images: Sequence[int], part: AttentionSinks) -> list[Sink]:
     """List every sink of some pictures, whose numbers are `images`."""
     return [
         Sink(images[i], row, col, float(part.length[i, row, col]), float(part.attention[i, row, col]))
-        for i, row, col in part.found.nonzero().tolist()
+        for i, row, col in part.mask.nonzero().tolist()
     ]
 
 

@@ -1,4 +1,4 @@
-"""Sinks: places that the readout looks at whatever they show, and that light up in every map.
+"""Attention sinks: places that the readout looks at whatever they show, and that light up in every map.
 
 Vision transformers keep notes in patches without content, whose tokens grow long (Darcet et al., "Vision Transformers Need
 Registers", ICLR 2024); the attention pool of OpenAI's ResNets does so in its last place, at the bottom right of every picture.
@@ -27,35 +27,35 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class Sinks:
+class AttentionSinks:
     """Where the sinks of some pictures are.
 
     Attributes:
         length: of each token into the last layer, divided by the median of its picture.
         attention: how much the readout looked at each patch, mean over the last layer's heads; the patches of a picture sum to 1.
-        found: the sinks.
+        mask: the sinks.
 
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
         >>> found = sinks(ca.load("demo"), examples()[:2])
-        >>> found.found.shape
+        >>> found.mask.shape
         torch.Size([2, 8, 8])
     """
 
     length: Float[Tensor, "image row col"]
     attention: Float[Tensor, "image row col"]
-    found: Bool[Tensor, "image row col"]
+    mask: Bool[Tensor, "image row col"]
 
     @property
     def share(self) -> Float[Tensor, " image"]:
         """The share of the attention to patches that goes to sinks, per picture."""
-        return (self.attention * self.found).sum((1, 2))
+        return (self.attention * self.mask).sum((1, 2))
 
     @property
     def places(self) -> list[tuple[int, int, int]]:
         """(row, col, pictures) of every place that is a sink somewhere, the commonest first."""
-        counted = Counter((row, col) for _, row, col in self.found.nonzero().tolist())
+        counted = Counter((row, col) for _, row, col in self.mask.nonzero().tolist())
         return [(row, col, count) for (row, col), count in counted.most_common()]
 
     @property
@@ -65,10 +65,10 @@ class Sinks:
         Example:
             >>> one = torch.zeros(1, 5, 5)
             >>> one[0, 4, 4] = 1
-            >>> Sinks(one * 3, one, one > 0).description
+            >>> AttentionSinks(one * 3, one, one > 0).description
             'sinks in 1 of 1 pictures, 100% of their attention; row 4 col 4 in 1'
         """
-        images, with_sinks = len(self.found), self.found.any(2).any(1)
+        images, with_sinks = len(self.mask), self.mask.any(2).any(1)
         if not with_sinks.any():
             return f"no sinks in {images} pictures"
         where = ", ".join(f"row {row} col {col} in {count}" for row, col, count in self.places[:3])
@@ -77,7 +77,9 @@ class Sinks:
         return f"sinks in {int(with_sinks.sum())} of {images} pictures, {share:.0%} of their attention; {where}{more}"
 
 
-def sinks(clip: Clip, images: Images | Tensor, *, length: float = LONGER, attention: float = LOOKED_AT) -> Sinks:
+def sinks(
+    clip: Clip, images: Images | Tensor, *, length: float = LONGER, attention: float = LOOKED_AT
+) -> AttentionSinks:
     """Find the sinks of pictures: patches whose token is far longer than the others', or that draw attention in all of them.
 
     Args:
@@ -88,7 +90,7 @@ def sinks(clip: Clip, images: Images | Tensor, *, length: float = LONGER, attent
         attention: a place counts that draws this share of the attention, if that is ten times the even share.
 
     Returns:
-        Sinks, one forward per picture.
+        AttentionSinks, one forward per picture.
 
     Raises:
         BadImage: an image cannot be used.
@@ -99,12 +101,14 @@ def sinks(clip: Clip, images: Images | Tensor, *, length: float = LONGER, attent
             f"length={length}, attention={attention}: above 1, and a share were expected. Type: length=2, attention=0.1"
         )
     found = [sinks_of(clip.vision, part, length, attention) for part in clip.pixels(images).split(BATCH)]
-    return Sinks(*(torch.cat([getattr(part, name) for part in found]) for name in ("length", "attention", "found")))
+    return AttentionSinks(
+        *(torch.cat([getattr(part, name) for part in found]) for name in ("length", "attention", "mask"))
+    )
 
 
 def sinks_of(
     tower: Tower, pixels: Float[Tensor, "image 3 _ _"], length: float = LONGER, attention: float = LOOKED_AT
-) -> Sinks:
+) -> AttentionSinks:
     """Find the sinks of one batch of preprocessed pixels."""
     with torch.no_grad():
         grid, tokens, looked = _last_layer(tower, pixels)
@@ -116,7 +120,7 @@ def sinks_of(
         found = ((times >= length) & (apart >= DEVIATIONS)) | (
             seen >= max(attention, min(1.0, TIMES_EVEN / seen.shape[1]))
         )
-        return Sinks(times.unflatten(1, grid), seen.unflatten(1, grid), found.unflatten(1, grid))
+        return AttentionSinks(times.unflatten(1, grid), seen.unflatten(1, grid), found.unflatten(1, grid))
 
 
 def _last_layer(tower: Tower, pixels: Tensor) -> tuple[tuple[int, int], Tensor, Tensor]:

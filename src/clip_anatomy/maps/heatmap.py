@@ -108,7 +108,7 @@ def heatmap(
             of_images = option.of_images(images) if isinstance(option, ProxyOptions) else option
             found = chosen.run(clip, pixels, wanted.embeddings, of_images)
         values = found.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, patch)).float()
-        return without_sinks(values, sinks_of(clip.vision, pixels).found) if replace_sinks else values
+        return without_sinks(values, sinks_of(clip.vision, pixels).mask) if replace_sinks else values
 
     given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
     given |= {"against": None if isinstance(against, Tensor | Contrast) or against == NEUTRAL else against}

@@ -36,13 +36,13 @@ class WordMaps:
         words: a map per word, named by it ("a (2)" for the second "a"); shares of the cosine with the whole sentence.
         sentence: the map of the sentence.
         rest: the sentence's map minus those of its words.
-        cut: words that did not fit into the model's context.
+        left_out: words that did not fit into the model's context.
     """
 
     words: Maps
     sentence: Maps
     rest: Maps
-    cut: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str, **options: Any) -> WordMaps:

@@ -80,7 +80,7 @@ def _png(result: "RepairResult") -> bytes:
     from clip_anatomy.studies.example_images import changed_answers, cue_examples
     from clip_anatomy.studies.repair_ablations import checked_parts
 
-    store, found, effect = result.store, result.found, result.effect
+    store, found, effect = result.store, result.cue, result.effect
     with shown("drawing"):
         examples = cue_examples(store, found, checked_parts(store, effect.ablation))
         changed = changed_answers(store, found, effect)

@@ -40,7 +40,7 @@ def show(result: RepairResult, *, asking: bool) -> RepairResult:
     Raises:
         BadInput: nobody answers.
     """
-    store, found = result.store, result.found
+    store, found = result.store, result.cue
     page = screen.console()
     for piece in (*screen.before(store, found), *screen.suspects(found), *screen.strategies(found)):
         say_drawn(page, piece)
@@ -55,13 +55,13 @@ def show(result: RepairResult, *, asking: bool) -> RepairResult:
 
 def _chosen(result: RepairResult) -> RepairResult:
     """Ask which parts to ablate, showing what each answer does on the validation half, until one is kept."""
-    before, chosen, spec = result.found.before, "", result.effect.ablation.spec
+    before, chosen, spec = result.cue.before, "", result.effect.ablation.spec
     question = f"Ablate which? Enter takes {spec}; or type 7.0,7.3+mlp=2, role=ROLE, none: "
     while True:
         words = _answer(question) or chosen
         try:
-            ablation = ablation_in(words, result.store, result.found) if words else result.effect.ablation
-            after = validation_score(result.store, result.found, ablation)
+            ablation = ablation_in(words, result.store, result.cue) if words else result.effect.ablation
+            after = validation_score(result.store, result.cue, ablation)
         except ClipAnatomyError as error:
             note(f"{error}")
             continue

@@ -36,7 +36,7 @@ class RepairResult(Result):
     Attributes:
         store: of the images.
         clip: its model, unedited.
-        found: suspects, and the parts that each strategy selects.
+        cue: suspects, and the parts that each strategy selects.
         effect: accuracies of the test images before and after.
         alternatives: the same for the other strategies, by their names.
         edit: what does it, for any use of the model: `edit.save`, `EditedClip(clip, edit)`.
@@ -46,7 +46,7 @@ class RepairResult(Result):
     presenter: ClassVar[str] = "repair_folder"
     store: Store
     clip: Clip
-    found: CueSearch
+    cue: CueSearch
     effect: RepairEffect
     alternatives: tuple[tuple[str, RepairEffect], ...]
     edit: Edit = field(repr=False)
@@ -60,16 +60,16 @@ class RepairResult(Result):
             BadInput: a cue that was not said in words.
             StoreError: MLPs that the store does not hold.
         """
-        return _repaired(self.store, self.clip, self.found, ablation_in(select, self.store, self.found), select)
+        return _repaired(self.store, self.clip, self.cue, ablation_in(select, self.store, self.cue), select)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know."""
-        return tuple(dict.fromkeys([*self.found.notes, *self.effect.notes]))
+        return tuple(dict.fromkeys([*self.cue.notes, *self.effect.notes]))
 
     def summary(self) -> str:
         """Return what was ablated, and accuracies of the test images before and after."""
-        task, effect = self.found.task, self.effect
+        task, effect = self.cue.task, self.effect
         lines = [
             f"Which {task.main.column}? {effect.ablation.spec} at their mean, on {effect.average.images:,} test images, "
             "percent right before and after (95 % interval of the change):"
@@ -85,7 +85,7 @@ class RepairResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON."""
-        found, task = self.found, self.found.task
+        found, task = self.cue, self.cue.task
         return {
             "schema": SCHEMA,
             **self.effect.to_dict(),

@@ -16,7 +16,7 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.tokenizer import average_prompts, fill_templates
-from clip_anatomy.loading.zero_shot import imagenet_templates
+from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.store_columns import (
