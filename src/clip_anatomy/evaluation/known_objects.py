@@ -23,8 +23,8 @@ from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.evaluation.foreground import aligned_mask
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.imagenet_texts import imagenet_templates
+from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.progress import Progress, silent
 
 __all__ = ["BATCH", "ObjectBatch", "masked_objects", "patch_mask", "world_objects"]

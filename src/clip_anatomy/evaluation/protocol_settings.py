@@ -29,8 +29,8 @@ from clip_anatomy.evaluation.sliding_windows import Sliding
 from clip_anatomy.evaluation.tasks import ForegroundTask, LabelTask, ProtocolTask, SaliencyTask, SemanticTask
 from clip_anatomy.files import digest, path_of
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.imagenet_texts import imagenet_names, imagenet_templates
+from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.maps.registry import method_of, methods_of
 from clip_anatomy.progress import Progress, silent
 

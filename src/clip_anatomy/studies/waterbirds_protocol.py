@@ -13,9 +13,9 @@ from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.waterbirds import CLASSES, GROUPS
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.loading.load import load
 from clip_anatomy.loading.text_cache import embed_texts
-from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.store.index import index, model_of
 from clip_anatomy.store.manifest import NAME

@@ -14,9 +14,9 @@ from clip_anatomy.data.world.accuracy import prompts
 from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.tokenizer import average_prompts, fill_templates
-from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.store_columns import (
