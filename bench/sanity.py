@@ -18,7 +18,7 @@ from clip_anatomy.data.world.attribute_names import SHAPES
 from clip_anatomy.evaluation.faithfulness import faithfulness
 from clip_anatomy.evaluation.known_objects import world_objects
 from clip_anatomy.evaluation.sanity import sanity
-from clip_anatomy.maps.registry import METHODS
+from clip_anatomy.maps.registry import METHODS, as_published
 
 
 def main() -> None:
@@ -35,10 +35,11 @@ def main() -> None:
     print(f"{'method':<16}" + "".join(f"{name:>12}" for name in columns), flush=True)
     rows = []
     for method in asked.methods:
-        found = sanity(clip, pixels, texts, method)
+        less = as_published(clip, method)
+        found = sanity(clip, pixels, texts, method, **less)
         figures = {c.name: c.figure for c in found.checks if c.limit is not None}
         both = [
-            faithfulness(clip, pixels, texts, method, masks=masks, occlusion=occlusion)
+            faithfulness(clip, pixels, texts, method, masks=masks, occlusion=occlusion, **less)
             for occlusion in ("mean", "road")
         ]
         assert both[0].pointing is not None

@@ -16,10 +16,13 @@ import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.evaluation.known_objects import world_objects
 from clip_anatomy.evaluation.sanity import LIMITS, Sanity, negative_texts, randomised, rank_correlation, sanity
+from clip_anatomy.evaluation.sanity_result import Measured, contrast_check, text_check
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.attention_sinks import sinks
 from clip_anatomy.maps.heatmap import heatmap
+from clip_anatomy.towers.layers import Linear
 from clip_anatomy.towers.randomize_weights import count_blocks
+from clip_anatomy.towers.untrained import weight_edge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,7 +148,8 @@ def test_on_the_demo_world_the_exact_split_passes_and_a_wrong_text_does_not(demo
             put.append(float((mass[1:] / (mass[0] + mass[1:])).mean()))
     limit = LIMITS["contrast"][0]
     assert np.mean(right) < 0.25 < limit < np.mean(wrong)
-    found = sanity(demo, [p for p in examples() if p.name == "striped_circle.png"], ["a circle"])
+    names = ("bird_on_water.png", "two_kinds.png", "striped_circle.png")  # one map alone leaves answers open
+    found = sanity(demo, [p for p in examples() if p.name in names], ["a bird", "a moon"])
     assert line(found, "text").passed
     assert line(found, "weights", "8 of 8").passed
     assert line(found, "contrast").passed
@@ -262,3 +266,91 @@ def test_a_planted_sink_is_listed_with_its_place_and_share() -> None:
     assert line(found, "sinks").figure == pytest.approx(float(expected.share.mean()))
     assert line(found, "sinks").passed == (line(found, "sinks").figure < LIMITS["sinks"][0])
     assert "row 2 col 2 in 3" in line(found, "sinks").verdict
+
+
+# --- chance, intervals, random weights ---
+
+
+def test_a_figure_has_the_interval_of_its_units_and_of_the_scatter_of_a_rank_correlation() -> None:
+    values = torch.tensor([[0.1, 0.3], [0.5, torch.nan], [torch.nan, torch.nan], [0.4, 0.2]])
+    found = Measured.of(values)
+    assert found.figure == pytest.approx(np.mean([0.1, 0.3, 0.5, 0.4, 0.2]))
+    assert found.error == pytest.approx(1.96 * np.std([0.2, 0.5, 0.3], ddof=1) / 3**0.5)
+    assert Measured.of(values, least=0.5).error == pytest.approx(1.96 * 0.5 / 3**0.5)
+    assert Measured.of(values[:1]).error == pytest.approx(1.96 * np.std([0.1, 0.3], ddof=1) / 2**0.5)
+    assert np.isnan(Measured.of(values[2:3]).figure)
+
+
+def test_an_answer_is_yes_only_where_all_of_the_interval_is_good() -> None:
+    answers = {
+        (0.2, 0.1): True, (0.2, 0.35): None, (0.6, 0.05): False, (0.6, 0.35): False,
+    }  # fmt: skip
+    for (figure, error), passed in answers.items():
+        check = text_check(Measured(figure, error), per_text=True)
+        assert (check.passed, check.chance) == (passed, 0.0)
+        assert check.interval == (figure - error, figure + error)
+        assert text_check(Measured(figure, error), per_text=True, trained=False).passed is False
+    assert contrast_check(Measured(0.3, 0.05)).chance == 0.5
+
+
+def test_the_chance_of_random_weights_is_what_two_draws_have_in_common(demo: ca.Clip) -> None:
+    pictures, texts = examples()[:3], ["a bird", "a moon"]
+    found = line(sanity(demo, pictures, texts, "sclip"), "weights", "8 of 8")
+    first, second = (heatmap(randomised(demo, 8, seed=seed), pictures, texts, "sclip").values for seed in (0, 1))
+    longhand = [spearmanr(first[i, t].flatten(), second[i, t].flatten()).statistic for i in range(3) for t in range(2)]
+    assert found.chance == pytest.approx(np.mean(longhand), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["fresh", "image tower redrawn"])
+def test_random_weights_pass_no_question_and_are_announced(kind: str, small: ca.Clip, demo: ca.Clip) -> None:
+    clip = small if kind == "fresh" else randomised(demo)
+    pictures = torch.randn(6, 3, *clip.preprocess.size, generator=torch.Generator().manual_seed(0))
+    for method in ("decomposition", "sclip"):
+        found = sanity(clip, pictures, ["one", "three"], method, contrast=["wood", "windows", "a", "of me"])
+        asked = [check for check in found.checks if check.limit is not None and check.name != "sinks"]
+        assert [check.name for check in asked] == ["text", "weights", "contrast"]
+        assert not any(check.passed for check in asked)
+        assert not found.passed
+        assert "look untrained" in found.summary()
+        assert "image tower" in found.to_dict()["announcement"][0]
+
+
+def test_weights_that_were_drawn_have_no_direction_that_stands_out(demo: ca.Clip) -> None:
+    assert weight_edge(demo.vision) > 1.4
+    assert weight_edge(demo.text_tower) > 1.4
+    assert weight_edge(randomised(demo).vision) == pytest.approx(1, abs=0.1)
+    draw = torch.Generator().manual_seed(0)
+    for shape in ((8, 16), (40, 40), (512, 64), (96, 384)):
+        for scale in (1e-3, 5.0):
+            drawn = Linear(scale * torch.randn(shape, generator=draw) + scale, None)
+            uniform = Linear(scale * torch.rand(shape, generator=draw), None)
+            assert weight_edge((drawn,)) == pytest.approx(1, abs=0.2)
+            assert weight_edge((uniform,)) == pytest.approx(1, abs=0.2)
+        learned = torch.randn(shape, generator=draw)
+        learned += 3 * torch.randn(shape[0], 1, generator=draw) @ torch.randn(1, shape[1], generator=draw)
+        assert weight_edge(Linear(learned, None)) > 1.3
+    assert np.isnan(weight_edge(Linear(torch.randn(3, 3), None)))
+
+
+def test_sanity_is_kept_on_the_page_and_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from clip_anatomy.cli.main import main
+
+    asked = ["heatmap", *map(str, examples()[:2]), "-t", "a bird", "--sanity", "--out", str(tmp_path / "o")]
+    assert main(asked) == 0
+    table = capsys.readouterr().out
+    held = json.loads((tmp_path / "o" / "heatmap.json").read_text())["sanity"][0]
+    page = (tmp_path / "o" / "index.html").read_text()
+    assert [check["name"] for check in held["checks"]] == ["text", *["weights"] * 4, "contrast", "sinks"]
+    for check in held["checks"]:
+        assert check["verdict"] in " ".join(table.split())
+        assert check["verdict"].replace("'", "&#39;") in page
+        if check["limit"] is not None:
+            low, high = check["interval"] or (check["figure"],) * 2
+            assert low <= check["figure"] <= high
+            assert check["chance"] is not None
+            figure = f"{check['figure']:.0%}" if check["name"] == "sinks" else f"{check['figure']:.2f}"
+            assert f'<td class="num">{figure}</td>' in page
+            assert figure in table
+    assert "Do these maps mean anything?" in page
+    assert "beats a random order" in page
+    assert "faithfulness" in held

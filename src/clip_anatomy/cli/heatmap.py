@@ -103,9 +103,9 @@ def heatmap(
         )  # fmt: skip
         found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, images), *notes), colours=colours)
         found = found.with_failed(named_failures(found.failed))
-        if staging is not None:
-            maps_folder.write(found, staging, progress)
         checks = method_checks(found, sanity_pictures, progress) if sanity else None
+        if staging is not None:
+            maps_folder.write(found, staging, progress, checks)
     print_notes(found.all_notes, found.failed)
     if as_json:
         print_json(found.to_dict() if checks is None else {**found.to_dict(), "sanity": checks.to_list()})

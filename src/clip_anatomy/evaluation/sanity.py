@@ -11,6 +11,11 @@ sinks     Does it light up where the readout looks at nothing? Patches with an o
 
 Correlations are Spearman's over the patches of one map, means over maps. Two maps that have nothing to do with each other
 scatter around 0 by 1 / √(patches − 1).
+
+Every figure has a chance level (for random weights: what the maps of two draws have in common; for the contrast a half) and a
+95 % interval over maps or pictures, at least as wide as that scatter. The answer is yes where all of the interval is good, and
+no where the model looks untrained (`towers.untrained`): what random weights draw changes with the text and with other random
+weights too.
 """
 
 from collections.abc import Sequence
@@ -26,6 +31,7 @@ from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.evaluation.sanity_result import (
     LIMITS,
+    Measured,
     Sanity,
     SanityCheck,
     Sink,
@@ -47,6 +53,7 @@ from clip_anatomy.maps.registry import dense_method, method_of
 from clip_anatomy.naming.bundled_pools import general_pool, world_pool
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.towers.randomize_weights import count_blocks, randomize_weights
+from clip_anatomy.towers.untrained import looks_untrained
 
 __all__ = ["LIMITS", "Sanity", "SanityCheck", "Sink", "negative_texts", "randomised", "rank_correlation", "sanity"]
 
@@ -141,7 +148,7 @@ def sanity(
 
     def tell(what: str) -> None:
         nonlocal step
-        (progress or silent)(f"sanity: {what}", step * pictures // (3 + len(depths)), pictures)
+        (progress or silent)(f"sanity: {what}", step * pictures // (4 + len(depths)), pictures)
         step += 1
 
     def maps(model: Clip, directions: Tensor) -> list[Tensor]:
@@ -153,30 +160,41 @@ def sanity(
     drawn = [heatmap(clip, batch.pixels, named, method, **options) for batch in batches]
     own = [one.values.flatten(2) for one in drawn]
     tell("negative texts")
-    correlations: list[Tensor] = []
+    patches = min(one.shape[-1] for one in own)
+    noise = (patches - 1) ** -0.5 if patches > 1 else 1.0
+    rounds: list[Tensor] = []  # [map] each
     for draw in range(draws):
         some = other[[(draw * len(known) + i) % len(other) for i in range(len(known))]]
-        correlations += [rank_correlation(a, b) for a, b in zip(own, maps(clip, some), strict=True)]
-    checks = [text_check(_mean(correlations), per_text=asked.per_text)]
+        rounds.append(_correlations(own, maps(clip, some)))
+    untrained = untrained_towers(clip)
+    trained = not untrained
+    checks = [text_check(Measured.of(torch.stack(rounds, 1), noise), per_text=asked.per_text, trained=trained)]
     for depth in depths:
         tell("random weights")
         without = maps(randomised(clip, depth, seed=seed), known)
-        figure = _mean([rank_correlation(a, b) for a, b in zip(own, without, strict=True)])
+        measured = Measured.of(_correlations(own, without)[:, None], noise)
         unit = "blocks" if total > 1 else "block"
         about = "the whole image tower" if depth is None else f"the last {depth} of {total} {unit}"
-        checks.append(weights_check(about, figure, judged=depth == total))
+        chance = None
+        if depth == total:  # what two draws have in common, whatever was learned
+            tell("other random weights")
+            chance = Measured.of(_correlations(without, maps(randomised(clip, depth, seed=seed + 1), known))[:, None])
+        checks.append(weights_check(about, measured, chance, trained=trained))
     shares: list[Tensor] = []
     for batch, together in zip(batches, maps(clip, torch.cat([known, other])), strict=True):
         cosine = F.normalize(clip.encode_image(batch.pixels), dim=-1) @ F.normalize(known.float(), dim=-1).T
         shares.append(_share(together, cosine))
-    checks.append(contrast_check(_mean(shares)))
+    checks.append(contrast_check(Measured.of(torch.cat(shares)), trained=trained))
     tell("sinks")
     parts = [sinks_of(clip.vision, batch.pixels) for batch in batches]
     every = [sink for batch, part in zip(batches, parts, strict=True) for sink in sinks_found(batch.places, part)]
     found = tuple(sorted(every, key=lambda sink: sink.image))
-    checks.append(sinks_check(found, pictures, float(torch.cat([part.share for part in parts]).mean())))
-    patches = min(part.mask[0].numel() for part in parts)
-    return Sanity(drawn[0].method, clip.name, drawn[0].texts, other_names, pictures, patches, tuple(checks), found)
+    share = Measured.of(torch.cat([part.share for part in parts])[:, None])
+    common = sum(int(part.mask.sum()) for part in parts) / sum(part.mask.numel() for part in parts)
+    checks.append(sinks_check(found, pictures, share, common))
+    return Sanity(
+        drawn[0].method, clip.name, drawn[0].texts, other_names, pictures, patches, tuple(checks), found, untrained
+    )
 
 
 def negative_texts(clip: Clip, texts: Sequence[str], count: int, *, seed: int = 0) -> tuple[str, ...]:
@@ -255,13 +273,22 @@ def _random_directions(known: Tensor, draws: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(known) * known.norm(dim=-1).mean()
 
 
-def _share(maps: Float[Tensor, "image text patch"], cosine: Float[Tensor, "image own"]) -> Float[Tensor, " image"]:
-    """Measure the mass on a negative text beside the mass on each picture's nearest text, mean over the negative one."""
+def _share(
+    maps: Float[Tensor, "image text patch"], cosine: Float[Tensor, "image own"]
+) -> Float[Tensor, "image negative"]:
+    """Return the share of the mass on each negative text beside the mass on each picture's nearest text."""
     texts = cosine.shape[1]
     mass = (maps - maps.mean((1, 2), keepdim=True)).relu().double().sum(2)
     nearest, rest = mass.gather(1, cosine.argmax(1, keepdim=True)), mass[:, texts:]
-    return (rest / (nearest + rest)).nanmean(1).float()
+    return (rest / (nearest + rest)).float()
 
 
-def _mean(found: list[Tensor]) -> float:
-    return float(torch.cat([one.flatten() for one in found]).nanmean())
+def _correlations(first: list[Tensor], second: list[Tensor]) -> Float[Tensor, " map"]:
+    """Return the rank correlation of each map with its partner."""
+    return torch.cat([rank_correlation(a, b).flatten() for a, b in zip(first, second, strict=True)])
+
+
+def untrained_towers(clip: Clip) -> tuple[str, ...]:
+    """Name the towers whose weights look as they were drawn."""
+    towers = {"image tower": clip.vision, "text tower": clip.text_tower}
+    return tuple(name for name, tower in towers.items() if looks_untrained(tower))

@@ -6,11 +6,15 @@ from math import isnan
 from textwrap import fill
 from typing import Any, ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from clip_anatomy.maps.attention_sinks import AttentionSinks
 from clip_anatomy.results import Result
 
 __all__ = [
     "LIMITS",
+    "Measured",
     "Sanity",
     "SanityCheck",
     "Sink",
@@ -35,6 +39,9 @@ LIMITS = {
 }
 """Question → figure below which the answer is good, and why there."""
 WIDE = 100
+UNTRAINED = (
+    "The weights of the {} look untrained, as if they were drawn at random: no map of this model means anything."
+)
 FLAT = "every map is flat: nothing to compare"
 PLACES = 3  # of sinks, that the table names
 
@@ -48,8 +55,11 @@ class SanityCheck:
         varied: what was varied.
         figure: see the module; NaN where every map was flat.
         limit: below it the answer is good; None for lines that only inform.
-        passed: the answer; None for lines that only inform, or where nothing could be measured.
+        passed: whether all of the interval is good; False where the figure is not, None in between, for lines that only inform,
+            and where nothing could be measured.
         verdict: in words.
+        chance: the figure of maps that say nothing; None for lines that only inform.
+        error: half the width of the figure's 95 % interval; NaN where it is not known.
     """
 
     name: str
@@ -58,6 +68,13 @@ class SanityCheck:
     limit: float | None
     passed: bool | None
     verdict: str
+    chance: float | None = None
+    error: float = float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The figure's 95 % interval."""
+        return self.figure - self.error, self.figure + self.error
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,7 @@ class Sanity(Result):
         patches: of the smallest picture.
         checks: one line each.
         sinks: every one that was found.
+        untrained: towers whose weights look as they were drawn; no question is then answered well.
     """
 
     presenter: ClassVar[str] = "figures_folder"
@@ -103,32 +121,60 @@ class Sanity(Result):
     patches: int
     checks: tuple[SanityCheck, ...]
     sinks: tuple[Sink, ...]
+    untrained: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether no question was answered badly."""
-        return all(check.passed is not False for check in self.checks)
+        """Whether no question was answered badly, or left open."""
+        return not self.untrained and all(check.passed is True for check in self.checks if check.limit is not None)
 
     def summary(self) -> str:
         """Return the lines for people, at most a hundred characters wide."""
         wide = max(len(check.varied) for check in self.checks) + 2
         subject = f"{counted(self.images, 'picture')} × {counted(len(self.texts), 'text')} ({self.model})"
-        lines = [f"Sanity of {self.method} on {subject}", f"  {'':<{wide}}{'figure':>6}  {'good':>6}"]
-        for check in self.checks:
-            figure, limit = (
-                f"{x:.2f}" if check.name != "sinks" else f"{x:.0%}" for x in (check.figure, check.limit or 0)
-            )
-            good = "" if check.limit is None else f"< {limit}"
-            head = f"  {check.varied:<{wide}}{figure:>6}  {good:>6}  "
-            lines += fill(check.verdict, WIDE, initial_indent=head, subsequent_indent=" " * len(head)).splitlines()
+        lines = [
+            f"Sanity of {self.method} on {subject}",
+            *(fill(line, WIDE, initial_indent="  ", subsequent_indent="  ") for line in self.announcement),
+        ]
+        lines += [f"  {'':<{wide}}{'figure':>6}{' ± 95 %':>8}{'chance':>8}{'good':>8}"]
+        for check, cells in zip(self.checks, self.rows, strict=True):
+            head = f"  {check.varied:<{wide}}{cells[0]:>6}{cells[1]:>8}{cells[2]:>8}{cells[3]:>8}  "
+            if len(head) + len(check.verdict) <= WIDE:
+                lines.append(head + check.verdict)
+            else:
+                indent = " " * 6
+                lines += [head.rstrip(), fill(check.verdict, WIDE, initial_indent=indent, subsequent_indent=indent)]
         return "\n".join(lines)
+
+    @property
+    def announcement(self) -> list[str]:
+        """A line that says which tower looks untrained, if one does."""
+        return [UNTRAINED.format(" and the ".join(self.untrained))] if self.untrained else []
+
+    @property
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Figure, half of the interval, chance and limit of each check, as page and terminal print them."""
+        found: list[tuple[str, str, str, str]] = []
+        for check in self.checks:
+            values = (check.figure, check.error, check.chance, check.limit)
+            share = check.name == "sinks"
+            cells = ["" if x is None or isnan(x) else f"{x:.0%}" if share else f"{x:.2f}" for x in values]
+            found.append((cells[0], cells[1], cells[2], f"< {cells[3]}" if cells[3] else ""))
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON (NaN becomes None)."""
         found = asdict(self)
-        for check in found["checks"]:
-            check["figure"] = None if isnan(check["figure"]) else check["figure"]
-        return {**found, "passed": self.passed, "limits": {name: limit for name, (limit, _) in LIMITS.items()}}
+        for check, one in zip(found["checks"], self.checks, strict=True):
+            check["interval"] = None if isnan(one.error) else list(one.interval)
+            check["figure"] = None if isnan(one.figure) else one.figure
+            del check["error"]
+        return {
+            **found,
+            "announcement": self.announcement,
+            "passed": self.passed,
+            "limits": {name: limit for name, (limit, _) in LIMITS.items()},
+        }
 
 
 def counted(number: int, noun: str) -> str:
@@ -141,38 +187,77 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def text_check(figure: float, *, per_text: bool) -> SanityCheck:
+@dataclass(frozen=True)
+class Measured:
+    """A mean over pictures and texts, and how sure it is.
+
+    Attributes:
+        figure: the mean; NaN where nothing could be measured.
+        error: half the width of its 95 % interval.
+    """
+
+    figure: float
+    error: float = float("nan")
+
+    @staticmethod
+    def of(values: Float[Tensor, "unit repeat"], least: float = 0.0) -> "Measured":
+        """Average over units that are independent (maps, pictures), each measured several times.
+
+        Args:
+            values: NaN where a map was flat.
+            least: standard deviation that a unit has at least: a rank correlation over n patches scatters by 1/√(n − 1).
+        """
+        known = values[~values.isnan().all(1)]
+        if not len(known):
+            return Measured(float("nan"))
+        means = known.nanmean(1) if len(known) > 1 else known[0][~known[0].isnan()]
+        spread = float(means.std()) if len(means) > 1 else float("nan")
+        each = 0.0 if isnan(spread) else spread / len(means) ** 0.5
+        error = 1.96 * max(each, least / len(known) ** 0.5)
+        return Measured(float(known.nanmean()), error or float("nan"))
+
+
+def text_check(measured: Measured, *, per_text: bool, trained: bool = True) -> SanityCheck:
     """Judge whether maps change with the text."""
     varied, limit = "maps of negative texts", LIMITS["text"][0]
     if not per_text:
-        return SanityCheck(
-            "text", varied, figure, limit, False, "changes with the text: no, it never looks at the text"
-        )
-    return _judged("text", varied, figure, "changes with the text")
+        verdict = "changes with the text: no, it never looks at the text"
+        return SanityCheck("text", varied, measured.figure, limit, False, verdict, 0.0, measured.error)
+    return _judged("text", varied, measured, 0.0, "changes with the text", trained=trained)
 
 
-def weights_check(varied: str, figure: float, *, judged: bool) -> SanityCheck:
-    """Judge whether maps change with what was learned. Only a line with `judged` has a limit, the others inform."""
+def weights_check(
+    varied: str, measured: Measured, chance: Measured | None = None, *, trained: bool = True
+) -> SanityCheck:
+    """Judge whether maps change with what was learned. Only a line with a chance level has a limit, the others inform."""
     varied = f"random weights in {varied}"
-    if judged:
-        return _judged("weights", varied, figure, "depends on what was learned")
-    kept = figure >= LIMITS["weights"][0]
-    verdict = FLAT if isnan(figure) else "still the map's order" if kept else "no longer the map's order"
-    return SanityCheck("weights", varied, figure, None, None, verdict)
+    if chance is not None:
+        level = chance.figure if not isnan(chance.figure) else None
+        return _judged("weights", varied, measured, level, "depends on what was learned", trained=trained)
+    kept = measured.figure >= LIMITS["weights"][0]
+    verdict = FLAT if isnan(measured.figure) else "still the map's order" if kept else "no longer the map's order"
+    return SanityCheck("weights", varied, measured.figure, None, None, verdict, None, measured.error)
 
 
-def contrast_check(figure: float) -> SanityCheck:
+def contrast_check(measured: Measured, *, trained: bool = True) -> SanityCheck:
     """Judge whether maps prefer the text to what is not there."""
-    found = "prefers the text to what is not there"
-    return _judged("contrast", "share on a contrast text", figure, found, " (0.50 is guessing)")
+    about = "prefers the text to what is not there"
+    return _judged("contrast", "share on a contrast text", measured, 0.5, about, trained=trained)
 
 
-def _judged(name: str, varied: str, figure: float, question: str, further: str = "") -> SanityCheck:
-    limit = LIMITS[name][0]
+def _judged(name: str, varied: str, measured: Measured, chance: float | None, question: str, *, trained: bool) -> SanityCheck:  # fmt: skip
+    limit, figure, error = LIMITS[name][0], measured.figure, measured.error
     if isnan(figure):
-        return SanityCheck(name, varied, figure, limit, None, FLAT)
-    good = figure < limit
-    return SanityCheck(name, varied, figure, limit, good, f"{question}: {'yes' if good else 'no'}{further}")
+        return SanityCheck(name, varied, figure, limit, None, FLAT, chance)
+    if figure >= limit:
+        passed, answer = False, "no"
+    elif not trained:
+        passed, answer = False, "no, the model looks untrained"
+    elif figure + error < limit:
+        passed, answer = True, "yes"
+    else:
+        passed, answer = None, "unclear, take more pictures or texts"
+    return SanityCheck(name, varied, figure, limit, passed, f"{question}: {answer}", chance, error)
 
 
 def sinks_found(images: Sequence[int], part: AttentionSinks) -> list[Sink]:
@@ -183,13 +268,18 @@ def sinks_found(images: Sequence[int], part: AttentionSinks) -> list[Sink]:
     ]
 
 
-def sinks_check(found: Sequence[Sink], images: int, share: float) -> SanityCheck:
-    """Judge whether the readout attends to sinks. `share`: of the attention to patches that goes to sinks, mean over pictures."""
+def sinks_check(found: Sequence[Sink], images: int, measured: Measured, chance: float) -> SanityCheck:
+    """Judge whether the readout attends to sinks.
+
+    Args:
+        found: the sinks.
+        images: how many pictures were looked at.
+        measured: share of the attention to patches that goes to sinks, over pictures.
+        chance: the share of the patches that are sinks.
+    """
     varied, limit = "attention on sinks and registers", LIMITS["sinks"][0]
     if not found:
-        return SanityCheck(
-            "sinks", varied, 0.0, limit, True, f"none in {images} pictures".replace(" 1 pictures", " 1 picture")
-        )
+        return SanityCheck("sinks", varied, 0.0, limit, True, f"none in {counted(images, 'picture')}", 0.0)
     most: dict[tuple[int, int], list[Sink]] = {}
     for sink in found:
         most.setdefault((sink.row, sink.col), []).append(sink)
@@ -201,8 +291,9 @@ def sinks_check(found: Sequence[Sink], images: int, share: float) -> SanityCheck
     more = f" and {len(common) - PLACES} other places" if len(common) > PLACES else ""
     pictures = len({sink.image for sink in found})
     return SanityCheck(
-        "sinks", varied, share, limit, share < limit, f"found in {pictures} of {images} pictures: {where}{more}"
-    )
+        "sinks", varied, measured.figure, limit, measured.figure < limit,
+        f"found in {pictures} of {images} pictures: {where}{more}", chance, measured.error,
+    )  # fmt: skip
 
 
 def _mean(group: list[Sink], name: str) -> float:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, staged
 from clip_anatomy.errors import BadInput
+from clip_anatomy.evaluation.method_checks import MethodChecks
 from clip_anatomy.images.input_size import describe_size
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.maps.map_result import MapRun, Maps
@@ -56,13 +57,16 @@ def save(found: MapSet | Maps, folder: Path) -> Path:
     return folder
 
 
-def write(found: MapSet, staging: Staging, progress: Progress | None = None) -> None:
+def write(
+    found: MapSet, staging: Staging, progress: Progress | None = None, checks: MethodChecks | None = None
+) -> None:
     """Draw every picture, one after the other, into a staged folder.
 
     Args:
         found: what is drawn.
         staging: an entered staging folder.
         progress: told how many pictures are drawn.
+        checks: whether the maps mean anything, if that was asked for.
     """
     tell, run = progress or silent, _run(found)
     sections: list[Markup] = []
@@ -79,8 +83,9 @@ def write(found: MapSet, staging: Staging, progress: Progress | None = None) -> 
     tell("writing the page", 0, 1)
     title, under = _title(found), f"{run.clip.name} · {', '.join(_methods(found))} · {_looked_at(run)}"
     write_sheets(staging, contact_sheets(title, under, rows, LEGENDS[found.colours]))
-    staging.write(REPORT, _page(found, sections))
-    staging.write(KIND.mark, as_json({**found.to_dict(), "files": staging.files}))
+    staging.write(REPORT, _page(found, sections, checks))
+    sanity = {} if checks is None else {"sanity": checks.to_list()}
+    staging.write(KIND.mark, as_json({**found.to_dict(), **sanity, "files": staging.files}))
 
 
 def figure(found: MapSet | Maps) -> Image.Image:
@@ -129,7 +134,7 @@ def _picture(found: MapSet, image: int) -> tuple[ShownPicture, Image.Image, MapS
     )
 
 
-def _page(found: MapSet, sections: Sequence[Markup]) -> str:
+def _page(found: MapSet, sections: Sequence[Markup], checks: MethodChecks | None = None) -> str:
     run = _run(found)
     facts = [*model_facts(run.clip), ("methods", ", ".join(_methods(found))), ("looked at", _looked_at(run))]
     facts += [
@@ -138,7 +143,9 @@ def _page(found: MapSet, sections: Sequence[Markup]) -> str:
         if one.subtracted or one.method in CONTRASTED
     ]
     notes = [*found.all_notes, *on_page_note(len(sections), len(found))]
-    return maps_page(_title(found), sections, found.colours, notes=notes, failed=found.failed, facts=facts)
+    return maps_page(
+        _title(found), sections, found.colours, notes=notes, failed=found.failed, facts=facts, checks=checks
+    )
 
 
 def _title(found: MapSet) -> str:
