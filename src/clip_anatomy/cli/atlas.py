@@ -61,18 +61,18 @@ def atlas(
     with ExitStack() as stack:
         with shown(f"opening {store}"):
             from clip_anatomy.atomic_output import staged
-            from clip_anatomy.loading.load import load_recorded
             from clip_anatomy.naming.build_atlas import atlas as build_atlas
             from clip_anatomy.naming.language_model import language_model
             from clip_anatomy.naming.top_images import rows_at
             from clip_anatomy.report.atlas_pages import ATLAS, PAGE, write_atlas
             from clip_anatomy.report.atlas_table import has_parquet, print_atlas
             from clip_anatomy.store.store import Store
+            from clip_anatomy.store.store_model import model_of
 
             asked = language_model(llm, llm_model, llm_price, llm_timeout, task)  # said before minutes of loading
             opened = Store.open(store)
             part = None if folder is None else stack.enter_context(staged(folder, ATLAS)).folder
-            clip = load_recorded(model, opened.manifest.model, weights=weights, device=device)
+            clip = model_of(opened, model, weights=weights, device=device)
         with shown() as tell:
             found = build_atlas(
                 opened, clip, pool, texts=texts, adaptive=adaptive, rounds=rounds, llm=asked, task=task, truth=truth,

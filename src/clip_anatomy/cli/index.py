@@ -55,12 +55,11 @@ def index(
 
     with shown("opening the model"):
         from clip_anatomy.data.open_dataset import open_dataset
-        from clip_anatomy.loading.load import load_recorded
         from clip_anatomy.store.index import index as index_source
-        from clip_anatomy.store.index import model_of
+        from clip_anatomy.store.store_model import model_to_index
 
         opened = open_dataset(source, labels)  # a wrong path is said before minutes of loading
-        clip = load_recorded(model, model_of(store) or "demo", weights=weights, device=device)
+        clip = model_to_index(store, model, weights=weights, device=device)
     try:
         with shown(source) as tell:
             done = index_source(

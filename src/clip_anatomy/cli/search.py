@@ -58,9 +58,9 @@ def search(
     from clip_anatomy.cli.options import output_folder, print_json, print_notes
     from clip_anatomy.progress import note, say, shown
     from clip_anatomy.retrieval.search import search as find
-    from clip_anatomy.retrieval.store_atlas import model_of
     from clip_anatomy.retrieval.text_search import search_captions
     from clip_anatomy.store.store import Store
+    from clip_anatomy.store.store_model import model_of
 
     if captions:
         ignored = {"--negative": negative, "--mode": mode != "heads", "--focus": focus, "--where": where, "--out": out,

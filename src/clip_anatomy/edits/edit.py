@@ -14,6 +14,7 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.edits.split_contributions import change_of_coordinates, change_of_parts
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.origin import Origin
 from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
@@ -40,6 +41,7 @@ class Edit:
         replacements: the parts, each once, in order.
         measured_on: what the means were taken over.
         notes: anything.
+        origin: where the model lies, so that it is opened again from anywhere; None for a live one.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Edit:
     replacements: tuple[Replacement, ...] = ()
     measured_on: str = ""
     notes: str = ""
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         """Sort the parts; refuse those that do not exist, stand twice, or do not fit."""
@@ -131,8 +134,8 @@ class Edit:
         """Make the edit of a model that changes nothing."""
         tower = clip.vision
         return Edit(
-            clip.name, clip.digest, str(tower.dtype).removeprefix("torch."), tower.layers, tower.heads, tower.embed
-        )
+            clip.name, clip.digest, str(tower.dtype).removeprefix("torch."), tower.layers, tower.heads, tower.embed, origin=clip.origin
+        )  # fmt: skip
 
     @staticmethod
     def load(path: str | Path) -> "Edit":

@@ -16,6 +16,7 @@ from clip_anatomy import __version__
 from clip_anatomy.edits.replacement import EDIT_BYS, KINDS, Replacement
 from clip_anatomy.errors import BadInput, BadSpec, OutputError
 from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, write_text
+from clip_anatomy.loading.origin import Origin
 
 __all__ = ["SCHEMA", "read_edit", "remove_unnamed", "write_edit"]
 
@@ -50,6 +51,7 @@ def write_edit(fields: Mapping[str, Any], path: Path) -> Path:
         "model": {
             "name": fields["model"],
             **{name: fields[name] for name in ("digest", "dtype", "layers", "heads", "embed")},
+            **({} if fields["origin"] is None else {"origin": fields["origin"].to_dict(path.parent)}),
         },
         "parts": rows,
         "unit": "contribution / ‖embedding‖ of the unedited image; convention centered",
@@ -118,11 +120,23 @@ def read_edit(path: Path) -> dict[str, Any]:
             "replacements": tuple(_replacement(row, tensors) for row in content["parts"]),
             "measured_on": str(content["measured_on"]),
             "notes": str(content.get("notes", "")),
+            "origin": _origin(model, path.parent),
         }
     except (BadInput, BadSpec) as error:
         raise BadInput(f"{path}: {error}") from error
     except Exception as error:
         raise BadInput(f"{path} lacks or misspells {error} of an edit. {AGAIN}") from error
+
+
+def _origin(model: Mapping[str, Any], beside: Path) -> Origin | None:
+    """Read where the model of an edit lies: the places it says, those that are there first."""
+    said = {str(name): str(place) for name, place in dict(model.get("origin") or {}).items()}
+    if not said:
+        return None
+    try:
+        return Origin.read(said, beside, str(model["name"]))
+    except BadSpec:  # only whoever opens the model has to be told
+        return Origin(said["spec"], said.get("place", ""), said.get("weights", ""))
 
 
 def _replacement(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Replacement:

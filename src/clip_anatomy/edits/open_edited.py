@@ -6,9 +6,8 @@ from pathlib import Path
 
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
-from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load_recorded
+from clip_anatomy.loading.open_again import opened_again
 
 __all__ = ["open_edited", "read_edits"]
 
@@ -38,13 +37,7 @@ def open_edited(
     read = edit if isinstance(edit, Edit) else read_edits(edit)
     if isinstance(model, Clip):
         return EditedClip(model, read)
-    try:
-        clip = load_recorded(model, read.model, weights=weights, device=device, dtype=read.dtype)
-    except BadSpec as error:
-        if model is not None:
-            raise
-        raise BadSpec(
-            f"the edit was made for a model called {read.model!r}, which cannot be opened by that name here. Type --model and what it "
-            f"was loaded from ({error})"
-        ) from error
+    beside = Path() if isinstance(edit, Edit) else Path(edit).parent
+    said = {} if read.origin is None else read.origin.to_dict(beside)
+    clip = opened_again(said, beside, read.model, model, weights, device=device, dtype=read.dtype)
     return EditedClip(clip, read)

@@ -13,6 +13,7 @@ from clip_anatomy.errors import BadImage, BadText
 from clip_anatomy.files import digest
 from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
+from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import Proof
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
 from clip_anatomy.towers.forward import readout_of
@@ -36,6 +37,8 @@ class Clip:
         logit_scale: factor of the cosine before the softmax.
         logit_bias: added after it (0 for plain CLIP).
         proof: the parity proof made on load; None when it was skipped.
+        host: the host library's module; None for the bundled model.
+        origin: where it came from; None for a live model.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Clip:
     logit_bias: float = 0.0
     proof: Proof | None = None
     host: nn.Module | None = field(default=None, repr=False)
+    origin: Origin | None = field(default=None, repr=False)
 
     @property
     def image_tower(self) -> Transformer:

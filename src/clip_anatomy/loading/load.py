@@ -1,5 +1,6 @@
 """`load`: from a spec, a path or a live model to a `Clip` that proved itself."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.host import Host, tensors_of, unsupported
 from clip_anatomy.loading.model_sources import live_model, model_from
 from clip_anatomy.loading.open_clip_towers import read_open_clip
+from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import prove
 from clip_anatomy.loading.tokenizer import Tokenizer
 from clip_anatomy.loading.transformers_models import read_transformers
@@ -99,7 +101,8 @@ def load(
     loaded = model_from(name, weights)
     module = loaded.module.to(device=place, dtype=DTYPES[dtype]).eval()
     check_finite(tensors_of(module), name)
-    return _clip(name, read_host(module), tokenizer or loaded.tokenizer, preprocess or loaded.preprocess, parity)
+    clip = _clip(name, read_host(module), tokenizer or loaded.tokenizer, preprocess or loaded.preprocess, parity)
+    return replace(clip, origin=Origin.of(name, weights))
 
 
 def read_host(module: nn.Module) -> Host:

@@ -10,9 +10,9 @@ from clip_anatomy.results import Result
 from clip_anatomy.retrieval.automatic_heads import ChosenHead
 from clip_anatomy.retrieval.hits import Hit
 from clip_anatomy.retrieval.query import Query
-from clip_anatomy.retrieval.store_atlas import model_of
 from clip_anatomy.retrieval.text_table import decimals, signed, text_table
 from clip_anatomy.store.store import Store
+from clip_anatomy.store.store_model import model_of
 
 __all__ = ["SCHEMA", "Ranking"]
 

@@ -21,8 +21,8 @@ from clip_anatomy.retrieval.query import prepare_query
 from clip_anatomy.retrieval.ranking import Ranking
 from clip_anatomy.retrieval.scan import best, scores
 from clip_anatomy.retrieval.shared_texts import explain_in_words
-from clip_anatomy.retrieval.store_atlas import model_of
 from clip_anatomy.store.store import Store
+from clip_anatomy.store.store_model import model_of
 
 __all__ = ["search"]
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput, BadSpec, OutputError, StoreError
 from clip_anatomy.files import write_text
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load_recorded
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.build_atlas import atlas as make_atlas
@@ -20,27 +19,10 @@ from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.progress import Progress
 from clip_anatomy.store.store import Store
 
-__all__ = ["atlas_of", "kept_atlas", "model_of", "property_directions"]
+__all__ = ["atlas_of", "kept_atlas", "property_directions"]
 
 NAME = "atlas.json"
 VARIANCE_SHARE = 0.95  # of what the texts of a property differ in
-
-
-def model_of(store: Store, model: str | None = None, *, weights: str | None = None, device: str = "auto") -> Clip:
-    """Open the model that a store was made with.
-
-    Args:
-        store: the store.
-        model: its model under another name or path; by default as it was indexed.
-        weights: a checkpoint file for it.
-        device: where to.
-
-    Raises:
-        StoreError: what the name opens today has other weights.
-    """
-    clip = load_recorded(model, store.manifest.model, weights=weights, device=device)
-    store.manifest.refuse_other(clip.name, clip.digest, store.path)
-    return clip
 
 
 def atlas_of(

@@ -23,11 +23,11 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
 from clip_anatomy.retrieval.automatic_heads import ChosenHead, heads_varying_along
 from clip_anatomy.retrieval.query_pictures import read_query
-from clip_anatomy.retrieval.store_atlas import model_of
 from clip_anatomy.retrieval.text_table import decimals, text_table
 from clip_anatomy.split.basis import HeadBasis, basis_of, coordinates_of
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
+from clip_anatomy.store.store_model import model_of
 
 __all__ = ["TextHit", "TextRanking", "search_captions", "search_texts"]
 

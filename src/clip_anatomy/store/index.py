@@ -21,7 +21,7 @@ from clip_anatomy.store.index_run import IndexRun, IndexSummary, StopRequest
 from clip_anatomy.store.manifest import NAME, Manifest, layers_of, parts_of
 from clip_anatomy.store.writer import Writer
 
-__all__ = ["IndexSummary", "index", "model_of"]
+__all__ = ["IndexSummary", "index"]
 
 COMMIT_SECONDS = 30.0
 
@@ -92,11 +92,6 @@ def index(
         return run.run(batch, prune=prune)
 
 
-def model_of(store: Path) -> str | None:
-    """Spec of the model that a store was made with; None if there is no store yet."""
-    return Manifest.load(store).model if (store / NAME).exists() else None
-
-
 def _settings(
     clip: Clip,
     folder: Path,
@@ -114,6 +109,7 @@ def _settings(
         old.layers if old is not None and layers is None else kept,
         old.keep if old is not None and keep is None else parts_of("heads" if keep is None else keep),
         old.convention if old is not None and convention is None else convention or "centered",
+        folder,
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Manifest:
         keep: which parts are kept: "heads", "mlps".
         versions: of the libraries that made it.
         created: date and time, UTC.
+        origin: where the model lies, so that it is opened again from anywhere (see `Origin`); empty for a live one.
         format: version of this layout.
     """
 
@@ -59,11 +60,14 @@ class Manifest:
     keep: tuple[str, ...]
     versions: Mapping[str, str]
     created: str
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
     format: str = FORMAT
 
     @staticmethod
-    def of(clip: Clip, layers: tuple[int, ...], keep: tuple[str, ...], convention: str) -> "Manifest":
-        """Describe a store that is about to be made with this model."""
+    def of(
+        clip: Clip, layers: tuple[int, ...], keep: tuple[str, ...], convention: str, folder: Path | None = None
+    ) -> "Manifest":
+        """Describe a store that is about to be made with this model, in a folder that the places of the model are seen from."""
         check_convention(convention)
         tower = clip.vision
         if "mlps" in keep and not tower.has_mlps:
@@ -81,6 +85,7 @@ class Manifest:
             keep=keep,
             versions=_versions(),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            origin={} if folder is None or clip.origin is None else clip.origin.to_dict(folder),
         )
 
     @property
@@ -158,6 +163,7 @@ class Manifest:
                     versions=dict(said["versions"]),
                     layers=tuple(int(layer) for layer in said["layers"]),
                     keep=parts_of(said["keep"]),
+                    origin={str(name): str(place) for name, place in dict(said.get("origin", {})).items()},
                 )
             )
 

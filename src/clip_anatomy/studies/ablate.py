@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from clip_anatomy.errors import BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load_recorded
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress
 from clip_anatomy.results import Result
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
+from clip_anatomy.store.store_model import model_of
 from clip_anatomy.studies.ablation_study import SELECTED, STUDIES
 from clip_anatomy.studies.ablation_study import study as _study
 from clip_anatomy.studies.study_result import Study
@@ -118,7 +118,7 @@ def ablate(
     def opened_model() -> Clip:
         if isinstance(model, Clip):
             return model
-        return load_recorded(model, opened.manifest.model, weights=weights, device=device)
+        return model_of(opened, model, weights=weights, device=device)
 
     options: dict[str, Any] = {
         "clip": opened_model, "by": by, "over": _means(means), "other": other, "pool": pool, "texts_per_head": texts or 20,

@@ -12,7 +12,6 @@ from torch import Tensor
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load_recorded
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.bundled_pools import pool_of
@@ -24,6 +23,7 @@ from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
+from clip_anatomy.store.store_model import model_of
 from clip_anatomy.studies.ablated_predictions import predictions
 from clip_anatomy.studies.baseline import baseline_of, refuse_missing
 from clip_anatomy.studies.study_result import Study, effects_of
@@ -172,7 +172,7 @@ def study(
         nonlocal waited, clip
         if not isinstance(clip, Clip):
             since = time.perf_counter()
-            clip = load_recorded(None, opened.manifest.model) if clip is None else clip()
+            clip = model_of(opened) if clip is None else clip()
             waited += time.perf_counter() - since
         opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
         return clip

@@ -14,8 +14,9 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress, silent
-from clip_anatomy.retrieval.store_atlas import atlas_of, model_of
+from clip_anatomy.retrieval.store_atlas import atlas_of
 from clip_anatomy.store.store import Store
+from clip_anatomy.store.store_model import model_of
 from clip_anatomy.studies.image_split import Split, train_test_of
 from clip_anatomy.studies.linear_probe import METHODS, Batches, LinearProbe, fit_probe
 from clip_anatomy.studies.probe_table import ProbeRow, ProbeTable

@@ -14,12 +14,12 @@ from clip_anatomy.data.waterbirds import CLASSES, GROUPS
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.imagenet_texts import imagenet_templates
-from clip_anatomy.loading.load import load
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.progress import Progress, silent
-from clip_anatomy.store.index import index, model_of
+from clip_anatomy.store.index import index
 from clip_anatomy.store.manifest import NAME
 from clip_anatomy.store.store import Store
+from clip_anatomy.store.store_model import model_to_index
 from clip_anatomy.studies.waterbirds_table import LATE, PAPER, PaperHeads, PaperRow, PaperTable, paper_heads
 
 __all__ = ["PROTOCOL_OUT", "paper_heads_of", "paper_protocol", "run_protocol"]
@@ -65,11 +65,10 @@ def run_protocol(
     pictures = (
         None if stored else open_dataset(_test_images(str(source)))
     )  # a wrong path is said before minutes of loading
-    named = model or model_of(place)
-    if named is None:
+    if model is None and not (place / NAME).is_file():
         models = ", ".join(one.spec for one in PAPER.values())
         raise BadSpec(f"the protocol is of three models. Type --model with one of: {models}")
-    clip = named if isinstance(named, Clip) else load(named, weights=weights, device=device)
+    clip = model if isinstance(model, Clip) else model_to_index(place, model, weights=weights, device=device)
     paper_heads_of(clip)  # refused before anything is indexed
     failed: tuple[tuple[str, str], ...] = ()
     if pictures is not None:

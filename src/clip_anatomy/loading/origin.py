@@ -1,0 +1,73 @@
+"""`Origin`: where a model came from, so that a store or an edit opens it again, from any working directory and after a move."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_anatomy.errors import BadSpec
+from clip_anatomy.files import path_of
+
+__all__ = ["Origin"]
+
+SCHEMES_OF_PLACES = ("hf", "local-dir")  # what may stand before a colon and a folder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The spec of a model as typed, and the places that it and its weights were at.
+
+    Attributes:
+        spec: as typed.
+        place: the folder or file that the spec names, absolute; "" for a model that has a name only.
+        weights: the checkpoint file that was given beside it, absolute; "" for none.
+    """
+
+    spec: str
+    place: str = ""
+    weights: str = ""
+
+    @staticmethod
+    def of(spec: str, weights: str | Path | None = None) -> "Origin":
+        """Note where a model lies while its spec still means something: paths are relative to where one is."""
+        path = path_of(_without_scheme(spec))
+        place = str(path.absolute()) if path.exists() and spec != "demo" else ""
+        return Origin(spec, place, "" if weights is None else str(path_of(weights).absolute()))
+
+    def to_dict(self, beside: Path) -> dict[str, str]:
+        """Return it for a file in the folder `beside`: places absolute, and as seen from there."""
+        around = beside.absolute()
+        places = {name: place for name, place in (("place", self.place), ("weights", self.weights)) if place}
+        seen = {f"{name}_from_here": os.path.relpath(place, around) for name, place in places.items()}
+        return {"spec": self.spec, **places, **seen}
+
+    @staticmethod
+    def read(said: Mapping[str, str], beside: Path, spec: str) -> "Origin":
+        """Read what `to_dict` gave, from a file in the folder `beside`; of the two ways to a place, one that leads somewhere.
+
+        Raises:
+            BadSpec: neither leads anywhere; says what was looked for, and how to pass it.
+        """
+        found: dict[str, str] = {}
+        for name, option in (("place", "--model"), ("weights", "--weights")):
+            ways = [said[name], os.path.normpath(beside.absolute() / said[f"{name}_from_here"])] if name in said else []
+            there = [way for way in dict.fromkeys(ways) if Path(way).exists()]
+            if ways and not there:
+                looked = " and ".join(dict.fromkeys(ways))
+                model = "" if name == "place" else f"--model {said['spec']} "
+                raise BadSpec(
+                    f"{beside} is of the model {said['spec']!r}; looked for {looked}, and nothing is there. Type: {model}{option} FILE, with "
+                    "where it is now"
+                )
+            found[name] = there[0] if there else ""
+        return Origin(said.get("spec", spec), found["place"], found["weights"])
+
+    @property
+    def spec_anywhere(self) -> str:
+        """A spec that means the same in any folder."""
+        return self.spec.removesuffix(_without_scheme(self.spec)) + self.place if self.place else self.spec
+
+
+def _without_scheme(spec: str) -> str:
+    scheme, colon, rest = spec.partition(":")
+    return rest if colon and scheme in SCHEMES_OF_PLACES else spec

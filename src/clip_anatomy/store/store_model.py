@@ -1,0 +1,42 @@
+"""The model of a store, opened again as it was made."""
+
+from pathlib import Path
+
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import load
+from clip_anatomy.loading.open_again import opened_again
+from clip_anatomy.store.manifest import NAME, Manifest
+from clip_anatomy.store.store import Store
+
+__all__ = ["model_of", "model_to_index"]
+
+
+def model_of(
+    store: Store, model: str | None = None, *, weights: str | Path | None = None, device: str = "auto"
+) -> Clip:
+    """Open the model that a store was made with.
+
+    Args:
+        store: the store.
+        model: its model under another name or path; by default as it was indexed.
+        weights: a checkpoint file for it.
+        device: where to.
+
+    Raises:
+        BadSpec: it is no longer where it was.
+        StoreError: what the name opens today has other weights.
+    """
+    said = store.manifest
+    clip = opened_again(said.origin, store.path, said.model, model, weights, device=device)
+    said.refuse_other(clip.name, clip.digest, store.path)
+    return clip
+
+
+def model_to_index(
+    folder: Path, model: str | None = None, *, weights: str | Path | None = None, device: str = "auto"
+) -> Clip:
+    """Open the model to index with: the one that is named, else that of the store that is there, else the bundled one."""
+    if model is None and (folder / NAME).exists():
+        said = Manifest.load(folder)
+        return opened_again(said.origin, folder, said.model, None, weights, device=device)
+    return load(model or "demo", weights=weights, device=device)
