@@ -48,6 +48,7 @@ MAY_NAME = {
         "report/explain_figure.py",
         "report/explain_folder.py",
         "report/ablation_figure.py",
+        "report/alignment_figure.py",
         "report/concepts_figure.py",
         "report/repair_figure.py",
     },

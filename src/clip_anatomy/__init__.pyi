@@ -51,6 +51,8 @@ from clip_anatomy.store.verify import verify as verify
 from clip_anatomy.studies.ablate import Ablation as Ablation
 from clip_anatomy.studies.ablate import ablate as ablate
 from clip_anatomy.studies.ablation_study import study as study
+from clip_anatomy.studies.align import Alignment as Alignment
+from clip_anatomy.studies.align import align as align
 from clip_anatomy.studies.probe import probe as probe
 from clip_anatomy.studies.probe_table import ProbeTable as ProbeTable
 from clip_anatomy.studies.repair import RepairResult as RepairResult

@@ -58,6 +58,7 @@ VERBS = {  # name → (where its function is, what it answers)
         "clip_anatomy.cli.ablate:ablate",
         "Say which layers, heads and MLPs the answers hang on.",
     ),
+    "align": ("clip_anatomy.cli.align:align", "Predict recordings of pictures from their embeddings."),
     "apply": ("clip_anatomy.cli.apply:apply", "Embed pictures with an edited model."),
     "export": (
         "clip_anatomy.cli.export:export",

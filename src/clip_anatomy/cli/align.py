@@ -1,0 +1,56 @@
+"""`clip-anatomy align`: how well do embeddings predict recordings of the same pictures?"""
+
+from pathlib import Path
+
+from clip_anatomy.cli.options import AsJson, Out, StoreFolder, output_folder, print_json
+
+
+def align(
+    store: StoreFolder,
+    recordings: Path,
+    *,
+    folds: int = 5,
+    permutations: int = 1000,
+    seed: int = 0,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> int:
+    """Fit recordings (of a brain, of another model) by the embeddings of a store; no image is read.
+
+    Writes align.png and align.json into a folder.
+
+        clip-anatomy align STORE recordings.npy
+        clip-anatomy align STORE recordings.npz --folds 10
+
+    Args:
+        recordings: a .npy file [stimulus, channel] or [repeat, stimulus, channel] in the order of the store, or a .npz file with recordings, ids of the store's images and names of the channels.
+        folds: of the cross-validation.
+        permutations: shuffles for p and the chance level.
+        seed: of folds and shuffles.
+        out: folder to write; by default clip-anatomy-align, and none with --json.
+
+    Returns:
+        Exit code 0.
+    """
+    from contextlib import ExitStack
+
+    from clip_anatomy.progress import note, shown
+
+    folder = output_folder(out, "clip-anatomy-align", as_json=as_json)
+    with ExitStack() as stack:
+        progress = stack.enter_context(shown(f"opening {store}"))
+        from clip_anatomy.report import figures
+        from clip_anatomy.studies.align import align as run
+
+        if folder is not None:
+            figures.need_matplotlib()
+        found = run(store, recordings, folds=folds, permutations=permutations, seed=seed, progress=progress)
+        if folder is not None:
+            found.save(folder)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print(found.summary())
+    if folder is not None:
+        note(f"figure: {folder / 'align.png'}")
+    return 0

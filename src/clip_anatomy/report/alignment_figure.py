@@ -1,0 +1,63 @@
+"""Figure and folder of an alignment: each channel's correlation, with chance and the noise ceiling beside it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.loading.typed_texts import shorten
+from clip_anatomy.report.figures import FAINT, INK, LINE, PLAIN, YES_INK, canvas, png
+from clip_anatomy.report.html import notebook_figures
+from clip_anatomy.studies.align import SCHEMA, Alignment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FIGURE", "KIND", "figure", "html", "save", "write"]
+
+NUMBERS, FIGURE = "align.json", "align.png"
+KIND = Kind("alignment", NUMBERS, SCHEMA, (NUMBERS, FIGURE))
+MOST, BAR, WIDE = 30, 0.28, 8.0  # channels drawn; inches
+
+
+def save(result: Alignment, folder: Path) -> Path:
+    """Write align.json and align.png into a folder; see `Result.save`."""
+    with staged(folder, KIND) as staging:
+        write(result, staging)
+    return folder
+
+
+def write(result: Alignment, staging: Staging) -> None:
+    """Write the same into a staging folder."""
+    staging.write(FIGURE, png(figure(result)))
+    staging.write(NUMBERS, as_json(result.to_dict()))
+
+
+def html(result: Alignment) -> str:
+    """Return the figure above the table, for notebooks."""
+    return notebook_figures([(png(figure(result)), "alignment", result.summary())])
+
+
+def figure(result: Alignment) -> "Figure":
+    """Draw the best channels as bars: predicted ones filled, with the chance level and the noise ceiling as marks."""
+    order = result.r.argsort(descending=True)[:MOST].tolist()
+    good, tall = result.predicted, max(1.2, BAR * len(order))
+    with canvas(WIDE, tall + 1.6) as sheet:
+        sheet.text(0.3, 0.38, "How well each channel is predicted", 13, weight="bold")
+        marks = "bar: correlation over stimuli held out; | chance (95 % of shuffles)" + (
+            "" if result.ceiling is None else "; ◇ noise ceiling"
+        )
+        sheet.text(0.3, 0.65, f"{marks}; pale: not above chance", 9, color=FAINT)
+        axes = sheet.axes(2.4, 0.85, WIDE - 2.9, tall)
+        values = result.r[order].tolist()
+        axes.barh(range(len(order)), values, color=[YES_INK if good[at] else LINE for at in order], height=0.65)
+        axes.plot(result.chance[order].tolist(), range(len(order)), "|", color=INK, markersize=9)
+        if result.ceiling is not None:
+            axes.plot(result.ceiling[order].tolist(), range(len(order)), "D", color=INK, fillstyle="none", markersize=5)
+        axes.set_yticks(range(len(order)), [shorten(result.channels[at], 28) for at in order], **PLAIN)
+        axes.set_ylim(len(order) - 0.4, -0.6)
+        axes.set_xlim(min(0.0, *values) - 0.02, 1.02)
+        axes.set_xlabel("correlation r")
+        axes.axvline(0, color=LINE, linewidth=0.8)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return sheet.figure

@@ -1,0 +1,109 @@
+"""Alignment: a linear map is found, noise is not, the ceiling is the noise's, and a channel is used like a text."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import clip_anatomy as ca
+from clip_anatomy.cli.main import main
+from clip_anatomy.data.open_dataset import open_dataset
+from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.studies.align import align
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def made(noise: float, stimuli: int = 300, repeats: int = 1, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(stimuli, 16, generator=generator).double()
+    w = torch.randn(4, 16, generator=generator).double()
+    y = x @ w.T + noise * torch.randn(repeats, stimuli, 4, generator=generator).double()
+    return x, w, y
+
+
+def test_a_linear_map_is_found_again() -> None:
+    x, w, y = made(0.01)
+    found = align(x, y[0], permutations=49)
+    torch.testing.assert_close(found.weight, w, rtol=0, atol=0.01)
+    assert found.r.min() > 0.999
+    assert found.p.max() == 1 / 50
+    torch.testing.assert_close(found.predict(x), y[0], rtol=0, atol=0.1)
+
+
+def test_noise_is_not_predicted_and_p_is_uniform() -> None:
+    """Sixty channels of pure noise: few below 0.05, none left after false discovery control.
+
+    Held-out noise leans a little against what the other folds had by chance, so r lies slightly below zero: p errs to the safe side.
+    """
+    x, _, _ = made(1.0)
+    noise = torch.randn(len(x), 60, generator=torch.Generator().manual_seed(5)).double()
+    found = align(x, noise, permutations=199)
+    assert -0.08 < float(found.r.mean()) < 0.03
+    assert int((found.p < 0.05).sum()) <= 8
+    assert 0.35 < float(found.p.mean()) < 0.85
+    assert found.predicted.sum() == 0
+    assert 0.07 < float(found.chance.mean()) < 0.12  # 1.645 / √300
+
+
+def test_the_ceiling_is_that_of_the_noise() -> None:
+    """Variance 16 + noise 9 a repeat over four repeats: √(16 / (16 + 9/4)) = 0.936."""
+    x, w, y = made(3.0, stimuli=2000, repeats=4)
+    found = align(x, y, permutations=9)
+    assert found.ceiling is not None
+    signal = w.square().sum(1)
+    torch.testing.assert_close(found.ceiling, (signal / (signal + 9 / 4)).sqrt(), rtol=0, atol=0.02)
+    assert bool((found.r <= found.ceiling + 0.02).all())
+    assert bool((found.r > found.ceiling - 0.03).all())
+
+
+def test_a_channel_is_used_like_a_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel that answers to one colour is named by it, and its map lies on the object of that colour."""
+    monkeypatch.chdir(tmp_path)
+    clip = ca.load("demo")
+    ca.index(clip, "world:240:test", tmp_path / "store")
+    store = ca.Store.open(tmp_path / "store", clip)
+    colours = store.column("colour")
+    answers = np.array([[one == "red", one == "blue"] for one in colours], dtype=float)
+    order = np.random.default_rng(0).permutation(len(answers))
+    np.savez(
+        "r.npz", recordings=answers[order], ids=np.array([store.rows()[at].id for at in order]), channels=["R", "B"]
+    )
+    assert main(["align", "store", "r.npz", "--permutations", "99"]) == 0
+    assert "2 of 2 channels predicted" in capsys.readouterr().out
+    numbers = json.loads(Path("clip-anatomy-align/align.json").read_text())
+    assert [row["channel"] for row in numbers["channels"]] == ["R", "B"]
+    assert Path("clip-anatomy-align/align.png").stat().st_size > 1000
+    found = align(store, "r.npz", permutations=99)
+    assert (
+        torch.equal(found.r, align(store, answers[order][np.argsort(order)], permutations=99).r) is False
+    )  # another order
+    named = ca.concepts(clip, directions=found.weight, count=1)
+    assert "red" in named.of(0)[0][0]
+    assert "blue" in named.of(1)[0][0]
+    red = next(
+        one for one in open_dataset("world:240:test") if one.meta["colour"] == "red" and one.meta["count"] == "one"
+    )
+    maps = ca.heatmap(clip, [red.data], found.weight.float())
+    assert maps.values[0, 0].max() > maps.values[0, 1].max()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "message"),
+    [
+        (torch.zeros(20, 3), torch.zeros(19, 2), {}, "20 embeddings for 19 stimuli"),
+        (torch.zeros(20, 3), torch.zeros(20, 2), {}, "channel 0 has one value"),
+        (torch.zeros(20), torch.zeros(20, 2), {}, r"\[stimulus, embed\] were expected"),
+        (torch.zeros(20, 3), torch.full((20, 2), torch.nan), {}, "40 values that are NaN"),
+        (torch.zeros(20, 3), "nowhere.npy", {}, "nowhere.npy cannot be read"),
+        (torch.randn(20, 3), torch.randn(20, 2), {"folds": 9}, "2 to 5 were expected"),
+        (torch.randn(20, 3), torch.randn(20, 2), {"channels": ["one"]}, "1 names for 2 channels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(x, y, options, message) -> None:
+    with pytest.raises((BadInput, BadSpec), match=message):
+        align(x, y, **options)
