@@ -168,11 +168,17 @@ def align(
     p = (1 + (shuffled >= r).sum(0)) / (1 + permutations)
     chance = np.quantile(shuffled, 0.95, axis=0) if permutations else np.zeros_like(r)
     whole = _ridge(x, y)
-    weight, intercept = np.atleast_2d(whole.coef_), np.atleast_1d(whole.intercept_)
     return Alignment(
-        names, *(torch.from_numpy(np.ascontiguousarray(one)).double() for one in (weight, intercept, r, p)), _ceiling(repeats, rng),
-        torch.from_numpy(chance), len(x), folds,
-    )  # fmt: skip
+        names,
+        torch.from_numpy(np.atleast_2d(whole.coef_).copy()),
+        torch.from_numpy(np.atleast_1d(whole.intercept_).copy()),
+        torch.from_numpy(r),
+        torch.from_numpy(p),
+        _ceiling(repeats, rng),
+        torch.from_numpy(chance),
+        len(x),
+        folds,
+    )
 
 
 def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> Any:
