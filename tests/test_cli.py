@@ -332,13 +332,17 @@ def test_check_proves_the_model(main: Main, model: str) -> None:
     held = json.loads(out)
     assert (code, err) == (0, "")
     assert held["holds"]
-    assert len(held["checks"]) == 16  # both towers, exactly and in float32; three sums for each and each convention
+    assert len(held["checks"]) == 18  # embeddings exactly and in float32, pixels, ids, three sums of each kind
     assert {(c["tower"], c["convention"]) for c in held["checks"]} == {
         (tower, how) for tower in ("image", "text") for how in ("", "centered", "official")
     }
     exact = [c for c in held["checks"] if c["claim"].startswith("embedding = open_clip")]
     assert [c["tower"] for c in exact] == ["image", "text"]
-    assert all(c["error"] <= c["allowed"] == (1e-10 if c in exact else 1e-5) for c in held["checks"])
+    inputs = {c["claim"].split(" = ")[0]: (c["error"], c["allowed"]) for c in held["checks"] if "= open" in c["claim"]}
+    assert inputs == {**inputs, "pixels": (0, 0.05), "token ids": (0, 0)}
+    sums = [c for c in held["checks"] if "= open" not in c["claim"]]
+    assert all(c["error"] <= c["allowed"] == 1e-10 for c in exact)
+    assert all(c["error"] <= c["allowed"] == 1e-5 for c in sums)
 
 
 def test_check_fails_when_our_forward_is_not_the_hosts(main: Main, model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,8 @@ ORDER = [
     "cli",
 ]
 MAY_NAME = {
-    "open_clip": {"loading/open_clip_models.py", "loading/tokenizer.py"},
-    "transformers": {"loading/transformers_models.py"},
+    "open_clip": {"loading/open_clip_models.py", "loading/open_clip_inputs.py", "loading/tokenizer.py"},
+    "transformers": {"loading/transformers_models.py", "loading/transformers_preprocess.py"},
     "timm": set(),
     "zarr": {"store/blocks.py"},
     "matplotlib": {

@@ -219,7 +219,7 @@ def test_sharp_attention_is_no_reason_to_refuse() -> None:
             block.attn.in_proj_weight[:128] *= 4
     proof = ca.load(model).proof
     assert proof is not None
-    rounding = next(one for one in proof.others if one.tower == "image")
+    rounding = next(one for one in proof.rounding if one.tower == "image")
     assert rounding.claim == "rounding in float32"
     assert rounding.difference > 1e-5
 

@@ -308,7 +308,7 @@ def test_check_and_explain(clip: ca.Clip) -> None:
     from clip_anatomy.split.picture_explanation import explain_pixels, summands
 
     found = check(clip).claims
-    assert len(found) == 16
+    assert len(found) == 17
     assert all(each.holds for each in found)
     one = explain_pixels(clip, torch.randn(1, 3, 96, 96), clip.encode_text(["a", "bc"]))[0]
     assert len(one.ranked_parts(0)) == 8

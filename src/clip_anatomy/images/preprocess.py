@@ -40,6 +40,8 @@ class Preprocess:
         crop: how the offset is rounded. "round" (open_clip) rounds the crop's offset, resizes in the picture's own mode and drops
             transparency. "floor" (transformers) rounds the offset down, which is a pixel less for one margin in four,
             and converts to RGB first, on white where the picture is transparent (as transformers 5 does).
+        short_side: pixels that "shortest" scales the short side to before `size` is cut out of the middle (256 before 224 is common);
+            None scales just so far that the picture covers `size`.
         fill: brightness of the padding of "longest", 0..255. Padding is added in RGB; open_clip adds it in the
             picture's own mode, where the same number may be another colour (palettes, CMYK, YCbCr).
 
@@ -61,6 +63,7 @@ class Preprocess:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop: Literal["round", "floor"] = "round"
     fill: int = 0
+    short_side: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model can have meant."""
@@ -71,6 +74,10 @@ class Preprocess:
         if not all(s > 0 for s in self.std) or not all(np.isfinite([*self.mean, *self.std])):
             raise BadSpec(
                 f"preprocess mean {self.mean}, std {self.std}: finite, and std above 0. Type: std={OPENAI_STD}"
+            )
+        if self.short_side is not None and self.short_side < 1:
+            raise BadSpec(
+                f"preprocess short_side {self.short_side}: pixels above 0 were expected. Type: short_side=256"
             )
         if not 0 <= self.fill <= 255:
             raise BadSpec(f"preprocess fill {self.fill}: a brightness 0..255 was expected. Type: fill=0")
@@ -95,12 +102,14 @@ class Preprocess:
 
     @property
     def _filter(self) -> Image.Resampling:
-        covers_oblong = self.resize == "shortest" and self.size[0] != self.size[1]
+        covers_oblong = self.resize == "shortest" and self.size[0] != self.size[1] and self.short_side is None
         return _FILTERS["bicubic" if covers_oblong else self.interpolation]
 
     def at(self, size: int | tuple[int, int]) -> "Preprocess":
         """Return the same at another resolution: one number for a square, or (row, col)."""
-        return replace(self, size=(size, size) if isinstance(size, int) else size)
+        sides = (size, size) if isinstance(size, int) else size
+        short = self.short_side and round(self.short_side * min(sides) / min(self.size))
+        return replace(self, size=sides, short_side=short)
 
     def geometry(self, width: int, height: int) -> Geometry:
         """Tell where the model's pixels lie in an original of this size (Pillow's order, `*image.size`)."""
@@ -109,14 +118,13 @@ class Preprocess:
         rows, cols = self.size
         if self.resize == "squash":
             resized = self.size
-        elif self.resize == "longest" or rows != cols:
+        elif self.resize == "longest" or (rows != cols and self.short_side is None):
             ratios = height / rows, width / cols
             ratio = max(ratios) if self.resize == "longest" else min(ratios)
             resized = max(1, round(height / ratio)), max(1, round(width / ratio))
-        elif width <= height:
-            resized = int(rows * height / width), cols
         else:
-            resized = rows, int(cols * width / height)
+            short = self.short_side or rows
+            resized = (int(short * height / width), short) if width <= height else (short, int(short * width / height))
         return Geometry(
             (height, width), resized, (self._offset(resized[0], rows), self._offset(resized[1], cols)), self.size
         )

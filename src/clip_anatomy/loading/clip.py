@@ -15,8 +15,8 @@ from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
 from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import Proof
+from clip_anatomy.loading.token_ids import checked_ids, ids_of
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
-from clip_anatomy.towers.forward import readout_of
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer, as_transformer
 
@@ -106,31 +106,15 @@ class Clip:
         """Convert texts to token ids, cut after the last end-of-text token where nothing behind it can be seen (causal towers).
 
         Raises:
-            BadText: no text, not strings, ids of the wrong shape or outside the vocabulary.
+            BadText: no text, not strings, ids of the wrong shape, outside the vocabulary, longer than the context, or without
+                the token where the model reads.
         """
-        tower = self.text_tower
         if isinstance(texts, Tensor):
-            ids = texts
-            vocabulary, context = tower.embedding.weight.shape[0], tower.embedding.position.shape[0]
-            if ids.dim() != 2 or ids.is_floating_point() or not 0 < ids.shape[1] <= context:
-                raise BadText(
-                    f"ids are {ids.dtype} {list(ids.shape)}; integers [text, token] with at most {context} tokens were "
-                    "expected. Type: clip.ids(['a text'])"
-                )
-            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-                raise BadText(f"ids run from {int(ids.min())} to {int(ids.max())}; the vocabulary has {vocabulary}.")
-        else:
-            if self.tokenizer is None:
-                raise BadText(
-                    "this model came without a tokenizer. Type: load(model, tokenizer=...), or pass token ids."
-                )
-            ids = self.tokenizer(check_texts(texts))
-        ids = ids.to(self.device)
-        if tower.causal and len(ids):
-            index = readout_of(tower, ids, ids.shape[1]).index
-            assert index is not None
-            ids = ids[:, : int(index.max()) + 1]
-        return ids
+            return checked_ids(self.text_tower, texts)
+        if self.tokenizer is None:
+            raise BadText("this model came without a tokenizer. Type: load(model, tokenizer=...), or pass token ids.")
+        checked = check_texts(texts)
+        return checked_ids(self.text_tower, ids_of(self.tokenizer(checked), len(checked)))
 
     def encode_image(self, images: Images) -> Float[Tensor, "image embed"]:
         """Embed images, not normalised: equal to the host library's `encode_image`.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
 from clip_anatomy.errors import UnsupportedModel
@@ -33,12 +34,26 @@ NOT_OF_A_TOWER = {  # entries of a state dict that no tower reads
 
 
 @dataclass(frozen=True)
+class HostInputs:
+    """The host's own code for what goes into its model, to prove ours by; None where it has none for this model.
+
+    Attributes:
+        pixels: picture → normalised pixels [3, row, col].
+        ids: texts → ids [text, token], padded.
+    """
+
+    pixels: Callable[[Image.Image], Tensor] | None = None
+    ids: Callable[[list[str]], Any] | None = None
+
+
+@dataclass(frozen=True)
 class LoadedModel:
-    """A host library's module, its tokenizer and its preprocessing."""
+    """A host library's module, its tokenizer and its preprocessing, and the host's own code of both."""
 
     module: nn.Module
     tokenizer: Tokenizer | None
     preprocess: Preprocess
+    inputs: HostInputs = HostInputs()
 
 
 @dataclass(frozen=True)

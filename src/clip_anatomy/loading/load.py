@@ -11,12 +11,13 @@ from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.pixels import Preprocess
 from clip_anatomy.loading.checkpoint import check_finite
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.host import Host, tensors_of, unsupported
+from clip_anatomy.loading.host import Host, LoadedModel, tensors_of, unsupported
+from clip_anatomy.loading.input_parity import with_inputs
 from clip_anatomy.loading.model_sources import live_model, model_from
 from clip_anatomy.loading.open_clip_towers import read_open_clip
 from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import prove
-from clip_anatomy.loading.tokenizer import Tokenizer
+from clip_anatomy.loading.tokenizer import own_tokenizer
 from clip_anatomy.loading.transformers_models import read_transformers
 from clip_anatomy.network import named_by_a_file
 
@@ -90,8 +91,7 @@ def load(
     if isinstance(spec, nn.Module):
         host = read_host(spec)
         check_finite(tensors_of(spec), f"the live {host.library} model")
-        loaded = live_model(spec, tokenizer)
-        return _clip(type(spec).__name__, host, loaded.tokenizer, preprocess or loaded.preprocess, parity)
+        return _clip(type(spec).__name__, host, live_model(spec, tokenizer), preprocess, parity)
     place = device_of(device)
     name = str(spec)
     if name == "demo":
@@ -101,8 +101,11 @@ def load(
     loaded = model_from(name, weights)
     module = loaded.module.to(device=place, dtype=DTYPES[dtype]).eval()
     check_finite(tensors_of(module), name)
-    clip = _clip(name, read_host(module), tokenizer or loaded.tokenizer, preprocess or loaded.preprocess, parity)
-    return replace(clip, origin=Origin.of(name, weights))
+    host = read_host(module)
+    if tokenizer is not None:
+        own = own_tokenizer(tokenizer, host.text_tower.grid[1])
+        loaded = replace(loaded, tokenizer=own, inputs=replace(loaded.inputs, ids=None))
+    return replace(_clip(name, host, loaded, preprocess, parity), origin=Origin.of(name, weights))
 
 
 def read_host(module: nn.Module) -> Host:
@@ -146,16 +149,22 @@ def device_of(device: str) -> torch.device:
     return place
 
 
-def _clip(name: str, host: Host, tokenizer: Tokenizer | None, preprocess: Preprocess, parity: bool) -> Clip:
-    encoders = host.encode_image, host.encode_text
+def _clip(name: str, host: Host, loaded: LoadedModel, preprocess: Preprocess | None, parity: bool) -> Clip:
+    """Put an opened model together; `preprocess` is the user's own, which is not compared with the host's."""
+    if preprocess is not None:
+        loaded = replace(loaded, preprocess=preprocess, inputs=replace(loaded.inputs, pixels=None))
+    proof = None
+    if parity:
+        proof = prove(host.image_tower, host.text_tower, host.encode_image, host.encode_text, against=host.library)
+        proof = with_inputs(proof, loaded, host.text_tower)
     return Clip(
         name=name,
         vision=host.image_tower,
         text_tower=host.text_tower,
-        preprocess=preprocess,
-        tokenizer=tokenizer,
+        preprocess=loaded.preprocess,
+        tokenizer=loaded.tokenizer,
         logit_scale=host.logit_scale,
         logit_bias=host.logit_bias,
-        proof=prove(host.image_tower, host.text_tower, *encoders, against=host.library) if parity else None,
+        proof=proof,
         host=host.module,
     )

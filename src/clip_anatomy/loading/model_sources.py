@@ -1,5 +1,7 @@
 """From a spec, a folder, a file or a live object to a host library's model with tokenizer and preprocessing."""
 
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,16 @@ from torch import nn
 from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra, reading
 from clip_anatomy.files import path_of
 from clip_anatomy.loading.checkpoint import RESNET_MARK, has_open_clip_names, is_openai, read_json, read_state
-from clip_anatomy.loading.host import LoadedModel
-from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_named, open_clip_preprocess, openai_file
-from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, open_clip_tokenizer, transformers_tokenizer
-from clip_anatomy.loading.transformers_models import no_foreign_code, transformers_named, transformers_preprocess
+from clip_anatomy.loading.host import HostInputs, LoadedModel
+from clip_anatomy.loading.open_clip_inputs import open_clip_pixels, open_clip_preprocess
+from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_named, openai_file
+from clip_anatomy.loading.tokenizer import default_tokenizer, own_tokenizer
+from clip_anatomy.loading.transformers_models import no_foreign_code, transformers_named
+from clip_anatomy.loading.transformers_preprocess import default_processor, processor_pixels, read_processor
 from clip_anatomy.network import reaching
 
 FORMS = (
-    "demo | open_clip:NAME/TAG | open_clip:NAME (with weights=FILE) | hf:ORG/NAME | a folder or file saved by open_clip or "
+    "demo | open_clip:NAME/TAG | open_clip:NAME or open_clip:NAME/TAG with weights=FILE | hf:ORG/NAME | a folder or file saved by open_clip or "
     "transformers | a live model object"
 )
 
@@ -63,30 +67,21 @@ def live_model(module: nn.Module, tokenizer: Any) -> LoadedModel:
     visual: Any = getattr(module, "visual", None)
     if type(module).__module__.startswith("transformers"):
         config: Any = module.config
-        text: Any = config.text_config
-        preprocess = transformers_preprocess({}, config.vision_config.image_size)
+        vocabulary, context = config.text_config.vocab_size, config.text_config.max_position_embeddings
+        processor = default_processor(config)
+        preprocess, pixels = read_processor(processor), partial(processor_pixels, processor)
     else:
-        text = None
-        preprocess = open_clip_preprocess(getattr(visual, "preprocess_cfg", None), visual.image_size)
+        text: Any = getattr(module, "text", module)
+        vocabulary, context = text.vocab_size, text.context_length
+        configured = getattr(visual, "preprocess_cfg", None)
+        preprocess = open_clip_preprocess(configured, visual.image_size)
+        pixels = open_clip_pixels(configured, visual.image_size)
+    inputs = HostInputs(pixels)
     if tokenizer is not None:
-        return LoadedModel(module, _wrap(tokenizer), preprocess)
-    if text is not None:
-        vocabulary, context = text.vocab_size, text.max_position_embeddings
-    else:
-        inner: Any = getattr(module, "text", module)
-        vocabulary, context = inner.vocab_size, inner.context_length
-    try:
-        return LoadedModel(module, default_tokenizer(vocabulary, context), preprocess)
-    except MissingExtra:
-        return LoadedModel(module, None, preprocess)
-
-
-def _wrap(tokenizer: Any) -> Tokenizer:
-    if hasattr(tokenizer, "pieces"):
-        return tokenizer
-    if hasattr(tokenizer, "convert_ids_to_tokens"):
-        return transformers_tokenizer(tokenizer, min(int(tokenizer.model_max_length), 77))
-    return open_clip_tokenizer(tokenizer)
+        return LoadedModel(module, own_tokenizer(tokenizer, context), preprocess, inputs)
+    with suppress(MissingExtra):
+        return LoadedModel(module, default_tokenizer(vocabulary, context), preprocess, inputs)
+    return LoadedModel(module, None, preprocess, inputs)
 
 
 def _from_folder(path: Path) -> LoadedModel:
@@ -127,4 +122,12 @@ def _from_file(path: Path) -> LoadedModel:
 
 def _from_open_clip_config(config: Path, name: str, weights: Path) -> LoadedModel:
     content = read_json(config)
-    return open_clip_file(name, content.get("model_cfg", content), content.get("preprocess_cfg", {}), weights)
+    known = config.name == "open_clip_config.json" and "model_cfg" in content
+    return open_clip_file(
+        name,
+        content.get("model_cfg", content),
+        content.get("preprocess_cfg", {}),
+        weights,
+        folder=config.parent,
+        spec=f"local-dir:{config.parent}" if known else "",
+    )

@@ -5,14 +5,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra, UnsupportedModel
-from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.checkpoint import RESNET_MARK, is_openai, read_state, strip_marks
-from clip_anatomy.loading.host import LoadedModel
+from clip_anatomy.loading.host import HostInputs, LoadedModel
+from clip_anatomy.loading.open_clip_inputs import (
+    configured_tokenizer,
+    open_clip_ids,
+    open_clip_pixels,
+    open_clip_preprocess,
+    published_preprocess,
+)
 from clip_anatomy.loading.open_clip_resnet import openai_resnet
-from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, open_clip_tokenizer
+from clip_anatomy.loading.tokenizer import open_clip_tokenizer
 
 
 def need_open_clip() -> Any:
@@ -44,24 +51,36 @@ def open_clip_named(rest: str, weights: Path | None) -> LoadedModel:
             f"open_clip:{name} names no weights. Type open_clip:{name}/TAG with one of: {', '.join(tags) or '(none published)'}; "
             "or weights=FILE"
         )
-    if weights is not None and tag:
-        raise BadSpec(f"both the tag {tag!r} and weights={str(weights)!r} were given. Type one of them.")
     if weights is not None:
-        return open_clip_file(name, config, {}, weights)
+        preprocess = published_preprocess(name, tag, weights)
+        if tag:
+            _check_tag(open_clip, name, tag, config)
+        return open_clip_file(name, config, preprocess, weights, spec=name)
     if tag not in open_clip.list_pretrained_tags_by_model(name):
         raise BadSpec(
             f"open_clip:{name} has no weights {tag!r}.{_suggestion(tag, open_clip.list_pretrained_tags_by_model(name))}"
         )
-    wants = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
-    check_activation(wants, bool(config.get("quick_gelu", False)), name, f"the weights {tag!r}")
+    _check_tag(open_clip, name, tag, config)
     try:
         model = open_clip.create_model(name, pretrained=tag)
     except (OSError, RuntimeError) as e:
         raise BadCheckpoint(
-            f"open_clip could not load {rest!r}: {e}. Without a network, type: load('open_clip:{name}', weights=FILE)"
+            f"open_clip could not load {rest!r}: {e}. Without a network, type: load('open_clip:{rest}', weights=FILE), which keeps "
+            "the preprocessing published with them"
         ) from e
-    tokenizer = open_clip_tokenizer(open_clip.get_tokenizer(name))
-    return LoadedModel(model, tokenizer, open_clip_preprocess(model.visual.preprocess_cfg, model.visual.image_size))
+    tokenizer = open_clip.get_tokenizer(name)
+    configured, size = model.visual.preprocess_cfg, model.visual.image_size
+    return LoadedModel(
+        model,
+        open_clip_tokenizer(tokenizer, tokenizer.context_length),
+        open_clip_preprocess(configured, size),
+        HostInputs(open_clip_pixels(configured, size), tokenizer),
+    )
+
+
+def _check_tag(open_clip: Any, name: str, tag: str, config: Mapping[str, Any]) -> None:
+    wants = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
+    check_activation(wants, bool(config.get("quick_gelu", False)), name, f"the weights {tag!r}")
 
 
 def check_activation(wants_quick: bool, has_quick: bool, name: str, what: str) -> None:
@@ -76,12 +95,52 @@ def check_activation(wants_quick: bool, has_quick: bool, name: str, what: str) -
     )
 
 
-def open_clip_file(name: str, config: Mapping[str, Any], preprocess: Mapping[str, Any], weights: Path) -> LoadedModel:
-    """Open a checkpoint under a config; OpenAI's own weights are held to their QuickGELU."""
+def open_clip_file(
+    name: str,
+    config: Mapping[str, Any],
+    preprocess: Mapping[str, Any],
+    weights: Path,
+    *,
+    folder: Path | None = None,
+    spec: str = "",
+) -> LoadedModel:
+    """Open a checkpoint under a config; OpenAI's own weights are held to their QuickGELU.
+
+    Args:
+        name: of the model, for messages.
+        config: open_clip's `model_cfg`.
+        preprocess: open_clip's `preprocess_cfg`.
+        weights: the checkpoint.
+        folder: where tokenizer files are looked for.
+        spec: by which open_clip itself finds this configuration, so that its tokenizer can be compared with ours; "" if it cannot.
+    """
     state = read_state(weights)
     if is_openai(state):
         check_activation(True, bool(config.get("quick_gelu", False)), name, f"OpenAI's own weights in {weights.name}")
-    return _from_state(name, config, preprocess, strip_marks(state), file_name=weights.name)
+    state = _one_table(strip_marks(state))
+    return _from_state(
+        name, _with_context_of(state, config), preprocess, state, file_name=weights.name, folder=folder, spec=spec
+    )
+
+
+def _one_table(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give Long-CLIP's two tables of word positions as the one that its forward adds up: 20 rows of the first, the rest of the second.
+
+    (Zhang et al., "Long-CLIP: Unlocking the Long-Text Capability of CLIP", ECCV 2024, §3.1.)
+    """
+    tensors = dict(state)
+    stretched = tensors.pop("positional_embedding_res", None)
+    if stretched is not None and "positional_embedding" in tensors:
+        tensors["positional_embedding"] = torch.cat([tensors["positional_embedding"][:20], stretched[20:]])
+    return tensors
+
+
+def _with_context_of(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give a config the context of the weights' own table of word positions: Long-CLIP's 248 stay 248."""
+    table, text = state.get("positional_embedding", state.get("text.positional_embedding")), config.get("text_cfg", {})
+    if table is None:
+        return config
+    return {**config, "text_cfg": {**text, "context_length": len(table) - bool(text.get("embed_cls"))}}
 
 
 def _from_state(
@@ -91,6 +150,8 @@ def _from_state(
     state: Mapping[str, Tensor],
     *,
     file_name: str,
+    folder: Path | None = None,
+    spec: str = "",
 ) -> LoadedModel:
     open_clip = need_open_clip()
     known = {k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg", "model_cfg")}
@@ -104,11 +165,14 @@ def _from_state(
     _load_strictly(model, state, f"{file_name} as {name}")
     visual: Any = model.visual
     size = getattr(visual, "image_size", config["vision_cfg"].get("image_size", 224))
-    text_cfg = config.get("text_cfg", {})
-    tokenizer: Tokenizer | None = None
-    if "hf_tokenizer_name" not in text_cfg:
-        tokenizer = default_tokenizer(text_cfg.get("vocab_size", 49408), text_cfg.get("context_length", 77))
-    return LoadedModel(model, tokenizer, open_clip_preprocess(preprocess, size))
+    text = config.get("text_cfg", {})
+    context = int(text.get("context_length") or 77)
+    return LoadedModel(
+        model,
+        configured_tokenizer(text, folder),
+        open_clip_preprocess(preprocess, size),
+        HostInputs(open_clip_pixels(preprocess, size), open_clip_ids(spec, context) if spec else None),
+    )
 
 
 def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -161,17 +225,3 @@ def _openai_vit(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     return 1 + max(int(k.removeprefix(prefix).split(".")[0]) for k in state if k.startswith(prefix))
-
-
-def open_clip_preprocess(config: Mapping[str, Any] | None, size: int | tuple[int, int]) -> Preprocess:
-    """Read the preprocessing from open_clip's preprocess_cfg; its defaults where it says nothing."""
-    given = dict(config or {})
-    side = given.get("size", size)
-    return Preprocess(
-        size=(side, side) if isinstance(side, int) else (int(side[0]), int(side[1])),
-        mean=tuple(given.get("mean", OPENAI_MEAN)),
-        std=tuple(given.get("std", OPENAI_STD)),
-        resize=given.get("resize_mode", "shortest"),
-        interpolation=given.get("interpolation", "bicubic"),
-        fill=given.get("fill_color", 0),
-    )

@@ -56,14 +56,28 @@ class Proof:
         image: relative difference of the image embeddings in double precision.
         text: of the text embeddings.
         tolerance: the most that passes.
-        others: further comparisons: rounding in the model's own precision, pixels, token ids.
+        rounding: how far ours is from the exact embedding in the model's own precision.
+        inputs: pixels and token ids, where the host has code of its own for them.
     """
 
     against: str
     image: float
     text: float
     tolerance: float
-    others: tuple[Comparison, ...] = ()
+    rounding: tuple[Comparison, ...] = ()
+    inputs: tuple[Comparison, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        image: tuple[Comparison, Comparison],
+        text: tuple[Comparison, Comparison],
+        inputs: tuple[Comparison, ...] = (),
+        *,
+        against: str,
+    ) -> "Proof":
+        """Make a proof of what `compare` found in both towers."""
+        return cls(against, image[0].difference, text[0].difference, image[0].allowed, (image[1], text[1]), inputs)
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -73,7 +87,7 @@ class Proof:
             Comparison(claim, "image", self.image, self.tolerance),
             Comparison(claim, "text", self.text, self.tolerance),
         )
-        return (*both, *self.others)
+        return (*both, *self.rounding, *self.inputs)
 
     @property
     def holds(self) -> bool:
@@ -175,13 +189,17 @@ def prove(
         ParityError: a difference is above what is allowed; the message says in which tower and, where it can, why.
     """
     pixels, ids = random_pixels(image_tower), random_texts(text_tower)
-    image, image_rounding = compare(image_tower, encode_image, pixels, against=against)
-    text, text_rounding = compare(text_tower, encode_text, ids, against=against)
-    proof = Proof(against, image.difference, text.difference, image.allowed, (image_rounding, text_rounding))
+    proof = Proof.of(
+        compare(image_tower, encode_image, pixels, against=against),
+        compare(text_tower, encode_text, ids, against=against),
+        against=against,
+    )
     if not proof.holds:
-        if not image.holds or (text.holds and not image_rounding.holds):
-            judge(proof, _diagnosis(image_tower, encode_image, pixels))
-        judge(proof, _diagnosis(text_tower, encode_text, ids))
+        failed = next(one.tower for one in proof.comparisons if not one.holds)
+        judge(
+            proof,
+            _diagnosis(*((image_tower, encode_image, pixels) if failed == "image" else (text_tower, encode_text, ids))),
+        )
     return proof
 
 

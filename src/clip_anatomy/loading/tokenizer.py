@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from clip_anatomy.errors import BadText, MissingExtra
+from clip_anatomy.errors import BadText, MissingExtra, reading
+from clip_anatomy.loading.token_ids import ids_of
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+"""Any of these beside a model is its tokenizer, in the formats of transformers."""
 
 
 @runtime_checkable
@@ -25,59 +30,85 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class BorrowedTokenizer:
-    """A library's tokenizer behind our two verbs."""
+    """A library's tokenizer behind our two verbs; both functions are of a module, so that an opened model can be pickled."""
 
-    encode: Callable[[list[str]], Tensor]
+    encode: Callable[[list[str]], Any]
     words: Callable[[list[int]], list[str]]
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Token ids [text, token], padded to the context and cut at its end."""
-        return self.encode(texts)
+        """Token ids [text, token], padded to the context and cut at its end.
+
+        Raises:
+            BadText: the tokenizer fails, or returns something else than ids.
+        """
+        with reading(f"the tokenizer's answer for {texts[0][:40]!r}", "Type: load(..., tokenizer=...)", BadText):
+            return ids_of(self.encode(texts), len(texts))
 
     def pieces(self, text: str) -> list[str]:
         """Split one text into its tokens as strings, padding left out."""
-        ids = self.encode([text])[0].tolist()
+        ids = self([text])[0].tolist()
         while len(ids) > 1 and ids[-1] == 0:
             ids.pop()
         return self.words(ids)
 
 
-def open_clip_tokenizer(tokenizer: Any) -> BorrowedTokenizer:
-    """Wrap a tokenizer of open_clip (its SimpleTokenizer, or its wrapper around a Hugging Face one)."""
+def own_tokenizer(tokenizer: Any, context: int) -> Tokenizer:
+    """Put a tokenizer of any library, or a function texts → ids, behind our two verbs.
 
-    def words(ids: list[int]) -> list[str]:
-        inner = getattr(tokenizer, "tokenizer", None)
-        if inner is not None:
-            return [str(x) for x in inner.convert_ids_to_tokens(ids)]
-        return [tokenizer.decode([i]).strip() for i in ids]
+    Args:
+        tokenizer: of open_clip or transformers, a processor of transformers that holds one, or a function.
+        context: tokens that the text tower takes at most; libraries' tokenizers pad and cut to it.
+    """
+    inner = getattr(tokenizer, "tokenizer", None)
+    if hasattr(tokenizer, "image_processor") and inner is not None:
+        tokenizer = inner
+    if hasattr(tokenizer, "pieces"):
+        return tokenizer
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
+        return transformers_tokenizer(tokenizer, context)
+    if type(tokenizer).__module__.startswith("open_clip"):
+        return open_clip_tokenizer(tokenizer, context)
+    return BorrowedTokenizer(tokenizer, partial(_open_clip_words, tokenizer))
 
-    return BorrowedTokenizer(tokenizer, words)
+
+def open_clip_tokenizer(tokenizer: Any, context: int | None = None) -> BorrowedTokenizer:
+    """Wrap a tokenizer of open_clip (its SimpleTokenizer, or its wrapper around a Hugging Face one), at its own context or another."""
+    return BorrowedTokenizer(partial(tokenizer, context_length=context), partial(_open_clip_words, tokenizer))
+
+
+def _open_clip_words(tokenizer: Any, ids: list[int]) -> list[str]:
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None:
+        return [str(x) for x in inner.convert_ids_to_tokens(ids)]
+    decode = getattr(tokenizer, "decode", None)  # a mere function cannot say its words
+    return [str(i) if decode is None else decode([i]).strip() for i in ids]
 
 
 def transformers_tokenizer(tokenizer: Any, context: int) -> BorrowedTokenizer:
     """Wrap a tokenizer of transformers."""
-
-    def encode(texts: list[str]) -> Tensor:
-        batch = tokenizer(texts, padding="max_length", truncation=True, max_length=context, return_tensors="pt")
-        return batch["input_ids"]
-
-    def words(ids: list[int]) -> list[str]:
-        names = [str(x).replace("</w>", "") for x in tokenizer.convert_ids_to_tokens(ids)]
-        end = str(tokenizer.eos_token)
-        return names[: names.index(end) + 1] if end in names else names
-
-    return BorrowedTokenizer(encode, words)
+    return BorrowedTokenizer(partial(_transformers_ids, tokenizer, context), partial(_transformers_words, tokenizer))
 
 
-def default_tokenizer(vocabulary: int, context: int) -> BorrowedTokenizer | None:
-    """Return CLIP's own byte-pair tokenizer (it ships with open_clip), when the vocabulary has its size."""
+def _transformers_ids(tokenizer: Any, context: int, texts: list[str]) -> Tensor:
+    batch = tokenizer(texts, padding="max_length", truncation=True, max_length=context, return_tensors="pt")
+    return batch["input_ids"]
+
+
+def _transformers_words(tokenizer: Any, ids: list[int]) -> list[str]:
+    names = [str(x).replace("</w>", "") for x in tokenizer.convert_ids_to_tokens(ids)]
+    end = str(tokenizer.eos_token)
+    return names[: names.index(end) + 1] if end in names else names
+
+
+def default_tokenizer(vocabulary: int, context: int, **options: Any) -> BorrowedTokenizer | None:
+    """Open CLIP's own byte-pair tokenizer (it ships with open_clip), when the vocabulary has its size; `options` are open_clip's."""
     if vocabulary != 49408:
         return None
     try:
         from open_clip import SimpleTokenizer
     except ImportError as e:
         raise MissingExtra("open_clip (CLIP's tokenizer)", "open-clip") from e
-    return open_clip_tokenizer(SimpleTokenizer(context_length=context))
+    return open_clip_tokenizer(SimpleTokenizer(context_length=context, **options), context)
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

@@ -1,7 +1,9 @@
 """transformers' CLIPModel: opened by name or from a folder with transformers' code, and read as towers."""
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +13,22 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.errors import BadCheckpoint, MissingExtra, UnsupportedModel
-from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
-from clip_anatomy.loading.checkpoint import read_json
-from clip_anatomy.loading.host import BorrowedTensors, Host, LoadedModel, TowerConfig, library_version, tensors_of
-from clip_anatomy.loading.tokenizer import Tokenizer, default_tokenizer, transformers_tokenizer
+from clip_anatomy.loading.host import (
+    BorrowedTensors,
+    Host,
+    HostInputs,
+    LoadedModel,
+    TowerConfig,
+    library_version,
+    tensors_of,
+)
+from clip_anatomy.loading.tokenizer import TOKENIZER_FILES, Tokenizer, default_tokenizer, transformers_tokenizer
+from clip_anatomy.loading.transformers_preprocess import (
+    default_processor,
+    processor_pixels,
+    read_processor,
+    saved_processor,
+)
 from clip_anatomy.towers.layers import Activation, Block, PatchEmbedding, Pool, WordEmbedding
 from clip_anatomy.towers.transformer import Transformer
 
@@ -50,25 +64,21 @@ def transformers_named(name: str | Path) -> LoadedModel:
     if wrong:
         raise BadCheckpoint(f"{name}: the weights lack or misfit {', '.join(sorted(wrong)[:3])}. Save the model again.")
     context = config.text_config.max_position_embeddings
+    processor = saved_processor(name) or default_processor(config)
+    inputs = HostInputs(partial(processor_pixels, processor))
     tokenizer: Tokenizer | None = None
     # Without these files transformers makes up a tokenizer with an empty vocabulary instead of failing.
-    if not Path(name).is_dir() or any((Path(name) / f).is_file() for f in ("tokenizer.json", "vocab.json")):
-        tokenizer = transformers_tokenizer(
-            transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False), context
+    if not Path(name).is_dir() or any((Path(name) / f).is_file() for f in TOKENIZER_FILES):
+        hosts = _quiet(
+            lambda: transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False),
+            f"transformers could not read the tokenizer of {name}",
         )
+        tokenizer = transformers_tokenizer(hosts, context)
+        inputs = replace(inputs, ids=partial(hosts, padding=True, truncation=True, max_length=context))
     else:
         with contextlib.suppress(MissingExtra):
             tokenizer = default_tokenizer(config.text_config.vocab_size, context)
-    processor: dict[str, Any] = {}
-    saved = Path(name) / "preprocessor_config.json"
-    if saved.is_file():
-        processor = read_json(saved)
-    elif not Path(name).is_dir():
-        try:
-            processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
-        except (OSError, ValueError, ImportError):
-            processor = {}
-    return LoadedModel(model, tokenizer, transformers_preprocess(processor, config.vision_config.image_size))
+    return LoadedModel(model, tokenizer, read_processor(processor), inputs)
 
 
 @contextlib.contextmanager
@@ -90,26 +100,6 @@ def _quiet(action: Any, what: str) -> Any:
         return action()
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         raise BadCheckpoint(f"{what}: {str(e).splitlines()[0]}") from e
-
-
-def transformers_preprocess(config: Mapping[str, Any], size: int) -> Preprocess:
-    """Preprocessing from preprocessor_config.json; CLIP's own where it says nothing. transformers floors the crop offset."""
-    crop = config.get("crop_size", size)
-    rows, cols = (crop.get("height", size), crop.get("width", size)) if isinstance(crop, dict) else (crop, crop)
-    edge = config.get("size", rows)
-    edge = edge.get("shortest_edge", edge.get("height", rows)) if isinstance(edge, dict) else edge
-    if edge != min(rows, cols):
-        raise UnsupportedModel(
-            f"the preprocessor scales the short side to {edge} and crops {rows} × {cols}; equal sizes are supported. "
-            "Type: load(..., preprocess=Preprocess(size=(...), mean=..., std=...))"
-        )
-    return Preprocess(
-        size=(rows, cols),
-        mean=tuple(config.get("image_mean", OPENAI_MEAN)),
-        std=tuple(config.get("image_std", OPENAI_STD)),
-        interpolation="bilinear" if config.get("resample", 3) == 2 else "bicubic",
-        crop="floor",
-    )
 
 
 def read_transformers(model: Any) -> Host:

@@ -13,7 +13,7 @@ from torch import Tensor
 from clip_anatomy.errors import ParityError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, load, read_host
-from clip_anatomy.loading.parity import TOLERANCE, compare, random_pixels, random_texts, relative
+from clip_anatomy.loading.parity import TOLERANCE, Proof, compare, random_pixels, random_texts, relative
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.layernorm import CONVENTIONS
@@ -161,17 +161,21 @@ def measured_claims(clip: Clip) -> Iterator[CheckedClaim]:
     with torch.no_grad():
         if clip.host is None:
             theirs = clip.vision.encode(pixels), clip.text_tower.encode(ids)
-            compared = () if clip.proof is None else clip.proof.comparisons
+            proof = clip.proof
         else:
             host = read_host(clip.host)
             theirs = host.encode_image(pixels), host.encode_text(ids)
-            compared = (
-                *compare(clip.vision, host.encode_image, pixels, against=host.library),
-                *compare(clip.text_tower, host.encode_text, ids, against=host.library),
+            proof = Proof.of(
+                compare(clip.vision, host.encode_image, pixels, against=host.library),
+                compare(clip.text_tower, host.encode_text, ids, against=host.library),
+                () if clip.proof is None else clip.proof.inputs,
+                against=host.library,
             )
-        for one in compared:
-            yield CheckedClaim(one.claim, one.tower, "", one.difference, one.allowed)
-            sums[one.tower] = max(sums[one.tower], one.allowed)
+        if proof is not None:
+            for one in proof.comparisons:
+                yield CheckedClaim(one.claim, one.tower, "", one.difference, one.allowed)
+            for one in proof.rounding:
+                sums[one.tower] = max(sums[one.tower], one.allowed)
         image, text = theirs[0].float(), theirs[1].float()
         for convention in CONVENTIONS:
             yield from _sums(decompose(clip, pixels, convention, texts=text), image, text, "image", sums["image"])

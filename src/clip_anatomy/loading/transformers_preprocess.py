@@ -1,0 +1,121 @@
+"""How a transformers image processor makes pixels, as a `Preprocess`: every flag is read, or refused by its name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.errors import BadCheckpoint, UnsupportedModel, reading
+from clip_anatomy.images.preprocess import Preprocess
+from clip_anatomy.loading.checkpoint import read_json
+
+_INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_READ = {"do_resize", "do_center_crop", "do_rescale", "do_normalize"}
+_WITHOUT_EFFECT = {"do_convert_rgb"}  # pictures are always converted
+
+
+def saved_processor(name: str | Path) -> Any | None:
+    """Open the image processor that was saved with a model, with transformers' own code; None where none was.
+
+    Args:
+        name: a folder (preprocessor_config.json, or processor_config.json alone as transformers 5 writes it), or ORG/NAME.
+
+    Raises:
+        BadCheckpoint: a folder's configuration that transformers cannot read.
+    """
+    import transformers
+
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            return transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+        except (OSError, ValueError, ImportError):
+            return None
+    alone, together = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if not alone.is_file() and not (together.is_file() and "image_processor" in read_json(together)):
+        return None
+    with reading(f"the image processor of {folder}", "Save it again: processor.save_pretrained(FOLDER)", BadCheckpoint):
+        return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def default_processor(config: Any) -> Any:
+    """Make the image processor of a model that came without one: its library's own, at the model's size."""
+    import transformers
+
+    side = int(config.vision_config.image_size)
+    if config.model_type.startswith("siglip"):
+        return transformers.SiglipImageProcessor(size={"height": side, "width": side})
+    return transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def processor_pixels(processor: Any, picture: Image.Image) -> Tensor:
+    """Run transformers' own code on one picture → [3, row, col], for the proof."""
+    return torch.as_tensor(np.array(processor(picture, return_tensors="np")["pixel_values"][0]))
+
+
+def read_processor(processor: Any) -> Preprocess:
+    """Read an image processor of transformers.
+
+    Args:
+        processor: a CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor … .
+
+    Raises:
+        UnsupportedModel: it does what a `Preprocess` cannot; the message names the flag.
+    """
+    found: Mapping[str, Any] = processor.to_dict()
+    more = [flag for flag, on in found.items() if flag.startswith("do_") and on and flag not in _READ | _WITHOUT_EFFECT]
+    if more:
+        raise _refusal(found, more[0])
+    if not found.get("do_resize", True):
+        raise _refusal(found, "do_resize")
+    if found.get("resample", 3) not in _INTERPOLATION:
+        raise _refusal(found, "resample")
+    # Pixels are rescaled from 0..255, ours from 0..1; what the two factors differ by goes into mean and deviation.
+    factor = 255 * (found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 1.0)
+    normalized = found.get("do_normalize", True)
+    mean, std = (found["image_mean"], found["image_std"]) if normalized else ((0.0,) * 3, (1.0,) * 3)
+    return Preprocess.from_dict(
+        {
+            "mean": [float(x) / factor for x in mean],
+            "std": [float(x) / factor for x in std],
+            "interpolation": _INTERPOLATION[found.get("resample", 3)],
+            "crop": "floor",
+            **_shape(found),
+        }
+    )
+
+
+def _shape(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Give `size`, `resize` and `short_side`: scaled by the short side and cropped, or squashed."""
+    size, crop = _sides(found, "size"), _sides(found, "crop_size") if found.get("do_center_crop") else None
+    if set(size) == {"height", "width"}:
+        if crop not in (None, size):
+            raise _refusal(found, "crop_size")
+        return {"size": (size["height"], size["width"]), "resize": "squash"}
+    if set(size) != {"shortest_edge"}:
+        raise _refusal(found, "size")
+    if crop is None:  # pictures of every shape
+        raise _refusal(found, "do_center_crop")
+    if set(crop) != {"height", "width"}:
+        raise _refusal(found, "crop_size")
+    rows, cols, edge = crop["height"], crop["width"], size["shortest_edge"]
+    return {"size": (rows, cols), "short_side": None if rows == cols == edge else edge}
+
+
+def _sides(found: Mapping[str, Any], key: str) -> dict[str, int]:
+    value = found.get(key) or {}
+    if isinstance(value, int):
+        value = {"shortest_edge": value} if key == "size" else {"height": value, "width": value}
+    return {side: int(length) for side, length in value.items() if length is not None}
+
+
+def _refusal(found: Mapping[str, Any], flag: str) -> UnsupportedModel:
+    kind = found.get("image_processor_type", "image processor")
+    return UnsupportedModel(
+        f"the {kind} of this model has {flag}: {found.get(flag)!r} (size {found.get('size')}), which is not supported. "
+        "Type: load(..., preprocess=Preprocess(size=(...), mean=..., std=...))"
+    )
