@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "clip_anatomy"
 ORDER = [
     "errors",
+    "bounds",
     "network",
     "progress",
     "results",

@@ -60,7 +60,7 @@ def concepts(
 
     from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
     from clip_anatomy.errors import BadSpec
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
 
     if texts and (images or demo):
         raise BadSpec("pictures and --text: one of the two is written as texts. Type them in two commands")
@@ -87,7 +87,7 @@ def concepts(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     if folder is not None:
         note(f"figure: {folder / concepts_figure.FIGURE}")
     return 1 if strict and found.failed else 0

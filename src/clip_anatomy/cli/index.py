@@ -27,6 +27,7 @@ def index(
     convention: str | None = None,
     labels: Path | None = None,
     prune: bool = False,
+    prune_all: bool = False,
     batch: BatchSize = None,
     workers: Workers = None,
     strict: Strict = False,
@@ -45,7 +46,8 @@ def index(
         keep: heads | heads,mlps. Embeddings are always kept.
         convention: centered | official: how LayerNorm's mean and the biases are shared.
         labels: a table of labels, groups and captions, by id, path or file name. Images that are known get them without being read again.
-        prune: take out images that are no longer in the source.
+        prune: take out images that are no longer in the source; refused where that is most of them.
+        prune_all: take them out all the same.
 
     Returns:
         Exit code: 0 done, 1 an image could not be used under --strict, 130 stopped with Ctrl-C (what was finished is kept).
@@ -63,8 +65,8 @@ def index(
     try:
         with shown(source) as tell:
             done = index_source(
-                clip, opened, store, layers=layers, keep=keep, convention=convention, prune=prune, batch=batch,
-                workers=workers, progress=tell,
+                clip, opened, store, layers=layers, keep=keep, convention=convention, prune=prune, prune_all=prune_all,
+                batch=batch, workers=workers, progress=tell,
             )  # fmt: skip
     except (KeyboardInterrupt, Ended) as stop:
         note(f"clip-anatomy: {stop}" if str(stop) else "clip-anatomy: stopped; what was committed is kept")

@@ -97,13 +97,15 @@ def app(verb: str = "") -> Any:
     """
     from cyclopts import App, Parameter
 
+    from clip_anatomy.bounds import finite
+
     built = App(
         name="clip-anatomy",
         help="Open up a CLIP model: what each layer, head, MLP and patch adds to the match of a picture and a text.",
         help_epilogue=EPILOGUE,
         version=__version__,
         help_format="plaintext",
-        default_parameter=Parameter(negative=()),
+        default_parameter=Parameter(negative=(), validator=finite),
         suppress_keyboard_interrupt=False,
         result_action="return_value",
     )
@@ -152,6 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return stop
         if debug or not isinstance(error, Exception):
             raise
+        if _ran_out(error):
+            return _say(
+                "error: memory ran out. Type fewer or smaller pictures, a smaller --batch, or a smaller model",
+                BAD_INPUT,
+            )
         if isinstance(error, ClipAnatomyError):
             return _say(f"error: {in_cli_words(str(error))}", BAD_INPUT)
         return _say(f"a defect of clip-anatomy: {type(error).__name__}: {error}. To see where, add --debug", BROKEN)
@@ -180,6 +187,17 @@ def _listen() -> None:
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, lambda *_: asked(_asked[0], None))
         sys.unraisablehook = dropped
+
+
+def _ran_out(error: BaseException) -> bool:
+    """Tell whether memory ran out, of this machine's or of a GPU's."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    from clip_anatomy.images.batch_size import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _stop_of(error: BaseException) -> int | None:

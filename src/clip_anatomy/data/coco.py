@@ -1,7 +1,6 @@
 """COCO: objects, things and stuff, and labels per picture, from its own JSON files and pixel maps."""
 
 import importlib
-import json
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int64
+from PIL import Image
 
+from clip_anatomy.bounds import LARGEST as MOST_PIXELS
+from clip_anatomy.bounds import whole
 from clip_anatomy.data.class_names import COCO_STUFF, COCO_THINGS
 from clip_anatomy.data.masked import (
     IGNORED,
@@ -24,7 +26,8 @@ from clip_anatomy.data.masked import (
     read_picture,
     relabel,
 )
-from clip_anatomy.errors import BadInput, MissingExtra
+from clip_anatomy.errors import BadInput, MissingExtra, reading
+from clip_anatomy.files import read_json
 
 WHERE = (
     "Get val2017.zip and annotations_trainval2017.zip from the COCO site, for stuff also stuff_annotations_trainval2017.zip, or "
@@ -32,6 +35,8 @@ WHERE = (
     "val2017 and annotations, or stuffthingmaps, in it)"
 )
 MAPS = "stuffthingmaps"
+LARGEST = 2**31  # bytes of a JSON file; the largest of COCO has 1.1 GB
+MOST_LETTERS = 7  # of a run length
 
 
 def open_coco_object(path: Path, *, split: str = "val2017") -> MaskedDataset:
@@ -137,20 +142,27 @@ def _read(path: Path, split: str, kinds: tuple[str, ...]) -> dict[str, list[dict
     images: dict[int, dict[str, Any]] = {}
     annotations: list[dict[str, Any]] = []
     for name in names:
-        try:
-            found = json.loads((path / name).read_text(encoding="utf-8"))
-            images |= {one["id"]: one for one in found["images"]}
-            annotations += sorted(found["annotations"], key=lambda one: -float(one.get("area", 0)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path / name} is no COCO file ({type(error).__name__}: {error}). {WHERE}") from error
+        with reading(path / name, f"It is no COCO file. {WHERE}"):
+            found = read_json(path / name, f"It is no COCO file. {WHERE}", largest=LARGEST)
+            images |= {one["id"]: _image(one) for one in found["images"]}
+            known = [{**one, "image_id": one["image_id"]} for one in found["annotations"]]
+            annotations += sorted(known, key=lambda one: -float(one.get("area", 0)))
     if not images:
         raise BadInput(f"{path / names[0]} lists no pictures: it is empty. {WHERE}")
     return {"images": list(images.values()), "annotations": annotations}
 
 
+def _image(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Check what a file says of one picture."""
+    rows, cols = (whole(name, one[name], 1) for name in ("height", "width"))
+    if rows * cols > (Image.MAX_IMAGE_PIXELS or MOST_PIXELS):
+        raise ValueError(f"the picture {one['id']} has {rows} × {cols} pixels")
+    return {"id": one["id"], "file_name": str(one["file_name"]), "height": rows, "width": cols}
+
+
 def _drawn(path: Path, split: str, found: dict[str, list[dict[str, Any]]], painted: Any) -> tuple[MaskedPicture, ...]:
     _masks()  # say now, not at the first picture, that pycocotools is missing
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for one in found["annotations"]:
         by_image[one["image_id"]].append(one)
     return tuple(
@@ -168,9 +180,10 @@ def _painted(
 ) -> "Int[np.ndarray, 'row col']":
     canvas = np.full(size, rest, np.int32)
     for one in parts:
-        number = _category(one, table, other=183)
-        if number is not None:
-            canvas[_decoded(one["segmentation"], size)] = table[number]
+        with reading(f"annotation {one.get('id')}", "Bring back the original JSON file"):
+            number = _category(one, table, other=183)
+            if number is not None:
+                canvas[_decoded(one["segmentation"], size)] = table[number]
     return canvas
 
 
@@ -194,15 +207,54 @@ def _masks() -> Any:
 
 
 def _decoded(shape: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
-    """Turn polygons, run lengths as a list, or run lengths as COCO's string into pixels."""
-    tool = _masks()
-    if isinstance(shape, list) or isinstance(shape.get("counts"), list):
-        coded = tool.frPyObjects(shape, *size)
-    else:
-        coded = {"size": shape["size"], "counts": shape["counts"].encode("ascii")}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools' own array type, under numpy 2
-        found = tool.decode(tool.merge(coded) if isinstance(coded, list) else coded)
-    if found.shape != size:
-        raise BadInput(f"a mask of {found.shape} in a picture of {size} pixels. Bring back the original JSON file")
-    return found.astype(bool)
+    """Turn polygons, run lengths as a list, or run lengths as COCO's string into pixels.
+
+    Native code sees polygons only, and only those that lie about the picture: it checks nothing.
+
+    Raises:
+        ValueError: a mask of another size, or one that does not cover the picture exactly.
+    """
+    if isinstance(shape, list):
+        tool, polygons = _masks(), [_polygon(one, size) for one in shape]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools' own array type, under numpy 2
+            return tool.decode(tool.merge(tool.frPyObjects(polygons, *size))).astype(bool)
+    if list(shape["size"]) != list(size):
+        raise ValueError(f"a mask of {shape['size']} in a picture of {list(size)} pixels")
+    counts = shape["counts"]
+    runs = np.array(counts, dtype=np.int64) if isinstance(counts, list) else _runs_of(counts)
+    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+        raise ValueError(f"its runs cover {runs.sum()} of {size[0] * size[1]} pixels")
+    on = np.arange(len(runs)) % 2 == 1  # they begin with what is not the object, and go down the columns
+    return np.repeat(on, runs).reshape(size, order="F")
+
+
+def _polygon(corners: Any, size: tuple[int, int]) -> list[float]:
+    """Check a polygon: x and y in turns, of three corners or more, none farther from the picture than its own side."""
+    numbers = np.array(corners, dtype=np.float64)
+    most = 2 * max(size)
+    if numbers.ndim != 1 or len(numbers) < 6 or len(numbers) % 2 or not (np.abs(numbers) <= most).all():
+        raise ValueError(f"a polygon of {len(corners)} numbers that lie about no picture of {list(size)} pixels")
+    return numbers.tolist()
+
+
+def _runs_of(text: str) -> Int64[np.ndarray, " run"]:
+    """Decode COCO's string of run lengths: five bits a letter, lowest first; from the fourth run on the difference to the last but one.
+
+    Example:
+        >>> _runs_of("52203").tolist()  # 5, 2, 2, then 2 + 0, then 2 + 3
+        [5, 2, 2, 2, 5]
+    """
+    letters = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    if not len(letters) or (letters < 0).any() or (letters > 63).any() or letters[-1] & 32:
+        raise ValueError("its string of run lengths is cut or damaged")
+    first = np.concatenate([[0], np.flatnonzero(letters & 32 == 0)[:-1] + 1])  # letter of each run
+    places = np.arange(len(letters)) - np.repeat(first, np.diff([*first, len(letters)]))
+    if places.max() > MOST_LETTERS:
+        raise ValueError("a run length of too many letters")
+    runs = np.add.reduceat((letters & 31) << 5 * places, first)
+    last = np.flatnonzero(letters & 32 == 0)
+    runs -= np.where(letters[last] & 16, 1 << 5 * (places[last] + 1), 0)  # negative differences
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs

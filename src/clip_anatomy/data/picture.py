@@ -3,6 +3,7 @@
 A `Source` is anything that can be walked again and again in the same order; `opening.open_dataset` makes one of what people type.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.errors import BadImage
-from clip_anatomy.files import digest
+from clip_anatomy.files import digest, digest_of_file
 from clip_anatomy.images.decode import need_plugins
 from clip_anatomy.images.pixels import Preprocess, read_image
 
@@ -111,6 +112,7 @@ class Decoded:
         col: its columns.
         size: bytes of its file, or of its pixels where there is none.
         digest: hash of those bytes: equal for equal files, whatever they are called.
+        time: when its file was last changed, in nanoseconds; None where there is none.
     """
 
     pixels: Float[Tensor, "3 row col"]
@@ -118,6 +120,7 @@ class Decoded:
     col: int
     size: int
     digest: str
+    time: int | None = None
 
 
 def read_data(
@@ -159,10 +162,24 @@ def decode(picture: Picture, preprocess: Preprocess) -> Decoded:
     data = picture.data
     if isinstance(data, BadImage):
         raise data
+    facts = facts_of_file(data) if isinstance(data, Path) and data.is_file() else None  # before it is read
     image = read_data(data, picture.id, keep_mode=True)
-    raw = _bytes_of(data)
     pixels = preprocess(image)
+    if isinstance(data, Path) and facts is not None:
+        return Decoded(pixels, image.height, image.width, facts[0], digest_of_file(data), facts[1])
+    raw = _bytes_of(data)
     return Decoded(pixels, image.height, image.width, len(raw), digest(raw))
+
+
+def facts_of_file(path: Path) -> tuple[int, int]:
+    """Return bytes of a file, and when it or its place was last changed, in nanoseconds: what differs when its content does.
+
+    Raises:
+        OSError: it is not there, or may not be read.
+    """
+    facts = path.stat()
+    # Copies that keep the time of the last change have another time of the inode.
+    return facts.st_size, max(facts.st_mtime_ns, facts.st_ctime_ns if os.name != "nt" else 0)
 
 
 def failure_text(error: Exception) -> str:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.bounds import whole
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture import Source
 from clip_anatomy.data.picture_batches import Failed, PictureBatch, picture_batches
@@ -144,8 +145,7 @@ def apply(
         raise OutputError(f"{out}: embeddings are kept as {', '.join(FORMATS)}. Type --out embeddings.npz")
     if out.is_dir():
         raise OutputError(f"{out} is a folder; a file was expected. Type --out {out / 'embeddings'}{out.suffix}")
-    if batch < 1:
-        raise BadInput(f"batch={batch}: at least one image at once. Type batch=32")
+    whole("batch", batch, 1, 65_536)
     began, tell = time.monotonic(), progress or silent
     tell("opening the model", 0, 1)
     edited = edit if isinstance(edit, EditedClip) else open_edited(edit, model, weights=weights, device=device)

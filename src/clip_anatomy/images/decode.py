@@ -41,6 +41,7 @@ _OTHER_TOOLS = {
 _OTHER_TOOLS[".heif"] = _OTHER_TOOLS[".hif"] = _OTHER_TOOLS[".heic"]
 _HEIF = re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.DOTALL)
 _SILENT_DECODERS = {"JPEG", "PNG", "WEBP", "GIF", "BMP"}  # warn when opened at most, never while decoding
+LARGEST_FILE = 2**32  # bytes: all of them are hashed, also those behind the picture
 _WARNINGS = threading.Lock()
 
 
@@ -150,8 +151,13 @@ def _read_file(name: str, label: str, *, allow_urls: bool, upright: bool) -> Ima
             raise BadImage(f"{label}: no such file. Type the path of a picture, as seen from {Path.cwd()}")
         if not path.is_file():
             raise BadImage(f"{label} is no regular file. Type the path of a picture")
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise BadImage(f"{label} is empty (0 bytes). Type the path of a whole copy")
+        if size > LARGEST_FILE:
+            raise BadImage(
+                f"{label} has {size:,} bytes, a picture may have {LARGEST_FILE:,}. Save it as PNG or JPEG alone"
+            )
         file = path.open("rb")
     except (OSError, ValueError) as error:
         if isinstance(error, BadImage):

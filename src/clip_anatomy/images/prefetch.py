@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 
+from clip_anatomy.bounds import whole
 from clip_anatomy.images.batch_size import BatchSize
 
 __all__ = ["batches_ahead", "prefetched"]
@@ -22,6 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 POLL_SECONDS = 0.05
+MOST_WORKERS = 256
 MOST_AHEAD = 512  # results that may wait
 
 
@@ -52,6 +54,7 @@ def batches_ahead(
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    whole("workers", workers, 0, MOST_WORKERS)
     window = max(2 * workers, min(2 * size.largest, MOST_AHEAD))
     waiting: dict[Hashable, list[tuple[T, R | Exception]]] = {}
     with closing(prefetched(items, work, workers=workers, window=window, gentle=gentle)) as stream:

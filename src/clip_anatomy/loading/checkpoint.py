@@ -1,6 +1,5 @@
 """Weight files: safetensors, or torch files read weights-only. No pickle code ever runs."""
 
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.errors import BadCheckpoint
+from clip_anatomy.files import read_json as read_json_file
 
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # extra entries of OpenAI's own files
 RESNET_MARK = "visual.attnpool.positional_embedding"
@@ -106,10 +106,6 @@ def strip_marks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON config, or raise BadCheckpoint."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise BadCheckpoint(f"{path} is not a readable JSON config ({e}).") from e
-    if not isinstance(found, dict):
-        raise BadCheckpoint(f"{path} holds a {type(found).__name__}; a JSON object was expected.")
-    return found
+    return read_json_file(
+        path, "It is not a readable JSON config of a model; a JSON object was expected", kind=BadCheckpoint
+    )

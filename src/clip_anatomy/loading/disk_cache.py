@@ -7,9 +7,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_anatomy.files import digest
+
 __all__ = ["DiskCache", "cache_folder"]
 
 WAIT_SECONDS = 20.0
+CHECKED = 16  # bytes of the checksum in front of a value: a flipped bit is another embedding
 AT_ONCE = 500  # names in one question; SQLite takes some 30,000 at most
 
 
@@ -19,6 +22,10 @@ def cache_folder() -> Path:
         return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "clip-anatomy"
+
+
+def _checksum(name: str, value: bytes) -> bytes:
+    return bytes.fromhex(digest([name, b"\0", value], size=CHECKED))
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class DiskCache:
     path: Path | None
 
     def get(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Read what is there of these names."""
+        """Read what is there of these names, as it was written; what was damaged since is not there."""
         wanted = list(dict.fromkeys(names))
         values: dict[str, bytes] = {}
         if self.path is None or not self.path.is_file():
@@ -49,9 +56,9 @@ class DiskCache:
                 for start in range(0, len(wanted), AT_ONCE):
                     some = wanted[start : start + AT_ONCE]
                     marks = ",".join("?" * len(some))
-                    values |= dict(
-                        database.execute(f"SELECT name, value FROM kept WHERE name IN ({marks})", some).fetchall()
-                    )
+                    for name, kept in database.execute(f"SELECT name, value FROM kept WHERE name IN ({marks})", some):
+                        if isinstance(kept, bytes) and kept[:CHECKED] == _checksum(name, kept[CHECKED:]):
+                            values[name] = kept[CHECKED:]
         except (sqlite3.Error, OSError):
             return values
         return values
@@ -78,7 +85,10 @@ class DiskCache:
                 "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
             )
             database.execute("BEGIN IMMEDIATE")
-            database.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", list(values.items()))
+            database.executemany(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?)",
+                [(name, _checksum(name, value) + value) for name, value in values.items()],
+            )
             database.execute("COMMIT")
 
     def _open(self) -> sqlite3.Connection:

@@ -137,42 +137,45 @@ class Maps(Result):
         values = F.interpolate(self.values, size, mode="bilinear", align_corners=False)
         return replace(self, values=values)
 
-    def on_picture(self, image: int = 0) -> Float[Tensor, "text row col"]:
+    def on_picture(
+        self, image: int = 0, rows: slice = slice(None), cols: slice = slice(None)
+    ) -> Float[Tensor, "text row col"]:
         """Lay the maps of one image on the pixels of the original picture.
 
         Bilinear between the middles of the cells, through the crop and the scaling backwards.
 
         Args:
             image: which.
+            rows: of the picture; all by default. A large one is laid out a strip at a time.
+            cols: likewise.
 
         Returns:
-            At the size of the picture as `read_image` returns it; NaN where the crop did not look.
+            At the size of the picture (or of that part) as `read_image` returns it; NaN where the crop did not look.
 
         Raises:
             BadSpec: the images were preprocessed tensors, so that nobody knows the originals.
         """
         where = self._geometry(image)
         first, last = where.patches_in(where.box, self._grid)  # cells of padding hold nothing of the picture
-        rows = _weights(where, self._grid, first, axis=0).to(self.values)
-        cols = _weights(where, self._grid, last, axis=1).to(self.values)
+        across = _weights(where, self._grid, first, axis=0)[rows].to(self.values)
+        down = _weights(where, self._grid, last, axis=1)[cols].to(self.values)
         part = self.values[image][:, first.start : first.stop, last.start : last.stop]
-        found = rows @ part @ cols.T
-        return found.masked_fill(~self.seen(image), torch.nan)
+        return (across @ part @ down.T).masked_fill_(~self.seen(image, rows, cols), torch.nan)
 
-    def seen(self, image: int = 0) -> Bool[Tensor, "row col"]:
+    def seen(self, image: int = 0, rows: slice = slice(None), cols: slice = slice(None)) -> Bool[Tensor, "row col"]:
         """Mark the pixels of the original picture that the model looked at.
 
         Args:
             image: which.
+            rows: of the picture; all by default.
+            cols: likewise.
 
         Raises:
             BadSpec: the images were preprocessed tensors.
         """
         where = self._geometry(image)
-        inside = [
-            (position >= 0) & (position < size)
-            for position, size in zip((_positions(where, 0), _positions(where, 1)), where.size, strict=True)
-        ]
+        positions = _positions(where, 0)[rows], _positions(where, 1)[cols]
+        inside = [(at >= 0) & (at < size) for at, size in zip(positions, where.size, strict=True)]
         return (inside[0][:, None] & inside[1][None]).to(self.values.device)
 
     def _geometry(self, image: int) -> Geometry:

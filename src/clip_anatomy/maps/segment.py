@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
-from clip_anatomy.errors import BadSpec, BadText
+from clip_anatomy.errors import BadImage, BadSpec, BadText
+from clip_anatomy.images.batch_size import is_out_of_memory
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.images.pixels import is_preprocessed
 from clip_anatomy.loading.clip import Clip
@@ -24,12 +26,15 @@ from clip_anatomy.maps.masks import Masks, MaskSettings, PackedLabels
 from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.maps.resnet_maps import POOL_VARIANTS
-from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, otsu
+from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, cut_strips, otsu
 from clip_anatomy.progress import Progress
 
 __all__ = ["RULES", "UNSEEN", "MaskSettings", "Masks", "cut", "otsu", "segment"]
 
-MOST_SCORES = 2**26  # numbers of full-size maps held at once: 5 texts of a photograph of 12 million pixels
+MOST_SCORES = 2**24  # numbers of maps at pixels held at once
+MOST_PIXELS = (
+    2**22
+)  # pixels that are labelled at once: a larger picture a strip at a time, and its level is taken from so many of them
 
 
 def segment(
@@ -116,13 +121,26 @@ def segment(
         clip, images, seen, BATCH, own=window is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
     ):  # fmt: skip
         maps = heatmap(clip, batch, everything, chosen, size=seen, window=window, stride=stride, **given)
+        kept: list[int] = []
         for i in range(len(maps)):
-            picture = batch.pictures[i].read() if refine and batch.pictures else None
-            label, level = cut_chunks(_scores(maps[i], picture, at), len(wanted), rule)
+            try:
+                picture = batch.pictures[i].read() if refine and batch.pictures else None
+                label, level = _cut(maps[i], picture, at, len(wanted), rule)
+            except (RuntimeError, MemoryError) as error:
+                if failed is None or not is_out_of_memory(error):
+                    raise
+                failed.append(
+                    (maps.short_names[i], "it does not fit into memory. Scale it down, or leave refine= away")
+                )
+                continue
             labels.add(label)
             levels.append(level)
-        parts.append(maps)
-        places += batch.places
+            kept.append(i)
+        if kept:
+            parts.append(maps if len(kept) == len(maps) else Maps.joined([maps[i] for i in kept]))
+            places += [batch.places[i] for i in kept]
+    if failed and not parts:
+        raise BadImage(f"none of the {len(failed)} pictures could be used. The first: {failed[0][0]}: {failed[0][1]}")
     maps = Maps.joined(parts).in_order(places)
     assert maps.run is not None
     maps = replace(maps, run=replace(maps.run, failed=tuple(failed or ()), notes=tuple(notes)))
@@ -138,18 +156,34 @@ def segment(
     return Masks(labels.in_order(order), wanted.names, maps, thresholds, how, groups)
 
 
-def _scores(one: Maps, refine: Image.Image | None, at: str) -> Iterator[Float[Tensor, "text row col"]]:
-    """Return the maps of one image at the resolution of the labels, a few texts at a time; refined where its picture is given."""
+def _cut(
+    one: Maps, refine: Image.Image | None, at: str, texts: int, rule: str | float
+) -> tuple[Int16[np.ndarray, "row col"], float]:
+    """Label the pixels of one image (or its patches), whole or, where it is too large for that, a strip of rows at a time."""
     if at == "patch" or one.geometries is None:
-        yield one.values[0]
-        return
+        return cut_chunks([one.values[0]], texts, rule)
+    rows, cols = one.geometries[0].picture
+    if refine is not None or rows * cols <= MOST_PIXELS:
+        return cut_chunks(_scores(one, refine), texts, rule)
+    step, high = ceil((rows * cols / MOST_PIXELS) ** 0.5), max(1, MOST_PIXELS // cols)
+    every = slice(None, None, step)
+    strips = (_scores(one, None, slice(first, first + high)) for first in range(0, rows, high))
+    return cut_strips(_scores(one, None, every, every), strips, texts, rule)
+
+
+def _scores(
+    one: Maps, refine: Image.Image | None, rows: slice = slice(None), cols: slice = slice(None)
+) -> Iterator[Float[Tensor, "text row col"]]:
+    """Return the maps of one image at pixels of its picture, a few texts at a time; refined where the picture is given."""
+    assert one.geometries is not None
     picture = one.geometries[0].picture
     patch = min(side / cells for side, cells in zip(picture, one.values.shape[2:], strict=True))
-    some = max(1, MOST_SCORES // (picture[0] * picture[1]))
+    pixels = len(range(picture[0])[rows]) * len(range(picture[1])[cols])
+    some = max(1, MOST_SCORES // pixels)
     levels = None if refine is None else np.asarray(refine)
     for first in range(0, len(one.texts), some):
         few = slice(first, first + some)
-        scores = replace(one, values=one.values[:, few], texts=one.texts[few]).on_picture()
+        scores = replace(one, values=one.values[:, few], texts=one.texts[few]).on_picture(0, rows, cols)
         yield scores if levels is None else refined(scores.cpu(), levels, patch=patch)
 
 

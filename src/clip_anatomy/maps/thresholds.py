@@ -1,15 +1,16 @@
 """From maps to labels: the best text per pixel, where it lies above a threshold."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 
-__all__ = ["NOTHING", "RULES", "UNSEEN", "checked_rule", "cut", "cut_chunks", "otsu"]
+__all__ = ["NOTHING", "RULES", "UNSEEN", "checked_rule", "cut", "cut_chunks", "cut_strips", "otsu"]
 
 UNSEEN = -1
 """The label of pixels that the model's crop left out."""
@@ -41,10 +42,51 @@ def cut(
     return cut_chunks([scores], texts, threshold)
 
 
-def cut_chunks(
-    chunks: Iterable[Float[Tensor, "_ row col"]], texts: int, threshold: str | float
+Chunks = Iterable[Float[Tensor, "_ row col"]]
+"""Maps of all texts, then of all background texts, a few at a time: many classes do not fit into memory together."""
+
+
+def cut_chunks(chunks: Chunks, texts: int, threshold: str | float) -> tuple[Int16[np.ndarray, "row col"], float]:
+    """Do the same for maps that come a few at a time."""
+    answers = _answers(chunks, texts)
+    level = answers.level(threshold)
+    return answers.labels(level), level
+
+
+def cut_strips(
+    sample: Chunks, strips: Iterable[Chunks], texts: int, threshold: str | float
 ) -> tuple[Int16[np.ndarray, "row col"], float]:
-    """Do the same for maps that come a few at a time: a large picture's maps of many classes do not fit into memory together."""
+    """Do the same for a picture that does not fit into memory: the level from some of its pixels, the labels a strip of rows at a time.
+
+    Args:
+        sample: the maps at pixels spread evenly over the picture.
+        strips: the maps of its rows, from the first to the last.
+        texts: how many are no background.
+        threshold: as in `cut`.
+    """
+    level = _answers(sample, texts).level(threshold)
+    return np.concatenate([_answers(strip, texts).labels(level) for strip in strips]), level
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What is answered most at each pixel: its score above the best background text, which text it is, where nobody looked."""
+
+    best: Float[Tensor, "row col"]
+    label: Int[Tensor, "row col"]
+    unseen: Bool[Tensor, "row col"]
+    rivals: bool
+
+    def level(self, threshold: str | float) -> float:
+        values = self.best[~self.unseen].double().cpu().numpy()
+        return _level(values, threshold, rivals=self.rivals)
+
+    def labels(self, level: float) -> Int16[np.ndarray, "row col"]:
+        kept = torch.where((self.best > level) & ~self.unseen, self.label + 1, NOTHING)
+        return torch.where(self.unseen, UNSEEN, kept).to(torch.int16).cpu().numpy()
+
+
+def _answers(chunks: Chunks, texts: int) -> _Answers:
     best = label = rival = unseen = None
     first = 0
     for scores in chunks:
@@ -65,12 +107,7 @@ def cut_chunks(
     assert best is not None
     assert label is not None
     assert unseen is not None
-    if rival is not None:
-        best = best - rival
-    values = best[~unseen].double().cpu().numpy()
-    level = _level(values, threshold, rivals=rival is not None)
-    kept = torch.where((best > level) & ~unseen, label + 1, NOTHING)
-    return torch.where(unseen, UNSEEN, kept).to(torch.int16).cpu().numpy(), level
+    return _Answers(best if rival is None else best - rival, label, unseen, rival is not None)
 
 
 def otsu(values: Float[np.ndarray, " value"]) -> float:

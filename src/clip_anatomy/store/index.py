@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from clip_anatomy.bounds import whole
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_batches import no_picture
-from clip_anatomy.errors import BadInput
+from clip_anatomy.images.prefetch import MOST_WORKERS
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.basis import basis_of
@@ -24,6 +25,7 @@ from clip_anatomy.store.writer import Writer
 __all__ = ["IndexSummary", "index"]
 
 COMMIT_SECONDS = 30.0
+MOST_AT_ONCE = 65_536
 
 
 def index(
@@ -36,6 +38,7 @@ def index(
     convention: str | None = None,
     labels: str | Path | None = None,
     prune: bool = False,
+    prune_all: bool = False,
     batch: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -56,7 +59,9 @@ def index(
         convention: "centered" (default) or "official".
         labels: a table (CSV, JSON) of labels, groups and captions, by id, path or file name. Of images that the store knows only the
             rows are written anew; no picture is read.
-        prune: also take out images that came from this source and are no longer in it.
+        prune: also take out images that came from this source and are no longer in it; refused where that is most of them (a
+            drive that is not mounted looks the same).
+        prune_all: take them out all the same.
         batch: images at once; found by itself when None, halved when memory runs out.
         workers: threads that decode; as many as there are cores by default.
         progress: called a few times a second: "images", with how many were known or not used, and "moments".
@@ -84,12 +89,14 @@ def index(
     manifest = _settings(clip, folder, layers, keep, convention)
     if not (folder / NAME).exists() and opened.count() == 0:  # nothing is left behind where nothing is found
         raise no_picture(opened)
-    if batch is not None and batch < 1:
-        raise BadInput(f"batch={batch}: at least one image at once. Type batch=32, or leave it away")
+    if batch is not None:
+        whole("batch", batch, 1, MOST_AT_ONCE)
+    if workers is not None:
+        whole("workers", workers, 0, MOST_WORKERS)
     basis = basis_of(clip.vision, manifest.convention, manifest.layers)
     with Writer.open(folder, manifest, basis) as writer, _stop_on_signal() as stopped:
         run = IndexRun(writer, clip, basis, opened, stopped, progress or silent, commit_seconds, workers)
-        return run.run(batch, prune=prune)
+        return run.run(batch, prune=prune or prune_all, most=prune_all)
 
 
 def _settings(

@@ -8,16 +8,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clip_anatomy.data.picture import Decoded, Picture, Source, decode, failure_text
+from clip_anatomy.data.picture import Decoded, Picture, Source, decode, facts_of_file, failure_text
 from clip_anatomy.data.picture_batches import no_picture
 from clip_anatomy.data.picture_files import passed_over_note, passed_over_of
 from clip_anatomy.errors import BadInput, Ended
+from clip_anatomy.files import digest, digest_of_file
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.images.prefetch import batches_ahead
 from clip_anatomy.loading.clip import Clip
@@ -46,6 +48,7 @@ class IndexSummary(Result):
         done: images indexed in this run.
         failed: images that could not be used in this run; see `Store.rows(status="error")`.
         known: images that were there already.
+        changed: of those done in this run, images whose file is another one than when they were done before.
         gone: images taken out because the source no longer has them.
         relabelled: rows of known images that got other labels, groups, captions or columns, without a picture being read.
         images: images in the store now.
@@ -59,6 +62,7 @@ class IndexSummary(Result):
     done: int
     failed: int
     known: int
+    changed: int
     gone: int
     relabelled: int
     images: int
@@ -75,6 +79,7 @@ class IndexSummary(Result):
         """Return the counts in one line, and what was passed over in another."""
         counts = (
             (self.known, "known"),
+            (self.changed, "of them changed since"),
             (self.failed, "not used"),
             (self.gone, "taken out"),
             (self.relabelled, "labelled anew"),
@@ -108,6 +113,9 @@ class IndexRun:
     flying: set[str] = field(default_factory=set[str])
     said: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     relabelled: int = 0
+    replaced: set[str] = field(default_factory=set[str])
+    times: dict[str, int] = field(default_factory=dict[str, int])
+    changed: int = 0
     errors: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     known: int = 0
     done: int = 0
@@ -115,7 +123,7 @@ class IndexRun:
     committed_at: float = 0.0
     reported_at: float = 0.0
 
-    def run(self, batch: int | None, *, prune: bool) -> IndexSummary:
+    def run(self, batch: int | None, *, prune: bool, most: bool = False) -> IndexSummary:
         """Index what the store does not hold yet; see `index`."""
         began = time.monotonic()
         writer, source = self.writer, self.source
@@ -139,15 +147,19 @@ class IndexRun:
                 if not self.done + self.failed + self.known:
                     raise no_picture(source)
                 self._tell("moments", force=True)
-                gone = self._prune(seen) if prune else 0
+                leaving = self._leaving(seen) if prune else []
+                refused = None if most else self._refusal(leaving)
+                gone = writer.remove(leaving, "gone", "no longer in its source") if leaving and refused is None else 0
                 writer.tidy(end=True)
+                if refused is not None:
+                    raise refused
         if self.stopped.is_set():
             raise (Ended if self.stopped.number == signal.SIGTERM else KeyboardInterrupt)(
                 f"stopped after {self.done:,} images, all of them kept in {writer.folder}. To go on, type the same command again"
             )
         images = sum(len(block) for block in writer.blocks())
         return IndexSummary(
-            str(writer.folder), self.done, self.failed, self.known, gone, self.relabelled, images, time.monotonic() - began, self.batch_size.settled,
+            str(writer.folder), self.done, self.failed, self.known, self.changed, gone, self.relabelled, images, time.monotonic() - began, self.batch_size.settled,
             tuple(self.errors), dict(passed_over_of(source)),
         )  # fmt: skip
 
@@ -171,13 +183,36 @@ class IndexRun:
                 # In this order: an id leaves `flying` only after its row is committed.
                 flying = picture.id in self.flying
                 found = rows.execute("SELECT * FROM images WHERE id = ?", (picture.id,)).fetchone()
-                if flying or (found is not None and found["status"] != "gone"):
+                changed = found is not None and not flying and self._is_changed(picture, found)
+                if flying or (found is not None and found["status"] != "gone" and not changed):
                     self.known += 1
-                    if picture.told and not flying and (said := sql.newly_said(found, picture)):
+                    if picture.told and not flying and found is not None and (said := sql.newly_said(found, picture)):
                         self.said[picture.id] = said
                     continue
+                if changed:
+                    self.replaced.add(picture.id)
                 self.flying.add(picture.id)
                 yield picture
+
+    def _is_changed(self, picture: Picture, row: sqlite3.Row) -> bool:
+        """Tell whether a picture that was done is another one now: by size and time of its file, and where these differ by its bytes."""
+        data = picture.data
+        if row["status"] != "done" or row["source"] != self.key or row["digest"] is None:
+            return False
+        if isinstance(data, bytes):
+            return len(data) != row["size"] or digest(data) != row["digest"]
+        if not isinstance(data, Path):
+            return False
+        try:
+            size, time = facts_of_file(data)
+            if (size, time) == (row["size"], row["time"]):
+                return False
+            if size != row["size"] or digest_of_file(data) != row["digest"]:
+                return True
+        except OSError:  # what is known of it stays until it can be read
+            return False
+        self.times[picture.id] = time
+        return False
 
     def _failed_before(self) -> Iterator[Picture]:
         """Return pictures that could not be used in an earlier run: they may have been repaired since."""
@@ -196,10 +231,21 @@ class IndexRun:
                     self.known -= 1
                     yield picture
 
-    def _prune(self, seen: sqlite3.Connection) -> int:
+    def _leaving(self, seen: sqlite3.Connection) -> list[int]:
+        """Return the keys of images that the source had and has no longer."""
         rows = self.writer.rows.execute("SELECT key, id FROM images WHERE source = ? AND status = 'done'", (self.key,))
-        keys = [key for key, id in rows if seen.execute("SELECT 1 FROM seen WHERE id = ?", (id,)).fetchone() is None]
-        return self.writer.remove(keys, "gone", "no longer in its source") if keys else 0
+        return [key for key, id in rows if seen.execute("SELECT 1 FROM seen WHERE id = ?", (id,)).fetchone() is None]
+
+    def _refusal(self, leaving: list[int]) -> BadInput | None:
+        """Return what is said where most images of a source would be taken out: a drive that is not mounted looks the same."""
+        there = "SELECT count(*) FROM images WHERE source = ? AND status = 'done'"
+        count = self.writer.rows.execute(there, (self.key,)).fetchone()[0]
+        if 2 * len(leaving) <= count:
+            return None
+        return BadInput(
+            f"{len(leaving):,} of the {count:,} images of {self.source.spec} are not there any more, and none was taken out: bring "
+            "them back; or, if they are to leave the store, type: prune_all=True"
+        )
 
     # ---- decoding, batches, commits
 
@@ -265,6 +311,7 @@ class IndexRun:
             "row": None if known is None else known.row,
             "col": None if known is None else known.col,
             "digest": None if known is None else known.digest,
+            "time": None if known is None else known.time,
             "label": picture.label,
             "group": picture.group,
             "captions": json.dumps(list(picture.captions), ensure_ascii=False),
@@ -276,7 +323,10 @@ class IndexRun:
     def _commit(self) -> None:
         said = {id: self.said.pop(id) for id in list(self.said)}  # the thread that walks the source may add to it
         self.relabelled += self.writer.relabel(said)
+        if self.times:
+            self.writer.set_times({id: self.times.pop(id) for id in list(self.times)})
         if self.entries:
+            self._remove_replaced()
             if self.batch_size.settled is not None:
                 sql.set_fact(self.writer.rows, "batch", self.batch_size.settled)
             self.writer.commit(self.entries, self.arrays)
@@ -284,6 +334,15 @@ class IndexRun:
             self.entries, self.arrays = [], {}
             self.writer.tidy(end=False)
         self.committed_at = time.monotonic()
+
+    def _remove_replaced(self) -> None:
+        """Take out the old numbers of pictures that have changed, right before their new ones come in."""
+        known = "SELECT key FROM images WHERE id = ? AND status = 'done'"
+        ids = [entry["id"] for entry in self.entries if entry["id"] in self.replaced]
+        keys = [key for id in ids for (key,) in self.writer.rows.execute(known, (id,))]
+        if keys:
+            self.changed += self.writer.remove(keys, "gone", "its file has changed")
+        self.replaced.difference_update(ids)
 
     def _tell(self, step: str, *, force: bool = False) -> None:
         now = time.monotonic()

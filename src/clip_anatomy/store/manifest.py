@@ -221,12 +221,15 @@ def layers_of(spec: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
             numbers = list(range(depth))
         elif spec.startswith("last:"):
             last = int(spec.removeprefix("last:"))
-            numbers = list(range(depth - last, depth)) if last > 0 else []
+            numbers = list(range(depth - last, depth)) if 0 < last <= depth else []
         else:
             for part in spec.split(","):
                 first, dash, end = part.strip().partition("-")
-                numbers += range(int(first), int(end if dash else first) + 1)
-    except ValueError:
+                ends = int(first), int(end if dash else first)
+                if not 0 <= ends[0] <= ends[1] < depth:  # before a range of that size is made
+                    raise ValueError
+                numbers += range(ends[0], ends[1] + 1)
+    except (ValueError, TypeError, OverflowError):
         numbers = []
     if not numbers or min(numbers) < 0 or max(numbers) >= depth:
         raise BadSpec(

@@ -46,13 +46,15 @@ CREATE TABLE IF NOT EXISTS images (
   status TEXT NOT NULL CHECK (status IN ('done', 'error', 'removed', 'gone')),
   error TEXT NOT NULL DEFAULT '',
   block INTEGER, place INTEGER,
-  mark INTEGER NOT NULL
+  mark INTEGER NOT NULL,
+  time INTEGER
 );
 CREATE INDEX IF NOT EXISTS images_by_place ON images (block, place);
 CREATE INDEX IF NOT EXISTS images_by_status ON images (status) WHERE status <> 'done';
 """
 MARKED = ("id", "path", "size", "row", "col", "digest", "label", "group", "captions", "meta", "error")
 COLUMNS = (*MARKED, "source", "status", "block", "place", "mark")
+WRITTEN = (*COLUMNS, "time")  # of the file, in nanoseconds; stores of before have none
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def connect(folder: Path) -> sqlite3.Connection:
         rows = sqlite3.connect(folder / NAME, timeout=WAIT_SECONDS, isolation_level=None)
         rows.execute("PRAGMA synchronous = FULL")
         rows.executescript(SCHEMA)
+        if "time" not in {name for _, name, *_ in rows.execute("PRAGMA table_info(images)")}:
+            rows.execute("ALTER TABLE images ADD COLUMN time INTEGER")
     except sqlite3.DatabaseError as error:
         raise StoreError(
             f"{folder / NAME} cannot be opened ({error}). Free some space, or put its copy back"
@@ -208,12 +212,12 @@ def mark_of(values: Mapping[str, Any]) -> int:
 
 def write_row(rows: sqlite3.Connection, values: Mapping[str, Any]) -> None:
     """Write a row, or write it anew if its id is known: then it keeps its key."""
-    full = {**values, "mark": mark_of(values)}
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
-    updates = ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS if name != "id")
+    full = {"time": None, **values, "mark": mark_of(values)}
+    names = ", ".join(f'"{name}"' for name in WRITTEN)
+    updates = ", ".join(f'"{name}" = excluded."{name}"' for name in WRITTEN if name != "id")
     rows.execute(
-        f"INSERT INTO images ({names}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO UPDATE SET {updates}",
-        [full[name] for name in COLUMNS],
+        f"INSERT INTO images ({names}) VALUES ({', '.join('?' * len(WRITTEN))}) ON CONFLICT (id) DO UPDATE SET {updates}",
+        [full[name] for name in WRITTEN],
     )
 
 

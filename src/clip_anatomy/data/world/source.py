@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clip_anatomy.bounds import LARGEST
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.data.world import World
 from clip_anatomy.errors import BadInput
@@ -35,6 +36,8 @@ class WorldSource:
         count, split, kind, *more = [*rest.split(":"), "", ""] if rest.count(":") < 2 else rest.split(":")
         if not count.isdecimal() or any(more) or kind not in ("", "balanced"):
             raise BadInput(f"'world:{rest}' is no world. Type {FORM}")
+        if len(count) > len(str(LARGEST)):
+            raise BadInput(f"'world:{count[:20]}…' is no world: it has at most {LARGEST:,} pictures. Type {FORM}")
         try:
             world = World(split=split or "train", length=int(count), balanced=kind == "balanced")
         except ValueError as error:
