@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "clip_anatomy"
 ORDER = [
     "errors",
+    "kinds",
+    "torch_state",
+    "boundary",
     "bounds",
     "network",
     "progress",

@@ -158,7 +158,8 @@ def test_wrong_types_are_told_in_words_where_nobody_checks_them_before() -> None
         "size 'all': pixels were expected. Type: size=336 (the short side), size=(336, 448) or size='whole'",
         "size (1, 2, 3): pixels were expected. Type: size=336 (the short side), size=(336, 448) or size='whole'",
         "window=32.0: pixels were expected. Type: window=112",
-        "text 1 is a int, not a string: 3. Type: str(...)",
+        "heatmap: texts is a list ['a', 3]; a list of strings, a tensor or a Texts was expected (strings, or embeddings [text, embed] "
+        "of any length). Look at item 1: an int (3)",
     ]
 
 

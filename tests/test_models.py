@@ -123,7 +123,7 @@ def test_other_modules_are_refused() -> None:
 
 
 def test_a_parity_failure_says_what_differs() -> None:
-    from clip_anatomy.loading.load import read_host
+    from clip_anatomy.loading.live_models import read_host
     from clip_anatomy.loading.parity import prove
 
     ours, theirs = read_host(tiny.open_clip_model()), read_host(tiny.open_clip_model(quick_gelu=True))

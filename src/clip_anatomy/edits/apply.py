@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.bounds import whole
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture import Source
@@ -103,6 +104,7 @@ class _Batch:
     after: Float[Tensor, "image text"] | None
 
 
+@public
 def apply(
     edit: "EditedClip | Edit | str | Path",
     source: "Source | str | Path",

@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.edits.edit_files import read_edit, write_edit
 from clip_anatomy.edits.measured_replacements import MEASURE, check_options, check_source, replacements_of
 from clip_anatomy.edits.replacement import EDIT_BYS, EditBy, Replacement
@@ -24,6 +25,7 @@ from clip_anatomy.split.parts import Parts
 __all__ = ["Edit"]
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Edit:
     """Parts of one model's image embeddings that are replaced (Gandelsman et al. 2024, §3.2: direct effects only).

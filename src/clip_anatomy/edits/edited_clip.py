@@ -15,7 +15,7 @@ from clip_anatomy.edits.replacement import embedding_change
 from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import read_host
+from clip_anatomy.loading.live_models import read_host
 from clip_anatomy.towers.layers import Block, PatchEmbedding
 from clip_anatomy.towers.transformer import Transformer
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_anatomy.atomic_output import Kind, staged
+from clip_anatomy.boundary import public
 from clip_anatomy.edits import standalone_encoder as standalone
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
@@ -68,6 +69,7 @@ class Exported(Result):
         return "\n".join(f"{size / 1e3:>12,.1f} kB  {self.folder / name}" for name, size in self.files.items())
 
 
+@public
 def export(
     edit: "Edit | str | Path",
     *,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.edits.measured_replacements import (
     check_class_token,
     check_options,
@@ -29,6 +30,7 @@ from clip_anatomy.split.parts import decompose
 __all__ = ["replace_parts"]
 
 
+@public
 def replace_parts(
     clip: Clip,
     images: Images | Tensor,

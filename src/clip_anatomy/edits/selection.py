@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clip_anatomy.boundary import public
 from clip_anatomy.edits.selection_parser import joined, layer_numbers, parse_parts
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.naming.atlas import Atlas
@@ -13,6 +14,7 @@ __all__ = ["Selection"]
 NAMED = 4  # heads that `description` names one by one
 
 
+@public
 @dataclass(frozen=True)
 class Selection:
     """A set of parts. Kept sorted and without repeats, so that equal sets are equal values.

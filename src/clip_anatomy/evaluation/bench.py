@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.masked import MaskedDataset
 from clip_anatomy.data.masked_datasets import READERS, open_masked
 from clip_anatomy.errors import BadInput, BadSpec
@@ -21,6 +22,7 @@ __all__ = ["bench", "check_options"]
 PICTURES = 500  # of the demo world
 
 
+@public
 def bench(
     clip: Clip | ModelSource = "demo",
     name: str = "maps",

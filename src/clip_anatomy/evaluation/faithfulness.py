@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.foreground import aligned_mask
@@ -35,6 +36,7 @@ __all__ = ["Faithfulness", "curves", "faithfulness"]
 BATCH = 16
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Faithfulness(Result):
     """Curves of pictures and texts, by order of the patches.
@@ -136,6 +138,7 @@ class Faithfulness(Result):
         return found
 
 
+@public
 def faithfulness(
     clip: Clip,
     images: Images | Tensor,

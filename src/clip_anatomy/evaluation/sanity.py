@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.evaluation.sanity_result import (
@@ -83,6 +84,7 @@ def _ranks(x: Tensor) -> Tensor:
     return (torch.searchsorted(ordered, x) + torch.searchsorted(ordered, x, right=True)).double() / 2
 
 
+@public
 def sanity(
     clip: Clip,
     images: Images | Tensor,

@@ -2,17 +2,18 @@
 
 from dataclasses import replace
 from operator import index
-from typing import Literal
+from typing import Annotated, Literal
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.preprocess import Preprocess
+from clip_anatomy.kinds import OWN_CHECK
 
 __all__ = ["Size", "describe_size", "parse_size", "sized"]
 
 LARGEST_CELLS = 2**16  # patches of one picture: beyond it a picture is a slip of the finger, not a map
 MOST_CELLS = 4096  # patches of a picture whose size nobody named: attention takes their square
 
-Size = int | tuple[int, int] | Literal["whole"] | None
+Size = Annotated[int | tuple[int, int] | Literal["whole"] | None, OWN_CHECK]
 """None: the model's own resize and crop. "whole": nothing cropped, the model's own short side, fewer pixels for very long pictures.
 A number: the short side in pixels, nothing cropped. (row, col): squashed to these."""
 

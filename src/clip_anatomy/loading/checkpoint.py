@@ -20,8 +20,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict.
 
     Args:
-        path: `.safetensors`, or a `.pt` / `.pth` / `.bin` that torch can load weights-only (nested `state_dict` and `module.`
-            prefixes of training checkpoints are unwrapped).
+        path: `.safetensors`, or a `.pt` / `.pth` / `.bin` that torch can load weights-only (what training scripts wrap
+            around it is taken off: a dict with one state dict in it, a prefix of all names).
 
     Returns:
         Name → tensor.
@@ -33,7 +33,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise BadCheckpoint(f"{path} is not a file. Type the path of a .safetensors or .pt file.")
     if path.stat().st_size == 0:
         raise BadCheckpoint(f"{path} is empty. Download or save it again.")
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = _without_shared_prefix(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path))
     check_finite(state, path.name)
     return state
 
@@ -64,13 +64,49 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         ) from e
     except Exception as e:  # garbage makes the unpickler raise anything
         raise BadCheckpoint(f"{path} is not a torch weights file ({type(e).__name__}). Save it again.") from e
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor | int) for v in state.values()):
+    return _state_inside(loaded, path)
+
+
+def _state_inside(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Find the state dict of a checkpoint: the whole of it, or the one entry that is one (`state_dict`, `model`, `ema` …)."""
+    found = {"": loaded} if _is_state(loaded) else {}
+    if not found and isinstance(loaded, Mapping):
+        found = {str(key): value for key, value in loaded.items() if _is_state(value)}
+    if not found:
         raise BadCheckpoint(f"{path} holds no state dict (a {type(loaded).__name__} instead). Save model.state_dict().")
-    named = {str(k): v if isinstance(v, Tensor) else torch.tensor(v) for k, v in state.items()}
-    if all(k.startswith("module.") for k in named):
-        named = {k.removeprefix("module."): v for k, v in named.items()}
-    return named
+    if len(found) > 1 and "state_dict" not in found:
+        raise BadCheckpoint(
+            f"{path} holds several state dicts: {', '.join(found)}. "
+            f"Save the one you mean: torch.save(torch.load(FILE)[{next(iter(found))!r}], 'weights.pt')"
+        )
+    state = found.get("state_dict", next(iter(found.values())))
+    return {k: v if isinstance(v, Tensor) else torch.tensor(v) for k, v in state.items()}
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and any(isinstance(one, Tensor) for one in value.values())
+        and all(isinstance(key, str) and isinstance(one, Tensor | int) for key, one in value.items())
+    )
+
+
+def _without_shared_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop what every name begins with: `module.`, `_orig_mod.`, the attribute under which a training script kept its CLIP.
+
+    Raises:
+        BadCheckpoint: a CLIP stands under a prefix and something else beside it.
+    """
+    while len({name.partition(".")[0] for name in state}) == 1 and all("." in name for name in state):
+        state = {name.partition(".")[2]: tensor for name, tensor in state.items()}
+    prefix = next((name.removesuffix("logit_scale") for name in state if name.endswith(".logit_scale")), "")
+    if prefix:
+        others = [name for name in state if not name.startswith(prefix)]
+        raise BadCheckpoint(
+            f"the tensors of the CLIP begin with {prefix!r}, and others stand beside them ({', '.join(others[:3])}). "
+            f"Save the CLIP alone: torch.save(model.{prefix.rstrip('.')}.state_dict(), 'weights.pt')"
+        )
+    return state
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadImage, BadText
 from clip_anatomy.files import digest
 from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
+from clip_anatomy.loading.live_models import read_host
 from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import Proof
 from clip_anatomy.loading.token_ids import checked_ids, ids_of
@@ -24,6 +26,7 @@ Images = ImageLike | Sequence[ImageLike] | Iterable[ImageLike]
 BATCH = 32
 
 
+@public
 @dataclass(frozen=True)
 class Clip:
     """An opened CLIP. Its weights are borrowed: the host's module is never changed.
@@ -51,6 +54,18 @@ class Clip:
     proof: Proof | None = None
     host: nn.Module | None = field(default=None, repr=False)
     origin: Origin | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give what pickle and copy need: where there is a host, its module is enough, and the weights are held once."""
+        towers = {"vision", "text_tower"} if self.host is not None else set[str]()
+        return {name: value for name, value in vars(self).items() if name not in towers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Borrow the weights anew."""
+        if state["host"] is not None:
+            host = read_host(state["host"])
+            state = {**state, "vision": host.image_tower, "text_tower": host.text_tower}
+        vars(self).update(state)
 
     @property
     def image_tower(self) -> Transformer:

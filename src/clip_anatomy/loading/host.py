@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -132,7 +133,7 @@ class BorrowedTensors:
                 "Supported: open_clip CLIP with a VisionTransformer or a ModifiedResNet, transformers CLIPModel."
             )
         self._taken.add(name)
-        return self._tensors[name].detach()
+        return borrowed(self._tensors[name])
 
     def maybe(self, name: str) -> Tensor | None:
         """Borrow a tensor that some have."""
@@ -163,6 +164,18 @@ class BorrowedTensors:
                 f"{model}: tensors that a plain CLIP does not have: {shown}. "
                 "Use a plain ViT or ResNet of open_clip (ViT-B-32, ViT-B-16, ViT-L-14, RN50, …) or a transformers CLIPModel."
             )
+
+
+def borrowed(tensor: Tensor) -> Tensor:
+    """Give the same storage without a gradient, as an ordinary tensor.
+
+    Tensors made under `torch.inference_mode` stay inference tensors through `detach`, and no gradient can flow past them.
+    """
+    plain = tensor.detach()
+    if not plain.is_inference():
+        return plain
+    empty = torch.empty(0, dtype=plain.dtype, device=plain.device)
+    return empty.set_(plain.untyped_storage(), plain.storage_offset(), plain.size(), plain.stride())
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

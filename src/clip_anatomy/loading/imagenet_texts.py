@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 
+from clip_anatomy.boundary import public
 from clip_anatomy.loading.open_clip_models import need_open_clip
 
 __all__ = ["imagenet_names", "imagenet_synsets", "imagenet_templates", "unique_names"]
 
 
+@public
 @cache
 def imagenet_templates() -> tuple[str, ...]:
     """Return the 80 prompt templates of CLIP's ImageNet recipe (Radford et al. 2021, §3.1.4), each with one `{}`.

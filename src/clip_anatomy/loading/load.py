@@ -1,5 +1,6 @@
 """`load`: from a spec, a path or a live model to a `Clip` that proved itself."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,18 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from clip_anatomy.errors import BadSpec, UnsupportedModel
+from clip_anatomy.boundary import public
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.pixels import Preprocess
 from clip_anatomy.loading.checkpoint import check_finite
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.host import Host, LoadedModel, tensors_of, unsupported
+from clip_anatomy.loading.host import Host, LoadedModel, tensors_of
 from clip_anatomy.loading.input_parity import with_inputs
+from clip_anatomy.loading.live_models import check_weights, read_host, refuse_dropout, unwrapped
 from clip_anatomy.loading.model_sources import live_model, model_from
-from clip_anatomy.loading.open_clip_towers import read_open_clip
 from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import prove
 from clip_anatomy.loading.tokenizer import own_tokenizer
-from clip_anatomy.loading.transformers_models import read_transformers
 from clip_anatomy.network import named_by_a_file
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -46,27 +47,28 @@ def load_recorded(given: str | Path | None, recorded: str, **options: Any) -> Cl
         return load(recorded, **options)
 
 
+@public
 def load(
     spec: str | Path | nn.Module,
     *,
     weights: str | Path | None = None,
     device: str = "auto",
     dtype: str = "float32",
-    tokenizer: Any = None,
-    preprocess: Preprocess | None = None,
+    tokenizer: Callable[[list[str]], Any] | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
     parity: bool = True,
 ) -> Clip:
     """Open a CLIP and prove that it was opened exactly.
 
     Args:
         spec: "demo" (the small model in this package); "open_clip:NAME/TAG" or "open_clip:NAME" with `weights`;
-            "hf:ORG/NAME"; a folder or file in open_clip's, transformers' or OpenAI's saved format; or a live open_clip or
+            "open_clip:hf-hub:ORG/NAME"; "hf:ORG/NAME"; a folder or file in open_clip's, transformers' or OpenAI's saved format; or a live open_clip or
             transformers model (then nothing is copied or changed, and `device` and `dtype` stay the model's own).
         weights: a checkpoint file for "open_clip:NAME".
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "float32", "float16", "bfloat16" or "float64"; parts are summed in float32 whatever it is.
         tokenizer: for models that came without one: texts → ids [text, token].
-        preprocess: instead of the model's own.
+        preprocess: instead of the model's own: a `Preprocess`, or its fields as a mapping.
         parity: compare with the host library on a random image and texts, in double precision and in the model's own (about
             eight forwards).
 
@@ -88,13 +90,19 @@ def load(
     """
     if dtype not in DTYPES:
         raise BadSpec(f"dtype {dtype!r} is not known. Type one of: {', '.join(DTYPES)}")
+    if weights is not None and not str(spec).startswith("open_clip:"):
+        given = f"a live {type(spec).__name__}" if isinstance(spec, nn.Module) else repr(str(spec))
+        raise BadSpec(
+            f"weights={str(weights)!r} goes with open_clip:NAME, not with {given}. Type: open_clip:NAME, or leave weights out"
+        )
+    own = Preprocess.from_dict(preprocess) if isinstance(preprocess, Mapping) else preprocess
     if isinstance(spec, nn.Module):
-        host = read_host(spec)
-        check_finite(tensors_of(spec), f"the live {host.library} model")
-        return _clip(type(spec).__name__, host, live_model(spec, tokenizer), preprocess, parity)
+        return _opened(unwrapped(spec), tokenizer, own, parity)
     place = device_of(device)
     name = str(spec)
     if name == "demo":
+        if tokenizer is not None or preprocess is not None:
+            raise BadSpec("the bundled model has its own tokenizer and preprocessing. Type: load('demo')")
         from clip_anatomy.loading.demo import load_demo
 
         return load_demo(place, DTYPES[dtype], parity=parity)
@@ -103,31 +111,18 @@ def load(
     check_finite(tensors_of(module), name)
     host = read_host(module)
     if tokenizer is not None:
-        own = own_tokenizer(tokenizer, host.text_tower.grid[1])
-        loaded = replace(loaded, tokenizer=own, inputs=replace(loaded.inputs, ids=None))
-    return replace(_clip(name, host, loaded, preprocess, parity), origin=Origin.of(name, weights))
+        words = own_tokenizer(tokenizer, host.text_tower.grid[1])
+        loaded = replace(loaded, tokenizer=words, inputs=replace(loaded.inputs, ids=None))
+    return replace(_clip(name, host, loaded, own, parity), origin=Origin.of(name, weights))
 
 
-def read_host(module: nn.Module) -> Host:
-    """Read a live model object as towers that borrow its own parameters.
-
-    Args:
-        module: open_clip's CLIP (or CustomTextCLIP with plain towers), or transformers' CLIPModel.
-
-    Raises:
-        UnsupportedModel: anything else; the message names what was found.
-    """
-    library, name = type(module).__module__.split(".")[0], type(module).__name__
-    if library == "transformers" and name == "CLIPModel":
-        return read_transformers(module)
-    if library == "open_clip" and name in ("CLIP", "CustomTextCLIP"):
-        return read_open_clip(module)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UnsupportedModel(
-            f"found a TorchScript module ({name}), whose forward cannot be read. "
-            "Load it with open_clip.create_model(..., jit=False)."
-        )
-    raise unsupported(f"{library}.{name}")
+def _opened(module: nn.Module, tokenizer: Any, preprocess: Preprocess | None, parity: bool) -> Clip:
+    """Open a live model, once nothing of its state would make the proof compare something else than its weights."""
+    check_weights(module, f"the live {type(module).__name__}")
+    host = read_host(module)
+    refuse_dropout(module)
+    check_finite(tensors_of(module), f"the live {host.library} model")
+    return _clip(type(module).__name__, host, live_model(module, tokenizer), preprocess, parity)
 
 
 def device_of(device: str) -> torch.device:

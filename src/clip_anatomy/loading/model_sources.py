@@ -1,5 +1,6 @@
 """From a spec, a folder, a file or a live object to a host library's model with tokenizer and preprocessing."""
 
+import re
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,16 +13,19 @@ from clip_anatomy.files import path_of
 from clip_anatomy.loading.checkpoint import RESNET_MARK, has_open_clip_names, is_openai, read_json, read_state
 from clip_anatomy.loading.host import HostInputs, LoadedModel
 from clip_anatomy.loading.open_clip_inputs import open_clip_pixels, open_clip_preprocess
-from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_named, openai_file
+from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_named, openai_file, tagged_spec
 from clip_anatomy.loading.tokenizer import default_tokenizer, own_tokenizer
 from clip_anatomy.loading.transformers_models import no_foreign_code, transformers_named
 from clip_anatomy.loading.transformers_preprocess import default_processor, processor_pixels, read_processor
 from clip_anatomy.network import reaching
 
 FORMS = (
-    "demo | open_clip:NAME/TAG | open_clip:NAME or open_clip:NAME/TAG with weights=FILE | hf:ORG/NAME | a folder or file saved by open_clip or "
+    "demo | open_clip:NAME/TAG | open_clip:NAME or open_clip:NAME/TAG with weights=FILE | "
+    "open_clip:hf-hub:ORG/NAME | hf:ORG/NAME | a folder or file saved by open_clip or "
     "transformers | a live model object"
 )
+
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt")
 
 
 def model_from(name: str, weights: str | Path | None) -> LoadedModel:
@@ -46,26 +50,36 @@ def model_from(name: str, weights: str | Path | None) -> LoadedModel:
 
 def _model_of(name: str, weights: str | Path | None) -> LoadedModel:
     scheme, _, rest = name.partition(":")
+    if scheme == "open_clip" and rest.startswith("local-dir:"):
+        return _from_folder(path_of(rest.removeprefix("local-dir:")))
     if scheme == "open_clip" and rest:
         return open_clip_named(rest, None if weights is None else Path(weights))
     if scheme == "hf" and rest:
-        if weights is not None:
-            raise BadSpec(f"weights= goes with 'open_clip:NAME', not with {name!r}.")
         return transformers_named(rest)
     path = path_of(name)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
         return _from_file(path)
+    meant = _meant(name)
     if path.suffix in {".pt", ".pth", ".bin", ".safetensors"} or len(path.parts) > 1:
-        raise BadCheckpoint(f"there is no file or folder {name!r}. Type one of: {FORMS}")
-    raise BadSpec(f"model {name!r} is not known. Type one of: {FORMS}")
+        raise BadCheckpoint(f"there is no file or folder {name!r}. Type {meant or f'one of: {FORMS}'}")
+    raise BadSpec(f"model {name!r} is not known. Type {meant or f'one of: {FORMS}'}")
+
+
+def _meant(name: str) -> str:
+    """Give the spec that a name without its scheme may stand for: open_clip's NAME/TAG or NAME, or ORG/NAME; else ""."""
+    first, _, rest = name.partition("/")
+    with suppress(MissingExtra):
+        if known := tagged_spec(first, rest):
+            return known
+    return f"hf:{name}" if re.fullmatch(r"[\w-]+/[\w.-]*clip[\w.-]*", name, re.IGNORECASE) else ""
 
 
 def live_model(module: nn.Module, tokenizer: Any) -> LoadedModel:
     """Find tokenizer and preprocessing of a model object that the user built; `tokenizer` is the user's, or None."""
     visual: Any = getattr(module, "visual", None)
-    if type(module).__module__.startswith("transformers"):
+    if visual is None:  # transformers', or a subclass of it
         config: Any = module.config
         vocabulary, context = config.text_config.vocab_size, config.text_config.max_position_embeddings
         processor = default_processor(config)
@@ -87,13 +101,13 @@ def live_model(module: nn.Module, tokenizer: Any) -> LoadedModel:
 def _from_folder(path: Path) -> LoadedModel:
     """Open a folder in the format of open_clip (open_clip_config.json) or transformers (config.json)."""
     config = path / "open_clip_config.json"
-    if config.is_file():
-        for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt"):
-            if (path / name).is_file():
-                return _from_open_clip_config(config, str(path), path / name)
-        raise BadCheckpoint(f"{path} has open_clip_config.json but no open_clip_model.safetensors beside it.")
-    if (path / "config.json").is_file():
+    weights = [path / name for name in OPEN_CLIP_WEIGHTS if (path / name).is_file()]
+    if config.is_file() and weights:
+        return _from_open_clip_config(config, str(path), weights[0])
+    if (path / "config.json").is_file():  # some hub folders carry both libraries' configs and the weights of one
         return transformers_named(path)
+    if config.is_file():
+        raise BadCheckpoint(f"{path} has open_clip_config.json but none of {', '.join(OPEN_CLIP_WEIGHTS)} beside it.")
     raise BadCheckpoint(
         f"{path} holds neither open_clip_config.json nor config.json. Type a folder that open_clip or transformers saved."
     )

@@ -37,9 +37,33 @@ def _suggestion(name: str, names: list[str]) -> str:
     return f" Did you mean {', '.join(nearest)}?" if nearest else ""
 
 
-def open_clip_named(rest: str, weights: Path | None) -> LoadedModel:
-    """Open open_clip:NAME/TAG from the hub, or open_clip:NAME with a local checkpoint; `rest` is what follows the colon."""
+def tagged_spec(name: str, tag: str = "") -> str:
+    """Give a spec that opens an open_clip model of this name, with this tag or its first one; "" where open_clip has no such name.
+
+    Weights trained with QuickGELU need the config of that name.
+
+    Example:
+        >>> tagged_spec("ViT-B-32", "openai"), tagged_spec("ViT-B-32-quickgelu"), tagged_spec("nonsense")
+        ('open_clip:ViT-B-32-quickgelu/openai', 'open_clip:ViT-B-32-quickgelu/openai', '')
+    """
     open_clip = need_open_clip()
+    config = open_clip.get_model_config(name)
+    tags = open_clip.list_pretrained_tags_by_model(name) if config is not None else []
+    if not tags or (tag and tag not in tags):
+        return ""
+    tag = tag or tags[0]
+    if open_clip.get_pretrained_cfg(name, tag).get("quick_gelu") and not config.get("quick_gelu"):
+        name = f"{name}-quickgelu"
+    return f"open_clip:{name}/{tag}"
+
+
+def open_clip_named(rest: str, weights: Path | None) -> LoadedModel:
+    """Open open_clip:NAME/TAG or open_clip:hf-hub:ORG/NAME, or open_clip:NAME with a local checkpoint; `rest` is what follows the colon."""
+    open_clip = need_open_clip()
+    if rest.startswith("hf-hub:"):
+        if weights is not None:
+            raise BadSpec(f"'open_clip:{rest}' brings its own weights. Type it without weights={str(weights)!r}")
+        return _from_hub(rest, rest, None)
     name, _, tag = rest.partition("/")
     config = open_clip.get_model_config(name)
     if config is None:
@@ -57,18 +81,27 @@ def open_clip_named(rest: str, weights: Path | None) -> LoadedModel:
             _check_tag(open_clip, name, tag, config)
         return open_clip_file(name, config, preprocess, weights, spec=name)
     if tag not in open_clip.list_pretrained_tags_by_model(name):
+        tags = open_clip.list_pretrained_tags_by_model(name)
         raise BadSpec(
-            f"open_clip:{name} has no weights {tag!r}.{_suggestion(tag, open_clip.list_pretrained_tags_by_model(name))}"
+            f"open_clip:{name} has no weights {tag!r}.{_suggestion(tag, tags)} "
+            f"Type open_clip:{name}/TAG with one of: {', '.join(tags) or '(none published)'}"
         )
     _check_tag(open_clip, name, tag, config)
+    return _from_hub(rest, name, tag)
+
+
+def _from_hub(rest: str, name: str, tag: str | None) -> LoadedModel:
+    open_clip = need_open_clip()
     try:
         model = open_clip.create_model(name, pretrained=tag)
-    except (OSError, RuntimeError) as e:
-        raise BadCheckpoint(
-            f"open_clip could not load {rest!r}: {e}. Without a network, type: load('open_clip:{rest}', weights=FILE), which keeps "
-            "the preprocessing published with them"
-        ) from e
-    tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (OSError, RuntimeError, ValueError) as e:
+        kept = (
+            "a folder with its files"
+            if tag is None
+            else f"load('open_clip:{rest}', weights=FILE), which keeps the preprocessing published with them"
+        )
+        raise BadCheckpoint(f"open_clip could not load {rest!r}: {e}. Without a network, type: {kept}") from e
     configured, size = model.visual.preprocess_cfg, model.visual.image_size
     return LoadedModel(
         model,
@@ -80,18 +113,20 @@ def open_clip_named(rest: str, weights: Path | None) -> LoadedModel:
 
 def _check_tag(open_clip: Any, name: str, tag: str, config: Mapping[str, Any]) -> None:
     wants = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False))
-    check_activation(wants, bool(config.get("quick_gelu", False)), name, f"the weights {tag!r}")
+    check_activation(wants, bool(config.get("quick_gelu", False)), name, f"the weights {tag!r}", tag=tag)
 
 
-def check_activation(wants_quick: bool, has_quick: bool, name: str, what: str) -> None:
+def check_activation(wants_quick: bool, has_quick: bool, name: str, what: str, *, tag: str = "") -> None:
     """Refuse weights under the other GELU: the model would run, and be quietly wrong."""
     if wants_quick == has_quick:
         return
     other = name.removesuffix("-quickgelu") if has_quick else f"{name}-quickgelu"
     kind = {True: "QuickGELU", False: "GELU"}
+    instead = f'"quick_gelu": {str(wants_quick).lower()} in its config'
+    if need_open_clip().get_model_config(other) is not None:
+        instead = f"open_clip:{other}/{tag}" if tag else f"open_clip:{other}"
     raise BadCheckpoint(
-        f"{what} were trained with {kind[wants_quick]}, but the config {name!r} uses {kind[has_quick]}. "
-        f"Type: open_clip:{other}"
+        f"{what} were trained with {kind[wants_quick]}, but the config {name!r} uses {kind[has_quick]}. Type: {instead}"
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.errors import BadText, MissingExtra, reading
+from clip_anatomy.kinds import described
 from clip_anatomy.loading.token_ids import ids_of
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
@@ -126,7 +127,13 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 def fill_templates(text: str, templates: Sequence[str]) -> list[str]:
     """Put a text into prompt templates, each with one `{}`."""
+    if isinstance(templates, str):
+        raise BadText(f"templates is one string; a list was expected. Type: [{templates!r}]")
     for template in templates:
+        if not isinstance(template, str):
+            raise BadText(
+                f"a template is {described(template)}, not a string with one {{}}. Type, e.g.: 'a photo of a {{}}.'"
+            )
         if template.count("{}") != 1:
             raise BadText(f"template {template!r} must hold exactly one {{}}. Type, e.g.: 'a photo of a {{}}.'")
     return [template.replace("{}", text) for template in templates]

@@ -61,6 +61,12 @@ def transformers_named(name: str | Path) -> LoadedModel:
         f"transformers could not load {name}",
     )
     wrong = [*report.get("missing_keys", ()), *(str(k) for k in report.get("mismatched_keys", ()))]
+    saved_as = [name for name in config.architectures or () if name != "CLIPModel"]
+    if wrong and saved_as:
+        raise UnsupportedModel(
+            f"{name} holds a {saved_as[0]}, which lacks parts of a CLIP ({', '.join(sorted(wrong)[:2])} …). "
+            "Type the CLIPModel that it was made from, e.g. hf:openai/clip-vit-base-patch32"
+        )
     if wrong:
         raise BadCheckpoint(f"{name}: the weights lack or misfit {', '.join(sorted(wrong)[:3])}. Save the model again.")
     context = config.text_config.max_position_embeddings

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip, Images
@@ -77,6 +78,7 @@ class AttentionSinks:
         return f"sinks in {int(with_sinks.sum())} of {images} pictures, {share:.0%} of their attention; {where}{more}"
 
 
+@public
 def sinks(
     clip: Clip, images: Images | Tensor, *, length: float = LONGER, attention: float = LOOKED_AT
 ) -> AttentionSinks:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
@@ -46,6 +47,7 @@ Attention = Literal["qk", "identity", "qq", "kk", "vv", "gem", "given"]
 _NEEDS = {"qk": "qkv", "identity": "v", "qq": "qv", "kk": "kv", "vv": "v", "gem": "qkv", "given": "v"}
 
 
+@public
 @dataclass(frozen=True)
 class DenseAttention:
     """How the second path is run: any member of the family, published or your own.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
@@ -20,7 +21,7 @@ from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.proxyclip import ProxyOptions
 from clip_anatomy.maps.registry import CUSTOM, METHODS, Method, dense_method, method_of
-from clip_anatomy.maps.windows import Windows, slid
+from clip_anatomy.maps.windows import Span, Windows, slid
 from clip_anatomy.progress import Progress
 
 __all__ = ["METHODS", "Maps", "heatmap"]
@@ -28,6 +29,7 @@ __all__ = ["METHODS", "Maps", "heatmap"]
 BATCH = 16
 
 
+@public
 def heatmap(
     clip: Clip | ModelSource,
     images: Pictures,
@@ -37,8 +39,8 @@ def heatmap(
     against: Against | Contrast = NEUTRAL,
     templates: Sequence[str] | None = None,
     size: Size = None,
-    window: int | tuple[int, int] | None = None,
-    stride: int | tuple[int, int] | None = None,
+    window: Span = None,
+    stride: Span = None,
     replace_sinks: bool = False,
     allow_urls: bool = False,
     skip_bad: bool = False,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Pictures, picture_batches
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
@@ -20,6 +21,7 @@ from clip_anatomy.split.tokens import TokenSource, token_contributions
 __all__ = ["cumulative", "layer_maps"]
 
 
+@public
 def layer_maps(
     clip: Clip,
     images: Pictures,

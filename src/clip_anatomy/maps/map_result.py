@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, NamedPicture
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import Geometry
@@ -44,6 +45,7 @@ class MapRun:
         return {"name": self.clip.name, "digest": self.clip.digest, "preprocess": self.clip.preprocess.to_dict()}
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Maps(Result):
     """One map per image and text.

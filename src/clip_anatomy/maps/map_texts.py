@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadText
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import check_texts
@@ -16,6 +17,7 @@ from clip_anatomy.maps.contrast import EACH_OTHER, NOTHING, Against, Contrast, c
 __all__ = ["Texts"]
 
 
+@public
 @dataclass(frozen=True)
 class Texts:
     """Hold texts that are embedded once and compared with many pictures.

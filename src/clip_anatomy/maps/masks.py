@@ -8,6 +8,7 @@ from typing import Any, ClassVar, overload
 import numpy as np
 from jaxtyping import Bool, Int16
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.typed_texts import TypedText, shorten
@@ -99,6 +100,7 @@ class MaskSettings:
         return f"maps: {self.method}{given}; looked at: {self.size}; threshold: {rule}{behind}; at {self.at} resolution{refine}"
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Masks(Result):
     """Which text each pixel belongs to.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.images.geometry import Geometry
 
@@ -118,6 +119,7 @@ def combined_points(
     return torch.tensor(wanted).reshape(-1, 2), torch.tensor(refused).reshape(-1, 2)
 
 
+@public
 def prompts(
     maps: Float[Tensor, "text row col"],
     texts: Sequence[str],

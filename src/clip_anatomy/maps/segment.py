@@ -10,6 +10,7 @@ from jaxtyping import Float, Int16
 from PIL import Image
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.images.batch_size import is_out_of_memory
@@ -27,6 +28,7 @@ from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.maps.resnet_maps import POOL_VARIANTS
 from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, cut_strips, otsu
+from clip_anatomy.maps.windows import Span
 from clip_anatomy.progress import Progress
 
 __all__ = ["RULES", "UNSEEN", "MaskSettings", "Masks", "cut", "otsu", "segment"]
@@ -37,6 +39,7 @@ MOST_PIXELS = (
 )  # pixels that are labelled at once: a larger picture a strip at a time, and its level is taken from so many of them
 
 
+@public
 def segment(
     clip: Clip | ModelSource,
     images: Pictures,
@@ -46,8 +49,8 @@ def segment(
     threshold: str | float = "lenient",
     background: Sequence[str] | Texts = (),
     size: Size = "whole",
-    window: int | None = None,
-    stride: int | None = None,
+    window: Span = None,
+    stride: Span = None,
     at: str = "picture",
     refine: str | None = None,
     templates: Sequence[str] | None = None,

@@ -8,6 +8,7 @@ picture in patches   ┌───────────┐ a window sees what 
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,10 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid, window_starts
+from clip_anatomy.kinds import OWN_CHECK
+
+Span = Annotated[int | tuple[int, int] | None, OWN_CHECK]
+"""Pixels of a side, or (row, col)."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import PictureBatch
 from clip_anatomy.errors import BadSpec, BadText
 from clip_anatomy.loading.clip import Clip, Images
@@ -28,6 +29,7 @@ _MARKS = ("</w>", "Ġ", "▁", "·")
 _AHEAD = 16  # letters that a tokenizer may have rewritten before a piece is found again
 
 
+@public
 @dataclass(frozen=True)
 class WordMaps:
     """Maps of one sentence.
@@ -45,6 +47,7 @@ class WordMaps:
     left_out: tuple[str, ...] = ()
 
 
+@public
 def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str, **options: Any) -> WordMaps:
     """Show where each word of a sentence is answered, beside the sentence itself.
 

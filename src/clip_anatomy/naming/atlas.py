@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, BadSpec, reading
 from clip_anatomy.files import read_json
 from clip_anatomy.naming.roles import Role
@@ -109,6 +110,7 @@ class PoolRound:
     explained: float
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Atlas(Result):
     """What the heads of a model are about, over one collection of images.

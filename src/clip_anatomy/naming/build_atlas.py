@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy import __version__
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
@@ -36,6 +37,7 @@ FEW_IMAGES = 500
 CHUNKS = 32
 
 
+@public
 def atlas(
     store: "Store | str | Path",
     clip: Clip,

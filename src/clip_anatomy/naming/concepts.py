@@ -19,6 +19,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra
 from clip_anatomy.loading.clip import Clip
@@ -38,6 +39,7 @@ DRAWS = 16  # random directions for the chance level
 SHOWN = 8  # texts of a row in the summary
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Concepts(Result):
     """Hold what some embeddings are made of, in texts.
@@ -121,6 +123,7 @@ class Concepts(Result):
         return text_table(("name", ">explained", ">cosine", "text", ">weight"), rows, title=title, groups=True) + more
 
 
+@public
 def concepts(
     clip: Clip,
     images: Pictures | None = None,

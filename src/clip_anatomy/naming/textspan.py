@@ -24,6 +24,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.greedy_selection import greedy
 from clip_anatomy.naming.textspan_result import TextSpanResult
@@ -47,6 +48,7 @@ def numerical_rank(uncentred: Float64[Tensor, "*batch d d"]) -> Int64[Tensor, "*
     return (values > NOISE * values[..., -1:].clamp(min=1e-300)).sum(-1)
 
 
+@public
 def textspan(
     moments: Moments,
     pool_embeddings: "Tensor | NDArray[Any]",

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from textwrap import fill
 from typing import Any, ClassVar
 
+from clip_anatomy.boundary import public
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.results import Result
 from clip_anatomy.retrieval.automatic_heads import ChosenHead
@@ -21,6 +22,7 @@ COLUMNS = 100  # of the summary
 LISTED = 6  # heads in its list
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Ranking(Result):
     """What a search found.

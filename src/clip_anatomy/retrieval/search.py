@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
@@ -32,6 +33,7 @@ DEMO = (
 )
 
 
+@public
 def search(
     store: Store | str | Path,
     query: Any = None,

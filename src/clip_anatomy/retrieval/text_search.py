@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import check_texts
@@ -158,6 +159,7 @@ def search_texts(
     return TextRanking(query, clip.name, measure, chosen, tuple(hits), len(unique))
 
 
+@public
 def search_captions(
     store: Store | str | Path,
     query: Any,

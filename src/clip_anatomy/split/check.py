@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import ParityError
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import ModelSource, load, read_host
+from clip_anatomy.loading.live_models import read_host
+from clip_anatomy.loading.load import ModelSource, load
 from clip_anatomy.loading.parity import TOLERANCE, Proof, compare, random_pixels, random_texts, relative
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result, text_table
@@ -46,6 +48,7 @@ class CheckedClaim:
         return self.error <= self.allowed
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Check(Result):
     """Every claim about one model, measured.
@@ -95,6 +98,7 @@ class Check(Result):
         return text_table(columns, rows, title=f"{self.model}: {self.layers} layers × {self.heads} heads")
 
 
+@public
 def check(
     model: Clip | ModelSource = "demo",
     *,

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from clip_anatomy import __version__
+from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
 from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.loading.clip import Clip
@@ -27,6 +28,7 @@ BATCH = 16
 MOST_TABLES = 24  # pictures in a summary
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Explanation(Result):
     """The cosines of pictures with texts, split into heads, MLPs and patches.
@@ -133,6 +135,7 @@ class Explanation(Result):
         return "\n\n".join(tables)
 
 
+@public
 def explain(
     clip: Clip | ModelSource,
     images: Pictures,

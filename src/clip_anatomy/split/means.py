@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import BATCH, Clip, Images
 from clip_anatomy.split.layernorm import Convention
@@ -18,6 +19,7 @@ from clip_anatomy.split.tokens import token_contributions
 __all__ = ["Means"]
 
 
+@public
 @dataclass(frozen=True)
 class Means:
     """Mean contribution of each part over many images, divided by ‖embedding‖.

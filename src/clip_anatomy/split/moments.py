@@ -18,6 +18,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import read_safetensors, write_safetensors
 from clip_anatomy.split.basis import HeadBasis
@@ -28,6 +29,7 @@ __all__ = ["Moments"]
 FORMAT = "clip-anatomy moments 2"
 
 
+@public
 @dataclass(frozen=True)
 class Moments:
     """Count, mean and scatter of each head's contribution, per (group, chunk) cell.

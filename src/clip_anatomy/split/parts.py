@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.split.layernorm import (
     Convention,
@@ -25,6 +26,7 @@ from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
 
 
+@public
 @dataclass(frozen=True)
 class Contributions:
     """Parts of each cosine: the same axes as `Parts` with `text` last. Everything sums to `cosine`."""
@@ -40,6 +42,7 @@ class Contributions:
         return self.heads.sum((1, 2)) + self.mlps.sum(1) + self.input_embedding + self.bias
 
 
+@public
 @dataclass(frozen=True)
 class Parts:
     """An embedding, exactly as the sum of what wrote it (not normalised: `total()` equals the host's `encode_image`).
@@ -118,6 +121,7 @@ class Parts:
         return own.sum(2)[:, :, 0] * self.embedding.norm(dim=-1)[:, None, None]
 
 
+@public
 def decompose(
     clip: Clip,
     images: Images | Tensor,
@@ -159,6 +163,7 @@ def decompose(
     return _split(clip.vision, clip.pixels(images), convention, wanted)
 
 
+@public
 def decompose_text(
     clip: Clip, texts: Sequence[str] | Tensor, convention: Convention = "centered", *, images: Tensor | None = None
 ) -> Parts:

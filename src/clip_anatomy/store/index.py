@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from clip_anatomy.boundary import public
 from clip_anatomy.bounds import whole
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_batches import no_picture
@@ -28,6 +29,7 @@ COMMIT_SECONDS = 30.0
 MOST_AT_ONCE = 65_536
 
 
+@public
 def index(
     clip: Clip,
     source: Any,

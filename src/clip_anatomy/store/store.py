@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float16, Float32, Float64, Int64
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.results import Result
@@ -33,6 +34,7 @@ Rows = Sequence[int] | np.ndarray | Tensor | slice | None
 """Which images: indices on the store's image axis, a slice, or None for all."""
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Store(Result):
     """Parts of many images. Everything it returns has its images in one order, 0 … len − 1, that of `rows()`.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import digest_of_file
 from clip_anatomy.progress import Progress, silent
@@ -62,6 +63,7 @@ class VerifyReport(Result):
         )
 
 
+@public
 def verify(store: str | Path, progress: Progress | None = None) -> VerifyReport:
     """Verify a store: read every file and compare it with the checksums taken when it was written.
 

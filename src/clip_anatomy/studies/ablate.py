@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
@@ -24,6 +25,7 @@ __all__ = ["Ablation", "ablate"]
 SCHEMA = "clip-anatomy/ablations/1"
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Ablation(Result):
     """What replacing parts did to the answers: one study or several.
@@ -46,6 +48,7 @@ class Ablation(Result):
         return "\n\n".join(one.summary() for one in self.studies)
 
 
+@public
 def ablate(
     store: "Store | str | Path",
     *,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
@@ -102,6 +103,7 @@ STUDIES = {
 """Name → study."""
 
 
+@public
 def study(
     store: "Store | str | Path",
     name: str = "layers",

@@ -18,6 +18,7 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, reading
 from clip_anatomy.files import path_of
 from clip_anatomy.progress import Progress, silent
@@ -32,6 +33,7 @@ FALSE_DISCOVERIES = 0.05
 HALVES = 20  # random halves of the repeats, for the noise ceiling
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Alignment(Result):
     """Hold a linear map and how well it predicts what it has not seen.
@@ -104,6 +106,7 @@ class Alignment(Result):
         return text_table(titles, rows, title=title)
 
 
+@public
 def align(
     store: "Store | Tensor | NDArray[Any] | str | Path",
     recordings: "Tensor | NDArray[Any] | str | Path",

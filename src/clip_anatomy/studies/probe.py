@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.naming.atlas import Atlas
@@ -30,6 +31,7 @@ IN_MEMORY = 2**26  # numbers: 131,000 images of 512; beyond, batches are streame
 RESAMPLES = 2000
 
 
+@public
 def probe(
     store: "Store | str | Path",
     *,

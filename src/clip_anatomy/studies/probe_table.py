@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_anatomy.atomic_output import as_json, write_file
+from clip_anatomy.boundary import public
 from clip_anatomy.results import Result
 
 __all__ = ["ProbeRow", "ProbeTable"]
@@ -44,6 +45,7 @@ class ProbeRow:
     seconds: float = 0.0
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class ProbeTable(Result):
     """Probes side by side.

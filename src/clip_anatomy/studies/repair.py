@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.selection import Selection
@@ -30,6 +31,7 @@ SCHEMA = "clip-anatomy/repair/2"
 OUT = "clip-anatomy-repair"
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class RepairResult(Result):
     """A repair: what was found on the validation images, what was ablated, and what that does to the test images.
@@ -112,6 +114,7 @@ class RepairResult(Result):
         }  # fmt: skip
 
 
+@public
 def repair(
     source: "Store | str | Path",
     *,

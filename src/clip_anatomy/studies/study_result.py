@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.results import Result
 from clip_anatomy.studies.worst_group import worst_group
@@ -58,6 +59,7 @@ class Effect:
         }
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class Study(Result):
     """A study: the whole model, and what is left of it with parts replaced.

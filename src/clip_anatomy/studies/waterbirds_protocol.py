@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from clip_anatomy.boundary import public
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.waterbirds import CLASSES, GROUPS
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
@@ -96,6 +97,7 @@ def paper_heads_of(clip: Clip) -> PaperHeads:
     return paper_heads(tower.layers, tower.heads, tower.d, clip.patch[0])
 
 
+@public
 def paper_protocol(
     store: Store,
     clip: Clip,

@@ -1,0 +1,128 @@
+"""A live model object: taken out of what wraps it, refused where its weights are not plain ones, and read as towers over them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.loading.host import Host, tensors_of, unsupported
+from clip_anatomy.loading.open_clip_towers import read_open_clip
+from clip_anatomy.loading.transformers_models import read_transformers
+
+READERS: dict[tuple[str, str], Callable[[Any], Host]] = {
+    ("open_clip", "CLIP"): read_open_clip,
+    ("open_clip", "CustomTextCLIP"): read_open_clip,
+    ("transformers", "CLIPModel"): read_transformers,
+}
+"""(library, class) → how it is read; a subclass is read as its base, and the parity proof says whether it changed anything."""
+
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+"""Wrappers of torch that change nothing of what is inside, and where it is."""
+
+ALTERED = {
+    "lora_": ("adapters (LoRA)", "model = model.merge_and_unload()"),
+    ".base_layer.": ("adapters", "model = model.merge_and_unload()"),
+    "weight_mask": ("pruned layers", "torch.nn.utils.prune.remove(layer, 'weight') for each of them"),
+    "weight_orig": ("spectral norms", "torch.nn.utils.remove_spectral_norm(layer) for each of them"),
+    "weight_g": ("weight norms", "torch.nn.utils.remove_weight_norm(layer) for each of them"),
+    "parametrizations.": (
+        "parametrized layers",
+        "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') for each of them",
+    ),
+    "qweight": ("quantised layers", "the same model in float32, float16 or bfloat16"),
+    "weight.absmax": ("quantised layers", "the same model in float32, float16 or bfloat16"),
+    "_flat_param": ("sharded weights (FSDP)", "the model with its full state dict, on one device"),
+}
+"""Part of a tensor's name → what put it there, and what to type: the layer computes something else than its weight says."""
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Take a model out of torch's own wrappers (`torch.compile`, `DataParallel`); anything else is returned as it is."""
+    while type(module).__name__ in WRAPPERS and type(module).__module__.startswith("torch."):
+        module = getattr(module, WRAPPERS[type(module).__name__])
+    return module
+
+
+def read_host(module: nn.Module) -> Host:
+    """Read a live model object as towers that borrow its own parameters.
+
+    Args:
+        module: open_clip's CLIP (or CustomTextCLIP with plain towers), transformers' CLIPModel, or a subclass of these.
+
+    Raises:
+        UnsupportedModel: anything else; the message names what was found, and what to pass where a CLIP is inside.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModel(
+            f"found a TorchScript module ({type(module).__name__}), whose forward cannot be read. "
+            "Load it with open_clip.create_model(..., jit=False)."
+        )
+    _refuse_altered(tensors_of(module))
+    reader = _reader_of(module)
+    if reader is None:
+        library, name = type(module).__module__.split(".")[0], type(module).__name__
+        inside = [(at, part) for at, part in module.named_modules() if _reader_of(part) is not None]
+        if inside:
+            at, part = inside[0]
+            raise UnsupportedModel(
+                f"found {library}.{name}, which holds a {type(part).__name__} and does something of its own with it. "
+                f"Type: load(model.{at})"
+            )
+        raise unsupported(f"{library}.{name}")
+    return reader(module)
+
+
+def check_weights(module: nn.Module, what: str) -> None:
+    """Raise UnsupportedModel unless the weights are plain floating-point tensors that hold numbers, all in one place.
+
+    Args:
+        module: the model.
+        what: how the message calls it.
+    """
+    places: set[torch.device] = set()
+    for name, tensor in module.named_parameters():
+        places.add(tensor.device)
+        if tensor.device.type == "meta":
+            raise UnsupportedModel(
+                f"{what}: '{name}' is on the meta device, where tensors have shapes and no numbers. "
+                "Type: model.to_empty(device='cpu'), then model.load_state_dict(...)"
+            )
+        if type(tensor) not in (nn.Parameter, Tensor) or not tensor.is_floating_point():
+            kind = type(tensor).__name__ if type(tensor) not in (nn.Parameter, Tensor) else str(tensor.dtype)
+            raise UnsupportedModel(
+                f"{what}: '{name}' is a {kind}, not plain floating-point numbers. "
+                "Open the same model in float32, float16 or bfloat16, on one device"
+            )
+    if len(places) > 1:
+        raise UnsupportedModel(
+            f"{what}: its weights lie on {', '.join(sorted(map(str, places)))}. Type: model.to('{sorted(map(str, places))[-1]}')"
+        )
+
+
+def refuse_dropout(module: nn.Module) -> None:
+    """Raise UnsupportedModel while any part of the model drops something at random, as a model in training does."""
+    for name, part in module.named_modules():
+        rates = [getattr(part, key, 0.0) for key in ("p", "prob", "dropout", "drop_prob")] if part.training else []
+        rate = max((rate for rate in rates if isinstance(rate, float)), default=0.0)
+        if rate > 0:
+            raise UnsupportedModel(
+                f"found a model in training mode whose {name} ({type(part).__name__}) drops {rate:.0%} at random, so that it "
+                "never gives the same embedding twice. Type: model.eval()"
+            )
+
+
+def _reader_of(module: nn.Module) -> Callable[[Any], Host] | None:
+    known = ((kind.__module__.split(".")[0], kind.__name__) for kind in type(module).__mro__)
+    return next((READERS[one] for one in known if one in READERS), None)
+
+
+def _refuse_altered(tensors: Mapping[str, Tensor]) -> None:
+    for name in tensors:
+        for part, (found, way_out) in ALTERED.items():
+            if part in name:
+                raise UnsupportedModel(
+                    f"found {found} in the model ('{name}'): its layers compute something else than their weights say. "
+                    f"Type: {way_out}"
+                )
