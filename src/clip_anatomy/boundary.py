@@ -33,7 +33,7 @@ def public(thing: Public) -> Public:
         for name, member in list(vars(thing).items()):
             if not name.startswith("_"):
                 setattr(thing, name, _guarded_member(member))
-        return thing
+        return cast("Public", thing)
     return cast("Public", _guarded(thing))
 
 

@@ -19,7 +19,7 @@ OWN_CHECK = "whoever takes it says what is wrong with it"
 """Marks a hint, `Annotated[..., OWN_CHECK]`, whose values are checked with better words than these."""
 
 SHOWN = 60  # characters of a value that a message shows
-NAMES = {
+NAMES: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
     float: "a number",
@@ -105,9 +105,9 @@ def described(value: object) -> str:
     name = type(value).__name__
     if callable(value) and hasattr(value, "__name__"):
         return f"a function ({value.__name__})"
-    shape = getattr(value, "shape", None)
-    if shape is not None and hasattr(value, "dtype"):
-        return f"{_a(name)} {list(shape)} of {value.dtype}"  # pyright: ignore[reportAttributeAccessIssue]
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{_a(name)} {list(shape)} of {dtype}"
     if isinstance(value, str | bytes | int | float | tuple | list | dict) and not _heavy(value):
         shown = repr(value)
         shown = shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}…"
