@@ -47,8 +47,8 @@ def tagged_spec(name: str, tag: str = "") -> str:
         ('open_clip:ViT-B-32-quickgelu/openai', 'open_clip:ViT-B-32-quickgelu/openai', '')
     """
     open_clip = need_open_clip()
-    config = open_clip.get_model_config(name)
-    tags = open_clip.list_pretrained_tags_by_model(name) if config is not None else []
+    config = open_clip.get_model_config(name) or {}
+    tags = open_clip.list_pretrained_tags_by_model(name) if config else []
     if not tags or (tag and tag not in tags):
         return ""
     tag = tag or tags[0]
