@@ -21,6 +21,7 @@ HERE_ONLY = {  # what only a command line needs
     "device": "likewise",
     "dtype": "likewise",
     "demo": "the bundled pictures",
+    "pictures": "which files are written; in Python found.save(folder, pictures=...)",
 }
 HERE_ONLY_OF_VERB: dict[str, set[str]] = {
     "search": {"captions"},  # search_captions

@@ -1,6 +1,7 @@
 """Output that is there whole or not at all: built in a folder beside, then moved in."""
 
 import json
+import unicodedata
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -228,15 +229,17 @@ def as_json(value: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
-def slug(text: str) -> str:
-    """Return a piece of a file's name: at most 40 small ASCII letters and digits.
+def slug(text: str, most: int = 60) -> str:
+    """Write a piece of a file's name: small letters, marks and digits of any script, at most `most` bytes of UTF-8.
 
     Example:
-        >>> slug("My cat, at home!"), slug("猫")
-        ('my-cat-at-home', 'x')
+        >>> slug("My cat, at home!"), slug("Ein Bär"), slug("猫 と 犬"), slug("…")
+        ('my-cat-at-home', 'ein-bär', '猫-と-犬', 'x')
     """
-    letters = "".join(c if c.isascii() and c.isalnum() else "-" for c in text[:200].lower())
-    return "-".join(part for part in letters.split("-") if part)[:40].rstrip("-") or "x"
+    composed = unicodedata.normalize("NFC", text[:400]).lower()
+    kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else "-" for c in composed)
+    joined = "-".join(part for part in kept.split("-") if part)
+    return joined.encode("utf-8", "ignore")[:most].decode("utf-8", "ignore").rstrip("-") or "x"
 
 
 def _failed(place: Path, error: Exception) -> OutputError:

@@ -31,13 +31,18 @@ class Result:
         """Return what matters as text of one screen."""
         raise NotImplementedError
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, **options: Any) -> Path:
         """Write page, pictures and numbers into a folder, whole or not at all.
+
+        Args:
+            folder: to make or to fill.
+            **options: of what draws it: `pictures=False` leaves away picture files, `pictures=True` draws them all, for explanations,
+                maps and masks.
 
         Raises:
             OutputError: the folder cannot be written, or holds something else.
         """
-        return self._drawn_by("save", Path(folder))
+        return self._drawn_by("save", Path(folder), **options)
 
     def figure(self) -> Any:
         """Draw it (extra `figures`)."""
@@ -52,11 +57,11 @@ class Result:
     def _drawing(self, verb: str) -> Any:
         return getattr(import_module(f"clip_anatomy.report.{self.presenter}"), verb, None) if self.presenter else None
 
-    def _drawn_by(self, verb: str, *args: Any) -> Any:
+    def _drawn_by(self, verb: str, *args: Any, **options: Any) -> Any:
         name, draw = type(self).__name__, self._drawing(verb)
         if draw is None:
             raise BadInput(f"a {name} has no {verb}. Its numbers are in {name}.to_dict()")
-        return draw(self, *args)
+        return draw(self, *args, **options)
 
 
 def text_table(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from clip_anatomy.cli.options import AsJson, Out, Texts
+from clip_anatomy.cli.options import AsJson, Out, Pictures, Texts
 
 
-def demo(*photos: str, texts: Texts = None, out: Out = None, as_json: AsJson = False) -> int:
+def demo(*photos: str, texts: Texts = None, pictures: Pictures = None, out: Out = None, as_json: AsJson = False) -> int:
     """Explain the bundled pictures, and photographs of yours, with the bundled model.
 
     The same as `explain --demo`, into clip-anatomy-demo. The bundled model knows only its small drawn world, and the report says so.
@@ -20,4 +20,4 @@ def demo(*photos: str, texts: Texts = None, out: Out = None, as_json: AsJson = F
     from clip_anatomy.cli.explain import explain
 
     folder = out if out is not None or as_json else Path("clip-anatomy-demo")
-    return explain(*photos, texts=texts, out=folder, as_json=as_json, demo=True)
+    return explain(*photos, texts=texts, pictures=pictures, out=folder, as_json=as_json, demo=True)

@@ -3,10 +3,15 @@
 from clip_anatomy.cli.options import (
     AllowUrls,
     AsJson,
+    Demo,
     Device,
+    Images,
     Model,
     Out,
+    Pictures,
+    Size,
     Strict,
+    Templates,
     Texts,
     Weights,
     output_folder,
@@ -16,8 +21,11 @@ from clip_anatomy.cli.options import (
 
 
 def explain(
-    *images: str,
+    *images: Images,
     texts: Texts = None,
+    templates: Templates = None,
+    size: Size = None,
+    pictures: Pictures = None,
     model: Model = "demo",
     weights: Weights = None,
     out: Out = None,
@@ -25,18 +33,17 @@ def explain(
     strict: Strict = False,
     device: Device = "auto",
     allow_urls: AllowUrls = False,
-    demo: bool = False,
+    demo: Demo = False,
 ) -> int:
     """Say why pictures match texts: which layers, heads, MLPs and patches raise and lower the cosine (direct logit attribution).
 
-    Writes index.html (one page that holds everything), a PNG for each picture and text, and explain.json into a folder.
+    Writes index.html (one page that holds everything) and explain.json into a folder; with --pictures, and by default where they are
+    few, also a PNG for each picture and text.
     All shares add up to the cosine exactly. Give two texts or more: what counts for one more than for the others is the
     clearest answer.
 
     Args:
-        images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
         out: folder for the report; by default clip-anatomy-report, and none with --json.
-        demo: explain the bundled pictures, with their own descriptions if no text is given.
 
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
@@ -48,22 +55,28 @@ def explain(
     from clip_anatomy.progress import note, say, shown
 
     folder = output_folder(out, "clip-anatomy-report", as_json=as_json)
-    pictures, descriptions = asked_pictures(images, "explain", demo=demo)
+    asked, descriptions = asked_pictures(images, "explain", demo=demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {model}"))
+        from clip_anatomy.images.input_size import parse_size
         from clip_anatomy.loading.load import load
         from clip_anatomy.report import explain_folder, figures
         from clip_anatomy.split.explanation import explain as run
 
-        if folder is not None:
+        wanted = parse_size(size)
+        if folder is not None and pictures is not False:
             figures.need_matplotlib()
         staging = stack.enter_context(staged_beside(folder, explain_folder.KIND, images))
         clip = load(model, weights=weights, device=device)
-        found = run(clip, pictures, texts or descriptions, allow_urls=allow_urls, skip_bad=True, progress=progress)
+        found = run(
+            clip, asked, texts or descriptions, templates=templates, size=wanted, allow_urls=allow_urls, skip_bad=True,
+            progress=progress,
+        )  # fmt: skip
         notes = (*demo_notes(model, images), *found.notes)
         found = replace(found, notes=notes, failed=named_failures(found.failed))
+        left = 0
         if staging is not None:
-            explain_folder.write(found, staging, progress)
+            left = explain_folder.write(found, staging, progress, pictures=pictures)
     print_notes(found.all_notes, found.failed)
     if as_json:
         print_json(found.to_dict())
@@ -71,4 +84,6 @@ def explain(
         say(found.summary())
     if folder is not None:
         note(f"report: {folder / 'index.html'}")
+        if left and pictures is None:
+            note(f"no picture files for {left:,} pairs of picture and text; --pictures draws them")
     return 1 if strict and found.failed else 0

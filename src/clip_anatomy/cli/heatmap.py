@@ -3,12 +3,19 @@
 from clip_anatomy.cli.options import (
     AllowUrls,
     AsJson,
+    Demo,
     Device,
+    Images,
     Model,
     Out,
+    Pictures,
+    Size,
     Strict,
+    Stride,
+    Templates,
     Texts,
     Weights,
+    Window,
     output_folder,
     print_json,
     print_notes,
@@ -16,20 +23,22 @@ from clip_anatomy.cli.options import (
 
 
 def heatmap(
-    *images: str,
+    *images: Images,
     texts: Texts = None,
+    templates: Templates = None,
     method: list[str] | None = None,
     against: str = "neutral",
-    size: str | None = None,
-    window: int | None = None,
-    stride: int | None = None,
+    size: Size = None,
+    window: Window = None,
+    stride: Stride = None,
     replace_sinks: bool = False,
     layers: bool = False,
     words: bool = False,
     colours: str = "signed",
     sanity: bool = False,
     sanity_pictures: int = 8,
-    demo: bool = False,
+    pictures: Pictures = None,
+    demo: Demo = False,
     model: Model = "demo",
     weights: Weights = None,
     out: Out = None,
@@ -47,19 +56,14 @@ def heatmap(
         clip-anatomy heatmap photo.jpg --text "a dog on a sofa" --layers --words
 
     Args:
-        images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
         method: one method or several (repeat it, or separate by commas), or all; methods stand side by side on the contact sheet. By default decomposition: the exact share of the cosine that was read from each place.
         against: what is subtracted from every text by decomposition and surgery: neutral (the mean of descriptions of anything) | "each other" (the mean of the texts, as published; of two texts the second map mirrors the first) | nothing | a text of your own ("" for the empty one).
-        size: crop (the model's own, the default) | whole (nothing cut off) | 512 (short side) | 336x448 (row x col).
-        window: look through square windows of so many pixels, for large pictures; without --size at the picture's own size.
-        stride: from one window to the next; by default half a window.
         replace_sinks: give attention sinks (patches attended to whatever they show) the mean of the places around them.
         layers: also which layer read it: a GIF for each picture, a slider on the page.
         words: also a map for every word of each text.
         colours: signed (orange for, blue against) | heat (each map from its lowest to its highest value).
         sanity: also check whether the maps mean anything: negative texts, random weights, a contrast text, sinks, and what happens to the model when patches are taken out in the order of the map.
         sanity_pictures: check the first so many; each costs some 150 forwards a method.
-        demo: take the bundled pictures, with their own descriptions if no text is given.
         out: folder to write; by default clip-anatomy-heatmap, and none with --json.
 
     Returns:
@@ -81,7 +85,7 @@ def heatmap(
     if layers and window is not None:
         raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")
     folder = output_folder(out, "clip-anatomy-heatmap", as_json=as_json)
-    pictures, descriptions = asked_pictures(images, "heatmap", demo=demo)
+    asked, descriptions = asked_pictures(images, "heatmap", demo=demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {model}"))
         from clip_anatomy.evaluation.method_checks import method_checks
@@ -97,7 +101,7 @@ def heatmap(
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
         found = map_set(
-            clip, pictures, [text.text for text in typed], checked_methods(clip, method or []), against=against, size=wanted, layers=layers,
+            clip, asked, [text.text for text in typed], checked_methods(clip, method or []), against=against, templates=templates, size=wanted, layers=layers,
             words=words, allow_urls=allow_urls, skip_bad=True, progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
@@ -105,7 +109,7 @@ def heatmap(
         found = found.with_failed(named_failures(found.failed))
         checks = method_checks(found, sanity_pictures, progress) if sanity else None
         if staging is not None:
-            maps_folder.write(found, staging, progress, checks)
+            maps_folder.write(found, staging, progress, pictures=pictures, checks=checks)
     print_notes(found.all_notes, found.failed)
     if as_json:
         print_json(found.to_dict() if checks is None else {**found.to_dict(), "sanity": checks.to_list()})

@@ -38,6 +38,24 @@ AtlasFile = Annotated[
 ]
 
 # ---- pictures
+Images = Annotated[
+    str,
+    Parameter(help="pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input."),
+]
+Size = Annotated[
+    str | None,
+    Parameter(
+        help="crop (the model's own) | whole (nothing cut off, the model's own short side) | 512 (short side) | 336x448 (row x col)."
+    ),
+]
+Window = Annotated[
+    int | None,
+    Parameter(
+        help="look through square windows of so many pixels, for large pictures; by default at the picture's own size."
+    ),
+]
+Stride = Annotated[int | None, Parameter(help="from one window to the next; by default half a window.")]
+Demo = Annotated[bool, Parameter(help="take the bundled pictures, with their own descriptions if no text is given.")]
 AllowUrls = Annotated[bool, Parameter(help="fetch pictures given as http(s) addresses.")]
 Strict = Annotated[
     bool, Parameter(help="exit with 1 if any picture could not be used (the others are done all the same).")
@@ -48,16 +66,29 @@ Workers = Annotated[int | None, Parameter(help="threads that decode.")]
 # ---- texts
 Texts = Annotated[
     list[str] | None,
-    Parameter(name=["--text", "--texts"], alias="-t", help="what to look for; repeat it for several texts."),
+    Parameter(
+        name=["--text", "--texts"],
+        alias="-t",
+        help="what to look for; repeat it for several texts. A .txt file, or @FILE (@- for standard input): a text a line.",
+    ),
 ]
 Templates = Annotated[
     list[str] | None,
     Parameter(
-        name=["--template", "--templates"], help="prompt with one {} for the texts; repeat it to average several."
+        name=["--template", "--templates"],
+        help="prompt with one {} for the texts; repeat it to average several. imagenet: the 80 of CLIP's own recipe.",
     ),
 ]
 
 # ---- output
+Pictures = Annotated[
+    bool | None,
+    Parameter(
+        name="--pictures",
+        negative="--no-pictures",
+        help="draw picture files beside the page, or none; the page has all either way.",
+    ),
+]
 Out = Annotated[Path | None, Parameter(alias="-o")]
 OutFile = Annotated[Path, Parameter(alias="-o")]
 AsJson = Annotated[

@@ -3,12 +3,19 @@
 from clip_anatomy.cli.options import (
     AllowUrls,
     AsJson,
+    Demo,
     Device,
+    Images,
     Model,
     Out,
+    Pictures,
+    Size,
     Strict,
+    Stride,
+    Templates,
     Texts,
     Weights,
+    Window,
     output_folder,
     print_json,
     print_notes,
@@ -16,17 +23,19 @@ from clip_anatomy.cli.options import (
 
 
 def segment(
-    *images: str,
+    *images: Images,
     texts: Texts = None,
+    templates: Templates = None,
     background: list[str] | None = None,
     together: list[str] | None = None,
     threshold: str = "lenient",
     method: str = "decomposition",
-    size: str = "whole",
-    window: int | None = None,
-    stride: int | None = None,
+    size: Size = "whole",
+    window: Window = None,
+    stride: Stride = None,
     refine: str | None = None,
-    demo: bool = False,
+    pictures: Pictures = None,
+    demo: Demo = False,
     model: Model = "demo",
     weights: Weights = None,
     out: Out = None,
@@ -44,16 +53,11 @@ def segment(
         clip-anatomy segment holiday/ -t "a dog" -t "a cat" --background grass
 
     Args:
-        images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
         background: a text that takes pixels and is no label; repeat it for several.
         together: texts whose points for SAM are wanted together, joined by +, as "a dog + a cat"; repeat it for several groups. By default all.
         threshold: lenient (Otsu's cut, or one standard deviation above the mean where that is lower) | otsu (two groups of least spread) | mean | half | none | a number from 0 to 1 (a share of the map's range).
         method: a method of heatmap.
-        size: whole (nothing cut off, the model's own short side) | crop (the model's own) | 512 (short side) | 336x448.
-        window: look through square windows of so many pixels, for large pictures.
-        stride: from one window to the next; by default half a window.
         refine: pamr: let the masks follow the picture's edges. Off by default, and named wherever it was used.
-        demo: cut out of the bundled pictures, with their own descriptions if no text is given.
         out: folder to write; by default clip-anatomy-segment, and none with --json.
 
     Returns:
@@ -67,7 +71,7 @@ def segment(
     from clip_anatomy.progress import note, say, shown
 
     folder = output_folder(out, "clip-anatomy-segment", as_json=as_json)
-    pictures, descriptions = asked_pictures(images, "segment", demo=demo)
+    asked, descriptions = asked_pictures(images, "segment", demo=demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {model}"))
         from clip_anatomy.images.input_size import parse_size
@@ -87,13 +91,13 @@ def segment(
         if len(methods) != 1:
             raise BadSpec("masks are cut from one method's maps. Type --method decomposition")
         found = run(
-            clip, pictures, names, methods[0], threshold=threshold, background=behind, size=wanted, window=window, stride=stride,
+            clip, asked, names, methods[0], threshold=threshold, background=behind, templates=templates, size=wanted, window=window, stride=stride,
             refine=refine, together=groups_of(together or [], names), allow_urls=allow_urls, skip_bad=True, progress=progress,
         )  # fmt: skip
         found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, images), *notes))
         found = replace(found, maps=found.maps.with_failed(named_failures(found.failed)))
         if staging is not None:
-            masks_folder.write(found, staging, progress)
+            masks_folder.write(found, staging, progress, pictures=pictures)
     print_notes(found.all_notes, found.failed)
     if as_json:
         print_json(found.to_dict())

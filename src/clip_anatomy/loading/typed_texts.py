@@ -1,16 +1,20 @@
 """Texts as a person typed them: cleaned, counted, and what the model cannot make of them."""
 
+import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from clip_anatomy.errors import BadText
+from clip_anatomy.errors import BadText, reading
+from clip_anatomy.files import path_of
+from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.loading.tokenizer import Tokenizer
 
-__all__ = ["TypedText", "checked_texts", "foreign_share", "shorten", "typed_texts", "words_read"]
+__all__ = ["PAPER", "TypedText", "checked_texts", "foreign_share", "read_templates", "read_texts", "shorten", "typed_texts", "words_read"]  # fmt: skip
 
+PAPER = "imagenet"  # the 80 templates of CLIP's own recipe, which the paper takes
 SHOWN = 90  # characters of a text that titles and tables show
 
 
@@ -36,6 +40,44 @@ def shorten(text: str, length: int = SHOWN) -> str:
     """
     line = " ".join("".join(c if unicodedata.category(c)[0] != "C" else " " for c in text).split())
     return line if len(line) <= length else f"{line[: length - 1].rstrip()}…"
+
+
+def read_texts(texts: Sequence[str]) -> list[str]:
+    """Read texts as typed: themselves, or a file with one a line, named as FILE.txt or @FILE (@- for standard input).
+
+    Raises:
+        BadText: a file that cannot be read, or without a text.
+
+    Example:
+        >>> read_texts(["a dog", "@home"])
+        ['a dog', '@home']
+    """
+    found: list[str] = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        name = text.removeprefix("@") if isinstance(text, str) else ""
+        if name in ("-", "/dev/stdin") and text != "-":
+            found += _lines(sys.stdin.read(), "standard input")
+        elif name.lower().endswith(".txt") or (name != text and path_of(name).is_file()):
+            with reading(name, "Type a text file in UTF-8 with one text a line", BadText):
+                found += _lines(path_of(name).read_text(encoding="utf-8-sig"), name)
+        else:
+            found.append(text)
+    return found
+
+
+def read_templates(templates: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    """Read prompt templates as typed: themselves, or "imagenet" for the 80 of CLIP's own recipe."""
+    if templates is None or not len(templates):
+        return None
+    given = (templates,) if isinstance(templates, str) else tuple(templates)
+    return tuple(imagenet_templates()) if given == (PAPER,) else given
+
+
+def _lines(content: str, name: str) -> list[str]:
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    if not lines:
+        raise BadText(f"{name} holds no text. Type a file with one text a line")
+    return lines
 
 
 def checked_texts(texts: Sequence[str], tokenizer: Tokenizer | None) -> list[TypedText]:
@@ -69,6 +111,7 @@ def typed_texts(texts: Sequence[str], tokenizer: Tokenizer | None) -> tuple[list
     Raises:
         BadText: none is left.
     """
+    texts = read_texts(texts)
     kept = [text for text in texts if shorten(text)] or list(texts)
     notes = [f"text {i} is empty and was left out" for i, text in enumerate(texts, 1) if text not in kept]
     twice = [text for text in dict.fromkeys(kept) if kept.count(text) > 1]

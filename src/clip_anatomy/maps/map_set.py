@@ -154,6 +154,7 @@ def map_set(
     methods: Sequence[str] = ("decomposition",),
     *,
     against: Against = NEUTRAL,
+    templates: Sequence[str] | None = None,
     size: Size = None,
     layers: bool = False,
     words: bool = False,
@@ -170,6 +171,7 @@ def map_set(
         texts: as for `heatmap`.
         methods: names of METHODS, each once.
         against: as for `heatmap`, of the methods that compare.
+        templates: as for `heatmap`.
         size: as for `heatmap`.
         layers: also the decomposition layer by layer.
         words: also a map for every word of each text.
@@ -188,7 +190,7 @@ def map_set(
         (['raw', 'surgery'], 2)
     """
     clip = as_clip(clip)
-    wanted = Texts.of(clip, texts)
+    wanted = Texts.of(clip, texts, templates)
     given = {name: {"against": against} if method_of(clip, name).contrasts else {} for name in methods}
     if not any(given.values()) and not (layers or against == NEUTRAL):
         raise BadSpec(f"none of {', '.join(methods)} compares texts with anything. Type also: --method decomposition")

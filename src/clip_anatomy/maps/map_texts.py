@@ -12,6 +12,7 @@ from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadText
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import check_texts
+from clip_anatomy.loading.typed_texts import read_templates, read_texts
 from clip_anatomy.maps.contrast import EACH_OTHER, NOTHING, Against, Contrast, contrast_of
 
 __all__ = ["Texts"]
@@ -55,7 +56,7 @@ class Texts:
             BadText: no text, one that is blank or stands twice, or embeddings that are none.
         """
         if isinstance(texts, Texts):
-            if templates is not None and tuple(templates) != texts.templates:
+            if templates is not None and read_templates(templates) != texts.templates:
                 raise BadText(
                     f"these texts are embedded already. Type: Texts.of(clip, {list(texts.names)!r}, templates)"
                 )
@@ -64,8 +65,7 @@ class Texts:
             if templates is not None:
                 raise BadText("templates need strings, not embeddings. Type: clip.encode_text([...], templates)")
             return Texts(tuple(f"text {i}" for i in range(len(texts))), _checked(clip, texts))
-        names = checked_names(texts)
-        kept = None if templates is None else tuple(templates)
+        names, kept = checked_names(read_texts(texts)), read_templates(templates)
         return Texts(names, clip.encode_text(names, templates=kept), kept)
 
     def contrast(self, clip: Clip, against: Against | Contrast, alone: str = NOTHING) -> Contrast:

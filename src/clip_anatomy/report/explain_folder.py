@@ -1,12 +1,15 @@
 """What `explain` writes: a PNG for each picture and text, one page that holds everything, all numbers as JSON."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, slug, staged
+from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, staged
 from clip_anatomy.errors import BadInput
+from clip_anatomy.images.input_size import describe_size
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.report.drawings import ON_PAGE, file_name, listed_texts, on_page_note
 from clip_anatomy.report.explain_figure import draw, explain_figure
 from clip_anatomy.report.explain_page import ExplainedPicture, explain_page
 from clip_anatomy.report.figures import need_matplotlib
@@ -20,35 +23,47 @@ if TYPE_CHECKING:
 
 __all__ = ["KIND", "figure", "html", "save", "write"]
 
+FEW = 12  # figures that are drawn without being asked for
 KIND = Kind("report", "explain.json", SCHEMA)
 
 
-def save(found: Explanation, folder: Path) -> Path:
+def save(found: Explanation, folder: Path, *, pictures: bool | None = None) -> Path:
     """Write figures, page and numbers into a folder, whole or not at all."""
-    need_matplotlib()
+    if pictures is not False:
+        need_matplotlib()
     with staged(folder, KIND) as staging:
-        write(found, staging)
+        write(found, staging, pictures=pictures)
     return folder
 
 
-def write(found: Explanation, staging: Staging, progress: Progress | None = None) -> None:
-    """Draw every picture and text, and write page and numbers into a staged folder.
+def write(
+    found: Explanation, staging: Staging, progress: Progress | None = None, *, pictures: bool | None = None
+) -> int:
+    """Write page and numbers into a staged folder, and a figure for each picture and text.
 
     Args:
         found: what is drawn.
         staging: an entered staging folder.
-        progress: told how many figures are drawn.
+        progress: told how many pictures are drawn.
+        pictures: whether figures are drawn; by default where there are `FEW`, since each takes a third of a second.
+
+    Returns:
+        How many figures were left away.
     """
-    tell, count = progress or silent, len(found.texts)
+    tell, count = progress or silent, len(found) * len(found.texts)
+    drawn = count <= FEW if pictures is None else pictures
     explained: list[ExplainedPicture] = []
-    for i, each in enumerate(_explained(found)):
-        explained.append(each)
-        for k, text in enumerate(found.texts):
-            tell("drawing", i * count + k, len(found) * count)
-            name = f"{i:03d}-{slug(Path(each.picture.label).stem)}-{k:02d}-{slug(text.text)}.png"
-            staging.write(name, draw(*_drawn(found, each, k)))
+    for i, each in enumerate(_explained(found, None if drawn else ON_PAGE)):
+        tell("drawing", i, len(found))
+        if len(explained) < ON_PAGE:
+            explained.append(each)
+        for k, text in enumerate(found.texts if drawn else ()):
+            staging.write(
+                f"{file_name(i, each.picture.label, f'{k:02d}', text.text)}.png", draw(*_drawn(found, each, k))
+            )
     staging.write(KIND.mark, as_json({**found.to_dict(), "files": [*staging.files, REPORT]}))
     staging.write(REPORT, _page(found, explained))
+    return 0 if drawn else count
 
 
 def figure(found: Explanation) -> "Figure":
@@ -60,13 +75,18 @@ def figure(found: Explanation) -> "Figure":
 
 def html(found: Explanation) -> str:
     """Return the page, in a frame for notebooks."""
-    return framed(_page(found, list(_explained(found))))
+    return framed(_page(found, list(_explained(found, ON_PAGE))))
 
 
 def _page(found: Explanation, explained: list[ExplainedPicture]) -> str:
     title = f"Why {'this picture matches' if len(found) == 1 else 'these pictures match'} a text"
-    facts = model_facts(found.clip)
-    return explain_page(title, explained, found.texts, facts, notes=found.notes, failed=found.failed)
+    facts = [*model_facts(found.clip)]
+    if found.size is not None:
+        facts.append(("looked at", describe_size(found.size, found.clip.preprocess)))
+    if found.templates is not None:
+        facts.append(("prompts", listed_texts(found.templates)))
+    notes = [*found.notes, *on_page_note(len(explained), len(found))]
+    return explain_page(title, explained, found.texts, facts, notes=notes, failed=found.failed)
 
 
 def _drawn(found: Explanation, each: ExplainedPicture, text: int) -> tuple[Any, ...]:
@@ -74,10 +94,11 @@ def _drawn(found: Explanation, each: ExplainedPicture, text: int) -> tuple[Any, 
     return each.picture, each.explanation, text, found.texts[text].text, caption
 
 
-def _explained(found: Explanation) -> Iterator[ExplainedPicture]:
+def _explained(found: Explanation, most: int | None = None) -> Iterator[ExplainedPicture]:
     if found.pictures is None or found.geometries is None:
         raise BadInput(
             "these images were preprocessed tensors, which cannot be drawn. Type: explain(clip, paths, texts)"
         )
-    for picture, where, split in zip(found.pictures, found.geometries, found.images, strict=True):
+    some = zip(found.pictures, found.geometries, found.images, strict=True)
+    for picture, where, split in islice(some, most):
         yield ExplainedPicture(view_of(picture.read(keep_mode=True), picture.name, where), split, picture.caption)

@@ -13,6 +13,7 @@ from clip_anatomy.split.picture_explanation import PictureExplanation, sink_patc
 __all__ = ["ExplainedPicture", "explain_page"]
 
 LOUDEST = 5
+OPEN = 3  # pictures whose cards stand open on the page
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def explain_page(
         script="explain.js",
         title=title,
         several=len(typed) > 1,
+        many=len(explained) > OPEN,
         images=[_image(each, typed) for each in explained],
         questions=typed,
         notes=notes,

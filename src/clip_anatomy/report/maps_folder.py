@@ -50,15 +50,20 @@ LEGENDS = {
 }
 
 
-def save(found: MapSet | Maps, folder: Path) -> Path:
+def save(found: MapSet | Maps, folder: Path, *, pictures: bool | None = None) -> Path:
     """Write overlays, sheets, page and numbers into a folder, whole or not at all."""
     with staged(folder, KIND) as staging:
-        write(_as_set(found), staging)
+        write(_as_set(found), staging, pictures=pictures)
     return folder
 
 
 def write(
-    found: MapSet, staging: Staging, progress: Progress | None = None, checks: MethodChecks | None = None
+    found: MapSet,
+    staging: Staging,
+    progress: Progress | None = None,
+    *,
+    checks: MethodChecks | None = None,
+    pictures: bool | None = None,
 ) -> None:
     """Draw every picture, one after the other, into a staged folder.
 
@@ -67,18 +72,21 @@ def write(
         staging: an entered staging folder.
         progress: told how many pictures are drawn.
         checks: whether the maps mean anything, if that was asked for.
+        pictures: whether overlays and contact sheets are written too, as they are by default.
     """
     tell, run = progress or silent, _run(found)
     sections: list[Markup] = []
     rows: list[SheetRow] = []
     shaded = ShadedSet.of(found)
-    for i in range(len(found)):
+    drawn = pictures is not False
+    for i in range(len(found) if drawn else min(len(found), ON_PAGE)):
         tell("drawing", i, len(found))
         picture, image, one = _picture(found, i)
-        _write_overlays(one, shaded[i], i, image, staging)
+        if drawn:
+            _write_overlays(one, shaded[i], i, image, staging)
         if len(sections) < ON_PAGE:
             sections.append(maps_section(picture, one, found.colours, shaded[i]))
-        if sum(len(row.cells) for row in rows) < ON_SHEETS:
+        if drawn and sum(len(row.cells) for row in rows) < ON_SHEETS:
             rows += _rows(one, shaded[i], image)
     tell("writing the page", 0, 1)
     title, under = _title(found), f"{run.clip.name} · {', '.join(_methods(found))} · {_looked_at(run)}"

@@ -39,35 +39,40 @@ COCO, NPZ, PROMPTS = "masks.coco.json", "masks.npz", "prompts.json"
 LONGEST = 2048  # side of the paintings
 
 
-def save(found: Masks, folder: Path) -> Path:
+def save(found: Masks, folder: Path, *, pictures: bool | None = None) -> Path:
     """Write masks, prompts, paintings and page into a folder, whole or not at all."""
     with staged(folder, KIND) as staging:
-        write(found, staging)
+        write(found, staging, pictures=pictures)
     return folder
 
 
-def write(found: Masks, staging: Staging, progress: Progress | None = None) -> None:
+def write(found: Masks, staging: Staging, progress: Progress | None = None, *, pictures: bool | None = None) -> None:
     """Write every picture, one after the other, into a staged folder.
 
     Args:
         found: what is written.
         staging: an entered staging folder.
         progress: told how many pictures are written.
+        pictures: whether paintings and contact sheets are written too, as they are by default; masks are numbers, and always are.
     """
-    tell = progress or silent
+    tell, drawn = progress or silent, pictures is not False
     sections: list[Markup] = []
     rows: list[SheetRow] = []
     for i, name in enumerate(found.names):
         tell("writing masks", i, len(found))
         labels, picture = found.labels[i], _picture(found, i)
         staging.write(f"{file_name(i, name, 'mask')}.png", png(labels, found.texts))
+        on_sheet = drawn and sum(len(row.cells) for row in rows) < ON_SHEETS
+        if not drawn and len(sections) >= ON_PAGE:
+            continue
         painting = _painting(picture, labels, len(found.texts))
-        ending, content = image_bytes(painting)
-        staging.write(f"{file_name(i, name, 'painted')}.{ending}", content)
-        if len(sections) >= ON_PAGE and sum(len(row.cells) for row in rows) >= ON_SHEETS:
+        if drawn:
+            ending, content = image_bytes(painting)
+            staging.write(f"{file_name(i, name, 'painted')}.{ending}", content)
+        if len(sections) >= ON_PAGE and not on_sheet:
             continue
         cells = _cells(found, i, picture, painting)
-        rows.append(SheetRow(Path(name).name, cells))
+        rows += [SheetRow(Path(name).name, cells)] if on_sheet else []
         if len(sections) < ON_PAGE:
             sections.append(masks_section(labels, name, cells))
     tell("writing the page", 0, 1)

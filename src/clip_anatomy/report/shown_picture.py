@@ -9,6 +9,7 @@ from clip_anatomy.images.pixels import Box, Geometry, read_image
 from clip_anatomy.report.html import LOSSLESS as TINY
 from clip_anatomy.report.html import data_uri, encoded
 
+THUMBNAIL = 96  # pixels of a side in a list of pictures
 SHOWN = 560  # longest side of a picture in the report, in pixels
 LONGEST = 2.2  # sides further apart than this: only what the model saw is shown
 
@@ -50,6 +51,12 @@ class ShownPicture:
     def data_uri(self) -> str:
         """Write the shown part as an address that holds its own bytes."""
         return data_uri(self.encoded)
+
+    def thumbnail(self) -> str:
+        """Return the same, small enough for a line of a table."""
+        small = self.shown
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        return data_uri(encoded(small, 80))
 
     @property
     def tiny(self) -> bool:

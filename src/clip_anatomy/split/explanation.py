@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from clip_anatomy import __version__
 from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
 from clip_anatomy.images.geometry import Geometry
+from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
-from clip_anatomy.loading.typed_texts import TypedText, shorten, typed_texts
+from clip_anatomy.loading.typed_texts import TypedText, read_templates, shorten, typed_texts
 from clip_anatomy.progress import Progress
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.picture_explanation import (
@@ -25,7 +27,8 @@ __all__ = ["SCHEMA", "Explanation", "explain"]
 
 SCHEMA = "clip-anatomy/explain/1"
 BATCH = 16
-MOST_TABLES = 24  # pictures in a summary
+MOST_TABLES = 4  # pictures that a summary gives a table each
+MOST_LINES = 100  # pictures in a summary
 
 
 @public
@@ -41,6 +44,8 @@ class Explanation(Result):
         geometries: where the model's input lies in them; None likewise.
         failed: name and error of pictures that could not be used.
         notes: what a reader must know before believing a number.
+        templates: prompts that the texts were put into; None for none.
+        size: how the pictures were looked at; see `explain`.
     """
 
     clip: Clip
@@ -50,6 +55,8 @@ class Explanation(Result):
     geometries: tuple[Geometry, ...] | None = None
     failed: tuple[Failed, ...] = ()
     notes: tuple[str, ...] = ()
+    templates: tuple[str, ...] | None = None
+    size: Size = None
     presenter: ClassVar[str] = "explain_folder"
 
     def __len__(self) -> int:
@@ -88,6 +95,8 @@ class Explanation(Result):
             "version": __version__,
             "model": model,
             "convention": "centered",
+            **({} if self.templates is None else {"templates": list(self.templates)}),
+            **({} if self.size is None else {"size": list(self.size) if isinstance(self.size, tuple) else self.size}),
             "notes": list(self.notes),
             "texts": [{"text": text.text, "notes": list(text.notes)} for text in self.texts],
             "failed": [{"image": name, "error": error} for name, error in self.failed],
@@ -112,27 +121,35 @@ class Explanation(Result):
         return {"caption": self.pictures[image].caption, "width": width, "height": height, "seen": edges}
 
     def summary(self) -> str:
-        """Return a table per picture: the texts, best first, and the parts that say most for and against each."""
-        names, several = (
-            [text.short if len(text.short) <= 46 else shorten(text.text, 46) for text in self.texts],
-            len(self.texts) > 1,
-        )
-        columns = ["text", ">cosine", *([">share"] if several else []), "loudest yes", "loudest no"]
-        tables: list[str] = []
-        for name, each in list(zip(self.names, self.images, strict=True))[:MOST_TABLES]:
-            shown = each.contrast() if several else each
-            rows: list[list[str]] = []
-            for k in each.cosine.argsort(descending=True).tolist():
-                parts = shown.ranked_parts(k)
-                share = [f"{float(each.probability[k]):.1%}"] if several else []
-                ends = [f"{part.name} {part.signed}" for part in (parts[0], parts[-1])]
-                rows.append([names[k], signed(float(each.cosine[k])), *share, *ends])
-            tables.append(text_table(columns, rows, title=name, wide=120))
-        if len(self) > MOST_TABLES:
-            tables.append(f"… and {len(self) - MOST_TABLES:,} more pictures")
-        if several:
+        """Return the texts of each picture with what says most for and against them; of many pictures a line each."""
+        tables = [self._line_per_picture()] if len(self) > MOST_TABLES else list(map(self._table, range(len(self))))
+        if len(self) > MOST_LINES:
+            tables.append(f"… and {len(self) - MOST_LINES:,} more pictures")
+        if len(self.texts) > 1:
             tables.append("share: softmax over these texts only. Loudest: for this text more than for the others.")
         return "\n\n".join(tables)
+
+    def _table(self, image: int) -> str:
+        """Return one picture: the texts, best first, and the parts that say most for and against each."""
+        several, each = len(self.texts) > 1, self.images[image]
+        columns = ["text", ">cosine", *([">share"] if several else []), "loudest yes", "loudest no"]
+        order = each.cosine.argsort(descending=True).tolist()
+        return text_table(columns, [self._cells(image, k) for k in order], title=self.names[image], wide=120)
+
+    def _line_per_picture(self) -> str:
+        several = len(self.texts) > 1
+        columns = ["picture", "best text", ">cosine", *([">share"] if several else []), "loudest yes", "loudest no"]
+        best = [int(each.cosine.argmax()) for each in self.images[:MOST_LINES]]
+        rows = [[shorten(Path(self.names[i]).name, 30), *self._cells(i, k)] for i, k in enumerate(best)]
+        return text_table(columns, rows, wide=140)
+
+    def _cells(self, image: int, text: int) -> list[str]:
+        """Return what a table says of one picture and text."""
+        each, several = self.images[image], len(self.texts) > 1
+        parts = (each.contrast() if several else each).ranked_parts(text)
+        share = [f"{float(each.probability[text]):.1%}"] if several else []
+        ends = [f"{part.name} {part.signed}" for part in (parts[0], parts[-1])]
+        return [shorten(self.texts[text].text, 46), signed(float(each.cosine[text])), *share, *ends]
 
 
 @public
@@ -141,6 +158,8 @@ def explain(
     images: Pictures,
     texts: Sequence[str],
     *,
+    templates: Sequence[str] | None = None,
+    size: Size = None,
     allow_urls: bool = False,
     skip_bad: bool = False,
     progress: Progress | None = None,
@@ -154,6 +173,9 @@ def explain(
         clip: an opened model, or what `load` opens.
         images: paths (of a folder all pictures in it), PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
         texts: what to compare them with; two or more, to see what speaks for one more than for the others.
+        templates: prompts with one `{}` each, averaged as CLIP's own recipe does; "imagenet" for its 80.
+        size: None looks through the model's own resize and crop; "whole" crops nothing; a number is the short side; (row, col)
+            squashes.
         allow_urls: fetch http(s) addresses.
         skip_bad: leave out pictures that cannot be used (`failed` names them) instead of raising at the first.
         progress: told how many pictures are done.
@@ -175,11 +197,12 @@ def explain(
     """
     clip = as_clip(clip)
     typed, notes = typed_texts(texts, clip.tokenizer)
-    embeddings = clip.encode_text([text.text for text in typed])
+    prompts = read_templates(templates)
+    embeddings = clip.encode_text([text.text for text in typed], prompts)
     failed: list[Failed] | None = [] if skip_bad else None
     explained: dict[int, tuple[PictureExplanation, Geometry | None, NamedPicture | None]] = {}
     for batch in picture_batches(
-        clip, images, None, BATCH, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
+        clip, images, size, BATCH, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
     ):
         split = explain_pixels(clip, batch.pixels, embeddings)
         unknown = (None,) * len(split)
@@ -190,5 +213,5 @@ def explain(
     pictures = tuple(picture for _, _, picture in each if picture is not None)
     return Explanation(
         clip, tuple(typed), tuple(split for split, _, _ in each), pictures or None, geometries or None, tuple(failed or ()),
-        tuple(notes),
+        tuple(notes), prompts, size,
     )  # fmt: skip

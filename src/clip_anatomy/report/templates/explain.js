@@ -1,3 +1,7 @@
+// A picture of the list opens its cards.
+for (const link of document.querySelectorAll(".overview a")) {
+  link.addEventListener("click", () => { document.querySelector(link.hash).open = true; });
+}
 // Values under the pointer. Maps and grids carry their numbers, in millionths, row by row.
 const tip = document.getElementById("tip");
 const names = {
