@@ -53,7 +53,9 @@ def masks_page(
         **around: as for `maps_page`.
     """
     swatches = list(zip(typed, colours, strict=True))
-    return page("masks.html", kind="maps", script="", title=title, sections=sections, swatches=swatches, **around)
+    return page(
+        "masks.html", kind="maps", script="", title=title, sections=sections, swatches=swatches, checks=None, **around
+    )
 
 
 def maps_section(picture: ShownPicture, maps: MapSet, look: str, shaded: ShadedSet | None = None) -> Markup:
