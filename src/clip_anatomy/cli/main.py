@@ -27,6 +27,7 @@ VERBS = {  # name → (where its function is, what it answers)
         "clip_anatomy.cli.demo:demo",
         "Explain the bundled pictures, and yours, with the bundled model.",
     ),
+    "serve": ("clip_anatomy.cli.serve:serve", "Open the studio: a page to click on."),
     "explain": (
         "clip_anatomy.cli.explain:explain",
         "Say why pictures match texts: shares of layers, heads, MLPs, patches.",

@@ -13,6 +13,7 @@ from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.files import path_of
 from clip_anatomy.images.pixels import read_image
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.report.shown_picture import model_view
 from clip_anatomy.report.thumbnails import small
 from clip_anatomy.retrieval.hits import Hit
 from clip_anatomy.retrieval.patch_attribution import BATCH, PatchAttribution, patch_attributions
@@ -114,7 +115,7 @@ def _drawn(
 ) -> tuple[Image.Image, Float[Tensor, "row col"] | None]:
     if attribution is None or clip is None:
         return small(original, SIDE), None
-    return _model_view(original, clip), attribution.centered()
+    return model_view(original, clip.preprocess, SIDE), attribution.centered()
 
 
 def _original(row: ImageRow) -> Image.Image | str:
@@ -136,16 +137,3 @@ def _link(given: object) -> str:
         return path.resolve().as_uri() if path is not None and path.is_file() else ""
     except (OSError, ValueError):
         return ""
-
-
-def _model_view(picture: Image.Image, clip: Clip) -> Image.Image:
-    """Return the part of a picture that the model saw, so that its patches lie on it; black beyond the picture's edge."""
-    where = clip.preprocess.geometry(*picture.size)
-    top, left = where.to_picture(0, 0)
-    bottom, right = where.to_picture(*where.size)
-    part = picture.convert("RGB").crop(
-        (round(left), round(top), max(round(right), round(left) + 1), max(round(bottom), round(top) + 1))
-    )
-    rows, cols = where.size
-    scale = SIDE / max(rows, cols)
-    return part.resize((max(1, round(cols * scale)), max(1, round(rows * scale))), Image.Resampling.LANCZOS)

@@ -6,6 +6,7 @@ from io import BytesIO
 from PIL import Image
 
 from clip_anatomy.images.pixels import Box, Geometry, read_image
+from clip_anatomy.images.preprocess import Preprocess
 from clip_anatomy.report.html import LOSSLESS as TINY
 from clip_anatomy.report.html import data_uri, encoded
 
@@ -81,3 +82,22 @@ def view_of(image: Image.Image, label: str, where: Geometry) -> ShownPicture:
     )
     shown = read_image(part).resize(size, Image.Resampling.LANCZOS)
     return ShownPicture(label, (width, height), encoded(shown), view, seen)
+
+
+def model_view(picture: Image.Image, preprocess: Preprocess, side: int) -> Image.Image:
+    """Cut out what the model saw of a picture, so that its patches lie on it; black beyond the picture's edge.
+
+    Args:
+        picture: the original.
+        preprocess: of the model.
+        side: longest side of what is returned, in pixels.
+    """
+    where = preprocess.geometry(*picture.size)
+    top, left = where.to_picture(0, 0)
+    bottom, right = where.to_picture(*where.size)
+    part = picture.convert("RGB").crop(
+        (round(left), round(top), max(round(right), round(left) + 1), max(round(bottom), round(top) + 1))
+    )
+    rows, cols = where.size
+    scale = side / max(rows, cols)
+    return part.resize((max(1, round(cols * scale)), max(1, round(rows * scale))), Image.Resampling.LANCZOS)

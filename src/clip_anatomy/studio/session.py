@@ -1,0 +1,172 @@
+"""What a running studio holds: one model, perhaps a store, and the pictures that were sent, each encoded once."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from typing import TypeVar
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from clip_anatomy.errors import BadInput, ClipAnatomyError
+from clip_anatomy.images.decode import read_image
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.demo import examples
+from clip_anatomy.loading.text_cache import embed_texts
+from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.report.shown_picture import model_view
+from clip_anatomy.retrieval.store_atlas import kept_atlas
+from clip_anatomy.split.means import Means
+from clip_anatomy.split.moments import Moments
+from clip_anatomy.split.parts import Parts, decompose
+from clip_anatomy.store.store import Store
+from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
+
+__all__ = ["Busy", "HeldPicture", "Session"]
+
+MOST_PICTURES = 64  # kept; the one that was looked at longest ago goes first
+MOST_BYTES = 20_000_000  # of one upload
+WAITING = 32  # requests that wait for the model; more are turned away
+SHOWN = 448  # pixels of the longest side of what is drawn
+T = TypeVar("T")
+
+
+class Busy(ClipAnatomyError):
+    """Too many requests wait for the model."""
+
+
+@dataclass(frozen=True)
+class HeldPicture:
+    """A picture that was encoded.
+
+    Attributes:
+        name: what it is called.
+        digest: of its bytes; how requests name it.
+        png: what the model saw of it, as the page draws it.
+        pixels: what the model was given.
+        parts: the exact split of its embedding.
+    """
+
+    name: str
+    digest: str
+    png: bytes = field(repr=False)
+    pixels: Float[Tensor, "1 3 row col"] = field(repr=False)
+    parts: Parts = field(repr=False)
+
+
+@dataclass
+class Session:
+    """Hold the model, and what was made with it; safe to use from several threads.
+
+    Attributes:
+        clip: the model.
+        store: a collection that it indexed, for means, accuracies and names of heads; None without one.
+    """
+
+    clip: Clip
+    store: Store | None = None
+    pictures: "OrderedDict[str, HeldPicture]" = field(default_factory=OrderedDict[str, HeldPicture])
+    _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
+    _model: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(WAITING), repr=False)
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Run something on the model, one request after the other.
+
+        Raises:
+            Busy: too many wait already.
+        """
+        if not self._places.acquire(blocking=False):
+            raise Busy(f"{WAITING} requests wait for the model. Try again in a moment")
+        try:
+            with self._model:
+                return work()
+        finally:
+            self._places.release()
+
+    def add(self, data: bytes, name: str) -> HeldPicture:
+        """Decode and encode a picture, once.
+
+        Raises:
+            BadInput: too large.
+            BadImage: no picture.
+        """
+        if len(data) > MOST_BYTES:
+            raise BadInput(
+                f"the picture has {len(data) / 1e6:.0f} MB, at most {MOST_BYTES / 1e6:.0f} MB are taken. Send it smaller"
+            )
+        digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+        with self._model:
+            known = self.pictures.get(digest)
+        if known is not None:
+            return known
+        try:
+            image = read_image(Image.open(BytesIO(data)), keep_mode=True)
+        except OSError as error:
+            raise BadInput("this file is no picture that can be read. Send a JPEG, PNG or WebP file") from error
+        pixels = self.clip.pixels(image)
+        file = BytesIO()
+        model_view(image, self.clip.preprocess, SHOWN).save(file, "PNG")
+        held = self.run(lambda: HeldPicture(name, digest, file.getvalue(), pixels, decompose(self.clip, pixels)))
+        with self._model:
+            self.pictures[digest] = held
+            while len(self.pictures) > MOST_PICTURES:
+                self.pictures.popitem(last=False)
+        return held
+
+    def picture(self, digest: str) -> HeldPicture:
+        """Return a picture that was sent before.
+
+        Raises:
+            BadInput: it was not, or it is too long ago.
+        """
+        with self._model:
+            held = self.pictures.get(digest)
+            if held is None:
+                raise BadInput(f"picture {digest[:32]!r} is not here (any more). Send it again")
+            self.pictures.move_to_end(digest)
+        return held
+
+    def texts(self, texts: tuple[str, ...]) -> Float[Tensor, "text embed"]:
+        """Embed texts, each once."""
+        import torch
+
+        new = [text for text in texts if text not in self._texts]
+        if new:
+            if len(self._texts) > 10_000:
+                self._texts.clear()
+                new = list(texts)
+            self._texts.update(zip(new, embed_texts(self.clip, new, cache=False), strict=True))
+        return torch.stack([self._texts[text] for text in texts])
+
+    @cached_property
+    def examples(self) -> tuple[HeldPicture, ...]:
+        """The bundled pictures, where the model is the bundled one."""
+        if self.clip.name != "demo":
+            return ()
+        return tuple(self.add(path.read_bytes(), path.stem.replace("_", " ")) for path in examples())
+
+    @cached_property
+    def means(self) -> Moments | Means | None:
+        """What a part is replaced by: its mean over the store; None where there is nothing to take a mean of."""
+        return None if self.store is None else self.store.moments()
+
+    @cached_property
+    def atlas(self) -> Atlas | None:
+        """Names of the heads, if the store keeps them."""
+        return None if self.store is None else kept_atlas(self.store)
+
+    @cached_property
+    def task(self) -> ZeroShotTask | None:
+        """What the store's pictures are asked, if they have labels."""
+        if self.store is None:
+            return None
+        try:
+            return ablation_task(self.store, lambda: self.clip)
+        except ClipAnatomyError:
+            return None
