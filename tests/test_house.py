@@ -40,6 +40,7 @@ ORDER = [
     "studies",
     "evaluation",
     "report",
+    "studio",
     "cli",
 ]
 MAY_NAME = {

@@ -124,6 +124,7 @@ class Concepts(Result):
 
 
 @public
+@public
 def concepts(
     clip: Clip,
     images: Pictures | None = None,

@@ -107,6 +107,7 @@ class Alignment(Result):
 
 
 @public
+@public
 def align(
     store: "Store | Tensor | NDArray[Any] | str | Path",
     recordings: "Tensor | NDArray[Any] | str | Path",
