@@ -45,7 +45,7 @@ def attend(block, y):
 
 def run(host, clip, pixels: Tensor, tokens_at: int | None = None):
     """One image through the host's own modules; every attention is a leaf of the graph in between."""
-    from clip_anatomy.towers.forward import embed_image  # patches and positions: tested against the host elsewhere
+    from clip_anatomy.towers.embedding import embed_image  # patches and positions: tested against the host elsewhere
 
     visual = host.visual
     x = embed_image(clip.image_tower, pixels[None])[0].detach()

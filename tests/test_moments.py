@@ -245,11 +245,13 @@ def test_coordinates_of_a_forward_restore_the_parts(convention: str) -> None:
     parts = ca.decompose(clip, torch.randn(5, 3, 16, 16), convention=convention)
     basis = basis_of(clip.image_tower, convention)
     assert basis.d == (8 if convention == "centered" else 11)
-    restored = basis.restore(coordinates_of(basis, parts.trace))
+    restored = basis.restore(coordinates_of(basis, parts.source.network, parts.trace))
     expected = parts.heads / parts.embedding.norm(dim=-1)[:, None, None, None]
     np.testing.assert_allclose(restored, expected, atol=2e-6)
     last = basis_of(clip.image_tower, convention, layers=[1])
-    np.testing.assert_allclose(last.restore(coordinates_of(last, parts.trace)), expected[:, 1:], atol=2e-6)
+    np.testing.assert_allclose(
+        last.restore(coordinates_of(last, parts.source.network, parts.trace)), expected[:, 1:], atol=2e-6
+    )
 
 
 def test_official_scalars_are_what_the_convention_divides_by() -> None:

@@ -274,7 +274,7 @@ def test_bases_moments_and_textspan(clip: ca.Clip, convention: Any) -> None:
     parts = ca.decompose(clip, torch.randn(24, 3, 96, 96), convention)
     basis = basis_of(clip.vision, convention)
     shares = parts.heads / parts.embedding.norm(dim=-1)[:, None, None, None]
-    coordinates = coordinates_of(basis, parts.trace)
+    coordinates = coordinates_of(basis, parts.source.network, parts.trace)
     torch.testing.assert_close(basis.restore(coordinates).float(), shares, atol=1e-5, rtol=1e-4)
     moments = ca.Moments.of(parts, basis=basis)
     assert moments.mean.shape == (1, 8, min(16 + 3 * (convention == "official"), 24))

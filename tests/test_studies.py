@@ -300,7 +300,9 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
             parts = ca.decompose(clip, images[first : first + 64], "official")
             length = parts.embedding.norm(dim=-1)
             own.append(token_parts(parts, {layer: [0] for layer in range(8)}).sum(2) / length[:, None, None])
-            heads = coordinates_of(basis, parts.trace).permute(1, 2, 0, 3).numpy().astype(np.float16)
+            heads = (
+                coordinates_of(basis, parts.source.network, parts.trace).permute(1, 2, 0, 3).numpy().astype(np.float16)
+            )
             mlps = (parts.mlps / length[:, None, None]).permute(1, 0, 2).numpy().astype(np.float16)
             unit = (parts.embedding / length[:, None]).numpy().astype(np.float16)
             ids = range(first, first + len(length))

@@ -158,7 +158,7 @@ def apply(
     prompts = None
     if texts:
         with torch.no_grad():
-            prompts = edited.clip.encode_text(texts, templates).to(edited.image_tower.projection.device)
+            prompts = edited.clip.encode_text(texts, templates).to(edited.logit_scale.device)
             prompts = torch.nn.functional.normalize(prompts, dim=-1)
     failed: list[Failed] = []
     batch_size = BatchSize.fixed(batch)
@@ -220,7 +220,7 @@ def _embed(
 
 def _chances(model: EditedClip, x: Tensor, prompts: Tensor) -> Float[Tensor, "image text"]:
     cosine = torch.nn.functional.normalize(x, dim=-1) @ prompts.T
-    return (model.logit_scale.float().exp() * cosine).softmax(-1).cpu()
+    return model.clip.probabilities(cosine).cpu()
 
 
 @contextmanager

@@ -16,8 +16,10 @@ from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.live_models import read_host
-from clip_anatomy.towers.layers import Block, PatchEmbedding
-from clip_anatomy.towers.transformer import Transformer
+from clip_anatomy.split.layernorm import pull_back
+from clip_anatomy.split.tokens import head_directions
+from clip_anatomy.towers.layers import Stem, TransformerWeights
+from clip_anatomy.towers.transformer import Transformer, as_transformer
 
 __all__ = ["EditedClip", "pack"]
 
@@ -109,12 +111,13 @@ class EditedClip(EditedModel):
 
 def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and tensors of the edited model, as `EditedModel` takes them and `export` writes them. Nothing is copied."""
-    tensors: dict[str, Tensor] = {
-        "logit_scale": torch.tensor(clip.logit_scale, device=clip.device).log(),
-        **{f"image_tower.{name}": t for name, t in _tensors(clip.image_tower).items()},
-        **{f"text_tower.{name}": t for name, t in _tensors(clip.text_tower).items()},
-    }
-    if clip.logit_bias:
+    tensors = {"logit_scale": torch.tensor(clip.logit_scale, device=clip.device).log()}
+    towers: dict[str, Any] = {}
+    for kind, tower in (("image", clip.image_tower), ("text", as_transformer(clip.text_tower))):
+        own: dict[str, Tensor] = {}
+        towers[kind] = _described(tower, "", own)
+        tensors |= {f"{kind}_tower.{name}": tensor for name, tensor in own.items()}
+    if clip.logit_bias is not None:
         tensors["logit_bias"] = torch.tensor(clip.logit_bias, device=clip.device)
     maps, constant, parts = _replacement(clip.image_tower, edit)
     wide = torch.promote_types(clip.image_tower.dtype, torch.float32)
@@ -126,38 +129,31 @@ def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "told": edit.descriptions,
         "preprocess": clip.preprocess.to_dict(),
         "edit": parts,
-        "image": _facts(clip.image_tower),
-        "text": _facts(clip.text_tower),
+        "image": towers["image"],
+        "text": towers["text"],
     }
     return config, tensors
 
 
-def _facts(tower: Transformer) -> dict[str, Any]:
-    norms = [tower.ln_post, *(norm for block in tower.blocks for norm in (block.ln1, block.ln2))]
-    if len({norm.eps for norm in norms}) > 1:
-        raise UnsupportedModel(
-            "found LayerNorms with several epsilons in one tower. Type parts = decompose(...); edit.apply(parts)"
-        )
-    facts: dict[str, Any] = {
-        name: getattr(tower, name) for name in ("layers", "heads", "activation", "pool", "causal", "eos")
-    }
-    embedding = tower.embedding if isinstance(tower.embedding, PatchEmbedding) else None
-    facts |= {"pool_before_norm": tower.pool_before_norm, "eps": tower.ln_post.eps}
-    facts["grid"] = None if embedding is None else list(embedding.grid)
-    return facts | {"resampling": None if embedding is None else embedding.resampling}
-
-
-def _tensors(value: Any, name: str = "") -> dict[str, Tensor]:
-    """Return tensors of a tower by the paths of their fields; query, key and value as one where the host stores them so."""
+def _described(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Say in plain values what a tower is, as `rebuilt` reads it; its tensors are put beside by the paths of their fields."""
     if isinstance(value, Tensor):
-        return {name: value}
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Stem):
+        raise UnsupportedModel(
+            "this model's patches are made by convolutions of its own library, which no file of ours holds. Type "
+            "edit.apply(decompose(clip, images)), which gives the same embeddings"
+        )
     if isinstance(value, tuple):
-        return {k: t for i, item in enumerate(value) for k, t in _tensors(item, f"{name}.{i}").items()}
+        return [_described(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
     if not is_dataclass(value) or isinstance(value, type):
-        return {}
+        return value
     fused = ("query", "key", "value") if getattr(value, "qkv", None) is not None else ()
-    there = (f.name for f in fields(value) if f.name not in fused)
-    return {k: t for n in there for k, t in _tensors(getattr(value, n), f"{name}.{n}".lstrip(".")).items()}
+    known = fields(TransformerWeights if isinstance(value, TransformerWeights) else value)
+    kind = "TransformerWeights" if isinstance(value, TransformerWeights) else type(value).__name__
+    there = (f.name for f in known if f.name not in fused)
+    return {"is": kind, **{n: _described(getattr(value, n), f"{name}.{n}".lstrip("."), tensors) for n in there}}
 
 
 def _replacement(
@@ -170,11 +166,13 @@ def _replacement(
     per_head = {(one.layer, one.head): one for one in edit.replacements if one.kind == "head"}
     class_to_class = {one.layer: one for one in edit.replacements if one.kind == "class-to-class"}
     rows: list[Tensor] = []
+    with torch.no_grad():
+        back = pull_back(tower, torch.eye(tower.embed, device=tower.device), "centered")
     for layer in range(tower.layers):
         heads = [head for other, head in per_head if other == layer]
         if not heads and layer not in class_to_class:
             continue
-        writes = _writes(tower, tower.blocks[layer])
+        writes = head_directions(tower, layer, back).cpu().double()  # [head, source, embed]
         rows += [per_head[layer, head].replaced_part(writes[head]) for head in heads]
         if layer in class_to_class:
             whole = [
@@ -188,19 +186,13 @@ def _replacement(
     selection = edit.parts
     parts: Mapping[str, Any] = {
         "heads": {str(layer): [h for at, h in selection.heads if at == layer] for layer, _ in selection.heads},
-        "mlps": list(selection.mlps),
+        "mlps": [layer for layer in selection.mlps if layer < tower.layers],
+        "pool-mlp": tower.layers in selection.mlps,
         "class_to_class": list(selection.class_to_class),
         "input-embedding": selection.input_embedding,
         "puts": bool(constant.any()),
     }
-    maps = torch.cat(rows) if rows else torch.zeros(0, tower.embed, dtype=torch.float64)
+    # [source, embed] each, source = (row, d): together (row, all heads' d), as the forward lays them side by side
+    each = [one.unflatten(0, (tower.rows, -1)) for one in rows]
+    maps = torch.cat(each, 1).flatten(0, 1) if each else torch.zeros(0, tower.embed, dtype=torch.float64)
     return maps, constant, dict(parts)
-
-
-def _writes(tower: Transformer, block: Block) -> Float[Tensor, "head d embed"]:
-    """A_h: what one unit of each number that a head computes writes into the joint space, before 1/σ (convention "centered")."""
-    weight = block.out.weight.detach().cpu().double().T  # [head·d, width]
-    if block.scale_attention is not None:
-        weight = weight * block.scale_attention.cpu().double()
-    weight = (weight - weight.mean(-1, keepdim=True)) * tower.ln_post.weight.cpu().double()
-    return (weight @ tower.projection.cpu().double()).unflatten(0, (tower.heads, tower.d))

@@ -241,7 +241,7 @@ def _refuse(folder: Path) -> None:
 def _readme(model: EditedClip, onnx: bool) -> str:
     edit, preprocess = model.edit, model.clip.preprocess
     rows, cols = preprocess.size
-    context = len(model.clip.text_tower.embedding.position)
+    context = model.clip.text_tower.grid[1]
     parts = "\n".join(f"- {one}" for one in edit.descriptions) or "- nothing: these are the model's own embeddings"
     measured = f"Means were taken over {edit.measured_on}.\n" if edit.measured_on else ""
     notes = f"\n{edit.notes}\n" if edit.notes else ""

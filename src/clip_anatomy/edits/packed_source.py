@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 from clip_anatomy.edits import standalone_encoder
-from clip_anatomy.towers import forward, layers, positions
+from clip_anatomy.towers import embedding, forward, layers, operations, positions, readout
 
 __all__ = ["packed_source"]
 
@@ -30,7 +30,7 @@ def packed_source() -> str:
     """
     imports: set[str] = set()
     bodies: list[str] = []
-    for module in (layers, positions, forward, standalone_encoder):
+    for module in (layers, operations, positions, embedding, readout, forward, standalone_encoder):
         source = Path(str(module.__file__)).read_text(encoding="utf-8")
         lines = source.splitlines()
         for node in reversed(ast.parse(source).body):

@@ -24,25 +24,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip_anatomy.towers.forward import (
-    Readout,
-    Step,
-    embed_inputs,
-    embed_readout,
-    encode,
-    linear,
-    readout_attention,
-    readout_of,
-    walk,
-)
+from clip_anatomy.towers.embedding import embed_inputs
+from clip_anatomy.towers.forward import Step, encode, readout_attention, walk
 from clip_anatomy.towers.layers import (
+    AttentionPooling,
     Block,
     Linear,
     Norm,
     PatchEmbedding,
+    Rotary,
     TransformerWeights,
     WordEmbedding,
     split_qkv,
+)
+from clip_anatomy.towers.operations import inverse_deviation, linear, norm, pool_mlp
+from clip_anatomy.towers.readout import (
+    Readout,
+    embed_readout,
+    pool_attention,
+    pool_tokens,
+    readout_of,
+    row_weights,
 )
 
 SCHEMA = "clip-anatomy/edited-model/1"
@@ -54,61 +56,28 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def read_weights(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TransformerWeights:
-    """Lay out a tower's named tensors as the forward takes them; the names are the paths of the fields."""
-    eps = float(config["eps"])
+KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (AttentionPooling, Block, Linear, Norm, PatchEmbedding, Rotary, TransformerWeights, WordEmbedding)
+}
 
-    def affine(name: str) -> Linear:
-        return Linear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
 
-    def norm_named(name: str) -> Norm:
-        return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], eps)
-
-    def block(p: str) -> Block:
-        qkv = affine(f"{p}.qkv") if f"{p}.qkv.weight" in tensors else None
-        query, key, value = split_qkv(qkv) if qkv else (affine(f"{p}.{name}") for name in ("query", "key", "value"))
-        return Block(
-            ln1=norm_named(f"{p}.ln1"),
-            query=query,
-            key=key,
-            value=value,
-            qkv=qkv,
-            out=affine(f"{p}.out"),
-            ln2=norm_named(f"{p}.ln2"),
-            up=affine(f"{p}.up"),
-            down=affine(f"{p}.down"),
-            scale_attention=tensors.get(f"{p}.scale_attention"),
-            scale_mlp=tensors.get(f"{p}.scale_mlp"),
-        )
-
-    weight, position = tensors["embedding.weight"], tensors["embedding.position"]
-    if config["grid"] is None:
-        embedding = WordEmbedding(weight, position)
-    else:
-        rows, cols = config["grid"]
-        embedding = PatchEmbedding(
-            weight, tensors["embedding.class_token"], position, (rows, cols), config["resampling"]
-        )
-    return TransformerWeights(
-        embedding=embedding,
-        ln_pre=norm_named("ln_pre") if "ln_pre.weight" in tensors else None,
-        blocks=tuple(block(f"blocks.{i}") for i in range(config["layers"])),
-        ln_post=norm_named("ln_post"),
-        projection=tensors["projection"],
-        projection_bias=tensors.get("projection_bias"),
-        heads=config["heads"],
-        activation=config["activation"],
-        pool=config["pool"],
-        pool_before_norm=config["pool_before_norm"],
-        causal=config["causal"],
-        eos=config["eos"],
-    )
+def rebuilt(facts: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Lay out what the config describes as the forward takes it: a dataclass by its name, a tensor by the path of its fields."""
+    if isinstance(facts, list):
+        return tuple(rebuilt(one, tensors) for one in facts)
+    if not isinstance(facts, dict):
+        return facts
+    if "tensor" in facts:
+        return tensors[facts["tensor"]]
+    fields = {name: rebuilt(one, tensors) for name, one in facts.items() if name != "is"}
+    if fields.get("qkv") is not None:  # query, key and value are views of it
+        fields |= dict(zip(("query", "key", "value"), split_qkv(fields["qkv"]), strict=True))
+    return KINDS[facts["is"]](**fields)
 
 
 class HeldTower(nn.Module):
     """A tower whose tensors are buffers: `.to(...)`, `state_dict` and `load_state_dict` work as on any module."""
-
-    projection: Tensor
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take the tower's facts and tensors."""
@@ -125,7 +94,7 @@ class HeldTower(nn.Module):
 
     def weights(self) -> TransformerWeights:
         """Return the tensors as the forward takes them."""
-        return read_weights(self.config, dict(self.named_buffers()))
+        return rebuilt(self.config, dict(self.named_buffers()))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the embeddings [*, embed], not edited."""
@@ -143,6 +112,7 @@ class ReplacedParts(nn.Module):
         super().__init__()
         self.heads = {int(layer): list(heads) for layer, heads in config["heads"].items()}
         self.class_to_class, self.mlps = set(config["class_to_class"]), set(config["mlps"])
+        self.pool_mlp = bool(config["pool-mlp"])
         self.input_embedding, self.puts = bool(config["input-embedding"]), bool(config["puts"])
         self.register_buffer("maps", tensors["maps"])
         self.register_buffer("constant", tensors["constant"])
@@ -150,14 +120,11 @@ class ReplacedParts(nn.Module):
     def encode_both(self, tower: TransformerWeights, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings [image, embed] without and with the replacement, from one forward."""
         x = embed_inputs(tower, inputs)
-        readout = readout_of(tower, inputs, x.shape[1])
-        # Where every row is normalised before the rows are averaged, what each row holds is weighed at the end.
-        late = readout.index is None and not tower.pool_before_norm
-        rows = Readout() if late else readout
-        written = rows.rows(x) if self.input_embedding else None
+        readout = readout_of(tower, inputs, x.shape[1])  # where it is late, every token is held, and weighed at the end
+        written = readout.rows(x) if self.input_embedding else None
         mixed: list[Tensor] = []
-        stream, after = rows.rows(x), None
-        for step in walk(tower, x, rows):
+        stream, after = readout.rows(x), None
+        for step in walk(tower, x, readout):
             if step.layer in self.heads:
                 mixed.append(step.mixed[..., self.heads[step.layer], :].flatten(-2))
             if step.layer in self.class_to_class:
@@ -167,26 +134,64 @@ class ReplacedParts(nn.Module):
             stream, after = step.readout, step.after
             del step  # as in `record`: while the next block runs, nothing of this one is kept but what is wanted
         y = embed_readout(tower, stream, after, readout)
-        if not mixed and written is None and not self.puts:
+        pool = self.pool_mlp and tower.pooling is not None
+        if not mixed and written is None and not self.puts and not pool:
             return y, y
         wide = torch.promote_types(y.dtype, torch.float32)
-        stream = stream.to(wide)
-        spread = (stream - stream.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
-        scale = (spread + tower.ln_post.eps).rsqrt()  # the last LayerNorm's 1/σ, frozen
+        if readout.late:
+            weights = row_weights(tower, stream).to(wide)  # [image, row, token], 1/σ of every token in it
+        else:
+            spread = inverse_deviation(tower.ln_post, stream.to(wide))  # the last LayerNorm's 1/σ, frozen
+            weights = spread[:, None, None]
 
-        def scaled(part: Tensor) -> Tensor:
-            part = part.to(wide) * scale
-            return part[:, 1:].mean(1) if late else part
+        def rows(part: Tensor) -> Tensor:
+            """[image, (token,) width] → [image, row, width]."""
+            return weights @ (part if readout.late else part[:, None]).to(wide)
 
         gone = torch.zeros_like(y, dtype=wide)
         if mixed:
-            gone = gone + scaled(torch.cat(mixed, -1)) @ self.maps.to(wide)
+            gone = gone + rows(torch.cat(mixed, -1)).flatten(1) @ self.maps.to(wide)
         if written is not None:
-            part = scaled(written)
-            part = (part - part.mean(-1, keepdim=True)) * tower.ln_post.weight.to(wide)
-            gone = gone + part @ tower.projection.to(wide)
+            part = rows(written)
+            gone = gone + _end(tower, (part - part.mean(-1, keepdim=True)) * tower.ln_post.weight.to(wide))
+        if tower.pooling is not None:
+            gone = _behind_pool(tower, stream, gone, pool, wide)
         full = y.to(wide)
         return y, (full - gone + full.norm(dim=-1, keepdim=True) * self.constant.to(wide)).to(y.dtype)
+
+
+def _end(tower: TransformerWeights, part: Tensor) -> Tensor:
+    """Rows [image, row, width] to the joint space: through an attention pool, and the projection."""
+    wide, pool = part.dtype, tower.pooling
+    if pool is None:
+        return _projected(tower, part[:, 0])
+    value = pool.value.weight.to(wide).unflatten(0, (pool.heads, pool.d))
+    return _past_pool(tower, torch.einsum("brw,rdw->brd", part, value).flatten(1) @ pool.out.weight.to(wide).T)
+
+
+def _past_pool(tower: TransformerWeights, pooled: Tensor) -> Tensor:
+    """Compute what an attention pool wrote to the joint space: centred where a norm follows."""
+    if tower.pooling is not None and tower.pooling.norm is not None:
+        pooled = (pooled - pooled.mean(-1, keepdim=True)) * tower.pooling.norm.weight.to(pooled.dtype)
+    return _projected(tower, pooled)
+
+
+def _projected(tower: TransformerWeights, x: Tensor) -> Tensor:
+    return x if tower.projection is None else x @ tower.projection.to(x.dtype)
+
+
+def _behind_pool(tower: TransformerWeights, after: Tensor, gone: Tensor, mlp_too: bool, wide: torch.dtype) -> Tensor:
+    """Add what the pool's MLP wrote to what is taken out, and freeze the norm behind both."""
+    pool = tower.pooling
+    assert pool is not None
+    normed = norm(tower.ln_post, after)
+    u = pool_tokens(pool, normed, pool_attention(pool, normed))
+    added = pool_mlp(pool, u)
+    if mlp_too and added is not None:
+        gone = gone + _past_pool(tower, added.to(wide))
+    if pool.norm is None:
+        return gone
+    return gone * inverse_deviation(pool.norm, u if added is None else u + added)[:, None].to(wide)
 
 
 def _read_from_itself(tower: TransformerWeights, step: Step, readout: Readout) -> Tensor:
@@ -196,7 +201,8 @@ def _read_from_itself(tower: TransformerWeights, step: Step, readout: Readout) -
         value = step.value[:, :, 0]
     else:
         value = linear(tower.blocks[step.layer].value, step.normed[:, 0]).unflatten(1, (tower.heads, tower.d))
-    return (attention.to(value.dtype) * value).flatten(1)
+    read = attention.to(value.dtype) * value
+    return (read if step.gain is None else read * step.gain[:, None, None].to(read.dtype)).flatten(1)
 
 
 class EditedModel(nn.Module):

@@ -282,7 +282,7 @@ def curves(
     whole = cells.repeat_interleave(clip.patch[0], 1).repeat_interleave(clip.patch[1], 2)
     embeddings = clip.encode_image(occlude(pixels.float(), whole, occlusion, seed=seed))
     cosine = F.normalize(embeddings, dim=-1) @ F.normalize(texts.float(), dim=-1).T
-    scored = cosine if score == "cosine" else (cosine * clip.logit_scale).softmax(-1)
+    scored = cosine if score == "cosine" else clip.probabilities(cosine)
     deletion, insertion = scored[:, text].cpu().view(2, *gone.shape[:2])
     return counts.float() / patches, deletion, insertion
 

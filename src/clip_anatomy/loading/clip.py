@@ -33,12 +33,12 @@ class Clip:
 
     Attributes:
         name: the spec it was loaded from.
-        vision: pixels → joint space: a transformer, or a CLIP-ResNet.
+        vision: pixels → joint space: a transformer, a CLIP-ResNet, or a tower that its host runs.
         text_tower: token ids → joint space.
         preprocess: how the model wants its pixels.
         tokenizer: texts → ids; None when the model came without one.
         logit_scale: factor of the cosine before the softmax.
-        logit_bias: added after it (0 for plain CLIP).
+        logit_bias: added after it by models that were trained text by text (SigLIP); None for a softmax over the texts.
         proof: the parity proof made on load; None when it was skipped.
         host: the host library's module; None for the bundled model.
         origin: where it came from; None for a live model.
@@ -46,11 +46,11 @@ class Clip:
 
     name: str
     vision: Tower = field(repr=False)
-    text_tower: Transformer = field(repr=False)
+    text_tower: Tower = field(repr=False)
     preprocess: Preprocess
     tokenizer: Tokenizer | None = field(repr=False)
     logit_scale: float
-    logit_bias: float = 0.0
+    logit_bias: float | None = None
     proof: Proof | None = None
     host: nn.Module | None = field(default=None, repr=False)
     origin: Origin | None = field(default=None, repr=False)
@@ -72,7 +72,7 @@ class Clip:
         """The image tower where it is a transformer, for what needs one.
 
         Raises:
-            UnsupportedModel: it is a CLIP-ResNet; `vision` is either.
+            UnsupportedModel: it is none; `vision` is any.
         """
         return as_transformer(self.vision)
 
@@ -85,6 +85,20 @@ class Clip:
     def device(self) -> torch.device:
         """Where the weights live."""
         return self.vision.device
+
+    def probabilities(self, cosine: Float[Tensor, "*image text"]) -> Float[Tensor, "*image text"]:
+        """Turn cosines into probabilities by the rule that the model was trained with.
+
+        Args:
+            cosine: of pictures with texts, texts last.
+
+        Returns:
+            The softmax over these texts of scale · cosine; of models with a bias sigmoid(scale · cosine + bias), each text by
+            itself (Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, §3.2).
+        """
+        if self.logit_bias is None:
+            return (cosine * self.logit_scale).softmax(-1)
+        return (cosine * self.logit_scale + self.logit_bias).sigmoid()
 
     @cached_property
     def digest(self) -> str:

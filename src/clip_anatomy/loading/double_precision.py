@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+
+CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
 class DoublePrecision(TorchDispatchMode):
@@ -35,12 +38,25 @@ class DoublePrecision(TorchDispatchMode):
         return tree_map_only(Tensor, _double, func(*args, **named))
 
 
+class WideConvolutions(TorchFunctionMode):
+    """Widen what goes into a convolution: torch compares the types of pixels and bias before any operation is dispatched."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one function of torch's."""
+        named = dict(kwargs or {})
+        if func in CONVOLUTIONS:
+            args, named = tree_map_only(Tensor, _double, args), tree_map_only(Tensor, _double, named)
+        return func(*args, **named)
+
+
 def in_double(encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """Run an encoder without gradients in float64; on Apple's GPUs, which have none, in its own precision."""
     with torch.no_grad():
         if inputs.device.type == "mps":
             return encode(inputs)
-        with DoublePrecision():
+        with DoublePrecision(), WideConvolutions():
             return encode(_double(inputs))
 
 

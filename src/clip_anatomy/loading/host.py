@@ -17,7 +17,6 @@ from clip_anatomy.images.preprocess import Preprocess
 from clip_anatomy.loading.tokenizer import Tokenizer
 from clip_anatomy.towers.layers import Activation, Linear, Norm, Pool
 from clip_anatomy.towers.protocol import Tower
-from clip_anatomy.towers.transformer import Transformer
 
 PLAIN = (
     "Plain CLIPs are supported: open_clip's ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 …, RN50, RN101, RN50x4 … and "
@@ -69,17 +68,17 @@ class Host:
         encode_image: the library's own, pixels [image, 3, row, col] → [image, embed].
         encode_text: the library's own, ids [text, token] → [text, embed].
         logit_scale: factor of the cosine before the softmax.
-        logit_bias: added after it.
+        logit_bias: added after it, in models trained with a sigmoid; None where there is none.
     """
 
     library: str
     module: nn.Module
     image_tower: Tower
-    text_tower: Transformer
+    text_tower: Tower
     encode_image: Callable[[Tensor], Tensor]
     encode_text: Callable[[Tensor], Tensor]
     logit_scale: float
-    logit_bias: float
+    logit_bias: float | None
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,15 @@ class BorrowedTensors:
         self._taken.add(name)
         return borrowed(self._tensors[name])
 
+    @property
+    def taken(self) -> frozenset[str]:
+        """The names of those that were taken."""
+        return frozenset(self._taken)
+
+    def give_back(self, kept: frozenset[str]) -> None:
+        """Forget that any but these were taken: a reader that gave up."""
+        self._taken = set(kept)
+
     def maybe(self, name: str) -> Tensor | None:
         """Borrow a tensor that some have."""
         return self.take(name) if name in self._tensors else None
@@ -154,10 +162,15 @@ class BorrowedTensors:
             n += 1
         return n
 
-    def refuse_left_over(self, model: str) -> None:
-        """Raise UnsupportedModel if a tensor was not taken; `model` is what the model is called in the message."""
+    def refuse_left_over(self, model: str, apart: tuple[str, ...] = ()) -> None:
+        """Raise UnsupportedModel if a tensor was not taken.
+
+        Args:
+            model: what the model is called in the message.
+            apart: beginnings of names that belong to no tower, as a caption's decoder.
+        """
         left = sorted(set(self._tensors) - self._taken - NOT_OF_A_TOWER)
-        left = [name for name in left if not name.endswith("position_ids")]
+        left = [name for name in left if not name.endswith("position_ids") and not name.startswith(apart)]
         if left:
             shown = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
             raise UnsupportedModel(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra, UnsupportedModel
+from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra
 from clip_anatomy.loading.checkpoint import RESNET_MARK, is_openai, read_state, strip_marks
 from clip_anatomy.loading.host import HostInputs, LoadedModel
 from clip_anatomy.loading.open_clip_inputs import (
@@ -188,13 +188,8 @@ def _from_state(
     folder: Path | None = None,
     spec: str = "",
 ) -> LoadedModel:
-    open_clip = need_open_clip()
-    known = {k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg", "model_cfg")}
-    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
-    if "multimodal_cfg" in config:
-        raise UnsupportedModel(f"{name} is a CoCa. Use a plain CLIP-ViT, e.g. open_clip:ViT-B-32.")
     try:
-        model: nn.Module = kind(**known)
+        model = open_clip_model(config)
     except (TypeError, KeyError, AssertionError) as e:
         raise BadCheckpoint(f"the config of {name} is not one of open_clip's ({e}).") from e
     _load_strictly(model, state, f"{file_name} as {name}")
@@ -208,6 +203,21 @@ def _from_state(
         open_clip_preprocess(preprocess, size),
         HostInputs(open_clip_pixels(preprocess, size), open_clip_ids(spec, context) if spec else None),
     )
+
+
+def open_clip_model(config: Mapping[str, Any]) -> nn.Module:
+    """Build the model of a config with random weights, as open_clip's own factory does."""
+    open_clip = need_open_clip()
+    known = {k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg", "model_cfg")}
+    known["vision_cfg"] = {k: v for k, v in config["vision_cfg"].items() if k != "timm_model_pretrained"}
+    known["text_cfg"] = {
+        **config["text_cfg"],
+        **({"hf_model_pretrained": False} if "hf_model_name" in config["text_cfg"] else {}),
+    }
+    if "multimodal_cfg" in config:
+        return open_clip.CoCa(**known)
+    custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
+    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**known)
 
 
 def _load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

@@ -6,40 +6,122 @@ from torch import Tensor, nn
 
 from clip_anatomy.loading.host import BorrowedTensors, Host, TowerConfig, library_version, tensors_of, unsupported
 from clip_anatomy.loading.open_clip_resnet import open_clip_resnet
-from clip_anatomy.towers.layers import Activation, Block, Linear, PatchEmbedding, WordEmbedding, split_qkv
+from clip_anatomy.loading.open_clip_timm import open_clip_timm
+from clip_anatomy.towers.host_tower import HostTower
+from clip_anatomy.towers.layers import (
+    Activation,
+    AttentionPooling,
+    Block,
+    Linear,
+    Norm,
+    PatchEmbedding,
+    Pool,
+    WordEmbedding,
+    split_qkv,
+)
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer
 
+CONTEXT = 77  # of open_clip's tokenizers, foreign ones too
+APART = ("text_decoder.", "visual.attn_pool_contrastive.")  # CoCa's captions: no embedding is made of them
+
 
 def read_open_clip(model: Any) -> Host:
-    """Read a live CLIP or CustomTextCLIP of open_clip.
+    """Read a live CLIP, CustomTextCLIP or CoCa of open_clip.
 
     Raises:
-        UnsupportedModel: its towers are no plain ones; the message names what was found.
+        UnsupportedModel: its towers are none that can be split; the message names what was found.
     """
-    visual = model.visual
-    kind = type(visual).__name__
-    if kind not in ("VisionTransformer", "ModifiedResNet"):
-        named = {"TimmModel": "a timm image tower (SigLIP, EVA, ConvNeXt …)"}
-        raise unsupported(f"{named.get(kind, 'an image tower')} ({kind})")
-    text = _text_config(model)
     tensors, name = BorrowedTensors(tensors_of(model)), f"open_clip {type(model).__name__}"
-    image_tower: Tower
-    if kind == "ModifiedResNet":
-        image_tower, text_tower = open_clip_resnet(tensors, visual), _text_tower(tensors, text)
-        tensors.refuse_left_over(name)
-    else:
-        image_tower, text_tower = open_clip_towers(tensors, _image_config(visual), text, model=name)
+    image_tower, text_tower = _image_tower(tensors, model.visual), _read_text(tensors, model)
+    tensors.refuse_left_over(name, APART)
     bias = getattr(model, "logit_bias", None)
     return Host(
         library=library_version("open_clip"),
         module=model,
         image_tower=image_tower,
         text_tower=text_tower,
-        encode_image=lambda pixels: _embedding(model.encode_image(pixels)),
-        encode_text=lambda ids: _embedding(model.encode_text(ids)),
+        encode_image=lambda pixels: _embedding(model.encode_image(pixels, normalize=False)),
+        encode_text=lambda ids: _embedding(model.encode_text(ids, normalize=False)),
         logit_scale=float(model.logit_scale.detach().exp()),
-        logit_bias=0.0 if bias is None else float(bias.detach()),
+        logit_bias=None if bias is None else float(bias.detach()),
+    )
+
+
+def _image_tower(tensors: BorrowedTensors, visual: Any) -> Tower:
+    kind = type(visual).__name__
+    if kind == "ModifiedResNet":
+        return open_clip_resnet(tensors, visual)
+    if kind == "TimmModel":
+        return open_clip_timm(tensors, visual)
+    if kind != "VisionTransformer":
+        raise unsupported(f"an image tower ({kind})")
+    return _vision(tensors, _image_config(visual), _coca_pool(tensors, visual))
+
+
+def _read_text(tensors: BorrowedTensors, model: Any) -> Tower:
+    text = getattr(model, "text", None)
+    if type(text).__name__ == "HFTextEncoder":  # norms stand in its residual stream, after every sum
+        assert text is not None
+        state = tuple(tensors.take(f"text.{name}") for name in tensors_of(text))
+        return HostTower(
+            what=f"{type(text.transformer).__name__}, a foreign text tower",
+            kind="text",
+            run=lambda ids: _embedding(model.encode_text(ids, normalize=False)),
+            state=state,
+            embed=int(text.output_dim),
+            grid=(1, min(CONTEXT, int(text.context_length) or CONTEXT)),
+            vocabulary=int(text.vocab_size),
+        )
+    return _text_tower(tensors, _text_config(model), getattr(model, "text", None))
+
+
+def _coca_pool(tensors: BorrowedTensors, visual: Any) -> tuple[Norm, AttentionPooling] | None:
+    """CoCa's attention pool: its norm of the tokens, and what asks: the first of its queries, the others write captions."""
+    pool = visual.attn_pool
+    if pool is None:
+        return None
+    if visual.attn_pool_contrastive is not None:
+        raise unsupported("an image tower with two attention pools")
+    p, attention = "visual.attn_pool", pool.attn
+    biases = tensors.maybe(f"{p}.attn.in_proj_bias")
+    query, key, value = (None, None, None) if biases is None else biases.chunk(3)
+    if attention.in_proj_weight is not None:
+        weights = tensors.take(f"{p}.attn.in_proj_weight").chunk(3)
+    else:
+        weights = [tensors.take(f"{p}.attn.{name}_proj_weight") for name in "qkv"]
+    return tensors.norm(f"{p}.ln_k", pool.ln_k.eps), AttentionPooling(
+        latent=tensors.take(f"{p}.query")[0],
+        ln_latent=tensors.norm(f"{p}.ln_q", pool.ln_q.eps),
+        query=Linear(weights[0], query),
+        key=Linear(weights[1], key),
+        value=Linear(weights[2], value),
+        out=tensors.linear(f"{p}.attn.out_proj"),
+        heads=int(attention.num_heads),
+        norm=tensors.norm("visual.ln_post", visual.ln_post.eps),
+    )
+
+
+def _vision(
+    tensors: BorrowedTensors, image: TowerConfig, pool: tuple[Norm, AttentionPooling] | None = None
+) -> Transformer:
+    positions = tensors.take("visual.positional_embedding")
+    ln_post, pooling = (tensors.norm("visual.ln_post", image.eps), None) if pool is None else pool
+    return Transformer(
+        embedding=PatchEmbedding(
+            tensors.take("visual.conv1.weight"),
+            tensors.take("visual.class_embedding"),
+            positions,
+            image.grid_of(positions),
+            resampling="bicubic-antialias",
+        ),
+        ln_pre=tensors.norm("visual.ln_pre", image.eps) if "visual.ln_pre.weight" in tensors else None,
+        blocks=_blocks(tensors, "visual.transformer.resblocks", image.eps),
+        ln_post=ln_post,
+        projection=tensors.maybe("visual.proj"),
+        projection_bias=None,
+        pooling=pooling,
+        **image.of_transformer(),
     )
 
 
@@ -60,36 +142,28 @@ def open_clip_towers(
     Raises:
         UnsupportedModel: a tensor is missing or left over.
     """
-    positions = tensors.take("visual.positional_embedding")
-    image_tower = Transformer(
-        embedding=PatchEmbedding(
-            tensors.take("visual.conv1.weight"),
-            tensors.take("visual.class_embedding"),
-            positions,
-            image.grid_of(positions),
-            resampling="bicubic-antialias",
-        ),
-        ln_pre=tensors.norm("visual.ln_pre", image.eps) if "visual.ln_pre.weight" in tensors else None,
-        blocks=_blocks(tensors, "visual.transformer.resblocks", image.eps),
-        ln_post=tensors.norm("visual.ln_post", image.eps),
-        projection=tensors.take("visual.proj"),
-        projection_bias=None,
-        **image.of_transformer(),
-    )
+    image_tower = _vision(tensors, image)
     text_tower = _text_tower(tensors, text)
     tensors.refuse_left_over(model)
     return image_tower, text_tower
 
 
-def _text_tower(tensors: BorrowedTensors, config: TowerConfig) -> Transformer:
+def _text_tower(tensors: BorrowedTensors, config: TowerConfig, text: Any = None) -> Transformer:
+    """Over open_clip's names; `text` is its TextTransformer, where it is one, for what only that has."""
     prefix = "text." if "text.token_embedding.weight" in tensors else ""
     vocabulary = tensors.take(f"{prefix}token_embedding.weight")
     projection, bias = tensors.maybe(f"{prefix}text_projection"), None
-    if projection is None:
+    if projection is None and f"{prefix}text_projection.weight" in tensors:
         layer = tensors.linear(f"{prefix}text_projection")
         projection, bias = layer.weight.T, layer.bias
+    class_token = tensors.maybe(f"{prefix}cls_emb")
+    pad, shift = None, 0
+    if text is not None and (text.use_pad_mask or class_token is not None):
+        pad, shift = int(text.pad_id), int(class_token is not None and not text.correct_cls_mask)
     return Transformer(
-        embedding=WordEmbedding(vocabulary, tensors.take(f"{prefix}positional_embedding")),
+        embedding=WordEmbedding(
+            vocabulary, tensors.take(f"{prefix}positional_embedding"), class_token, pad=pad, pad_shift=shift
+        ),
         ln_pre=None,
         blocks=_blocks(tensors, f"{prefix}transformer.resblocks", config.eps),
         ln_post=tensors.norm(f"{prefix}ln_final", config.eps),
@@ -124,12 +198,12 @@ def _blocks(tensors: BorrowedTensors, prefix: str, eps: float) -> tuple[Block, .
 
 
 def _image_config(visual: Any) -> TowerConfig:
-    if visual.pool_type not in ("tok", "avg") or visual.attn_pool is not None:
-        pool = "attention pooling" if visual.attn_pool is not None else f"pool_type={visual.pool_type!r}"
-        raise unsupported(f"an image tower with {pool}")
+    if visual.pool_type not in ("tok", "avg") or (visual.attn_pool is not None and visual.pool_type != "tok"):
+        raise unsupported(f"an image tower with pool_type={visual.pool_type!r}")
+    pool: Pool = "attention" if visual.attn_pool is not None else "class" if visual.pool_type == "tok" else "mean"
     return _config(
         visual.transformer,
-        pool="class" if visual.pool_type == "tok" else "mean",
+        pool=pool,
         pool_before_norm=bool(visual.final_ln_after_pool),
         grid=tuple(visual.grid_size),
     )
@@ -139,9 +213,9 @@ def _text_config(model: Any) -> TowerConfig:
     text = model.text if hasattr(model, "text") else model
     if hasattr(model, "text") and type(text).__name__ != "TextTransformer":
         raise unsupported(f"the text tower {type(text).__name__}")
-    if getattr(text, "use_pad_mask", False):
-        raise unsupported("a text tower with a padding mask")
     pool = str(getattr(text, "text_pool_type", None) or text.pool_type)
+    if getattr(text, "cls_emb", None) is not None:
+        pool = "last"  # the token behind all others
     if pool not in ("first", "last", "argmax", "eos"):
         raise unsupported(f"a text tower with pool_type={pool!r}")
     return _config(

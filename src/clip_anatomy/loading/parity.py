@@ -101,14 +101,14 @@ def random_pixels(tower: Tower) -> Tensor:
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(tower.device, tower.dtype)
 
 
-def random_ids(tower: Transformer) -> Tensor:
+def random_ids(tower: Tower) -> Tensor:
     """Draw a random text that ends where the tower reads: its end-of-text id stands two thirds along the context."""
-    vocabulary, length = tower.embedding.weight.shape[0], tower.embedding.position.shape[0]
+    vocabulary, length = tower.vocabulary, tower.grid[1]
     generator = torch.Generator().manual_seed(0)
     end = max(1, 2 * length // 3)
     ids = torch.zeros(1, length, dtype=torch.long)
     high = vocabulary - 1
-    if tower.pool == "eos" and tower.eos is not None:
+    if isinstance(tower, Transformer) and tower.pool == "eos" and tower.eos is not None:
         row = torch.randint(1, high, (end,), generator=generator)
         ids[0, :end] = torch.where(row == tower.eos, torch.full_like(row, max(1, tower.eos - 1)), row)
         ids[0, end] = tower.eos
@@ -118,7 +118,7 @@ def random_ids(tower: Transformer) -> Tensor:
     return ids.to(tower.device)
 
 
-def random_texts(tower: Transformer) -> Tensor:
+def random_texts(tower: Tower) -> Tensor:
     """Draw two texts: that of `random_ids`, padded with zeros; and its beginning, padded with its end, as transformers pads."""
     ids = random_ids(tower)
     end = max(1, 2 * ids.shape[1] // 3)
@@ -167,7 +167,7 @@ def compare(
 
 def prove(
     image_tower: Tower,
-    text_tower: Transformer,
+    text_tower: Tower,
     encode_image: Callable[[Tensor], Tensor],
     encode_text: Callable[[Tensor], Tensor],
     *,

@@ -8,7 +8,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from clip_anatomy.errors import BadText
-from clip_anatomy.towers.forward import readout_of
+from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.readout import readout_of
 from clip_anatomy.towers.transformer import Transformer
 
 _PAD = "Let it pad: tokenizer(texts, padding='max_length', truncation=True, max_length=...)"
@@ -39,14 +40,14 @@ def ids_of(found: Any, texts: int) -> Int[Tensor, "text token"]:
     return ids.long()
 
 
-def checked_ids(tower: Transformer, ids: Tensor) -> Int[Tensor, "text token"]:
+def checked_ids(tower: Tower, ids: Tensor) -> Int[Tensor, "text token"]:
     """Check ids against a text tower, and cut what stands behind the last token that a causal one reads.
 
     Raises:
         BadText: no integers [text, token], outside the vocabulary, without the token where the tower reads, or longer than
             the context.
     """
-    vocabulary, context = tower.embedding.weight.shape[0], tower.embedding.position.shape[0]
+    vocabulary, context = tower.vocabulary, tower.grid[1]
     if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool or not ids.shape[1]:
         raise BadText(
             f"ids are {ids.dtype} {list(ids.shape)}; integers [text, token] with at most {context} tokens were "
@@ -59,7 +60,7 @@ def checked_ids(tower: Transformer, ids: Tensor) -> Int[Tensor, "text token"]:
             f"ids run from {int(ids.min())} to {int(ids.max())}; the vocabulary has {vocabulary}. "
             "Type: clip.ids(['a text']) with the model's own tokenizer"
         )
-    if tower.pool == "eos":
+    if isinstance(tower, Transformer) and tower.pool == "eos":
         without = (ids != tower.eos).all(1).nonzero().flatten().tolist()
         if without:
             raise BadText(
@@ -75,16 +76,17 @@ def checked_ids(tower: Transformer, ids: Tensor) -> Int[Tensor, "text token"]:
     return ids.to(tower.device)
 
 
-def read_as_far_as(tower: Transformer, ids: Tensor) -> list[list[int]]:
+def read_as_far_as(tower: Tower, ids: Tensor) -> list[list[int]]:
     """Give the ids of each text that can change its embedding: of a causal tower up to the token that is read."""
-    if not tower.causal:
+    if not isinstance(tower, Transformer) or not tower.causal:
         return ids.tolist()
     ends = _ends(tower, ids).tolist()
     return [row[: end + 1] for row, end in zip(ids.tolist(), ends, strict=True)]
 
 
-def _longest(tower: Transformer, ids: Tensor) -> int:
-    return int(_ends(tower, ids).max()) + 1 if tower.causal else ids.shape[1]
+def _longest(tower: Tower, ids: Tensor) -> int:
+    cut = isinstance(tower, Transformer) and tower.causal
+    return int(_ends(tower, ids).max()) + 1 if cut else ids.shape[1]
 
 
 def _ends(tower: Transformer, ids: Tensor) -> Int[Tensor, " text"]:

@@ -18,7 +18,6 @@ from clip_anatomy.loading.host import (
     Host,
     HostInputs,
     LoadedModel,
-    TowerConfig,
     library_version,
     tensors_of,
 )
@@ -29,8 +28,16 @@ from clip_anatomy.loading.transformers_preprocess import (
     read_processor,
     saved_processor,
 )
-from clip_anatomy.towers.layers import Activation, Block, PatchEmbedding, Pool, WordEmbedding
-from clip_anatomy.towers.transformer import Transformer
+from clip_anatomy.loading.transformers_towers import image_tower, patches_of, text_tower
+
+TYPES = {
+    "clip": "CLIPModel",
+    "siglip": "SiglipModel",
+    "siglip2": "Siglip2Model",
+    "metaclip_2": "MetaClip2Model",
+    "clipseg": "CLIPSegModel",
+}
+"""Which class opens a config of which type."""
 
 
 def transformers_named(name: str | Path) -> LoadedModel:
@@ -49,15 +56,14 @@ def transformers_named(name: str | Path) -> LoadedModel:
         lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False),
         f"transformers could not read {name}",
     )
-    if config.model_type != "clip":
+    if config.model_type not in TYPES:
         raise UnsupportedModel(
-            f"{name} is a transformers model of type {config.model_type!r}; 'clip' was expected. "
+            f"{name} is a transformers model of type {config.model_type!r}; one of {', '.join(TYPES)} was expected. "
             "Use a CLIPModel, e.g. hf:openai/clip-vit-base-patch32."
         )
+    kind: Any = getattr(transformers, TYPES[config.model_type])
     model, report = _quiet(
-        lambda: transformers.CLIPModel.from_pretrained(
-            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
-        ),
+        lambda: kind.from_pretrained(name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False),
         f"transformers could not load {name}",
     )
     wrong = [*report.get("missing_keys", ()), *(str(k) for k in report.get("mismatched_keys", ()))]
@@ -109,98 +115,31 @@ def _quiet(action: Any, what: str) -> Any:
 
 
 def read_transformers(model: Any) -> Host:
-    """Read a live CLIPModel.
+    """Read a live model of transformers.
 
     Raises:
         UnsupportedModel: an activation that is no GELU, or a tensor is missing or left over.
     """
     image, text = model.config.vision_config, model.config.text_config
-    pool: Pool = "argmax" if text.eos_token_id == 2 else "eos"
     tensors = BorrowedTensors(tensors_of(model))
-    image_tower = _image_tower(tensors, _config(image, pool="class"))
-    text_tower = _text_tower(tensors, _config(text, pool=pool, causal=True, eos=text.eos_token_id))
-    tensors.refuse_left_over("transformers CLIPModel")
+    image, text = image_tower(tensors, image), text_tower(tensors, text)
+    tensors.refuse_left_over(f"transformers {type(model).__name__}")
+    naflex = model.config.vision_config.model_type == "siglip2_vision_model"
+
+    def encode_image(pixels: Tensor) -> Tensor:
+        given = patches_of(pixels, image.patch[0]) if naflex else {"pixel_values": pixels}
+        return _embedding(model.get_image_features(**given))
+
+    bias = getattr(model, "logit_bias", None)
     return Host(
         library=library_version("transformers"),
         module=model,
-        image_tower=image_tower,
-        text_tower=text_tower,
-        encode_image=lambda pixels: _embedding(model.get_image_features(pixel_values=pixels)),
+        image_tower=image,
+        text_tower=text,
+        encode_image=encode_image,
         encode_text=lambda ids: _embedding(model.get_text_features(input_ids=ids)),
         logit_scale=float(model.logit_scale.detach().exp()),
-        logit_bias=0.0,
-    )
-
-
-def _image_tower(tensors: BorrowedTensors, config: TowerConfig) -> Transformer:
-    positions = tensors.take("vision_model.embeddings.position_embedding.weight")
-    projection = tensors.linear("visual_projection")
-    return Transformer(
-        embedding=PatchEmbedding(
-            tensors.take("vision_model.embeddings.patch_embedding.weight"),
-            tensors.take("vision_model.embeddings.class_embedding"),
-            positions,
-            config.grid_of(positions),
-            resampling="bicubic",
-        ),
-        ln_pre=tensors.norm("vision_model.pre_layrnorm", config.eps),  # (sic)
-        blocks=_blocks(tensors, "vision_model.encoder.layers", config.eps),
-        ln_post=tensors.norm("vision_model.post_layernorm", config.eps),
-        projection=projection.weight.T,
-        projection_bias=projection.bias,
-        **config.of_transformer(),
-    )
-
-
-def _text_tower(tensors: BorrowedTensors, config: TowerConfig) -> Transformer:
-    projection = tensors.linear("text_projection")
-    return Transformer(
-        embedding=WordEmbedding(
-            tensors.take("text_model.embeddings.token_embedding.weight"),
-            tensors.take("text_model.embeddings.position_embedding.weight"),
-        ),
-        ln_pre=None,
-        blocks=_blocks(tensors, "text_model.encoder.layers", config.eps),
-        ln_post=tensors.norm("text_model.final_layer_norm", config.eps),
-        projection=projection.weight.T,
-        projection_bias=projection.bias,
-        **config.of_transformer(),
-    )
-
-
-def _blocks(tensors: BorrowedTensors, prefix: str, eps: float) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    for i in range(tensors.count(prefix)):
-        p = f"{prefix}.{i}"
-        blocks.append(
-            Block(
-                ln1=tensors.norm(f"{p}.layer_norm1", eps),
-                query=tensors.linear(f"{p}.self_attn.q_proj"),
-                key=tensors.linear(f"{p}.self_attn.k_proj"),
-                value=tensors.linear(f"{p}.self_attn.v_proj"),
-                qkv=None,
-                out=tensors.linear(f"{p}.self_attn.out_proj"),
-                ln2=tensors.norm(f"{p}.layer_norm2", eps),
-                up=tensors.linear(f"{p}.mlp.fc1"),
-                down=tensors.linear(f"{p}.mlp.fc2"),
-                scale_attention=None,
-                scale_mlp=None,
-            )
-        )
-    return tuple(blocks)
-
-
-def _config(config: Any, **rest: Any) -> TowerConfig:
-    kinds: dict[str, Activation] = {
-        "quick_gelu": "quick_gelu",
-        "gelu": "gelu",
-        "gelu_pytorch_tanh": "gelu_tanh",
-        "gelu_new": "gelu_tanh",
-    }
-    if config.hidden_act not in kinds:
-        raise UnsupportedModel(f"found the activation {config.hidden_act!r}; supported: {', '.join(kinds)}.")
-    return TowerConfig(
-        heads=config.num_attention_heads, activation=kinds[config.hidden_act], eps=config.layer_norm_eps, **rest
+        logit_bias=None if bias is None else float(bias.detach()),
     )
 
 

@@ -46,7 +46,9 @@ def default_processor(config: Any) -> Any:
     """Make the image processor of a model that came without one: its library's own, at the model's size."""
     import transformers
 
-    side = int(config.vision_config.image_size)
+    vision = config.vision_config
+    of_patches = getattr(vision, "num_patches", None)  # SigLIP 2 of any size has a table of positions instead of a size
+    side = int(vision.image_size if of_patches is None else round(of_patches**0.5) * vision.patch_size)
     if config.model_type.startswith("siglip"):
         return transformers.SiglipImageProcessor(size={"height": side, "width": side})
     return transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.towers.forward import Step, embed_image, readout_attention, readout_of, walk
+from clip_anatomy.towers.embedding import embed_image
+from clip_anatomy.towers.forward import Step, readout_attention, walk
+from clip_anatomy.towers.readout import readout_of
 from clip_anatomy.towers.transformer import Transformer
 
 
@@ -63,7 +65,7 @@ def attention(
     readout = readout_of(tower, pixels, x.shape[1])
     for step in walk(tower, x, readout):
         if step.layer == layer:
-            return _for_all(readout_attention(tower, step, readout).mean(1)[:, 1:], text)
+            return _for_all(readout_attention(tower, step, readout).mean(1)[:, tower.own :], text)
     raise AssertionError("the layer was checked")
 
 
@@ -79,7 +81,7 @@ def rollout(
     for step in walk(tower, x, readout, fold_last=False):
         if step.layer >= start:
             rolled = (all_attention(step).mean(1) @ rolled + rolled) / 2  # rows of both sum to 1
-    return _for_all(readout.rows(rolled)[:, 1:], text)
+    return _for_all(readout.one_row(rolled)[:, tower.own :], text)
 
 
 def _for_all(found: Float[Tensor, "image token"], text: Float[Tensor, "text embed"]) -> Tensor:

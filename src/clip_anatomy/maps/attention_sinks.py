@@ -128,7 +128,11 @@ def sinks_of(
 def _last_layer(tower: Tower, pixels: Tensor) -> tuple[tuple[int, int], Tensor, Tensor]:
     """Grid, patch tokens into the last layer, and the readout's attention to them."""
     reading = tower.read_last(pixels)
-    return patch_grid(pixels.shape, tower.patch), reading.tokens[:, 1:], reading.attention()[..., 1:].mean(1)
+    return (
+        patch_grid(pixels.shape, tower.patch),
+        reading.tokens[:, tower.own :],
+        reading.attention()[..., tower.own :].mean(1),
+    )
 
 
 def without_sinks(

@@ -19,11 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_anatomy.edits.selection import Selection
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.contrast import NEUTRAL, NOTHING, Against, Contrast, contrast_of
 from clip_anatomy.split.layernorm import pull_back
-from clip_anatomy.split.tokens import head_directions
+from clip_anatomy.split.tokens import head_directions, read_shares
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import LayerReading
 
@@ -97,16 +97,25 @@ def token_map(
             weights = None if selected is None else selected[reading.layer]
             if weights is not None and not weights.any():
                 return
-            attention = reading.attention()
-            if weights is not None:
-                attention = attention * weights.to(attention)[:, None]
-            # [image, head, token, d] → [image, token, head · d]: q, k and v lie so in memory already
-            weighed = (reading.values().float() * attention[..., None]).transpose(1, 2).flatten(2)
-            written = weighed @ head_directions(tower, reading.layer, direction).flatten(0, 1)
+            directions = head_directions(tower, reading.layer, direction)
+            if tower.rows > 1:
+                shares = read_shares(tower, reading, directions)
+                written = (shares if weights is None else shares * weights.to(shares).view(1, -1, 1, 1)).sum(1)
+            else:
+                seen = reading.shares()[:, :, 0]
+                if weights is not None:
+                    seen = seen * weights.to(seen)[:, None]
+                # [image, head, token, d] → [image, token, head · d]: q, k and v lie so in memory already
+                weighed = (reading.values().float() * seen[..., None]).transpose(1, 2).flatten(2)
+                written = weighed @ directions.flatten(0, 1)
             total = written if total is None else total.add_(written)
 
         trace = tower.trace(inputs, add)
-        assert total is not None
+        if total is None:
+            raise UnsupportedModel(
+                f"this {tower.kind} tower is one part that its own library runs, not split: its tokens have no shares of their own. "
+                "Type explain, which says what the other tower's parts do"
+            )
         return total * (trace.scale / trace.embedding.norm(dim=-1)).view(-1, 1, 1)
 
 
@@ -120,5 +129,5 @@ def decomposition(
     unit = F.normalize(text.float(), dim=-1)
     unit = contrast_of(clip, options.against).subtracted_from(unit)  # linear in the text: before, not after
     everything = options.layers is None and options.heads is None
-    selected = None if everything else options.selected(clip.image_tower)
-    return token_map(clip.image_tower, pixels, unit, selected)[:, 1:]
+    selected = None if everything else options.selected(clip.vision)
+    return token_map(clip.vision, pixels, unit, selected)[:, clip.vision.own :]

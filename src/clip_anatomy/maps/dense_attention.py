@@ -29,18 +29,10 @@ from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.towers.forward import (
-    Readout,
-    Step,
-    embed_image,
-    embed_readout,
-    linear,
-    mlp,
-    norm,
-    project_out,
-    readout_of,
-    walk,
-)
+from clip_anatomy.towers.embedding import embed_image
+from clip_anatomy.towers.forward import Step, walk
+from clip_anatomy.towers.operations import linear, mlp, project_in, project_out
+from clip_anatomy.towers.readout import Readout, embed_each, embed_readout, readout_of
 from clip_anatomy.towers.transformer import Transformer
 
 Attention = Literal["qk", "identity", "qq", "kk", "vv", "gem", "given"]
@@ -163,29 +155,28 @@ def dense_path(
         variant: how.
         given: the attention of "given": each patch's weights on all patches.
     """
-    if tower.pool not in ("class", "first", "mean"):
+    if tower.pool not in ("class", "first", "mean", "attention"):
         raise UnsupportedModel(f"dense maps read patches and a class token; this tower is pooled by {tower.pool!r}")
     grid = patch_grid(pixels.shape, tower.patch)
     first = max(0, tower.layers - variant.depth)
     with torch.no_grad():
         x = embed_image(tower, pixels)
         readout = readout_of(tower, pixels, x.shape[1])
-        nearby = None if variant.neighbours is None else gaussian(grid, variant.neighbours).to(x)
+        nearby = None if variant.neighbours is None else gaussian(grid, variant.neighbours, tower.own).to(x)
         dense, step = torch.zeros(1, device=x.device, dtype=x.dtype), None
         for step in walk(tower, x, readout):
             if step.layer < first:
                 continue
             if step.layer == first and variant.residual:
                 dense = step.before
-            dense = dense + _written(tower, step, variant, nearby, given)
+            dense = dense + _written(tower, step, variant, nearby, given, rotation=readout.rotation)
             if variant.ffn:
                 dense = dense + mlp(tower, tower.blocks[step.layer], dense)
         assert step is not None
-        tokens = norm(tower.ln_post, dense) @ tower.projection
-        tokens = (tokens if tower.projection_bias is None else tokens + tower.projection_bias).float()
-        if variant.class_row == "original":
-            tokens[:, 0] = _pooled(tower, step, readout)
-        return tokens, step
+        tokens = embed_each(tower, dense).float()
+        own = variant.class_row == "dense" and tower.own > 0
+        first = tokens[:, :1] if own else _pooled(tower, step, readout)[:, None]
+        return (tokens if own and tower.own == 1 else torch.cat([first, tokens[:, tower.own :]], 1)), step
 
 
 def _pooled(tower: Transformer, step: Step, readout: Readout) -> Tensor:
@@ -198,14 +189,22 @@ def keys(tower: Transformer, step: Step) -> Float[Tensor, "image token width"]:
 
 
 def _written(
-    tower: Transformer, step: Step, variant: DenseAttention, nearby: Tensor | None, given: Tensor | None
+    tower: Transformer,
+    step: Step,
+    variant: DenseAttention,
+    nearby: Tensor | None,
+    given: Tensor | None,
+    *,
+    rotation: Tensor | None,
 ) -> Tensor:
     """Tell what the second path's attention writes: every kind's Σ a v through W_O once."""
     block = tower.blocks[step.layer]
     wanted = set("".join(_NEEDS[kind] for kind in variant.attention))
     held = {"q": (step.query, block.query), "k": (step.key, block.key), "v": (step.value, block.value)}
     x: dict[str, Tensor] = {}
-    for name in wanted:  # the folded last block kept none of them: only what the variant asks for is computed
+    if step.query is None and (rotation is not None or block.norm_key is not None) and wanted - {"v"}:
+        x = dict(zip("qkv", project_in(tower, block, step.normed, rotation), strict=True))
+    for name in wanted - set(x):  # the folded last block kept none of them: only what the variant asks for is computed
         known, layer = held[name]
         made = (
             linear(layer, step.normed).unflatten(2, (tower.heads, tower.d)).transpose(1, 2) if known is None else known
@@ -219,7 +218,7 @@ def _written(
         elif kind == "gem":
             mixed = _gem(step.normed, x, scale, variant.iterations)
         elif kind == "given":
-            mixed = _by_given(x["v"], given)
+            mixed = _by_given(x["v"], given, tower.own)
         else:
             mixed = F.scaled_dot_product_attention(x[kind[0]], x[kind[1]], x["v"], attn_mask=nearby, scale=scale)
         total = mixed if total is None else total + mixed
@@ -240,19 +239,21 @@ def _gem(normed: Tensor, x: dict[str, Tensor], scale: float, iterations: int) ->
     return total / 3
 
 
-def _by_given(value: Float[Tensor, "image head token d"], given: Tensor | None) -> Float[Tensor, "image head token d"]:
+def _by_given(
+    value: Float[Tensor, "image head token d"], given: Tensor | None, own: int
+) -> Float[Tensor, "image head token d"]:
     if given is None:
         raise BadSpec("attention 'given' needs a matrix. Type: heatmap(..., method='proxyclip', affinity=...)")
-    mixed = given.to(value)[:, None] @ value[:, :, 1:]
-    return torch.cat([value[:, :, :1], mixed], 2)
+    mixed = given.to(value)[:, None] @ value[:, :, own:]
+    return torch.cat([value[:, :, :own], mixed], 2)
 
 
-def gaussian(grid: tuple[int, int], std: float) -> Float[Tensor, "query token"]:
-    """Build NACLIP's bias: exp(−distance² / 2 std²) between patches, zero to and from the class token."""
+def gaussian(grid: tuple[int, int], std: float, own: int = 1) -> Float[Tensor, "query token"]:
+    """Build NACLIP's bias: exp(−distance² / 2 std²) between patches, zero to and from the `own` tokens in front of them."""
     rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     places = torch.stack([rows.flatten(), cols.flatten()], 1).float()
     square = ((places[:, None] - places[None]) ** 2).sum(-1)
-    return F.pad(torch.exp(-square / (2 * std**2)), (1, 0, 1, 0))
+    return F.pad(torch.exp(-square / (2 * std**2)), (own, 0, own, 0))
 
 
 def similarities(

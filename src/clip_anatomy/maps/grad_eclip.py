@@ -17,7 +17,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.gradients import at_once, embed_unit, stream_into, text_gradients, vjp_of
-from clip_anatomy.towers.forward import linear, mlp, norm, project_in, project_out, widened
+from clip_anatomy.towers.operations import before_attention, linear, mlp, project_in, project_out, widened
 
 __all__ = ["GradEclipOptions", "grad_eclip"]
 
@@ -56,15 +56,17 @@ def grad_eclip(
                 "grad_eclip reads the class token's row, and this tower has none. Type: method='legrad'"
             )
         block = tower.blocks[-1]
-        q, k, v = (z.transpose(1, 2).flatten(2) for z in project_in(tower, block, norm(block.ln1, x)))
+        q, k, v = (
+            z.transpose(1, 2).flatten(2) for z in project_in(tower, block, before_attention(block, x), readout.rotation)
+        )
         row, query = readout.rows(x), readout.rows(q)
         across = query.unflatten(-1, (heads, -1))[:, :, None], k.unflatten(-1, (heads, -1)).transpose(1, 2)
         scores = (across[0] * across[1]).sum(-1) * across[0].shape[-1] ** -0.5
         a = widened(scores).softmax(-1).to(v.dtype)
         gathered = torch.einsum("bhn,bnhd->bhd", a, v.unflatten(-1, (heads, -1))).flatten(1)
-        weights = torch.ones_like(widened(x[:, 1:, 0]))
+        weights = torch.ones_like(widened(x[:, tower.own :, 0]))
         if options.key_similarity:
-            keys = F.normalize(widened(linear(block.out, k[:, 1:])), dim=-1)
+            keys = F.normalize(widened(linear(block.out, k[:, tower.own :])), dim=-1)
             cosine = (keys @ F.normalize(widened(linear(block.out, query)), dim=-1)[..., None])[..., 0]
             least, most = cosine.aminmax(dim=1, keepdim=True)
             weights = (cosine - least) / (most - least).clamp_min(1e-12)
@@ -74,7 +76,7 @@ def grad_eclip(
         return embed_unit(tower, middle + mlp(tower, block, middle), readout)
 
     vjp, _ = vjp_of(rest, gathered)
-    values = widened(v[:, 1:]) * weights[..., None]
+    values = widened(v[:, tower.own :]) * weights[..., None]
     maps = [
         torch.einsum("tbw,bnw->bnt", widened(text_gradients(vjp, some, len(x))[0]), values).relu_()
         for some in unit.split(at_once(gathered.numel(), len(unit)))

@@ -23,19 +23,11 @@ from torch import Tensor
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.attention import layer_of
-from clip_anatomy.towers.forward import (
-    Readout,
-    embed_image,
-    embed_readout,
-    linear,
-    mlp,
-    norm,
-    project_in,
-    project_out,
-    readout_of,
-    walk,
-)
+from clip_anatomy.towers.embedding import embed_image
+from clip_anatomy.towers.forward import walk
 from clip_anatomy.towers.layers import Block
+from clip_anatomy.towers.operations import before_attention, mlp, project_in, project_out
+from clip_anatomy.towers.readout import Readout, embed_each, embed_readout, readout_of
 from clip_anatomy.towers.transformer import Transformer
 
 Vjp = Callable[[Tensor], tuple[Tensor, ...]]
@@ -77,7 +69,7 @@ def gradcam(
     tower, unit = clip.image_tower, F.normalize(text, dim=-1)
     first = layer_of(tower, options.layer, "layer")
     x, readout = stream_into(tower, pixels, first)
-    normed = norm(tower.blocks[first].ln1, x)
+    normed = before_attention(tower.blocks[first], x)
 
     def rest(normed: Tensor) -> Tensor:
         return embed_unit(tower, _run(tower, first, x, readout, normed=normed)[0], readout)
@@ -86,8 +78,8 @@ def gradcam(
     maps: list[Tensor] = []
     for some in unit.split(at_once(normed.numel(), len(unit))):
         (gradients,) = text_gradients(vjp, some, len(x))  # [text, image, token, width]
-        weights = gradients[:, :, 1:].float().mean(2)
-        maps.append(torch.einsum("bnw,tbw->bnt", normed[:, 1:].float(), weights).relu_())
+        weights = gradients[:, :, tower.own :].float().mean(2)
+        maps.append(torch.einsum("bnw,tbw->bnt", normed[:, tower.own :].float(), weights).relu_())
     return torch.cat(maps, -1)
 
 
@@ -111,8 +103,8 @@ def chefer(
             step = (gradient * a).relu_().float().mean(2)
             relevance = step if relevance is None else step + step @ relevance + _shown(relevance, step)
         assert relevance is not None
-        row = relevance[:, :, 0] if relevance.shape[2] == 1 else readout.rows(relevance.movedim(0, 2)).movedim(1, 0)
-        maps.append(row[..., 1:].permute(1, 2, 0))
+        row = relevance[:, :, 0] if relevance.shape[2] == 1 else readout.one_row(relevance.movedim(0, 2)).movedim(1, 0)
+        maps.append(row[..., tower.own :].permute(1, 2, 0))
     return torch.cat(maps, -1)
 
 
@@ -122,16 +114,16 @@ def legrad(
     """Measure how much more attention to a patch, by any token, would raise the cosine (LeGrad)."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1)
     first = tower.layers - min(options.layers, tower.layers)
-    x, _ = stream_into(tower, pixels, first)
+    x, readout = stream_into(tower, pixels, first)
     total: Tensor | None = None
     for block in tower.blocks[first:]:
-        q, k, v = project_in(tower, block, norm(block.ln1, x))
+        q, k, v = project_in(tower, block, before_attention(block, x), readout.rotation)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
         def stream(mixed: Tensor, block: Block = block, x: Tensor = x) -> tuple[Tensor, Tensor]:
             middle = x + project_out(block, mixed)
             after = middle + mlp(tower, block, middle)
-            return _project(tower, norm(tower.ln_post, after.mean(1))), after
+            return F.normalize(embed_each(tower, after.mean(1)), dim=-1), after
 
         vjp, after = vjp_of(stream, mixed)
         maps: list[Tensor] = []
@@ -139,7 +131,7 @@ def legrad(
             (gradients,) = text_gradients(vjp, some, len(x))  # [text, image, token, width]
             per_head = gradients.unflatten(-1, (tower.heads, tower.d)).transpose(2, 3)
             maps.append((per_head @ v.transpose(-1, -2)).relu_().float().mean((2, 3)))
-        one = torch.cat(maps)[..., 1:].permute(1, 2, 0)
+        one = torch.cat(maps)[..., tower.own :].permute(1, 2, 0)
         total, x = one if total is None else total + one, after
     assert total is not None
     return total
@@ -182,11 +174,11 @@ def _run(
     """
     attention: list[Tensor] = []
     for at, block in enumerate(tower.blocks[first:]):
-        y = normed if normed is not None and not at else norm(block.ln1, x)
-        q, k, v = project_in(tower, block, y)
+        y = normed if normed is not None and not at else before_attention(block, x)
+        q, k, v = project_in(tower, block, y, readout.rotation)
         one = first + at == tower.layers - 1 and readout.index is not None
         if one:
-            q = linear(block.query, readout.rows(y)).unflatten(1, (tower.heads, 1, tower.d))
+            q = readout.rows(q.transpose(1, 2))[:, :, None]
         a = (q @ k.transpose(-1, -2) * tower.d**-0.5).softmax(-1)
         attention.append(a)
         if added:
@@ -206,13 +198,8 @@ def embed_unit(
     return F.normalize(embed_readout(tower, readout.rows(x), x, readout), dim=-1)
 
 
-def _project(tower: Transformer, row: Float[Tensor, "image width"]) -> Float[Tensor, "image embed"]:
-    y = row @ tower.projection.to(row.dtype)
-    return F.normalize(y if tower.projection_bias is None else y + tower.projection_bias, dim=-1)
-
-
 def at_once(numbers: int, texts: int) -> int:
-    """Count the texts whose gradients fit into memory, each of so many float32 numbers."""
+    """How many texts' gradients fit into memory, each of so many float32 numbers."""
     return max(1, min(texts, MOST_BYTES // (4 * numbers)))
 
 

@@ -69,7 +69,7 @@ def layer_maps(
     for batch in picture_batches(clip, images, size):
         for at, pixels in enumerate(batch.pixels.split(1)):  # one by one: a map per layer, head and text is held
             shares, _ = token_contributions(TokenSource(clip.image_tower, pixels), text, "centered")
-            layers: Float[Tensor, "layer token text"] = shares[0].sum(1)[:, 1:] * length.to(shares)
+            layers: Float[Tensor, "layer token text"] = shares[0].sum(1)[:, clip.image_tower.own :] * length.to(shares)
             values = layers.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, clip.patch)).float()
             known = None if batch.geometries is None else batch.geometries[at : at + 1]
             pictures = None if batch.pictures is None else batch.pictures[at : at + 1]

@@ -66,5 +66,5 @@ def maskclip(
     if options.denoise is not None:
         found = denoised(found, clip.logit_scale, options.denoise)
     if options.smooth_keys:
-        found = smoothed(found, keys(clip.image_tower, step)[:, 1:], clip.logit_scale)
+        found = smoothed(found, keys(clip.image_tower, step)[:, clip.image_tower.own :], clip.logit_scale)
     return found

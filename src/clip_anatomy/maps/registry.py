@@ -23,6 +23,7 @@ from clip_anatomy.maps import (
 from clip_anatomy.maps.contrast import EACH_OTHER
 from clip_anatomy.maps.decomposition import DecompositionOptions, decomposition
 from clip_anatomy.maps.dense_attention import VARIANTS, DenseAttention
+from clip_anatomy.towers.transformer import KINDS
 
 __all__ = [
     "CONTRASTED",
@@ -44,7 +45,10 @@ _TYPE_NAMES = {
     "NoneType": "None",
 }
 # Why the rest is refused there.
-_NOT_OF_RESNETS = "its only attention is one pool, without a residual stream, an MLP or a block before it"
+_NOT_OF = {
+    "resnet": "a CLIP-ResNet: its only attention is one pool, without a residual stream, an MLP or a block before it",
+    "places": "a tower whose places are averaged: its own library runs what lies before, and only their exact shares are known",
+}
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,14 @@ RESNET: dict[str, Method] = {
     "attention": Method(resnet_maps.attention, "where the attention pool looked, whatever the text", per_text=False),
 }
 
+PLACES: dict[str, Method] = {
+    "decomposition": Method(
+        decomposition,
+        "exact share of the cosine that each place has in their mean, minus the mean over the texts",
+        DecompositionOptions(),
+    )
+}
+
 CUSTOM = "dense attention"  # what maps of a `DenseAttention` of one's own are called
 CONTRASTED = frozenset(
     name for name, method in METHODS.items() if method.contrasts
@@ -235,7 +247,13 @@ def _kinds(hint: Any) -> tuple[type, ...]:
 
 def methods_of(clip: Clip) -> dict[str, Method]:
     """Return the methods that have a meaning on this model: all of them on a transformer, those of RESNET on a CLIP-ResNet."""
-    return {"transformer": METHODS, "resnet": RESNET}[clip.vision.architecture]
+    by_kind: dict[str, dict[str, Method]] = {"transformer": METHODS, "resnet": RESNET, "places": PLACES}
+    if clip.vision.architecture not in by_kind:
+        raise UnsupportedModel(
+            f"{clip.name}'s image tower is {KINDS[clip.vision.architecture]}: no place has a share of its own. Type explain, search or "
+            "repair with another model, or encode_image"
+        )
+    return by_kind[clip.vision.architecture]
 
 
 def method_of(clip: Clip, name: str) -> Method:
@@ -249,7 +267,7 @@ def method_of(clip: Clip, name: str) -> Method:
     if name not in known:
         if name in METHODS:
             raise UnsupportedModel(
-                f"method {name!r} has no meaning on a CLIP-ResNet: {_NOT_OF_RESNETS}. Type one of: {', '.join(known)}"
+                f"method {name!r} has no meaning on {_NOT_OF[clip.vision.architecture]}. Type one of: {', '.join(known)}"
             )
         raise BadSpec(f"method {name!r} is not known. Type one of: {', '.join(known)}")
     return known[name]
@@ -263,5 +281,11 @@ def as_published(clip: Clip, name: "str | DenseAttention") -> dict[str, Any]:
 
 def dense_method(clip: Clip) -> Method:
     """Return the method that runs a `DenseAttention` of one's own on this model."""
-    run = {"transformer": dense_attention.cosines, "resnet": resnet_maps.cosines}[clip.vision.architecture]
+    runs = {"transformer": dense_attention.cosines, "resnet": resnet_maps.cosines}
+    if clip.vision.architecture not in runs:
+        raise UnsupportedModel(
+            f"{clip.name}'s image tower is {KINDS[clip.vision.architecture]}: it has no attention of its own to change. "
+            "Type: method='decomposition'"
+        )
+    run = runs[clip.vision.architecture]
     return Method(run, "a dense attention of your own", DenseAttention())

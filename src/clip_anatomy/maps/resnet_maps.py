@@ -37,7 +37,7 @@ from clip_anatomy.maps.dense_attention import DenseAttention, gaussian, similari
 from clip_anatomy.maps.gradients import text_gradients, vjp_of
 from clip_anatomy.maps.maskclip import check_probability, denoised, smoothed
 from clip_anatomy.split.tokens import head_directions
-from clip_anatomy.towers.forward import linear
+from clip_anatomy.towers.operations import linear
 from clip_anatomy.towers.resnet import ResNet, as_resnet, features, pool_tokens, run_pool, run_resnet
 
 MOST_NUMBERS = 2**26  # of gradients at once: more texts are taken in turns

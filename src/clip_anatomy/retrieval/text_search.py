@@ -215,7 +215,7 @@ def _coordinates(
     for first in range(0, len(texts), BATCH):
         some = texts[first : first + BATCH]
         trace = clip.text_tower.trace(clip.ids(some))
-        found.append(coordinates_of(basis, trace).cpu())
+        found.append(coordinates_of(basis, clip.text_tower, trace).cpu())
         progress("reading texts", first + len(some), len(texts))
     return torch.cat(found)
 

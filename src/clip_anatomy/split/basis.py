@@ -28,7 +28,8 @@ class HeadBasis:
 
     Attributes:
         rows: Q, orthonormal rows in the joint space.
-        factor: R, from what the head computes (`z_h`, or `z_h` and three scalars) to head coordinates.
+        factor: R, from what the head computes (`z_h`, or `z_h` and three scalars) to head coordinates. Without a source where a
+            head can write anywhere (through an attention pool it does): its coordinates then are the joint space's own.
         convention: "centered" or "official", see design of the exact split.
         layers: which layer of the model each entry of the layer axis is.
     """
@@ -56,6 +57,29 @@ class HeadBasis:
     def embed(self) -> int:
         """Width of the joint space."""
         return self.rows.shape[3]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Compute what a file keeps of it: frames that are all the joint space once."""
+        rows = self.rows[:1, :1] if self.whole else self.rows
+        return {"rows": rows.contiguous(), "factor": self.factor}
+
+    @staticmethod
+    def of_tensors(rows: Tensor, factor: Tensor, convention: str, layers: Sequence[int]) -> "HeadBasis":
+        """Read it again."""
+        return HeadBasis(rows.double().expand(*factor.shape[:2], -1, -1), factor.double(), convention, tuple(layers))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the coordinates are the joint space's own."""
+        return not self.factor.shape[2]
+
+    @staticmethod
+    def of_joint_space(layers: Sequence[int], heads: int, embed: int, convention: str = "centered") -> "HeadBasis":
+        """Frames of heads that can write anywhere: the joint space itself, the same for all and held once."""
+        rows = torch.eye(embed, dtype=torch.float64).expand(len(layers), heads, -1, -1)
+        return HeadBasis(
+            rows, torch.zeros(len(layers), heads, 0, embed, dtype=torch.float64), convention, tuple(layers)
+        )
 
     @staticmethod
     def of(
@@ -129,11 +153,13 @@ class HeadBasis:
         self, contributions: Float[Tensor, "image layer head embed"]
     ) -> Float64[Tensor, "image layer head d"]:
         """Head coordinates of contributions in the joint space (each divided by ‖embedding‖): `u = x Qᵀ`."""
-        return torch.einsum("ilhe,lhde->ilhd", contributions.to("cpu", torch.float64), self.rows)
+        x = contributions.to("cpu", torch.float64)
+        return x if self.whole else torch.einsum("ilhe,lhde->ilhd", x, self.rows)
 
     def restore(self, coordinates: Float[Tensor, "image layer head d"]) -> Float64[Tensor, "image layer head embed"]:
-        """Turn head coordinates back into contributions in the joint space: `x = u Q`."""
-        return torch.einsum("ilhd,lhde->ilhe", coordinates.to("cpu", torch.float64), self.rows)
+        """Contributions in the joint space of head coordinates: `x = u Q`."""
+        u = coordinates.to("cpu", torch.float64)
+        return u if self.whole else torch.einsum("ilhd,lhde->ilhe", u, self.rows)
 
     def select(self, layers: Sequence[int]) -> "HeadBasis":
         """Keep only these layers (numbers as in the model)."""
@@ -176,6 +202,8 @@ def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] |
     """
     linear.check_convention(convention)
     kept = tuple(range(tower.layers)) if layers is None else tuple(layers)
+    if tower.rows > 1:
+        return HeadBasis.of_joint_space(kept, tower.heads, tower.embed, convention)
     maps: list[Tensor] = []
     biases: list[Tensor] = []
     with torch.no_grad():
@@ -187,25 +215,31 @@ def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] |
             biases.append(linear.to_joint(tower, linear.out_bias(tower.blocks[layer], tower.width, wrote.device)))
         if convention == "centered":
             return HeadBasis.of(torch.stack(maps), "centered", kept)
+        if any(block.norm_written is not None for block in tower.blocks):  # their biases are no multiples of one vector
+            return HeadBasis.of_joint_space(kept, tower.heads, tower.embed, convention)
         mean, beta = linear.shared_directions(tower)
         return HeadBasis.official(
-            torch.stack(maps), torch.stack(biases), mean, beta, terms=linear.terms(tower), layers=kept
+            torch.stack(maps), torch.stack(biases), mean[0], beta, terms=linear.terms(tower), layers=kept
         )
 
 
-def coordinates_of(basis: HeadBasis, trace: Trace) -> Float64[Tensor, "image layer head d"]:
-    """Head coordinates of every image of one forward: no joint-space vector is ever built.
+def coordinates_of(basis: HeadBasis, tower: Tower, trace: Trace) -> Float64[Tensor, "image layer head d"]:
+    """Head coordinates of every image of one forward: no joint-space vector is built, unless that is what they are.
 
     Args:
         basis: frames of the tower that made the trace.
+        tower: it.
         trace: what its forward recorded.
 
     Returns:
         Coordinates of contributions divided by ‖embedding‖.
     """
     norm = trace.embedding.float().norm(dim=-1)
+    if basis.whole:
+        wrote = [linear.heads_to_joint(tower, trace, layer, basis.convention) for layer in basis.layers]
+        return basis.coordinates(torch.stack(wrote, 1) / norm[:, None, None, None])
     inputs = trace.mixed[:, list(basis.layers)] * (trace.scale / norm)[:, None, None, None]
     if basis.convention == "official":
-        scalars = official_scalars(trace.scale, trace.stream.mean(-1), norm, trace.mass)
+        scalars = official_scalars(trace.scale, trace.stream.mean(-1), norm, trace.mass[:, 0])
         inputs = torch.cat([inputs, scalars[:, None, None].expand(*inputs.shape[:3], -1)], dim=-1)
     return basis.whiten(inputs)

@@ -126,19 +126,32 @@ class Explanation(Result):
         if len(self) > MOST_LINES:
             tables.append(f"… and {len(self) - MOST_LINES:,} more pictures")
         if len(self.texts) > 1:
-            tables.append("share: softmax over these texts only. Loudest: for this text more than for the others.")
+            tables.append(f"{self._rule}. Loudest: for this text more than for the others.")
         return "\n\n".join(tables)
+
+    @property
+    def _rule(self) -> str:
+        """Say how a cosine becomes a number between 0 and 1."""
+        if self.clip.logit_bias is None:
+            return "share: softmax over these texts only"
+        return "probability: sigmoid(scale · cosine + bias), each text by itself"
+
+    @property
+    def _score(self) -> list[str]:
+        """Name its column, where there is one: a softmax over one text says nothing."""
+        if self.clip.logit_bias is not None:
+            return [">probability"]
+        return [">share"] if len(self.texts) > 1 else []
 
     def _table(self, image: int) -> str:
         """Return one picture: the texts, best first, and the parts that say most for and against each."""
-        several, each = len(self.texts) > 1, self.images[image]
-        columns = ["text", ">cosine", *([">share"] if several else []), "loudest yes", "loudest no"]
+        each = self.images[image]
+        columns = ["text", ">cosine", *self._score, "loudest yes", "loudest no"]
         order = each.cosine.argsort(descending=True).tolist()
         return text_table(columns, [self._cells(image, k) for k in order], title=self.names[image], wide=120)
 
     def _line_per_picture(self) -> str:
-        several = len(self.texts) > 1
-        columns = ["picture", "best text", ">cosine", *([">share"] if several else []), "loudest yes", "loudest no"]
+        columns = ["picture", "best text", ">cosine", *self._score, "loudest yes", "loudest no"]
         best = [int(each.cosine.argmax()) for each in self.images[:MOST_LINES]]
         rows = [[shorten(Path(self.names[i]).name, 30), *self._cells(i, k)] for i, k in enumerate(best)]
         return text_table(columns, rows, wide=140)
@@ -147,7 +160,7 @@ class Explanation(Result):
         """Return what a table says of one picture and text."""
         each, several = self.images[image], len(self.texts) > 1
         parts = (each.contrast() if several else each).ranked_parts(text)
-        share = [f"{float(each.probability[text]):.1%}"] if several else []
+        share = [f"{float(each.probability[text]):.1%}"] if self._score else []
         ends = [f"{part.name} {part.signed}" for part in (parts[0], parts[-1])]
         return [shorten(self.texts[text].text, 46), signed(float(each.cosine[text])), *share, *ends]
 

@@ -5,6 +5,10 @@ Residual stream at the readout row (design: Gandelsman et al. 2024, equations 1�
     stream    = start + Σ_layer [ Σ_head z_h W_O^h + b_O + mlp ]
     embedding = ((stream − mean) / σ ⊙ γ + β) P
 
+Where an attention pool reads the tokens, there are several such rows, and each has its own map P_r = W_V^r W_O^r behind γ
+(`towers/readout.py`); a norm behind the pool is frozen and centred like the first one, and the pool's MLP is a part of its own. Norms
+inside a block, behind Σ a v, are frozen too: their γ and centring are folded into W_O, their 1/σ into z.
+
 The attention pool of a CLIP-ResNet writes into the joint space itself: no LayerNorm and no projection follow (σ, γ, P are 1,
 mean and β are 0), so that both sharings differ in b_O only.
 """
@@ -16,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.towers.layers import Linear
 from clip_anatomy.towers.protocol import AttentionOutput, Tower
 from clip_anatomy.towers.trace import Trace
 
@@ -34,22 +39,71 @@ def centre(x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part width"]:
     return x - x.mean(-1, keepdim=True)
 
 
-def to_joint(tower: Tower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
+def to_joint(tower: Tower, x: Float[Tensor, "*part written"]) -> Float[Tensor, "*part embed"]:
     """(x ⊙ γ) P in float32: the end of the tower without its mean, its 1/σ and its biases."""
+    if tower.pooling is not None:
+        return _through_pool(tower, x.unflatten(-1, (tower.rows, tower.width)))
     y = x.float() if tower.ln_post is None else x * tower.ln_post.weight.float()
     return y if tower.projection is None else y @ tower.projection.float()
 
 
-def centered_to_joint(tower: Tower, x: Float[Tensor, "*part width"]) -> Float[Tensor, "*part embed"]:
+def centered_to_joint(tower: Tower, x: Float[Tensor, "*part written"]) -> Float[Tensor, "*part embed"]:
     """`to_joint` of parts centred by their own mean, where a LayerNorm follows that centres."""
-    return to_joint(tower, x if tower.ln_post is None else centre(x))
+    return to_joint(tower, x if tower.ln_post is None else _centre_rows(tower, x))
+
+
+def _centre_rows(tower: Tower, x: Float[Tensor, "*part written"]) -> Float[Tensor, "*part written"]:
+    return centre(x) if tower.rows == 1 else centre(x.unflatten(-1, (tower.rows, tower.width))).flatten(-2)
+
+
+def _through_pool(tower: Tower, x: Float[Tensor, "*part row width"]) -> Float[Tensor, "*part embed"]:
+    pool = tower.pooling
+    assert pool is not None
+    y = x.float() if tower.ln_post is None else x * tower.ln_post.weight.float()
+    value = pool.value.weight.float().unflatten(0, (tower.rows, pool.d))  # [row, pool d, width]
+    mixed = torch.einsum("...rw,rdw->...rd", y, value).flatten(-2)
+    return pooled_to_joint(tower, mixed @ pool.out.weight.float().T)
+
+
+def pooled_to_joint(tower: Tower, pooled: Float[Tensor, "*part pooled"]) -> Float[Tensor, "*part embed"]:
+    """Return the end behind an attention pool: its norm, without 1/σ and β, and the projection."""
+    assert tower.pooling is not None
+    if tower.pooling.norm is not None:
+        pooled = centre(pooled) * tower.pooling.norm.weight.float()
+    return pooled if tower.projection is None else pooled @ tower.projection.float()
+
+
+def written_map(block: AttentionOutput) -> Linear:
+    """W_O and b_O of a block with the norms around them frozen: their γ and centring folded in, their 1/σ left out."""
+    if block.norm_mixed is None and block.norm_written is None:
+        return block.out
+    weight, bias = block.out.weight.float(), None if block.out.bias is None else block.out.bias.float()
+    if block.norm_mixed is not None:
+        if block.norm_mixed.bias is not None:
+            beta = weight @ block.norm_mixed.bias.float()
+            bias = beta if bias is None else bias + beta
+        weight = centre(weight * block.norm_mixed.weight.float())
+    if block.norm_written is not None:
+        gain = block.norm_written.weight.float()
+        weight = (weight - weight.mean(0)) * gain[:, None]
+        bias = None if bias is None else centre(bias) * gain
+    return Linear(weight, bias)
 
 
 def write_heads(
+    tower: Tower, block: AttentionOutput, mixed: Float[Tensor, "image head source"]
+) -> Float[Tensor, "image head written"]:
+    """Compute what each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
+    if tower.rows > 1:
+        rows = mixed.unflatten(-1, (tower.rows, tower.d)).transpose(1, 2).flatten(0, 1)
+        return _write_row(tower, block, rows).unflatten(0, (-1, tower.rows)).transpose(1, 2).flatten(2)
+    return _write_row(tower, block, mixed)
+
+
+def _write_row(
     tower: Tower, block: AttentionOutput, mixed: Float[Tensor, "image head d"]
 ) -> Float[Tensor, "image head width"]:
-    """Compute what each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
-    weight = block.out.weight.float()
+    weight = written_map(block).weight.float()
     if len(mixed) == 1:
         # One product with the heads set apart reads W_O once and in order: half the time of one-row products per head.
         h = torch.arange(tower.heads, device=mixed.device)
@@ -64,10 +118,26 @@ def write_heads(
 
 def out_bias(block: AttentionOutput, width: int, device: torch.device) -> Float[Tensor, " width"]:
     """b_O of one block (LayerScale folded in); zeros where the host has none."""
-    if block.out.bias is None:
+    bias = written_map(block).bias
+    if bias is None:
         return torch.zeros(width, device=device)
-    bias = block.out.bias.float()
+    bias = bias.float()
     return bias if block.scale_attention is None else bias * block.scale_attention.float()
+
+
+def written_biases(tower: Tower, trace: Trace) -> Float[Tensor, "image layer written"]:
+    """Compute what every layer's biases wrote into the rows: b_O as often as their weights sum to, β of a norm over it likewise."""
+    each: list[Tensor] = []
+    for layer, block in enumerate(tower.blocks):
+        bias = out_bias(block, tower.width, trace.stream.device)
+        times = trace.mass if trace.spread is None else trace.spread[:, layer]
+        wrote = times[:, :, None] * bias
+        if block.norm_written is not None and block.norm_written.bias is not None:
+            beta = block.norm_written.bias.float()
+            beta = beta if block.scale_attention is None else beta * block.scale_attention.float()
+            wrote = wrote + trace.mass[:, :, None] * beta
+        each.append(wrote.flatten(1))
+    return torch.stack(each, 1) if each else trace.stream.new_zeros(len(trace.stream), 0, trace.stream.shape[1])
 
 
 def terms(tower: Tower) -> int:
@@ -75,32 +145,68 @@ def terms(tower: Tower) -> int:
     return 2 * tower.layers + 1
 
 
-def shared_directions(tower: Tower) -> tuple[Float[Tensor, " embed"], Float[Tensor, " embed"]]:
-    """γ P and β P: what a stream of ones, and the end's own bias, write into the joint space."""
+def shared_directions(tower: Tower) -> tuple[Float[Tensor, "row embed"], Float[Tensor, " embed"]]:
+    """γ P of each row and β P: what a stream of ones, and the end's own bias, write into the joint space."""
     if tower.ln_post is None:
         nothing = torch.zeros(tower.embed, device=tower.device)
-        return nothing, nothing
+        return nothing[None], nothing
+    rows = torch.eye(tower.rows, device=tower.device).repeat_interleave(tower.width, 1)  # ones in one row each
     beta = tower.ln_post.bias.float()
-    ones = torch.ones(tower.width, device=tower.device)
-    return to_joint(tower, ones), beta if tower.projection is None else beta @ tower.projection.float()
+    if tower.pooling is None:
+        return to_joint(tower, rows), beta if tower.projection is None else beta @ tower.projection.float()
+    pool = tower.pooling
+    mixed = pool.value.weight.float() @ beta
+    mixed = mixed if pool.value.bias is None else mixed + pool.value.bias.float()
+    pooled = mixed @ pool.out.weight.float().T
+    pooled = pooled if pool.out.bias is None else pooled + pool.out.bias.float()
+    return to_joint(tower, rows), pooled_to_joint(tower, pooled)
 
 
-def projection_bias(tower: Tower) -> Tensor | float:
-    """Tell what the projection adds at the end, where it has a bias."""
-    return 0.0 if tower.projection_bias is None else tower.projection_bias.float()
+def shared_bias(tower: Tower, trace: Trace) -> Float[Tensor, "image embed"]:
+    """Compute what the biases in front of the last frozen norm write: β P, and those of an attention pool."""
+    bias = shared_directions(tower)[1].expand(len(trace.embedding), -1)
+    frozen = tower.pooling is not None and tower.pooling.norm is not None
+    return bias * trace.scale[:, None] if frozen else bias
+
+
+def last_bias(tower: Tower) -> Tensor | float:
+    """Compute what is added behind everything: β of a norm behind an attention pool, and the projection's bias."""
+    bias = 0.0 if tower.projection_bias is None else tower.projection_bias.float()
+    if tower.pooling is None or tower.pooling.norm is None:
+        return bias
+    beta = tower.pooling.norm.bias.float()
+    return bias + (beta if tower.projection is None else beta @ tower.projection.float())
+
+
+def mean_term(tower: Tower, trace: Trace) -> Float[Tensor, "image embed"]:
+    """(mean/σ) γ P, summed over the rows: what the stream's mean would have written."""
+    mean = trace.stream.unflatten(-1, (tower.rows, tower.width)).mean(-1) * trace.scale[:, None]
+    return mean @ shared_directions(tower)[0]
 
 
 def shared_term(tower: Tower, trace: Trace) -> Float[Tensor, "image embed"]:
-    """Tell what one of the K terms gets under the even sharing: ((−mean/σ) γ + β) P / K."""
-    mean = trace.stream.mean(-1, keepdim=True) * trace.scale[:, None]
-    gamma, beta = shared_directions(tower)
-    return (beta - mean * gamma) / terms(tower)
+    """Compute what one of the K terms gets under the even sharing: ((−mean/σ) γ + β) P / K."""
+    return (shared_bias(tower, trace) - mean_term(tower, trace)) / terms(tower)
 
 
-def pull_back(tower: Tower, unit: Float[Tensor, "text embed"], convention: Convention) -> Float[Tensor, "text width"]:
-    """Return texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
+def heads_to_joint(tower: Tower, trace: Trace, layer: int, convention: str) -> Float[Tensor, "image head embed"]:
+    """Compute what the heads of one layer wrote into the joint space, from what was recorded: `Parts.heads` of that layer."""
+    wrote = write_heads(tower, tower.blocks[layer], trace.mixed[:, layer]) * trace.scale[:, None, None]
+    if convention == "centered":
+        return centered_to_joint(tower, wrote)
+    biases = to_joint(tower, written_biases(tower, trace)[:, layer] * trace.scale[:, None])
+    return to_joint(tower, wrote) + (biases + shared_term(tower, trace))[:, None] / tower.heads
+
+
+def pull_back(tower: Tower, unit: Float[Tensor, "text embed"], convention: Convention) -> Float[Tensor, "text written"]:
+    """Texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
     direction = unit.float() if tower.projection is None else unit.float() @ tower.projection.float().T
-    if tower.ln_post is None:
-        return direction
-    direction = direction * tower.ln_post.weight.float()
-    return centre(direction) if convention == "centered" else direction
+    pool = tower.pooling
+    if pool is not None:
+        direction = direction if pool.norm is None else centre(direction * pool.norm.weight.float())
+        rows = (direction @ pool.out.weight.float()).unflatten(-1, (tower.rows, pool.d))
+        direction = torch.einsum("trd,rdw->trw", rows, pool.value.weight.float().unflatten(0, (tower.rows, pool.d)))
+    if tower.ln_post is not None:
+        direction = direction * tower.ln_post.weight.float()
+        direction = centre(direction) if convention == "centered" else direction
+    return direction if pool is None else direction.flatten(1)

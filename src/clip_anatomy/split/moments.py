@@ -246,7 +246,7 @@ class Moments:
         """
         tensors = {"counts": self.counts, "means": self.means, "scatters": self.scatters}
         if self.basis is not None:
-            tensors |= {"basis_rows": self.basis.rows, "basis_factor": self.basis.factor}
+            tensors |= {f"basis_{name}": tensor for name, tensor in self.basis.tensors().items()}
         metadata = {
             "format": FORMAT,
             "axes": "counts: group chunk; means: group chunk layer head d; scatters: group chunk layer head d d",
@@ -269,7 +269,7 @@ class Moments:
         layers, groups = tuple(json.loads(metadata["layers"])), tuple(json.loads(metadata["groups"]))
         basis = None
         if "basis_rows" in tensors:
-            basis = HeadBasis(tensors["basis_rows"], tensors["basis_factor"], metadata["convention"], layers)
+            basis = HeadBasis.of_tensors(tensors["basis_rows"], tensors["basis_factor"], metadata["convention"], layers)
         return Moments(
             tensors["counts"],
             tensors["means"],

@@ -14,12 +14,13 @@ from clip_anatomy.split.layernorm import (
     Convention,
     centered_to_joint,
     check_convention,
-    out_bias,
-    projection_bias,
-    shared_directions,
+    last_bias,
+    pooled_to_joint,
+    shared_bias,
     shared_term,
     to_joint,
     write_heads,
+    written_biases,
 )
 from clip_anatomy.split.tokens import TokenSource, token_contributions
 from clip_anatomy.towers.protocol import Tower
@@ -48,13 +49,14 @@ class Parts:
     """An embedding, exactly as the sum of what wrote it (not normalised: `total()` equals the host's `encode_image`).
 
     For the text tower the first axis counts texts and the readout row is the end-of-text token; all else is the same.
+    A tower that is one part (a foreign text tower) has nothing but its input embedding, which is the whole.
     A CLIP-ResNet is split where its tokens meet the joint space: one layer, the heads of its attention pool, whose token 0 is the
     mean of all places; `mlps` is empty, `input-embedding` is zero and `bias` is the out-projection's.
 
     Attributes:
         embedding: what the host library returns.
         heads: what every head wrote, summed over the tokens it looked at.
-        mlps: what every MLP wrote, one per layer (none in a CLIP-ResNet).
+        mlps: what every MLP wrote, one per layer (none in a CLIP-ResNet); the MLP behind an attention pool is one more, the last.
         input_embedding: the residual stream before the first block.
         bias: LayerNorm's β and every out-projection's b_O (`centered`); zero under `official`, which spreads both over the parts.
         convention: how LayerNorm's mean and the biases are shared: "centered" or "official".
@@ -160,7 +162,7 @@ def decompose(
     """
     check_convention(convention)
     wanted = clip.encode_text(texts) if texts is not None and not isinstance(texts, Tensor) else texts
-    return _split(clip.vision, clip.pixels(images), convention, wanted)
+    return decompose_tower(clip.vision, clip.pixels(images), convention, wanted)
 
 
 @public
@@ -189,16 +191,26 @@ def decompose_text(
         True
     """
     check_convention(convention)
-    return _split(clip.text_tower, clip.ids(texts), convention, images)
+    return decompose_tower(clip.text_tower, clip.ids(texts), convention, images)
 
 
-def _split(tower: Tower, inputs: Tensor, convention: Convention, texts: Tensor | None) -> Parts:
+def decompose_tower(tower: Tower, inputs: Tensor, convention: Convention, texts: Tensor | None = None) -> Parts:
+    """Split what one tower makes of its inputs: `decompose` and `decompose_text` for towers without a `Clip`.
+
+    Args:
+        tower: of any kind.
+        inputs: pixels [image, 3, row, col] or token ids [text, token].
+        convention: as in `decompose`.
+        texts: embeddings of the other tower whose per-token contributions are wanted from the same forward.
+    """
     source = TokenSource(tower, inputs)
     each_wrote: list[Tensor] = []
+    joint = centered_to_joint if convention == "centered" else to_joint
 
     def write(reading: LayerReading) -> None:
         # Now, while this block's W_O is still in the cache: at the end of the forward it would be read from memory again.
-        each_wrote.append(write_heads(tower, tower.blocks[reading.layer], reading.mixed.float()))
+        wrote = write_heads(tower, tower.blocks[reading.layer], reading.mixed.float())
+        each_wrote.append(wrote if tower.rows == 1 else joint(tower, wrote))  # of many rows only the sum is kept
 
     known = None
     if texts is None:
@@ -207,35 +219,44 @@ def _split(tower: Tower, inputs: Tensor, convention: Convention, texts: Tensor |
         contributions, trace = token_contributions(source, texts, convention, each=write)
         known = (texts.float(), contributions)
     with torch.no_grad():
-        wrote = torch.stack(each_wrote, 1)
-        fields: dict[str, Any] = (_centered if convention == "centered" else _official)(tower, trace, wrote)
+        scale = trace.scale[:, None, None, None]
+        nothing = trace.input_embedding.new_zeros(len(trace.embedding), 0, tower.heads, trace.input_embedding.shape[1])
+        wrote = torch.stack(each_wrote, 1) if each_wrote else nothing
+        heads = joint(tower, wrote * scale) if tower.rows == 1 else wrote * scale
+        fields: dict[str, Any] = (_centered if convention == "centered" else _official)(tower, trace, heads)
     return Parts(trace.embedding, **fields, convention=convention, trace=trace, source=source, known=known)
 
 
-def _centered(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
+def _mlps(
+    tower: Tower, trace: Trace, of_layers: Float[Tensor, "image layer embed"]
+) -> Float[Tensor, "image mlp embed"]:
+    """Return the MLPs of the layers, and the one behind an attention pool."""
+    if not trace.pool_mlp.shape[1]:
+        return of_layers
+    return torch.cat([of_layers, pooled_to_joint(tower, trace.pool_mlp * trace.scale[:, None, None])], 1)
+
+
+def _centered(tower: Tower, trace: Trace, heads: Float[Tensor, "image layer head embed"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return centered_to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
-    biases = sum(out_bias(block, tower.width, trace.input_embedding.device) for block in tower.blocks)
-    bias = joint(biases * trace.mass[:, None]) + shared_directions(tower)[1]
     return {
-        "heads": joint(wrote),
-        "mlps": joint(trace.mlp),
+        "heads": heads,
+        "mlps": _mlps(tower, trace, joint(trace.mlp)),
         "input_embedding": joint(trace.input_embedding),
-        "bias": bias + projection_bias(tower),
+        "bias": joint(written_biases(tower, trace).sum(1)) + shared_bias(tower, trace) + last_bias(tower),
     }
 
 
-def _official(tower: Tower, trace: Trace, wrote: Float[Tensor, "image layer head width"]) -> dict[str, Tensor]:
+def _official(tower: Tower, trace: Trace, heads: Float[Tensor, "image layer head embed"]) -> dict[str, Tensor]:
     def joint(x: Tensor) -> Tensor:
         return to_joint(tower, x * trace.scale.view(-1, *[1] * (x.dim() - 1)))
 
     share = shared_term(tower, trace)
-    biases = torch.stack([out_bias(block, tower.width, trace.input_embedding.device) for block in tower.blocks])
-    spread = biases[None, :, None] * trace.mass.view(-1, 1, 1, 1) / tower.heads
+    biases = joint(written_biases(tower, trace))[:, :, None] / tower.heads
     return {
-        "heads": joint(wrote + spread) + share[:, None, None] / tower.heads,
-        "mlps": joint(trace.mlp) + share[:, None],
+        "heads": heads + biases + share[:, None, None] / tower.heads,
+        "mlps": _mlps(tower, trace, joint(trace.mlp) + share[:, None]),
         "input_embedding": joint(trace.input_embedding) + share,
-        "bias": torch.zeros_like(trace.embedding) + projection_bias(tower),
+        "bias": torch.zeros_like(trace.embedding) + last_bias(tower),
     }

@@ -36,13 +36,15 @@ class PictureExplanation:
 
     Attributes:
         cosine: between picture and text.
-        probability: softmax over these texts alone, with the model's own logit scale.
+        probability: by the model's own rule, `Clip.probabilities`: over these texts alone, or of each text by itself.
         heads: the share of each head, over all tokens that it read.
-        mlps: the share of each MLP (a CLIP-ResNet has none behind its one layer of heads).
+        mlps: the share of each MLP (a CLIP-ResNet has none behind its one layer of heads); of a model with an attention pool the last
+            is the MLP behind the pool.
         input_embedding: what was there before the first layer: nearly the same for every picture.
         bias: what LayerNorm and the heads' biases add: nearly the same for every picture.
         patches: what the heads read from each patch, over all layers and heads.
-        class_token: what the heads read from the class token itself (from the mean token in a CLIP-ResNet).
+        class_token: what the heads read from the class token itself and from registers (from the mean token in a CLIP-ResNet); zero
+            in models that have neither.
         against: None, or what was subtracted from every text: "the mean of the other texts".
     """
 
@@ -100,7 +102,8 @@ class PictureExplanation:
             for layer, row in enumerate(self.heads[..., text].tolist())
             for head, value in enumerate(row)
         ]
-        shares += [Share(f"layer {layer} MLP", value) for layer, value in enumerate(self.mlps[:, text].tolist())]
+        names = [f"layer {layer} MLP" if layer < layers else "pool MLP" for layer in range(len(self.mlps))]
+        shares += [Share(name, value) for name, value in zip(names, self.mlps[:, text].tolist(), strict=True)]
         assert len(shares) == layers * heads + len(self.mlps)
         return sorted(shares, key=lambda share: -share.value)
 
@@ -114,9 +117,9 @@ class PictureExplanation:
         return sorted(shares, key=lambda share: -share.value)
 
     def layers(self, text: int) -> Float[Tensor, "layer 2"]:
-        """Return the share of the attention and of the MLP of each layer."""
+        """Return the share of the attention and of the MLP of each layer; the MLP behind an attention pool is of none."""
         heads = self.heads[..., text].sum(1)
-        return torch.stack([heads, self.mlps[:, text] if len(self.mlps) else torch.zeros_like(heads)], 1)
+        return torch.stack([heads, self.mlps[: len(heads), text] if len(self.mlps) else torch.zeros_like(heads)], 1)
 
 
 def explain_pixels(
@@ -146,7 +149,8 @@ def explain_pixels(
         )
     by_token = tokens.sum((1, 2)).cpu()  # [image, token, text]
     grid = patch_grid(pixels.shape, clip.patch)
-    probability = (toward.cosine * clip.logit_scale + clip.logit_bias).softmax(-1)
+    own = clip.vision.own
+    probability = clip.probabilities(toward.cosine)
     return [
         PictureExplanation(
             cosine=toward.cosine[i].cpu(),
@@ -155,8 +159,8 @@ def explain_pixels(
             mlps=toward.mlps[i].cpu(),
             input_embedding=toward.input_embedding[i].cpu(),
             bias=toward.bias[i].cpu(),
-            patches=by_token[i, 1:].unflatten(0, grid),
-            class_token=by_token[i, 0],
+            patches=by_token[i, own:].unflatten(0, grid),
+            class_token=by_token[i, :own].sum(0),
         )
         for i in range(len(pixels))
     ]
@@ -206,7 +210,7 @@ def strongest_region(patches: Tensor) -> tuple[str, float]:
 
 
 def summands(found: PictureExplanation, text: int) -> list[Share]:
-    """List the sum that makes one cosine, in six lines; in four for a CLIP-ResNet, where nothing but heads writes."""
+    """Return the sum that makes one cosine, in six lines or seven; in four for a CLIP-ResNet, where nothing but heads writes."""
     patches: Float[Tensor, "row col"] = found.patches[..., text].double()
     places = [
         Share("heads reading patches that say yes", float(patches.clamp(min=0).sum())),
@@ -215,10 +219,13 @@ def summands(found: PictureExplanation, text: int) -> list[Share]:
     if not len(found.mlps):
         mean = Share("heads reading the mean of all places", float(found.class_token[text]))
         return [*places, mean, Share("biases", float(found.bias[text]))]
+    layers, own = len(found.heads), found.class_token
+    pool = [Share("MLP behind the pool", float(value)) for value in found.mlps[layers:, text]]
     return [
         *places,
-        Share("heads reading the class token", float(found.class_token[text])),
-        Share("MLPs", float(found.mlps[:, text].double().sum())),
+        *([Share("heads reading the class token", float(own[text]))] if own.any() else []),
+        Share("MLPs", float(found.mlps[:layers, text].double().sum())),
+        *pool,
         Share("input embedding", float(found.input_embedding[text])),
         Share("biases", float(found.bias[text])),
     ]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
-from clip_anatomy.split.layernorm import centre, out_bias, shared_term, to_joint, write_heads
+from clip_anatomy.split.layernorm import centered_to_joint, shared_term, to_joint, write_heads, written_biases
 from clip_anatomy.split.parts import Parts
 from clip_anatomy.towers.trace import LayerReading
 
@@ -33,18 +33,18 @@ def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tens
 
     def write(reading: LayerReading) -> None:
         chosen = list(tokens.get(reading.layer, ()))
-        attention = reading.attention()[:, :, chosen].float()
+        shares = reading.shares()[..., chosen].float()
         value = reading.values()[:, :, chosen].float()
-        wrote.append(write_heads(tower, tower.blocks[reading.layer], torch.einsum("ihn,ihnd->ihd", attention, value)))
+        mixed = torch.einsum("ihrn,ihnd->ihrd", shares, value).flatten(2)
+        wrote.append(joint(tower, write_heads(tower, tower.blocks[reading.layer], mixed)))
 
+    joint = centered_to_joint if parts.convention == "centered" else to_joint
     with torch.no_grad():
         trace = tower.trace(parts.source.inputs, write)
-        scale = trace.scale[:, None, None, None]
-        found = torch.stack(wrote, 1)
+        found = torch.stack(wrote, 1) * trace.scale[:, None, None, None]
         if parts.convention == "centered":
-            return to_joint(tower, centre(found) * scale)
-        biases = torch.stack([out_bias(block, tower.width, found.device) for block in tower.blocks])
-        spread = biases[None, :, None] * trace.mass[:, None, None, None] * scale
-        shares = (to_joint(tower, spread) + shared_term(tower, trace)[:, None, None]) / (tower.heads * every)
+            return found
+        biases = to_joint(tower, written_biases(tower, trace) * trace.scale[:, None, None])[:, :, None]
+        shares = (biases + shared_term(tower, trace)[:, None, None]) / (tower.heads * every)
         many = torch.tensor([len(tokens.get(layer, ())) for layer in range(tower.layers)], device=found.device)
-        return to_joint(tower, found * scale) + shares * many[None, :, None, None]
+        return found + shares * many[None, :, None, None]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.split.layernorm import Convention, out_bias, pull_back, shared_term
+from clip_anatomy.split.layernorm import Convention, pull_back, shared_term, written_biases, written_map
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
 from clip_anatomy.towers.transformer import Transformer, as_transformer
@@ -30,11 +30,38 @@ class TokenSource:
         return as_transformer(self.network)
 
 
-def head_directions(tower: Tower, layer: int, direction: Float[Tensor, "text width"]) -> Float[Tensor, "head d text"]:
-    """Carry directions of the residual stream back through W_O^h to what each head writes."""
+def head_directions(
+    tower: Tower, layer: int, direction: Float[Tensor, "text written"]
+) -> Float[Tensor, "head source text"]:
+    """Directions of the residual stream carried back through W_O^h to what each head writes."""
     block = tower.blocks[layer]
-    scaled = direction if block.scale_attention is None else direction * block.scale_attention.float()
-    return (scaled @ block.out.weight.float()).unflatten(1, (tower.heads, tower.d)).permute(1, 2, 0)
+    rows = direction.unflatten(-1, (tower.rows, tower.width))
+    scaled = rows if block.scale_attention is None else rows * block.scale_attention.float()
+    back = (scaled @ written_map(block).weight.float()).unflatten(-1, (tower.heads, tower.d))  # [text, row, head, d]
+    return back.permute(2, 1, 3, 0).flatten(1, 2)
+
+
+def read_shares(
+    tower: Tower, reading: LayerReading, directions: Float[Tensor, "head source text"], *, own: bool = False
+) -> Float[Tensor, "image head token text"]:
+    """Compute what every head reads from every token, toward directions in what it computes: Σ_row share · ⟨v, direction of the row⟩.
+
+    Args:
+        tower: the tower.
+        reading: of one layer.
+        directions: from `head_directions`.
+        own: of the readout's own token alone.
+    """
+    shares, value = reading.shares(), reading.values()
+    if own:
+        at = torch.arange(len(shares), device=shares.device)
+        shares = shares[at, :, :, reading.own][..., None]
+        value = value[at, :, reading.own][:, :, None]
+    if tower.rows == 1:
+        return (value.float() @ directions).mul_(shares[:, :, 0, :, None])
+    by_row = directions.unflatten(1, (tower.rows, tower.d)).transpose(1, 2).flatten(2)  # [head, d, row · text]
+    dots = (value.float() @ by_row).unflatten(-1, (tower.rows, -1))
+    return torch.einsum("ihnrt,ihrn->ihnt", dots, shares.float())
 
 
 def token_contributions(
@@ -66,19 +93,16 @@ def token_contributions(
         def contract(reading: LayerReading) -> None:
             if each is not None:
                 each(reading)
-            attention, value = reading.attention(), reading.values()
-            if only_readout:
-                rows = torch.arange(len(attention), device=attention.device)
-                attention = attention[rows, :, reading.own][:, :, None]
-                value = value[rows, :, reading.own][:, :, None]
-            dots = value.float() @ head_directions(tower, reading.layer, direction)
-            layers.append(dots.mul_(attention[..., None]))
+            directions = head_directions(tower, reading.layer, direction)
+            layers.append(read_shares(tower, reading, directions, own=only_readout))
 
         trace = tower.trace(source.inputs, contract)
-        result = torch.stack(layers, 1)
+        tokens = tower.token_count(source.inputs)
+        nothing = trace.embedding.new_zeros(len(trace.embedding), 0, tower.heads, tokens, len(unit))
+        result = torch.stack(layers, 1) if layers else nothing
         result *= trace.scale.view(-1, 1, 1, 1, 1)
         if convention == "official":
-            result += _official_shares(tower, trace, unit, direction, tokens=tower.token_count(source.inputs))
+            result += _official_shares(tower, trace, unit, direction, tokens=tokens)
         result /= trace.embedding.norm(dim=-1).view(-1, 1, 1, 1, 1)
     return result, trace
 
@@ -87,7 +111,6 @@ def _official_shares(
     tower: Tower, trace: Trace, unit: Tensor, direction: Tensor, *, tokens: int
 ) -> Float[Tensor, "image layer 1 1 text"]:
     """b_O, the mean and β, spread over heads and tokens."""
-    biases = torch.stack([out_bias(block, tower.width, trace.input_embedding.device) for block in tower.blocks])
-    written = (biases @ direction.T)[None] * (trace.scale * trace.mass)[:, None, None]  # [image, layer, text]
+    written = written_biases(tower, trace) @ direction.T * trace.scale[:, None, None]  # [image, layer, text]
     shared = (shared_term(tower, trace) @ unit.T)[:, None]
     return ((written + shared) / (tower.heads * tokens))[:, :, None, None]

@@ -59,7 +59,7 @@ def image_arrays(
     tower = clip.vision
     trace = tower.trace(pixels.to(clip.device, tower.dtype))
     norm = trace.embedding.norm(dim=-1)
-    heads = coordinates_of(basis, trace).permute(1, 2, 0, 3).to(torch.float16).contiguous()
+    heads = coordinates_of(basis, tower, trace).permute(1, 2, 0, 3).to(torch.float16).contiguous()
     unit = (trace.embedding / norm[:, None]).to("cpu", torch.float16)
     finite = torch.isfinite(heads).all(-1).all(0).all(0) & torch.isfinite(unit).all(-1) & torch.isfinite(norm).cpu()
     mlps = None

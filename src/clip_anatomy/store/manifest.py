@@ -180,7 +180,7 @@ def save_basis(basis: HeadBasis, folder: Path) -> None:
     """Write the frames of the kept heads in float32 (their error, 6e-8, is far below that of float16 coordinates)."""
     write_safetensors(
         folder / BASIS,
-        {"rows": basis.rows.float(), "factor": basis.factor.float()},
+        {name: tensor.float() for name, tensor in basis.tensors().items()},
         {"format": BASIS_FORMAT, "axes": "rows: layer head d embed; factor: layer head source d"},
     )
 
@@ -195,12 +195,7 @@ def load_basis(manifest: Manifest, folder: Path) -> HeadBasis:
         tensors, _ = read_safetensors(folder / BASIS, BASIS_FORMAT, "clip-anatomy index")
     except BadInput as error:
         raise StoreError(str(error)) from error
-    with reading(folder / BASIS, "It is damaged: index anew, or put its copy back", StoreError):
-        rows, factor = tensors["rows"].double(), tensors["factor"].double()
-        wanted = (len(manifest.layers), manifest.heads, manifest.d, manifest.embed)
-        if rows.shape != wanted or factor.shape[:2] != wanted[:2] or factor.ndim != 4 or factor.shape[3] != manifest.d:
-            raise ValueError(f"frames {list(rows.shape)}, {list(factor.shape)}; {list(wanted)} were expected")
-    return HeadBasis(rows, factor, manifest.convention, manifest.layers)
+    return HeadBasis.of_tensors(tensors["rows"], tensors["factor"], manifest.convention, manifest.layers)
 
 
 def layers_of(spec: str | int | Sequence[int], depth: int) -> tuple[int, ...]:

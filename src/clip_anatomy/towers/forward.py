@@ -17,48 +17,25 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clip_anatomy.towers.layers import (
-    Activation,
-    Block,
-    Linear,
-    Norm,
-    PatchEmbedding,
-    TransformerWeights,
-    WordEmbedding,
+from clip_anatomy.towers.embedding import embed_inputs
+from clip_anatomy.towers.layers import Block, TransformerWeights
+from clip_anatomy.towers.operations import (
+    add_linear,
+    before_attention,
+    inverse_deviation,
+    linear,
+    mlp,
+    norm,
+    project_in,
+    project_out,
+    widened,
 )
-from clip_anatomy.towers.positions import position
+from clip_anatomy.towers.readout import Readout, embed_readout, readout_of, visible_to_row
 
 QUERY_BLOCK = 64  # rows of attention held at once where the mean of all rows is needed
-
-
-@dataclass(frozen=True)
-class Readout:
-    """Which rows of the residual stream the embedding is read from: one row per image, a weighted sum of rows, or all of them.
-
-    With neither index nor weights every row is handed on, for who learns their weights at the end only.
-    """
-
-    index: Int[Tensor, " image"] | None = None
-    weights: Float[Tensor, "image token"] | None = None
-    column: int | None = None  # the index, where it is the same for every image: a slice is cheaper than a gather
-
-    def rows(self, x: Float[Tensor, "image token *rest"]) -> Float[Tensor, "image *rest_or_all"]:
-        """Read the rows: [image, token, …] → [image, …], a tensor of its own (a view would keep all tokens alive)."""
-        if self.column is not None:
-            return x[:, self.column].clone()
-        if self.index is not None:
-            return x[torch.arange(x.shape[0], device=x.device), self.index]
-        if self.weights is None:
-            return x
-        return torch.einsum("bn,bn...->b...", self.weights.to(x.dtype), x)
-
-    @property
-    def mass(self) -> Float[Tensor, " image"] | float:
-        """Σ of the row weights: how often a bias that every row receives is counted."""
-        return 1.0 if self.weights is None else self.weights.sum(1)
 
 
 @dataclass(frozen=True)
@@ -72,121 +49,16 @@ class Step:
     key: Float[Tensor, "image head token d"] | None
     value: Float[Tensor, "image head token d"] | None
     attention: Float[Tensor, "image head token"] | None  # readout row of the attention, where it was computed
-    mixed: Float[Tensor, "image *row head d"]  # z_h = Σ_token a v at the readout row
+    mixed: Float[Tensor, "image *row head d"]  # z_h = Σ_token a v at the readout row, times `gain`
     mlp: Float[Tensor, "image *row width"]  # what the MLP wrote into the readout row
     after: Float[Tensor, "image token width"] | None  # residual stream out of the block
     readout: Float[Tensor, "image *row width"]  # its readout row
-
-
-def linear(layer: Linear, x: Tensor) -> Tensor:
-    """Apply a borrowed linear layer over the last axis."""
-    return F.linear(x, layer.weight, layer.bias)
-
-
-def norm(layer: Norm, x: Tensor) -> Tensor:
-    """LayerNorm in the dtype of its own weights (half-precision models keep theirs in float32), back to x's."""
-    y = F.layer_norm(x.to(layer.weight.dtype), layer.weight.shape, layer.weight, layer.bias, layer.eps)
-    return y.to(x.dtype)
-
-
-def activate(kind: Activation, x: Tensor) -> Tensor:
-    """Apply the MLP's nonlinearity."""
-    if kind == "quick_gelu":
-        return x * torch.sigmoid(1.702 * x)
-    return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
-
-
-def add_linear(
-    x: Float[Tensor, "*rows width"], layer: Linear, y: Float[Tensor, "*rows in"], scale: Tensor | None
-) -> Float[Tensor, "*rows width"]:
-    """x + scale · linear(y): without LayerScale the product is accumulated onto x + b, one pass over memory fewer."""
-    if scale is not None:
-        return x + linear(layer, y) * scale
-    if not x.dtype == y.dtype == layer.weight.dtype:  # under autocast
-        return x + linear(layer, y)
-    base = x.clone() if layer.bias is None else x + layer.bias
-    return base.flatten(0, -2).addmm_(y.flatten(0, -2), layer.weight.T).view_as(base)
-
-
-def mlp(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-    """Compute what the block's MLP writes, given the residual stream (its LayerNorm and LayerScale included)."""
-    y = linear(block.down, activate(tower.activation, linear(block.up, norm(block.ln2, x))))
-    return y if block.scale_mlp is None else y * block.scale_mlp
-
-
-def project_out(block: Block, mixed: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-    """Compute what the attention writes: out-projection of all heads' Σ a v side by side, and LayerScale."""
-    y = linear(block.out, mixed)
-    return y if block.scale_attention is None else y * block.scale_attention
-
-
-def project_in(
-    tower: TransformerWeights, block: Block, normed: Float[Tensor, "image token width"]
-) -> tuple[
-    Float[Tensor, "image head token d"], Float[Tensor, "image head token d"], Float[Tensor, "image head token d"]
-]:
-    """Query, key and value of every head, from ln1's output."""
-    b, n, _ = normed.shape
-    if block.qkv is not None:
-        q, k, v = linear(block.qkv, normed).view(b, n, 3, tower.heads, tower.d).permute(2, 0, 3, 1, 4)
-        return q, k, v
-    q, k, v = (
-        linear(p, normed).view(b, n, tower.heads, tower.d).transpose(1, 2)
-        for p in (block.query, block.key, block.value)
+    gain: Float[Tensor, "image *token"] | None = (
+        None  # 1/σ of norms behind Σ a v: at the readout row, or at every token
     )
-    return q, k, v
-
-
-def embed_image(
-    tower: TransformerWeights, pixels: Float[Tensor, "image 3 row col"]
-) -> Float[Tensor, "image token width"]:
-    """Preprocessed pixels to the residual stream into block 0. Rows and cols are multiples of the patch."""
-    e = tower.embedding
-    assert isinstance(e, PatchEmbedding)
-    patches = F.conv2d(pixels.to(e.weight.dtype), e.weight, stride=e.weight.shape[2:])
-    grid = (patches.shape[2], patches.shape[3])
-    patches = patches.flatten(2).transpose(1, 2)
-    cls = e.class_token.to(patches.dtype).expand(patches.shape[0], 1, -1)
-    x = torch.cat([cls, patches], dim=1) + position(e, grid).to(patches.dtype)
-    return x if tower.ln_pre is None else norm(tower.ln_pre, x)
-
-
-def embed_inputs(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image token width"]:
-    """Turn pixels or token ids, whichever the tower takes, into the residual stream into block 0."""
-    return embed_image(tower, inputs) if tower.kind == "image" else embed_text(tower, inputs)
-
-
-def embed_text(tower: TransformerWeights, ids: Int[Tensor, "text token"]) -> Float[Tensor, "text token width"]:
-    """Token ids to the residual stream into block 0."""
-    e = tower.embedding
-    assert isinstance(e, WordEmbedding)
-    x = F.embedding(ids, e.weight).to(tower.dtype) + e.position[: ids.shape[1]].to(tower.dtype)
-    return x if tower.ln_pre is None else norm(tower.ln_pre, x)
-
-
-def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readout:
-    """Find the readout rows of a batch: the class token, the mean of the patches, or the end-of-text token."""
-    n = inputs.shape[0]
-    if tower.pool == "mean":
-        weights = torch.full((n, tokens), 1 / (tokens - 1), device=inputs.device)
-        weights[:, 0] = 0
-        return Readout(None, weights)
-    if tower.pool == "argmax":
-        index = inputs.argmax(1)
-    elif tower.pool == "eos":
-        index = (inputs == tower.eos).int().argmax(1)
-    else:
-        column = tokens - 1 if tower.pool == "last" else 0
-        return Readout(torch.full((n,), column, device=inputs.device), None, column)
-    return Readout(index, None)
-
-
-def causal_mask(tower: TransformerWeights, readout: Readout, tokens: int) -> Bool[Tensor, "image token"] | None:
-    """Tell which tokens the readout row may look at (True), or None when all."""
-    if not tower.causal:
-        return None
-    assert readout.index is not None
-    return torch.arange(tokens, device=readout.index.device) <= readout.index[:, None]
+    spread: Float[Tensor, "image *row"] | None = (
+        None  # 1/σ of the norm over what the attention wrote, in post-norm blocks
+    )
 
 
 def walk(
@@ -213,29 +85,69 @@ def walk(
         del step  # while the next block runs, only who kept something of this one pays for it
 
 
-def widened(x: Tensor) -> Tensor:
-    """Take half precision, too coarse for a softmax over many tokens, to float32; double stays double."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
-    normed = norm(block.ln1, x)
-    q, k, v = project_in(tower, block, normed)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=tower.causal).transpose(1, 2).flatten(2)
-    middle = add_linear(x, block.out, mixed, block.scale_attention)
+    normed = before_attention(block, x)
+    q, k, v = project_in(tower, block, normed, readout.rotation)
+    mask = _mask(tower, readout, x.shape[1])
+    causal = tower.causal and mask is None
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2).flatten(2)
+    if block.norm_mixed is None and not block.post_norm:
+        middle, gain, spread = add_linear(x, block.out, mixed, block.scale_attention), None, None
+    else:
+        wrote, gain, spread = _through_norms(block, mixed)
+        middle = x + wrote
     wrote = mlp(tower, block, middle)
     after = middle + wrote
-    z = readout.rows(mixed).unflatten(-1, (tower.heads, tower.d))
-    return Step(layer, x, normed, q, k, v, None, z, readout.rows(wrote), after, readout.rows(after))
+    z = readout.rows(mixed if gain is None else mixed * gain[..., None].to(mixed.dtype))
+    gain = readout.rows(gain) if gain is not None and readout.index is not None else gain
+    return Step(
+        layer=layer,
+        before=x,
+        normed=normed,
+        query=q,
+        key=k,
+        value=v,
+        attention=None,
+        mixed=z.unflatten(-1, (tower.heads, tower.d)),
+        mlp=readout.rows(wrote),
+        after=after,
+        readout=readout.rows(after),
+        gain=gain,
+        spread=None if spread is None else readout.rows(spread),
+    )
+
+
+def _mask(tower: TransformerWeights, readout: Readout, tokens: int) -> Bool[Tensor, "image 1 query token"] | None:
+    """Which token may look at which, where that is more than all or those before it."""
+    if readout.visible is None:
+        return None
+    mask = readout.visible[:, None, None].expand(-1, 1, tokens, -1)
+    return mask & torch.ones(tokens, tokens, dtype=torch.bool, device=mask.device).tril() if tower.causal else mask
+
+
+def _through_norms(block: Block, mixed: Float[Tensor, "*rows width"]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Compute what the attention writes where norms stand on its way, and what they are when frozen: all their 1/σ, and the last one's."""
+    gain = torch.ones_like(mixed[..., 0]) if block.norm_mixed is None else inverse_deviation(block.norm_mixed, mixed)
+    y = linear(block.out, mixed if block.norm_mixed is None else norm(block.norm_mixed, mixed))
+    spread = None
+    if block.norm_written is not None:
+        spread = inverse_deviation(block.norm_written, y)
+        gain, y = gain * spread, norm(block.norm_written, y)
+    return y if block.scale_attention is None else y * block.scale_attention, gain, spread
 
 
 def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
-    normed = norm(block.ln1, x)
-    q = linear(block.query, readout.rows(normed)).unflatten(1, (tower.heads, tower.d))
-    # q·(W_K x + b_K) = (W_Kᵀ q)·x + a constant that softmax removes: [head, width] instead of [token, width] keys.
-    folded = torch.einsum("bhd,hdw->bhw", q * tower.d**-0.5, block.key.weight.unflatten(0, (tower.heads, tower.d)))
-    scores = widened(folded @ normed.transpose(1, 2))
-    mask = causal_mask(tower, readout, x.shape[1])
+    normed = before_attention(block, x)
+    if block.norm_key is None and readout.rotation is None:
+        q = linear(block.query, readout.rows(normed)).unflatten(1, (tower.heads, tower.d))
+        # q·(W_K x + b_K) = (W_Kᵀ q)·x + a constant that softmax removes: [head, width] instead of [token, width] keys.
+        folded = torch.einsum("bhd,hdw->bhw", q * tower.d**-0.5, block.key.weight.unflatten(0, (tower.heads, tower.d)))
+        scores = widened(folded @ normed.transpose(1, 2))
+    else:  # keys are normalised or turned one by one
+        q, k, _ = project_in(tower, block, normed, readout.rotation)
+        q = readout.rows(q.transpose(1, 2))
+        scores = widened((q * tower.d**-0.5)[:, :, None] @ k.transpose(-1, -2))[:, :, 0]
+    mask = visible_to_row(tower, readout, x.shape[1])
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], float("-inf"))
     attention = scores.softmax(-1)
@@ -243,9 +155,14 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
     z = torch.einsum("bhw,hdw->bhd", mean, block.value.weight.unflatten(0, (tower.heads, tower.d)))
     if block.value.bias is not None:
         z = z + block.value.bias.view(tower.heads, tower.d)
-    middle = readout.rows(x) + project_out(block, z.flatten(1))
+    if block.norm_mixed is None and not block.post_norm:
+        wrote, gain, spread = project_out(block, z.flatten(1)), None, None
+    else:
+        wrote, gain, spread = _through_norms(block, z.flatten(1))
+        z = z * gain[:, None, None].to(z.dtype)
+    middle = readout.rows(x) + wrote
     wrote = mlp(tower, block, middle)
-    return Step(layer, x, normed, None, None, None, attention, z, wrote, None, middle + wrote)
+    return Step(layer, x, normed, None, None, None, attention, z, wrote, None, middle + wrote, gain, spread)
 
 
 def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -> Float[Tensor, "image head token"]:
@@ -254,20 +171,30 @@ def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -
         return step.attention
     assert step.query is not None
     assert step.key is not None
-    key = step.key.transpose(-1, -2)
     if readout.index is not None:
+        key = step.key.transpose(-1, -2)
         query = readout.rows(step.query.transpose(1, 2))[:, :, None]  # [image, head, 1, d]
         scores = widened(query * tower.d**-0.5 @ key).squeeze(2)  # scaled first: half precision ends at 65,504
-        mask = causal_mask(tower, readout, key.shape[-1])
+        mask = visible_to_row(tower, readout, key.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
         return scores.softmax(-1)
     assert readout.weights is not None
-    total = widened(torch.zeros(key.shape[0], key.shape[1], key.shape[-1], device=key.device, dtype=key.dtype))
+    return weighted_attention(tower, step, readout.weights[:, None])[:, :, 0]
+
+
+def weighted_attention(
+    tower: TransformerWeights, step: Step, weights: Float[Tensor, "image row token"]
+) -> Float[Tensor, "image head row token"]:
+    """Attention of several weighted sums of rows, in float32 or better: never more than a few query rows of it are held at once."""
+    assert step.query is not None
+    assert step.key is not None
+    key = step.key.transpose(-1, -2)
+    total = widened(key.new_zeros(*key.shape[:2], weights.shape[1], key.shape[-1]))
     for first in range(0, key.shape[-1], QUERY_BLOCK):
         block = slice(first, first + QUERY_BLOCK)
         attention = widened(step.query[:, :, block] * tower.d**-0.5 @ key).softmax(-1)
-        total += torch.einsum("bq,bhqn->bhn", readout.weights[:, block].to(attention.dtype), attention)
+        total += weights[:, None, :, block].to(attention.dtype) @ attention
     return total
 
 
@@ -279,35 +206,12 @@ def step_values(tower: TransformerWeights, step: Step) -> Float[Tensor, "image h
     return v.unflatten(2, (tower.heads, tower.d)).transpose(1, 2)
 
 
-def embed_readout(
-    tower: TransformerWeights,
-    stream: Float[Tensor, "image *row width"],
-    after: Float[Tensor, "image token width"] | None,
-    readout: Readout,
-) -> Float[Tensor, "image embed"]:
-    """Compute the joint-space embedding, in the host's own order of operations: pool, ln_post, projection.
-
-    Args:
-        tower: the tower.
-        stream: the readout row of the last residual stream.
-        after: all rows of it; needed only where every row is normalised before they are averaged.
-        readout: which rows.
-    """
-    if readout.index is None and not tower.pool_before_norm:
-        assert after is not None
-        row = norm(tower.ln_post, after)[:, 1:].mean(1)
-    else:
-        row = norm(tower.ln_post, stream)
-    y = row @ tower.projection.to(row.dtype)
-    return y if tower.projection_bias is None else y + tower.projection_bias
-
-
 def encode(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image embed"]:
     """Compute the embedding alone, in the tower's dtype (what the host's encode_image / encode_text returns)."""
     x = embed_inputs(tower, inputs)
     readout = readout_of(tower, inputs, x.shape[1])
     row, after = x[:, 0], None
     for step in walk(tower, x, readout):
-        row, after = step.readout, step.after if readout.index is None else None
+        row, after = step.readout, step.after if readout.late else None
         del step
     return embed_readout(tower, row, after, readout)

@@ -4,8 +4,8 @@ A tower is anything whose heads write into a space that a frozen linear map take
 
     embedding = (Σ parts · scale ⊙ γ) P + what the biases write        γ, P: `ln_post` and `projection`, or nothing at all
 
-A new architecture is one file beside these, with a dataclass that has these names. A readout of many rows (mean pooling, an
-attention pool) is a `Trace` whose `mixed` is already weighed by the rows' shares; an MLP behind the pool is one more MLP.
+A new architecture is one file beside these, with a dataclass that has these names. Where several rows are read (one for each head of
+an attention pool) they stand side by side on the last axis of a `Trace`, already weighed; the MLP behind the pool is one more MLP.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.towers.layers import Linear, Norm
+from clip_anatomy.towers.layers import AttentionPooling, Linear, Norm
 from clip_anatomy.towers.trace import LayerReading, Trace
+
+Architecture = Literal["transformer", "resnet", "places", "whole"]
+"""Split block by block; at CLIP's attention pool; at the mean over the places; not at all."""
 
 
 @runtime_checkable
@@ -33,13 +36,23 @@ class AttentionOutput(Protocol):
         """LayerScale."""
         ...
 
+    @property
+    def norm_mixed(self) -> Norm | None:
+        """A LayerNorm over all heads' Σ a v, in front of W_O."""
+        ...
+
+    @property
+    def norm_written(self) -> Norm | None:
+        """A LayerNorm over what W_O writes, in front of LayerScale."""
+        ...
+
 
 @runtime_checkable
 class Tower(Protocol):
     """An image or text tower. Weights are the host's own; nothing here is ever written to."""
 
     @property
-    def architecture(self) -> Literal["transformer", "resnet"]:
+    def architecture(self) -> Architecture:
         """Which family of methods it has: the key of their registries."""
         ...
 
@@ -84,6 +97,11 @@ class Tower(Protocol):
         ...
 
     @property
+    def vocabulary(self) -> int:
+        """How many ids a text is written with; 0 of an image tower."""
+        ...
+
+    @property
     def dtype(self) -> torch.dtype:
         """In which precision it runs."""
         ...
@@ -99,8 +117,28 @@ class Tower(Protocol):
         ...
 
     @property
+    def mlp_names(self) -> tuple[str, ...]:
+        """What its MLPs are called, one for each that is a part: "0", "1", …, and "pool" behind an attention pool."""
+        ...
+
+    @property
     def has_class_token(self) -> bool:
         """Whether one token of its own is read out."""
+        ...
+
+    @property
+    def own(self) -> int:
+        """How many tokens of an image are no places of the picture: they stand in front."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many weighted sums of tokens the embedding is read from: one, or one for each head of an attention pool."""
+        ...
+
+    @property
+    def pooling(self) -> AttentionPooling | None:
+        """The attention pool behind the layers, which takes the rows to the joint space; None where one row is read."""
         ...
 
     @property
@@ -110,7 +148,7 @@ class Tower(Protocol):
 
     @property
     def ln_post(self) -> Norm | None:
-        """The LayerNorm between what is written and the joint space; None where there is none."""
+        """The LayerNorm between what is written and the rows that are read; None where there is none."""
         ...
 
     @property

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
-from clip_anatomy.towers.forward import linear
 from clip_anatomy.towers.layers import Linear, Norm, Resampling
+from clip_anatomy.towers.operations import linear
 from clip_anatomy.towers.positions import resample_position
-from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.protocol import Architecture, Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
 
 
@@ -69,6 +69,16 @@ class AttentionPool:
     @property
     def scale_attention(self) -> None:
         """A transformer's block may have LayerScale; this never does."""
+        return
+
+    @property
+    def norm_mixed(self) -> None:
+        """Nor norms around its projection."""
+        return
+
+    @property
+    def norm_written(self) -> None:
+        """Neither of them."""
         return
 
 
@@ -129,7 +139,7 @@ class ResNet:
         return "image"
 
     @property
-    def architecture(self) -> Literal["transformer", "resnet"]:
+    def architecture(self) -> Architecture:
         """Which family of methods it has."""
         return "resnet"
 
@@ -139,9 +149,29 @@ class ResNet:
         return False
 
     @property
+    def mlp_names(self) -> tuple[str, ...]:
+        """Their names: none."""
+        return ()
+
+    @property
     def has_class_token(self) -> bool:
         """Whether one token of its own is read out: it is the mean of all places."""
         return False
+
+    @property
+    def own(self) -> int:
+        """How many tokens are no places: that mean."""
+        return 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows are read: that of the mean token."""
+        return 1
+
+    @property
+    def pooling(self) -> None:
+        """No second pool follows."""
+        return
 
     @property
     def ln_post(self) -> Norm | None:
@@ -175,6 +205,11 @@ class ResNet:
         return side, side
 
     @property
+    def vocabulary(self) -> int:
+        """It reads no text."""
+        return 0
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return self.pool.value.weight.dtype
@@ -199,7 +234,8 @@ class ResNet:
             each(_reading(self, pooled))
         embedding = pooled.embedding.float()
         nothing, one = torch.zeros_like(embedding), torch.ones(len(embedding), device=embedding.device)
-        return Trace(nothing, pooled.mixed.float()[:, None], nothing[:, None][:, :0], embedding, one, one, embedding)
+        none = nothing[:, None][:, :0]
+        return Trace(nothing, pooled.mixed.float()[:, None], none, embedding, one, one[:, None], embedding, none)
 
     def read_last(self, inputs: Tensor) -> LayerReading:
         """Tell what the attention pool reads."""
@@ -229,6 +265,7 @@ def _reading(resnet: ResNet, pooled: "Pooled") -> LayerReading:
         own=0,
         attention=lambda: pooled.attention,
         values=lambda: linear(pool.value, pooled.tokens).unflatten(2, shape).transpose(1, 2),
+        shares=lambda: pooled.attention[:, :, None],
     )
 
 

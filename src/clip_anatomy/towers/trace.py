@@ -1,23 +1,24 @@
 """What one forward recorded at the readout row: little enough to keep for every layer, enough to split the embedding exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clip_anatomy.towers.forward import (
-    Readout,
-    Step,
-    embed_inputs,
-    embed_readout,
-    readout_attention,
-    readout_of,
-    step_values,
-    walk,
-)
+from clip_anatomy.towers.embedding import embed_inputs
+from clip_anatomy.towers.forward import Step, readout_attention, step_values, walk, weighted_attention
 from clip_anatomy.towers.layers import TransformerWeights
+from clip_anatomy.towers.operations import inverse_deviation, norm, pool_mlp
+from clip_anatomy.towers.readout import (
+    Readout,
+    embed_readout,
+    pool_attention,
+    pool_tokens,
+    readout_of,
+    row_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,25 @@ class Trace:
     """The readout row of every intermediate of one forward, in float32.
 
     The final LayerNorm is frozen at its full-model statistics, so that it is linear: a part c of the residual stream becomes
-    ((c − mean c) · scale ⊙ γ) P in the joint space (Gandelsman et al. 2024, §3.1 and appendix A.1).
+    ((c − mean c) · scale ⊙ γ) P in the joint space (Gandelsman et al. 2024, §3.1 and appendix A.1). Where an attention pool reads
+    the tokens there are several rows, one for each of its heads, side by side on the last axis.
     """
 
-    input_embedding: Float[Tensor, "image width"]
-    mixed: Float[Tensor, "image layer head d"]  # z_h = Σ_token a v
-    mlp: Float[Tensor, "image mlp width"]  # one of each layer; none in a CLIP-ResNet
-    stream: Float[Tensor, "image width"]  # the readout row of the last residual stream
-    scale: Float[Tensor, " image"]  # 1/σ of ln_post; 1 where the row weights already hold it
-    mass: Float[Tensor, " image"]  # Σ of row weights: how often a bias of every row counts
+    input_embedding: Float[Tensor, "image written"]  # written = row · width
+    mixed: Float[Tensor, "image layer head source"]  # z_h = Σ_token a v; source = row · d
+    mlp: Float[Tensor, "image mlp written"]  # one of each layer; none in a CLIP-ResNet
+    stream: Float[Tensor, "image written"]  # the readout row of the last residual stream
+    scale: Float[
+        Tensor, " image"
+    ]  # 1/σ of the last norm; 1 where none follows the rows, or their weights already hold it
+    mass: Float[Tensor, "image row"]  # Σ of row weights: how often a bias of every row counts
     embedding: Float[Tensor, "image embed"]  # the host's own formula
+    pool_mlp: Float[
+        Tensor, "image pool_mlp pooled"
+    ]  # what the MLP behind an attention pool wrote; none where there is none
+    spread: Float[Tensor, "image layer row"] | None = (
+        None  # Σ of row weights · 1/σ of post-norm attention, where blocks have it
+    )
 
 
 @dataclass(frozen=True)
@@ -44,79 +54,170 @@ class LayerReading:
     Attributes:
         layer: which layer.
         tokens: what the layer was given.
-        mixed: z_h = Σ_token a v at the readout row.
+        mixed: z_h = Σ_token shares · v at the readout row, or at each of the rows side by side.
         own: which token the readout row itself is; 0 where it is the first, or none of them.
         attention: how much the readout row (the weighted mean of rows) looks at each token, in float32.
         values: what each token offers.
+        shares: how much of each token's value is in each row of `mixed`: attention, with what is frozen behind it.
     """
 
     layer: int
     tokens: Float[Tensor, "image token channel"]
-    mixed: Float[Tensor, "image head d"]
+    mixed: Float[Tensor, "image head source"]
     own: Int[Tensor, " image"] | int
     attention: Callable[[], Float[Tensor, "image head token"]]
     values: Callable[[], Float[Tensor, "image head token d"]]
+    shares: Callable[[], Float[Tensor, "image head row token"]]
 
 
-def read_step(tower: TransformerWeights, step: Step, readout: Readout) -> LayerReading:
-    """Tell what one block of a transformer read."""
+def read_step(
+    tower: TransformerWeights,
+    step: Step,
+    readout: Readout,
+    mixed: Float[Tensor, "image head source"] | None = None,
+    weights: Float[Tensor, "image row token"] | None = None,
+) -> LayerReading:
+    """Compute what one block of a transformer read.
+
+    Args:
+        tower: the tower.
+        step: what the block computed.
+        readout: which rows are read.
+        mixed: what the heads wrote into the rows, where that was known at the end only.
+        weights: and the rows' weights.
+    """
+
+    def shares() -> Tensor:
+        if readout.index is not None:
+            seen = readout_attention(tower, step, readout)[:, :, None]
+            return seen if step.gain is None else seen * step.gain[:, None, None, None]
+        counts = weights if weights is not None else readout.weights
+        assert counts is not None
+        counts = counts if counts.dim() == 3 else counts[:, None]
+        return weighted_attention(tower, step, counts if step.gain is None else counts * step.gain[:, None])
+
     return LayerReading(
         layer=step.layer,
         tokens=step.before,
-        mixed=step.mixed,
+        mixed=step.mixed if mixed is None else mixed,
         own=0 if readout.index is None else readout.index,
         attention=lambda: readout_attention(tower, step, readout),
         values=lambda: step_values(tower, step),
+        shares=shares,
     )
 
 
-def record(
-    tower: TransformerWeights, inputs: Tensor, each: Callable[[Step, Readout], None] | None = None
-) -> tuple[Trace, Readout]:
+def record(tower: TransformerWeights, inputs: Tensor, each: Callable[[LayerReading], None] | None = None) -> Trace:
     """Run one tower and keep what the exact split needs.
 
     Args:
         tower: image or text tower.
         inputs: pixels [image, 3, row, col] or token ids [text, token].
-        each: called with every step, for what must be contracted while the step's tensors live.
-
-    Returns:
-        The trace, and the readout rows with their final weights.
+        each: called with what every layer read, for what must be contracted while its tensors live. Where the rows' weights are
+            known at the end only, what the layers wrote into every token is held until then (a few numbers per layer, token and
+            channel; never anything of tokens²), and it is called at the end.
     """
     with torch.no_grad():
         x = embed_inputs(tower, inputs)
         readout = readout_of(tower, inputs, x.shape[1])
-        normed_first = readout.index is None and not tower.pool_before_norm
-        if normed_first:
-            readout = _weigh_by_sigma(tower, x, readout)
-        start = readout.rows(x).float()
-        mixed: list[Tensor] = []
-        wrote: list[Tensor] = []
-        row, after = x[:, 0], None
-        for step in walk(tower, x, readout):
-            mixed.append(step.mixed.float())
-            wrote.append(step.mlp.float())
-            if each is not None:
-                each(step, readout)
-            row, after = step.readout, step.after if readout.index is None else None
-            del step
-        stream = row.float()
-        if normed_first:
-            scale = torch.ones(len(x), device=x.device)
-        else:
-            scale = (stream.var(-1, unbiased=False) + tower.ln_post.eps).rsqrt()
-        embedding = embed_readout(tower, row, after, readout)
-        mass = torch.as_tensor(readout.mass, device=x.device, dtype=torch.float32).expand(len(x))
-        trace = Trace(start, torch.stack(mixed, 1), torch.stack(wrote, 1), stream, scale, mass, embedding.float())
-    return trace, readout
+        return _late(tower, x, readout, each) if readout.late else _known_rows(tower, x, readout, each)
 
 
-def _weigh_by_sigma(tower: TransformerWeights, x: Tensor, readout: Readout) -> Readout:
-    """Row weights 1/(patches · σ_row) for towers that normalise every row before they average: they need a first pass."""
+def _known_rows(
+    tower: TransformerWeights, x: Tensor, readout: Readout, each: Callable[[LayerReading], None] | None
+) -> Trace:
+    start = readout.rows(x).float()
+    mixed: list[Tensor] = []
+    wrote: list[Tensor] = []
+    spread: list[Tensor] = []
+    row = x[:, 0]
+    for step in walk(tower, x, readout):
+        mixed.append(step.mixed.float())
+        wrote.append(step.mlp.float())
+        if step.spread is not None:
+            spread.append(step.spread.float()[:, None])
+        if each is not None:
+            each(read_step(tower, step, readout))
+        row = step.readout
+        del step
+    stream = row.float()
+    mass = torch.ones_like(stream[:, :1]) if readout.weights is None else readout.weights.sum(1, keepdim=True)
+    embedding = embed_readout(tower, row, None, readout)
+    return Trace(
+        input_embedding=start,
+        mixed=torch.stack(mixed, 1),
+        mlp=torch.stack(wrote, 1),
+        stream=stream,
+        scale=(stream.var(-1, unbiased=False) + tower.ln_post.eps).rsqrt(),
+        mass=mass.float(),
+        embedding=embedding.float(),
+        pool_mlp=stream[:, None, :][:, :0],
+        spread=torch.stack(spread, 1) if spread else None,
+    )
+
+
+def _late(tower: TransformerWeights, x: Tensor, readout: Readout, each: Callable[[LayerReading], None] | None) -> Trace:
+    """Hold what every layer wrote into every token, and sum it over the tokens when their weights are known."""
+    held: list[_Held] = []
     after = x
     for step in walk(tower, x, readout):
         assert step.after is not None
         after = step.after
-    assert readout.weights is not None
-    sigma = (after.float().var(-1, unbiased=False) + tower.ln_post.eps).rsqrt()
-    return Readout(None, readout.weights * sigma)
+        held.append(_Held(step.mixed, step.mlp, step.spread, None if each is None else step))
+        del step
+    weights = row_weights(tower, after).float()
+    mixed: list[Tensor] = []
+    wrote: list[Tensor] = []
+    spread: list[Tensor] = []
+    for one in _released(held):
+        rows = weights @ one.mixed.flatten(2).float()  # [image, row, head · d]
+        mixed.append(rows.unflatten(-1, (tower.heads, tower.d)).transpose(1, 2).flatten(2))
+        wrote.append((weights @ one.mlp.float()).flatten(1))
+        if one.spread is not None:
+            spread.append((weights @ one.spread.float()[..., None])[..., 0])
+        if each is not None and one.step is not None:
+            each(read_step(tower, one.step, readout, mixed[-1], weights))
+        del one
+    embedding, added, scale = _behind(tower, after, readout)
+    return Trace(
+        input_embedding=(weights @ x.float()).flatten(1),
+        mixed=torch.stack(mixed, 1),
+        mlp=torch.stack(wrote, 1),
+        stream=(weights @ after.float()).flatten(1),
+        scale=scale,
+        mass=weights.sum(-1),
+        embedding=embedding,
+        pool_mlp=added,
+        spread=torch.stack(spread, 1) if spread else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What one block wrote into every token, and all of it where its attention is asked for."""
+
+    mixed: Float[Tensor, "image token head d"]
+    mlp: Float[Tensor, "image token width"]
+    spread: Float[Tensor, "image token"] | None
+    step: Step | None
+
+
+def _released(held: list[_Held]) -> Iterator[_Held]:
+    """Hand out what is held in order, and forget each."""
+    held.reverse()
+    while held:
+        yield held.pop()
+
+
+def _behind(tower: TransformerWeights, after: Tensor, readout: Readout) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the embedding, what the pool's MLP wrote, and 1/σ of the norm behind the pool."""
+    embedding, one = embed_readout(tower, after, after, readout).float(), torch.ones(len(after), device=after.device)
+    pool = tower.pooling
+    if pool is None:
+        return embedding, after.float()[:, :0], one
+    normed = norm(tower.ln_post, after)
+    u = pool_tokens(pool, normed, pool_attention(pool, normed))
+    added = pool_mlp(pool, u)
+    pooled = u if added is None else u + added
+    scale = one if pool.norm is None else inverse_deviation(pool.norm, pooled).float()
+    return embedding, u.float()[:, None][:, :0] if added is None else added.float()[:, None], scale

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,10 +10,20 @@ from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
-from clip_anatomy.towers.forward import embed_inputs, encode, readout_of, walk
-from clip_anatomy.towers.layers import TransformerWeights
-from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.embedding import embed_inputs
+from clip_anatomy.towers.forward import encode, walk
+from clip_anatomy.towers.layers import TransformerWeights, WordEmbedding
+from clip_anatomy.towers.protocol import Architecture, Tower
+from clip_anatomy.towers.readout import readout_of
 from clip_anatomy.towers.trace import LayerReading, Trace, read_step, record
+
+KINDS = {
+    "transformer": "a transformer, split block by block",
+    "resnet": "a CLIP-ResNet: one layer of heads, its attention pool, writes into the joint space",
+    "places": "split where its places are averaged: what lies before is run by its own library, as one part",
+    "whole": "one part that its own library runs, not split",
+}
+"""What kind of split a tower gets, by its architecture."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class Transformer(TransformerWeights):
     """A pre-LN transformer as a `Tower`: every block writes into one residual stream, which the readout row is read from."""
 
     @property
-    def architecture(self) -> Literal["transformer", "resnet"]:
+    def architecture(self) -> Architecture:
         """Which family of methods it has."""
         return "transformer"
 
@@ -33,14 +42,22 @@ class Transformer(TransformerWeights):
 
     @property
     def has_class_token(self) -> bool:
-        """Whether one token of its own is read out, rather than a mean of all."""
-        return self.pool != "mean"
+        """Whether one token of its own is read out, rather than a sum over all."""
+        return self.pool not in ("mean", "attention")
+
+    @property
+    def mlp_names(self) -> tuple[str, ...]:
+        """What its MLPs are called: each by its layer, then the one behind an attention pool."""
+        pool = () if self.pooling is None or self.pooling.up is None else ("pool",)
+        return (*map(str, range(self.layers)), *pool)
 
     def token_count(self, inputs: Tensor) -> int:
         """Count the tokens a batch has: patches and class token, or the columns of the token ids."""
         if self.kind == "text":
-            return inputs.shape[1]
-        return prod(patch_grid(inputs.shape, self.patch)) + 1
+            return inputs.shape[1] + (
+                isinstance(self.embedding, WordEmbedding) and self.embedding.class_token is not None
+            )
+        return prod(patch_grid(inputs.shape, self.patch)) + self.own
 
     def encode(self, inputs: Tensor) -> Float[Tensor, "image embed"]:
         """Compute the embedding alone, in the tower's dtype."""
@@ -49,9 +66,7 @@ class Transformer(TransformerWeights):
 
     def trace(self, inputs: Tensor, each: Callable[[LayerReading], None] | None = None) -> Trace:
         """Run one forward and keep what the exact split needs; see `Tower.trace`."""
-        if each is None:
-            return record(self, inputs)[0]
-        return record(self, inputs, lambda step, readout: each(read_step(self, step, readout)))[0]
+        return record(self, inputs, each)
 
     def read_last(self, inputs: Tensor) -> LayerReading:
         """Tell what the last layer reads."""
@@ -72,8 +87,7 @@ def as_transformer(tower: Tower) -> Transformer:
     """
     if not isinstance(tower, Transformer):
         raise UnsupportedModel(
-            "this model is a CLIP-ResNet: one layer of heads, its attention pool, writes into the joint space, and what was "
-            "asked for needs a transformer's layers. Type one of: encode_image, decompose, Moments, textspan, explain, index, "
-            "search, heatmap (its message names the methods)"
+            f"this {tower.kind} tower is {KINDS[tower.architecture]}, and what was asked for needs a transformer's layers. Type one "
+            "of: encode_image, decompose, Moments, textspan, explain, index, search, heatmap (its message names the methods)"
         )
     return tower

@@ -1,0 +1,51 @@
+"""The first residual stream: pixels or token ids to tokens, and where each of them stands."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from clip_anatomy.towers.layers import PatchEmbedding, TransformerWeights, WordEmbedding
+from clip_anatomy.towers.operations import norm
+from clip_anatomy.towers.positions import position
+
+
+def embed_image(
+    tower: TransformerWeights, pixels: Float[Tensor, "image 3 row col"]
+) -> Float[Tensor, "image token width"]:
+    """Preprocessed pixels to the residual stream into block 0. Rows and cols are multiples of the patch."""
+    e = tower.embedding
+    assert isinstance(e, PatchEmbedding)
+    if e.stem is not None:
+        patches = e.stem.run(pixels)
+    else:
+        assert e.weight is not None
+        patches = F.conv2d(pixels.to(e.weight.dtype), e.weight, e.bias, stride=e.patch)
+    grid = (patches.shape[2], patches.shape[3])
+    patches = patches.flatten(2).transpose(1, 2)
+    front = [] if e.class_token is None else [e.class_token[None]]
+    front += [] if e.registers is None else [e.registers]
+    table = None if e.position is None else position(e, grid).to(patches.dtype)
+    if table is not None and len(table) == patches.shape[1] and front:  # no position vectors for the tokens in front
+        patches, table = patches + table, None
+    if front:
+        own = torch.cat(front).to(patches.dtype).expand(patches.shape[0], -1, -1)
+        patches = torch.cat([own, patches], dim=1)
+    x = patches if table is None else patches + table
+    return x if tower.ln_pre is None else norm(tower.ln_pre, x)
+
+
+def embed_text(tower: TransformerWeights, ids: Int[Tensor, "text token"]) -> Float[Tensor, "text all_tokens width"]:
+    """Token ids to the residual stream into block 0."""
+    e = tower.embedding
+    assert isinstance(e, WordEmbedding)
+    x = F.embedding(ids, e.weight).to(tower.dtype)
+    if e.class_token is not None:
+        x = torch.cat([x, e.class_token.to(x.dtype).expand(x.shape[0], 1, -1)], 1)
+    x = x + e.position[: x.shape[1]].to(tower.dtype)
+    return x if tower.ln_pre is None else norm(tower.ln_pre, x)
+
+
+def embed_inputs(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image token width"]:
+    """Pixels or token ids, whichever the tower takes, to the residual stream into block 0."""
+    return embed_image(tower, inputs) if tower.kind == "image" else embed_text(tower, inputs)
