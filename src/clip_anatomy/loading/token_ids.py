@@ -85,8 +85,9 @@ def read_as_far_as(tower: Tower, ids: Tensor) -> list[list[int]]:
 
 
 def _longest(tower: Tower, ids: Tensor) -> int:
-    cut = isinstance(tower, Transformer) and tower.causal
-    return int(_ends(tower, ids).max()) + 1 if cut else ids.shape[1]
+    if not isinstance(tower, Transformer) or not tower.causal:
+        return ids.shape[1]
+    return int(_ends(tower, ids).max()) + 1
 
 
 def _ends(tower: Transformer, ids: Tensor) -> Int[Tensor, " text"]:
