@@ -79,6 +79,9 @@ class AtlasHead:
         pca_explained: the most that as many directions could explain: that of the principal components.
         texts: its texts, best first.
         truth: (attribute, share of variance) of what truly drives it, largest first; empty where that is not known.
+        chance: share that as many shuffled texts explain; None if not measured.
+        role_chance: share of the evidence that the leading property of shuffled texts gets; likewise.
+        doubts: where role, texts, pictures and truth do not agree, a sentence each.
     """
 
     layer: int
@@ -90,6 +93,24 @@ class AtlasHead:
     pca_explained: float
     texts: tuple[AtlasText, ...]
     truth: tuple[tuple[str, float], ...] = ()
+    chance: float | None = None
+    role_chance: float | None = None
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def leading(self) -> AtlasText | None:
+        """The text that says best what it is about: of its role's texts, else of all, the one that explains most by itself.
+
+        The first pick need not be it: it has the largest score, which also grows with the length of the text in the head.
+        """
+        about = [text for text in self.texts if self.role.name in text.property.split(" + ")] if self.role.named else []
+        return max(about or self.texts, key=lambda text: text.explained_alone, default=None)
+
+    @property
+    def ordered(self) -> tuple[AtlasText, ...]:
+        """Its texts, the leading one first, the others as they were picked."""
+        first = self.leading
+        return self.texts if first is None else (first, *(text for text in self.texts if text is not first))
 
     @property
     def name(self) -> str:
@@ -181,6 +202,12 @@ class Atlas(Result):
         return sum((head.explained for head in self.heads), 0.0) / max(len(self.heads), 1)
 
     @property
+    def at_chance(self) -> str:
+        """What shuffled texts explain on average, in words; "" if not measured."""
+        levels = [head.chance for head in self.heads if head.chance is not None]
+        return f"; shuffled texts {sum(levels) / len(levels):.0%}" if levels else ""
+
+    @property
     def evidence(self) -> list[int]:
         """Rows of the store that stand as evidence for any text of any head, each once."""
         texts = [text for head in self.heads for text in head.texts]
@@ -229,7 +256,8 @@ class Atlas(Result):
         lines = [
             f"atlas of {self.model}: {len(self.heads)} heads over {self.images:,} images, {self.pool_texts:,} texts ({self.pool})",
             f"roles: {', '.join(roles)}",
-            f"the first {self.top_k} texts explain {self.explained:.0%} of a head's variance on average",
+            f"the first {self.top_k} texts explain {self.explained:.0%} of a head's variance on average"
+            + self.at_chance,
         ]
         if self.agreement:
             right, asked = int(self.agreement["right"]), int(self.agreement["asked"])
@@ -281,6 +309,7 @@ def _head(given: Mapping[str, Any]) -> AtlasHead:
     role: dict[str, Any] = {**given["role"], "shares": _pairs(given["role"]["shares"])}
     texts = tuple(_text(text) for text in given["texts"])
     values: dict[str, Any] = {**given, "role": Role(**role), "texts": texts, "truth": _pairs(given["truth"])}
+    values["doubts"] = tuple(given.get("doubts", ()))
     return AtlasHead(**values)
 
 

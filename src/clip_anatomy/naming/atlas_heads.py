@@ -1,11 +1,12 @@
 """The entries of an atlas: everything that was measured about the heads, put together head by head."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from clip_anatomy.naming.atlas import AtlasHead, AtlasImage, AtlasText
+from clip_anatomy.naming.chance import ChanceLevel
 from clip_anatomy.naming.ground_truth import GroundTruth
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.roles import Role
@@ -31,6 +32,7 @@ class HeadMeasurements:
         top_images: images at the ends of the picked directions.
         rows: place in the store → what is known of that image.
         truth: share of each head's variance that known attributes explain, where they are known.
+        chance: what shuffled texts reach.
     """
 
     span: TextSpanResult
@@ -41,6 +43,7 @@ class HeadMeasurements:
     top_images: TopImages
     rows: Mapping[int, ImageRow]
     truth: GroundTruth | None
+    chance: Mapping[tuple[int, int], ChanceLevel] = field(default_factory=dict[tuple[int, int], ChanceLevel])
 
 
 def atlas_heads(measured: HeadMeasurements, images: int) -> tuple[AtlasHead, ...]:
@@ -56,6 +59,7 @@ def atlas_heads(measured: HeadMeasurements, images: int) -> tuple[AtlasHead, ...
     heads: list[AtlasHead] = []
     for layer, head in span.heads():
         at = span.layers.index(layer), head
+        level = measured.chance.get((layer, head))
         shares = [] if truth is None else list(zip(truth.attributes, truth.share[at].tolist(), strict=True))
         heads.append(
             AtlasHead(
@@ -68,6 +72,8 @@ def atlas_heads(measured: HeadMeasurements, images: int) -> tuple[AtlasHead, ...
                 pca_explained=float(span.pca_explained[at][last]),
                 texts=_texts(measured, layer, head, images),
                 truth=tuple(sorted(shares, key=lambda one: -one[1])),
+                chance=None if level is None else level.explained,
+                role_chance=None if level is None else level.role,
             )
         )
     return tuple(heads)

@@ -4,6 +4,7 @@ moments ─▶ pool (grown, if asked) ─▶ TextSpan ─▶ stability ─▶ ro
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,11 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.adaptive_pool import grow
+from clip_anatomy.naming.agreement import disagreements, picture_scores
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.atlas_heads import HeadMeasurements, atlas_heads
 from clip_anatomy.naming.bundled_pools import pool_of
+from clip_anatomy.naming.chance import chance_levels
 from clip_anatomy.naming.ground_truth import GroundTruth, agreement, is_world, truth_of
 from clip_anatomy.naming.language_model import LanguageModel, LlmUsage, language_model
 from clip_anatomy.naming.llm_prompts import name_heads, spurious
@@ -30,6 +33,7 @@ from clip_anatomy.naming.top_images import rows_at, top_images
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
+from clip_anatomy.towers.untrained import looks_untrained
 
 __all__ = ["atlas"]
 
@@ -133,7 +137,17 @@ def atlas(
     top = top_images(opened, span, picks, images, progress=tell)
     columns = [name.strip() for name in truth.split(",")] if isinstance(truth, str) else truth
     known = truth_of(opened, columns) if columns or is_world(opened) else None
-    measured = HeadMeasurements(span, moments, grown.pool, named, stable, top, rows_at(opened, top.rows()), known)
+    level = chance_levels(span, moments, embeddings, grown.pool.properties, progress=tell)
+    measured = HeadMeasurements(
+        span, moments, grown.pool, named, stable, top, rows_at(opened, top.rows()), known, level
+    )
+    heads = atlas_heads(measured, images)
+    by_text = dict(zip(grown.pool.texts, embeddings, strict=True))
+    told = {text.text: text for head in heads for text in (*head.texts[:1], head.leading) if text is not None}
+    scores = picture_scores(
+        opened, {name: [image.row for image in text.top_images] for name, text in told.items()}, by_text
+    )
+    heads = tuple(replace(head, doubts=disagreements(head, scores)) for head in heads)
     judged = (
         spurious(asked, task, [*dict.fromkeys(r.name for r in named.values() if r.named)]) if asked and task else []
     )
@@ -149,7 +163,7 @@ def atlas(
         pool_texts=len(grown.pool),
         top_k=span.top_k,
         threshold=span.threshold,
-        heads=atlas_heads(measured, images),
+        heads=heads,
         curve=grown.curve if adaptive else (),
         agreement={} if known is None else _agreement(named, known),
         cues=tuple((one.cue, one.spurious, one.why) for one in judged),
@@ -198,6 +212,11 @@ def _notes(clip: Clip, store: Store, pool: Pool, stable: Stability | None) -> tu
         notes.append(
             "The bundled demo model knows only a small drawn world. What its heads are about says nothing about CLIPs that are in "
             "use; it shows what an atlas looks like where the truth is known."
+        )
+    towers = {"image tower": clip.vision, "text tower": clip.text_tower}
+    for name in (name for name, tower in towers.items() if looks_untrained(tower)):
+        notes.append(
+            f"The weights of the {name} look untrained, as if they were drawn at random: no name or role here means anything."
         )
     if len(store) < FEW_IMAGES:
         notes.append(

@@ -58,6 +58,14 @@ class Role:
     raw: str = ""
 
     @property
+    def leading_share(self) -> float:
+        """Share of the evidence of the property that leads, halved where the two scores do not both put it first."""
+        if not self.shares:
+            return 0.0
+        agree = all(first in ("", self.shares[0][0]) for first in (self.by_picks, self.by_text_variance))
+        return self.shares[0][1] * (1.0 if agree else 0.5)
+
+    @property
     def named(self) -> bool:
         """Whether this is the name of one property."""
         return self.name not in (UNNAMED, MIXED, "")

@@ -168,7 +168,7 @@ def _cell(head: AtlasHead, heads: int) -> dict[str, Any]:
     """Return a cell of the map. Its colour is half as strong at no confidence, so that the hue can still be told."""
     role = head.role
     sure = f" {percent(role.confidence)}" if role.named else ""
-    first = head.texts[0].text if head.texts else "no text"
+    first = head.leading.text if head.leading else "no text"
     letters = next((n for most, n in LETTERS if heads <= most), 3)
     return {
         "tip": f"{head.name} · {spaced(role.name)}{sure} · {first}",

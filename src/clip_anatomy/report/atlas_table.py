@@ -11,7 +11,7 @@ __all__ = ["has_parquet", "print_atlas", "write_parquet"]
 
 COLUMNS = {
     "layer": int, "head": int, "role": str, "confidence": float, "role_source": str, "variance": float, "explained": float,
-    "pca_explained": float, "truth": str, "truth_share": float, "place": int, "text": str, "property": str,
+    "pca_explained": float, "chance": float, "role_chance": float, "doubts": list, "truth": str, "truth_share": float, "place": int, "text": str, "property": str,
     "explained_alone": float, "gain": float, "cumulative": float, "runner_up": str, "margin": float, "stability": float,
     "stability_in_place": float, "top_images": list, "bottom_images": list,
 }  # fmt: skip
@@ -71,7 +71,8 @@ def write_parquet(atlas: Atlas, path: Path) -> None:
 def _head_values(head: AtlasHead) -> tuple[object, ...]:
     role, truth = head.role, head.truth[0] if head.truth else (None, None)
     return (
-        head.layer, head.head, role.name, role.confidence, role.source, head.variance, head.explained, head.pca_explained, *truth
+        head.layer, head.head, role.name, role.confidence, role.source, head.variance, head.explained, head.pca_explained,
+        head.chance, head.role_chance, list(head.doubts), *truth,
     )  # fmt: skip
 
 
@@ -80,6 +81,10 @@ def _text_values(text: AtlasText | None) -> tuple[object, ...]:
         return (None,) * (len(OF_TEXT) + 2)
     images = ([image.id for image in text.top_images], [image.id for image in text.bottom_images])
     return (*(getattr(text, name) for name in OF_TEXT), *images)
+
+
+def _beside(chance: float | None) -> str:
+    return "" if chance is None else f" ({chance:.0%})"
 
 
 def print_atlas(atlas: Atlas) -> None:
@@ -94,14 +99,20 @@ def print_atlas(atlas: Atlas) -> None:
     title = Text(f"{atlas.model}: {len(atlas.heads)} heads over {atlas.images:,} images")
     table = Table(title=title, title_justify="left", pad_edge=False)
     truth = any(head.truth for head in atlas.heads)
-    for name in ("head", "role", "sure", "explained", "first texts", *(["in truth"] if truth else [])):
+    for name in ("head", "role", "sure", "explained", "texts", *(["in truth"] if truth else [])):
         table.add_column(name, justify="right" if name in ("head", "sure", "explained") else "left")
     for head in atlas.heads:
-        sure = f"{head.role.confidence:.0%}" if head.role.named else ""
-        words = Text(" · ".join(text.text for text in head.texts[:2]))
-        row = [head.name, Text(head.role.name.replace("_", " ")), sure, f"{head.explained:.0%}", words]
+        sure = f"{head.role.confidence:.0%}{_beside(head.role_chance)}" if head.role.named else ""
+        leading = [head.leading.text] if head.leading else []
+        words = Text(" · ".join([*dict.fromkeys([*leading, *(text.text for text in head.texts)])][:2]))
+        role = Text(head.role.name.replace("_", " ") + (" ≠" if head.doubts else ""))
+        row = [head.name, role, sure, f"{head.explained:.0%}{_beside(head.chance)}", words]
         table.add_row(*row, *([f"{head.truth[0][0]} {head.truth[0][1]:.0%}" if head.truth else ""] if truth else []))
     say_drawn(console, table)
+    if any(head.chance is not None for head in atlas.heads):
+        say("In brackets: what texts reach by chance (the same pool, turned at random).")
+    if doubted := [head.name for head in atlas.heads if head.doubts]:
+        say(f"≠: role, texts, pictures or truth do not agree ({len(doubted)} heads); the page of the head says where.")
     if found := atlas.agreement:
         asked, right = int(found["asked"]), int(found["right"])
         rate = f" ({right / asked:.0%})" if asked else ""

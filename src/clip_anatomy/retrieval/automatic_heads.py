@@ -28,12 +28,14 @@ class ChosenHead:
         head: its number.
         why: why it was chosen, in words.
         meaning: what the atlas says it is about: "colour: something red"; "" where no atlas was read.
+        evidence: share of its evidence that is about the property it was chosen by; None where it was chosen otherwise.
     """
 
     layer: int
     head: int
     why: str = ""
     meaning: str = ""
+    evidence: float | None = None
 
     @property
     def name(self) -> str:

@@ -138,14 +138,17 @@ def _shares(store: Store, atlas: Atlas, name: str) -> dict[tuple[int, int], floa
 
 def _with_role(store: Store, atlas: Atlas, role: str) -> tuple[tuple[ChosenHead, ...], tuple[str, ...]]:
     if role in atlas.roles and (heads := _stored(store, atlas.with_role(role))):
-        return tuple(ChosenHead(one.layer, one.head, f"{role}, {one.role.confidence:.0%} sure") for one in heads), ()
+        return tuple(
+            ChosenHead(one.layer, one.head, f"{role}, {one.role.confidence:.0%} sure", evidence=one.role.confidence)
+            for one in heads
+        ), ()
     shares = _shares(store, atlas, role)
     best = max(shares.values(), default=0.0)
     if best <= 0:
         raise BadSpec(f"no head has the role {role!r}. Type one of: {', '.join(sorted(_roles(atlas)))}")
     chosen = [at for at, share in shares.items() if share >= HALF * best][:MAX_HEADS]
     note = f"no head's role is {role!r}; these are the heads that have most of it"
-    return tuple(ChosenHead(*at, f"{role}, {shares[at]:.0%} of its evidence") for at in chosen), (note,)
+    return tuple(_by_evidence(at, role, shares[at]) for at in chosen), (note,)
 
 
 def _with_property(store: Store, atlas: Atlas, name: str) -> tuple[tuple[ChosenHead, ...], tuple[str, ...]]:
@@ -153,7 +156,11 @@ def _with_property(store: Store, atlas: Atlas, name: str) -> tuple[tuple[ChosenH
     shares = {at: share for at, share in _shares(store, atlas, name).items() if share >= LEAST_SHARE}
     if not shares:
         return _with_role(store, atlas, name)
-    return tuple(ChosenHead(*at, f"{name}, {share:.0%} of its evidence") for at, share in shares.items()), ()
+    return tuple(_by_evidence(at, name, share) for at, share in shares.items()), ()
+
+
+def _by_evidence(at: tuple[int, int], name: str, share: float) -> ChosenHead:
+    return ChosenHead(*at, f"{name}, {share:.0%} of its evidence", evidence=share)
 
 
 def word_share(head: AtlasHead, words: str) -> float:

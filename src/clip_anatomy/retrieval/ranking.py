@@ -18,6 +18,7 @@ from clip_anatomy.store.store_model import model_of
 __all__ = ["SCHEMA", "Ranking"]
 
 SCHEMA = "clip-anatomy/search/1"
+CLEAR = 0.5  # of a head's evidence: below it, results need not have "the same" of anything
 COLUMNS = 100  # of the summary
 LISTED = 6  # heads in its list
 
@@ -75,7 +76,7 @@ class Ranking(Result):
 
     @property
     def title(self) -> str:
-        """What was asked for, as a heading: "Same texture as a.jpg"."""
+        """What was asked for, as a heading, as strong as the evidence: "Same texture as a.jpg", "Like a.jpg, weakly by texture"."""
         query, focus = self.query, self.query.focus
         kind, given, value = query.choice.partition("=")
         what = value if given else kind
@@ -83,13 +84,25 @@ class Ranking(Result):
         if query.mode == "without":
             names = ", ".join(one.name for one in query.heads[:4]) + (" …" if len(query.heads) > 4 else "")
             return f"Like {query.summary}, {f'without heads {names}' if numbered else f'whatever the {what}'}"
-        if focus and query.like and not query.texts and "|" not in focus:
+        weak = self.weakness
+        if focus and query.like and not query.texts and "|" not in focus and self.evidence >= CLEAR:
             return f"Same {focus} as {query.summary}"
         if focus:
-            return f"Like {query.summary}, by {focus}"
+            return f"Like {query.summary}, {weak}by {focus}"
         if query.mode == "heads" and not numbered:
-            return f"Like {query.summary}, by {value if kind == 'role' else f'“{what}”'}"
+            return f"Like {query.summary}, {weak}by {value if kind == 'role' else f'“{what}”'}"
         return f"Like {query.summary}"
+
+    @property
+    def evidence(self) -> float:
+        """Largest share of a compared head's evidence that is about what heads were chosen by; 0 where they were chosen otherwise."""
+        return max((one.evidence or 0.0 for one in self.heads), default=0.0)
+
+    @property
+    def weakness(self) -> str:
+        """How a title says that no compared head is about what they were chosen by."""
+        known = any(one.evidence is not None for one in self.heads)
+        return f"weakly ({self.evidence:.0%} of the evidence at best) " if known and self.evidence < CLEAR else ""
 
     @property
     def comparison(self) -> str:

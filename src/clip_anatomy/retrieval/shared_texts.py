@@ -129,7 +129,7 @@ def with_meanings(ranking: Ranking, atlas: Atlas) -> Ranking:
 
     def meaning(layer: int, head: int) -> str:
         one = known.get((layer, head))
-        return "" if one is None else f"{one.role.name}: {one.texts[0].text}" if one.texts else one.role.name
+        return "" if one is None else f"{one.role.name}: {one.leading.text}" if one.leading else one.role.name
 
     heads = tuple(replace(one, meaning=meaning(one.layer, one.head)) for one in ranking.heads)
     return replace(ranking, query=replace(ranking.query, heads=heads))
