@@ -377,3 +377,14 @@ def test_a_refusal_names_the_flag_that_stands_first() -> None:
         transformers_preprocess.read_processor(
             __import__("transformers").CLIPImageProcessor(do_resize=False, resample=0)
         )
+
+
+def test_a_text_tower_of_the_hub_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    save_file({"visual.conv1.weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    says = r"the text tower of roberta-ViT-B-32 is 'roberta-base' of the Hugging Face hub.*allow_network"
+    with pytest.raises(ca.errors.BadCheckpoint, match=says):
+        ca.load("open_clip:roberta-ViT-B-32", weights=tmp_path / "weights.safetensors")

@@ -14,7 +14,7 @@ from trained import heavy_tailed
 import clip_anatomy as ca
 from clip_anatomy.loading.double_precision import DoublePrecision, in_double
 from clip_anatomy.loading.load import read_host
-from clip_anatomy.loading.parity import compare, prove, random_pixels, random_texts
+from clip_anatomy.loading.parity import compare, exact_tolerance, prove, random_pixels, random_texts
 from clip_anatomy.towers.layers import Linear, Norm
 from clip_anatomy.towers.transformer import Transformer
 
@@ -183,7 +183,7 @@ def test_a_host_that_computes_something_else_is_refused(change: Callable[[Any], 
     model = model_with(heavy=True, dtype=dtype)
     assert ca.load(model).proof is not None
     change(model)
-    with pytest.raises(ca.errors.ParityError, match=r"tower, embedding = open_clip .*allowed 1e-10"):
+    with pytest.raises(ca.errors.ParityError, match=r"tower, embedding = open_clip .*allowed 1e-12"):
         ca.load(model)
 
 
@@ -209,6 +209,31 @@ def test_good_models_open(config: dict[str, Any], heavy: bool, dtype: torch.dtyp
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
 def test_good_models_of_transformers_open(dtype: torch.dtype) -> None:
     assert ca.load(tiny.transformers_model().to(dtype)).proof is not None
+
+
+@pytest.mark.parametrize("times", [1e7, 1e9])
+def test_a_head_does_not_hide_behind_massive_channels(times: float) -> None:
+    """Four channels so large that the head moves the embedding by 1e-7, or 1e-9: far below rounding in float32."""
+    model = model_with(heavy=False, dtype=torch.float32)
+    with torch.no_grad():
+        block_of(model, 1).mlp.c_proj.weight[:4] *= times
+        block_of(model, 1).mlp.c_proj.bias[:4] *= times
+    host = read_host(model)
+    assert isinstance(host.image_tower, Transformer)
+    without = IMAGE["a head of the last block missing"](host.image_tower)
+    exact, rounding = compare(without, host.encode_image, random_pixels(without), against="a host")
+    assert rounding.holds, "in float32 it cannot be told"
+    assert not exact.holds
+
+
+def test_the_tolerance_follows_how_much_a_model_multiplies_rounding() -> None:
+    def at(hosts: float, dtype: torch.dtype) -> float:
+        return exact_tolerance(hosts, dtype, torch.float64)
+
+    assert at(3e-7, torch.float32) == at(8e-3, torch.bfloat16) == 1e-12
+    assert at(1e-4, torch.float32) == pytest.approx(100 * 1e-4 * 2**-29)
+    assert at(1e-4, torch.float32) > at(1e-4, torch.float16)
+    assert at(1.0, torch.float32) == at(0.0, torch.float64) == 1e-10
 
 
 def test_sharp_attention_is_no_reason_to_refuse() -> None:

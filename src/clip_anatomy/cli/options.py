@@ -26,7 +26,10 @@ StoreModel = Annotated[
 EditModel = Annotated[
     str | None, Parameter(name="--model", alias="-m", help="the model of the edit under another name or path.")
 ]
-Weights = Annotated[str | None, Parameter(help="a checkpoint file for open_clip:NAME.")]
+Weights = Annotated[
+    str | None,
+    Parameter(help="a checkpoint file for open_clip:NAME; NAME/TAG keeps the preprocessing published for that tag."),
+]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, Parameter(help="float32, float16, bfloat16 or float64.")]
 

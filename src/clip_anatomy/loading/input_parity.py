@@ -17,6 +17,7 @@ from clip_anatomy.loading.host import LoadedModel
 from clip_anatomy.loading.parity import Comparison, Proof
 from clip_anatomy.loading.token_ids import checked_ids, ids_of, read_as_far_as
 from clip_anatomy.loading.tokenizer import Tokenizer
+from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer
 
 LEVELS = 0.05
@@ -57,7 +58,7 @@ def compare_pixels(
 
 
 def compare_ids(
-    tokenizer: Tokenizer, hosts: Callable[[list[str]], object], tower: Transformer, *, against: str
+    tokenizer: Tokenizer, hosts: Callable[[list[str]], object], tower: Tower, *, against: str
 ) -> tuple[Comparison, str]:
     """Compare our ids of three texts with the host's, as far as the tower reads them.
 
@@ -74,7 +75,7 @@ def compare_ids(
     return Comparison(f"token ids = {against}", "text", float(len(differ)), 0.0), told
 
 
-def with_inputs(proof: Proof, loaded: LoadedModel, tower: Transformer) -> Proof:
+def with_inputs(proof: Proof, loaded: LoadedModel, tower: Tower) -> Proof:
     """Add the comparison of pixels and of token ids to a proof, of each where the host has code of its own.
 
     Raises:
@@ -101,14 +102,14 @@ def _held(found: Comparison, told: str, instead: str) -> Comparison:
     return found
 
 
-def _check_ends(tokenizer: Tokenizer, tower: Transformer) -> None:
+def _check_ends(tokenizer: Tokenizer, tower: Tower) -> None:
     """Raise BadText where a tokenizer does not end texts with the id at which the tower reads.
 
     A tower that is read at the highest id reads somewhere in any text: then it must be one id, the same in different texts.
     One text at a time, since a function of the user's need not pad.
     """
     read = sorted({int(checked_ids(tower, ids_of(tokenizer([text]), 1)).max()) for text in ("a dog", "red")})
-    if tower.pool == "argmax" and len(read) > 1:
+    if isinstance(tower, Transformer) and tower.pool == "argmax" and len(read) > 1:
         raise BadText(
             f"this tokenizer writes no end-of-text token that the model knows: its text tower reads the highest id of a text, "
             f"which is {read[0]} in one and {read[-1]} in another. Type: load(..., tokenizer=) with the model's own"

@@ -192,6 +192,12 @@ def _from_state(
         model = open_clip_model(config)
     except (TypeError, KeyError, AssertionError) as e:
         raise BadCheckpoint(f"the config of {name} is not one of open_clip's ({e}).") from e
+    except OSError as e:  # a text tower of the hub, whose own configuration is asked for there
+        hub = config.get("text_cfg", {}).get("hf_model_name")
+        raise BadCheckpoint(
+            f"the text tower of {name} is {hub!r} of the Hugging Face hub, whose configuration is not on this machine. It is fetched with "
+            "'with clip_anatomy.allow_network():' around it"
+        ) from e
     _load_strictly(model, state, f"{file_name} as {name}")
     visual: Any = model.visual
     size = getattr(visual, "image_size", config["vision_cfg"].get("image_size", 224))
