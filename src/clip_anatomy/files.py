@@ -16,7 +16,7 @@ from clip_anatomy.errors import BadInput, ClipAnatomyError, OutputError, reading
 from clip_anatomy.leftovers import held_file, sweep
 
 __all__ = [
-    "digest", "digest_of_file", "path_of", "random_number", "read_json", "read_safetensors", "write_safetensors", "write_text",
+    "digest", "digest_of_file", "is_there", "path_of", "random_number", "read_json", "read_safetensors", "write_safetensors", "write_text",
     "written_whole",
 ]  # fmt: skip
 
@@ -36,6 +36,14 @@ def path_of(name: str | Path) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # no such user
         return Path(name)
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file or folder is there; one with a name that no file can have (too long, with a zero byte) is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def digest(

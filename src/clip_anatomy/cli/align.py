@@ -34,7 +34,7 @@ def align(
     """
     from contextlib import ExitStack
 
-    from clip_anatomy.progress import note, shown
+    from clip_anatomy.progress import note, say, shown
 
     folder = output_folder(out, "clip-anatomy-align", as_json=as_json)
     with ExitStack() as stack:
@@ -50,7 +50,7 @@ def align(
     if as_json:
         print_json(found.to_dict())
     else:
-        print(found.summary())
+        say(found.summary())
     if folder is not None:
         note(f"figure: {folder / 'align.png'}")
     return 0

@@ -160,6 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "error: memory ran out. Type fewer or smaller pictures, a smaller --batch, or a smaller model",
                 BAD_INPUT,
             )
+        if isinstance(error, OSError) and not isinstance(
+            error, ClipAnatomyError
+        ):  # the machine's word, not ours: a name, a disk
+            return _say(f"error: {error}. Type a path that can be read and written", BAD_INPUT)
         if isinstance(error, ClipAnatomyError):
             return _say(f"error: {in_cli_words(str(error))}", BAD_INPUT)
         return _say(f"a defect of clip-anatomy: {type(error).__name__}: {error}. To see where, add --debug", BROKEN)

@@ -1,5 +1,6 @@
 """CUB-200-2011 (Wah et al. 2011): birds of 200 species, with the official split and attributes."""
 
+from clip_anatomy.data.masked import lines_of
 from clip_anatomy.data.published_copies import DatasetCopy, ImageEntry, LabelledDataset, PublishedDataset, read_words
 
 __all__ = ["CUB", "cub"]
@@ -70,8 +71,8 @@ def _attributes(copy: DatasetCopy) -> dict[str, dict[str, str]]:
     table = next((path for path in beside if path.is_file()), None)
     if table is None:
         raise copy.wrong(f"there is no attributes.txt in {copy.root} or beside it")
-    for line in table.read_text(encoding="utf-8").splitlines():
-        code, _, name = line.strip().partition(" ")
+    for line in lines_of(table):
+        code, _, name = line.partition(" ")
         what, _, value = name.strip().removeprefix("has_").partition("::")
         if code:
             known[code] = what.replace("_", " "), value.replace("_", " ")

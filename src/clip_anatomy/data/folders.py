@@ -16,7 +16,7 @@ from clip_anatomy.data.picture import ImageData, Picture, hash_of
 from clip_anatomy.data.picture_files import HIDDEN, OURS, UNREADABLE, head_of, is_picture, not_a_picture
 from clip_anatomy.data.tables import NAMES, NOTHING, Table, TableRow, merged, read_rows, read_table, row_for
 from clip_anatomy.errors import BadInput
-from clip_anatomy.files import path_of
+from clip_anatomy.files import is_there, path_of
 from clip_anatomy.leftovers import is_partial
 
 __all__ = ["PYTHON_LIST", "Folder", "ImageList", "PythonList", "pictures_under"]
@@ -169,7 +169,7 @@ class ImageList:
         base = self.file.parent
         there = base / path_of(path)
         inner = base / "images" / path
-        return inner if not there.exists() and inner.exists() else there
+        return inner if not is_there(there) and is_there(inner) else there
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clip_anatomy.data.masked import lines_of
 from clip_anatomy.data.published_copies import DatasetCopy, ImageEntry, LabelledDataset, PublishedDataset
 from clip_anatomy.errors import BadInput, MissingExtra
 from clip_anatomy.loading.imagenet_texts import imagenet_names, imagenet_synsets, unique_names
@@ -178,7 +179,7 @@ def _all_synsets(copy: DatasetCopy, inside: list[str]) -> tuple[str, ...] | None
     around = (copy.root, copy.root.parent, copy.root.parent.parent)
     for table in (at / "LOC_synset_mapping.txt" for at in around):
         if table.is_file():
-            found = sorted({line.split()[0] for line in table.read_text(encoding="utf-8").splitlines() if line.strip()})
+            found = sorted({line.split()[0] for line in lines_of(table)})
             if len(found) != CLASSES:
                 raise copy.wrong(f"{table} names {len(found)} synsets, {CLASSES:,} were expected")
             return tuple(found)

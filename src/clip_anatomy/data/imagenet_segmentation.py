@@ -9,8 +9,9 @@ from jaxtyping import Int
 from PIL import Image
 
 from clip_anatomy.data.masked import MaskedDataset, MaskedPicture
-from clip_anatomy.errors import BadImage, BadInput, MissingExtra
+from clip_anatomy.errors import BadImage, BadInput, MissingExtra, reading
 
+DEEPEST = 8
 WHERE = (
     "Get gtsegs_ijcv.mat from the page of Guillaumin, Küttel and Ferrari, ImageNet Auto-Annotation with Segmentation "
     "Propagation (CALVIN group, Edinburgh). Type the path of that file"
@@ -33,10 +34,8 @@ def open_imagenet_seg(path: Path) -> MaskedDataset:
     if not file.is_file():
         raise BadInput(f"{file} is not there. {WHERE}")
     opened = _open(file)
-    try:
+    with reading(file, f"It holds no /value/img and /value/gt. {WHERE}"):
         count = min(opened["/value/img"].shape[0], opened["/value/gt"].shape[0])
-    except (KeyError, AttributeError, TypeError) as error:
-        raise BadInput(f"{file} holds no /value/img and /value/gt. {WHERE}") from error
     if not count:
         raise BadInput(f"{file} holds no pictures: it is empty. {WHERE}")
     return MaskedDataset(
@@ -80,12 +79,10 @@ def _followed(file: Path, name: str, at: int) -> np.ndarray:
     import h5py
 
     opened = _open(file)
-    try:
+    with reading(f"entry {at} of {name} in {file}", "Bring back the original file", BadImage):
         found = np.asarray(opened[name][at])
-        while found.dtype == h5py.ref_dtype:
+        for _ in range(DEEPEST):  # references, which a damaged file may lead round in a circle
+            if found.dtype != h5py.ref_dtype:
+                return found
             found = np.asarray(opened[found.ravel()[0]])
-    except (KeyError, ValueError, OSError, RuntimeError, IndexError) as error:
-        raise BadImage(
-            f"entry {at} of {name} in {file} cannot be read ({error}). Bring back the original file"
-        ) from error
-    return found
+        raise ValueError("references that lead nowhere")

@@ -1,10 +1,10 @@
 """A folder of one's own: `images/`, `masks/` (PNG, one category id a pixel) and `mask_classes.json` ({id: name})."""
 
-import json
 from pathlib import Path
 
 from clip_anatomy.data.masked import IGNORED, MaskedDataset, files_in, need, paired
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import reading
+from clip_anatomy.files import read_json
 
 WHERE = (
     "Type a folder with images/ (JPEG or PNG), masks/ (PNG of the same names, one category number a pixel) and "
@@ -22,11 +22,9 @@ def open_sample(path: Path) -> MaskedDataset:
         BadInput: something is missing.
     """
     need(path, "images", "masks", "mask_classes.json", what="a folder of pictures with masks", where=WHERE)
-    try:
-        given = json.loads((path / "mask_classes.json").read_text(encoding="utf-8"))
-        numbered = {int(number): str(name) for number, name in given.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path / 'mask_classes.json'} is no table of numbers and names ({error}). {WHERE}") from error
+    file, instead = path / "mask_classes.json", f"It is no table of numbers and names. {WHERE}"
+    with reading(file, instead):
+        numbered = {int(number): str(name) for number, name in read_json(file, instead).items()}
     names = {n: _plain(name) for n, name in numbered.items() if n != 0 and name not in ("unlabeled", "unlabelled")}
     classes = tuple(dict.fromkeys(names.values()))
     table = dict.fromkeys((*numbered, 0, 255), IGNORED) | {n: classes.index(name) for n, name in names.items()}

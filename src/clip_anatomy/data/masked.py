@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.errors import BadImage, BadInput, reading
 from clip_anatomy.images.decode import read_image
 
 __all__ = [
@@ -121,12 +121,10 @@ def need(root: Path, *inside: str, what: str, where: str) -> None:
 
 def lines_of(path: Path) -> list[str]:
     """List the non-empty lines of a text file, stripped."""
-    try:
+    with reading(path, "Bring it back, and type the same again"):
         return [
             line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
         ]
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}). Bring it back, and type the same again") from error
 
 
 def read_ids(path: Path, *, grey: bool = False) -> "Int[np.ndarray, 'row col']":
@@ -139,12 +137,9 @@ def read_ids(path: Path, *, grey: bool = False) -> "Int[np.ndarray, 'row col']":
     Raises:
         BadInput: unreadable, or a picture in colours.
     """
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            ids = np.array(opened.convert("L") if grey and opened.mode in ("RGB", "RGBA", "LA") else opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"the mask {path} cannot be read ({error}). Bring back the original file") from error
+    with reading(f"the mask {path}", "Bring back the original file"), Image.open(path) as opened:
+        opened.load()
+        ids = np.array(opened.convert("L") if grey and opened.mode in ("RGB", "RGBA", "LA") else opened)
     if ids.ndim != 2:
         raise BadInput(
             f"the mask {path} has {ids.shape[-1]} channels: one number a pixel was expected. Type a mask of class numbers"

@@ -58,7 +58,7 @@ def matlab_table(path: Path, name: str) -> Shaped[np.ndarray, "row col"]:
             inner = next(iter(_elements(_unpacked(data), order)), (0, b"")) if kind == PACKED else (kind, data)
             if inner[0] == MATRIX and (found := _variable(inner[1], order, name)) is not None:
                 return found
-    except (_Damaged, struct.error, zlib.error) as error:
+    except Exception as error:  # whatever a damaged length or kind leads to
         raise BadInput(f"{path} cannot be read ({error}). Bring back the original file") from error
     raise BadInput(f"{path} holds no {name}. Bring back the original file")
 

@@ -97,7 +97,7 @@ def read_inert(path: Path) -> dict[str, Any]:
         raise BadInput(
             f"{path} is not read: {error}. Nothing of it was run. Fetch a fresh copy from the data set's own page"
         ) from error
-    except (ValueError, IndexError, KeyError, TypeError, OSError, OverflowError, MemoryError) as error:
+    except Exception as error:  # whatever damaged instructions lead to
         raise BadInput(f"{path} is damaged or no pickle file ({error}). Fetch a fresh copy") from error
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from clip_anatomy.data.class_names import POTSDAM
 from clip_anatomy.data.masked import IGNORED, MaskedDataset, MaskedPicture, need
-from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.errors import BadImage, BadInput, reading
 from clip_anatomy.images.geometry import window_starts
 
 WHERE = (
@@ -51,11 +51,8 @@ def open_potsdam(path: Path, *, split: str = "test") -> MaskedDataset:
 
 
 def _squares(file: Path, labels: Path, tile: str) -> list[MaskedPicture]:
-    try:
-        with Image.open(file) as opened:
-            cols, rows = opened.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{file} cannot be read ({error}). Bring back the original file") from error
+    with reading(file, "Bring back the original file"), Image.open(file) as opened:
+        cols, rows = opened.size
 
     def square(row: int, col: int) -> MaskedPicture:
         def picture() -> Image.Image:
@@ -71,11 +68,8 @@ def _squares(file: Path, labels: Path, tile: str) -> list[MaskedPicture]:
 
 @lru_cache(maxsize=2)  # the tile and its labels, for its 144 squares
 def _tile(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise BadImage(f"{file} cannot be read ({error}). Bring back the original file") from error
+    with reading(file, "Bring back the original file", BadImage), Image.open(file) as opened:
+        return opened.convert("RGB")
 
 
 @lru_cache(maxsize=1)

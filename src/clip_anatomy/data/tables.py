@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from clip_anatomy.errors import BadInput, reading
+from clip_anatomy.files import read_json
 
 __all__ = ["Table", "TableRow", "normalised_path", "read_rows", "read_table", "row_for"]
 
@@ -96,7 +97,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
             with path.open(encoding="utf-8-sig") as file:
                 yield from _of_records(path, (json.loads(line) for line in file if line.strip()))
         elif kind == ".json":
-            yield from _of_json(path, json.loads(path.read_text(encoding="utf-8-sig")))
+            yield from _of_json(path, read_json(path, "Save it as CSV or JSON in UTF-8", of=object))
         else:
             raise BadInput(f"{path} is no table of labels. Type a .csv, .tsv, .json or .jsonl file")
 

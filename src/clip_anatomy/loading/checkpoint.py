@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_anatomy.errors import BadCheckpoint
+from clip_anatomy.errors import BadCheckpoint, reading
 from clip_anatomy.files import read_json as read_json_file
 
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # extra entries of OpenAI's own files
@@ -29,13 +29,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         BadCheckpoint: missing, empty, damaged, TorchScript, a pickle of anything else, or not finite.
     """
-    if not path.is_file():
-        raise BadCheckpoint(f"{path} is not a file. Type the path of a .safetensors or .pt file.")
-    if path.stat().st_size == 0:
-        raise BadCheckpoint(f"{path} is empty. Download or save it again.")
-    state = _without_shared_prefix(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path))
-    check_finite(state, path.name)
-    return state
+    with reading(path, "Download or save it again", BadCheckpoint):
+        if not path.is_file():
+            raise BadCheckpoint(f"{path} is not a file. Type the path of a .safetensors or .pt file.")
+        if path.stat().st_size == 0:
+            raise BadCheckpoint(f"{path} is empty. Download or save it again.")
+        state = _without_shared_prefix(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path))
+        check_finite(state, path.name)
+        return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Figures and folder of an ablation: accuracy as parts are replaced, against the whole model."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,8 @@ import torch
 
 from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
 from clip_anatomy.edits.replacement import BYS
-from clip_anatomy.errors import BadInput, OutputError
+from clip_anatomy.errors import BadInput, ClipAnatomyError, OutputError
+from clip_anatomy.files import read_json
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, NO_INK, YES_INK, Canvas, canvas, draw_grid, png
 from clip_anatomy.report.html import notebook_figures
@@ -122,10 +122,10 @@ def _studies(result: Ablation | Study) -> tuple[Study, ...]:
 def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
     """Return studies that a folder holds already, by the names of their figures."""
     try:
-        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        content = read_json(folder / RESULT, "")
         studies = content["studies"] if content["schema"] == SCHEMA else []
         return {_figure_name(one["name"], one["by"]): one for one in studies if "store" in one}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ClipAnatomyError, KeyError, TypeError, AttributeError):
         return {}
 
 

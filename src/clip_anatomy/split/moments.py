@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_anatomy.boundary import public
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, reading
 from clip_anatomy.files import read_safetensors, write_safetensors
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.head_batches import HasHeads, chunk_of, contributions_of, one_each
@@ -266,20 +266,19 @@ class Moments:
             BadInput: not such a file; says what it is instead.
         """
         tensors, metadata = read_safetensors(Path(path), FORMAT, "Moments.of(parts).save(path)")
-        layers, groups = tuple(json.loads(metadata["layers"])), tuple(json.loads(metadata["groups"]))
-        basis = None
-        if "basis_rows" in tensors:
-            basis = HeadBasis.of_tensors(tensors["basis_rows"], tensors["basis_factor"], metadata["convention"], layers)
-        return Moments(
-            tensors["counts"],
-            tensors["means"],
-            tensors["scatters"],
-            groups,
-            layers,
-            metadata["convention"],
-            metadata["model"],
-            basis,
-        )
+        with reading(path, "It holds no whole moments. Make them anew with Moments.of(parts).save(path)"):
+            layers, groups = (tuple(map(int, json.loads(metadata[name]))) for name in ("layers", "groups"))
+            counts, means, scatters = (tensors[name] for name in ("counts", "means", "scatters"))
+            if means.ndim != 5 or scatters.shape != (*means.shape, means.shape[-1]) or counts.shape != means.shape[:2]:
+                raise ValueError(f"counts {[*counts.shape]}, means {[*means.shape]}, scatters {[*scatters.shape]}")
+            if len(groups) != counts.shape[0] or len(layers) != means.shape[2]:
+                raise ValueError(f"{len(groups)} groups and {len(layers)} layers of {[*means.shape[:3]]}")
+            basis = None
+            if "basis_rows" in tensors:
+                basis = HeadBasis.of_tensors(
+                    tensors["basis_rows"], tensors["basis_factor"], metadata["convention"], layers
+                )
+            return Moments(counts, means, scatters, groups, layers, metadata["convention"], metadata["model"], basis)
 
     # ---- within
 

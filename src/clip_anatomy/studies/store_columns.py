@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, reading
 from clip_anatomy.store.store import Store
 
 __all__ = [
@@ -143,10 +143,8 @@ def classes_of(given: Sequence[str] | str | None) -> tuple[str, ...]:
         BadInput: a file that cannot be read, fewer than two names, a name twice.
     """
     if isinstance(given, str) and Path(given).suffix and Path(given).is_file():
-        try:
+        with reading(f"{given} as class names", "Type --classes 'a, b, c'"):
             lines = Path(given).read_text(encoding="utf-8").splitlines()
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{given} cannot be read as class names ({error}). Type --classes 'a, b, c'") from error
         names = tuple(line.strip() for line in lines if line.strip())
     else:
         names = listed(given)

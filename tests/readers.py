@@ -1,0 +1,211 @@
+"""Every reader of something from outside: a whole example of what it reads, and how it is called. `test_fuzz` damages the examples."""
+
+import json
+import pickle
+import shutil
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+from pictures import encoded, noise
+from tiny import open_clip_model
+
+import clip_anatomy as ca
+from clip_anatomy.data.coco import open_coco_object
+from clip_anatomy.data.mask_folder import open_sample
+from clip_anatomy.data.matlab import matlab_table
+from clip_anatomy.data.open_dataset import open_dataset
+from clip_anatomy.data.pickle_reader import read_inert
+from clip_anatomy.data.tables import read_table
+from clip_anatomy.files import write_safetensors
+from clip_anatomy.images.decode import read_image
+from clip_anatomy.loading.checkpoint import read_state
+from clip_anatomy.loading.disk_cache import DiskCache
+from clip_anatomy.naming.language_model import _answer_of, _RetryableError
+from clip_anatomy.naming.pool import read_pool
+from clip_anatomy.report.ablation_figure import check_folder
+from clip_anatomy.store.manifest import Manifest
+from clip_anatomy.store.store import Store
+from clip_anatomy.store.verify import verify
+
+DEMO = Path(ca.__file__).parent / "loading" / "demo"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader.
+
+    Attributes:
+        example: makes a whole file of what it reads.
+        read: reads a file; only errors of the project may come out.
+        name: of the file.
+    """
+
+    example: Callable[[], bytes]
+    read: Callable[[Path], Any]
+    name: str = "file"
+
+
+def read_store(rows: Path) -> None:
+    """Read a store with these rows."""
+    folder = Path(mkdtemp(dir=rows.parent)) / "store"
+    shutil.copytree(store(), folder)
+    shutil.copy(rows, folder / "rows.sqlite")
+    try:
+        verify(folder)
+        opened = Store.open(folder)
+        opened.rows()
+        opened.moments()
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+def read_model(config: Path) -> None:
+    """Open the demo model under this config."""
+    folder = Path(mkdtemp(dir=config.parent))
+    try:
+        (folder / "open_clip_model.safetensors").symlink_to(DEMO / "open_clip_model.safetensors")
+        shutil.copy(config, folder / "open_clip_config.json")
+        ca.load(folder, parity=False)
+    finally:
+        shutil.rmtree(folder)
+
+
+def read_masks(annotations: Path) -> None:
+    """Read all masks of COCO's JSON file."""
+    folder = Path(mkdtemp(dir=annotations.parent))
+    try:
+        (folder / "val2017").mkdir()
+        (folder / "annotations").mkdir()
+        shutil.copy(annotations, folder / "annotations" / "instances_val2017.json")
+        for entry in open_coco_object(folder).entries[:3]:
+            try:
+                entry.mask()
+            except ca.errors.ClipAnatomyError:
+                continue
+    finally:
+        shutil.rmtree(folder)
+
+
+def read_answer(file: Path) -> None:
+    """Read an answer of a language model."""
+    with suppress(_RetryableError):
+        _answer_of(file.read_bytes().decode("utf-8", "replace"), cached=False)
+
+
+def read_cache(file: Path) -> None:
+    """Read a cache, and write into it."""
+    DiskCache(file).get(["a", "b"])
+    DiskCache(file).put({"a": b"1"})
+
+
+@cache
+def store() -> Path:
+    """Return a small store."""
+    torch.set_num_threads(1)
+    place = Path(mkdtemp()) / "store"
+    ca.index(ca.load(open_clip_model(layers=1, heads=1, d=8), parity=False), "world:6", place)
+    return place
+
+
+def of_store(name: str) -> bytes:
+    """Return a file of a small store."""
+    return (store() / name).read_bytes()
+
+
+def written(write: Callable[[Path], Any], name: str = "a") -> bytes:
+    """Return what a function writes into a file."""
+    path = Path(mkdtemp()) / name
+    write(path)
+    return path.read_bytes()
+
+
+def tar() -> bytes:
+    file = BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as made:
+        for name, content in (("a.png", encoded(noise(20, 20), "PNG")), ("a.json", b'{"label": "x"}'), ("b.png", b"x")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, BytesIO(content))
+    return file.getvalue()
+
+
+def text(value: Any) -> Callable[[], bytes]:
+    return lambda: json.dumps(value).encode()
+
+
+def edit() -> bytes:
+    clip = ca.load("demo", parity=False)
+    return written(lambda path: ca.Edit.of(clip, "7.0", by="zero").save(path), "e.json")
+
+
+def atlas() -> bytes:
+    clip, place = ca.load("demo", parity=False), Path(mkdtemp()) / "store"
+    ca.index(clip, "world:12", place)
+    return json.dumps(ca.atlas(Store.open(place), clip, texts=1, resamples=0, images=1).to_dict()).encode()
+
+
+def names_of_masks(file: Path) -> None:
+    """Read the names beside one picture and its mask."""
+    for folder in ("images", "masks"):
+        (file.parent / folder).mkdir(exist_ok=True)
+        (file.parent / folder / "a.png").write_bytes(encoded(noise(4, 4).convert("L"), "PNG"))
+    open_sample(file.parent)
+
+
+def moments() -> bytes:
+    return written(lambda path: Store.open(store()).moments().save(path), "m.safetensors")
+
+
+def walk(source: Path) -> None:
+    list(open_dataset(source))
+
+
+SHAPES = {"counts": [10, 20, 20], "size": [5, 10]}
+COCO = {
+    "images": [{"id": at, "file_name": f"{at}.jpg", "height": 5, "width": 10} for at in range(2)],
+    "annotations": [
+        {"id": 1, "image_id": 0, "category_id": 1, "area": 9, "segmentation": SHAPES},
+        {"id": 2, "image_id": 1, "category_id": 2, "area": 5, "segmentation": [[0, 0, 4, 0, 4, 4]]},
+    ],
+}
+TABLE = [{"path": "a.png", "label": "cat", "captions": ["a cat", "a tabby"], "size": 3}]
+READERS = {
+    "picture": Reader(lambda: encoded(noise(20, 20), "PNG"), read_image, "a.png"),
+    "photograph": Reader(lambda: encoded(noise(20, 20), "JPEG"), read_image, "a.jpg"),
+    "tar": Reader(tar, walk, "a.tar"),
+    "table": Reader(text(TABLE), read_table, "a.json"),
+    "table of COCO": Reader(text({**COCO, "annotations": [{"image_id": 0, "caption": "a cat"}]}), read_table, "a.json"),
+    "CSV": Reader(lambda: b"path,label,caption\na.png,cat,a cat\nb.png,dog,\n", read_table, "a.csv"),
+    "list": Reader(lambda: b"a.png\n# no\nb.png\n", walk, "a.txt"),
+    "masks": Reader(text(COCO), read_masks, "instances.json"),
+    "names of masks": Reader(text({"1": "cat", "2": "wall-brick"}), names_of_masks, "mask_classes.json"),
+    "pickle": Reader(lambda: pickle.dumps({"data": [1, 2], "labels": b"x", "size": 3.5}, protocol=2), read_inert),
+    "MATLAB": Reader(lambda: written(lambda path: savemat(path, {"x": np.arange(6.0)}), "a.mat"), lambda path: matlab_table(path, "x"), "a.mat"),
+    "weights": Reader(lambda: written(lambda path: torch.save({"a": torch.zeros(4)}, path)), read_state, "w.pt"),
+    "safetensors": Reader(lambda: written(lambda path: write_safetensors(path, {"a": torch.zeros(4)}, {}), "w.safetensors"), read_state, "w.safetensors"),
+    "config": Reader((DEMO / "open_clip_config.json").read_bytes, read_model, "config.json"),
+    "store": Reader(lambda: of_store("store.json"), lambda path: Manifest.load(path.parent), "store.json"),
+    "rows": Reader(lambda: of_store("rows.sqlite"), read_store, "rows.sqlite"),
+    "moments": Reader(moments, ca.Moments.load, "m.safetensors"),
+    "edit": Reader(edit, ca.Edit.load, "e.json"),
+    "atlas": Reader(atlas, ca.Atlas.load, "atlas.json"),
+    "studies": Reader(text({"schema": "clip-anatomy/ablate/1", "studies": [{"name": "a", "by": "mean", "store": "s"}]}), lambda path: check_folder(path.parent, "s"), "ablate.json"),
+    "pool": Reader(lambda: b"a red circle\tcolour\na star\n", read_pool, "pool.txt"),
+    "answer": Reader(text({"choices": [{"message": {"content": "colour"}}], "usage": {"prompt_tokens": 3}}), read_answer),
+    "cache": Reader(lambda: written(lambda path: DiskCache(path).put({"a": b"1" * 9}), "c.sqlite"), read_cache, "c.sqlite"),
+}  # fmt: skip
+
+
+def savemat(path: Path, values: dict[str, Any]) -> None:
+    from scipy.io import savemat as write
+
+    write(path, values)
