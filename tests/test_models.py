@@ -81,10 +81,14 @@ def test_any_resolution_without_touching_the_model(grid: tuple[int, int]) -> Non
     assert torch.equal(before, model.vision_model.embeddings.position_embedding.weight)
 
 
-def test_sides_that_are_no_multiples_of_the_patch_say_what_to_type() -> None:
-    clip = ca.load(tiny.open_clip_model())
-    with pytest.raises(ca.errors.BadImage, match="multiples of the patch 8 × 8.*Type: images of 32 × 40"):
-        ca.decompose(clip, torch.randn(1, 3, 33, 41))
+def test_pixels_that_no_patch_covers_are_cut_off_as_the_hosts_convolution_does() -> None:
+    model: Any = tiny.open_clip_model(size=36)
+    clip, pixels = ca.load(model), torch.randn(2, 3, 36, 36)
+    with torch.no_grad():
+        assert relative(ca.decompose(clip, pixels).total(), model.encode_image(pixels)) <= 1e-5
+    assert torch.equal(clip.encode_image(pixels), clip.encode_image(pixels[..., :32, :32]))
+    with pytest.raises(ca.errors.BadImage, match="multiples of the patch 8 × 8.*Type: images of 8 × 40"):
+        ca.decompose(clip, torch.randn(1, 3, 7, 41))
 
 
 @pytest.mark.parametrize(

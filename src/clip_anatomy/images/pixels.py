@@ -33,6 +33,8 @@ __all__ = [
     "read_image",
 ]
 
+_LARGEST_NORMALISED = 8.0  # white is below 3 with the means and deviations of every published CLIP
+
 
 def prepare(
     sources: ImageLike | Iterable[ImageLike] | object,
@@ -64,6 +66,7 @@ def prepare(
     """
     if isinstance(sources, Tensor) and is_preprocessed(sources):
         _refuse_not_finite(sources)
+        _refuse_pictures(sources)
         return sources
     alone, pictures = listed(sources)
     inputs: list[Tensor] = []
@@ -98,6 +101,18 @@ def is_preprocessed(tensor: Tensor) -> bool:
     if not tensor.numel():
         raise BadImage(f"{label_of(tensor)} has no pixels. Type one with at least one image, row and column")
     return True
+
+
+def _refuse_pictures(tensor: Float[Tensor, "image 3 row col"]) -> None:
+    """Raise BadImage where floats that should be normalised are pictures in 0..1 or 0..255: normalised, some are below 0."""
+    low, high = (float(one) for one in tensor.aminmax())
+    flat = torch.equal(tensor.amin((2, 3)), tensor.amax((2, 3)))  # one colour all over is a probe, not a picture
+    if low >= 0 and not flat and (high <= 1.01 or high > _LARGEST_NORMALISED):
+        scale, fix = ("0..1", "list(tensor)") if high <= 1.01 else ("0..255", "tensor.to(torch.uint8)")
+        raise BadImage(
+            f"{label_of(tensor)} runs from {low:g} to {high:g}, as pictures in {scale} do; a float batch is taken as normalised. "
+            f"Type: {fix} for pictures, clip.vision.encode(tensor) if it is normalised all the same"
+        )
 
 
 def _refuse_not_finite(tensor: Float[Tensor, "image 3 row col"]) -> None:

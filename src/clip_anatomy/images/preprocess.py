@@ -44,6 +44,8 @@ class Preprocess:
             None scales just so far that the picture covers `size`.
         fill: brightness of the padding of "longest", 0..255. Padding is added in RGB; open_clip adds it in the
             picture's own mode, where the same number may be another colour (palettes, CMYK, YCbCr).
+        cut: (row, col) pixels from the top left that patches cover, where `size` is no multiple of the patch; the rest is cut off,
+            as the model's own convolution does. None: nothing is cut.
 
     Raises:
         BadSpec: a field that is none of these.
@@ -64,6 +66,7 @@ class Preprocess:
     crop: Literal["round", "floor"] = "round"
     fill: int = 0
     short_side: int | None = None
+    cut: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model can have meant."""
@@ -109,7 +112,7 @@ class Preprocess:
         """Return the same at another resolution: one number for a square, or (row, col)."""
         sides = (size, size) if isinstance(size, int) else size
         short = self.short_side and round(self.short_side * min(sides) / min(self.size))
-        return replace(self, size=sides, short_side=short)
+        return replace(self, size=sides, short_side=short, cut=None)
 
     def geometry(self, width: int, height: int) -> Geometry:
         """Tell where the model's pixels lie in an original of this size (Pillow's order, `*image.size`)."""
@@ -125,9 +128,8 @@ class Preprocess:
         else:
             short = self.short_side or rows
             resized = (int(short * height / width), short) if width <= height else (short, int(short * width / height))
-        return Geometry(
-            (height, width), resized, (self._offset(resized[0], rows), self._offset(resized[1], cols)), self.size
-        )
+        offset = self._offset(resized[0], rows), self._offset(resized[1], cols)
+        return Geometry((height, width), resized, offset, self.cut or self.size)
 
     def _offset(self, resized: int, size: int) -> int:
         if resized < size:
@@ -136,7 +138,8 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        held = {key: value for key, value in asdict(self).items() if key != "cut" or value is not None}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in held.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
@@ -156,6 +159,8 @@ class Preprocess:
             rest = {key: values[key] for key in values if key not in ("size", "mean", "std")}
             for key, value in rest.items():
                 _check(key, value)
+            if rest.get("cut") is not None:
+                rest["cut"] = tuple(int(side) for side in rest["cut"])
             return cls(size=(int(rows), int(cols)), mean=mean, std=std, **rest)
         except (TypeError, ValueError) as error:
             if isinstance(error, BadSpec):

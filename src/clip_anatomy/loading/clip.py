@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -100,10 +99,13 @@ class Clip:
             return (cosine * self.logit_scale).softmax(-1)
         return (cosine * self.logit_scale + self.logit_bias).sigmoid()
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Hash all weights: names a model in stores and edits, whatever file it came from."""
-        return digest(_hashed_pieces(self.vision, self.text_tower))
+        """Hash all weights: names a model in stores and edits, whatever file it came from; taken anew once they were changed in place."""
+        state = _weights_state(self.vision, self.text_tower)
+        if vars(self).get("_digest", (None,))[0] != state:
+            vars(self)["_digest"] = state, digest(_hashed_pieces(self.vision, self.text_tower))
+        return vars(self)["_digest"][1]
 
     def pixels(
         self, images: Images, *, allow_urls: bool = False, upright: bool = True
@@ -119,10 +121,12 @@ class Clip:
             Normalised pixels on the model's device and in its dtype.
 
         Raises:
-            BadImage: unreadable, or sides that are no multiples of the patch.
+            BadImage: unreadable, smaller than a patch, or (CLIP-ResNets) sides that are no multiples of the patch.
         """
         x = prepare(images, self.preprocess, allow_urls=allow_urls, upright=upright)
         rows, cols = patch_grid(x.shape, self.patch)
+        if self.vision.architecture == "transformer" and rows * cols:  # as its convolution does
+            x = x[..., : rows * self.patch[0], : cols * self.patch[1]]
         if pixels_of_grid((rows, cols), self.patch) != tuple(x.shape[2:]) or not rows * cols:
             height, width = pixels_of_grid((max(1, rows), max(1, cols)), self.patch)
             raise BadImage(
@@ -197,6 +201,21 @@ def tensors(value: Any) -> Iterable[Tensor]:
     elif is_dataclass(value):
         for f in (f for f in fields(value) if f.name != "qkv"):
             yield from tensors(getattr(value, f.name))
+
+
+def _weights_state(*towers: Tower) -> tuple[tuple[int, int], ...]:
+    """Say in a hundredth of a hash's time whether weights are what they were: torch's count of changes, and a sum over all bits.
+
+    The count misses what is written through `.data` or by other libraries; the sum misses values that change places.
+    """
+    held = [t for tower in towers for t in tensors(tower)]
+    sums = torch.stack([_bits(t).sum().cpu() for t in held]).tolist()
+    return tuple((0 if t.is_inference() else t._version, total) for t, total in zip(held, sums, strict=True))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    return flat.view(torch.int64) if flat.numel() % 8 == 0 and flat.storage_offset() % 8 == 0 else flat
 
 
 def _hashed_pieces(*towers: Tower) -> Iterator[str | memoryview]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec
+from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import Preprocess
 from clip_anatomy.loading.checkpoint import check_finite
 from clip_anatomy.loading.clip import Clip
@@ -21,6 +22,7 @@ from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import prove
 from clip_anatomy.loading.tokenizer import own_tokenizer
 from clip_anatomy.network import named_by_a_file
+from clip_anatomy.towers.protocol import Tower
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -156,10 +158,17 @@ def _clip(name: str, host: Host, loaded: LoadedModel, preprocess: Preprocess | N
         name=name,
         vision=host.image_tower,
         text_tower=host.text_tower,
-        preprocess=loaded.preprocess,
+        preprocess=_cut_to_patches(loaded.preprocess, host.image_tower),
         tokenizer=loaded.tokenizer,
         logit_scale=host.logit_scale,
         logit_bias=host.logit_bias,
         proof=proof,
         host=host.module,
     )
+
+
+def _cut_to_patches(preprocess: Preprocess, tower: Tower) -> Preprocess:
+    """Leave out the pixels at the end that no patch covers, where the model's size is no multiple of its patch."""
+    covered = pixels_of_grid(patch_grid(preprocess.size, tower.patch), tower.patch)
+    cuts = covered != preprocess.size and min(covered) > 0 and tower.architecture == "transformer"
+    return replace(preprocess, cut=covered) if cuts else preprocess

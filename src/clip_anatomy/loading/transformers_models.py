@@ -127,7 +127,8 @@ def read_transformers(model: Any) -> Host:
     naflex = model.config.vision_config.model_type == "siglip2_vision_model"
 
     def encode_image(pixels: Tensor) -> Tensor:
-        given = patches_of(pixels, image.patch[0]) if naflex else {"pixel_values": pixels}
+        sized = pixels if naflex else _own_size(pixels, model.config.vision_config)
+        given = patches_of(pixels, image.patch[0]) if naflex else {"pixel_values": sized}
         return _embedding(model.get_image_features(**given))
 
     bias = getattr(model, "logit_bias", None)
@@ -141,6 +142,13 @@ def read_transformers(model: Any) -> Host:
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=None if bias is None else float(bias.detach()),
     )
+
+
+def _own_size(pixels: Tensor, config: Any) -> Tensor:
+    """Give pictures back the pixels that no patch covers: transformers asks for its own size, then cuts them off."""
+    side, patch = int(config.image_size), int(config.patch_size)
+    missing = [side - length if side // patch == length // patch else 0 for length in pixels.shape[-2:]]
+    return torch.nn.functional.pad(pixels, (0, missing[1], 0, missing[0])) if any(missing) else pixels
 
 
 def _embedding(features: Any) -> Tensor:

@@ -22,7 +22,7 @@ from clip_anatomy.split.layernorm import (
     write_heads,
     written_biases,
 )
-from clip_anatomy.split.tokens import TokenSource, token_contributions
+from clip_anatomy.split.tokens import TokenSource, token_contributions, unit_texts
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
 
@@ -90,7 +90,7 @@ class Parts:
         Returns:
             Contributions with `text` as last axis; they sum to the cosine.
         """
-        unit = torch.nn.functional.normalize(text.float(), dim=-1).to(self.embedding.device)
+        unit = unit_texts(text, self.embedding.shape[1]).to(self.embedding.device)
         length = self.embedding.norm(dim=-1)
 
         def dot(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.errors import BadText
 from clip_anatomy.split.layernorm import Convention, pull_back, shared_term, written_biases, written_map
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
@@ -28,6 +29,21 @@ class TokenSource:
     def tower(self) -> Transformer:
         """The tower where it is a transformer; raises UnsupportedModel for a CLIP-ResNet."""
         return as_transformer(self.network)
+
+
+def unit_texts(text: Float[Tensor, "text embed"], embed: int) -> Float[Tensor, "text embed"]:
+    """Bring embeddings of the other tower to length 1, in float32.
+
+    Raises:
+        BadText: another shape than [text, embed], or not finite.
+    """
+    if text.dim() != 2 or text.shape[1] != embed:
+        raise BadText(
+            f"text embeddings are {list(text.shape)}; [text, {embed}] was expected. Type: clip.encode_text([...])"
+        )
+    if not bool(torch.isfinite(text).all()):
+        raise BadText("text embeddings hold NaN or infinite values. Type: clip.encode_text([...])")
+    return torch.nn.functional.normalize(text.float(), dim=-1)
 
 
 def head_directions(
@@ -86,7 +102,7 @@ def token_contributions(
     """
     tower = source.network
     with torch.no_grad():
-        unit = torch.nn.functional.normalize(text.float(), dim=-1).to(tower.device)
+        unit = unit_texts(text, tower.embed).to(tower.device)
         direction = pull_back(tower, unit, convention)
         layers: list[Tensor] = []
 

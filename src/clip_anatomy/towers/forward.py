@@ -146,7 +146,7 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
     else:  # keys are normalised or turned one by one
         q, k, _ = project_in(tower, block, normed, readout.rotation)
         q = readout.rows(q.transpose(1, 2))
-        scores = widened((q * tower.d**-0.5)[:, :, None] @ k.transpose(-1, -2))[:, :, 0]
+        scores = ((widened(q) * tower.d**-0.5)[:, :, None] @ widened(k).transpose(-1, -2))[:, :, 0]
     mask = visible_to_row(tower, readout, x.shape[1])
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], float("-inf"))
@@ -174,7 +174,7 @@ def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -
     if readout.index is not None:
         key = step.key.transpose(-1, -2)
         query = readout.rows(step.query.transpose(1, 2))[:, :, None]  # [image, head, 1, d]
-        scores = widened(query * tower.d**-0.5 @ key).squeeze(2)  # scaled first: half precision ends at 65,504
+        scores = (widened(query) * tower.d**-0.5 @ widened(key)).squeeze(2)  # widened first, as fused attention does
         mask = visible_to_row(tower, readout, key.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
@@ -193,7 +193,7 @@ def weighted_attention(
     total = widened(key.new_zeros(*key.shape[:2], weights.shape[1], key.shape[-1]))
     for first in range(0, key.shape[-1], QUERY_BLOCK):
         block = slice(first, first + QUERY_BLOCK)
-        attention = widened(step.query[:, :, block] * tower.d**-0.5 @ key).softmax(-1)
+        attention = (widened(step.query[:, :, block]) * tower.d**-0.5 @ widened(key)).softmax(-1)
         total += weights[:, None, :, block].to(attention.dtype) @ attention
     return total
 
