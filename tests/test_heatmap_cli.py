@@ -48,10 +48,12 @@ def test_a_folder_of_pictures_is_drawn_and_counted(folder: Path, tmp_path: Path,
     assert sorted(p.name for p in out.iterdir()) == sorted([*held["files"], "heatmap.json"])
     overlays = [name for name in held["files"] if name[:3].isdecimal()]
     assert len(overlays) == 6
-    for name in overlays:  # on the original pixels
+    for name in overlays:  # on the original pixels, small ones as squares, with a legend below
         one = held["images"][int(name[:3])]
+        times = -(-320 // max(one["width"], one["height"]))
         with Image.open(out / name) as image:
-            assert image.size == (one["width"], one["height"])
+            assert image.width == max(320, times * one["width"])
+            assert 30 < image.height - times * one["height"] < 80
     with Image.open(out / "contact-sheet.png") as drawn:
         assert drawn.width > 600
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

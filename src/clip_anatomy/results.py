@@ -4,13 +4,18 @@ A result holds numbers. How it is drawn lives in `report/`, in the module that i
 numbers, `to_dict` and `summary` still work.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from clip_anatomy.errors import BadInput, visible
+from clip_anatomy.progress import say
+
+LONGEST = 80  # letters of one field in a repr
 
 
 class Result:
@@ -48,6 +53,14 @@ class Result:
         """Draw it (extra `figures`)."""
         return self._drawn_by("figure")
 
+    def show(self) -> None:
+        """Show it: in a notebook as HTML, else as its summary in the terminal."""
+        html = self._repr_html_()
+        if html is not None and (shown := _notebook()) is not None:
+            shown(html)
+        else:
+            say(self.summary())
+
     def _repr_html_(self) -> str | None:  # None: the notebook shows the repr
         return self._drawn_by("html") if self._drawing("html") is not None else None
 
@@ -62,6 +75,36 @@ class Result:
         if draw is None:
             raise BadInput(f"a {name} has no {verb}. Its numbers are in {name}.to_dict()")
         return draw(self, *args, **options)
+
+
+class Compact:
+    """Give a dataclass of tensors a repr of one line: their shapes, and everything else as it is. Declare it with `repr=False`.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import make_dataclass
+        >>> make_dataclass("Mean", ["values", "count"], bases=(Compact,), repr=False)(torch.zeros(2, 3), 5)
+        Mean(values=[2, 3], count=5)
+    """
+
+    def __repr__(self) -> str:  # noqa: D105
+        said: list[str] = []
+        for one in fields(cast("Any", self)):
+            if one.repr:
+                value = getattr(self, one.name)
+                shape = getattr(value, "shape", None)
+                text = repr(value) if shape is None else str(list(shape))
+                said.append(f"{one.name}={text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}")
+        return f"{type(self).__name__}({', '.join(said)})"
+
+
+def _notebook() -> Callable[[str], None] | None:
+    """Return what shows HTML in a notebook; None outside of one."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    display = import_module("IPython.display")
+    return lambda html: display.display(display.HTML(html))
 
 
 def text_table(

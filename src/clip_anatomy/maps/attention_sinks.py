@@ -17,6 +17,7 @@ from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.results import Compact
 from clip_anatomy.towers.protocol import Tower
 
 LONGER = 2.0  # times the median length of the picture's tokens
@@ -27,8 +28,8 @@ TIMES_EVEN = 10.0  # a place that draws attention draws at least so many times t
 BATCH = 16
 
 
-@dataclass(frozen=True)
-class AttentionSinks:
+@dataclass(frozen=True, repr=False)
+class AttentionSinks(Compact):
     """Where the sinks of some pictures are.
 
     Attributes:

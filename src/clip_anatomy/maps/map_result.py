@@ -240,6 +240,20 @@ class Maps(Result):
         """The same without folders."""
         return tuple(name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or name for name in self.names)
 
+    def overlay(self, image: int = 0, text: int | str = 0) -> Any:
+        """Draw one map over its picture, with its legend below: a Pillow image.
+
+        Args:
+            image: which picture.
+            text: which text, by its place or its words.
+
+        Raises:
+            BadSpec: there is no such text.
+            BadInput: the images were preprocessed tensors, which cannot be drawn.
+        """
+        named = self[text] if isinstance(text, str) else self
+        return self._drawn_by("overlaid", image, self.texts.index(named.texts[0]) if isinstance(text, str) else text)
+
     def notes(self) -> list[str]:
         """Return the notes of the run, and name pictures smaller than one patch of the model: their maps say little about places."""
         if self.run is None:

@@ -146,6 +146,14 @@ class Masks(Result):
         """
         return self.labels[image] == self._number(text) + 1
 
+    def overlay(self, image: int = 0) -> Any:
+        """Paint the masks over their picture, with the texts below: a Pillow image.
+
+        Raises:
+            BadInput: the images were preprocessed tensors, which cannot be drawn.
+        """
+        return self._drawn_by("overlaid", image)
+
     def shares(self, image: int) -> dict[str, float]:
         """Return the share of the pixels seen that each text holds."""
         labels = self.labels[image]

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-__all__ = ["Cell", "SheetRow", "contact_sheets", "fit", "fitted"]
+from clip_anatomy.report.fonts import Font, font_for
+
+__all__ = ["Cell", "SheetRow", "colour_bar", "contact_sheets", "fit", "fitted", "write_line"]
 
 SIDE, GAP, LINE = 216, 10, 18
 MOST_ACROSS = 7
@@ -14,7 +16,6 @@ TALLEST = 6000  # pixels of one sheet
 PAPER, INK, SOFT = (251, 250, 248), (29, 33, 38), (93, 102, 112)
 BAR = 90  # pixels of a scale of colours
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Legend = Sequence[tuple[Sequence[tuple[int, int, int]], str]]
 """Colours (one, or a scale of several) and what they say."""
 
@@ -101,33 +102,42 @@ def _sheet(  # noqa: PLR0917
     top = 3 * GAP + (3 if legend else 2) * LINE
     sheet = Image.new("RGB", (wide, top + sum(tall for _, tall in rows) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    large, plain, fine = (ImageFont.load_default(size) for size in (19, 14, 12.5))
-    draw.text((GAP, GAP), fit(draw, title, wide - 2 * GAP, large), INK, large)
-    draw.text((GAP, GAP + 24), fit(draw, under, wide - 2 * GAP, fine), SOFT, fine)
+    large, plain, fine = 19, 14, 12.5
+    write_line(draw, (GAP, GAP), title, wide - 2 * GAP, INK, large)
+    write_line(draw, (GAP, GAP + 24), under, wide - 2 * GAP, SOFT, fine)
     at = GAP
     for colours, words in legend:
         bar = BAR if len(colours) > 1 else 12
         if at + bar + 60 > wide - GAP:
             break
-        for x in range(bar):
-            draw.line((at + x, top - 24, at + x, top - 14), _between(colours, x / max(1, bar - 1)))
-        label = fit(draw, words, wide - GAP - at - bar - 8, fine)
-        draw.text((at + bar + 6, top - 27), label, SOFT, fine)
-        at += round(bar + 24 + draw.textlength(label, fine))
+        colour_bar(draw, (at, top - 24), (bar, 10), colours)
+        long = write_line(draw, (at + bar + 6, top - 27), words, wide - GAP - at - bar - 8, SOFT, fine)
+        at += round(bar + 24 + long)
     for row, tall in rows:
         draw.line((GAP, top - 3, wide - GAP, top - 3), (227, 225, 220))
-        draw.text((GAP, top + 2), fit(draw, row.heading, wide - 2 * GAP, plain), INK, plain)
+        write_line(draw, (GAP, top + 2), row.heading, wide - 2 * GAP, INK, plain)
         at = top + LINE + 6
         for line in _lines(row, across):
             for place, cell in enumerate(line):
                 left = GAP + place * (SIDE + GAP)
                 sheet.paste(cell.image, (left, at + LINE - 2))
-                draw.text((left, at - 2), fit(draw, cell.caption, SIDE, fine), SOFT, fine)
+                write_line(draw, (left, at - 2), cell.caption, SIDE, SOFT, fine)
             at += _tall(line)
         top += tall
     file = BytesIO()
     sheet.save(file, "PNG", compress_level=6)
     return file.getvalue()
+
+
+def colour_bar(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    size: tuple[int, int],
+    colours: Sequence[tuple[int, int, int]],
+) -> None:
+    """Draw a scale of colours, (width, height) pixels large."""
+    for x in range(size[0]):
+        draw.line((at[0] + x, at[1], at[0] + x, at[1] + size[1]), _between(colours, x / max(1, size[0] - 1)))
 
 
 def _between(colours: Sequence[tuple[int, int, int]], share: float) -> tuple[int, int, int]:
@@ -138,22 +148,36 @@ def _between(colours: Sequence[tuple[int, int, int]], share: float) -> tuple[int
     return red, green, blue
 
 
-def fit(draw: ImageDraw.ImageDraw, text: str, room: int | float, font: Font) -> str:
-    """Return as much of a text as fits, in letters that Pillow's own font has.
+def fit(draw: ImageDraw.ImageDraw, text: str, room: int | float, size: int | float) -> tuple[str, Font]:
+    """Return as much of a text as fits, and a font that has its letters.
 
     Args:
         draw: where it will be written.
         text: any text.
         room: pixels across.
-        font: its font.
+        size: of the font.
     """
     text = text.translate(
         {0x2212: "-", 0x201C: '"', 0x201D: '"', 0x2026: "...", 0xD7: "x", 0xB7: "-", 0xA7: "section "}
     )
-    text = text.encode("latin-1", "replace").decode("latin-1")
-    if len(text) < room and draw.textlength(text, font) <= room:
-        return text
     text = text[: int(room / 3)]  # no letter but i and l is narrower: the rest is not measured
+    font = font_for(size, "".join(sorted(set(text))))
+    if draw.textlength(text, font) <= room:
+        return text, font
     while text and draw.textlength(f"{text}...", font) > room:
         text = text[:-1]
-    return f"{text.rstrip()}..."
+    return f"{text.rstrip()}...", font
+
+
+def write_line(  # noqa: PLR0917
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int | float, int | float],
+    text: str,
+    room: int | float,
+    colour: tuple[int, int, int],
+    size: int | float,
+) -> float:
+    """Write one line, cut where the room ends; return how long it became."""
+    words, font = fit(draw, text, room, size)
+    draw.text(at, words, colour, font)
+    return draw.textlength(words, font)

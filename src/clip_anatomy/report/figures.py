@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import MissingExtra
+from clip_anatomy.report.fonts import known_families
 from clip_anatomy.report.palette import NO, YES, colour
 
 if TYPE_CHECKING:
@@ -24,14 +25,6 @@ INK, FAINT, LINE = "#1f2328", "#6b7280", "#d8dbe0"
 YES_INK, NO_INK = ("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in (YES, NO))
 PLAIN: dict[str, Any] = {"parse_math": False}  # names of classes and texts may hold a $
 DPI = 120
-FALLBACKS = (
-    "Noto Sans",
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Arial Unicode MS",
-    "Microsoft YaHei",
-    "Hiragino Sans",
-)
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.color": INK,
@@ -82,7 +75,7 @@ def canvas(wide: int | float, high: int | float) -> Generator[Canvas]:
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
-    families = ["DejaVu Sans", *(name for name in FALLBACKS if name in installed)]
+    families = ["DejaVu Sans", *known_families(installed)]
     with rc_context({**STYLE, "font.family": families}):
         yield Canvas(Figure(figsize=(wide, high), dpi=DPI, facecolor="white"), wide, high)
 

@@ -4,7 +4,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
-from clip_anatomy.report.contact_sheet import INK, PAPER, SOFT, fit, fitted
+from clip_anatomy.report.contact_sheet import INK, PAPER, SOFT, fitted, write_line
 from clip_anatomy.report.map_overlay import ShadedSet, overlay
 
 __all__ = ["layer_film"]
@@ -45,8 +45,7 @@ def layer_film(picture: Image.Image, shaded: ShadedSet, look: str = "signed") ->
                 at = GAP + k * (shown.width + GAP)
                 frame.paste(overlay(shown, each[layer], k, look), (at, top + LINE))
         for k, text in enumerate(texts):
-            words = fit(draw, text, shown.width, fine)
-            draw.text((GAP + k * (shown.width + GAP), tall - LINE + GAP), words, INK, fine)
+            write_line(draw, (GAP + k * (shown.width + GAP), tall - LINE + GAP), text, shown.width, INK, 12)
         frames.append(frame)
     # One palette with the colours of all frames, or colours would flicker from frame to frame.
     strip = Image.new("RGB", (frames[0].width, sum(frame.height for frame in frames)))

@@ -27,20 +27,21 @@ from clip_anatomy.report.drawings import (
 )
 from clip_anatomy.report.html import framed
 from clip_anatomy.report.layer_film import layer_film
-from clip_anatomy.report.map_overlay import HEAT, ShadedSet, colour_range, overlay
+from clip_anatomy.report.map_legend import PALE, with_legend
+from clip_anatomy.report.map_overlay import HEAT, ShadedSet, colour_range, overlay, shades_of
 from clip_anatomy.report.maps_page import maps_page, maps_section
 from clip_anatomy.report.model_facts import model_facts
 from clip_anatomy.report.palette import NO, YES
 from clip_anatomy.report.shown_picture import ShownPicture, view_of
 from clip_anatomy.split.picture_explanation import signed
 
-__all__ = ["KIND", "figure", "html", "save", "write"]
+__all__ = ["KIND", "figure", "html", "overlaid", "save", "write"]
 
 KIND = Kind("maps", "heatmap.json", SCHEMA)
 LEGENDS = {
     "signed": [
         (
-            (NO, (232, 230, 226), YES),
+            (NO, PALE, YES),
             "blue: against the text, orange: for it; one scale for all pictures and texts of a method, one for words",
         )
     ],
@@ -105,6 +106,13 @@ def figure(found: MapSet | Maps) -> Image.Image:
     rows = _rows(one, ShadedSet.of(one), image)
     under = f"{_run(whole).clip.name} · {', '.join(_methods(whole))}"
     return Image.open(BytesIO(contact_sheets(_title(whole), under, rows, LEGENDS[whole.colours])[0]))
+
+
+def overlaid(found: Maps, image: int, text: int) -> Image.Image:
+    """Draw one map over its picture, with its legend below."""
+    _, original, _ = _picture(_as_set(found), image)
+    shades = shades_of(found)[image]
+    return with_legend(overlay(original, shades, text), shades, text, found.texts[text], "signed")
 
 
 def html(found: MapSet | Maps) -> str:
@@ -180,7 +188,9 @@ def _write_overlays(one: MapSet, shaded: ShadedSet, place: int, image: Image.Ima
     groups += [(f"words of {shades.maps.texts[0]}" if i else "words", shades) for i, shades in enumerate(shaded.words)]
     for prefix, shades in groups:
         for k, text in enumerate(shades.maps.texts):
-            ending, content = image_bytes(overlay(image, shades, k, one.colours))
+            ending, content = image_bytes(
+                with_legend(overlay(image, shades, k, one.colours), shades, k, text, one.colours)
+            )
             parts = [part for part in (prefix, f"{k:02d}", text) if part]
             staging.write(f"{file_name(place, name, *parts)}.{ending}", content)
     if one.layers:

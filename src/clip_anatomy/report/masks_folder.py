@@ -27,12 +27,13 @@ from clip_anatomy.report.drawings import (
     write_sheets,
 )
 from clip_anatomy.report.html import framed
+from clip_anatomy.report.map_legend import with_swatches
 from clip_anatomy.report.maps_page import SIDE, masks_page, masks_section
 from clip_anatomy.report.mask_files import class_colours, painted, png, write_npz
 from clip_anatomy.report.model_facts import model_facts
 from clip_anatomy.report.point_marks import marked
 
-__all__ = ["KIND", "figure", "html", "save", "write"]
+__all__ = ["KIND", "figure", "html", "overlaid", "save", "write"]
 
 KIND = Kind("masks", "segment.json", SCHEMA)
 COCO, NPZ, PROMPTS = "masks.coco.json", "masks.npz", "prompts.json"
@@ -67,7 +68,7 @@ def write(found: Masks, staging: Staging, progress: Progress | None = None, *, p
             continue
         painting = _painting(picture, labels, len(found.texts))
         if drawn:
-            ending, content = image_bytes(painting)
+            ending, content = image_bytes(with_swatches(painting, [(hue, text.short) for text, hue in _colours(found)]))
             staging.write(f"{file_name(i, name, 'painted')}.{ending}", content)
         if len(sections) >= ON_PAGE and not on_sheet:
             continue
@@ -97,6 +98,12 @@ def figure(found: Masks) -> Image.Image:
     picture = _picture(found, 0)
     cells = _cells(found, 0, picture, _painting(picture, found.labels[0], len(found.texts)))
     return Image.open(BytesIO(_sheets(found, [SheetRow(Path(found.names[0]).name, cells)])[0]))
+
+
+def overlaid(found: Masks, image: int) -> Image.Image:
+    """Paint the masks over their picture, with the texts below."""
+    painting = _painting(_picture(found, image), found.labels[image], len(found.texts))
+    return with_swatches(painting, [(hue, text.short) for text, hue in _colours(found)])
 
 
 def html(found: Masks) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput
+from clip_anatomy.results import Compact
 from clip_anatomy.split import layernorm as linear
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import Trace
@@ -22,8 +23,8 @@ from clip_anatomy.towers.trace import Trace
 __all__ = ["HeadBasis", "basis_of", "coordinates_of", "official_scalars"]
 
 
-@dataclass(frozen=True)
-class HeadBasis:
+@dataclass(frozen=True, repr=False)
+class HeadBasis(Compact):
     """One orthonormal frame per head: `maps = factor @ rows`.
 
     Attributes:

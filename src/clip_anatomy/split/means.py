@@ -12,6 +12,7 @@ from torch import Tensor
 from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import BATCH, Clip, Images
+from clip_anatomy.results import Compact
 from clip_anatomy.split.layernorm import Convention
 from clip_anatomy.split.parts import decompose
 from clip_anatomy.split.tokens import token_contributions
@@ -20,8 +21,8 @@ __all__ = ["Means"]
 
 
 @public
-@dataclass(frozen=True)
-class Means:
+@dataclass(frozen=True, repr=False)
+class Means(Compact):
     """Mean contribution of each part over many images, divided by ‖embedding‖.
 
     Attributes:

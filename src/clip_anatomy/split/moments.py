@@ -21,6 +21,7 @@ from torch import Tensor
 from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, reading
 from clip_anatomy.files import read_safetensors, write_safetensors
+from clip_anatomy.results import Compact
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.head_batches import HasHeads, chunk_of, contributions_of, one_each
 
@@ -30,8 +31,8 @@ FORMAT = "clip-anatomy moments 2"
 
 
 @public
-@dataclass(frozen=True)
-class Moments:
+@dataclass(frozen=True, repr=False)
+class Moments(Compact):
     """Count, mean and scatter of each head's contribution, per (group, chunk) cell.
 
     Coordinates (axis `d`) are head coordinates of `basis`, or those of the joint space itself when `basis` is None.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clip_anatomy.boundary import public
 from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.results import Compact
 from clip_anatomy.split.layernorm import (
     Convention,
     centered_to_joint,
@@ -28,8 +29,8 @@ from clip_anatomy.towers.trace import LayerReading, Trace
 
 
 @public
-@dataclass(frozen=True)
-class Contributions:
+@dataclass(frozen=True, repr=False)
+class Contributions(Compact):
     """Parts of each cosine: the same axes as `Parts` with `text` last. Everything sums to `cosine`."""
 
     cosine: Float[Tensor, "image text"]
@@ -44,8 +45,8 @@ class Contributions:
 
 
 @public
-@dataclass(frozen=True)
-class Parts:
+@dataclass(frozen=True, repr=False)
+class Parts(Compact):
     """An embedding, exactly as the sum of what wrote it (not normalised: `total()` equals the host's `encode_image`).
 
     For the text tower the first axis counts texts and the readout row is the end-of-text token; all else is the same.

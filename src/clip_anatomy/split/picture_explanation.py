@@ -11,6 +11,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput, ModelError
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.results import Compact
 from clip_anatomy.split.parts import decompose
 
 DIGITS = 7  # significant digits of stored numbers: what float32 holds
@@ -28,8 +29,8 @@ class Share(NamedTuple):
         return signed(self.value)
 
 
-@dataclass(frozen=True)
-class PictureExplanation:
+@dataclass(frozen=True, repr=False)
+class PictureExplanation(Compact):
     """The cosines of one picture with several texts, split.
 
     cosine = heads + mlps + input_embedding + bias, and heads = patches + class_token. Both sums are exact.

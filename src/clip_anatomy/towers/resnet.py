@@ -21,6 +21,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
+from clip_anatomy.results import Compact
 from clip_anatomy.towers.layers import Linear, Norm, Resampling
 from clip_anatomy.towers.operations import linear
 from clip_anatomy.towers.positions import resample_position
@@ -82,8 +83,8 @@ class AttentionPool:
         return
 
 
-@dataclass(frozen=True)
-class ResNet:
+@dataclass(frozen=True, repr=False)
+class ResNet(Compact):
     """A CLIP-ResNet. What its heads write into is the joint space itself: it counts as one layer without an MLP.
 
     Attributes:

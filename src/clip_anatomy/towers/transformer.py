@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
+from clip_anatomy.results import Compact
 from clip_anatomy.towers.embedding import embed_inputs
 from clip_anatomy.towers.forward import encode, walk
 from clip_anatomy.towers.layers import TransformerWeights, WordEmbedding
@@ -26,8 +27,8 @@ KINDS = {
 """What kind of split a tower gets, by its architecture."""
 
 
-@dataclass(frozen=True)
-class Transformer(TransformerWeights):
+@dataclass(frozen=True, repr=False)
+class Transformer(Compact, TransformerWeights):
     """A pre-LN transformer as a `Tower`: every block writes into one residual stream, which the readout row is read from."""
 
     @property
