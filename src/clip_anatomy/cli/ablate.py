@@ -64,7 +64,7 @@ def ablate(
         classes: names of the classes, 'a, b, c', or a text file of one a line; by default the values of the column. Labels that are numbers count them from 0.
         templates: prompt with one {}, repeat it for several; imagenet for the 80 of CLIP's own recipe. By default 'a photo of a {}.'
         group: column of the groups, or several joined by +; by default group, where it is filled.
-        out: folder for figures and JSON, added to those of earlier studies there; by default clip-anatomy-ablate, and none with --json.
+        out: folder for figures and JSON, added to those of earlier studies there (the same question again takes the place of its answer); by default clip-anatomy-ablate, and none with --json.
 
     Returns:
         Exit code 0.

@@ -1,6 +1,8 @@
 """Figures and folder of an ablation: accuracy as parts are replaced, against the whole model."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,15 +56,37 @@ def save(result: Ablation | Study, folder: Path) -> Path:
 
 
 def write(result: Ablation | Study, staging: Staging) -> None:
-    """Write the same into a staging folder, whose place may hold earlier studies of the store: they stay, unless done again."""
-    studies = {_figure_name(one.name, one.by): one.to_dict() for one in _studies(result)}
-    earlier = {name: one for name, one in _earlier(staging.out).items() if name not in studies}
-    for name in earlier:
+    """Write the same into a staging folder, whose place may hold earlier studies of the store.
+
+    An earlier study is replaced by one that asks the same (parts, baseline, classes, groups); any other one stays, and the new one gets
+    a number where both would be called alike.
+    """
+    kept = _earlier(staging.out)
+    new: dict[str, Study] = {}
+    for one in _studies(result):
+        name = _free_name(one.to_dict(), {**kept, **{name: study.to_dict() for name, study in new.items()}})
+        kept.pop(name, None)
+        new[name] = one
+    for name in kept:
         if (drawn := staging.out / f"{name}.png").is_file():
             staging.write(drawn.name, drawn.read_bytes())
-    for one in _studies(result):
-        staging.write(f"{_figure_name(one.name, one.by)}.png", draw_study(one))
-    staging.write(RESULT, as_json({"schema": SCHEMA, "studies": [*earlier.values(), *studies.values()]}))
+    for name, one in new.items():
+        staging.write(f"{name}.png", draw_study(one))
+    rows = [*kept.values(), *({**one.to_dict(), "figure": f"{name}.png"} for name, one in new.items())]
+    staging.write(RESULT, as_json({"schema": SCHEMA, "studies": rows}))
+
+
+def _free_name(study: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the name of a study's figure: that of the study which asked the same, or the first one that is free."""
+    base = _figure_name(study["name"], study["by"])
+    names = (base if number == 1 else f"{base}-{number}" for number in count(1))
+    return next(name for name in names if name not in known or _question(known[name]) == _question(study))
+
+
+def _question(study: Mapping[str, Any]) -> str:
+    """Return what a study asked, apart from its answers."""
+    asked = [study[name] for name in ("name", "by", "baseline", "column", "classes", "group_column", "images")]
+    return json.dumps([*asked, [one["description"] for one in study["effects"]]])
 
 
 def check_folder(folder: Path, store: str | Path) -> None:
@@ -124,7 +148,8 @@ def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         content = read_json(folder / RESULT, "")
         studies = content["studies"] if content["schema"] == SCHEMA else []
-        return {_figure_name(one["name"], one["by"]): one for one in studies if "store" in one}
+        known = [one for one in studies if "store" in one and _question(one)]
+        return {Path(one.get("figure", f"{_figure_name(one['name'], one['by'])}.png")).stem: one for one in known}
     except (ClipAnatomyError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from PIL import ImageFont
 
@@ -94,8 +95,10 @@ def _plain(name: str) -> str:
 
 @cache
 def _blank(font: Font) -> bytes:
-    return bytes(font.getmask("\uffff"))
+    mask: Any = font.getmask("\uffff")
+    return bytes(mask)
 
 
 def _has(font: Font, letter: str) -> bool:
-    return bytes(font.getmask(letter)) != _blank(font)
+    mask: Any = font.getmask(letter)
+    return bytes(mask) != _blank(font)
