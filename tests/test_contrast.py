@@ -21,6 +21,7 @@ from clip_anatomy.maps.decomposition import token_map
 from clip_anatomy.maps.layer_maps import cumulative, layer_maps
 from clip_anatomy.maps.map_set import map_set
 from clip_anatomy.report.map_overlay import ShadedSet, overlay, shades_of
+from clip_anatomy.split.picture_explanation import PictureExplanation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -162,3 +163,22 @@ def test_layers_share_one_scale_and_their_sums_another(clip: Any) -> None:
     largest = max(float(maps.values.abs().max()) for maps in found.layers)
     assert shaded.layers[0].limits[0] <= largest
     assert shaded[1].layers[0].limits == shaded.layers[0].limits
+
+
+def test_the_page_of_explain_has_one_scale_for_its_maps(clip: Any) -> None:
+    from clip_anatomy.report.explain_page import map_limits
+
+    shapes: dict[str, tuple[int, ...]] = {"heads": (3, 2), "mlps": (3,), "input_embedding": (), "bias": (), "patches": (4, 4), "class_token": ()}  # fmt: skip
+
+    def explained(strength: float) -> PictureExplanation:
+        draw = torch.Generator().manual_seed(0)
+        parts: dict[str, Any] = {
+            name: strength * torch.randn(*shape, 2, generator=draw) for name, shape in shapes.items()
+        }
+        return PictureExplanation(torch.tensor([0.3, 0.1]), torch.tensor([0.9, 0.1]), **parts)
+
+    strong, weak = explained(0.05), explained(1e-4)
+    both = map_limits([weak, strong])
+    assert both == map_limits([strong])
+    assert both["alone"] == pytest.approx(float(strong.patches.abs().max()))
+    assert map_limits([weak]) == {"versus": 0.2 / 16, "alone": 0.2 / 16}  # nothing to say: it looks empty

@@ -1,11 +1,12 @@
 """One self-contained HTML page: plain words first, every number behind them, no network, no script needed to read it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clip_anatomy.loading.typed_texts import TypedText
 from clip_anatomy.report.html import page
+from clip_anatomy.report.map_overlay import least_share
 from clip_anatomy.report.palette import ValueGrid, ends_of, limit_of
 from clip_anatomy.report.shown_picture import ShownPicture
 from clip_anatomy.split.picture_explanation import PictureExplanation, sink_patch, strongest_region, summands
@@ -50,6 +51,7 @@ def explain_page(
         notes: what a reader must know before believing a number.
         failed: name and error of pictures that could not be read.
     """
+    limits = map_limits([each.explanation for each in explained])
     return page(
         "explain.html",
         kind="explain",
@@ -57,7 +59,7 @@ def explain_page(
         title=title,
         several=len(typed) > 1,
         many=len(explained) > OPEN,
-        images=[_image(each, typed) for each in explained],
+        images=[_image(each, typed, limits) for each in explained],
         questions=typed,
         notes=notes,
         failed=failed,
@@ -67,16 +69,29 @@ def explain_page(
     )
 
 
-def _image(each: ExplainedPicture, typed: Sequence[TypedText]) -> dict[str, Any]:
+def map_limits(explanations: Sequence[PictureExplanation]) -> dict[str, float]:
+    """Return the value with the full colour of each view's maps, for all pictures and texts of the page: what says little looks pale."""
+    limits: dict[str, float] = {}
+    for each in explanations:
+        for name, view in _views(each).items():
+            limits[name] = max(limits.get(name, 0.0), least_share(view.patches.shape[:2]), limit_of(view.patches))
+    return limits
+
+
+def _views(found: PictureExplanation) -> dict[str, PictureExplanation]:
+    """Return the explanation against the other texts, where there are any, and alone."""
+    return ({"versus": found.contrast()} if len(found.cosine) > 1 else {}) | {"alone": found}
+
+
+def _image(each: ExplainedPicture, typed: Sequence[TypedText], limits: Mapping[str, float]) -> dict[str, Any]:
     found = each.explanation
-    views = {"versus": found.contrast()} if len(typed) > 1 else {}
-    views["alone"] = found
+    views = _views(found)
     texts = [
         {
             "question": typed[text],
             "cosine": float(found.cosine[text]),
             "share": float(found.probability[text]),
-            "views": [_view(name, view, text) for name, view in views.items()],
+            "views": [_view(name, view, text, limits[name]) for name, view in views.items()],
         }
         for text in found.cosine.argsort(descending=True).tolist()
     ]
@@ -90,10 +105,9 @@ def _image(each: ExplainedPicture, typed: Sequence[TypedText]) -> dict[str, Any]
     }
 
 
-def _view(name: str, found: PictureExplanation, text: int) -> dict[str, Any]:
-    """Tell what a card shows of one text, alone or against the others; colours on one scale for all texts of the picture."""
+def _view(name: str, found: PictureExplanation, text: int, limit: float) -> dict[str, Any]:
+    """Tell what a card shows of one text, alone or against the others; the map's colours on the scale of the page."""
     parts, patches = found.ranked_parts(text), found.ranked_patches(text)
-    limit = limit_of(found.patches)
     longest = max(float(found.layers(k).abs().max()) for k in range(found.cosine.shape[0])) or 1.0
     return {
         "name": name,

@@ -17,7 +17,7 @@ from clip_anatomy.maps.registry import COSINES
 from clip_anatomy.report.mask_files import pale
 from clip_anatomy.report.palette import colour, limit_of
 
-__all__ = ["LOOKS", "ShadedSet", "Shades", "colour_range", "colours_of", "overlay", "shades_of"]
+__all__ = ["LOOKS", "ShadedSet", "Shades", "colour_range", "colours_of", "least_share", "overlay", "shades_of"]
 
 LOOKS = ("signed", "heat")
 WORDS = "words"  # a sentence, its words, and what is left, in this order
@@ -105,7 +105,12 @@ def _least(maps: Maps) -> float:
     if maps.method in COSINES:
         return LEAST_COSINE
     shares = maps.method == WORDS or maps.method.startswith("decomposition")
-    return LEAST_SHARE / (maps.values.shape[2] * maps.values.shape[3]) if shares else 1e-30
+    return least_share((maps.values.shape[2], maps.values.shape[3])) if shares else 1e-30
+
+
+def least_share(grid: tuple[int, ...]) -> float:
+    """Return the share of a cosine below which no patch gets the full colour."""
+    return LEAST_SHARE / (grid[0] * grid[1])
 
 
 @dataclass(frozen=True)
