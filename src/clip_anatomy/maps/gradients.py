@@ -123,7 +123,7 @@ def legrad(
         def stream(mixed: Tensor, block: Block = block, x: Tensor = x) -> tuple[Tensor, Tensor]:
             middle = x + project_out(block, mixed)
             after = middle + mlp(tower, block, middle)
-            return F.normalize(embed_each(tower, after.mean(1)), dim=-1), after
+            return F.normalize(embed_each(tower, after.mean(1, keepdim=True))[:, 0], dim=-1), after
 
         vjp, after = vjp_of(stream, mixed)
         maps: list[Tensor] = []
