@@ -201,7 +201,7 @@ BAD = {
     "nothing there": (["apply", "{a}", "{empty}"], r"empty holds no picture. Type a collection with"),
     "odd suffix": (["apply", "{a}", "world:2", "--out", "e.pt"], r"kept as \.npz, \.safetensors, \.jsonl"),
     "no place": (["apply", "{a}", "world:2", "--out", "nowhere/e.npz"], r"nowhere/e\.npz cannot be written"),
-    "batch": (["apply", "{a}", "world:2", "--batch", "0"], r"Type batch=32"),
+    "batch": (["apply", "{a}", "world:2", "--batch", "0"], r"Type --batch 32"),
     "empty text": (["apply", "{a}", "world:2", "-t", " "], r"text 1 is empty"),
     "export elsewhere": (["export", "{a}", "--out", "{folder}"], r"is no exported model"),
 }
