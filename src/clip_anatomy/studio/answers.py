@@ -80,7 +80,7 @@ def explained(session: Session, picture: HeldPicture, texts: tuple[str, ...], se
         toward = parts.toward(embeddings)
         whole, edited = parts.embedding.float(), edit.apply(parts).float()
         cosines = [normalize(one, dim=-1) @ unit.T for one in (whole, edited)]
-        shares = [(session.clip.logit_scale * one).softmax(-1) for one in cosines]
+        shares = [session.clip.probabilities(one) for one in cosines]
         return {
             "texts": list(texts),
             "cosine": {"whole": _numbers(cosines[0][0]), "edited": _numbers(cosines[1][0])},
