@@ -6,6 +6,7 @@ QUOTE = "'"
 _HERE = {
     "allow_urls=True": "--allow-urls",
     "'with clip_anatomy.allow_network():' around it": "--allow-network",
+    "prune_all=True": "--prune-all",
     "device='cpu'": "--device cpu",
     "or weights=FILE": "or add --weights FILE",
     "weights=FILE": "--weights FILE",
