@@ -140,7 +140,7 @@ def test_a_folder_in_the_place_of_a_file_and_a_batch_of_none_are_named_before_an
     (tmp_path / "e.npz").mkdir()
     with pytest.raises(OutputError, match=r"is a folder; a file was expected. Type --out .*e\.npz/embeddings\.npz"):
         apply(model, open_dataset("world:2"), out=tmp_path / "e.npz")
-    with pytest.raises(BadInput, match=r"batch=0: .* Type batch=32"):
+    with pytest.raises(BadInput, match=r"batch=0: .* Type batch=1,"):
         apply(model, open_dataset("world:2"), out=tmp_path / "f.npz", batch=0)
     assert [p.name for p in tmp_path.iterdir()] == ["e.npz"]
 
@@ -201,7 +201,7 @@ BAD = {
     "nothing there": (["apply", "{a}", "{empty}"], r"empty holds no picture. Type a collection with"),
     "odd suffix": (["apply", "{a}", "world:2", "--out", "e.pt"], r"kept as \.npz, \.safetensors, \.jsonl"),
     "no place": (["apply", "{a}", "world:2", "--out", "nowhere/e.npz"], r"nowhere/e\.npz cannot be written"),
-    "batch": (["apply", "{a}", "world:2", "--batch", "0"], r"Type --batch 32"),
+    "batch": (["apply", "{a}", "world:2", "--batch", "0"], r"Type --batch 1,"),
     "empty text": (["apply", "{a}", "world:2", "-t", " "], r"text 1 is empty"),
     "export elsewhere": (["export", "{a}", "--out", "{folder}"], r"is no exported model"),
 }
