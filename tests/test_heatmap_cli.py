@@ -163,7 +163,7 @@ def test_long_contact_sheets_are_cut_into_several(monkeypatch: pytest.MonkeyPatc
         (["PHOTO", "-t", "x", "--stride", "8"], "Type --window"),
         (["PHOTO", "-t", "x", "--window", "32", "--layers"], "Type --layers --size"),
         (["missing.png", "-t", "x"], "no such file"),
-        (["EMPTY", "-t", "x"], "is a folder without pictures"),
+        (["EMPTY", "-t", "x"], "holds no picture"),
     ],
 )
 def test_bad_input_is_one_line(  # noqa: PLR0917
@@ -214,7 +214,7 @@ def test_a_second_run_leaves_nothing_of_the_first_and_nothing_else_is_touched(fo
     (out / "heatmap.json").write_text(json.dumps(held))
     assert main(["heatmap", str(folder / "wide.png"), "-t", "a moon", "--out", str(out)]) == 0
     names = {p.name for p in out.iterdir()}
-    assert names == {"000-wide-00-a-moon.png", "contact-sheet.png", "index.html", "heatmap.json", "mine.png"}
+    assert names == {"000-wide-00-a-moon.jpg", "contact-sheet.png", "index.html", "heatmap.json", "mine.png"}
     assert (tmp_path / "beside.png").read_bytes() == b"beside"
 
 
