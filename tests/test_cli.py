@@ -372,7 +372,7 @@ def test_check_fails_when_our_forward_is_not_the_hosts(main: Main, model: str, m
 def test_stopping_leaves_nothing_half_written(
     asked: signal.Signals, code: int, says: str, photo: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "clip_anatomy.cli.main", "explain", *[photo] * 200, "--out", "out"]
+    command = [sys.executable, "-m", "clip_anatomy.cli.main", "explain", *[photo] * 200, "--pictures", "--out", "out"]
     command += [word for k in range(5) for word in ("--text", f"a red circle and {k}")]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, cwd=tmp_path, stderr=pipe, stdout=pipe, text=True, env=ONE_THREAD)

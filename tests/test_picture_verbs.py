@@ -104,11 +104,11 @@ def test_no_pictures_leaves_the_page_and_the_numbers(verb: str, tmp_path: Path, 
 
 def test_many_pictures_are_a_list_with_cards_on_demand_and_drawn_when_asked_for(tmp_path: Path, capsys: Any) -> None:
     folder = examples()[0].parent
-    texts = ["-t", "a bird", "-t", "the sky", "-t", "a red circle"]
+    texts = [word for one in ("a bird", "the sky", "a red circle", "a moon") for word in ("-t", one)]
     assert main(["explain", str(folder), *texts, "--out", str(tmp_path / "r")]) == 0
     said = capsys.readouterr()
     count = len(examples())
-    assert f"no picture files for {3 * count} pairs of picture and text; --pictures draws them" in said.err
+    assert f"no picture files for {4 * count} pairs of picture and text; --pictures draws them" in said.err
     assert [line.split()[0] for line in said.out.splitlines() if ".png" in line] == [path.name for path in examples()]
     assert not list((tmp_path / "r").glob("*.png"))
     page = (tmp_path / "r/index.html").read_text()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KIND", "figure", "html", "save", "write"]
 
-FEW = 12  # figures that are drawn without being asked for
+FEW = 20  # figures that are drawn without being asked for
 KIND = Kind("report", "explain.json", SCHEMA)
 
 
