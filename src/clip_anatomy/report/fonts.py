@@ -20,6 +20,9 @@ MANY_SCRIPTS = (
     "hiragino", "msyh", "microsoftyahei", "simhei", "msgothic", "yugothic", "malgun", "applesdgothic", "ipagothic", "ipag", "arialunicode",
     "unifont", "dejavusans", "notosans", "liberationsans", "arial",
 )  # fmt: skip
+ONE_WEIGHT = re.compile(
+    r"DejaVu|Light|Condensed|Display|Thin|Black|Medium|Mono|Symbols"
+)  # matplotlib complains of a missing weight
 MOST_FAMILIES = 4  # that a figure asks for one letter: each is loaded
 
 
@@ -53,7 +56,7 @@ def known_families(installed: set[str]) -> list[str]:
     """Return the installed families of fonts that hold many scripts, for figures: a few, the likelier first."""
     plain = {_plain(name): name for name in sorted(installed, reverse=True)}
     found = [name for wanted in MANY_SCRIPTS for key, name in plain.items() if key.startswith(wanted)]
-    return list(dict.fromkeys(name for name in found if name != "DejaVu Sans"))[:MOST_FAMILIES]
+    return list(dict.fromkeys(name for name in found if not ONE_WEIGHT.search(name)))[:MOST_FAMILIES]
 
 
 @cache
