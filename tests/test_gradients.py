@@ -212,6 +212,24 @@ def test_half_precision(pixels, text):
         assert ca.heatmap(half, pixels, text, method).values.isfinite().all()
 
 
+@pytest.mark.parametrize("method", ["gradcam", "legrad", "chefer", "grad_eclip"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_do_not_underflow_in_half_precision(method, dtype, pixels, text):
+    """Attention that writes little has gradients below what float16 holds (6e-8); the map is that of the same weights in float32."""
+    host = open_clip_model(layers=2, heads=HEADS, d=D)
+    with torch.no_grad():
+        for block in host.visual.transformer.resblocks:
+            block.attn.out_proj.weight *= 1e-3
+            block.attn.in_proj_weight[2 * HEADS * D :] *= 1e-2
+        for weight in host.parameters():
+            weight.copy_(weight.to(getattr(torch, dtype)))
+    full = ca.heatmap(ca.load(host, tokenizer=None, parity=False), pixels, text, method).values
+    half = ca.heatmap(ca.load(host, tokenizer=None, parity=False, dtype=dtype), pixels, text, method).values
+    assert 0 < full.abs().max() < 1e-3 or method == "gradcam"
+    assert F.cosine_similarity(full.flatten(), half.flatten(), dim=0) > 0.98
+    assert float((half > 0).float().mean()) == pytest.approx(float((full > 0).float().mean()), abs=0.1)
+
+
 def test_what_cannot_be_asked(clip, pixels, text):
     for method, options, message in (
         ("gradcam", {"layer": 3}, "layers 0 to 2"),

@@ -50,7 +50,7 @@ def grad_eclip(
     if heads < 1 or (tower.heads * tower.d) % heads:
         raise BadSpec(f"heads={heads} does not divide the width {tower.heads * tower.d}. Type: heads={tower.heads}")
     with torch.no_grad():
-        x, readout = stream_into(tower, pixels, tower.layers - 1)
+        tower, x, readout = stream_into(tower, pixels, tower.layers - 1)
         if readout.index is None:
             raise UnsupportedModel(
                 "grad_eclip reads the class token's row, and this tower has none. Type: method='legrad'"

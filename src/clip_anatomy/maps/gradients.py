@@ -26,7 +26,8 @@ from clip_anatomy.maps.attention import layer_of
 from clip_anatomy.towers.embedding import embed_image
 from clip_anatomy.towers.forward import walk
 from clip_anatomy.towers.layers import Block
-from clip_anatomy.towers.operations import before_attention, mlp, project_in, project_out
+from clip_anatomy.towers.operations import before_attention, mlp, project_in, project_out, widened
+from clip_anatomy.towers.randomize_weights import map_tensors
 from clip_anatomy.towers.readout import Readout, embed_each, embed_readout, readout_of
 from clip_anatomy.towers.transformer import Transformer
 
@@ -68,7 +69,7 @@ def gradcam(
     """Draw Grad-CAM on the tokens of one block."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1)
     first = layer_of(tower, options.layer, "layer")
-    x, readout = stream_into(tower, pixels, first)
+    tower, x, readout = stream_into(tower, pixels, first)
     normed = before_attention(tower.blocks[first], x)
 
     def rest(normed: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def chefer(
     """Propagate relevance through the attention of the last blocks; the score is the logit, as in the released code."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1) * clip.logit_scale
     first = tower.layers - min(options.layers, tower.layers)
-    x, readout = stream_into(tower, pixels, first)
+    tower, x, readout = stream_into(tower, pixels, first)
     with torch.no_grad():
         _, attention = _run(tower, first, x, readout)
     # A zero is added to each attention: the gradient with respect to it is ∂logit/∂A, what flows through later blocks included.
@@ -114,7 +115,7 @@ def legrad(
     """Measure how much more attention to a patch, by any token, would raise the cosine (LeGrad)."""
     tower, unit = clip.image_tower, F.normalize(text, dim=-1)
     first = tower.layers - min(options.layers, tower.layers)
-    x, readout = stream_into(tower, pixels, first)
+    tower, x, readout = stream_into(tower, pixels, first)
     total: Tensor | None = None
     for block in tower.blocks[first:]:
         q, k, v = project_in(tower, block, before_attention(block, x), readout.rotation)
@@ -139,15 +140,25 @@ def legrad(
 
 def stream_into(
     tower: Transformer, pixels: Float[Tensor, "image 3 row col"], first: int
-) -> tuple[Float[Tensor, "image token width"], Readout]:
-    """Return the residual stream into a block, without a graph."""
+) -> tuple[Transformer, Float[Tensor, "image token width"], Readout]:
+    """Return the tower from a block on, the residual stream into that block without a graph, and the readout.
+
+    Of a model in half precision both are float32 from there on: gradients of a cosine by one attention lie below what float16 holds.
+    """
     x = embed_image(tower, pixels)
     readout = readout_of(tower, pixels, x.shape[1])
     if first:
         for step in walk(replace(tower, blocks=tower.blocks[:first]), x, readout, fold_last=False):
             assert step.after is not None
             x = step.after
-    return x, readout
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return tower, x, readout
+    wide = {
+        name: map_tensors(getattr(tower, name), widened)
+        for name in ("ln_post", "projection", "projection_bias", "pooling")
+    }
+    blocks = (*tower.blocks[:first], *map_tensors(tower.blocks[first:], widened))
+    return replace(tower, blocks=blocks, **wide), x.float(), readout
 
 
 def _run(

@@ -41,7 +41,9 @@ def _randomize_transformer(tower: Transformer, blocks: int | None, seed: int) ->
     if blocks is not None:
         return tower
     draw = _drawer(seed, 0)
-    return replace(tower, **{f.name: _each(getattr(tower, f.name), draw) for f in fields(tower) if f.name != "blocks"})
+    return replace(
+        tower, **{f.name: map_tensors(getattr(tower, f.name), draw) for f in fields(tower) if f.name != "blocks"}
+    )
 
 
 def _randomize_resnet(resnet: ResNet, blocks: int | None, seed: int) -> ResNet:
@@ -55,36 +57,36 @@ def _randomize_resnet(resnet: ResNet, blocks: int | None, seed: int) -> ResNet:
         drawn: list[Any] = []
         for block in reversed(stage):
             number += 1
-            drawn.append(_each(block, _drawer(seed, number)) if number <= left else block)
+            drawn.append(map_tensors(block, _drawer(seed, number)) if number <= left else block)
         stages.append(tuple(reversed(drawn)))
-    stem = resnet.stem if blocks is not None else _each(resnet.stem, _drawer(seed, 0))
+    stem = resnet.stem if blocks is not None else map_tensors(resnet.stem, _drawer(seed, 0))
     return replace(resnet, stem=stem, stages=tuple(reversed(stages)), pool=pool)
 
 
 def _block(block: Block, draw: Callable[[Tensor], Tensor]) -> Block:
     if block.qkv is None:
-        return _each(block, draw)
-    qkv = _each(block.qkv, draw)  # q, k and v are views of it: drawn once, split again
+        return map_tensors(block, draw)
+    qkv = map_tensors(block.qkv, draw)  # q, k and v are views of it: drawn once, split again
     query, key, value = split_qkv(qkv)
-    drawn = _each(replace(block, qkv=None), draw)
+    drawn = map_tensors(replace(block, qkv=None), draw)
     return replace(drawn, qkv=qkv, query=query, key=key, value=value)
 
 
 def _pool(pool: AttentionPool, draw: Callable[[Tensor], Tensor]) -> AttentionPool:
-    drawn = {name: _each(getattr(pool, name), draw) for name in ("position", "query", "key", "value", "out")}
+    drawn = {name: map_tensors(getattr(pool, name), draw) for name in ("position", "query", "key", "value", "out")}
     return replace(pool, **drawn)
 
 
-def _each(value: Any, draw: Callable[[Tensor], Tensor]) -> Any:
-    """Compute the same structure with every tensor drawn anew; of a convolution only its kernel."""
+def map_tensors(value: Any, make: Callable[[Tensor], Tensor]) -> Any:
+    """Return the same structure with every tensor made anew; of a convolution only its kernel."""
     if isinstance(value, Tensor):
-        return draw(value)
+        return make(value)
     if isinstance(value, Conv):
-        return replace(value, weight=draw(value.weight))
+        return replace(value, weight=make(value.weight))
     if isinstance(value, tuple):
-        return tuple(_each(item, draw) for item in value)
+        return tuple(map_tensors(item, make) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _each(getattr(value, f.name), draw) for f in fields(value)})
+        return replace(value, **{f.name: map_tensors(getattr(value, f.name), make) for f in fields(value)})
     return value
 
 
