@@ -32,9 +32,7 @@ def read_open_clip(model: Any) -> Host:
     Raises:
         UnsupportedModel: its towers are none that can be split; the message names what was found.
     """
-    tensors, name = BorrowedTensors(tensors_of(model)), f"open_clip {type(model).__name__}"
-    image_tower, text_tower = _image_tower(tensors, model.visual), _read_text(tensors, model)
-    tensors.refuse_left_over(name, APART)
+    image_tower, text_tower = towers_of(model)
     bias = getattr(model, "logit_bias", None)
     return Host(
         library=library_version("open_clip"),
@@ -46,6 +44,14 @@ def read_open_clip(model: Any) -> Host:
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=None if bias is None else float(bias.detach()),
     )
+
+
+def towers_of(model: Any) -> tuple[Tower, Tower]:
+    """Read image and text tower of a live model, also where its tensors have shapes and no numbers (the meta device)."""
+    tensors = BorrowedTensors(tensors_of(model))
+    found = _image_tower(tensors, model.visual), _read_text(tensors, model)
+    tensors.refuse_left_over(f"open_clip {type(model).__name__}", APART)
+    return found
 
 
 def _image_tower(tensors: BorrowedTensors, visual: Any) -> Tower:

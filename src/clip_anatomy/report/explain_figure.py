@@ -63,7 +63,8 @@ def explain_figure(picture: ShownPicture, found: PictureExplanation, text: int, 
 def _title(sheet: Canvas, found: PictureExplanation, text: int, words: str, caption: str) -> None:
     sheet.text(0.25, 0.44, f"“{shorten(words, 80)}”", 17, fontweight="bold")
     count, cosine = len(found.cosine), signed(float(found.cosine[text]))
-    share = f" · {float(found.probability[text]):.1%} among the {count} texts given" if count > 1 else ""
+    chance = f" · {float(found.probability[text]):.1%}"
+    share = f"{chance} by itself" if found.sigmoid else f"{chance} among the {count} texts given" if count > 1 else ""
     sheet.text(0.25, 0.78, f"cosine {cosine}{share}   ", 11)
     sheet.text(WIDE - 0.3, 0.78, shorten(caption, 110), 9, color=FAINT, ha="right")
 

@@ -52,12 +52,15 @@ def explain_page(
         failed: name and error of pictures that could not be read.
     """
     limits = map_limits([each.explanation for each in explained])
+    sigmoid = any(each.explanation.sigmoid for each in explained)
     return page(
         "explain.html",
         kind="explain",
         script="explain.js",
         title=title,
         several=len(typed) > 1,
+        sigmoid=sigmoid,
+        rule="probability" if sigmoid else "share among these texts",
         many=len(explained) > OPEN,
         images=[_image(each, typed, limits) for each in explained],
         questions=typed,

@@ -20,6 +20,7 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.layernorm import CONVENTIONS
 from clip_anatomy.split.parts import Parts, decompose, decompose_text
+from clip_anatomy.towers.split_kind import split_kind
 
 __all__ = ["Check", "CheckedClaim", "check"]
 
@@ -57,6 +58,7 @@ class Check(Result):
         model: what was opened.
         layers: of its image tower.
         heads: of each of them.
+        split: how far down each tower is split, image and text.
         claims: parity of both towers; for each convention and tower the sums of parts, of tokens, and toward the cosine.
         why: what the parity proof said on loading, where it failed.
     """
@@ -66,6 +68,7 @@ class Check(Result):
     heads: int
     claims: tuple[CheckedClaim, ...]
     why: str = ""
+    split: tuple[str, str] = ("", "")
 
     @property
     def holds(self) -> bool:
@@ -78,7 +81,14 @@ class Check(Result):
             {**asdict(one), "error": one.error if isfinite(one.error) else None, "holds": one.holds}
             for one in self.claims
         ]
-        head = {"schema": "clip-anatomy/check/1", "model": self.model, "holds": self.holds, "why": self.why}
+        split = dict(zip(("image", "text"), self.split, strict=True))
+        head = {
+            "schema": "clip-anatomy/check/1",
+            "model": self.model,
+            "split": split,
+            "holds": self.holds,
+            "why": self.why,
+        }
         return {**head, "checks": rows}
 
     def summary(self) -> str:
@@ -95,7 +105,8 @@ class Check(Result):
             for one in self.claims
         ]
         columns = ["claim", "tower", "convention", ">error", ">allowed", "holds"]
-        return text_table(columns, rows, title=f"{self.model}: {self.layers} layers × {self.heads} heads")
+        title = f"{self.model}: image tower split at {self.split[0]}; text tower at {self.split[1]}"
+        return text_table(columns, rows, title=title)
 
 
 @public
@@ -142,7 +153,8 @@ def check(
     for one in measured_claims(clip):
         claims.append(one)
         tell(f"checking {clip.name}", len(claims), None)
-    return Check(clip.name, clip.vision.layers, clip.vision.heads, tuple(claims), why)
+    split = split_kind(clip.vision), split_kind(clip.text_tower)
+    return Check(clip.name, clip.vision.layers, clip.vision.heads, tuple(claims), why, split)
 
 
 def measured_claims(clip: Clip) -> Iterator[CheckedClaim]:

@@ -46,6 +46,7 @@ class PictureExplanation(Compact):
         patches: what the heads read from each patch, over all layers and heads.
         class_token: what the heads read from the class token itself and from registers (from the mean token in a CLIP-ResNet); zero
             in models that have neither.
+        sigmoid: whether each probability is of its text by itself, not among these.
         against: None, or what was subtracted from every text: "the mean of the other texts".
     """
 
@@ -58,6 +59,7 @@ class PictureExplanation(Compact):
     patches: Float[Tensor, "row col text"]
     class_token: Float[Tensor, " text"]
     against: str | None = None
+    sigmoid: bool = False
 
     @property
     def total(self) -> Float[Tensor, " text"]:
@@ -92,7 +94,7 @@ class PictureExplanation(Compact):
 
         parts = (self.heads, self.mlps, self.input_embedding, self.bias, self.patches, self.class_token)
         return PictureExplanation(
-            less(self.cosine), self.probability, *map(less, parts), against="the mean of the other texts"
+            less(self.cosine), self.probability, *map(less, parts), "the mean of the other texts", self.sigmoid
         )
 
     def ranked_parts(self, text: int) -> list[Share]:
@@ -162,6 +164,7 @@ def explain_pixels(
             bias=toward.bias[i].cpu(),
             patches=by_token[i, own:].unflatten(0, grid),
             class_token=by_token[i, :own].sum(0),
+            sigmoid=clip.logit_bias is not None,
         )
         for i in range(len(pixels))
     ]

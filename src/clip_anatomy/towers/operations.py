@@ -69,7 +69,7 @@ def mlp(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]
     return y if block.scale_mlp is None else y * block.scale_mlp
 
 
-def pool_mlp(pool: AttentionPooling, u: Float[Tensor, "image pooled"]) -> Float[Tensor, "image pooled"] | None:
+def pool_mlp(pool: AttentionPooling, u: Float[Tensor, "*rows pooled"]) -> Float[Tensor, "*rows pooled"] | None:
     """Compute what the MLP behind an attention pool adds to what the pool wrote; None where there is none."""
     if pool.up is None or pool.down is None:
         return None

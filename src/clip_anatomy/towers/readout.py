@@ -175,9 +175,7 @@ def behind_pool(tower: TransformerWeights, u: Float[Tensor, "*rows pooled"]) -> 
     return leave(tower, pooled if tower.pooling.norm is None else norm(tower.pooling.norm, pooled))
 
 
-def embed_each(
-    tower: TransformerWeights, tokens: Float[Tensor, "image token width"]
-) -> Float[Tensor, "image token embed"]:
+def embed_each(tower: TransformerWeights, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows embed"]:
     """Every token of the last stream in the joint space, as if it alone were read."""
     normed = norm(tower.ln_post, tokens)
     if tower.pooling is None:

@@ -1,0 +1,131 @@
+"""Which of open_clip's configurations open, and how far down each tower is split: writes docs/models.md.
+
+    python bench/models.py --out docs/models.md                    # reads every name and shape on the meta device: a minute
+    python bench/models.py --out docs/models.md --measure 200e6    # real random instances up to so many parameters: proof, sums, cost
+
+Foreign text towers need their library's config, which open_clip asks the network for: here they stand as that library makes them.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import open_clip
+import torch
+import transformers
+
+import clip_anatomy as ca
+from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.loading.open_clip_models import open_clip_model
+from clip_anatomy.loading.open_clip_towers import towers_of
+from clip_anatomy.towers.split_kind import split_kind
+
+PAGE = """# Models
+
+{opened} of open_clip's {all} configurations open. Every model is split exactly as far down as its computation is linear once attention
+weights and normalisation scales are frozen at their values; whatever is not linear is a part of its own. This page is made by
+`python bench/models.py --out docs/models.md`; `clip-anatomy check MODEL` prints the same for one model, and proves it.
+
+- **every block**: each head and each MLP of each layer has its part. Through an attention pool (SigLIP, PE-Core, CoCa) the pool's
+  attention and the norm in front of it are frozen, so heads of all layers sum to the embedding; the MLP behind the pool is one more part.
+- **the mean of places**: each place of the last map has its exact share; the trunk that made it runs in its own library. What needs heads
+  says what to type instead.
+- **one part**: foreign text towers (norms stand in their residual stream), and trunks with an MLP behind the pooling (ConvNeXt-large-d).
+  The image side never depends on the text side.
+
+proof: the larger of both towers' relative differences from the host in double precision; sum: the parts against the host's embedding;
+cost: `decompose`, and heads × tokens toward ten texts, over the host's own `encode_image`, one image. Where they are empty the
+configuration was read on the meta device (every tensor's name and shape) and not run.
+
+{table}
+"""
+FOREIGN: dict[str, Callable[[], Any]] = {
+    "roberta-base": transformers.RobertaConfig,
+    "xlm-roberta-base": lambda: transformers.XLMRobertaConfig(vocab_size=250002),
+    "xlm-roberta-large": lambda: transformers.XLMRobertaConfig(
+        vocab_size=250002, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    ),
+    "google/mt5-base": lambda: transformers.MT5Config(d_model=768, d_ff=2048, num_layers=12, num_heads=12),
+    "google/mt5-xl": lambda: transformers.MT5Config(d_model=2048, d_ff=5120, num_layers=24, num_heads=32),
+    "facebook/nllb-200-distilled-600M": lambda: transformers.M2M100Config(vocab_size=256206),
+    "facebook/nllb-200-distilled-1.3B": lambda: transformers.M2M100Config(
+        vocab_size=256206, encoder_layers=24, encoder_ffn_dim=8192
+    ),
+}
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Answer open_clip's question for a foreign text tower's config from here."""
+    with patch("open_clip.hf_model.AutoConfig.from_pretrained", lambda name, **_: FOREIGN[name]()):
+        yield
+
+
+def measured(config: dict[str, Any]) -> list[str]:
+    """Open a real random instance: proof, sums, and what the split costs beside the host's own forward."""
+    torch.manual_seed(0)
+    model = open_clip_model(config).eval()
+    clip = ca.load(model)
+    assert clip.proof is not None
+    rows, cols = (n * side for n, side in zip(clip.vision.grid, clip.patch, strict=True))
+    pixels, texts = torch.randn(1, 3, rows, cols), torch.randn(10, clip.vision.embed)
+    residue = float(ca.decompose(clip, pixels).residue.max())
+    ratios: list[list[float]] = [[], []]
+    with torch.no_grad():
+        for _ in range(4):
+            seconds: list[float] = []
+            for action in (
+                lambda: model.encode_image(pixels),
+                lambda: ca.decompose(clip, pixels),
+                lambda: ca.decompose(clip, pixels, texts=texts).tokens(texts),
+            ):
+                start = time.perf_counter()
+                action()
+                seconds.append(time.perf_counter() - start)
+            for found, took in zip(ratios, seconds[1:], strict=True):
+                found.append(took / seconds[0])
+    cost = [f"{statistics.median(found[1:]):.2f}" for found in ratios]
+    return [f"{max(clip.proof.image, clip.proof.text):.0e}", f"{residue:.0e}", " / ".join(cost)]
+
+
+def row(name: str, largest: float) -> list[str]:
+    """One configuration: its towers, the kind of split of each, its size, and what was measured."""
+    config = open_clip.get_model_config(name)
+    with offline():
+        with torch.device("meta"):
+            model = open_clip_model(config).eval()
+        count = sum(p.numel() for p in model.parameters())
+        try:
+            image, text = towers_of(model)
+        except UnsupportedModel as error:
+            return [name, f"{count / 1e6:.0f} M", f"refused: {str(error).split('. ')[0]}", "", "", "", ""]
+        figures = measured(config) if count <= largest else ["", "", ""]
+    return [name, f"{count / 1e6:.0f} M", split_kind(image), split_kind(text), *figures]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--measure", type=float, default=0.0)
+    parser.add_argument("--models", nargs="*", default=open_clip.list_models())
+    given = parser.parse_args()
+    rows: list[list[str]] = []
+    for name in given.models:
+        rows.append(row(name, given.measure))
+        print(" | ".join(rows[-1]), flush=True)
+    opened = sum("refused" not in one[2] for one in rows)
+    head = ["configuration", "parameters", "image tower", "text tower", "proof", "sum", "cost (heads / tokens)"]
+    table = "\n".join(f"| {' | '.join(one)} |" for one in (head, ["---"] * len(head), *rows))
+    page = PAGE.format(opened=opened, all=len(rows), table=table)
+    if given.out is not None:
+        given.out.write_text(page, encoding="utf-8")
+    print(f"{opened} of {len(rows)} open")
+
+
+if __name__ == "__main__":
+    main()
