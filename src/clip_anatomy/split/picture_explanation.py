@@ -94,7 +94,11 @@ class PictureExplanation(Compact):
 
         parts = (self.heads, self.mlps, self.input_embedding, self.bias, self.patches, self.class_token)
         return PictureExplanation(
-            less(self.cosine), self.probability, *map(less, parts), "the mean of the other texts", self.sigmoid
+            less(self.cosine),
+            self.probability,
+            *map(less, parts),
+            against="the mean of the other texts",
+            sigmoid=self.sigmoid,
         )
 
     def ranked_parts(self, text: int) -> list[Share]:
