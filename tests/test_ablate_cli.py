@@ -53,15 +53,20 @@ def test_a_table_a_figure_and_json(main: Main, store: Path, tmp_path: Path) -> N
     assert [one["name"] for one in told["studies"]] == ["layers"]
     assert len(told["studies"][0]["effects"]) == 8
     assert "figures and numbers: clip-anatomy-ablate" in err
-    # Another study stands beside the first one, the same one takes its place; files of others stay.
+    # Another study stands beside the first one, the same question takes the place of its answer; files of others stay.
     (folder / "mine.txt").write_text("mine")
     assert main("ablate", store, "--study", "mlps,layers", "--by", "zero")[0] == 0
     assert main("ablate", store, "--study", "layers", "--label", "count")[0] == 0
-    names = ["ablate.json", "layers-zero.png", "layers.png", "mine.txt", "mlps-zero.png"]
+    assert main("ablate", store, "--study", "layers", "--label", "count")[0] == 0
+    names = ["ablate.json", "layers-2.png", "layers-zero.png", "layers.png", "mine.txt", "mlps-zero.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
     studies = json.loads((folder / "ablate.json").read_text())["studies"]
-    assert [(one["name"], one["by"]) for one in studies] == [("mlps", "zero"), ("layers", "zero"), ("layers", "mean")]
-    assert studies[2]["column"] == "count"
+    assert sorted((one["name"], one["by"], one["column"]) for one in studies) == [
+        ("layers", "mean", "count"),
+        ("layers", "mean", "shape"),
+        ("layers", "zero", "shape"),
+        ("mlps", "zero", "shape"),
+    ]
     ca.index(ca.load("demo", parity=False), "world:20:test", tmp_path / "another")
     code, out, err = main("ablate", tmp_path / "another")
     assert code == 2

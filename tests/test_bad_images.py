@@ -31,7 +31,7 @@ BROKEN = {
     "header_only.png": (encoded(noise(80, 60), "PNG")[:40], r"its beginning is damaged|is damaged"),
     "zero_wide.png": (png_claiming(0, 10), r"has no pixels|is damaged|not a picture"),
     "zero.gif": (b"GIF89a" + bytes(4) + b"\0\0\0;", r"has no pixels|is damaged|not a picture"),
-    "photo.heic": (b"\0\0\0\x18ftypheic" + bytes(64), r"pip install pillow-heif"),
+    "photo.heic": (b"\0\0\0\x18ftypheic" + bytes(64), r"pip install 'clip-anatomy\[heif\]'"),
     "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"export it as PNG first"),
     "paper.pdf": (b"%PDF-1.7\n", r"export the page as PNG first"),
     "drawing.eps": (encoded(picture(), "EPS"), r"PostScript drawing. Export it as PNG first"),

@@ -119,7 +119,7 @@ def test_every_verb_explains_all_its_options(verb: str, main: Main) -> None:
     code, out, _ = main(verb, "--help")
     assert code == 0
     assert f"clip-anatomy {verb}" in out
-    assert "--json" in out
+    assert "--json" in out or verb == "serve"
 
 
 def test_help_on_a_verb_is_its_docstring_with_its_examples(main: Main) -> None:

@@ -16,6 +16,11 @@ RIGHTED = ("chefer_depth", "other_size", "whole", "prompts", "surgery_against")
 """What was wrong before, and must differ from what is stored: relevance over several layers (the rule is written out in
 test_gradients.py), position vectors at another size (the hosts' own are asked in test_position_resampling.py), points for SAM
 outside their mask (test_points.py), what several texts were compared with by surgery (test_contrast.py)."""
+LOOSER = {"search/less/shares": 1e-4}
+"""Quotients of small numbers, which another processor rounds otherwise."""
+CHAOTIC = ("probe/sgd/accuracy", "probe/sgd/interval", "probe/sgd/by_group")
+"""Three epochs of scikit-learn's SGD amplify rounding: the same code gives other figures on another processor (and did, before any
+change). How well it learns is tested in test_probe.py."""
 Both = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
@@ -50,8 +55,11 @@ def differences(found: Both, kept: Both) -> list[str]:
         if new.shape != old.shape:
             said.append(f"{key}: {new.shape} entries, {old.shape} before")
             continue
+        if key.endswith(CHAOTIC):
+            continue
+        close = next((bound for name, bound in LOOSER.items() if key.endswith(name)), CLOSE)
         most = np.nan_to_num(np.abs(old), posinf=0, neginf=0).max(initial=0)
-        if not np.allclose(new, old, rtol=CLOSE, atol=CLOSE * most, equal_nan=True):
+        if not np.allclose(new, old, rtol=close, atol=close * most, equal_nan=True):
             said.append(f"{key}: off by {np.nanmax(np.abs(new - old)) / max(most, 1e-30):.1e} of its largest entry")
     same = found[1].keys() & kept[1].keys()
     said += [

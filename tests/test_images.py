@@ -105,9 +105,9 @@ def test_real_captions_reach_their_photographs(shared):
     [
         ("a,b\n1,2\n", ".csv", "no path"),
         ("[1, 2]", ".json", "instead of an object"),
-        ("{", ".json", "not a readable table"),
+        ("{", ".json", "cannot be read"),
         ("3", ".json", "int"),
-        ("path,label\nnowhere.jpg,x\n", ".csv", "none of the 1 paths"),
+        ("path,label\nnowhere.jpg,x\n", ".csv", "names a picture of"),
     ],
 )
 def test_bad_tables_say_what_is_wrong(tree, tmp_path, text, suffix, says):

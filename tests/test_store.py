@@ -23,7 +23,8 @@ from tiny import open_clip_model
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, OutputError, StoreError
 from clip_anatomy.store import writer as writer_module
-from clip_anatomy.store.index import index, model_of
+from clip_anatomy.store.index import index
+from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.remove import remove
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.verify import verify
@@ -169,8 +170,7 @@ def test_another_model_is_refused_by_name(made, other, clip):
         Store.open(made, other)
     with pytest.raises(StoreError, match="Type --model"):
         index(other, "world:3", made)
-    assert model_of(made) == "CLIP"
-    assert model_of(made / "nothing") is None
+    assert Manifest.load(made).model == "CLIP"
 
 
 def test_other_settings_are_refused_by_name_and_none_means_as_it_is(clip, photos, mine):

@@ -167,7 +167,7 @@ def _replacement(
     class_to_class = {one.layer: one for one in edit.replacements if one.kind == "class-to-class"}
     rows: list[Tensor] = []
     with torch.no_grad():
-        back = pull_back(tower, torch.eye(tower.embed, device=tower.device), "centered")
+        back = pull_back(tower, torch.eye(tower.embed, dtype=torch.float64, device=tower.device), "centered")
     for layer in range(tower.layers):
         heads = [head for other, head in per_head if other == layer]
         if not heads and layer not in class_to_class:

@@ -169,7 +169,7 @@ def concepts(
         >>> from clip_anatomy.loading.demo import examples
         >>> found = ca.concepts(ca.load("demo"), examples()[:8], count=2)
         >>> len(found), len(found.of(0)) <= 2, 0 <= float(found.explained.min())
-        (8, True, True)
+        (6, True, True)
     """
     if sum(one is not None for one in (images, texts, directions)) != 1:
         raise BadInput("give pictures, texts or directions, one of the three. Type: concepts(clip, ['photo.jpg'])")
@@ -228,8 +228,8 @@ def sparse_weights(
     """Solve min ‖x − w C‖² + penalty · ‖w‖₁ with w ≥ 0 for each row, or choose `count` texts greedily.
 
     Example:
-        >>> sparse_weights(torch.tensor([[0.8, 0.6]]).double(), torch.eye(2).double(), penalty=0.2).tolist()
-        [[0.7, 0.5]]
+        >>> sparse_weights(torch.tensor([[0.75, 0.5]]).double(), torch.eye(2).double(), penalty=0.25).tolist()
+        [[0.625, 0.375]]
     """
     tell, matrix = progress or silent, np.asfortranarray(dictionary.numpy().T)
     gram, found = matrix.T @ matrix if count is None else None, np.zeros((len(vectors), len(dictionary)))

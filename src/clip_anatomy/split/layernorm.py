@@ -21,6 +21,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.towers.layers import Linear
+from clip_anatomy.towers.operations import widened
 from clip_anatomy.towers.protocol import AttentionOutput, Tower
 from clip_anatomy.towers.trace import Trace
 
@@ -199,14 +200,17 @@ def heads_to_joint(tower: Tower, trace: Trace, layer: int, convention: str) -> F
 
 
 def pull_back(tower: Tower, unit: Float[Tensor, "text embed"], convention: Convention) -> Float[Tensor, "text written"]:
-    """Texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention."""
-    direction = unit.float() if tower.projection is None else unit.float() @ tower.projection.float().T
+    """Texts carried back to the residual stream: ⟨text, part⟩ = scale · ⟨direction, part⟩ + a constant of the convention; in float32 at least."""
+    unit = widened(unit)
+    direction = unit if tower.projection is None else unit @ tower.projection.to(unit.dtype).T
     pool = tower.pooling
     if pool is not None:
-        direction = direction if pool.norm is None else centre(direction * pool.norm.weight.float())
-        rows = (direction @ pool.out.weight.float()).unflatten(-1, (tower.rows, pool.d))
-        direction = torch.einsum("trd,rdw->trw", rows, pool.value.weight.float().unflatten(0, (tower.rows, pool.d)))
+        direction = direction if pool.norm is None else centre(direction * pool.norm.weight.to(unit.dtype))
+        rows = (direction @ pool.out.weight.to(unit.dtype)).unflatten(-1, (tower.rows, pool.d))
+        direction = torch.einsum(
+            "trd,rdw->trw", rows, pool.value.weight.to(unit.dtype).unflatten(0, (tower.rows, pool.d))
+        )
     if tower.ln_post is not None:
-        direction = direction * tower.ln_post.weight.float()
+        direction = direction * tower.ln_post.weight.to(unit.dtype)
         direction = centre(direction) if convention == "centered" else direction
     return direction if pool is None else direction.flatten(1)

@@ -52,8 +52,10 @@ def head_directions(
     """Directions of the residual stream carried back through W_O^h to what each head writes."""
     block = tower.blocks[layer]
     rows = direction.unflatten(-1, (tower.rows, tower.width))
-    scaled = rows if block.scale_attention is None else rows * block.scale_attention.float()
-    back = (scaled @ written_map(block).weight.float()).unflatten(-1, (tower.heads, tower.d))  # [text, row, head, d]
+    scaled = rows if block.scale_attention is None else rows * block.scale_attention.to(direction.dtype)
+    back = (scaled @ written_map(block).weight.to(direction.dtype)).unflatten(
+        -1, (tower.heads, tower.d)
+    )  # [text, row, head, d]
     return back.permute(2, 1, 3, 0).flatten(1, 2)
 
 

@@ -108,7 +108,7 @@ class ProbeTable(Result):
             "notes": list(self.notes),
         }
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, **options: Any) -> Path:
         """Write probe.json into a folder.
 
         Raises:

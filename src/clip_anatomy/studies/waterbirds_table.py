@@ -175,7 +175,7 @@ class PaperTable(Result):
             *(f"note: {one}" for one in self.notes),
         ])  # fmt: skip
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, **options: Any) -> Path:
         """Write paper.json into a folder.
 
         Raises:
