@@ -44,7 +44,7 @@ def test_the_pool_s_heads_mlp_maps_and_names_are_the_official_ones(shared: Path)
     pool = torch.from_numpy(given["pool"])
     with pytest.warns(RankWarning):  # the official run searches all 96 directions
         span = textspan(moments, pool, 16, 96)
-    # A head has 24 directions, the official run searches 96: what it picks later hangs on rounding noise.
+    # A head has 24 directions, the official run searches 96. Why later picks differ is open: rounding, or something of ours.
     first = [span.indices[0, head, 0].item() for head in range(4)]
     assert first == known["textspan_picks"][:, 0].tolist()
     assert span.indices[0, 1].tolist()[:6] == known["textspan_picks"][1].tolist()[:6]

@@ -41,7 +41,8 @@ def open_clip_timm(tensors: BorrowedTensors, visual: Any) -> Tower:
         what, side = f"{type(visual.trunk).__name__} with an MLP behind it", (1, 1)
         return HostTower(what, "image", visual, state, embed, side, (size[0], size[1]))
     trunk, width, grid = visual.trunk, places[0], places[1:]
-    eye = torch.eye(width, dtype=state[0].dtype, device=state[0].device)
+    weight = next(tensor for tensor in state if tensor.is_floating_point())  # Swin's first one is a table of places
+    eye = torch.eye(width, dtype=weight.dtype, device=weight.device)
     norm, end = readout
     return HostTower(
         what=type(trunk).__name__,

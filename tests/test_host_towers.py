@@ -1,0 +1,75 @@
+"""Trunks that their own library runs (convolutions, windows): each place has its exact share, and what needs heads says what to type."""
+
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip.timm_model import TimmModel
+from tiny_families import TEXT, VISION, randomized
+
+import clip_anatomy as ca
+from clip_anatomy.errors import ClipAnatomyError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TRUNKS: dict[str, dict[str, Any]] = {
+    "convnext_atto": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": 12, "window_size": 2},
+    "fastvit_t8": {"layers": (1, 1, 1, 1), "embed_dims": (16, 32, 64, 128)},
+}
+
+
+def live(trunk: str) -> Any:
+    import timm
+
+    model = open_clip.CustomTextCLIP(40, vision_cfg=VISION, text_cfg=TEXT)
+    visual: Any = TimmModel("convnext_atto", 40, pool="avg", proj="linear")
+    visual.trunk = timm.create_model(trunk, num_classes=0, **TRUNKS[trunk])
+    visual.image_size = (64, 64)
+    visual.head.proj = torch.nn.Linear(visual.trunk.num_features, 40, bias=False)
+    model.visual = visual
+    return randomized(model)
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_places_sum_to_the_hosts_embedding(trunk: str) -> None:
+    model = live(trunk)
+    clip = ca.load(model)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.encode_image(pixels)
+    torch.testing.assert_close(clip.encode_image(pixels), expected, rtol=1e-4, atol=1e-5)
+    texts = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
+    parts = ca.decompose(clip, pixels)
+    torch.testing.assert_close(parts.total(), expected, rtol=1e-4, atol=1e-5)
+    tokens = parts.tokens(texts)
+    torch.testing.assert_close(tokens.sum(3), parts.toward(texts).heads, rtol=1e-4, atol=1e-5)
+    assert tokens.std(3).min() > 0  # places differ
+    maps = ca.heatmap(clip, pixels, texts, against="nothing").values
+    torch.testing.assert_close(maps.sum((2, 3)), parts.toward(texts).heads.sum((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_one_place_changed_changes_its_share_alone() -> None:
+    """The share of a place is linear in what the trunk made there: ((x − mean) / σ ⊙ γ) P / N, by hand."""
+    model = live("convnext_atto")
+    clip = ca.load(model)
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    text = torch.nn.functional.normalize(torch.randn(1, 40, generator=torch.Generator().manual_seed(3)), dim=-1)
+    with torch.no_grad():
+        places = model.visual.trunk.forward_features(pixels)[0].flatten(1).T  # [place, channel]
+        norm = model.visual.trunk.head.norm
+        pooled = places.mean(0)
+        deviation = (pooled.var(unbiased=False) + norm.eps).sqrt()
+        centred = places - places.mean(1, keepdim=True)
+        share = (centred / deviation * norm.weight / len(places)) @ model.visual.head.proj.weight.T @ text[0]
+        share = share / model.encode_image(pixels).norm()
+    found = ca.decompose(clip, pixels).tokens(text)[0, 0, 0, :, 0]
+    torch.testing.assert_close(found[-len(share) :], share, rtol=1e-4, atol=1e-6)
+
+
+def test_what_needs_heads_says_what_to_type() -> None:
+    clip = ca.load(live("convnext_atto"))
+    pixels = torch.randn(1, 3, 64, 64)
+    for method in ("legrad", "sclip", "rollout"):
+        with pytest.raises(ClipAnatomyError, match="Type"):
+            ca.heatmap(clip, pixels, torch.randn(2, 40), method)
