@@ -10,7 +10,7 @@ def split_kind(tower: Tower) -> str:
     Example:
         >>> import clip_anatomy as ca
         >>> split_kind(ca.load("demo").vision)
-        'every block, 8 × 4 heads'
+        'every block, 8 × 6 heads'
     """
     heads = f"{tower.layers} × {tower.heads} heads"
     if tower.architecture == "whole":
