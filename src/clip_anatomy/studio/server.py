@@ -21,7 +21,7 @@ from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.studio import answers
 from clip_anatomy.studio.session import MOST_BYTES, Busy, Session
 
-__all__ = ["create_app"]
+__all__ = ["check_host", "create_app"]
 
 HERE = files("clip_anatomy.studio")
 LOCAL = ("127.0.0.1", "localhost", "[::1]")

@@ -1,6 +1,5 @@
 """What a running studio holds: one model, perhaps a store, and the pictures that were sent, each encoded once."""
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,12 +8,13 @@ from functools import cached_property
 from io import BytesIO
 from typing import TypeVar
 
+import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
+from clip_anatomy.data.picture import read_data
 from clip_anatomy.errors import BadInput, ClipAnatomyError
-from clip_anatomy.images.decode import read_image
+from clip_anatomy.files import digest as digest_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.loading.text_cache import embed_texts
@@ -73,6 +73,9 @@ class Session:
     pictures: "OrderedDict[str, HeldPicture]" = field(default_factory=OrderedDict[str, HeldPicture])
     _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
     _model: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _held: threading.Lock = field(
+        default_factory=threading.Lock, repr=False
+    )  # a picture is shown while the model works
     _places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(WAITING), repr=False)
 
     def run(self, work: Callable[[], T]) -> T:
@@ -100,20 +103,17 @@ class Session:
             raise BadInput(
                 f"the picture has {len(data) / 1e6:.0f} MB, at most {MOST_BYTES / 1e6:.0f} MB are taken. Send it smaller"
             )
-        digest = hashlib.blake2b(data, digest_size=8).hexdigest()
-        with self._model:
+        digest = digest_of(data, size=8)
+        with self._held:
             known = self.pictures.get(digest)
         if known is not None:
             return known
-        try:
-            image = read_image(Image.open(BytesIO(data)), keep_mode=True)
-        except OSError as error:
-            raise BadInput("this file is no picture that can be read. Send a JPEG, PNG or WebP file") from error
+        image = read_data(data, name, keep_mode=True)
         pixels = self.clip.pixels(image)
         file = BytesIO()
         model_view(image, self.clip.preprocess, SHOWN).save(file, "PNG")
         held = self.run(lambda: HeldPicture(name, digest, file.getvalue(), pixels, decompose(self.clip, pixels)))
-        with self._model:
+        with self._held:
             self.pictures[digest] = held
             while len(self.pictures) > MOST_PICTURES:
                 self.pictures.popitem(last=False)
@@ -125,7 +125,7 @@ class Session:
         Raises:
             BadInput: it was not, or it is too long ago.
         """
-        with self._model:
+        with self._held:
             held = self.pictures.get(digest)
             if held is None:
                 raise BadInput(f"picture {digest[:32]!r} is not here (any more). Send it again")
@@ -134,8 +134,6 @@ class Session:
 
     def texts(self, texts: tuple[str, ...]) -> Float[Tensor, "text embed"]:
         """Embed texts, each once."""
-        import torch
-
         new = [text for text in texts if text not in self._texts]
         if new:
             if len(self._texts) > 10_000:
