@@ -1,6 +1,7 @@
 """Every verb of the command line is one public function of the same name, with the same options and defaults."""
 
 import inspect
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -40,8 +41,20 @@ HERE_ONLY_OF_VERB: dict[str, set[str]] = {
 def options_of(verb: str) -> tuple[dict[str, inspect.Parameter], dict[str, inspect.Parameter], dict[str, Any]]:
     module, name = VERBS[verb][0].split(":")
     command = getattr(import_module(module), name)
-    signatures = [dict(inspect.signature(one).parameters) for one in (command, getattr(ca, verb))]
-    return signatures[0], signatures[1], get_type_hints(command)
+    typed, hints = with_groups_opened(command)
+    return typed, dict(inspect.signature(getattr(ca, verb)).parameters), hints
+
+
+def with_groups_opened(command: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """Return a verb's options and their types, members of a group of options in place of the group."""
+    hints, typed = get_type_hints(command), {}
+    for name, one in inspect.signature(command).parameters.items():
+        if is_dataclass(hints[name]):
+            typed |= inspect.signature(hints[name]).parameters
+            hints |= get_type_hints(hints[name])
+        else:
+            typed[name] = one
+    return typed, hints
 
 
 def plain(default: Any) -> Any:

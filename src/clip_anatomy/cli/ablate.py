@@ -6,19 +6,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from clip_anatomy.cli.options import (
-    AsJson,
     AtlasFile,
-    Device,
-    Out,
+    OutputOptions,
     StoreFolder,
-    StoreModel,
-    Weights,
-    output_folder,
-    print_json,
+    StoreModelOptions,
     print_notes,
 )
-
-DEFAULT_OUT = "clip-anatomy-ablate"
 
 
 def ablate(
@@ -36,11 +29,8 @@ def ablate(
     templates: Annotated[list[str] | None, Parameter(name=["--template", "--templates"])] = None,
     group: Annotated[str | None, Parameter(alias="-g")] = None,
     atlas: AtlasFile = None,
-    out: Out = None,
-    as_json: AsJson = False,
-    model: StoreModel = None,
-    weights: Weights = None,
-    device: Device = "auto",
+    output: OutputOptions = OutputOptions(),
+    opening: StoreModelOptions = StoreModelOptions(),
 ) -> int:
     """Replace parts of the model in all images of a store, and see how many answers change: which layers, heads, MLPs matter.
 
@@ -72,10 +62,10 @@ def ablate(
     from contextlib import ExitStack
 
     from clip_anatomy.atomic_output import staged
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import note, shown
     from clip_anatomy.report.figures import need_matplotlib
 
-    folder = output_folder(out, DEFAULT_OUT, as_json=as_json)
+    folder = output.folder("ablate")
     if folder is not None:
         need_matplotlib()
     with ExitStack() as stack:  # a folder that cannot be written is refused before the work
@@ -89,14 +79,11 @@ def ablate(
             staging = stack.enter_context(staged(folder, KIND))
         found = run(
             store, study=study, select=select, by=by, means=means, other=other, pool=pool, texts=texts, label=label, classes=classes,
-            templates=templates, group=group, atlas=atlas, model=model, weights=weights, device=device, progress=progress,
+            templates=templates, group=group, atlas=atlas, **vars(opening), progress=progress,
         )  # fmt: skip
         if staging is not None:
             write(found, staging)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    output.show(found)
     print_notes(found.notes)
     if folder is not None:
         note(f"figures and numbers: {folder}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clip_anatomy.cli.options import AsJson, Out, StoreFolder, output_folder, print_json
+from clip_anatomy.cli.options import OutputOptions, StoreFolder
 
 
 def align(
@@ -12,8 +12,7 @@ def align(
     folds: int = 5,
     permutations: int = 1000,
     seed: int = 0,
-    out: Out = None,
-    as_json: AsJson = False,
+    output: OutputOptions = OutputOptions(),
 ) -> int:
     """Fit recordings (of a brain, of another model) by the embeddings of a store; no image is read.
 
@@ -27,16 +26,15 @@ def align(
         folds: of the cross-validation.
         permutations: shuffles for p and the chance level.
         seed: of folds and shuffles.
-        out: folder to write; by default clip-anatomy-align, and none with --json.
 
     Returns:
         Exit code 0.
     """
     from contextlib import ExitStack
 
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import note, shown
 
-    folder = output_folder(out, "clip-anatomy-align", as_json=as_json)
+    folder = output.folder("align")
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {store}"))
         from clip_anatomy.report import figures
@@ -47,10 +45,7 @@ def align(
         found = run(store, recordings, folds=folds, permutations=permutations, seed=seed, progress=progress)
         if folder is not None:
             found.save(folder)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    output.show(found)
     if folder is not None:
         note(f"figure: {folder / 'align.png'}")
     return 0

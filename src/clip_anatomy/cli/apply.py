@@ -14,8 +14,8 @@ from clip_anatomy.cli.options import (
     Texts,
     Weights,
     Workers,
-    print_json,
     print_notes,
+    print_result,
 )
 
 
@@ -47,7 +47,7 @@ def apply(
     Returns:
         Exit code: 0 done, 1 a picture could not be used under --strict.
     """
-    from clip_anatomy.progress import say, shown
+    from clip_anatomy.progress import shown
 
     with shown("opening the model") as progress:
         from clip_anatomy.edits.apply import apply as run
@@ -57,8 +57,5 @@ def apply(
             device=device, progress=progress,
         )  # fmt: skip
     print_notes(found.notes, found.failed)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    print_result(found, as_json=as_json)
     return 1 if strict and found.failed else 0

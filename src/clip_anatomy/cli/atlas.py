@@ -4,9 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import AsJson, Device, Out, StoreFolder, StoreModel, Weights, output_folder, print_json
-
-DEFAULT_OUT = "clip-anatomy-atlas"
+from clip_anatomy.cli.options import OutputOptions, StoreFolder, StoreModelOptions, print_json
 
 
 def atlas(
@@ -14,8 +12,7 @@ def atlas(
     *,
     pool: Annotated[str | None, Parameter(alias="-p")] = None,
     texts: Annotated[int, Parameter(alias="-n")] = 20,
-    out: Out = None,
-    as_json: AsJson = False,
+    output: OutputOptions = OutputOptions(),
     adaptive: bool = False,
     rounds: int = 6,
     llm: str | None = None,
@@ -26,9 +23,7 @@ def atlas(
     truth: str | None = None,
     images: int = 6,
     resamples: int = 50,
-    model: StoreModel = None,
-    weights: Weights = None,
-    device: Device = "auto",
+    opening: StoreModelOptions = StoreModelOptions(),
 ) -> int:
     """Name every head of an indexed collection: a browsable report with texts, pictures and doubts, and the same as JSON and Parquet.
 
@@ -38,7 +33,6 @@ def atlas(
     Args:
         pool: texts to name heads with: general | world | a text file of one description a line. By default world for the demo model, else general.
         texts: how many texts of each head.
-        out: folder for the report; by default clip-anatomy-atlas, and none with --json.
         adaptive: grow the pool around what the heads are about until that no longer pays.
         rounds: how often it may grow.
         llm: address of an OpenAI-compatible API (http://127.0.0.1:8000/v1) whose language model names the heads and, with --adaptive, writes more texts. Its key: CLIP_ANATOMY_LLM_KEY.
@@ -57,7 +51,7 @@ def atlas(
 
     from clip_anatomy.progress import note, shown
 
-    folder = output_folder(out, DEFAULT_OUT, as_json=as_json)
+    folder = output.folder("atlas")
     with ExitStack() as stack:
         with shown(f"opening {store}"):
             from clip_anatomy.atomic_output import staged
@@ -72,7 +66,7 @@ def atlas(
             asked = language_model(llm, llm_model, llm_price, llm_timeout, task)  # said before minutes of loading
             opened = Store.open(store)
             part = None if folder is None else stack.enter_context(staged(folder, ATLAS)).folder
-            clip = model_of(opened, model, weights=weights, device=device)
+            clip = model_of(opened, **vars(opening))
         with shown() as tell:
             found = build_atlas(
                 opened, clip, pool, texts=texts, adaptive=adaptive, rounds=rounds, llm=asked, task=task, truth=truth,
@@ -87,7 +81,7 @@ def atlas(
         note(f"note: {message}")
     if found.llm_usage:
         note(found.llm_usage)
-    if as_json:
+    if output.as_json:
         print_json(found.to_dict())
     else:
         print_atlas(found)

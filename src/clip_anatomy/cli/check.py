@@ -1,6 +1,6 @@
 """`clip-anatomy check`: is this model opened and split exactly?"""
 
-from clip_anatomy.cli.options import AsJson, Device, Dtype, Model, Weights, print_json
+from clip_anatomy.cli.options import AsJson, Device, Dtype, Model, Weights, print_result
 
 
 def check(
@@ -19,16 +19,13 @@ def check(
     Returns:
         Exit code: 0 everything holds, 1 something does not.
     """
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import note, shown
 
     with shown(f"checking {model}") as progress:
         from clip_anatomy.split.check import check as run
 
         found = run(model, weights=weights, device=device, dtype=dtype, progress=progress)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    print_result(found, as_json=as_json)
     if not found.holds:
         note(f"clip-anatomy: {model} does not hold. {found.why}")
     return 0 if found.holds else 1

@@ -5,16 +5,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from clip_anatomy.cli.options import (
-    AllowUrls,
-    AsJson,
-    Device,
-    Model,
-    Out,
-    Strict,
+    ModelOptions,
+    OutputOptions,
+    ReadingOptions,
     Texts,
-    Weights,
-    output_folder,
-    print_json,
     print_notes,
 )
 
@@ -27,13 +21,9 @@ def concepts(
     penalty: float = 0.25,
     count: Annotated[int | None, Parameter(alias="-n")] = None,
     demo: bool = False,
-    model: Model = "demo",
-    weights: Weights = None,
-    out: Out = None,
-    as_json: AsJson = False,
-    strict: Strict = False,
-    device: Device = "auto",
-    allow_urls: AllowUrls = False,
+    opening: ModelOptions = ModelOptions(),
+    output: OutputOptions = OutputOptions(),
+    reading: ReadingOptions = ReadingOptions(),
 ) -> int:
     """Write pictures as sums of few texts (SpLiCE), or with --text alone, texts as sums of other texts.
 
@@ -50,7 +40,6 @@ def concepts(
         penalty: of the sum of weights; larger is sparser.
         count: exactly so many texts instead, by matching pursuit.
         demo: take the bundled pictures.
-        out: folder to write; by default clip-anatomy-concepts, and none with --json.
 
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
@@ -60,34 +49,32 @@ def concepts(
 
     from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
     from clip_anatomy.errors import BadSpec
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import note, shown
 
     if texts and (images or demo):
         raise BadSpec("pictures and --text: one of the two is written as texts. Type them in two commands")
-    folder = output_folder(out, "clip-anatomy-concepts", as_json=as_json)
+    folder = output.folder("concepts")
     pictures = None if texts else asked_pictures(images, "concepts", demo=demo)[0]
     with ExitStack() as stack:
-        progress = stack.enter_context(shown(f"opening {model}"))
-        from clip_anatomy.loading.load import load
+        progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.naming.concepts import concepts as run
         from clip_anatomy.report import concepts_figure, figures
 
         if folder is not None:
             figures.need_matplotlib()
         staging = stack.enter_context(staged_beside(folder, concepts_figure.KIND, images))
-        clip = load(model, weights=weights, device=device)
+        clip = opening.load()
         found = run(
-            clip, pictures, pool, texts=texts, over=over, penalty=penalty, count=count, allow_urls=allow_urls, skip_bad=True,
+            clip, pictures, pool, texts=texts, over=over, penalty=penalty, count=count, allow_urls=reading.allow_urls, skip_bad=True,
             progress=progress,
         )  # fmt: skip
-        found = replace(found, notes=(*demo_notes(model, images), *found.notes), failed=named_failures(found.failed))
+        found = replace(
+            found, notes=(*demo_notes(opening.model, images), *found.notes), failed=named_failures(found.failed)
+        )
         if staging is not None:
             concepts_figure.write(found, staging)
     print_notes(found.notes, found.failed)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    output.show(found)
     if folder is not None:
         note(f"figure: {folder / concepts_figure.FIGURE}")
-    return 1 if strict and found.failed else 0
+    return reading.exit_code(found.failed)

@@ -1,21 +1,15 @@
 """`clip-anatomy explain`: why does this picture match this text?"""
 
 from clip_anatomy.cli.options import (
-    AllowUrls,
-    AsJson,
     Demo,
-    Device,
     Images,
-    Model,
-    Out,
+    ModelOptions,
+    OutputOptions,
     Pictures,
+    ReadingOptions,
     Size,
-    Strict,
     Templates,
     Texts,
-    Weights,
-    output_folder,
-    print_json,
     print_notes,
 )
 
@@ -26,13 +20,9 @@ def explain(
     templates: Templates = None,
     size: Size = None,
     pictures: Pictures = None,
-    model: Model = "demo",
-    weights: Weights = None,
-    out: Out = None,
-    as_json: AsJson = False,
-    strict: Strict = False,
-    device: Device = "auto",
-    allow_urls: AllowUrls = False,
+    opening: ModelOptions = ModelOptions(),
+    output: OutputOptions = OutputOptions(),
+    reading: ReadingOptions = ReadingOptions(),
     demo: Demo = False,
 ) -> int:
     """Say why pictures match texts: which layers, heads, MLPs and patches raise and lower the cosine (direct logit attribution).
@@ -43,7 +33,6 @@ def explain(
     clearest answer.
 
     Args:
-        out: folder for the report; by default clip-anatomy-report, and none with --json.
 
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
@@ -52,14 +41,13 @@ def explain(
     from dataclasses import replace
 
     from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import note, shown
 
-    folder = output_folder(out, "clip-anatomy-report", as_json=as_json)
+    folder = output.folder("explain")
     asked, descriptions = asked_pictures(images, "explain", demo=demo)
     with ExitStack() as stack:
-        progress = stack.enter_context(shown(f"opening {model}"))
+        progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.images.input_size import parse_size
-        from clip_anatomy.loading.load import load
         from clip_anatomy.report import explain_folder, figures
         from clip_anatomy.split.explanation import explain as run
 
@@ -67,23 +55,20 @@ def explain(
         if folder is not None and pictures is not False:
             figures.need_matplotlib()
         staging = stack.enter_context(staged_beside(folder, explain_folder.KIND, images))
-        clip = load(model, weights=weights, device=device)
+        clip = opening.load()
         found = run(
-            clip, asked, texts or descriptions, templates=templates, size=wanted, allow_urls=allow_urls, skip_bad=True,
+            clip, asked, texts or descriptions, templates=templates, size=wanted, allow_urls=reading.allow_urls, skip_bad=True,
             progress=progress,
         )  # fmt: skip
-        notes = (*demo_notes(model, images), *found.notes)
+        notes = (*demo_notes(opening.model, images), *found.notes)
         found = replace(found, notes=notes, failed=named_failures(found.failed))
         left = 0
         if staging is not None:
             left = explain_folder.write(found, staging, progress, pictures=pictures)
     print_notes(found.all_notes, found.failed)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    output.show(found)
     if folder is not None:
         note(f"report: {folder / 'index.html'}")
         if left and pictures is None:
             note(f"no picture files for {left:,} pairs of picture and text; --pictures draws them")
-    return 1 if strict and found.failed else 0
+    return reading.exit_code(found.failed)

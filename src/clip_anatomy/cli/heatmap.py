@@ -1,22 +1,17 @@
 """`clip-anatomy heatmap`: where in these pictures does this text match?"""
 
 from clip_anatomy.cli.options import (
-    AllowUrls,
-    AsJson,
     Demo,
-    Device,
     Images,
-    Model,
-    Out,
+    ModelOptions,
+    OutputOptions,
     Pictures,
+    ReadingOptions,
     Size,
-    Strict,
     Stride,
     Templates,
     Texts,
-    Weights,
     Window,
-    output_folder,
     print_json,
     print_notes,
 )
@@ -39,13 +34,9 @@ def heatmap(
     sanity_pictures: int = 8,
     pictures: Pictures = None,
     demo: Demo = False,
-    model: Model = "demo",
-    weights: Weights = None,
-    out: Out = None,
-    as_json: AsJson = False,
-    strict: Strict = False,
-    device: Device = "auto",
-    allow_urls: AllowUrls = False,
+    opening: ModelOptions = ModelOptions(),
+    output: OutputOptions = OutputOptions(),
+    reading: ReadingOptions = ReadingOptions(),
 ) -> int:
     """Show where in pictures texts match: overlays on the original pixels, contact sheets, one page with everything.
 
@@ -64,7 +55,6 @@ def heatmap(
         colours: signed (orange for, blue against) | heat (each map from its lowest to its highest value).
         sanity: also check whether the maps mean anything: negative texts, random weights, a contrast text, sinks, and what happens to the model when patches are taken out in the order of the map.
         sanity_pictures: check the first so many; each costs some 150 forwards a method.
-        out: folder to write; by default clip-anatomy-heatmap, and none with --json.
 
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
@@ -84,34 +74,33 @@ def heatmap(
         raise BadSpec(f"--stride {stride} is the step between windows. Type --window 224 --stride {stride}")
     if layers and window is not None:
         raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")
-    folder = output_folder(out, "clip-anatomy-heatmap", as_json=as_json)
+    folder = output.folder("heatmap")
     asked, descriptions = asked_pictures(images, "heatmap", demo=demo)
     with ExitStack() as stack:
-        progress = stack.enter_context(shown(f"opening {model}"))
+        progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.evaluation.method_checks import method_checks
         from clip_anatomy.images.input_size import parse_size
-        from clip_anatomy.loading.load import load
         from clip_anatomy.loading.typed_texts import typed_texts
         from clip_anatomy.maps.map_set import checked_methods, map_set
         from clip_anatomy.report import maps_folder
 
         wanted = parse_size(size)
         staging = stack.enter_context(staged_beside(folder, maps_folder.KIND, images))
-        clip = load(model, weights=weights, device=device)
+        clip = opening.load()
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
         found = map_set(
             clip, asked, [text.text for text in typed], checked_methods(clip, method or []), against=against, templates=templates, size=wanted, layers=layers,
-            words=words, allow_urls=allow_urls, skip_bad=True, progress=progress,
+            words=words, allow_urls=reading.allow_urls, skip_bad=True, progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
-        found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, images), *notes), colours=colours)
+        found = replace(found, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes), colours=colours)
         found = found.with_failed(named_failures(found.failed))
         checks = method_checks(found, sanity_pictures, progress) if sanity else None
         if staging is not None:
             maps_folder.write(found, staging, progress, pictures=pictures, checks=checks)
     print_notes(found.all_notes, found.failed)
-    if as_json:
+    if output.as_json:
         print_json(found.to_dict() if checks is None else {**found.to_dict(), "sanity": checks.to_list()})
     else:
         say(found.table("" if folder is None else str(folder / "heatmap.json")))
@@ -119,4 +108,4 @@ def heatmap(
             say(f"\n{checks.table()}")
     if folder is not None:
         note(f"maps: {folder / 'index.html'}")
-    return 1 if strict and found.failed else 0
+    return reading.exit_code(found.failed)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import MODELS, AsJson, BatchSize, Device, Strict, Weights, Workers, print_json
+from clip_anatomy.cli.options import MODELS, AsJson, BatchSize, Device, Strict, Weights, Workers, print_result
 
 STOPPED, ENDED = 130, 143
 IndexModel = Annotated[
@@ -53,7 +53,7 @@ def index(
         Exit code: 0 done, 1 an image could not be used under --strict, 130 stopped with Ctrl-C (what was finished is kept).
     """
     from clip_anatomy.errors import Ended
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import note, shown
 
     with shown("opening the model"):
         from clip_anatomy.data.open_dataset import open_dataset
@@ -75,8 +75,5 @@ def index(
         note(f"not used: {name}: {message}")
     if done.failed > len(done.errors):
         note(f"... and {done.failed - len(done.errors):,} more; all of them: Store.open(...).rows(status='error')")
-    if as_json:
-        print_json(done.to_dict())
-    else:
-        say(done.summary())
+    print_result(done, as_json=as_json)
     return 1 if strict and done.failed else 0

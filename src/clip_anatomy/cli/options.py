@@ -1,18 +1,24 @@
 """The options that verbs share, each with its help text declared once; and what verbs do alike with their output.
 
-A verb's signature takes them as types, so that its own docstring describes only what is its own:
+A verb's signature takes single options as types, and those that always stand together as a group, so that its own docstring
+describes only what is its own:
 
-    def explain(*images: str, texts: Texts = None, model: Model = "demo", weights: Weights = None, device: Device = "auto",
-                out: Out = None, as_json: AsJson = False, strict: Strict = False, allow_urls: AllowUrls = False) -> int: ...
+    def explain(*images: Images, texts: Texts = None, opening: ModelOptions = ModelOptions(),
+                output: OutputOptions = OutputOptions(), strict: Strict = False) -> int: ...
 
-`Out` and `OutFile` have no help text: what is written, and where by default, is said in the docstring of the verb.
+A group is typed like its members: `--model`, `--weights`, `--device`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from clip_anatomy.loading.clip import Clip
+    from clip_anatomy.results import Result
 
 # ---- model
 MODELS = "demo | open_clip:NAME/TAG | open_clip:NAME with --weights | hf:ORG/NAME | a folder or file with a saved model"
@@ -92,7 +98,10 @@ Pictures = Annotated[
         help="draw picture files beside the page, or none; the page has all either way.",
     ),
 ]
-Out = Annotated[Path | None, Parameter(alias="-o")]
+Out = Annotated[
+    Path | None,
+    Parameter(alias="-o", help="folder to write; by default clip-anatomy-VERB, and none with --json."),
+]
 OutFile = Annotated[Path, Parameter(alias="-o")]
 AsJson = Annotated[
     bool,
@@ -100,9 +109,75 @@ AsJson = Annotated[
 ]
 
 
-def output_folder(out: Path | None, default: str, *, as_json: bool) -> Path | None:
-    """Return the folder to write: the one that was named, the default one, or none where JSON alone was asked for."""
-    return out if out is not None or as_json else Path(default)
+# ---- groups
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is opened."""
+
+    model: Model = "demo"
+    weights: Weights = None
+    device: Device = "auto"
+
+    def load(self) -> "Clip":
+        """Open the model.
+
+        Raises:
+            ClipAnatomyError: what `clip_anatomy.load` raises.
+        """
+        from clip_anatomy.loading.load import load
+
+        return load(self.model, weights=self.weights, device=self.device)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class StoreModelOptions:
+    """How the model of a store is opened."""
+
+    model: StoreModel = None
+    weights: Weights = None
+    device: Device = "auto"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How pictures are taken that lie elsewhere or cannot be used."""
+
+    strict: Strict = False
+    allow_urls: AllowUrls = False
+
+    def exit_code(self, failed: Sequence[object]) -> int:
+        """Return 1 where pictures could not be used and that is to be an error, else 0."""
+        return 1 if self.strict and failed else 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where results go."""
+
+    out: Out = None
+    as_json: AsJson = False
+
+    def folder(self, verb: str) -> Path | None:
+        """Return the folder to write: the one that was named, the verb's own, or none where JSON alone was asked for."""
+        return self.out if self.out is not None or self.as_json else Path(f"clip-anatomy-{verb}")
+
+    def show(self, result: "Result") -> None:
+        """Print a result: as JSON where that was asked for, else its summary."""
+        print_result(result, as_json=self.as_json)
+
+
+def print_result(result: "Result", *, as_json: bool) -> None:
+    """Print a result on stdout, as JSON or as its summary."""
+    from clip_anatomy.progress import say
+
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        say(result.summary())
 
 
 def print_json(value: dict[str, Any]) -> None:

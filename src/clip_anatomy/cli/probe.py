@@ -1,10 +1,11 @@
 """`clip-anatomy probe`: what a linear classifier reads off the embedding, and off parts of it."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import AsJson, AtlasFile, Out, StoreFolder
+from clip_anatomy.cli.options import AsJson, AtlasFile, StoreFolder
 
 
 def probe(
@@ -19,7 +20,7 @@ def probe(
     method: str | None = None,
     epochs: int = 10,
     seed: int = 0,
-    out: Out = None,
+    out: Annotated[Path | None, Parameter(alias="-o")] = None,
     as_json: AsJson = False,
 ) -> int:
     """Train linear probes on the full embedding and on ablated ones, side by side; no image is read.
@@ -39,14 +40,15 @@ def probe(
         method: logistic | sgd (a batch at a time) | ridge (closed form). By default logistic, or sgd for large sets.
         epochs: passes of sgd.
         seed: of the split by ids, of sgd and of the intervals.
+        out: file for the table as JSON.
 
     Returns:
         Exit code 0.
     """
     from clip_anatomy.atomic_output import as_json as json_text
     from clip_anatomy.atomic_output import write_file
-    from clip_anatomy.cli.options import print_json
-    from clip_anatomy.progress import say, shown
+    from clip_anatomy.cli.options import print_result
+    from clip_anatomy.progress import shown
 
     with shown(f"opening {store}") as progress:
         from clip_anatomy.studies.probe import probe as run
@@ -57,8 +59,5 @@ def probe(
         )  # fmt: skip
     if out is not None:
         write_file(out, json_text(found.to_dict()))
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    print_result(found, as_json=as_json)
     return 0

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import AsJson, Device, Out, StoreModel, Templates, Weights
+from clip_anatomy.cli.options import OutputOptions, StoreModelOptions, Templates
 
 
 def repair(
@@ -27,11 +27,8 @@ def repair(
     most: int = 10,
     atlas: Path | None = None,
     protocol: str | None = None,
-    out: Out = None,
-    as_json: AsJson = False,
-    model: StoreModel = None,
-    weights: Weights = None,
-    device: Device = "auto",
+    output: OutputOptions = OutputOptions(),
+    opening: StoreModelOptions = StoreModelOptions(),
 ) -> int:
     """Find the heads and MLPs that a wrong answer hangs on, ablate those that you choose, and save the edit.
 
@@ -64,12 +61,12 @@ def repair(
     Returns:
         Exit code 0.
     """
-    from clip_anatomy.cli.options import output_folder, print_json, print_notes
+    from clip_anatomy.cli.options import print_json, print_notes
     from clip_anatomy.progress import note, say, shown
-    from clip_anatomy.report.repair_folder import EDIT, OUT, repair_folder
+    from clip_anatomy.report.repair_folder import EDIT, repair_folder
     from clip_anatomy.report.repair_interactive import show
 
-    folder = output_folder(out, OUT, as_json=as_json)
+    folder = output.folder("repair")
     with repair_folder(folder if protocol is None else None) as write:  # refused before work if it cannot be written
         with shown(f"opening {source}") as progress:
             from clip_anatomy.studies.repair import RepairResult
@@ -78,20 +75,20 @@ def repair(
 
             result = run(
                 source, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates, select=select, split=split,
-                seed=seed, images=images, heads_only=heads_only, cost=cost, most=most, atlas=atlas, protocol=protocol, out=out,
-                model=model, weights=weights, device=device, progress=progress,
+                seed=seed, images=images, heads_only=heads_only, cost=cost, most=most, atlas=atlas, protocol=protocol, out=output.out,
+                **vars(opening), progress=progress,
             )  # fmt: skip
         if isinstance(result, RepairResult):
-            if not as_json:
+            if not output.as_json:
                 result = show(result, asking=select is None and not yes)
             write(result)
-    if as_json:
+    if output.as_json:
         print_json(result.to_dict())
     if not isinstance(result, RepairResult):
-        if not as_json:
+        if not output.as_json:
             say(result.summary())
         if folder is not None:
-            note(f"the same as JSON: {result.save(PROTOCOL_OUT if out is None else out)}")
+            note(f"the same as JSON: {result.save(PROTOCOL_OUT if output.out is None else output.out)}")
         return 0
     print_notes(result.notes)
     if folder is not None:

@@ -4,9 +4,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import AllowUrls, AsJson, AtlasFile, Device, Out, StoreFolder, StoreModel, Weights
-
-DEFAULT_OUT = "clip-anatomy-search"
+from clip_anatomy.cli.options import AllowUrls, AtlasFile, OutputOptions, StoreFolder, StoreModelOptions
 
 
 def search(
@@ -22,11 +20,8 @@ def search(
     captions: bool = False,
     atlas: AtlasFile = None,
     approximate: bool = False,
-    out: Out = None,
-    as_json: AsJson = False,
-    model: StoreModel = None,
-    weights: Weights = None,
-    device: Device = "auto",
+    output: OutputOptions = OutputOptions(),
+    opening: StoreModelOptions = StoreModelOptions(),
     allow_urls: AllowUrls = False,
 ) -> int:
     """Find the pictures of a store that share a property with a picture or a text: the same texture, not the same thing.
@@ -50,27 +45,26 @@ def search(
         where: an SQL condition over id, path, size, label, "group", captions, meta.
         captions: find captions of the store for a picture, by heads of the text tower.
         approximate: use an approximate index of these heads, built in the store on first use, for more than ten million images.
-        out: folder for the page; by default clip-anatomy-search, and none with --json.
 
     Returns:
         Exit code 0.
     """
-    from clip_anatomy.cli.options import output_folder, print_json, print_notes
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.cli.options import print_notes
+    from clip_anatomy.progress import note, shown
     from clip_anatomy.retrieval.search import search as find
     from clip_anatomy.retrieval.text_search import search_captions
     from clip_anatomy.store.store import Store
     from clip_anatomy.store.store_model import model_of
 
     if captions:
-        ignored = {"--negative": negative, "--mode": mode != "heads", "--focus": focus, "--where": where, "--out": out,
+        ignored = {"--negative": negative, "--mode": mode != "heads", "--focus": focus, "--where": where, "--out": output.out,
                    "--approximate": approximate, "--atlas": atlas}  # fmt: skip
         _refuse_ignored("--captions", ignored)
-    folder = None if captions else output_folder(out, DEFAULT_OUT, as_json=as_json)
+    folder = None if captions else output.folder("search")
     with shown(f"opening {store}") as tell:
         opened = Store.open(store)
-        named = model or weights or folder or captions
-        clip = model_of(opened, model, weights=weights, device=device) if named else None
+        named = opening.model or opening.weights or folder or captions
+        clip = model_of(opened, **vars(opening)) if named else None
         if captions:
             found = search_captions(
                 opened, [*query], heads, k, measure=measure, allow_urls=allow_urls, clip=clip, progress=tell
@@ -78,17 +72,14 @@ def search(
         else:
             found = find(
                 opened, [*query], heads, k, negative=negative, mode=mode, focus=focus, measure=measure, where=where,
-                atlas=atlas, approximate=approximate, allow_urls=allow_urls, clip=clip, device=device, progress=tell,
+                atlas=atlas, approximate=approximate, allow_urls=allow_urls, clip=clip, device=opening.device, progress=tell,
             )  # fmt: skip
             print_notes(found.notes)
     if folder is not None:
         with shown("drawing the page"):
             page = found.save(folder)
         note(f"page: {page}")
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    output.show(found)
     return 0
 
 

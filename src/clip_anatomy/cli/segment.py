@@ -1,22 +1,17 @@
 """`clip-anatomy segment`: cut out of these pictures what a text names."""
 
 from clip_anatomy.cli.options import (
-    AllowUrls,
-    AsJson,
     Demo,
-    Device,
     Images,
-    Model,
-    Out,
+    ModelOptions,
+    OutputOptions,
     Pictures,
+    ReadingOptions,
     Size,
-    Strict,
     Stride,
     Templates,
     Texts,
-    Weights,
     Window,
-    output_folder,
     print_json,
     print_notes,
 )
@@ -36,13 +31,9 @@ def segment(
     refine: str | None = None,
     pictures: Pictures = None,
     demo: Demo = False,
-    model: Model = "demo",
-    weights: Weights = None,
-    out: Out = None,
-    as_json: AsJson = False,
-    strict: Strict = False,
-    device: Device = "auto",
-    allow_urls: AllowUrls = False,
+    opening: ModelOptions = ModelOptions(),
+    output: OutputOptions = OutputOptions(),
+    reading: ReadingOptions = ReadingOptions(),
 ) -> int:
     """Cut out of pictures what texts name: masks, and points and boxes for SAM.
 
@@ -58,7 +49,6 @@ def segment(
         threshold: lenient (Otsu's cut, or one standard deviation above the mean where that is lower) | otsu (two groups of least spread) | mean | half | none | a number from 0 to 1 (a share of the map's range).
         method: a method of heatmap.
         refine: pamr: let the masks follow the picture's edges. Off by default, and named wherever it was used.
-        out: folder to write; by default clip-anatomy-segment, and none with --json.
 
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
@@ -70,12 +60,11 @@ def segment(
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.progress import note, say, shown
 
-    folder = output_folder(out, "clip-anatomy-segment", as_json=as_json)
+    folder = output.folder("segment")
     asked, descriptions = asked_pictures(images, "segment", demo=demo)
     with ExitStack() as stack:
-        progress = stack.enter_context(shown(f"opening {model}"))
+        progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.images.input_size import parse_size
-        from clip_anatomy.loading.load import load
         from clip_anatomy.loading.typed_texts import typed_texts
         from clip_anatomy.maps.map_set import checked_methods
         from clip_anatomy.maps.segment import segment as run
@@ -83,7 +72,7 @@ def segment(
 
         wanted = parse_size(size)
         staging = stack.enter_context(staged_beside(folder, masks_folder.KIND, images))
-        clip = load(model, weights=weights, device=device)
+        clip = opening.load()
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         names = tuple(text.text for text in typed)
         behind = [text.text for text in typed_texts(background, clip.tokenizer)[0]] if background else ()
@@ -92,21 +81,21 @@ def segment(
             raise BadSpec("masks are cut from one method's maps. Type --method decomposition")
         found = run(
             clip, asked, names, methods[0], threshold=threshold, background=behind, templates=templates, size=wanted, window=window, stride=stride,
-            refine=refine, together=groups_of(together or [], names), allow_urls=allow_urls, skip_bad=True, progress=progress,
+            refine=refine, together=groups_of(together or [], names), allow_urls=reading.allow_urls, skip_bad=True, progress=progress,
         )  # fmt: skip
-        found = replace(found, typed=tuple(typed), notes=(*demo_notes(model, images), *notes))
+        found = replace(found, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes))
         found = replace(found, maps=found.maps.with_failed(named_failures(found.failed)))
         if staging is not None:
             masks_folder.write(found, staging, progress, pictures=pictures)
     print_notes(found.all_notes, found.failed)
-    if as_json:
+    if output.as_json:
         print_json(found.to_dict())
     else:
         say(found.table("" if folder is None else str(folder / "segment.json")))
     note(str(found.how))
     if folder is not None:
         note(f"masks: {folder / 'index.html'}")
-    return 1 if strict and found.failed else 0
+    return reading.exit_code(found.failed)
 
 
 def groups_of(wanted: list[str], texts: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

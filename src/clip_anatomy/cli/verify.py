@@ -1,6 +1,6 @@
 """`clip-anatomy verify`: is a store still what was written?"""
 
-from clip_anatomy.cli.options import AsJson, StoreFolder, print_json
+from clip_anatomy.cli.options import AsJson, StoreFolder, print_result
 
 
 def verify(store: StoreFolder, *, as_json: AsJson = False) -> int:
@@ -11,16 +11,13 @@ def verify(store: StoreFolder, *, as_json: AsJson = False) -> int:
     Returns:
         Exit code: 0 all is well, 1 something is wrong.
     """
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import note, shown
 
     with shown(f"reading {store}") as tell:
         from clip_anatomy.store.verify import verify as verify_store
 
         found = verify_store(store, tell)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    print_result(found, as_json=as_json)
     if not found.holds:
         note(
             "clip-anatomy: put a copy of the named files in their place; without one, delete the store and index again: "

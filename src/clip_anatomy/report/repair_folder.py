@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from clip_anatomy.studies.repair import RepairResult
 
-__all__ = ["EDIT", "OUT", "figure", "html", "repair_folder", "save"]
+__all__ = ["EDIT", "figure", "html", "repair_folder", "save"]
 
-OUT = "clip-anatomy-repair"
 EDIT, FIGURE, NUMBERS = "edit.json", "repair.png", "repair.json"
 KIND = Kind("repair", NUMBERS, "clip-anatomy/repair/", (EDIT, FIGURE, NUMBERS))
 
