@@ -17,8 +17,12 @@ from clip_anatomy.maps import (
     grad_eclip,
     gradients,
     maskclip,
+    pearl,
     proxyclip,
+    resclip,
     resnet_maps,
+    rfclip,
+    scclip,
 )
 from clip_anatomy.maps.contrast import EACH_OTHER
 from clip_anatomy.maps.decomposition import DecompositionOptions, decomposition
@@ -145,6 +149,26 @@ _FAMILY: dict[str, Method] = {  # values are cosines of patches, or differences 
         "values of the last block, mixed by an affinity of patches that you bring (ProxyCLIP)",
         proxyclip.ProxyOptions(),
         needs=("affinity",),
+    ),
+    "scclip": Method(
+        scclip.scclip,
+        "outlier tokens repaired, tokens gathered by what earlier blocks found alike (SC-CLIP)",
+        scclip.ScclipOptions(),
+    ),
+    "rfclip": Method(
+        rfclip.rfclip,
+        "attention moved from distractors to the foreground in every block (RF-CLIP)",
+        rfclip.RfclipOptions(),
+    ),
+    "resclip": Method(
+        resclip.resclip,
+        "attention of middle blocks mixed in, then bent toward the first answer (ResCLIP)",
+        resclip.ResclipOptions(),
+    ),
+    "pearl": Method(
+        pearl.pearl,
+        "keys turned onto queries before they are compared (PEARL)",
+        pearl.PearlOptions(),
     ),
 }
 
