@@ -25,6 +25,7 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.studies.find_cue import CueSearch, find_cue
 from clip_anatomy.studies.repair_ablations import PartAblation
 from clip_anatomy.studies.repair_effect import repair_edit
+from clip_anatomy.studies.repair_task import TaskSettings
 
 TIED_BAR, AVERAGE_BAR, DIGIT_BAR = 20.0, -2.0, 15.0
 
@@ -73,9 +74,9 @@ def main() -> None:
             f"{'':<46}{'worst group':>12}{'false digit':>12}{'all attributes':>15}{'shape':>8}{'count':>8}{'background':>11}{'digit':>8}"
         )
         told["before"] = row("nothing ablated", before, before)
-        for question, settings in (("shape", {}), ("count", {}), ("count, heads only", {"heads_only": True})):
+        for question, heads_only in (("shape", False), ("count", False), ("count, heads only", True)):
             began = time.perf_counter()
-            found = find_cue(store, clip, label=question.split(",")[0], **settings)
+            found = find_cue(store, clip, TaskSettings(question.split(",")[0]), heads_only=heads_only)
             spent = time.perf_counter() - began
             print(f"\nwhich {question}? {spent:.1f} s to find; groups: {', '.join(found.task.group_names)}")
             for strategy, ablation in tried(found, args.every).items():

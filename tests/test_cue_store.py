@@ -12,7 +12,7 @@ from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.cue_scores import COST
+from clip_anatomy.studies.cue_scores import COST, Budget
 from clip_anatomy.studies.example_images import changed_answers, cue_examples
 from clip_anatomy.studies.find_cue import find_cue
 from clip_anatomy.studies.image_split import halves_of
@@ -26,7 +26,7 @@ from clip_anatomy.studies.repair_ablations import (
     selection_of,
 )
 from clip_anatomy.studies.repair_effect import measure_repair, repair_edit, validation_score
-from clip_anatomy.studies.repair_task import repair_task
+from clip_anatomy.studies.repair_task import TaskSettings, repair_task
 from clip_anatomy.studies.store_columns import codes_in, matching_class
 
 
@@ -143,7 +143,7 @@ def test_the_test_split_is_never_read_in_the_choice(found, store, demo):
 
 
 def test_the_choice_depends_on_the_validation_split(found, store, demo):
-    other = find_cue(store, demo, seed=5)
+    other = find_cue(store, demo, halves=halves_of(store, seed=5))
     assert other.before != found.before
     assert set(other.split.validation) != set(found.split.validation)
 
@@ -216,7 +216,7 @@ class Stranger(Store):
 
 def test_a_class_or_a_group_of_test_images_alone_is_said_not_refused(demo, store):
     rare = Stranger(store.path, store.manifest, store.blocks, store.epoch)
-    found = find_cue(rare, demo, classes=None, templates=["a {}"], also=[])
+    found = find_cue(rare, demo, TaskSettings(templates=["a {}"], also=[]))
     told = measure_repair(rare, found, Selection(((7, 3),)))
     assert "cod" not in found.task.main.classes
     assert any("not asked of test images that are cod" in one for one in told.notes)
@@ -240,7 +240,7 @@ def test_examples_are_the_pictures_that_a_part_speaks_up_for(found, store):
 def test_groups_are_told_in_four_ways(store, demo):
     rows = halves_of(store).validation
     assert repair_task(store, demo, rows).rule == "as they are"
-    counted = repair_task(store, demo, rows, label="count")
+    counted = repair_task(store, demo, rows, TaskSettings("count"))
     assert (counted.rule, counted.group_names) == ("agrees", ("digit agrees", "digit disagrees", "no digit"))
     labels = counted.labels(store, rows)[0]
     groups = counted.groups(store, rows, labels)
@@ -254,8 +254,8 @@ def test_groups_are_told_in_four_ways(store, demo):
                 else f"digit {'agrees' if words[count[at]] == digit[at] else 'disagrees'}"
             )
             assert counted.group_names[groups[k]] == told
-    assert repair_task(store, demo, rows, group="background").rule == "crossed"
-    assert repair_task(store, demo, rows, label="count", group="size", cue="red, blue").cue == ("red", "blue")
+    assert repair_task(store, demo, rows, TaskSettings(group="background")).rule == "crossed"
+    assert repair_task(store, demo, rows, TaskSettings("count", group="size", cue="red, blue")).cue == ("red", "blue")
 
 
 def test_without_groups_a_cue_in_words_is_enough(store, demo):
@@ -266,14 +266,14 @@ def test_without_groups_a_cue_in_words_is_enough(store, demo):
     bare = Groupless(store.path, store.manifest, store.blocks, store.epoch)
     with pytest.raises(BadInput, match=r"in no groups, and no cue is suspected. Type --group COLUMN"):
         find_cue(bare, demo)
-    told = find_cue(bare, demo, cue="sky, water, night, grass")
+    told = find_cue(bare, demo, TaskSettings(cue="sky, water, night, grass"))
     assert told.task.rule == "guessed"
     assert {"bird, sky", "star, grass", "flower, night"} <= set(told.task.group_names)
     assert {part.name for part in told.best.parts} & {"7.0", "7.3", "2.0"}
 
 
 def test_heads_only_leaves_mlps_alone(store, demo):
-    told = find_cue(store, demo, label="count", heads_only=True)
+    told = find_cue(store, demo, TaskSettings("count"), heads_only=True)
     assert all(one.part.head >= 0 for one in told.suspects)
     assert len(parts_of(store)) == len(told.suspects) + len(store.manifest.layers)
 
@@ -303,16 +303,30 @@ def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo,
         ({"classes": "bird, Bird"}, r"one stands twice"),
         ({"group": "nothing"}, r"in no groups, and no cue"),
         ({"also": ["nothing"]}, r"column 'nothing' is empty"),
-        ({"split": "nothing"}, r"'nothing' is empty or not there. Type one of"),
-        ({"split": "colour"}, r"'test' for the images to report on"),
-        ({"max_loss": 3.0}, r"--cost 300.*type --cost 2"),
-        ({"images": 3}, r"10 or more of each are needed"),
         ({"templates": ["no place"]}, r"must hold exactly one"),
     ],
 )
 def test_bad_settings_are_named(store, demo, settings, said):
     with pytest.raises(BadInput, match=said):
-        find_cue(store, demo, **settings)
+        find_cue(store, demo, TaskSettings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("nothing",), r"'nothing' is empty or not there. Type one of"),
+        (("colour",), r"'test' for the images to report on"),
+        ((None, 0, 3), r"10 or more of each are needed"),
+    ],
+)
+def test_halves_that_cannot_be_made_are_named(store, settings, said):
+    with pytest.raises(BadInput, match=said):
+        halves_of(store, *settings)
+
+
+def test_a_budget_of_more_than_all_is_refused():
+    with pytest.raises(BadInput, match=r"--cost 300.*type --cost 2"):
+        Budget(3.0)
 
 
 def test_one_class_only_is_named(store, demo):

@@ -144,10 +144,12 @@ def test_nothing_many_groups_and_long_names_can_be_drawn(store):
     from clip_anatomy.report import repair_terminal as screen
     from clip_anatomy.report.repair_figure import draw_repair, lines_of
     from clip_anatomy.studies.find_cue import find_cue
+    from clip_anatomy.studies.image_split import halves_of
     from clip_anatomy.studies.repair_effect import measure_repair
+    from clip_anatomy.studies.repair_task import TaskSettings
 
     opened = ca.Store.open(store)
-    found = find_cue(opened, ca.load("demo", parity=False), also=[], images=120)
+    found = find_cue(opened, ca.load("demo", parity=False), TaskSettings(also=[]), halves_of(opened, most=120))
     nothing = measure_repair(opened, found, Selection())
     assert nothing.worst.change == 0
     many = replace(
@@ -169,9 +171,11 @@ def test_pictures_are_drawn_with_characters_at_a_terminal_with_colours(store):
 
     from clip_anatomy.report import repair_interactive as prompt
     from clip_anatomy.studies.find_cue import find_cue
+    from clip_anatomy.studies.image_split import halves_of
+    from clip_anatomy.studies.repair_task import TaskSettings
 
     opened = ca.Store.open(store)
-    found = find_cue(opened, ca.load("demo", parity=False), also=[], images=120)
+    found = find_cue(opened, ca.load("demo", parity=False), TaskSettings(also=[]), halves_of(opened, most=120))
     page = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=100)
     for piece in prompt.pictures(opened, found, page):
         page.print(piece)

@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from clip_anatomy.cli.options import (
+    Images,
     ModelOptions,
     OutputOptions,
     ReadingOptions,
@@ -14,13 +15,12 @@ from clip_anatomy.cli.options import (
 
 
 def concepts(
-    *images: str,
+    *images: Images,
     texts: Texts = None,
     pool: str | None = None,
     over: str | None = None,
     penalty: float = 0.25,
     count: Annotated[int | None, Parameter(alias="-n")] = None,
-    demo: bool = False,
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
     reading: ReadingOptions = ReadingOptions(),
@@ -34,12 +34,10 @@ def concepts(
         clip-anatomy concepts --text "a photo of a lemur" --pool words.txt
 
     Args:
-        images: pictures, folders (with all folders in them), lists, tables, tars; - for paths on standard input.
         pool: the vocabulary: general | world | a file of one text per line. By default the general one (the demo model: world).
         over: a store whose mean is what all pictures share; by default the mean of the pictures given, if there are eight.
         penalty: of the sum of weights; larger is sparser.
         count: exactly so many texts instead, by matching pursuit.
-        demo: take the bundled pictures.
 
     Returns:
         Exit code: 0 done, 1 a picture could not be read under --strict.
@@ -51,10 +49,10 @@ def concepts(
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.progress import note, shown
 
-    if texts and (images or demo):
+    if texts and (images or reading.demo):
         raise BadSpec("pictures and --text: one of the two is written as texts. Type them in two commands")
     folder = output.folder("concepts")
-    pictures = None if texts else asked_pictures(images, "concepts", demo=demo)[0]
+    pictures = None if texts else asked_pictures(images, "concepts", demo=reading.demo)[0]
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.naming.concepts import concepts as run

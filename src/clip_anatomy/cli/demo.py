@@ -1,6 +1,6 @@
 """`clip-anatomy demo`: the main job on the bundled model, nothing to download."""
 
-from clip_anatomy.cli.options import OutputOptions, Pictures, Texts
+from clip_anatomy.cli.options import OutputOptions, Pictures, ReadingOptions, Texts
 
 
 def demo(*photos: str, texts: Texts = None, pictures: Pictures = None, output: OutputOptions = OutputOptions()) -> int:
@@ -17,4 +17,4 @@ def demo(*photos: str, texts: Texts = None, pictures: Pictures = None, output: O
     from clip_anatomy.cli.explain import explain
 
     folder = OutputOptions(output.folder("demo"), output.as_json)
-    return explain(*photos, texts=texts, pictures=pictures, output=folder, demo=True)
+    return explain(*photos, texts=texts, pictures=pictures, output=folder, reading=ReadingOptions(demo=True))

@@ -1,7 +1,6 @@
 """`clip-anatomy explain`: why does this picture match this text?"""
 
 from clip_anatomy.cli.options import (
-    Demo,
     Images,
     ModelOptions,
     OutputOptions,
@@ -23,7 +22,6 @@ def explain(
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
     reading: ReadingOptions = ReadingOptions(),
-    demo: Demo = False,
 ) -> int:
     """Say why pictures match texts: which layers, heads, MLPs and patches raise and lower the cosine (direct logit attribution).
 
@@ -44,7 +42,7 @@ def explain(
     from clip_anatomy.progress import note, shown
 
     folder = output.folder("explain")
-    asked, descriptions = asked_pictures(images, "explain", demo=demo)
+    asked, descriptions = asked_pictures(images, "explain", demo=reading.demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.images.input_size import parse_size

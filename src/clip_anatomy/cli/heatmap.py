@@ -1,7 +1,6 @@
 """`clip-anatomy heatmap`: where in these pictures does this text match?"""
 
 from clip_anatomy.cli.options import (
-    Demo,
     Images,
     ModelOptions,
     OutputOptions,
@@ -33,7 +32,6 @@ def heatmap(
     sanity: bool = False,
     sanity_pictures: int = 8,
     pictures: Pictures = None,
-    demo: Demo = False,
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
     reading: ReadingOptions = ReadingOptions(),
@@ -75,7 +73,7 @@ def heatmap(
     if layers and window is not None:
         raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")
     folder = output.folder("heatmap")
-    asked, descriptions = asked_pictures(images, "heatmap", demo=demo)
+    asked, descriptions = asked_pictures(images, "heatmap", demo=reading.demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.evaluation.method_checks import method_checks

@@ -64,7 +64,10 @@ Window = Annotated[
     ),
 ]
 Stride = Annotated[int | None, Parameter(help="from one window to the next; by default half a window.")]
-Demo = Annotated[bool, Parameter(help="take the bundled pictures, with their own descriptions if no text is given.")]
+Demo = Annotated[
+    bool,
+    Parameter(help="take the bundled pictures too; their own descriptions where a text is needed and none is given."),
+]
 AllowUrls = Annotated[bool, Parameter(help="fetch pictures given as http(s) addresses.")]
 Strict = Annotated[
     bool, Parameter(help="exit with 1 if any picture could not be used (the others are done all the same).")
@@ -143,8 +146,9 @@ class StoreModelOptions:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How pictures are taken that lie elsewhere or cannot be used."""
+    """Which pictures are taken beside those that are typed, and what if some cannot be used."""
 
+    demo: Demo = False
     strict: Strict = False
     allow_urls: AllowUrls = False
 

@@ -1,7 +1,6 @@
 """`clip-anatomy segment`: cut out of these pictures what a text names."""
 
 from clip_anatomy.cli.options import (
-    Demo,
     Images,
     ModelOptions,
     OutputOptions,
@@ -30,7 +29,6 @@ def segment(
     stride: Stride = None,
     refine: str | None = None,
     pictures: Pictures = None,
-    demo: Demo = False,
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
     reading: ReadingOptions = ReadingOptions(),
@@ -61,7 +59,7 @@ def segment(
     from clip_anatomy.progress import note, say, shown
 
     folder = output.folder("segment")
-    asked, descriptions = asked_pictures(images, "segment", demo=demo)
+    asked, descriptions = asked_pictures(images, "segment", demo=reading.demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.images.input_size import parse_size

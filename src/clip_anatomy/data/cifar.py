@@ -135,10 +135,7 @@ class Cifar:
 
     def check(self) -> None:
         """Raise BadInput when the copy has gone."""
-        if not self.copy.root.is_dir():
-            raise BadInput(
-                f"the folder {self.copy.root} cannot be reached. Bring it back and type the same command again"
-            )
+        self.copy.check()
 
     def fetch(self, path: str) -> ImageData:
         """Read the pixels at `file#number`."""

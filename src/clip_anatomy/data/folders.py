@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.atomic_output import made_here
-from clip_anatomy.data.picture import ImageData, Picture, hash_of
+from clip_anatomy.data.picture import ImageData, Picture, hash_of, unreachable
 from clip_anatomy.data.picture_files import HIDDEN, OURS, UNREADABLE, head_of, is_picture, not_a_picture
 from clip_anatomy.data.tables import NAMES, NOTHING, Table, TableRow, merged, read_rows, read_table, row_for
 from clip_anatomy.errors import BadInput
@@ -96,7 +96,7 @@ class Folder:
     def check(self) -> None:
         """Raise BadInput when the folder has gone."""
         if not self.root.is_dir():
-            raise BadInput(f"the folder {self.root} cannot be reached. Bring it back and type the same command again")
+            raise unreachable(f"the folder {self.root}")
 
     def fetch(self, path: str) -> ImageData:
         """Read the file at `path`."""
@@ -162,7 +162,7 @@ class ImageList:
     def check(self) -> None:
         """Raise BadInput when the list has gone."""
         if not self.file.is_file():
-            raise BadInput(f"the list {self.file} cannot be reached. Bring it back and type the same command again")
+            raise unreachable(f"the list {self.file}")
 
     def fetch(self, path: str) -> ImageData:
         """Read the file at `path`, beside the list or in `images/` beside it."""

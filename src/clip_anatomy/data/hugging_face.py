@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clip_anatomy.data.picture import ImageData, Picture
+from clip_anatomy.data.picture import ImageData, Picture, unreachable
 from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL
 from clip_anatomy.errors import BadInput, MissingExtra, reading
 from clip_anatomy.network import reaching
@@ -93,7 +93,7 @@ class HubDataset:
     def check(self) -> None:
         """Raise BadInput when its files have gone."""
         if is_saved(Path(self.name)) is False and Path(self.name).is_absolute():
-            raise BadInput(f"the dataset {self.name} cannot be reached. Bring it back and type the same command again")
+            raise unreachable(f"the dataset {self.name}")
 
     def fetch(self, path: str) -> ImageData:
         """Read the image of a row."""

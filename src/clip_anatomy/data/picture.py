@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.errors import BadImage
+from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.files import digest, digest_of_file
 from clip_anatomy.images.decode import need_plugins
 from clip_anatomy.images.pixels import Preprocess, read_image
@@ -100,6 +100,11 @@ class Source(Protocol):
     def fetch(self, path: str) -> ImageData:
         """Read the image at a picture's `path`."""
         ...
+
+
+def unreachable(what: str) -> BadInput:
+    """Return the error of a collection that has gone since it was opened."""
+    return BadInput(f"{what} cannot be reached. Bring it back and type the same command again")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the readers of published data sets share: how a copy is copy for, what a whole copy holds, and walking its files."""
+"""What the readers of published data sets share: how a copy is opened, what a whole one holds, and the walk over its files."""
 
 import csv
 import os
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clip_anatomy.data.picture import ImageData, Picture
+from clip_anatomy.data.picture import ImageData, Picture, unreachable
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import path_of
 
@@ -93,6 +93,11 @@ class DatasetCopy:
     def splits(self) -> tuple[str, ...]:
         """Which splits are wanted."""
         return tuple(split for split in self.of.images if split in self.options) or tuple(self.of.images)
+
+    def check(self) -> None:
+        """Raise BadInput when the copy has gone."""
+        if not self.root.is_dir():
+            raise unreachable(f"the folder {self.root}")
 
     def need(self, name: str) -> Path:
         """Return a file that the copy must have.
@@ -183,10 +188,7 @@ class LabelledDataset:
 
     def check(self) -> None:
         """Raise BadInput when the copy has gone."""
-        if not self.copy.root.is_dir():
-            raise BadInput(
-                f"the folder {self.copy.root} cannot be reached. Bring it back and type the same command again"
-            )
+        self.copy.check()
 
     def fetch(self, path: str) -> ImageData:
         """Read the file at `path`."""

@@ -149,6 +149,15 @@ class PaperSettings:
     left: str = "half precision"
 
 
+SCLIP_SIZES: dict[str, dict[str, Any]] = {
+    "voc20": {},
+    "context59": {},
+    "coco-stuff": {"side": 448},
+    "cityscapes": {"side": 560},
+    "ade20k": {},
+}
+"""Data sets without a background in SCLIP's release, which NACLIP's is built on."""
+
 PAPERS: dict[str, PaperSettings] = {
     "sclip": PaperSettings(
         "SCLIP (Wang et al. 2024), released configurations",
@@ -157,11 +166,7 @@ PAPERS: dict[str, PaperSettings] = {
             "voc21": {"threshold": 0.1, "area": 0.1, "logit_scale": 65.0},
             "context60": {"threshold": 0.1, "logit_scale": 50.0},
             "coco-object": {"threshold": 0.1, "logit_scale": 50.0},
-            "voc20": {},
-            "context59": {},
-            "coco-stuff": {"side": 448},
-            "cityscapes": {"side": 560},
-            "ade20k": {},
+            **SCLIP_SIZES,
         },
         {
             "voc21": 59.63, "context60": 31.74, "coco-object": 33.52, "voc20": 81.54, "context59": 34.46,
@@ -190,11 +195,7 @@ PAPERS: dict[str, PaperSettings] = {
             "voc21": {"threshold": 0.1},
             "context60": {"threshold": 0.1},
             "coco-object": {"threshold": 0.1},
-            "voc20": {},
-            "context59": {},
-            "coco-stuff": {"side": 448},
-            "cityscapes": {"side": 560},
-            "ade20k": {},
+            **SCLIP_SIZES,
         },
         {
             "voc21": 58.9, "context60": 32.2, "coco-object": 33.2, "voc20": 79.7, "context59": 35.2, "coco-stuff": 23.3,

@@ -37,6 +37,11 @@ class Budget:
     most: int = MOST
     least: float = LEAST
 
+    def __post_init__(self) -> None:
+        """Refuse what is no share, and no part at all."""
+        if not 0 <= self.cost <= 1 or self.most < 1:
+            raise BadInput(f"--cost {100 * self.cost:g}, --most {self.most}: type --cost 2 --most 10")
+
 
 BUDGET = Budget()
 

@@ -14,16 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_anatomy.errors import BadInput, StoreError
+from clip_anatomy.errors import StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.cue_scores import (
-    COST,
-    LEAST,
-    MOST,
+    BUDGET,
     AblatedLogits,
     Budget,
     Score,
@@ -50,11 +48,10 @@ from clip_anatomy.studies.repair_ablations import (
     parts_of,
     selection_of,
 )
-from clip_anatomy.studies.repair_task import RepairTask, repair_task
+from clip_anatomy.studies.repair_task import DEFAULTS, RepairTask, TaskSettings, repair_task
 
 __all__ = ["Candidate", "CueSearch", "find_cue"]
 
-IMAGES = 20_000
 FEW = 20  # validation images in a group: a choice that hangs on fewer is said to
 MANY = 48  # candidates, where not all parts fit into memory
 
@@ -128,20 +125,11 @@ class CueSearch:
 def find_cue(
     store: Store,
     clip: Clip,
+    settings: TaskSettings = DEFAULTS,
+    halves: Split | None = None,
     *,
-    label: str = "label",
-    classes: Sequence[str] | str | None = None,
-    group: str | None = None,
-    cue: Sequence[str] | str | None = None,
-    also: Sequence[str] | str | None = None,
-    templates: Sequence[str] | str | None = None,
-    split: str | None = None,
-    seed: int = 0,
-    images: int = IMAGES,
+    budget: Budget = BUDGET,
     heads_only: bool = False,
-    max_loss: float = COST,
-    most: int = MOST,
-    least: float = LEAST,
     atlas: "Atlas | str | Path | None" = None,
     progress: Progress | None = None,
 ) -> CueSearch:
@@ -150,19 +138,10 @@ def find_cue(
     Args:
         store: a store with labels, and with groups or a cue in words.
         clip: its model.
-        label: column of the right answers.
-        classes: class names, "a, b", or a text file; by default the values of the column.
-        group: column of the groups, or of the cue; by default "group".
-        cue: what is suspected, in words: texts or "sky, water"; by default the words of the groups.
-        also: columns of tasks that must be kept; for the demo world, by default, all that it knows.
-        templates: prompts to average.
-        split: column of the splits; by default "split", else halves by id.
-        seed: of those halves.
-        images: images of each half, at most.
+        settings: what is asked, and which columns hold it.
+        halves: images to choose on and to report on; by default halves by id.
+        budget: what ablating may cost on the validation split.
         heads_only: leave MLPs alone where the store holds them.
-        max_loss: accuracy, 0–1, that the average and each other task may lose on the validation split.
-        most: parts to ablate, at most.
-        least: what each part must earn of half the worst group plus half the mean of groups.
         atlas: names of the heads; by default made from the validation images alone.
         progress: told as it goes.
 
@@ -170,7 +149,7 @@ def find_cue(
         CueSearch. Nothing of the test split was read.
 
     Raises:
-        BadInput: labels without classes, one class, empty groups, scores that are not numbers, settings that make no sense.
+        BadInput: labels without classes, one class, empty groups, scores that are not numbers.
         StoreError: a store of another model, or one made with --convention official.
 
     Example:
@@ -190,15 +169,9 @@ def find_cue(
             f"{store.path} was made with --convention {store.manifest.convention}; a repair needs one in which a part that writes nothing "
             "contributes nothing. Type: clip-anatomy index SOURCE NEW-STORE --convention centered"
         )
-    if not 0 <= max_loss <= 1 or most < 1 or not 0 <= least <= 1 or images < 1:
-        raise BadInput(
-            f"--cost {100 * max_loss:g}, --most {most}, --images {images}, least={least}: type --cost 2 --most 10 --images 20000"
-        )
-    halves = halves_of(store, split, seed, images)
+    halves = halves or halves_of(store)
     rows = halves.validation
-    task = repair_task(
-        store, clip, rows, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates
-    )
+    task = repair_task(store, clip, rows, settings)
     named = _atlas(store, clip, rows, atlas, tell)
     parts = tuple(part for part in parts_of(store) if part.head >= 0 or not heads_only)
     alone, ablated = _each_alone(store, task, rows, parts, tell)
@@ -210,7 +183,7 @@ def find_cue(
         bare = ablated_logits(store, task, rows, ())
         parts = _most_suspected(suspects, score(bare, bare.base), cue_roles, _fitting(task, rows))
         ablated = ablated_logits(store, task, rows, parts)
-    before, budget = score(ablated, ablated.base), Budget(max_loss, most, least)
+    before = score(ablated, ablated.base)
     candidates = _candidates(suspects, ablated, parts, cue_roles, budget)
     notes = (*task.notes, *_notes(store, task, ablated, heads_only=heads_only))
     heads = tuple(part for part in parts if part.head >= 0)
@@ -218,9 +191,9 @@ def find_cue(
         del ablated  # the next one is as large
         along = ablated_logits(store, task, rows, heads, along_cue=True)
         selected = greedy_selection(along, budget)
-        candidates += (_candidate("along the cue only", along, heads, selected, max_loss, along_cue=True),)
+        candidates += (_candidate("along the cue only", along, heads, selected, budget.cost, along_cue=True),)
     able = [Candidate("nothing helps", (), before), *(one for one in candidates if one.within_budget and one.parts)]
-    best = max(able, key=lambda one: (round(one.score.objective - least * len(one.parts), 6), -len(one.parts)))
+    best = max(able, key=lambda one: (round(one.score.objective - budget.least * len(one.parts), 6), -len(one.parts)))
     return CueSearch(task, halves, suspects, candidates, best, before, cue_roles, named, notes)
 
 

@@ -18,10 +18,12 @@ from clip_anatomy.results import Result
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.store_model import model_of
-from clip_anatomy.studies.cue_scores import Score
-from clip_anatomy.studies.find_cue import IMAGES, MOST, CueSearch, find_cue
+from clip_anatomy.studies.cue_scores import MOST, Budget, Score
+from clip_anatomy.studies.find_cue import CueSearch, find_cue
+from clip_anatomy.studies.image_split import halves_of
 from clip_anatomy.studies.repair_ablations import ALONG, PartAblation, checked_parts
 from clip_anatomy.studies.repair_effect import RepairEffect, measure_repair, repair_edit
+from clip_anatomy.studies.repair_task import TaskSettings
 from clip_anatomy.studies.waterbirds_protocol import PROTOCOL_OUT, run_protocol
 from clip_anatomy.studies.waterbirds_table import PaperTable
 
@@ -29,6 +31,7 @@ __all__ = ["RepairResult", "ablation_in", "repair"]
 
 SCHEMA = "clip-anatomy/repair/2"
 OUT = "clip-anatomy-repair"
+IMAGES = 20_000
 
 
 @public
@@ -189,15 +192,17 @@ def repair(
         return run_protocol(
             source, protocol, model=model, weights=weights, device=device, out=out or PROTOCOL_OUT, progress=progress
         )
-    if not 0 <= cost <= 100 or most < 1 or images < 1:
-        raise BadInput(f"--cost {cost:g}, --most {most}, --images {images}: type --cost 2 --most 10 --images 20000")
+    if images < 1:
+        raise BadInput(f"--images {images} of each half: type --images 20000")
+    budget = Budget(cost / 100, most)
     store, clip = _opened(source, Path(out or OUT), model, progress or silent, weights=weights, device=device)
     if select is not None and "role=" not in select and "words=" not in select:
         ablation_in(select, store)  # refused before the search; names of heads are known only after it
+    settings = TaskSettings(label, classes, group, cue, also, templates)
+    halves = halves_of(store, split, seed, images)
     found = find_cue(
-        store, clip, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates, split=split, seed=seed,
-        images=images, heads_only=heads_only, max_loss=cost / 100, most=most, atlas=atlas, progress=progress,
-    )  # fmt: skip
+        store, clip, settings, halves, budget=budget, heads_only=heads_only, atlas=atlas, progress=progress
+    )
     ablation = found.best.ablation if select is None else ablation_in(select, store, found)
     return _repaired(store, clip, found, ablation, select)
 

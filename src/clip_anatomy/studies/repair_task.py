@@ -20,12 +20,36 @@ from clip_anatomy.store.store import Store
 from clip_anatomy.studies.store_columns import columns_of, comparable, few, listed, matching_class, text_column
 from clip_anatomy.studies.zero_shot_task import WORLD, ZeroShotTask, class_texts, values_of, zero_shot_task
 
-__all__ = ["RepairTask", "repair_task"]
+__all__ = ["RepairTask", "TaskSettings", "repair_task"]
 
 FLAT = 1e-3  # of the largest: directions in which the cue's texts do not differ
 FEW = 5  # images that a group made by crossing needs in the validation split
 FILLERS = ("on", "in", "with", "at", "and", "the", "a", "an", "of")
 Rule = Literal["as they are", "agrees", "crossed", "guessed"]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What is asked of a store, and which of its columns hold it.
+
+    Attributes:
+        label: column of the right answers.
+        classes: names of the classes, "a, b, c", or a text file of one a line; by default the values of the column.
+        group: column of the groups, or of the cue; by default "group" where it is filled.
+        cue: what is suspected, in words: texts, or "sky, water"; by default the words of the groups.
+        also: columns of other tasks that must be kept; by default, for the demo world, all that it knows.
+        templates: prompts to average; by default "a photo of a {}.", for the demo world its own.
+    """
+
+    label: str = "label"
+    classes: Sequence[str] | str | None = None
+    group: str | None = None
+    cue: Sequence[str] | str | None = None
+    also: Sequence[str] | str | None = None
+    templates: Sequence[str] | str | None = None
+
+
+DEFAULTS = TaskSettings()
 
 
 @dataclass(frozen=True)
@@ -139,13 +163,7 @@ def repair_task(
     store: Store,
     clip: Clip,
     rows: np.ndarray,
-    *,
-    label: str = "label",
-    classes: Sequence[str] | str | None = None,
-    group: str | None = None,
-    cue: Sequence[str] | str | None = None,
-    also: Sequence[str] | str | None = None,
-    templates: Sequence[str] | str | None = None,
+    settings: TaskSettings = DEFAULTS,
 ) -> RepairTask:
     """Work out what to ask of a store.
 
@@ -153,20 +171,15 @@ def repair_task(
         store: the store.
         clip: its model.
         rows: the images that may be looked at for it: the validation split.
-        label: column of the right answers.
-        classes: names of the classes, "a, b, c", or a text file of one a line; by default the values of the column.
-        group: column of the groups; by default "group" where it is filled.
-        cue: what is suspected, in words: texts, or "sky, water"; by default the words of the groups.
-        also: columns of other tasks that must be kept; by default, for the demo world, all that it knows.
-        templates: prompts to average; by default "a photo of a {}.", for the demo world its own.
+        settings: what is asked, and which columns hold it.
 
     Raises:
         BadInput: labels that match no class, one class only, no groups and no cue, columns that are not there.
     """
-    world = is_world(store)
-    if world and group is None and label == "count":
+    world, group, templates = is_world(store), settings.group, settings.templates
+    if world and group is None and settings.label == "count":
         group = "digit"  # the flaw of its counts is the printed digit
-    main = zero_shot_task(store, lambda: clip, label, rows, classes=classes, templates=templates)
+    main = zero_shot_task(store, lambda: clip, settings.label, rows, classes=settings.classes, templates=templates)
     labelled = main.labels[main.labels >= 0]
     if len(set(labelled.tolist())) < 2:
         held = f"one class only ({main.classes[int(labelled[0])]})" if len(labelled) else "no class"
@@ -175,10 +188,11 @@ def repair_task(
             f"{columns_of(store)}"
         )
     values = text_column(store, group or "group", rows)
-    task = _grouped(main, (group or "group") if any(values) or group else "", values, listed(cue))
-    kept = [name for name in WORLD if name != main.column] if also is None and world else listed(also)
-    others = [zero_shot_task(store, lambda: clip, name, rows, templates=templates) for name in kept]
-    task = replace(task, tasks=(main, *others), cue_texts=_cue_texts(clip, task.cue, templates, world=world))
+    task = _grouped(main, (group or "group") if any(values) or group else "", values, listed(settings.cue))
+    every = settings.also is None and world
+    others = [name for name in WORLD if name != main.column] if every else listed(settings.also)
+    kept = [zero_shot_task(store, lambda: clip, name, rows, templates=templates) for name in others]
+    task = replace(task, tasks=(main, *kept), cue_texts=_cue_texts(clip, task.cue, templates, world=world))
     if task.rule in ("crossed", "guessed"):
         task = _without_few(task, task.named_groups(store, rows, main.labels))
     groups = task.groups(store, rows, main.labels)
