@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pictures import written
+from pictures import encoded, noise, written
 from store_of_photos import (
     COUNT,
     clip,
@@ -21,8 +21,10 @@ from store_of_photos import (
 from tiny import open_clip_model
 
 import clip_anatomy as ca
+from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, OutputError, StoreError
 from clip_anatomy.store import writer as writer_module
+from clip_anatomy.store.fixed_point import decode, encode
 from clip_anatomy.store.index import index
 from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.remove import remove
@@ -64,6 +66,57 @@ def test_a_store_holds_the_exact_split(clip, photos, tmp_path, convention, layer
     assert (unit * torch.nn.functional.normalize(parts.embedding, dim=-1)).sum(-1).min() > 0.999999
 
 
+def test_cosines_of_a_store_are_right_to_a_millionth(tmp_path):
+    clip = ca.load("demo")
+    index(clip, "world:80:test", tmp_path / "s")
+    store = Store.open(tmp_path / "s", clip)
+    exact = clip.encode_image([picture.data for picture in open_dataset("world:80:test")]).double()
+    assert (store.embeddings().double() - exact).norm(dim=1).max() < 2e-6 * exact.norm(dim=1).max()
+    exact, stored = torch.nn.functional.normalize(exact, dim=-1), store.embeddings(unit=True).double()
+    draw = torch.Generator().manual_seed(0)
+    texts = torch.nn.functional.normalize(torch.randn(100, 128, dtype=torch.double, generator=draw), dim=-1)
+    assert (stored @ stored.T - exact @ exact.T).abs().max() < 1e-6  # 9e-5 in float16
+    assert (stored @ texts.T - exact @ texts.T).abs().max() < 1e-6
+    assert torch.equal(store.embeddings([70, 3, 3]), store.embeddings()[[70, 3, 3]])
+
+
+@pytest.mark.parametrize("embed", [1, 7, 24, 33, 768])
+def test_fixed_point_is_off_by_half_a_step_of_its_group(embed):
+    rng = np.random.default_rng(embed)
+    unit = rng.standard_normal((40, embed)) * np.exp(rng.normal(0, 2, embed))
+    unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
+    unit[0], unit[1] = 0, np.eye(embed)[-1]
+    found = decode(encode(unit))
+    largest = np.stack([np.abs(unit[:, at - at % 32 : at - at % 32 + 32]).max(1) for at in range(embed)], 1)
+    assert found.dtype == np.float32
+    assert (np.abs(found - unit) <= largest * 2 ** (1 / 8) / 524287 / 2 + 2e-7 * np.abs(unit)).all()
+    assert sum(array.nbytes for array in encode(unit).values()) == 40 * (2 * embed + -(-embed // 2) + -(-embed // 32))
+
+
+def test_a_store_of_before_opens_and_goes_on_in_float16(clip, photos, tmp_path, monkeypatch):
+    of = Manifest.of
+    monkeypatch.setattr(Manifest, "of", lambda *given: replace(of(*given), format="clip-anatomy store 2"))
+    index(clip, photos, tmp_path / "old")
+    monkeypatch.undo()
+    (tmp_path / "more").mkdir()
+    written(tmp_path / "more" / "later.png", encoded(noise(40, 40), "PNG"))
+    assert index(clip, tmp_path / "more", tmp_path / "old").done == 1  # and merged into one block
+    index(clip, photos, tmp_path / "new")
+    old, new = Store.open(tmp_path / "old", clip), Store.open(tmp_path / "new", clip)
+    assert (len(old.blocks), old.manifest.format, new.manifest.format) == (
+        1,
+        "clip-anatomy store 2",
+        "clip-anatomy store 3",
+    )
+    off = (old.embeddings(unit=True)[:-1] - new.embeddings(unit=True)).abs().max()
+    assert 1e-7 < off < 3e-4
+    assert verify(tmp_path / "old").problems == ()
+    hits = [ca.search(store, old.rows()[7].id, mode="whole", k=1).hits[0] for store in (old, new)]
+    assert hits[0].score == pytest.approx(hits[1].score, abs=3e-4)
+    unit = new.embeddings([7, hits[1].row.index], unit=True)
+    assert hits[1].score == pytest.approx(float(unit[0] @ unit[1]), abs=1e-6)
+
+
 def test_the_embedding_is_rebuilt_from_float16_heads_and_the_rest(clip, photos, made):
     store = Store.open(made)
     parts = ca.decompose(clip, files_of(store, photos))
@@ -90,6 +143,12 @@ def test_zarr_reads_it_as_it_is(made):
         assert np.array_equal(group["mlps"][layer], store.mlps(layer))
     assert np.array_equal(group["norm"][:], store.norms())
     assert group["embedding"].metadata.dimension_names == ("image", "embed")
+    upper, low, scale = (group[name][:].astype(np.int64) for name in ("embedding", "embedding_low", "embedding_scale"))
+    for image, at in ((0, 0), (5, 7), (COUNT, 11)):  # as docs/store.md says
+        half = -(-upper.shape[1] // 2)
+        nibble = low[image, at % half] >> 4 if at >= half else low[image, at] & 15
+        number = (16 * upper[image, at] + nibble) / 524287 * 2 ** (-scale[image, at // 32] / 8)
+        assert abs(number * group["norm"][image] - store.embeddings()[image, at]) < 1e-6
 
 
 def test_a_head_that_writes_nothing_leaves_a_file_all_the_same(photos, tmp_path):

@@ -406,12 +406,14 @@ def test_scores_that_are_no_numbers_are_named(clip: Any, tmp_path: Path) -> None
     ca.index(clip, "world:30:test", tmp_path / "store", keep="heads,mlps")
     store = Store.open(tmp_path / "store")
     task = ablation_task(store, lambda: clip)
-    path = store.blocks[0].folder / "embedding" / "c" / "0" / "0"
-    values = np.memmap(path, np.float16, "r+", shape=(30, store.manifest.embed))
-    values[7, 0] = np.nan
+    path = (
+        store.blocks[0].folder / "heads" / "c" / "0" / "0" / "0" / "0"
+    )  # of layer 0; an embedding in fixed point cannot be NaN
+    values = np.memmap(path, np.float16, "r+", shape=(store.manifest.heads, 30, store.manifest.d))
+    values[2, 7, 0] = np.nan
     values.flush()
     with pytest.raises(BadInput, match=r"the scores of 1 images are NaN or infinite \(first: world-0-test-7\).*verify"):
-        study(Store.open(tmp_path / "store"), select=["none"], task=task)
+        study(Store.open(tmp_path / "store"), select=["0.2"], task=task)
 
 
 def test_one_image_is_not_the_worst_group() -> None:

@@ -15,7 +15,6 @@ from clip_anatomy.data.picture_files import has_suffix
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import digest_of_file, path_of
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.retrieval.subspace import unit_embeddings
 from clip_anatomy.store.head_coordinates import image_arrays
 from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
@@ -124,7 +123,7 @@ def _stored(name: str, store: Store) -> QueryPicture:
     # Of a block with holes the living are a copy of it all: one image is looked up among all of them.
     whole, inside = replace(block, alive=None), place if block.alive is None else int(block.alive[place])
     heads = np.stack([whole.heads(at)[:, inside] for at in range(len(store.manifest.layers))])
-    embedding = unit_embeddings(store, [row.index])[0].float()
+    embedding = store.embeddings([row.index], unit=True)[0]
     return QueryPicture(name, torch.from_numpy(heads).float(), embedding, row, digest=row.digest)
 
 

@@ -93,7 +93,7 @@ class _Scan:
         """Have a block read from the disk beside what is computed."""
         if block.alive is None:
             for part in self.space.parts:
-                part.read(block)
+                part.prefetch(block)
 
     def fill(self, found: Tensor, block: StoreBlock) -> None:
         """Score one block."""

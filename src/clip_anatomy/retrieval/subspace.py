@@ -13,14 +13,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.store.blocks import StoreBlock
 from clip_anatomy.store.store import Store
 
-__all__ = ["MODES", "Space", "SpacePart", "space_of", "unit_embeddings"]
+__all__ = ["MODES", "Space", "SpacePart", "space_of"]
 
 MODES = ("heads", "whole", "without")
 
@@ -44,9 +44,16 @@ class SpacePart:
     text: Callable[[], Float64[Tensor, "out embed"]] | None
     size: int
 
-    def read(self, block: StoreBlock) -> Float16[np.ndarray, "image d"]:
+    def read(self, block: StoreBlock) -> Float[np.ndarray, "image d"]:
         """Read the stored numbers of a block's images."""
-        return block.cached(self.at)
+        return block.embedding() if self.at is None else block.cached(self.at)
+
+    def prefetch(self, block: StoreBlock) -> None:
+        """Have them read from the disk."""
+        if self.at is None:
+            block.coded_embedding()
+        else:
+            block.cached(self.at)
 
     def apply(self, x: Float[Tensor, "image d"]) -> Float[Tensor, "image out"]:
         """Centre and project numbers as they are stored, in their own precision."""
@@ -111,7 +118,7 @@ class Space:
         """Make the vectors of stored images, from the stored numbers in float64."""
         layers = store.manifest.layers
         stored = (
-            unit_embeddings(store, rows) if part.at is None else store.heads(layers[part.at[0]], part.at[1], rows)
+            store.embeddings(rows, unit=True) if part.at is None else store.heads(layers[part.at[0]], part.at[1], rows)
             for part in self.parts
         )
         return self.join([part.apply(x.double()) for part, x in zip(self.parts, stored, strict=True)])
@@ -202,8 +209,3 @@ def _means(store: Store) -> Float64[Tensor, "layer head d"]:
             _KNOWN.pop(next(iter(_KNOWN)), None)
         _KNOWN[key] = store.means()
     return _KNOWN[key]
-
-
-def unit_embeddings(store: Store, rows: Sequence[int]) -> Float16[Tensor, "image embed"]:
-    """Read unit embeddings exactly as they are stored."""
-    return store.gather(lambda block: block.cached(None), rows, (store.manifest.embed,), np.float16)

@@ -6,7 +6,7 @@ memory as it is. Reading therefore needs no zarr and copies nothing.
     blocks/000007/zarr.json            a group
     blocks/000007/heads/c/L/0/0/0      shard of layer L: [head, image, d] float16, then zarr's index of its chunks
     blocks/000007/mlps/c/L/0/0         [image, embed] float16, if kept
-    blocks/000007/embedding/c/0/0      [image, embed] float16, of unit length
+    blocks/000007/embedding/c/0/0      [image, embed] int16, with embedding_low and embedding_scale: of unit length, see `fixed_point`
     blocks/000007/norm/c/0             [image] float32, ‖embedding‖
 """
 
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Int64
+from jaxtyping import Float16, Float32, Int64
 
 from clip_anatomy.errors import MissingExtra, StoreError, reading
+from clip_anatomy.store.fixed_point import decode
 from clip_anatomy.store.manifest import Manifest
 
 __all__ = ["StoreBlock", "folder_of", "mapped", "mapped_and_cached", "need_zarr", "read_blocks", "write_block"]
@@ -73,35 +74,51 @@ class StoreBlock:
         path = self.folder / "heads" / "c" / str(at) / "0" / "0" / "0"
         return self._living(self._mapped(path, np.float16, shape, indexed=manifest.heads), 1)
 
-    def cached(self, at: tuple[int, int] | None) -> Float16[np.ndarray, "image d"]:
-        """Return coordinates of one head (place of its layer, its number), or the embeddings (None); stays mapped for the next time."""
-        manifest = self.manifest
-        width, head, indexed = (manifest.embed, 0, 0) if at is None else (manifest.d, at[1], manifest.heads)
-        name = "embedding/c/0/0" if at is None else f"heads/c/{at[0]}/0/0/0"
-        numbers = self.count * width
-        size = 2 * numbers * max(indexed, 1)
+    def cached(self, at: tuple[int, int]) -> Float16[np.ndarray, "image d"]:
+        """Return coordinates of one head (place of its layer, its number); stays mapped for the next time."""
+        heads, d = self.manifest.heads, self.manifest.d
+        numbers = self.count * d
         found = mapped_and_cached(
-            f"{self.folder}/{name}",
+            f"{self.folder}/heads/c/{at[0]}/0/0/0",
             np.float16,
             numbers,
-            2 * head * numbers,
-            lambda path: self._check(path, size, indexed),
+            2 * at[1] * numbers,
+            lambda path: self._check(path, 2 * numbers * heads, heads),
         )
-        return self._living(found.reshape(self.count, width), 0)
+        return self._living(found.reshape(self.count, d), 0)
 
     def mlps(self, at: int) -> Float16[np.ndarray, "image embed"]:
         """Tell what the MLP of the `at`-th kept layer wrote."""
         path = self.folder / "mlps" / "c" / str(at) / "0" / "0"
         return self._living(self._mapped(path, np.float16, (self.count, self.manifest.embed)), 0)
 
-    def embedding(self) -> Float16[np.ndarray, "image embed"]:
+    def embedding(self) -> Float32[np.ndarray, "image embed"]:
         """Return embeddings of unit length."""
-        path = self.folder / "embedding" / "c" / "0" / "0"
-        return self._living(self._mapped(path, np.float16, (self.count, self.manifest.embed)), 0)
+        return decode(self.coded_embedding())
+
+    def coded_embedding(self) -> dict[str, np.ndarray]:
+        """Return what `decode` makes embeddings of; stays mapped for the next time."""
+        return {name: self.stored(name, keep=True) for name in self.manifest.coded_embedding}
 
     def norm(self) -> Float32[np.ndarray, " image"]:
         """Return lengths of the embeddings."""
-        return self._living(self._mapped(self.folder / "norm" / "c" / "0", np.float32, (self.count,)), 0)
+        return self.stored("norm")
+
+    def stored(self, name: str, *, keep: bool = False) -> np.ndarray:
+        """Return one array of `Manifest.image_arrays` as it lies on the disk; `keep` it mapped for the next time."""
+        dtype, width = self.manifest.image_arrays[name]
+        path = self.folder / name / "c" / "0" / "0" if width else self.folder / name / "c" / "0"
+        kind, count = np.dtype(dtype), self.count * max(width, 1)
+
+        def check(path: Path) -> None:
+            self._check(path, count * kind.itemsize, 0)
+
+        if keep:
+            found = mapped_and_cached(str(path), kind, count, 0, check)
+        else:
+            check(path)
+            found = mapped(path, kind, count)
+        return self._living(found.reshape(self.count, width) if width else found, 0)
 
     def _living(self, array: np.ndarray, axis: int) -> np.ndarray:
         return array if self.alive is None else np.take(array, self.alive, axis)
@@ -154,7 +171,7 @@ def read_blocks(rows: Any, folder: Path, manifest: Manifest) -> tuple[StoreBlock
     return tuple(blocks)
 
 
-def mapped(path: Path, dtype: type, count: int, first: int = 0, *, read_now: bool = False) -> np.ndarray:
+def mapped(path: Path, dtype: np.typing.DTypeLike, count: int, first: int = 0, *, read_now: bool = False) -> np.ndarray:
     """Map numbers of a file as an array of one axis, read when they are looked at.
 
     Args:
@@ -176,7 +193,9 @@ def mapped(path: Path, dtype: type, count: int, first: int = 0, *, read_now: boo
         return np.frombuffer(pages, dtype, count, first - start)
 
 
-def mapped_and_cached(path: str, dtype: type, count: int, first: int, check: Callable[[Path], None]) -> np.ndarray:
+def mapped_and_cached(
+    path: str, dtype: np.typing.DTypeLike, count: int, first: int, check: Callable[[Path], None]
+) -> np.ndarray:
     """Map numbers of a file and keep them mapped for the next call; those not asked for longest are let go.
 
     A file that was replaced is checked and mapped again. Two threads may map the same one; both are right.
@@ -221,17 +240,15 @@ def need_zarr() -> Any:
     return zarr
 
 
-def write_block(
-    folder: Path, manifest: Manifest, count: int, read: Callable[[str, int], Float[np.ndarray, "..."]]
-) -> None:
+def write_block(folder: Path, manifest: Manifest, count: int, read: Callable[[str, int], np.ndarray]) -> None:
     """Write one block as a zarr v3 group, a layer at a time.
 
     Args:
         folder: where; must not exist.
         manifest: of the store.
         count: images in the block.
-        read: name of an array and place of a layer → its values: "heads" [head, image, d], "mlps" [image, embed],
-            "embedding" [image, embed], "norm" [image].
+        read: name of an array and place of a layer → its values: "heads" [head, image, d], "mlps" [image, embed], and those of
+            `Manifest.image_arrays`.
 
     Raises:
         MissingExtra: zarr is not installed.
@@ -261,12 +278,9 @@ def write_block(
         )  # fmt: skip
         for at in range(layers):
             array[at] = read("mlps", at)
-    array = group.create_array(
-        "embedding", shape=(count, embed), chunks=(count, embed), dtype="float16",
-        dimension_names=("image", "embed"), attributes={"unit": "of unit length"}, **common,
-    )  # fmt: skip
-    array[:] = read("embedding", 0)
-    array = group.create_array(
-        "norm", shape=(count,), chunks=(count,), dtype="float32", dimension_names=("image",), **common
-    )
-    array[:] = read("norm", 0)
+    for name, (dtype, width) in manifest.image_arrays.items():
+        shape, names = (
+            ((count, width), ("image", "embed" if name == "embedding" else "byte")) if width else ((count,), ("image",))
+        )
+        array = group.create_array(name, shape=shape, chunks=shape, dtype=dtype, dimension_names=names, **common)
+        array[:] = read(name, 0)

@@ -31,7 +31,7 @@ class ImageArrays:
 
     heads: Float16[np.ndarray, "layer head image d"]
     mlps: Float16[np.ndarray, "layer image embed"] | None
-    embedding: Float16[np.ndarray, "image embed"]
+    embedding: Float32[np.ndarray, "image embed"]
     norm: Float32[np.ndarray, " image"]
     finite: Bool[np.ndarray, " image"]
 
@@ -60,7 +60,7 @@ def image_arrays(
     trace = tower.trace(pixels.to(clip.device, tower.dtype))
     norm = trace.embedding.norm(dim=-1)
     heads = coordinates_of(basis, tower, trace).permute(1, 2, 0, 3).to(torch.float16).contiguous()
-    unit = (trace.embedding / norm[:, None]).to("cpu", torch.float16)
+    unit = torch.nn.functional.normalize(trace.embedding.float(), dim=-1).cpu()
     finite = torch.isfinite(heads).all(-1).all(0).all(0) & torch.isfinite(unit).all(-1) & torch.isfinite(norm).cpu()
     mlps = None
     if "mlps" in manifest.keep:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from clip_anatomy.errors import BadInput, BadSpec, StoreError, reading
@@ -15,10 +16,12 @@ from clip_anatomy.files import digest, read_json, read_safetensors, write_safete
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.layernorm import check_convention
+from clip_anatomy.store.fixed_point import fixed_point_arrays
 
 __all__ = ["Manifest", "layers_of", "parts_of"]
 
-FORMAT = "clip-anatomy store 2"
+FORMAT = "clip-anatomy store 3"
+HALF = "clip-anatomy store 2"  # embeddings in float16; read, and continued as it is
 NAME = "store.json"
 BASIS = "basis.safetensors"
 BASIS_FORMAT = "clip-anatomy basis 1"
@@ -92,7 +95,18 @@ class Manifest:
     def row_bytes(self) -> int:
         """Bytes of arrays that one image takes."""
         mlps = len(self.layers) * self.embed if "mlps" in self.keep else 0
-        return 2 * (len(self.layers) * self.heads * self.d + mlps + self.embed) + 4
+        of_image = sum(np.dtype(dtype).itemsize * width for dtype, width in self.coded_embedding.values())
+        return 2 * (len(self.layers) * self.heads * self.d + mlps) + of_image + 4
+
+    @property
+    def coded_embedding(self) -> dict[str, tuple[str, int]]:
+        """Name → type and width of the arrays that embeddings are coded in."""
+        return {"embedding": ("float16", self.embed)} if self.format == HALF else fixed_point_arrays(self.embed)
+
+    @property
+    def image_arrays(self) -> dict[str, tuple[str, int]]:
+        """Name → type and width of the arrays that hold one row an image; width 0 for one number."""
+        return {**self.coded_embedding, "norm": ("float32", 0)}
 
     @property
     def cell_bytes(self) -> int:
@@ -146,7 +160,7 @@ class Manifest:
         if not there:
             raise StoreError(f"{folder} is no store. Make one: clip-anatomy index SOURCE {folder}")
         said = read_json(path, again, kind=StoreError, largest=LARGEST)
-        if said.get("format") != FORMAT:
+        if said.get("format") not in (FORMAT, HALF):
             raise StoreError(f"{folder} is {said.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
         with reading(path, again, StoreError):
             return _checked(
@@ -163,6 +177,7 @@ class Manifest:
                     versions=dict(said["versions"]),
                     layers=tuple(int(layer) for layer in said["layers"]),
                     keep=parts_of(said["keep"]),
+                    format=str(said["format"]),
                     origin={str(name): str(place) for name, place in dict(said.get("origin", {})).items()},
                 )
             )

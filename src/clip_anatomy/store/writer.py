@@ -23,7 +23,8 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, StoreBlock, folder_of, need_zarr, read_blocks, write_block
 from clip_anatomy.store.durability import LOCK, flush, is_marked, one_clear_error, sole_writer
-from clip_anatomy.store.manifest import BASIS, NAME, Manifest, save_basis
+from clip_anatomy.store.fixed_point import encode
+from clip_anatomy.store.manifest import BASIS, HALF, NAME, Manifest, save_basis
 from clip_anatomy.store.stored_moments import FILE_NAME as MOMENTS_NAME
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
 from clip_anatomy.store.stored_moments import (
@@ -99,14 +100,19 @@ class Writer:
 
         Args:
             entries: their rows; those with status "done" have their arrays, in the same order.
-            arrays: name → pieces: "heads" [layer, head, image, d], "mlps" [layer, image, embed], "embedding" [image, embed],
-                "norm" [image].
+            arrays: name → pieces: "heads" [layer, head, image, d], "mlps" [layer, image, embed], "embedding" [image, embed], of unit
+                length, "norm" [image].
         """
         count = sum(len(piece) for piece in arrays.get("norm", []))
+        of_images: dict[str, np.ndarray] = {}
+        if count:
+            unit = np.concatenate(arrays["embedding"])
+            coded = encode(unit) if self.manifest.format != HALF else {"embedding": unit}
+            of_images = {**coded, "norm": np.concatenate(arrays["norm"])}
 
         def read(name: str, at: int) -> np.ndarray:
-            if name in ("embedding", "norm"):
-                return np.concatenate(arrays[name])
+            if name in of_images:
+                return of_images[name]
             return np.concatenate([piece[at] for piece in arrays[name]], axis=-2)
 
         with self._transaction():
@@ -166,8 +172,8 @@ class Writer:
         count = sum(len(part) for part in parts)
 
         def read(name: str, at: int) -> np.ndarray:
-            if name in ("embedding", "norm"):
-                return np.concatenate([part.embedding() if name == "embedding" else part.norm() for part in parts])
+            if name in self.manifest.image_arrays:
+                return np.concatenate([part.stored(name) for part in parts])
             return np.concatenate([part.heads(at) if name == "heads" else part.mlps(at) for part in parts], axis=-2)
 
         with self._transaction():
