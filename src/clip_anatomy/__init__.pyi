@@ -15,6 +15,7 @@ from clip_anatomy.evaluation.sanity import sanity as sanity
 from clip_anatomy.loading.clip import Clip as Clip
 from clip_anatomy.loading.imagenet_texts import imagenet_templates as imagenet_templates
 from clip_anatomy.loading.load import load as load
+from clip_anatomy.loading.registered_clip import registered as registered
 from clip_anatomy.maps.attention_sinks import sinks as sinks
 from clip_anatomy.maps.dense_attention import DenseAttention as DenseAttention
 from clip_anatomy.maps.heatmap import heatmap as heatmap

@@ -32,6 +32,7 @@ from clip_anatomy.towers.layers import (
     Linear,
     Norm,
     PatchEmbedding,
+    Registers,
     Rotary,
     TransformerWeights,
     WordEmbedding,
@@ -58,7 +59,7 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (AttentionPooling, Block, Linear, Norm, PatchEmbedding, Rotary, TransformerWeights, WordEmbedding)
+    for kind in (AttentionPooling, Block, Linear, Norm, PatchEmbedding, Registers, Rotary, TransformerWeights, WordEmbedding)
 }
 
 

@@ -14,6 +14,7 @@ from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
+from clip_anatomy.loading.registered_clip import registered
 from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
 from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast
 from clip_anatomy.maps.dense_attention import DenseAttention
@@ -42,6 +43,7 @@ def heatmap(
     window: Span = None,
     stride: Span = None,
     replace_sinks: bool = False,
+    registers: int = 0,
     allow_urls: bool = False,
     skip_bad: bool = False,
     progress: Progress | None = None,
@@ -68,6 +70,8 @@ def heatmap(
         stride: pixels from one window to the next; half a window by default.
         replace_sinks: give patches that the model looks at whatever they show (see `sinks`) the mean of the places around them;
             one more forward.
+        registers: give the model so many registers at test time: what it keeps in patches that show nothing goes there, see
+            `registered`.
         allow_urls: fetch http(s) addresses.
         skip_bad: leave out pictures that cannot be used (`maps.run.failed` names them) instead of raising at the first.
         progress: told how many pictures are done.
@@ -90,6 +94,7 @@ def heatmap(
         torch.Size([1, 2, 8, 8])
     """
     clip = as_clip(clip)
+    clip = registered(clip, registers) if registers else clip
     chosen, name, option = _chosen(clip, method, options)
     wanted = Texts.of(clip, texts, templates)
     subtracted = ""

@@ -18,6 +18,7 @@ from clip_anatomy.images.input_size import Size
 from clip_anatomy.images.pixels import is_preprocessed
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
+from clip_anatomy.loading.registered_clip import registered
 from clip_anatomy.maps.contrast import NOTHING
 from clip_anatomy.maps.dense_attention import VARIANTS
 from clip_anatomy.maps.heatmap import BATCH, heatmap
@@ -51,6 +52,7 @@ def segment(
     size: Size = "whole",
     window: Span = None,
     stride: Span = None,
+    registers: int = 0,
     at: str = "picture",
     refine: str | None = None,
     templates: Sequence[str] | None = None,
@@ -82,6 +84,7 @@ def segment(
             leaves what it does not see unlabelled; a number or (row, col) as in `heatmap`.
         window: look through square windows of so many pixels, as in `heatmap`; with "whole" at the picture's own size.
         stride: from one window to the next.
+        registers: give the model so many registers at test time, as in `heatmap`.
         at: labels for every pixel of the "picture", or for every "patch".
         refine: "pamr" to follow the picture's edges; None for not.
         templates: prompts with one `{}` each.
@@ -106,6 +109,7 @@ def segment(
         maps: decomposition; looked at: whole; threshold: lenient; at picture resolution, not refined
     """
     clip, rule = as_clip(clip), checked_rule(threshold)
+    clip = registered(clip, registers) if registers else clip
     _checked(refine, at)
     wanted = Texts.of(clip, texts, templates)
     behind = Texts.of(clip, background, templates) if isinstance(background, str | Texts) or len(background) else None

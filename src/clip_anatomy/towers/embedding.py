@@ -32,7 +32,11 @@ def embed_image(
         own = torch.cat(front).to(patches.dtype).expand(patches.shape[0], -1, -1)
         patches = torch.cat([own, patches], dim=1)
     x = patches if table is None else patches + table
-    return x if tower.ln_pre is None else norm(tower.ln_pre, x)
+    x = x if tower.ln_pre is None else norm(tower.ln_pre, x)
+    if not e.blank:
+        return x
+    first = e.own - e.blank
+    return torch.cat([x[:, :first], x.new_zeros(len(x), e.blank, x.shape[2]), x[:, first:]], 1)
 
 
 def embed_text(tower: TransformerWeights, ids: Int[Tensor, "text token"]) -> Float[Tensor, "text all_tokens width"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
@@ -40,6 +40,21 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Registers:
+    """Neurons of one block whose activations are moved from the patches into tokens that stand for no place (test-time registers).
+
+    Attributes:
+        neurons: their numbers.
+        tokens: how many of the last tokens in front of the patches receive them, each all of them.
+        shared: one value for all neurons, the greatest of any, instead of each its own.
+    """
+
+    neurons: Int[Tensor, " neuron"]
+    tokens: int = 1
+    shared: bool = False
+
+
+@dataclass(frozen=True)
 class Block:
     """One residual block: x + out(attention(ln1 x)), then x + down(act(up(ln2 x))).
 
@@ -54,6 +69,7 @@ class Block:
         norm_key: over each head's key.
         norm_mixed: over Σ a v of all heads side by side, in front of `out`.
         post_norm: ln1 and ln2 stand behind attention and MLP, inside the branch: x + ln1(out(attention x)).
+        registers: neurons whose activations are moved out of the patches; None for none.
     """
 
     ln1: Norm
@@ -74,6 +90,7 @@ class Block:
     norm_key: Norm | None = None
     norm_mixed: Norm | None = None
     post_norm: bool = False
+    registers: Registers | None = None
 
     @property
     def norm_written(self) -> Norm | None:
@@ -111,6 +128,7 @@ class PatchEmbedding:
         bias: the convolution's.
         registers: more tokens, between the class token and the patches.
         stem: what makes the patches instead of the convolution.
+        blank: tokens of zeros behind those in front, put in after ln_pre and without a position.
     """
 
     weight: Float[Tensor, "width channel patch_row patch_col"] | None
@@ -121,11 +139,12 @@ class PatchEmbedding:
     bias: Float[Tensor, " width"] | None = None
     registers: Float[Tensor, "register width"] | None = None
     stem: Stem | None = None
+    blank: int = 0
 
     @property
     def own(self) -> int:
         """How many tokens stand in front of the patches."""
-        return (self.class_token is not None) + (0 if self.registers is None else len(self.registers))
+        return (self.class_token is not None) + (0 if self.registers is None else len(self.registers)) + self.blank
 
     @property
     def patch(self) -> tuple[int, int]:

@@ -5,7 +5,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.towers.layers import Activation, AttentionPooling, Block, Linear, Norm, TransformerWeights
+from clip_anatomy.towers.layers import (
+    Activation,
+    AttentionPooling,
+    Block,
+    Linear,
+    Norm,
+    Registers,
+    TransformerWeights,
+)
 
 
 def linear(layer: Linear, x: Tensor) -> Tensor:
@@ -56,14 +64,42 @@ def before_attention(block: Block, x: Float[Tensor, "*rows width"]) -> Float[Ten
     return x if block.post_norm else norm(block.ln1, x)
 
 
-def mlp(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-    """Compute what the block's MLP writes, given the residual stream (its LayerNorms and LayerScale included)."""
+def neurons(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows neuron"]:
+    """Compute the activations of a block's MLP, given the residual stream; moved into registers where the block has some."""
     y = x if block.post_norm else norm(block.ln2, x)
     y = y if block.norm_up is None else norm(block.norm_up, y)
     if block.gate is None:
         y = activate(tower.activation, linear(block.up, y))
     else:
         y = activate(tower.activation, linear(block.gate, y)) * linear(block.up, y)
+    return y if block.registers is None else into_registers(y, block.registers, tower.own)
+
+
+def into_registers(y: Float[Tensor, "*rows neuron"], moved: Registers, own: int) -> Float[Tensor, "*rows neuron"]:
+    """Move the greatest activation (by magnitude) of some neurons from the patches into the last tokens in front of them.
+
+    Jiang et al., "Vision Transformers Don't Need Trained Registers" (NeurIPS 2025), §4. Rows of the class token alone stay as they are.
+
+    Args:
+        y: activations [image, token, neuron]; or of fewer tokens, without the patches.
+        moved: which neurons, and into how many tokens.
+        own: tokens in front of the patches.
+    """
+    if y.dim() < 3 or y.shape[-2] <= own:
+        return y
+    some = y[..., moved.neurons]
+    pool = some.flatten(-2)[..., None] if moved.shared else some
+    most = pool.gather(-2, pool.abs().argmax(-2, keepdim=True)).expand_as(some[..., :1, :])
+    front = slice(own - moved.tokens, own)
+    y = y.clone()
+    y[..., own:, moved.neurons] = 0
+    y[..., front, moved.neurons] = most
+    return y
+
+
+def mlp(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+    """Compute what the block's MLP writes, given the residual stream (its LayerNorms and LayerScale included)."""
+    y = neurons(tower, block, x)
     y = linear(block.down, y if block.norm_down is None else norm(block.norm_down, y))
     y = norm(block.ln2, y) if block.post_norm else y
     return y if block.scale_mlp is None else y * block.scale_mlp

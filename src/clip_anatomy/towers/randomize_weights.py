@@ -94,6 +94,8 @@ def _drawer(seed: int, block: int) -> Callable[[Tensor], Tensor]:
     generator = torch.Generator().manual_seed((seed << 16) + block)
 
     def draw(weight: Tensor) -> Tensor:
+        if not weight.is_floating_point():  # which neurons, not what they weigh
+            return weight
         # On the CPU, so that every device gets the same draw. Kernels count as rows: one per output channel.
         known = weight.detach().float().cpu()
         rows = known.flatten(1) if known.dim() > 1 else known[None]
