@@ -6,6 +6,7 @@ from clip_anatomy.cli.options import (
     OutputOptions,
     Pictures,
     ReadingOptions,
+    Registers,
     Size,
     Stride,
     Templates,
@@ -26,6 +27,7 @@ def heatmap(
     window: Window = None,
     stride: Stride = None,
     replace_sinks: bool = False,
+    registers: Registers = 0,
     layers: bool = False,
     words: bool = False,
     colours: str = "signed",
@@ -78,6 +80,7 @@ def heatmap(
         progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.evaluation.method_checks import method_checks
         from clip_anatomy.images.input_size import parse_size
+        from clip_anatomy.loading.registered_clip import registered
         from clip_anatomy.loading.typed_texts import typed_texts
         from clip_anatomy.maps.map_set import checked_methods, map_set
         from clip_anatomy.report import maps_folder
@@ -85,6 +88,8 @@ def heatmap(
         wanted = parse_size(size)
         staging = stack.enter_context(staged_beside(folder, maps_folder.KIND, images))
         clip = opening.load()
+        if registers:
+            clip = registered(clip, registers)
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
         found = map_set(

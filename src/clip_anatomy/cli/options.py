@@ -57,6 +57,12 @@ Size = Annotated[
         help="crop (the model's own) | whole (nothing cut off, the model's own short side) | 512 (short side) | 336x448 (row x col)."
     ),
 ]
+Registers = Annotated[
+    int,
+    Parameter(
+        help="give the model so many registers at test time: what it keeps in patches that show nothing goes there, and maps lose its outliers."
+    ),
+]
 Window = Annotated[
     int | None,
     Parameter(

@@ -6,6 +6,7 @@ from clip_anatomy.cli.options import (
     OutputOptions,
     Pictures,
     ReadingOptions,
+    Registers,
     Size,
     Stride,
     Templates,
@@ -27,6 +28,7 @@ def segment(
     size: Size = "whole",
     window: Window = None,
     stride: Stride = None,
+    registers: Registers = 0,
     refine: str | None = None,
     pictures: Pictures = None,
     opening: ModelOptions = ModelOptions(),
@@ -78,7 +80,7 @@ def segment(
         if len(methods) != 1:
             raise BadSpec("masks are cut from one method's maps. Type --method decomposition")
         found = run(
-            clip, asked, names, methods[0], threshold=threshold, background=behind, templates=templates, size=wanted, window=window, stride=stride,
+            clip, asked, names, methods[0], threshold=threshold, background=behind, templates=templates, size=wanted, window=window, stride=stride, registers=registers,
             refine=refine, together=groups_of(together or [], names), allow_urls=reading.allow_urls, skip_bad=True, progress=progress,
         )  # fmt: skip
         found = replace(found, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes))

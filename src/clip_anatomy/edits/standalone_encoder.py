@@ -59,7 +59,17 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (AttentionPooling, Block, Linear, Norm, PatchEmbedding, Registers, Rotary, TransformerWeights, WordEmbedding)
+    for kind in (
+        AttentionPooling,
+        Block,
+        Linear,
+        Norm,
+        PatchEmbedding,
+        Registers,
+        Rotary,
+        TransformerWeights,
+        WordEmbedding,
+    )
 }
 
 

@@ -45,7 +45,9 @@ def registered(
         BadSpec: no token, or a neuron that is not there.
     """
     if not isinstance(clip.vision, Transformer):
-        raise UnsupportedModel(f"{clip.name} has no transformer's MLPs: there are no registers to add. Type: registers=0")
+        raise UnsupportedModel(
+            f"{clip.name} has no transformer's MLPs: there are no registers to add. Type: registers=0"
+        )
     tower, moved = clip.image_tower, neurons
     if moved is None:
         key = f"_register_neurons_{count}"

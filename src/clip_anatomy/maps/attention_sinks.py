@@ -19,11 +19,9 @@ from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.results import Compact
 from clip_anatomy.towers.protocol import Tower
+from clip_anatomy.towers.registers import LONGER, far_longer
 
-LONGER = 2.0  # times the median length of the picture's tokens
 LOOKED_AT = 0.1  # of all attention that goes to patches
-DEVIATIONS = 5.0  # robust standard deviations, of the logarithm of the length
-SMALLEST_SPREAD = 0.05  # … which is at least this: in a picture of one colour the smallest difference would stand out
 TIMES_EVEN = 10.0  # a place that draws attention draws at least so many times the even share
 BATCH = 16
 
@@ -115,14 +113,9 @@ def sinks_of(
     """Find the sinks of one batch of preprocessed pixels."""
     with torch.no_grad():
         grid, tokens, looked = _last_layer(tower, pixels)
-        long = tokens.float().norm(dim=-1)
-        times = (long / long.median(1, keepdim=True).values.clamp_min(1e-30)).clamp_min(1e-30)
-        spread = times.log().abs().median(1, keepdim=True).values * 1.4826  # the median of the logarithm is 0
-        apart = times.log() / spread.clamp_min(SMALLEST_SPREAD)
+        times, long = far_longer(tokens, length)
         seen = looked / looked.sum(1, keepdim=True).clamp_min(1e-30)
-        found = ((times >= length) & (apart >= DEVIATIONS)) | (
-            seen >= max(attention, min(1.0, TIMES_EVEN / seen.shape[1]))
-        )
+        found = long | (seen >= max(attention, min(1.0, TIMES_EVEN / seen.shape[1])))
         return AttentionSinks(times.unflatten(1, grid), seen.unflatten(1, grid), found.unflatten(1, grid))
 
 

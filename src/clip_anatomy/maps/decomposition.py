@@ -107,7 +107,7 @@ def token_map(
                     seen = seen * weights.to(seen)[:, None]
                 # [image, head, token, d] → [image, token, head · d]: q, k and v lie so in memory already
                 weighed = (reading.values().float() * seen[..., None]).transpose(1, 2).flatten(2)
-                written = weighed @ directions.flatten(0, 1)
+                written = weighed.to(directions) @ directions.flatten(0, 1)
             total = written if total is None else total.add_(written)
 
         trace = tower.trace(inputs, add)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
@@ -24,6 +24,8 @@ from clip_anatomy.towers.readout import readout_of
 from clip_anatomy.towers.transformer import Transformer
 
 LONGER = 2.0  # times the median length of a picture's tokens
+DEVIATIONS = 5.0  # robust standard deviations, of the logarithm of the length
+SMALLEST_SPREAD = 0.05  # … which is at least this: in a picture of one colour the smallest difference would stand out
 FEWEST = 10  # neurons: fewer than ten carry the outliers of the models in the paper
 
 
@@ -50,7 +52,7 @@ def register_neurons(
         batches: preprocessed pictures.
         count: how many neurons.
         highest: the last block that is looked at; by default the one after which the outliers are there.
-        longer: a patch is an outlier whose token leaves the last block this many times as long as the picture's median.
+        longer: a patch is an outlier whose token leaves the last block this many times as long as the picture's median; see `far_longer`.
 
     Returns:
         Neurons, the loudest first; none where no picture has an outlier.
@@ -59,40 +61,50 @@ def register_neurons(
     born, pictures = torch.zeros(tower.layers), 0
     for pixels in batches:
         with torch.no_grad():
-            loud, lengths = _forward(tower, pixels)
-        found = lengths[-1] >= longer
+            loud, outliers = _forward(tower, pixels, longer)
+        found = outliers[-1]
         some = found.any(1)
         if not some.any():
             continue
         counts = found[some].float()
         per_picture = [torch.einsum("bn,bnk->bk", counts, one[some]) / counts.sum(1, keepdim=True) for one in loud]
         total.append(torch.stack([one.sum(0) for one in per_picture]))
-        born += torch.stack([(one[found] >= longer).float().mean() for one in lengths]).cpu() * int(some.sum())
+        born += torch.stack([one[found].float().mean() for one in outliers]).cpu() * int(some.sum())
         pictures += int(some.sum())
     if not pictures:
         return ()
     last = int((born / pictures > 0.5).float().argmax()) if highest is None else highest
     scores = torch.stack(total).sum(0)[: last + 1] / pictures
     best = scores.flatten().topk(min(count, scores.numel()))
-    return tuple(
-        Neuron(*divmod(int(at), scores.shape[1]), float(value)) for value, at in zip(*best, strict=True)
-    )
+    return tuple(Neuron(*divmod(int(at), scores.shape[1]), float(value)) for value, at in zip(*best, strict=True))
 
 
-def _forward(tower: Transformer, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Per block: the magnitude of every neuron at every patch, and each patch's length over its picture's median."""
+def far_longer(
+    tokens: Float[Tensor, "image token channel"], longer: float = LONGER
+) -> tuple[Float[Tensor, "image token"], Bool[Tensor, "image token"]]:
+    """Tell how many times the median of its picture each token is long, and which are far longer than the others.
+
+    Far longer: `longer` times the median, and five robust standard deviations (of the logarithm) away.
+    """
+    long = tokens.float().norm(dim=-1)
+    times = (long / long.median(1, keepdim=True).values.clamp_min(1e-30)).clamp_min(1e-30)
+    spread = times.log().abs().median(1, keepdim=True).values * 1.4826  # the median of the logarithm is 0
+    return times, (times >= longer) & (times.log() / spread.clamp_min(SMALLEST_SPREAD) >= DEVIATIONS)
+
+
+def _forward(tower: Transformer, pixels: Tensor, longer: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Per block: the magnitude of every neuron at every patch, and which patches are outliers behind it."""
     x, own = embed_image(tower, pixels), tower.own
     readout = readout_of(tower, pixels, x.shape[1])
     loud: list[Tensor] = []
-    lengths: list[Tensor] = []
+    outliers: list[Tensor] = []
     for block in tower.blocks:
         q, k, v = project_in(tower, block, before_attention(block, x), readout.rotation)
         middle = x + project_out(block, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         loud.append(neurons(tower, block, middle)[:, own:].abs().float())
         x = middle + mlp(tower, block, middle)
-        long = x[:, own:].float().norm(dim=-1)
-        lengths.append(long / long.median(1, keepdim=True).values.clamp_min(1e-30))
-    return loud, lengths
+        outliers.append(far_longer(x[:, own:], longer)[1])
+    return loud, outliers
 
 
 def with_registers(
