@@ -208,16 +208,25 @@ def decompose_tower(tower: Tower, inputs: Tensor, convention: Convention, texts:
     each_wrote: list[Tensor] = []
     joint = centered_to_joint if convention == "centered" else to_joint
 
-    def write(reading: LayerReading) -> None:
-        # Now, while this block's W_O is still in the cache: at the end of the forward it would be read from memory again.
-        wrote = write_heads(tower, tower.blocks[reading.layer], reading.mixed.float())
+    def write(layer: int, mixed: Tensor) -> None:
+        wrote = write_heads(tower, tower.blocks[layer], mixed.float())
         each_wrote.append(wrote if tower.rows == 1 else joint(tower, wrote))  # of many rows only the sum is kept
 
+    def read(reading: LayerReading) -> None:
+        # Now, while this block's W_O is still in the cache: at the end of the forward it would be read from memory again.
+        write(reading.layer, reading.mixed)
+
     known = None
-    if texts is None:
-        trace = tower.trace(inputs, write)
+    if texts is None and tower.weighs_late:
+        # Without a reader, queries, keys and values of every layer are not held until the end.
+        trace = tower.trace(inputs)
+        with torch.no_grad():
+            for layer in range(tower.layers):
+                write(layer, trace.mixed[:, layer])
+    elif texts is None:
+        trace = tower.trace(inputs, read)
     else:
-        contributions, trace = token_contributions(source, texts, convention, each=write)
+        contributions, trace = token_contributions(source, texts, convention, each=read)
         known = (texts.float(), contributions)
     with torch.no_grad():
         scale = trace.scale[:, None, None, None]

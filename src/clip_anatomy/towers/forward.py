@@ -25,12 +25,13 @@ from clip_anatomy.towers.layers import Block, TransformerWeights
 from clip_anatomy.towers.operations import (
     add_linear,
     before_attention,
-    inverse_deviation,
     linear,
     mlp,
-    norm,
+    norm_and_deviation,
+    of_heads,
     project_in,
     project_out,
+    project_query_and_keys,
     widened,
 )
 from clip_anatomy.towers.readout import Readout, embed_readout, readout_of, visible_to_row
@@ -98,8 +99,11 @@ def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, r
         middle = x + wrote
     wrote = mlp(tower, block, middle)
     after = middle + wrote
-    z = readout.rows(mixed if gain is None else mixed * gain[..., None].to(mixed.dtype))
-    gain = readout.rows(gain) if gain is not None and readout.index is not None else gain
+    if gain is None or readout.index is None:
+        z = readout.rows(mixed if gain is None else mixed * gain[..., None].to(mixed.dtype))
+    else:
+        gain = readout.rows(gain)
+        z = readout.rows(mixed) * gain[:, None].to(mixed.dtype)
     return Step(
         layer=layer,
         before=x,
@@ -127,12 +131,13 @@ def _mask(tower: TransformerWeights, readout: Readout, tokens: int) -> Bool[Tens
 
 def _through_norms(block: Block, mixed: Float[Tensor, "*rows width"]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Compute what the attention writes where norms stand on its way, and what they are when frozen: all their 1/σ, and the last one's."""
-    gain = torch.ones_like(mixed[..., 0]) if block.norm_mixed is None else inverse_deviation(block.norm_mixed, mixed)
-    y = linear(block.out, mixed if block.norm_mixed is None else norm(block.norm_mixed, mixed))
-    spread = None
+    gain, spread = torch.ones_like(mixed[..., 0]), None
+    if block.norm_mixed is not None:
+        mixed, gain = norm_and_deviation(block.norm_mixed, mixed)
+    y = linear(block.out, mixed)
     if block.norm_written is not None:
-        spread = inverse_deviation(block.norm_written, y)
-        gain, y = gain * spread, norm(block.norm_written, y)
+        y, spread = norm_and_deviation(block.norm_written, y)
+        gain = gain * spread
     return y if block.scale_attention is None else y * block.scale_attention, gain, spread
 
 
@@ -144,9 +149,8 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
         folded = torch.einsum("bhd,hdw->bhw", q * tower.d**-0.5, block.key.weight.unflatten(0, (tower.heads, tower.d)))
         scores = widened(folded @ normed.transpose(1, 2))
     else:  # keys are normalised or turned one by one
-        q, k, _ = project_in(tower, block, normed, readout.rotation)
-        q = readout.rows(q.transpose(1, 2))
-        scores = ((widened(q) * tower.d**-0.5)[:, :, None] @ widened(k).transpose(-1, -2))[:, :, 0]
+        q, k = project_query_and_keys(tower, block, readout.rows(normed), normed, readout.rotation)
+        scores = (widened(q) * tower.d**-0.5 @ widened(k).transpose(-1, -2))[:, :, 0]
     mask = visible_to_row(tower, readout, x.shape[1])
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], float("-inf"))
@@ -202,8 +206,7 @@ def step_values(tower: TransformerWeights, step: Step) -> Float[Tensor, "image h
     """Compute values of every token; the folded last block, which does without, has them computed here."""
     if step.value is not None:
         return step.value
-    v = linear(tower.blocks[step.layer].value, step.normed)
-    return v.unflatten(2, (tower.heads, tower.d)).transpose(1, 2)
+    return of_heads(tower, tower.blocks[step.layer].value, step.normed)
 
 
 def encode(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image embed"]:

@@ -76,6 +76,7 @@ class HostTower:
     has_class_token: bool = field(init=False, default=False)
     own: int = field(init=False, default=0)
     rows: int = field(init=False, default=1)
+    weighs_late: bool = field(init=False, default=False)
     pooling: AttentionPooling | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:

@@ -33,6 +33,17 @@ def inverse_deviation(layer: Norm, x: Float[Tensor, "*rows width"]) -> Float[Ten
     return ((x - x.mean(-1, keepdim=True)).square().mean(-1) + layer.eps).rsqrt()
 
 
+def norm_and_deviation(
+    layer: Norm, x: Float[Tensor, "*rows width"]
+) -> tuple[Float[Tensor, "*rows width"], Float[Tensor, "*rows"]]:
+    """LayerNorm and its 1/σ, in one pass over memory unless half precision would round what is frozen."""
+    if layer.weight.dtype not in (torch.float32, torch.float64):
+        return norm(layer, x), inverse_deviation(layer, x)
+    wide = x.to(layer.weight.dtype)
+    y, _, inverse = torch.native_layer_norm(wide, layer.weight.shape, layer.weight, layer.bias, layer.eps)
+    return y.to(x.dtype), inverse[..., 0]
+
+
 def activate(kind: Activation, x: Tensor) -> Tensor:
     """Return the MLP's nonlinearity."""
     if kind == "quick_gelu":
@@ -133,15 +144,33 @@ def project_in(
     if block.qkv is not None:
         q, k, v = linear(block.qkv, normed).view(b, n, 3, tower.heads, tower.d).permute(2, 0, 3, 1, 4)
     else:
-        q, k, v = (
-            linear(p, normed).view(b, n, tower.heads, tower.d).transpose(1, 2)
-            for p in (block.query, block.key, block.value)
-        )
+        q, k, v = (of_heads(tower, p, normed) for p in (block.query, block.key, block.value))
     if block.norm_query is not None and block.norm_key is not None:
         q, k = norm(block.norm_query, q), norm(block.norm_key, k)
     if rotation is not None:
         q, k = rotate(tower, q, rotation), rotate(tower, k, rotation)
     return q, k, v
+
+
+def project_query_and_keys(
+    tower: TransformerWeights,
+    block: Block,
+    row: Float[Tensor, "image width"],
+    normed: Float[Tensor, "image token width"],
+    rotation: Float[Tensor, "2 place d"] | None,
+) -> tuple[Float[Tensor, "image head 1 d"], Float[Tensor, "image head token d"]]:
+    """Query of one token, which is no place and is not turned, and every token's key: `project_in` for one row of attention."""
+    q, k = of_heads(tower, block.query, row[:, None]), of_heads(tower, block.key, normed)
+    if block.norm_query is not None and block.norm_key is not None:
+        q, k = norm(block.norm_query, q), norm(block.norm_key, k)
+    return q, k if rotation is None else rotate(tower, k, rotation)
+
+
+def of_heads(
+    tower: TransformerWeights, layer: Linear, x: Float[Tensor, "image token width"]
+) -> Float[Tensor, "image head token d"]:
+    """Apply a projection whose outputs are the heads side by side."""
+    return linear(layer, x).unflatten(2, (tower.heads, tower.d)).transpose(1, 2)
 
 
 def rotate(

@@ -137,6 +137,11 @@ class Tower(Protocol):
         ...
 
     @property
+    def weighs_late(self) -> bool:
+        """Whether how much each token counts in the rows is known after the last layer only."""
+        ...
+
+    @property
     def pooling(self) -> AttentionPooling | None:
         """The attention pool behind the layers, which takes the rows to the joint space; None where one row is read."""
         ...

@@ -165,6 +165,11 @@ class ResNet(Compact):
         return 1
 
     @property
+    def weighs_late(self) -> bool:
+        """Whether what the row reads is known after the last layer only: there is one layer."""
+        return False
+
+    @property
     def rows(self) -> int:
         """How many rows are read: that of the mean token."""
         return 1

@@ -1,7 +1,7 @@
 """What one forward recorded at the readout row: little enough to keep for every layer, enough to split the embedding exactly."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -163,7 +163,9 @@ def _late(tower: TransformerWeights, x: Tensor, readout: Readout, each: Callable
     for step in walk(tower, x, readout):
         assert step.after is not None
         after = step.after
-        held.append(_Held(step.mixed, step.mlp, step.spread, None if each is None else step))
+        # What ln1 gave is not read again where values are there: every tensor that is held costs fresh pages of memory.
+        kept = None if each is None else replace(step, normed=step.before)
+        held.append(_Held(step.mixed, step.mlp, step.spread, kept))
         del step
     weights = row_weights(tower, after).float()
     mixed: list[Tensor] = []
