@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,42 @@ def test_the_pool_s_heads_mlp_maps_and_names_are_the_official_ones(shared: Path)
     pool = torch.from_numpy(given["pool"])
     with pytest.warns(RankWarning):  # the official run searches all 96 directions
         span = textspan(moments, pool, 16, 96)
-    # A head has 24 directions, the official run searches 96. Why later picks differ is open: rounding, or something of ours.
     first = [span.indices[0, head, 0].item() for head in range(4)]
     assert first == known["textspan_picks"][:, 0].tolist()
     assert span.indices[0, 1].tolist()[:6] == known["textspan_picks"][1].tolist()[:6]
+
+
+def published_picks(data: Any, texts: Any, picks: int, rank: int) -> list[int]:
+    """TextSpan as published, on contributions [image, embed] themselves, in double precision."""
+    data, texts = data.astype(np.float64), texts.astype(np.float64)
+    frame = np.linalg.svd(data, full_matrices=False)[2][:rank]
+    texts, data, found = texts @ frame.T @ frame, data - data.mean(0), []
+    for _ in range(picks):
+        chosen = texts[int((data @ texts.T).std(0).argmax())]
+        found.append(int((data @ texts.T).std(0).argmax()))
+        direction = chosen / (chosen @ chosen)
+        data, texts = data - np.outer(data @ direction, chosen), texts - np.outer(texts @ direction, chosen)
+    return found
+
+
+def test_picks_of_the_official_run_hang_on_rounding_from_the_second_on(shared: Path) -> None:
+    """A head has 24 directions; 64 images give the official run 64, of which 40 are the rounding of float32.
+
+    The published algorithm gives the official picks on the official numbers to the last bit, other ones when those numbers are
+    rounded once more, and ours when it searches the 24 directions that there are.
+    """
+    oracle = shared / "oracles" / "siglip_pool"
+    known, pool = np.load(oracle / "outputs.npz"), np.load(oracle / "inputs.npz")["pool"]
+    heads, official = known["heads"], known["textspan_picks"].tolist()
+    assert [published_picks(heads[:, h], pool, 16, 96) for h in range(4)] == official
+    rounded = (heads / np.float32(3)) * np.float32(3)  # the same numbers but for the last bit of some
+    assert np.abs(rounded - heads).max() < 2e-7 * np.abs(heads).max()
+    moved = [published_picks(rounded[:, h], pool, 16, 96) for h in range(4)]
+    assert [picks[0] for picks in moved] == [picks[0] for picks in official]
+    assert all(one != other for one, other in zip(moved, official, strict=True))
+    span = textspan(Moments.of(torch.from_numpy(heads)[:, None]), torch.from_numpy(pool), 16)
+    assert span.rank.tolist() == [[24] * 4]
+    for h in range(4):
+        expected = published_picks(heads[:, h], pool, 16, 24)
+        assert span.indices[0, h].tolist() == expected
+        assert published_picks(rounded[:, h], pool, 16, 24) == expected  # rounding moves nothing here
