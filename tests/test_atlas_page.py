@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clip_anatomy.atomic_output import staged
+from clip_anatomy.atomic_output import atomic_output
 from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasImage, AtlasText, PoolRound
 from clip_anatomy.naming.roles import Role
 from clip_anatomy.report.atlas_pages import ATLAS, index_page, write_atlas
@@ -73,7 +73,7 @@ def folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page") / "an atlas"
     rows = [ImageRow(k, f"world-0-test-{k}", str(k), 1, 64, 64, str(k), source="world:8:test") for k in range(7)]
     rows.append(ImageRow(7, "lost", "/nowhere/lost.png", 1, 64, 64, "lost", source="/nowhere"))
-    with staged(out, ATLAS) as staging:
+    with atomic_output(out, ATLAS) as staging:
         missing = write_atlas(atlas, rows, staging.folder)
     assert len(missing) == 1
     return out

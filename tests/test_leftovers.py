@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_anatomy.atomic_output import Kind, as_json, staged
+from clip_anatomy.atomic_output import Kind, as_json, atomic_output
 from clip_anatomy.errors import OutputError
 from clip_anatomy.files import written_whole
 from clip_anatomy.leftovers import held_file, held_folder, sweep
@@ -18,7 +18,7 @@ OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.
 
 
 def write(out: Path, names: list[str]) -> None:
-    with staged(out, KIND) as staging:
+    with atomic_output(out, KIND) as staging:
         (staging.folder / "parts").mkdir()
         for name in names:
             staging.write(name, name)

@@ -109,7 +109,7 @@ def test_templates_belong_to_strings(clip: ca.Clip) -> None:
         ("gem", {"depth": 2.5}, "depth=2.5 is a float; a whole number was expected. Type: depth=6"),
         ("surgery", {"depth": "six"}, "depth='six' is a str"),
         ("legrad", {"layers": True}, "layers=True is a bool; a whole number"),
-        ("naclip", {"neighbours": "x"}, "a number or None or a whole number was expected. Type: neighbours=5.0"),
+        ("naclip", {"neighbours": "x"}, "a number or None was expected. Type: neighbours=5.0"),
         ("maskclip", {"residual": 1}, "True or False was expected"),
         ("proxyclip", {"affinity": [[1.0]]}, "Type: affinity=torch.tensor"),
     ],

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from pool_heads import pool_parts
 from safetensors.torch import load_file
 
 from clip_anatomy.loading.host import BorrowedTensors, tensors_of
 from clip_anatomy.loading.transformers_towers import image_tower
 from clip_anatomy.naming.textspan import RankWarning, textspan
 from clip_anatomy.split.moments import Moments
-from clip_anatomy.split.pool_heads import pool_parts
 
 
 def test_the_pool_s_heads_mlp_maps_and_names_are_the_official_ones(shared: Path) -> None:

@@ -1,6 +1,5 @@
 """The demo world tells the truth about its pictures, and the shipped model knows the world as well as the card says."""
 
-import csv
 import itertools
 import json
 import random
@@ -11,13 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from clip_anatomy.data.world import ATTRIBUTES, GROUPS, Claim, Scenes, World, truth
 from clip_anatomy.data.world.accuracy import evaluate, prompts
 from clip_anatomy.data.world.attribute_names import COLOURS, COUNTS, PALETTE, SHAPES, TIES
 from clip_anatomy.data.world.captions import plural
-from clip_anatomy.data.world.export_folder import sheet, write_folder
 from clip_anatomy.data.world.scenes import captions_of
 from clip_anatomy.data.world.shapes import REACH, outline
 from clip_anatomy.errors import BadSpec
@@ -216,31 +213,6 @@ def test_test_prompts_are_new_sentences_of_known_words() -> None:
     assert len(asked) == len(set(asked))
     assert not trained & set(asked)
     assert WordTokenizer.bundled().unknown(" ".join(asked)) == []
-
-
-def test_a_folder_holds_pictures_masks_and_every_attribute(tmp_path: Path) -> None:
-    world = World(split="test", length=50)
-    folder = write_folder(world, 12, tmp_path / "out")
-    with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    captions = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
-    assert len(rows) == len(captions) == 12
-    for index, row in enumerate(rows):
-        scene = world[index]
-        assert np.array_equal(np.array(Image.open(folder / "images" / row["file"])), scene.images[0])
-        codes = np.array(Image.open(folder / "masks" / row["file"]))
-        assert np.array_equal(np.stack([codes == slot for slot in (1, 2, 3, 4)]), scene.masks[0])
-        assert {key: row[key] for key in scene.labels()} == {key: values[0] for key, values in scene.labels().items()}
-        assert captions[row["file"]] == scene.captions(3)[0]
-    assert not list(folder.rglob("*.part"))
-    with pytest.raises(BadSpec, match="length=51"):
-        write_folder(world, 51, tmp_path / "more")
-
-
-def test_contact_sheet_shows_every_picture(scenes: Scenes) -> None:
-    image = np.array(sheet(scenes.images[:5], columns=3, gap=1))
-    assert image.shape == (129, 194, 3)
-    assert np.array_equal(image[65:129, 65:129], scenes.images[4])
 
 
 def test_five_hundred_pictures_a_second_and_core() -> None:

@@ -54,8 +54,8 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Staging:
-    """A folder beside `out`, where everything is written first."""
+class AtomicOutput:
+    """A folder beside `out`, where everything is written before it is moved in."""
 
     out: Path
     folder: Path
@@ -66,7 +66,7 @@ class Staging:
         return listed(self.folder)
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write one file into the staging folder.
+        """Write one file, apart from where it will be.
 
         Raises:
             OutputError: the disk is full, or the folder vanished.
@@ -84,8 +84,8 @@ def listed(folder: Path) -> list[str]:
 
 
 @contextmanager
-def staged(out: Path, kind: Kind) -> Generator[Staging]:
-    """Write into a staging folder; leaving without an error moves what is in it to `out`, one atomic rename each.
+def atomic_output(out: Path, kind: Kind) -> Generator[AtomicOutput]:
+    """Write into a folder beside; leaving without an error moves what is in it to `out`, one atomic rename each.
 
     Fails where `out` cannot be written before any work is done. Files in `out` that are not ours stay; after an error, or
     Ctrl-C, nothing is left behind, and what a killed run left is taken away by the next.
@@ -95,7 +95,7 @@ def staged(out: Path, kind: Kind) -> Generator[Staging]:
         kind: what will be in it.
 
     Yields:
-        The staging folder.
+        The folder beside.
 
     Raises:
         OutputError: `out` cannot be written, or holds a page of something else.
@@ -103,8 +103,8 @@ def staged(out: Path, kind: Kind) -> Generator[Staging]:
     Example:
         >>> import tempfile
         >>> out = Path(tempfile.mkdtemp()) / "new"
-        >>> with staged(out, Kind("note", "note.json", "a-note/1")) as staging:
-        ...     staging.write("a.txt", "whole")
+        >>> with atomic_output(out, Kind("note", "note.json", "a-note/1")) as output:
+        ...     output.write("a.txt", "whole")
         >>> [p.name for p in out.iterdir()]
         ['a.txt']
     """
@@ -123,7 +123,7 @@ def staged(out: Path, kind: Kind) -> Generator[Staging]:
         except (OSError, ValueError) as error:
             raise _failed(out, error) from error
         try:
-            yield Staging(out, folder)
+            yield AtomicOutput(out, folder)
             _publish(folder, out, kind)
         except OutputError:
             raise

@@ -63,6 +63,8 @@ def fits(value: object, hint: Any) -> bool:
 
 def _is_a(value: object, kind: type) -> bool:
     wider: dict[type, type] = {int: Integral, float: Real, Path: PathLike}
+    if isinstance(value, bool) and kind in (int, float):  # a switch where a number belongs is a mistake
+        return False
     if kind in wider and isinstance(value, wider[kind]):
         return True
     try:

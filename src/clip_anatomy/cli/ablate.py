@@ -61,7 +61,7 @@ def ablate(
     """
     from contextlib import ExitStack
 
-    from clip_anatomy.atomic_output import staged
+    from clip_anatomy.atomic_output import atomic_output
     from clip_anatomy.progress import note, shown
     from clip_anatomy.report.figures import need_matplotlib
 
@@ -73,16 +73,16 @@ def ablate(
         from clip_anatomy.report.ablation_figure import KIND, check_folder, write
         from clip_anatomy.studies.ablate import ablate as run
 
-        staging = None
+        target = None
         if folder is not None:
             check_folder(folder, store)
-            staging = stack.enter_context(staged(folder, KIND))
+            target = stack.enter_context(atomic_output(folder, KIND))
         found = run(
             store, study=study, select=select, by=by, means=means, other=other, pool=pool, texts=texts, label=label, classes=classes,
             templates=templates, group=group, atlas=atlas, **vars(opening), progress=progress,
         )  # fmt: skip
-        if staging is not None:
-            write(found, staging)
+        if target is not None:
+            write(found, target)
     output.show(found)
     print_notes(found.notes)
     if folder is not None:

@@ -54,7 +54,7 @@ def atlas(
     folder = output.folder("atlas")
     with ExitStack() as stack:
         with shown(f"opening {store}"):
-            from clip_anatomy.atomic_output import staged
+            from clip_anatomy.atomic_output import atomic_output
             from clip_anatomy.naming.build_atlas import atlas as build_atlas
             from clip_anatomy.naming.language_model import language_model
             from clip_anatomy.naming.top_images import rows_at
@@ -65,7 +65,7 @@ def atlas(
 
             asked = language_model(llm, llm_model, llm_price, llm_timeout, task)  # said before minutes of loading
             opened = Store.open(store)
-            part = None if folder is None else stack.enter_context(staged(folder, ATLAS)).folder
+            part = None if folder is None else stack.enter_context(atomic_output(folder, ATLAS)).folder
             clip = model_of(opened, **vars(opening))
         with shown() as tell:
             found = build_atlas(

@@ -45,7 +45,7 @@ def concepts(
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
+    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, output_beside
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.progress import note, shown
 
@@ -60,7 +60,7 @@ def concepts(
 
         if folder is not None:
             figures.need_matplotlib()
-        staging = stack.enter_context(staged_beside(folder, concepts_figure.KIND, images))
+        target = stack.enter_context(output_beside(folder, concepts_figure.KIND, images))
         clip = opening.load()
         found = run(
             clip, pictures, pool, texts=texts, over=over, penalty=penalty, count=count, allow_urls=reading.allow_urls, skip_bad=True,
@@ -69,8 +69,8 @@ def concepts(
         found = replace(
             found, notes=(*demo_notes(opening.model, images), *found.notes), failed=named_failures(found.failed)
         )
-        if staging is not None:
-            concepts_figure.write(found, staging)
+        if target is not None:
+            concepts_figure.write(found, target)
     print_notes(found.notes, found.failed)
     output.show(found)
     if folder is not None:

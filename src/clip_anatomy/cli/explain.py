@@ -38,7 +38,7 @@ def explain(
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
+    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, output_beside
     from clip_anatomy.progress import note, shown
 
     folder = output.folder("explain")
@@ -52,7 +52,7 @@ def explain(
         wanted = parse_size(size)
         if folder is not None and pictures is not False:
             figures.need_matplotlib()
-        staging = stack.enter_context(staged_beside(folder, explain_folder.KIND, images))
+        target = stack.enter_context(output_beside(folder, explain_folder.KIND, images))
         clip = opening.load()
         found = run(
             clip, asked, texts or descriptions, templates=templates, size=wanted, allow_urls=reading.allow_urls, skip_bad=True,
@@ -61,8 +61,8 @@ def explain(
         notes = (*demo_notes(opening.model, images), *found.notes)
         found = replace(found, notes=notes, failed=named_failures(found.failed))
         left = 0
-        if staging is not None:
-            left = explain_folder.write(found, staging, progress, pictures=pictures)
+        if target is not None:
+            left = explain_folder.write(found, target, progress, pictures=pictures)
     print_notes(found.all_notes, found.failed)
     output.show(found)
     if folder is not None:

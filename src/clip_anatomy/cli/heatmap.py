@@ -62,7 +62,7 @@ def heatmap(
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
+    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, output_beside
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.progress import note, say, shown
 
@@ -86,7 +86,7 @@ def heatmap(
         from clip_anatomy.report import maps_folder
 
         wanted = parse_size(size)
-        staging = stack.enter_context(staged_beside(folder, maps_folder.KIND, images))
+        target = stack.enter_context(output_beside(folder, maps_folder.KIND, images))
         clip = opening.load()
         if registers:
             clip = registered(clip, registers)
@@ -100,8 +100,8 @@ def heatmap(
         found = replace(found, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes), colours=colours)
         found = found.with_failed(named_failures(found.failed))
         checks = method_checks(found, sanity_pictures, progress) if sanity else None
-        if staging is not None:
-            maps_folder.write(found, staging, progress, pictures=pictures, checks=checks)
+        if target is not None:
+            maps_folder.write(found, target, progress, pictures=pictures, checks=checks)
     print_notes(found.all_notes, found.failed)
     if output.as_json:
         print_json(found.to_dict() if checks is None else {**found.to_dict(), "sanity": checks.to_list()})

@@ -82,7 +82,7 @@ EPILOGUE = (
     "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback. "
     "A store, an edit and a folder never reach the network, unless you add --allow-network."
 )
-FAILED, BAD_INPUT, BROKEN, STOPPED, ENDED = 1, 2, 3, 130, 143
+BAD_INPUT, BROKEN, STOPPED, ENDED = 2, 3, 130, 143
 SIGNALS: dict[int, tuple[type[BaseException], int, str]] = {
     signal.SIGINT: (KeyboardInterrupt, STOPPED, "stopped"),
     signal.SIGTERM: (Ended, ENDED, "ended"),

@@ -9,7 +9,7 @@ from clip_anatomy.cli.wording import in_cli_words
 from clip_anatomy.errors import BadImage, OutputError
 
 if TYPE_CHECKING:
-    from clip_anatomy.atomic_output import Kind, Staging
+    from clip_anatomy.atomic_output import AtomicOutput, Kind
     from clip_anatomy.data.picture_batches import Failed
     from clip_anatomy.data.typed_pictures import TypedPictures
 
@@ -54,13 +54,13 @@ def named_failures(failed: "Sequence[Failed]") -> "tuple[Failed, ...]":
 
 
 @contextmanager
-def staged_beside(folder: Path | None, kind: "Kind", images: Sequence[str]) -> "Generator[Staging | None]":
+def output_beside(folder: Path | None, kind: "Kind", images: Sequence[str]) -> "Generator[AtomicOutput | None]":
     """Stage the output folder, if one is written; it is refused where the typed pictures themselves lie.
 
     Raises:
         OutputError: the folder cannot be written, or holds the pictures or something else.
     """
-    from clip_anatomy.atomic_output import staged
+    from clip_anatomy.atomic_output import atomic_output
     from clip_anatomy.files import path_of
 
     if folder is None:
@@ -71,8 +71,8 @@ def staged_beside(folder: Path | None, kind: "Kind", images: Sequence[str]) -> "
             f"{folder} holds the pictures: what is drawn would be looked at as pictures the next time. "
             f"Type another folder: --out {folder}-{kind.noun}"
         )
-    with staged(folder, kind) as staging:
-        yield staging
+    with atomic_output(folder, kind) as target:
+        yield target
 
 
 def _holds_some(folder: Path, images: Sequence[str], kind: "Kind") -> bool:

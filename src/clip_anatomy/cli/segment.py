@@ -56,7 +56,7 @@ def segment(
     from contextlib import ExitStack
     from dataclasses import replace
 
-    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, staged_beside
+    from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, output_beside
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.progress import note, say, shown
 
@@ -71,7 +71,7 @@ def segment(
         from clip_anatomy.report import masks_folder
 
         wanted = parse_size(size)
-        staging = stack.enter_context(staged_beside(folder, masks_folder.KIND, images))
+        target = stack.enter_context(output_beside(folder, masks_folder.KIND, images))
         clip = opening.load()
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         names = tuple(text.text for text in typed)
@@ -85,8 +85,8 @@ def segment(
         )  # fmt: skip
         found = replace(found, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes))
         found = replace(found, maps=found.maps.with_failed(named_failures(found.failed)))
-        if staging is not None:
-            masks_folder.write(found, staging, progress, pictures=pictures)
+        if target is not None:
+            masks_folder.write(found, target, progress, pictures=pictures)
     print_notes(found.all_notes, found.failed)
     if output.as_json:
         print_json(found.to_dict())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_anatomy.atomic_output import Kind, staged
+from clip_anatomy.atomic_output import Kind, atomic_output
 from clip_anatomy.boundary import public
 from clip_anatomy.edits import standalone_encoder as standalone
 from clip_anatomy.edits.edit import Edit
@@ -110,14 +110,14 @@ def export(
     tell("opening the model", 0, 1)
     edited = open_edited(edit, model, weights=weights, device="cpu")
     _refuse(folder)
-    with staged(folder, KIND) as staging:
+    with atomic_output(folder, KIND) as output:
         tell(f"writing {out}", 0, 1)
-        _write(edited, staging.folder)
+        _write(edited, output.folder)
         if onnx:
-            _write_onnx(edited, staging.folder)
-        staging.write("README.md", _readme(edited, onnx))
-        names = [*staging.files, standalone.CONFIG]
-        staging.write(standalone.CONFIG, json.dumps({**edited.config, "files": names}, indent=1) + "\n")
+            _write_onnx(edited, output.folder)
+        output.write("README.md", _readme(edited, onnx))
+        names = [*output.files, standalone.CONFIG]
+        output.write(standalone.CONFIG, json.dumps({**edited.config, "files": names}, indent=1) + "\n")
     files = {name: (folder / name).stat().st_size for name in sorted(names)}
     return Exported(folder, tuple(edited.edit.descriptions), files)
 

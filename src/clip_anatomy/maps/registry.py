@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec, UnsupportedModel
+from clip_anatomy.kinds import expected, fits
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps import (
     attention,
@@ -41,13 +41,6 @@ __all__ = [
     "methods_of",
 ]
 
-_TYPE_NAMES = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a string",
-    "bool": "True or False",
-    "NoneType": "None",
-}
 # Why the rest is refused there.
 _NOT_OF = {
     "resnet": "a CLIP-ResNet: its only attention is one pool, without a residual stream, an MLP or a block before it",
@@ -106,12 +99,10 @@ class Method:
         hints = get_type_hints(type(self.options))
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
         for key, value in plain.items():
-            kinds = _kinds(hints[key])
-            if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-                expected = " or ".join(_TYPE_NAMES.get(kind.__name__, kind.__name__) for kind in kinds)
+            if not fits(value, hints[key]):
                 fix = "torch.tensor(...)" if key in self.needs else repr(getattr(self.options, key))
                 raise BadSpec(
-                    f"method {name!r}: {key}={value!r} is a {type(value).__name__}; {expected} was expected. Type: {key}={fix}"
+                    f"method {name!r}: {key}={value!r} is a {type(value).__name__}; {expected(hints[key])} was expected. Type: {key}={fix}"
                 )
         return replace(self.options, **plain)
 
@@ -259,14 +250,6 @@ CONTRASTED = frozenset(
     name for name, method in METHODS.items() if method.contrasts
 )  # from whose texts something is subtracted
 COSINES = frozenset({*_FAMILY, CUSTOM})  # methods of which only differences within a picture mean something
-
-
-def _kinds(hint: Any) -> tuple[type, ...]:
-    """List the classes that a field may hold; none where its type says more than classes can (its own check refuses it)."""
-    each: tuple[Any, ...] = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if any(get_origin(one) is not None or not isinstance(one, type) for one in each):
-        return ()
-    return (*each, int) if float in each else each
 
 
 def methods_of(clip: Clip) -> dict[str, Method]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.edits.replacement import BYS
 from clip_anatomy.errors import BadInput, ClipAnatomyError, OutputError
 from clip_anatomy.files import read_json
@@ -50,30 +50,30 @@ KIND = Kind(
 def save(result: Ablation | Study, folder: Path) -> Path:
     """Write a figure of each study and ablate.json into a folder; see `Result.save`."""
     check_folder(folder, _studies(result)[0].store)
-    with staged(folder, KIND) as staging:
-        write(result, staging)
+    with atomic_output(folder, KIND) as output:
+        write(result, output)
     return folder
 
 
-def write(result: Ablation | Study, staging: Staging) -> None:
-    """Write the same into a staging folder, whose place may hold earlier studies of the store.
+def write(result: Ablation | Study, output: AtomicOutput) -> None:
+    """Write the same into an atomic output, whose place may hold earlier studies of the store.
 
     An earlier study is replaced by one that asks the same (parts, baseline, classes, groups); any other one stays, and the new one gets
     a number where both would be called alike.
     """
-    kept = _earlier(staging.out)
+    kept = _earlier(output.out)
     new: dict[str, Study] = {}
     for one in _studies(result):
         name = _free_name(one.to_dict(), {**kept, **{name: study.to_dict() for name, study in new.items()}})
         kept.pop(name, None)
         new[name] = one
     for name in kept:
-        if (drawn := staging.out / f"{name}.png").is_file():
-            staging.write(drawn.name, drawn.read_bytes())
+        if (drawn := output.out / f"{name}.png").is_file():
+            output.write(drawn.name, drawn.read_bytes())
     for name, one in new.items():
-        staging.write(f"{name}.png", draw_study(one))
+        output.write(f"{name}.png", draw_study(one))
     rows = [*kept.values(), *({**one.to_dict(), "figure": f"{name}.png"} for name, one in new.items())]
-    staging.write(RESULT, as_json({"schema": SCHEMA, "studies": rows}))
+    output.write(RESULT, as_json({"schema": SCHEMA, "studies": rows}))
 
 
 def _free_name(study: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, PLAIN, YES_INK, canvas, png
 from clip_anatomy.report.html import notebook_figures
@@ -21,15 +21,15 @@ MOST, BAR, WIDE = 30, 0.28, 8.0  # channels drawn; inches
 
 def save(result: Alignment, folder: Path) -> Path:
     """Write align.json and align.png into a folder; see `Result.save`."""
-    with staged(folder, KIND) as staging:
-        write(result, staging)
+    with atomic_output(folder, KIND) as output:
+        write(result, output)
     return folder
 
 
-def write(result: Alignment, staging: Staging) -> None:
-    """Write the same into a staging folder."""
-    staging.write(FIGURE, png(figure(result)))
-    staging.write(NUMBERS, as_json(result.to_dict()))
+def write(result: Alignment, output: AtomicOutput) -> None:
+    """Write the same into an atomic output."""
+    output.write(FIGURE, png(figure(result)))
+    output.write(NUMBERS, as_json(result.to_dict()))
 
 
 def html(result: Alignment) -> str:

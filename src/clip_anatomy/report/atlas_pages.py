@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_anatomy.atomic_output import REPORT, Kind, listed, staged
+from clip_anatomy.atomic_output import REPORT, Kind, atomic_output, listed
 from clip_anatomy.errors import ClipAnatomyError
 from clip_anatomy.naming.atlas import SCHEMA, Atlas, AtlasHead
 from clip_anatomy.naming.roles import MIXED, UNNAMED
@@ -41,8 +41,8 @@ def save(atlas: Atlas, folder: Path) -> Path:
         rows = list(rows_at(Store.open(atlas.store), atlas.evidence).values())
     except ClipAnatomyError:
         rows = []  # the store is gone: pages without pictures
-    with staged(folder, ATLAS) as staging:
-        write_atlas(atlas, rows, staging.folder)
+    with atomic_output(folder, ATLAS) as output:
+        write_atlas(atlas, rows, output.folder)
     return folder
 
 

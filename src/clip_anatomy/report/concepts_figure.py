@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.naming.concepts import SCHEMA, Concepts
 from clip_anatomy.report.figures import FAINT, INK, PLAIN, YES_INK, Canvas, canvas, png
@@ -23,15 +23,15 @@ WIDE, ROW, HEAD = 9.0, 2.1, 0.9  # inches
 
 def save(result: Concepts, folder: Path) -> Path:
     """Write concepts.json and concepts.png into a folder; see `Result.save`."""
-    with staged(folder, KIND) as staging:
-        write(result, staging)
+    with atomic_output(folder, KIND) as output:
+        write(result, output)
     return folder
 
 
-def write(result: Concepts, staging: Staging) -> None:
-    """Write the same into a staging folder."""
-    staging.write(FIGURE, png(figure(result)))
-    staging.write(NUMBERS, as_json(result.to_dict()))
+def write(result: Concepts, output: AtomicOutput) -> None:
+    """Write the same into an atomic output."""
+    output.write(FIGURE, png(figure(result)))
+    output.write(NUMBERS, as_json(result.to_dict()))
 
 
 def html(result: Concepts) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clip_anatomy.atomic_output import Staging, slug
+from clip_anatomy.atomic_output import AtomicOutput, slug
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.html import LOSSLESS
 
@@ -37,10 +37,10 @@ def image_bytes(image: Image.Image) -> tuple[str, bytes]:
     return "jpg", file.getvalue()
 
 
-def write_sheets(staging: Staging, sheets: Sequence[bytes]) -> None:
+def write_sheets(output: AtomicOutput, sheets: Sequence[bytes]) -> None:
     """Write contact sheets; the first has no number."""
     for i, sheet in enumerate(sheets):
-        staging.write(f"{SHEET}{'' if i == 0 else f'-{i + 1}'}.png", sheet)
+        output.write(f"{SHEET}{'' if i == 0 else f'-{i + 1}'}.png", sheet)
 
 
 def on_page_note(shown: int, pictures: int) -> list[str]:

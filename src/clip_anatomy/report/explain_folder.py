@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, staged
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.errors import BadInput
 from clip_anatomy.images.input_size import describe_size
 from clip_anatomy.progress import Progress, silent
@@ -31,19 +31,19 @@ def save(found: Explanation, folder: Path, *, pictures: bool | None = None) -> P
     """Write figures, page and numbers into a folder, whole or not at all."""
     if pictures is not False:
         need_matplotlib()
-    with staged(folder, KIND) as staging:
-        write(found, staging, pictures=pictures)
+    with atomic_output(folder, KIND) as output:
+        write(found, output, pictures=pictures)
     return folder
 
 
 def write(
-    found: Explanation, staging: Staging, progress: Progress | None = None, *, pictures: bool | None = None
+    found: Explanation, output: AtomicOutput, progress: Progress | None = None, *, pictures: bool | None = None
 ) -> int:
-    """Write page and numbers into a staged folder, and a figure for each picture and text.
+    """Write page and numbers into an atomic output, and a figure for each picture and text.
 
     Args:
         found: what is drawn.
-        staging: an entered staging folder.
+        output: where to; see `atomic_output`.
         progress: told how many pictures are drawn.
         pictures: whether figures are drawn; by default where there are `FEW`, since each takes a third of a second.
 
@@ -58,11 +58,11 @@ def write(
         if len(explained) < ON_PAGE:
             explained.append(each)
         for k, text in enumerate(found.texts if drawn else ()):
-            staging.write(
+            output.write(
                 f"{file_name(i, each.picture.label, f'{k:02d}', text.text)}.png", draw(*_drawn(found, each, k))
             )
-    staging.write(KIND.mark, as_json({**found.to_dict(), "files": [*staging.files, REPORT]}))
-    staging.write(REPORT, _page(found, explained))
+    output.write(KIND.mark, as_json({**found.to_dict(), "files": [*output.files, REPORT]}))
+    output.write(REPORT, _page(found, explained))
     return 0 if drawn else count
 
 

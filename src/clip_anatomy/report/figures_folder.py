@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clip_anatomy.atomic_output import Kind, as_json, staged
+from clip_anatomy.atomic_output import Kind, as_json, atomic_output
 from clip_anatomy.results import Result
 
 __all__ = ["save"]
@@ -17,7 +17,9 @@ def save(result: Result, folder: Path) -> Path:
     """
     name = type(result).__name__.lower()
     numbers = {"schema": f"clip-anatomy/{name}/1", **result.to_dict()}
-    with staged(folder, Kind(name, f"{name}.json", numbers["schema"], (f"{name}.json", f"{name}.txt"))) as staging:
-        staging.write(f"{name}.json", as_json(numbers))
-        staging.write(f"{name}.txt", f"{result.summary()}\n")
+    with atomic_output(
+        folder, Kind(name, f"{name}.json", numbers["schema"], (f"{name}.json", f"{name}.txt"))
+    ) as output:
+        output.write(f"{name}.json", as_json(numbers))
+        output.write(f"{name}.txt", f"{result.summary()}\n")
     return folder

@@ -17,9 +17,8 @@ from clip_anatomy.maps.registry import COSINES
 from clip_anatomy.report.mask_files import pale
 from clip_anatomy.report.palette import colour, limit_of
 
-__all__ = ["LOOKS", "ShadedSet", "Shades", "colour_range", "colours_of", "least_share", "overlay", "shades_of"]
+__all__ = ["ShadedSet", "Shades", "colour_range", "colours_of", "least_share", "overlay", "shades_of"]
 
-LOOKS = ("signed", "heat")
 WORDS = "words"  # a sentence, its words, and what is left, in this order
 # From "nothing here" to "here": dark and see-through to bright.
 HEAT = ((28, 22, 66, 0.62), (116, 28, 108, 0.60), (206, 62, 60, 0.58), (247, 141, 40, 0.60), (252, 226, 110, 0.66))

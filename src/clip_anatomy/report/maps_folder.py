@@ -6,7 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
-from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, staged
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.errors import BadInput
 from clip_anatomy.evaluation.method_checks import MethodChecks
 from clip_anatomy.images.input_size import describe_size
@@ -53,24 +53,24 @@ LEGENDS = {
 
 def save(found: MapSet | Maps, folder: Path, *, pictures: bool | None = None) -> Path:
     """Write overlays, sheets, page and numbers into a folder, whole or not at all."""
-    with staged(folder, KIND) as staging:
-        write(_as_set(found), staging, pictures=pictures)
+    with atomic_output(folder, KIND) as output:
+        write(_as_set(found), output, pictures=pictures)
     return folder
 
 
 def write(
     found: MapSet,
-    staging: Staging,
+    output: AtomicOutput,
     progress: Progress | None = None,
     *,
     checks: MethodChecks | None = None,
     pictures: bool | None = None,
 ) -> None:
-    """Draw every picture, one after the other, into a staged folder.
+    """Draw every picture, one after the other, into an atomic output.
 
     Args:
         found: what is drawn.
-        staging: an entered staging folder.
+        output: where to; see `atomic_output`.
         progress: told how many pictures are drawn.
         checks: whether the maps mean anything, if that was asked for.
         pictures: whether overlays and contact sheets are written too, as they are by default.
@@ -84,17 +84,17 @@ def write(
         tell("drawing", i, len(found))
         picture, image, one = _picture(found, i)
         if drawn:
-            _write_overlays(one, shaded[i], i, image, staging)
+            _write_overlays(one, shaded[i], i, image, output)
         if len(sections) < ON_PAGE:
             sections.append(maps_section(picture, one, found.colours, shaded[i]))
         if drawn and sum(len(row.cells) for row in rows) < ON_SHEETS:
             rows += _rows(one, shaded[i], image)
     tell("writing the page", 0, 1)
     title, under = _title(found), f"{run.clip.name} · {', '.join(_methods(found))} · {_looked_at(run)}"
-    write_sheets(staging, contact_sheets(title, under, rows, LEGENDS[found.colours]))
-    staging.write(REPORT, _page(found, sections, checks))
+    write_sheets(output, contact_sheets(title, under, rows, LEGENDS[found.colours]))
+    output.write(REPORT, _page(found, sections, checks))
     sanity = {} if checks is None else {"sanity": checks.to_list()}
-    staging.write(KIND.mark, as_json({**found.to_dict(), **sanity, "files": staging.files}))
+    output.write(KIND.mark, as_json({**found.to_dict(), **sanity, "files": output.files}))
 
 
 def figure(found: MapSet | Maps) -> Image.Image:
@@ -181,7 +181,7 @@ def _looked_at(run: MapRun) -> str:
     return describe_size(run.size, run.clip.preprocess) + "".join(further)
 
 
-def _write_overlays(one: MapSet, shaded: ShadedSet, place: int, image: Image.Image, staging: Staging) -> None:
+def _write_overlays(one: MapSet, shaded: ShadedSet, place: int, image: Image.Image, output: AtomicOutput) -> None:
     """Write a file for each map of one picture, and the film of its layers."""
     name, several = one.first.names[0], len(one.methods) > 1
     groups = [(shades.maps.method if several else "", shades) for shades in shaded.methods]
@@ -192,9 +192,9 @@ def _write_overlays(one: MapSet, shaded: ShadedSet, place: int, image: Image.Ima
                 with_legend(overlay(image, shades, k, one.colours), shades, k, text, one.colours)
             )
             parts = [part for part in (prefix, f"{k:02d}", text) if part]
-            staging.write(f"{file_name(place, name, *parts)}.{ending}", content)
+            output.write(f"{file_name(place, name, *parts)}.{ending}", content)
     if one.layers:
-        staging.write(f"{file_name(place, name, 'layers')}.gif", layer_film(image, shaded, one.colours))
+        output.write(f"{file_name(place, name, 'layers')}.gif", layer_film(image, shaded, one.colours))
 
 
 def _rows(one: MapSet, shaded: ShadedSet, image: Image.Image) -> list[SheetRow]:

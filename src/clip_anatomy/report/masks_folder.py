@@ -10,7 +10,7 @@ from markupsafe import Markup
 from numpy import ndarray
 from PIL import Image
 
-from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, staged
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.errors import BadInput, OutputError
 from clip_anatomy.loading.typed_texts import TypedText, shorten
 from clip_anatomy.maps.masks import SCHEMA, Masks
@@ -42,17 +42,19 @@ LONGEST = 2048  # side of the paintings
 
 def save(found: Masks, folder: Path, *, pictures: bool | None = None) -> Path:
     """Write masks, prompts, paintings and page into a folder, whole or not at all."""
-    with staged(folder, KIND) as staging:
-        write(found, staging, pictures=pictures)
+    with atomic_output(folder, KIND) as output:
+        write(found, output, pictures=pictures)
     return folder
 
 
-def write(found: Masks, staging: Staging, progress: Progress | None = None, *, pictures: bool | None = None) -> None:
-    """Write every picture, one after the other, into a staged folder.
+def write(
+    found: Masks, output: AtomicOutput, progress: Progress | None = None, *, pictures: bool | None = None
+) -> None:
+    """Write every picture, one after the other, into an atomic output.
 
     Args:
         found: what is written.
-        staging: an entered staging folder.
+        output: where to; see `atomic_output`.
         progress: told how many pictures are written.
         pictures: whether paintings and contact sheets are written too, as they are by default; masks are numbers, and always are.
     """
@@ -62,14 +64,14 @@ def write(found: Masks, staging: Staging, progress: Progress | None = None, *, p
     for i, name in enumerate(found.names):
         tell("writing masks", i, len(found))
         labels, picture = found.labels[i], _picture(found, i)
-        staging.write(f"{file_name(i, name, 'mask')}.png", png(labels, found.texts))
+        output.write(f"{file_name(i, name, 'mask')}.png", png(labels, found.texts))
         on_sheet = drawn and sum(len(row.cells) for row in rows) < ON_SHEETS
         if not drawn and len(sections) >= ON_PAGE:
             continue
         painting = _painting(picture, labels, len(found.texts))
         if drawn:
             ending, content = image_bytes(with_swatches(painting, [(hue, text.short) for text, hue in _colours(found)]))
-            staging.write(f"{file_name(i, name, 'painted')}.{ending}", content)
+            output.write(f"{file_name(i, name, 'painted')}.{ending}", content)
         if len(sections) >= ON_PAGE and not on_sheet:
             continue
         cells = _cells(found, i, picture, painting)
@@ -79,18 +81,18 @@ def write(found: Masks, staging: Staging, progress: Progress | None = None, *, p
     tell("writing the page", 0, 1)
     numbers = found.to_dict()
     try:
-        write_npz(staging.folder / NPZ, found)
+        write_npz(output.folder / NPZ, found)
     except OSError as error:
         raise OutputError(
-            f"{staging.out / NPZ} cannot be written: {error.strerror}. Type another place: --out NAME"
+            f"{output.out / NPZ} cannot be written: {error.strerror}. Type another place: --out NAME"
         ) from error
-    staging.write(COCO, as_json(numbers.pop("coco")))
+    output.write(COCO, as_json(numbers.pop("coco")))
     kept = ("image", "width", "height", "prompts", "together")
     prompts = [{key: value for key, value in one.items() if key in kept} for one in numbers["images"]]
-    staging.write(PROMPTS, as_json({"how": str(found.how), "images": prompts}))
-    write_sheets(staging, _sheets(found, rows))
-    staging.write(REPORT, _page(found, sections))
-    staging.write(KIND.mark, as_json({**numbers, "files": staging.files}))
+    output.write(PROMPTS, as_json({"how": str(found.how), "images": prompts}))
+    write_sheets(output, _sheets(found, rows))
+    output.write(REPORT, _page(found, sections))
+    output.write(KIND.mark, as_json({**numbers, "files": output.files}))
 
 
 def figure(found: Masks) -> Image.Image:

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_anatomy.atomic_output import Kind, Staging, as_json, staged
+from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.edits.edit_files import remove_unnamed
 from clip_anatomy.report.html import notebook_figures
 
@@ -41,8 +41,8 @@ def repair_folder(folder: Path | None) -> "Generator[Callable[[RepairResult], No
     from clip_anatomy.report.figures import need_matplotlib
 
     need_matplotlib()
-    with staged(folder, KIND) as staging:
-        yield lambda result: _write(result, staging)
+    with atomic_output(folder, KIND) as output:
+        yield lambda result: _write(result, output)
     remove_unnamed(folder / EDIT)
 
 
@@ -65,10 +65,10 @@ def html(result: "RepairResult") -> str:
     return notebook_figures([(_png(result), "repair", result.summary())])
 
 
-def _write(result: "RepairResult", staging: Staging) -> None:
-    staging.write(FIGURE, _png(result))
-    result.edit.save(staging.folder / EDIT)
-    staging.write(NUMBERS, as_json(result.to_dict()))
+def _write(result: "RepairResult", output: AtomicOutput) -> None:
+    output.write(FIGURE, _png(result))
+    result.edit.save(output.folder / EDIT)
+    output.write(NUMBERS, as_json(result.to_dict()))
 
 
 def _png(result: "RepairResult") -> bytes:

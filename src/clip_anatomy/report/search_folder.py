@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clip_anatomy.atomic_output import REPORT, Kind, staged
+from clip_anatomy.atomic_output import REPORT, Kind, atomic_output
 from clip_anatomy.progress import note
 from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.report.search_page import search_page
@@ -26,12 +26,12 @@ def save(ranking: Ranking, folder: Path) -> Path:
     Returns:
         The page.
     """
-    with staged(folder, KIND) as staging:
+    with atomic_output(folder, KIND) as output:
         clip = ranking.model()
         query, found = query_pictures(ranking, clip), result_pictures(ranking, clip)
-        staging.write(SHEET, _png(contact_sheet(ranking, query, found)))
-        staging.write(NUMBERS, json.dumps(ranking.to_dict(), allow_nan=False) + "\n")
-        staging.write(PAGE, search_page(ranking, query, found))
+        output.write(SHEET, _png(contact_sheet(ranking, query, found)))
+        output.write(NUMBERS, json.dumps(ranking.to_dict(), allow_nan=False) + "\n")
+        output.write(PAGE, search_page(ranking, query, found))
     for missing in dict.fromkeys(f"{one.name}: {one.missing}" for one in (*query, *found) if one.image is None):
         note(f"note: picture missing: {missing}")
     return folder / PAGE

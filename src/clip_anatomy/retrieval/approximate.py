@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from clip_anatomy.atomic_output import Kind, as_json, staged
+from clip_anatomy.atomic_output import Kind, as_json, atomic_output
 from clip_anatomy.errors import BadInput, MissingExtra, OutputError, reading
 from clip_anatomy.files import digest, digest_of_file, read_json
 from clip_anatomy.progress import Progress, silent
@@ -211,10 +211,10 @@ def build_index(
 
 def _keep(faiss: Any, index: Any, record: IndexRecord, store: Store, name: str) -> None:
     try:
-        with staged(store.beside(FOLDER) / name, KIND) as staging:
-            faiss.write_index(index, str(staging.folder / DATA))
-            kept = replace(record, checksum=digest_of_file(staging.folder / DATA))
-            staging.write(RECORD, as_json({"schema": FORMAT, **asdict(kept)}))
+        with atomic_output(store.beside(FOLDER) / name, KIND) as output:
+            faiss.write_index(index, str(output.folder / DATA))
+            kept = replace(record, checksum=digest_of_file(output.folder / DATA))
+            output.write(RECORD, as_json({"schema": FORMAT, **asdict(kept)}))
     except (OSError, RuntimeError) as error:
         raise OutputError(
             f"{store.path / FOLDER / name} cannot be written ({error}). Leave --approximate away: the exact scan writes nothing"

@@ -72,11 +72,6 @@ class PictureExplanation(Compact):
         """The cosine minus the sum of the parts: float error."""
         return self.cosine.double() - self.total
 
-    @property
-    def patch_residue(self) -> Float[Tensor, " text"]:
-        """The heads minus the patches that they read: float error."""
-        return self.heads.double().sum((0, 1)) - self.patches.double().sum((0, 1)) - self.class_token.double()
-
     def contrast(self) -> "PictureExplanation":
         """Subtract from every number its mean over the other texts: what speaks for this text more than for the others.
 

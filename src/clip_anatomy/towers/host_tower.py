@@ -72,7 +72,6 @@ class HostTower:
     architecture: Architecture = field(init=False, default="whole")
     heads: int = field(init=False, default=1)
     has_mlps: bool = field(init=False, default=False)
-    mlp_names: tuple[str, ...] = field(init=False, default=())
     has_class_token: bool = field(init=False, default=False)
     own: int = field(init=False, default=0)
     rows: int = field(init=False, default=1)

@@ -117,11 +117,6 @@ class Tower(Protocol):
         ...
 
     @property
-    def mlp_names(self) -> tuple[str, ...]:
-        """What its MLPs are called, one for each that is a part: "0", "1", …, and "pool" behind an attention pool."""
-        ...
-
-    @property
     def has_class_token(self) -> bool:
         """Whether one token of its own is read out."""
         ...

@@ -150,11 +150,6 @@ class ResNet(Compact):
         return False
 
     @property
-    def mlp_names(self) -> tuple[str, ...]:
-        """Their names: none."""
-        return ()
-
-    @property
     def has_class_token(self) -> bool:
         """Whether one token of its own is read out: it is the mean of all places."""
         return False

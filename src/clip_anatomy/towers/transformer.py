@@ -46,12 +46,6 @@ class Transformer(Compact, TransformerWeights):
         """Whether one token of its own is read out, rather than a sum over all."""
         return self.pool not in ("mean", "attention")
 
-    @property
-    def mlp_names(self) -> tuple[str, ...]:
-        """What its MLPs are called: each by its layer, then the one behind an attention pool."""
-        pool = () if self.pooling is None or self.pooling.up is None else ("pool",)
-        return (*map(str, range(self.layers)), *pool)
-
     def token_count(self, inputs: Tensor) -> int:
         """Count the tokens a batch has: patches and class token, or the columns of the token ids."""
         if self.kind == "text":

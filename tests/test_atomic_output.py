@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from clip_anatomy import atomic_output as staging
+from clip_anatomy import atomic_output as atomic
 from clip_anatomy.errors import OutputError
 
-KIND = staging.Kind("report", "explain.json", "clip-anatomy/explain/1")
+KIND = atomic.Kind("report", "explain.json", "clip-anatomy/explain/1")
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -17,7 +17,7 @@ def test_nothing_is_left_after_an_error(exists: bool, tmp_path: Path) -> None:
         out.mkdir()
 
     def stopped() -> None:
-        with staging.staged(out, KIND) as place:
+        with atomic.atomic_output(out, KIND) as place:
             place.write("half.txt", "half")
             raise KeyboardInterrupt
 
@@ -27,7 +27,7 @@ def test_nothing_is_left_after_an_error(exists: bool, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_vanishes_is_an_output_error(tmp_path: Path) -> None:
-    with staging.staged(tmp_path / "out", KIND) as place:
+    with atomic.atomic_output(tmp_path / "out", KIND) as place:
         place.folder.rmdir()
         with pytest.raises(OutputError, match="cannot be written"):
             place.write("a.txt", "x")
