@@ -17,11 +17,11 @@ from clip_anatomy.cli.main import main
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.contrast import contrast_of, neutral_texts
-from clip_anatomy.maps.decomposition import token_map
 from clip_anatomy.maps.layer_maps import cumulative, layer_maps
 from clip_anatomy.maps.map_set import map_set
 from clip_anatomy.report.map_overlay import ShadedSet, overlay, shades_of
 from clip_anatomy.split.picture_explanation import PictureExplanation
+from clip_anatomy.split.tokens import token_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

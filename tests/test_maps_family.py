@@ -12,11 +12,11 @@ from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadSpec, UnsupportedModel
-from clip_anatomy.maps.decomposition import token_map
 from clip_anatomy.maps.dense_attention import VARIANTS, DenseAttention, dense_path, dense_tokens, gaussian
 from clip_anatomy.maps.heatmap import METHODS, heatmap
 from clip_anatomy.maps.maskclip import denoised, smoothed
 from clip_anatomy.maps.proxyclip import guide
+from clip_anatomy.split.tokens import token_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,8 @@ from clip_anatomy.data.world.attribute_names import COLOURS, SHAPES
 from clip_anatomy.data.world.scenes import World
 from clip_anatomy.errors import BadSpec, BadText
 from clip_anatomy.loading.tokenizer import open_clip_tokenizer
-from clip_anatomy.maps.word_maps import align, word_directions, word_maps
+from clip_anatomy.loading.word_pieces import align
+from clip_anatomy.maps.word_maps import word_directions, word_maps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

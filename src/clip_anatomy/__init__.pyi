@@ -42,6 +42,8 @@ from clip_anatomy.split.explanation import Explanation as Explanation
 from clip_anatomy.split.explanation import explain as explain
 from clip_anatomy.split.means import Means as Means
 from clip_anatomy.split.moments import Moments as Moments
+from clip_anatomy.split.pairs import Pairs as Pairs
+from clip_anatomy.split.pairs import pairs as pairs
 from clip_anatomy.split.parts import Contributions as Contributions
 from clip_anatomy.split.parts import Parts as Parts
 from clip_anatomy.split.parts import decompose as decompose

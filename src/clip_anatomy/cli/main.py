@@ -36,6 +36,7 @@ VERBS = {  # name → (where its function is, what it answers)
         "clip_anatomy.cli.heatmap:heatmap",
         "Show where in pictures texts match, by any method.",
     ),
+    "pairs": ("clip_anatomy.cli.pairs:pairs", "Say why two pictures, two texts, or one of each are similar."),
     "segment": (
         "clip_anatomy.cli.segment:segment",
         "Cut out of pictures what texts name: masks, points and boxes.",

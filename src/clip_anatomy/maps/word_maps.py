@@ -20,13 +20,11 @@ from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import PictureBatch
 from clip_anatomy.errors import BadSpec, BadText
 from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.loading.word_pieces import word_tokens
 from clip_anatomy.maps.contrast import NOTHING
-from clip_anatomy.maps.decomposition import token_map
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_result import Maps
-
-_MARKS = ("</w>", "Ġ", "▁", "·")
-_AHEAD = 16  # letters that a tokenizer may have rewritten before a piece is found again
+from clip_anatomy.split.tokens import token_map
 
 
 @public
@@ -110,55 +108,13 @@ def word_directions(
     if not isinstance(sentence, str) or not sentence.strip():
         raise BadText(f"{sentence!r} holds no word. Type a sentence, e.g. 'a red circle on the grass'")
     ids = clip.ids([sentence])
-    spans = _spans(clip.tokenizer, sentence, ids.shape[1])
+    spans = word_tokens(clip.tokenizer, sentence, ids.shape[1])
     kept = [(word, tokens) for word, tokens in spans if tokens]
     embed = clip.text_tower.embed
     per_token = token_map(clip.text_tower, ids, torch.eye(embed, device=clip.device))[0]
     parts = torch.stack([per_token[tokens].sum(0) for _, tokens in kept]) if kept else per_token.new_zeros(0, embed)
     unit = F.normalize(clip.encode_text(ids), dim=-1)
     return tuple(word for word, _ in kept), parts, unit, tuple(word for word, tokens in spans if not tokens)
-
-
-def _spans(tokenizer: Any, sentence: str, tokens: int) -> list[tuple[str, list[int]]]:
-    """Return each word and the tokens it was cut into."""
-    if hasattr(tokenizer, "positions"):  # the bundled model's tokenizer knows
-        found = zip(tokenizer.split(sentence), tokenizer.positions(sentence), strict=True)
-        return [(word, list(range(*span))) for word, span in found]
-    if not hasattr(tokenizer, "pieces"):
-        raise BadText(
-            "this model's tokenizer does not tell its pieces. Type: load(..., tokenizer=one with .pieces(text))"
-        )
-    return align(sentence, list(tokenizer.pieces(sentence))[:tokens])
-
-
-def align(sentence: str, pieces: list[str]) -> list[tuple[str, list[int]]]:
-    """Match words (between spaces) with the numbers of their pieces, whatever marks a tokenizer puts on them.
-
-    Args:
-        sentence: as it was typed.
-        pieces: of the tokenizer, start and end marks included.
-
-    Example:
-        >>> align("A zebrafish, striped", ["<start>", "a", "zebra", "fish", ",", "strip", "ed", "<end>"])
-        [('A', [1]), ('zebrafish,', [2, 3, 4]), ('striped', [5, 6])]
-    """
-    words = sentence.split()
-    letters = "".join(words).lower()
-    owner = [at for at, word in enumerate(words) for _ in word.lower()]
-    found: list[list[int]] = [[] for _ in words]
-    at = 0
-    for number, piece in enumerate(pieces):
-        clean = piece.lower()
-        for mark in _MARKS:
-            clean = clean.replace(mark.lower(), "")
-        clean = clean.strip()
-        place = letters.find(clean, at, at + _AHEAD + len(clean)) if clean else -1
-        if place >= 0:
-            found[owner[place]].append(number)
-            at = place + len(clean)
-        elif 0 < number < len(pieces) - 1 and at < len(letters):
-            found[owner[at]].append(number)  # a piece that is no readable text: a byte of the word that comes next
-    return list(zip(words, found, strict=True))
 
 
 def _apart(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ def _drawn(
 ) -> tuple[Image.Image, Float[Tensor, "row col"] | None]:
     if attribution is None or clip is None:
         return small(original, SIDE), None
-    return model_view(original, clip.preprocess, SIDE), attribution.centered()
+    return model_view(original, clip.preprocess.geometry(*original.size), SIDE), attribution.centered()
 
 
 def _original(row: ImageRow) -> Image.Image | str:

@@ -6,7 +6,6 @@ from io import BytesIO
 from PIL import Image
 
 from clip_anatomy.images.pixels import Box, Geometry, read_image
-from clip_anatomy.images.preprocess import Preprocess
 from clip_anatomy.report.html import LOSSLESS as TINY
 from clip_anatomy.report.html import data_uri, encoded
 
@@ -84,15 +83,14 @@ def view_of(image: Image.Image, label: str, where: Geometry) -> ShownPicture:
     return ShownPicture(label, (width, height), encoded(shown), view, seen)
 
 
-def model_view(picture: Image.Image, preprocess: Preprocess, side: int) -> Image.Image:
+def model_view(picture: Image.Image, where: Geometry, side: int) -> Image.Image:
     """Cut out what the model saw of a picture, so that its patches lie on it; black beyond the picture's edge.
 
     Args:
         picture: the original.
-        preprocess: of the model.
+        where: the model's input lies in it.
         side: longest side of what is returned, in pixels.
     """
-    where = preprocess.geometry(*picture.size)
     top, left = where.to_picture(0, 0)
     bottom, right = where.to_picture(*where.size)
     part = picture.convert("RGB").crop(

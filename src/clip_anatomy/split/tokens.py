@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from clip_anatomy.errors import BadText
+from clip_anatomy.errors import BadText, UnsupportedModel
 from clip_anatomy.split.layernorm import Convention, pull_back, shared_term, written_biases, written_map
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
@@ -132,3 +132,53 @@ def _official_shares(
     written = written_biases(tower, trace) @ direction.T * trace.scale[:, None, None]  # [image, layer, text]
     shared = (shared_term(tower, trace) @ unit.T)[:, None]
     return ((written + shared) / (tower.heads * tokens))[:, :, None, None]
+
+
+def token_map(
+    tower: Tower,
+    inputs: Float[Tensor, "image 3 row col"] | Int[Tensor, "image token"],
+    text: Float[Tensor, "text embed"],
+    selected: Float[Tensor, "layer head"] | None = None,
+) -> Float[Tensor, "image token text"]:
+    """Split each cosine by token, summed over layers and heads.
+
+    Equal to `Parts.tokens(text).sum((1, 2))` under the convention "centered".
+
+    Args:
+        tower: any tower whose readout attends to patches.
+        inputs: preprocessed pixels, or token ids of a text tower.
+        text: one direction of the joint space per text, as they are: not made unit here, so that differences can be given.
+        selected: a weight per head; None for all heads.
+
+    Returns:
+        Shares, class token first.
+    """
+    with torch.no_grad():
+        direction = pull_back(tower, text.to(tower.device), "centered")
+        total: Tensor | None = None
+
+        def add(reading: LayerReading) -> None:
+            nonlocal total
+            weights = None if selected is None else selected[reading.layer]
+            if weights is not None and not weights.any():
+                return
+            directions = head_directions(tower, reading.layer, direction)
+            if tower.rows > 1:
+                shares = read_shares(tower, reading, directions)
+                written = (shares if weights is None else shares * weights.to(shares).view(1, -1, 1, 1)).sum(1)
+            else:
+                seen = reading.shares()[:, :, 0]
+                if weights is not None:
+                    seen = seen * weights.to(seen)[:, None]
+                # [image, head, token, d] → [image, token, head · d]: q, k and v lie so in memory already
+                weighed = (reading.values().float() * seen[..., None]).transpose(1, 2).flatten(2)
+                written = weighed.to(directions) @ directions.flatten(0, 1)
+            total = written if total is None else total.add_(written)
+
+        trace = tower.trace(inputs, add)
+        if total is None:
+            raise UnsupportedModel(
+                f"this {tower.kind} tower is one part that its own library runs, not split: its tokens have no shares of their own. "
+                "Type explain, which says what the other tower's parts do"
+            )
+        return total * (trace.scale / trace.embedding.norm(dim=-1)).view(-1, 1, 1)

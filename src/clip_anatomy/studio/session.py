@@ -111,7 +111,7 @@ class Session:
         image = read_data(data, name, keep_mode=True)
         pixels = self.clip.pixels(image)
         file = BytesIO()
-        model_view(image, self.clip.preprocess, SHOWN).save(file, "PNG")
+        model_view(image, self.clip.preprocess.geometry(*image.size), SHOWN).save(file, "PNG")
         held = self.run(lambda: HeldPicture(name, digest, file.getvalue(), pixels, decompose(self.clip, pixels)))
         with self._held:
             self.pictures[digest] = held

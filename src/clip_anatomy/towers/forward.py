@@ -34,7 +34,7 @@ from clip_anatomy.towers.operations import (
     project_query_and_keys,
     widened,
 )
-from clip_anatomy.towers.readout import Readout, embed_readout, readout_of, visible_to_row
+from clip_anatomy.towers.readout import Readout, embed_readout, keeping, readout_of, visible_to_row
 
 QUERY_BLOCK = 64  # rows of attention held at once where the mean of all rows is needed
 
@@ -209,10 +209,19 @@ def step_values(tower: TransformerWeights, step: Step) -> Float[Tensor, "image h
     return of_heads(tower, tower.blocks[step.layer].value, step.normed)
 
 
-def encode(tower: TransformerWeights, inputs: Tensor) -> Float[Tensor, "image embed"]:
-    """Compute the embedding alone, in the tower's dtype (what the host's encode_image / encode_text returns)."""
+def encode(
+    tower: TransformerWeights, inputs: Tensor, kept: Bool[Tensor, "image token"] | None = None
+) -> Float[Tensor, "image embed"]:
+    """Compute the embedding alone, in the tower's dtype (what the host's encode_image / encode_text returns).
+
+    Args:
+        tower: the tower.
+        inputs: pixels or token ids.
+        kept: which tokens there are at all; the others are dropped behind the embedding, so that positions stay.
+    """
     x = embed_inputs(tower, inputs)
     readout = readout_of(tower, inputs, x.shape[1])
+    readout = readout if kept is None else keeping(readout, kept)
     row, after = x[:, 0], None
     for step in walk(tower, x, readout):
         row, after = step.readout, step.after if readout.late else None

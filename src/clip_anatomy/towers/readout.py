@@ -8,7 +8,7 @@ norm in front of it, 1/σ_n of each token, are frozen. Then the embedding is a s
 with one row of weights for each head of the pool. So every head of every layer has its share, not only those of the pool.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,15 @@ def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readou
     return Readout(index, None, None, False, visible, rotation)
 
 
+def keeping(readout: Readout, kept: Bool[Tensor, "image token"]) -> Readout:
+    """Take tokens away from a forward: nothing looks at them, and no mean counts them. Positions stay as they were."""
+    visible = kept if readout.visible is None else kept & readout.visible
+    if readout.weights is None:
+        return replace(readout, visible=visible)
+    weights = readout.weights * kept
+    return replace(readout, visible=visible, weights=weights / weights.sum(1, keepdim=True))
+
+
 def _not_padding(embedding: WordEmbedding, ids: Tensor, tokens: int) -> Bool[Tensor, "text token"] | None:
     if embedding.pad is None:
         return None
@@ -103,18 +112,22 @@ def pool_query(pool: AttentionPooling) -> Float[Tensor, "row d"]:
 
 
 def pool_attention(
-    pool: AttentionPooling, normed: Float[Tensor, "image token width"]
+    pool: AttentionPooling,
+    normed: Float[Tensor, "image token width"],
+    visible: Bool[Tensor, "image token"] | None = None,
 ) -> Float[Tensor, "image row token"]:
-    """How much each head of the pool looks at each token, in float32 or better.
+    """How much each head of the pool looks at each token it can see, in float32 or better.
 
     Keys are folded into the query (W_Kᵀ q) where nothing stands between them, as in the last block of one readout row.
     """
     query = pool_query(pool) * pool.d**-0.5
     if pool.norm_key is None:
         folded = torch.einsum("rd,rdw->rw", query, pool.key.weight.unflatten(0, (pool.heads, pool.d)))
-        return widened(folded @ normed.transpose(1, 2)).softmax(-1)
-    key = norm(pool.norm_key, linear(pool.key, normed).unflatten(-1, (pool.heads, pool.d)))
-    return widened(torch.einsum("rd,bnrd->brn", query, key)).softmax(-1)
+        scores = widened(folded @ normed.transpose(1, 2))
+    else:
+        key = norm(pool.norm_key, linear(pool.key, normed).unflatten(-1, (pool.heads, pool.d)))
+        scores = widened(torch.einsum("rd,bnrd->brn", query, key))
+    return (scores if visible is None else scores.masked_fill(~visible[:, None], float("-inf"))).softmax(-1)
 
 
 def pool_tokens(
@@ -162,9 +175,13 @@ def embed_readout(
         return leave(tower, norm(tower.ln_post, stream))
     assert after is not None
     normed = norm(tower.ln_post, after)
-    if tower.pooling is None:
+    if tower.pooling is not None:
+        return behind_pool(
+            tower, pool_tokens(tower.pooling, normed, pool_attention(tower.pooling, normed, readout.visible))
+        )
+    if readout.visible is None or readout.weights is None:
         return leave(tower, normed[:, tower.own :].mean(1))
-    return behind_pool(tower, pool_tokens(tower.pooling, normed, pool_attention(tower.pooling, normed)))
+    return leave(tower, torch.einsum("bn,bnw->bw", readout.weights.to(normed.dtype), normed))
 
 
 def behind_pool(tower: TransformerWeights, u: Float[Tensor, "*rows pooled"]) -> Float[Tensor, "*rows embed"]:

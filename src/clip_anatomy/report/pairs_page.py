@@ -1,0 +1,99 @@
+"""What `pairs` writes: a page where a word lights up its patches and a patch its words, a figure, all numbers as JSON."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, staged
+from clip_anatomy.report.figures import need_matplotlib, png
+from clip_anatomy.report.html import framed, page
+from clip_anatomy.report.pairs_figure import pairs_figure
+from clip_anatomy.report.palette import NO, STRONGEST, YES, ValueGrid, limit_of
+from clip_anatomy.report.shown_picture import view_of
+from clip_anatomy.split.pairs import SCHEMA, Pairs
+from clip_anatomy.split.sides import Side
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FIGURE", "KIND", "figure", "html", "save", "write"]
+
+NUMBERS, FIGURE = "pairs.json", "pairs.png"
+KIND = Kind("pairs", NUMBERS, SCHEMA, (NUMBERS, FIGURE, REPORT))
+
+
+def save(found: Pairs, folder: Path) -> Path:
+    """Write page, figure and numbers into a folder; see `Result.save`."""
+    need_matplotlib()
+    with staged(folder, KIND) as staging:
+        write(found, staging)
+    return folder
+
+
+def write(found: Pairs, staging: Staging) -> None:
+    """Write the same into a staging folder."""
+    staging.write(FIGURE, png(figure(found)))
+    staging.write(NUMBERS, as_json(found.to_dict()))
+    staging.write(REPORT, _page(found))
+
+
+def figure(found: Pairs) -> "Figure":
+    """Draw both sides, with what the strongest parts of one say of the other."""
+    return pairs_figure(found)
+
+
+def html(found: Pairs) -> str:
+    """Return the page, in a frame for notebooks."""
+    return framed(_page(found))
+
+
+def _page(found: Pairs) -> str:
+    values = found.values
+    sums = (values.sum(1), values.sum(0))
+    limits = [limit_of(one) if len(one) else 1.0 for one in sums]
+    layers = found.table("layers")[: found.a.views["layers"].count, : found.b.views["layers"].count]
+    return page(
+        "pairs.html",
+        kind="pairs",
+        script="pairs.js",
+        title="Why these two are similar",
+        found=found,
+        sides=[_side(side, one, limit) for side, one, limit in zip((found.a, found.b), sums, limits, strict=True)],
+        table=ValueGrid(values, limit_of(values) if values.numel() else 1.0),
+        layers=ValueGrid(layers, limit_of(layers)) if layers.numel() else None,
+        made_of=found.made_of(),
+        rest=_rest(found),
+    )
+
+
+def _side(side: Side, sums: Float[Tensor, " part"], limit: float) -> dict[str, Any]:
+    picture = None
+    if side.picture is not None and side.geometry is not None:
+        picture = view_of(side.picture.read(keep_mode=True), side.name, side.geometry)
+    shown = [
+        {"label": label, "value": value, "colour": css_colour(value, limit)}
+        for label, value in zip(side.parts, sums.tolist(), strict=True)
+    ]
+    return {"kind": side.kind, "name": side.name, "grid": side.grid, "picture": picture, "parts": shown, "limit": limit}
+
+
+def _rest(found: Pairs) -> list[tuple[str, float]]:
+    """Return what remains of each side, with its share of the cosine with all of the other."""
+    table, rows = found.table(), []
+    for name, side, shares in (("a", found.a, table.sum(1)), ("b", found.b, table.sum(0))):
+        view = side.views["tokens"]
+        rows += [(f"{view.labels[at]} of {name}", float(shares[at])) for at in range(view.count, len(view.labels))]
+    return rows
+
+
+def css_colour(value: float, limit: float) -> str:
+    """Return a signed number's colour as CSS.
+
+    Example:
+        >>> css_colour(0.5, 1.0)
+        'rgb(224 90 0 / 0.43)'
+    """
+    share = min(abs(value) / max(limit, 1e-30), 1.0) * STRONGEST
+    return f"rgb({' '.join(map(str, YES if value >= 0 else NO))} / {share:.2f})"
