@@ -1,32 +1,18 @@
 """`clip-anatomy pairs`: why are these two similar?"""
 
-from clip_anatomy.cli.options import (
-    AllowUrls,
-    AsJson,
-    Device,
-    Model,
-    Out,
-    Texts,
-    Weights,
-    output_folder,
-    print_json,
-    print_notes,
-)
+from clip_anatomy.cli.options import AllowUrls, Demo, Images, ModelOptions, OutputOptions, Texts, print_notes
 
 
 def pairs(
-    *images: str,
+    *images: Images,
     texts: Texts = None,
     how: str = "split",
     kept: float = 0.5,
     forwards: int | None = None,
     seed: int = 0,
-    demo: bool = False,
-    model: Model = "demo",
-    weights: Weights = None,
-    out: Out = None,
-    as_json: AsJson = False,
-    device: Device = "auto",
+    demo: Demo = False,
+    opening: ModelOptions = ModelOptions(),
+    output: OutputOptions = OutputOptions(),
     allow_urls: AllowUrls = False,
 ) -> int:
     """Say why a picture and a text, two pictures or two texts are similar: part by part of both.
@@ -39,13 +25,10 @@ def pairs(
         clip-anatomy pairs photo.jpg --text "a dog" --how removal
 
     Args:
-        images: one picture, or two.
         how: split (exact shares of the cosine) | removal (what both do together, by runs without some patches and words: FIxLIP).
         kept: of removal, the probability of each part to be kept.
         forwards: of removal, runs a side; by default as many as bring the largest standard error to a tenth of the largest value.
         seed: of removal.
-        demo: take the first bundled picture and its description.
-        out: folder to write; by default clip-anatomy-pairs, and none with --json.
 
     Returns:
         Exit code: 0 done.
@@ -58,7 +41,7 @@ def pairs(
     from clip_anatomy.cli.pictures import demo_notes, staged_beside
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.loading.typed_texts import read_texts
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import note, shown
 
     items: list[Any] = [one if "://" in one else Path(one) for one in images] + read_texts(texts or [])
     if demo and not items:
@@ -70,28 +53,24 @@ def pairs(
         raise BadSpec(
             f'{len(items)} pictures and texts were given; two were expected. Type: clip-anatomy pairs photo.jpg --text "a dog"'
         )
-    folder = output_folder(out, "clip-anatomy-pairs", as_json=as_json)
+    folder = output.folder("pairs")
     with ExitStack() as stack:
-        progress = stack.enter_context(shown(f"opening {model}"))
-        from clip_anatomy.loading.load import load
+        progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.report import figures, pairs_page
         from clip_anatomy.split.pairs import pairs as run
 
         if folder is not None:
             figures.need_matplotlib()
         staging = stack.enter_context(staged_beside(folder, pairs_page.KIND, images))
-        clip = load(model, weights=weights, device=device)
+        clip = opening.load()
         found = run(
             clip, *items, how=cast("Any", how), kept=kept, forwards=forwards, seed=seed, allow_urls=allow_urls, progress=progress
         )  # fmt: skip
-        found = replace(found, notes=(*demo_notes(model, images), *found.notes))
+        found = replace(found, notes=(*demo_notes(opening.model, images), *found.notes))
         if staging is not None:
             pairs_page.write(found, staging)
     print_notes(found.notes)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        say(found.summary())
+    output.show(found)
     if folder is not None:
         note(f"report: {folder / 'index.html'}")
     return 0
