@@ -65,7 +65,7 @@ class Side(Compact):
 
     name: str
     kind: Literal["picture", "text"]
-    views: Mapping[View, SideView]
+    views: Mapping[str, SideView]
     grid: tuple[int, int] | None
     inputs: Tensor = field(repr=False)
     picture: NamedPicture | None = field(default=None, repr=False)
@@ -136,7 +136,7 @@ def tokens_of_parts(side: Side, clip: Clip) -> list[list[int]]:
     return [tokens for _, tokens in word_tokens(clip.tokenizer, side.name, side.inputs.shape[1]) if tokens]
 
 
-def _views(parts: Parts, groups: list[list[int]], labels: list[str], others: str) -> dict[View, SideView]:
+def _views(parts: Parts, groups: list[list[int]], labels: list[str], others: str) -> dict[str, SideView]:
     """Return the three views of one split embedding, each divided by its length."""
     length = parts.embedding[0].norm()
     heads, mlps, start, bias = (
