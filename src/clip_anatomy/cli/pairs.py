@@ -38,7 +38,7 @@ def pairs(
     from pathlib import Path
     from typing import Any, cast
 
-    from clip_anatomy.cli.pictures import demo_notes, staged_beside
+    from clip_anatomy.cli.pictures import demo_notes, output_beside
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.loading.typed_texts import read_texts
     from clip_anatomy.progress import note, shown
@@ -61,14 +61,14 @@ def pairs(
 
         if folder is not None:
             figures.need_matplotlib()
-        staging = stack.enter_context(staged_beside(folder, pairs_page.KIND, images))
+        target = stack.enter_context(output_beside(folder, pairs_page.KIND, images))
         clip = opening.load()
         found = run(
             clip, *items, how=cast("Any", how), kept=kept, forwards=forwards, seed=seed, allow_urls=allow_urls, progress=progress
         )  # fmt: skip
         found = replace(found, notes=(*demo_notes(opening.model, images), *found.notes))
-        if staging is not None:
-            pairs_page.write(found, staging)
+        if target is not None:
+            pairs_page.write(found, target)
     print_notes(found.notes)
     output.show(found)
     if folder is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.atomic_output import REPORT, Kind, Staging, as_json, staged
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.report.figures import need_matplotlib, png
 from clip_anatomy.report.html import framed, page
 from clip_anatomy.report.pairs_figure import pairs_figure
@@ -27,16 +27,16 @@ KIND = Kind("pairs", NUMBERS, SCHEMA, (NUMBERS, FIGURE, REPORT))
 def save(found: Pairs, folder: Path) -> Path:
     """Write page, figure and numbers into a folder; see `Result.save`."""
     need_matplotlib()
-    with staged(folder, KIND) as staging:
-        write(found, staging)
+    with atomic_output(folder, KIND) as output:
+        write(found, output)
     return folder
 
 
-def write(found: Pairs, staging: Staging) -> None:
-    """Write the same into a staging folder."""
-    staging.write(FIGURE, png(figure(found)))
-    staging.write(NUMBERS, as_json(found.to_dict()))
-    staging.write(REPORT, _page(found))
+def write(found: Pairs, output: AtomicOutput) -> None:
+    """Write the same into an atomic output."""
+    output.write(FIGURE, png(figure(found)))
+    output.write(NUMBERS, as_json(found.to_dict()))
+    output.write(REPORT, _page(found))
 
 
 def figure(found: Pairs) -> "Figure":

@@ -152,7 +152,7 @@ def _views(parts: Parts, groups: list[list[int]], labels: list[str], others: str
         "heads": _view(
             [f"{layer}.{head}" for layer in range(layers) for head in range(heads.shape[1])],
             heads.flatten(0, 1),
-            [(f"MLP {name}", mlp[None]) for name, mlp in zip(parts.source.network.mlp_names, mlps, strict=True)] + remains,
+            [(f"MLP {at}" if at < layers else "pool MLP", mlp[None]) for at, mlp in enumerate(mlps)] + remains,
         ),
         "layers": _view([f"layer {layer}" for layer in range(layers)], by_layer, [*_pool(mlps, layers), *remains]),
     }  # fmt: skip
