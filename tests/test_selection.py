@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_anatomy.edits.selection import Selection
+from clip_anatomy.edits.selection_parser import POOL
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.naming.atlas import Atlas, AtlasHead, AtlasText
 from clip_anatomy.naming.roles import Role
@@ -129,6 +130,7 @@ def test_described_in_few_words() -> None:
         {"mlps": ["four"]},
         {"mlp": [4]},
         {"mlps": [-1]},
+        {"mlps": ["pools"]},
     ],
 )
 def test_what_is_no_selection_is_refused(wrong: dict[str, object]) -> None:
@@ -152,3 +154,17 @@ def atlas() -> Atlas:
         head(5, 2, "texture", "a striped piece of fabric"),
     )
     return Atlas("tiny", "0", "store", 10, (4, 5), HEADS, "pool", 3, 10, 0.1, heads)
+
+
+def test_the_mlp_behind_a_pool_is_typed_written_and_read_back() -> None:
+    found = Selection.parse("mlp=1,pool+0.1", 2, 2, pool=True)
+    assert found == Selection(heads=((0, 1),), mlps=(POOL, 1))
+    assert found.spec == "0.1+mlp=1,pool"
+    assert Selection.parse("mlp=all", 2, 2, pool=True).spec == "mlp=0-1,pool"
+    assert Selection.parse("mlp=all", 2, 2).mlps == (0, 1)
+    assert found.to_dict()["mlps"] == ["pool", 1]
+    assert Selection.of_dict(found.to_dict()) == found
+    with pytest.raises(BadSpec, match="no MLP behind an attention pool is here. Type mlp=0-1"):
+        Selection.parse("mlp=pool", 2, 2)
+    with pytest.raises(BadSpec, match="mlp=pool: no such layer"):
+        found.checked(2, 2)

@@ -21,6 +21,7 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.split.parts import Parts
+from clip_anatomy.towers.protocol import has_pool_mlp
 
 __all__ = ["Edit"]
 
@@ -60,7 +61,7 @@ class Edit:
     def __post_init__(self) -> None:
         """Sort the parts; refuse those that do not exist, stand twice, or do not fit."""
         object.__setattr__(self, "replacements", tuple(sorted(self.replacements, key=lambda one: one.key)))
-        self.parts.checked(self.layers, self.heads)
+        self.parts.checked(self.layers, self.heads, pool=True)
         for one, after in zip(self.replacements, self.replacements[1:], strict=False):
             if one.key == after.key:
                 raise BadInput(f"{one.name} stands twice in the edit. Leave one of the two out")
@@ -115,8 +116,11 @@ class Edit:
         """
         check_options(by, EDIT_BYS, span=span)
         tower = clip.vision
-        chosen = Selection.parse(selection, tower.layers, tower.heads) if isinstance(selection, str) else selection
-        chosen = chosen.checked(tower.layers, tower.heads)
+        pool = has_pool_mlp(tower)
+        if isinstance(selection, str):
+            chosen = Selection.parse(selection, tower.layers, tower.heads, pool=pool)
+        else:
+            chosen = selection.checked(tower.layers, tower.heads, pool=pool)
         _check_parts(clip, chosen, directions or {}, by, span)
         if moments is not None and not isinstance(moments, Moments | Means):
             raise BadInput(f"means of type {type(moments).__name__}: Moments or Means were expected. {MEASURE}")
@@ -232,7 +236,7 @@ class Edit:
 
     def undo(self, parts: Selection | str | None = None) -> "Edit":
         """Leave these parts alone again (all of them, if none are named); parts that are not replaced may be named too."""
-        chosen = Selection.parse(parts, self.layers, self.heads) if isinstance(parts, str) else parts
+        chosen = Selection.parse(parts, self.layers, self.heads, pool=True) if isinstance(parts, str) else parts
         left = Selection() if chosen is None else self.parts - chosen
         kept = tuple(one for one in self.replacements if _selected(one, left))
         return replace(self, replacements=kept)

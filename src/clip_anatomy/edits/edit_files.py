@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clip_anatomy import __version__
 from clip_anatomy.edits.replacement import EDIT_BYS, KINDS, Replacement
+from clip_anatomy.edits.selection_parser import POOL
 from clip_anatomy.errors import BadInput, BadSpec, OutputError
 from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, write_text
 from clip_anatomy.loading.origin import Origin
@@ -141,7 +142,7 @@ def _origin(model: Mapping[str, Any], beside: Path) -> Origin | None:
 
 def _replacement(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Replacement:
     kind, _, at = str(row["part"]).partition(" ")
-    layer, _, head = at.partition(".")
+    layer, _, head = at.partition(".") if (kind, at) != ("mlp", "pool") else (str(POOL), "", "")
     if (
         kind not in KINDS
         or kind == "tokens"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.replacement import embedding_change
+from clip_anatomy.edits.selection_parser import POOL
 from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
@@ -186,8 +187,8 @@ def _replacement(
     selection = edit.parts
     parts: Mapping[str, Any] = {
         "heads": {str(layer): [h for at, h in selection.heads if at == layer] for layer, _ in selection.heads},
-        "mlps": [layer for layer in selection.mlps if layer < tower.layers],
-        "pool-mlp": tower.layers in selection.mlps,
+        "mlps": [layer for layer in selection.mlps if layer != POOL],
+        "pool-mlp": POOL in selection.mlps,
         "class_to_class": list(selection.class_to_class),
         "input-embedding": selection.input_embedding,
         "puts": bool(constant.any()),

@@ -26,6 +26,7 @@ from clip_anatomy.split.layernorm import Convention, check_convention
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.split.parts import decompose
+from clip_anatomy.towers.protocol import has_pool_mlp
 
 __all__ = ["replace_parts"]
 
@@ -78,9 +79,11 @@ def replace_parts(
     """
     check_convention(convention)
     tower = clip.vision
-    chosen = Selection.parse(selection, tower.layers, tower.heads, atlas) if isinstance(selection, str) else selection
+    chosen, pool = selection, has_pool_mlp(tower)
+    if isinstance(chosen, str):
+        chosen = Selection.parse(chosen, tower.layers, tower.heads, atlas, pool=pool)
     pixels = clip.pixels(images)
-    chosen.checked(tower.layers, tower.heads, tower.token_count(pixels))
+    chosen.checked(tower.layers, tower.heads, tower.token_count(pixels), pool=pool)
     check_options(by, BYS, over=over, other=other, span=span)
     check_class_token(clip, chosen)
     if by == "swap" and other is None:

@@ -38,7 +38,8 @@ class Replacement:
     Attributes:
         kind: "head", "mlp", "class-to-class" (what the class token read from itself, in all heads of a layer), "input-embedding",
             or "tokens" (what all heads read from some source tokens).
-        layer: number of the layer; −1 for "input-embedding", and for "tokens" of all layers together.
+        layer: number of the layer; −1 for "input-embedding", for "tokens" of all layers together, and for the "mlp" behind an
+            attention pool.
         head: number of the head; −1 for the others.
         by: "mean", "zero", "texts" or "swap".
         baseline: μ; one row, or one for each head for "class-to-class"; None for zero.
@@ -99,9 +100,13 @@ class Replacement:
         Example:
             >>> Replacement("head", 9, 3, "zero").name, Replacement("mlp", 4, by="zero").name
             ('head 9.3', 'mlp 4')
+            >>> Replacement("mlp", -1, by="zero").name  # that behind an attention pool
+            'mlp pool'
         """
         if self.kind == "head":
             return f"head {self.layer}.{self.head}"
+        if self.kind == "mlp" and self.layer < 0:
+            return "mlp pool"
         return self.kind if self.layer < 0 else f"{self.kind} {self.layer}"
 
     @property

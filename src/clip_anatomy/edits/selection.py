@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clip_anatomy.boundary import public
-from clip_anatomy.edits.selection_parser import joined, layer_numbers, parse_parts
+from clip_anatomy.edits.selection_parser import POOL, joined, layer_numbers, parse_parts
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.naming.atlas import Atlas
 
@@ -21,7 +21,7 @@ class Selection:
 
     Attributes:
         heads: (layer, head) pairs, layers numbered as in the model.
-        mlps: layers whose MLP is meant.
+        mlps: layers whose MLP is meant; −1 is that behind an attention pool.
         class_to_class: layers whose attention of the class token to itself is meant, in all heads.
         input_embedding: the residual stream before the first block.
         tokens: source tokens whose contributions through all heads are meant; 0 is the class token.
@@ -43,8 +43,8 @@ class Selection:
         for name in ("mlps", "class_to_class", "tokens"):
             object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
         if (
-            min((*(n for pair in self.heads for n in pair), *self.mlps, *self.class_to_class, *self.tokens), default=0)
-            < 0
+            min((*(n for pair in self.heads for n in pair), *self.class_to_class, *self.tokens), default=0) < 0
+            or min(self.mlps, default=0) < POOL
         ):
             raise BadSpec(
                 "a layer, head or token below 0: they are counted from 0 up. Type, for example, heads=((9, 3),)"
@@ -56,16 +56,19 @@ class Selection:
         return Selection(heads=tuple((layer, head) for layer in layer_numbers(layers) for head in range(heads)))
 
     @staticmethod
-    def parse(spec: str, layers: "int | Sequence[int]", heads: int, atlas: Atlas | None = None) -> "Selection":
+    def parse(
+        spec: str, layers: "int | Sequence[int]", heads: int, atlas: Atlas | None = None, *, pool: bool = False
+    ) -> "Selection":
         """Read what people type.
 
         Args:
             spec: one or more of these, joined by `+`: `9.3,10.1` heads · `layer=0-5` all heads of layers · `last=4` all heads
                 of the last layers · `role=background`, `words=striped fabric` heads by their names in an atlas · `all` all
-                heads · `mlp=all`, `mlp=3,4` · `class-to-class=all` · `input-embedding` · `token=0,7-9` source tokens · `none`.
+                heads · `mlp=all`, `mlp=3,4`, `mlp=pool` · `class-to-class=all` · `input-embedding` · `token=0,7-9` source tokens · `none`.
             layers: how many layers there are, or the numbers of those that there are (a store may keep only some).
             heads: heads in each.
             atlas: names of the heads, for `role=` and `words=`; heads of layers that are not there are left out.
+            pool: whether there is an MLP behind an attention pool.
 
         Raises:
             BadSpec: a name that is not known, or parts that do not exist; says what to type.
@@ -81,17 +84,20 @@ class Selection:
         """
         there = layer_numbers(layers)
         found = Selection()
-        for piece in parse_parts(spec, there, heads, atlas):
+        for piece in parse_parts(spec, there, heads, atlas, pool=pool):
             found |= Selection(**vars(piece))
-        return found.checked(there, heads)
+        return found.checked(there, heads, pool=pool)
 
-    def checked(self, layers: "int | Sequence[int]", heads: int, tokens: int | None = None) -> "Selection":
+    def checked(
+        self, layers: "int | Sequence[int]", heads: int, tokens: int | None = None, *, pool: bool = False
+    ) -> "Selection":
         """Return the same selection, if all of its parts exist.
 
         Args:
             layers: how many layers there are, or their numbers.
             heads: heads in each.
             tokens: tokens of an image, where that is known.
+            pool: whether there is an MLP behind an attention pool.
 
         Raises:
             BadSpec: names the parts that do not exist and what does.
@@ -102,7 +108,12 @@ class Selection:
                 f"heads that do not exist: {_few(wrong)}. Type LAYER.HEAD with a layer of {joined(there)} and a head of 0-{heads - 1}"
             )
         for name, typed in (("mlps", "mlp"), ("class_to_class", "class-to-class")):
-            if wrong := [str(layer) for layer in getattr(self, name) if layer not in there]:
+            others = (POOL,) if name == "mlps" and pool else ()
+            if wrong := [
+                "pool" if layer == POOL else str(layer)
+                for layer in getattr(self, name)
+                if layer not in (*there, *others)
+            ]:
                 raise BadSpec(
                     f"{typed}={','.join(wrong)}: no such layer. Type {typed}={joined(there)} or some of these"
                 )
@@ -153,7 +164,7 @@ class Selection:
             few = f"head{'s'[: len(self.heads) > 1]} {pairs}"
             names.append(few if len(self.heads) <= NAMED else many)
         if self.mlps:
-            names.append(f"MLP{'s'[: len(self.mlps) > 1]} {joined(self.mlps)}")
+            names.append(f"MLP{'s'[: len(self.mlps) > 1]} {_mlp_names(self.mlps, ', ')}")
         if self.class_to_class:
             names.append(f"class-to-class attention {joined(self.class_to_class)}")
         if self.input_embedding:
@@ -171,7 +182,7 @@ class Selection:
             '9.3,10.1+mlp=0-2+input-embedding'
         """
         specs = [",".join(f"{layer}.{head}" for layer, head in self.heads)] if self.heads else []
-        specs += [f"mlp={joined(self.mlps, ',')}"] if self.mlps else []
+        specs += [f"mlp={_mlp_names(self.mlps, ',')}"] if self.mlps else []
         specs += [f"class-to-class={joined(self.class_to_class, ',')}"] if self.class_to_class else []
         specs += ["input-embedding"] if self.input_embedding else []
         specs += [f"token={joined(self.tokens, ',')}"] if self.tokens else []
@@ -181,10 +192,11 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {
+        fields = {
             name: list(map(_plain, value)) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
+        return fields | {"mlps": ["pool" if layer == POOL else layer for layer in self.mlps]}
 
     @staticmethod
     def of_dict(fields: Mapping[str, Any]) -> "Selection":
@@ -200,12 +212,24 @@ class Selection:
             )
         try:
             pairs = tuple((int(layer), int(head)) for layer, head in fields.get("heads", ()))
-            numbers = {name: tuple(map(int, fields.get(name, ()))) for name in ("mlps", "class_to_class", "tokens")}
+            named = {name: fields.get(name, ()) for name in ("mlps", "class_to_class", "tokens")}
+            pool = (POOL,) if "pool" in named["mlps"] else ()
+            named["mlps"] = [layer for layer in named["mlps"] if layer != "pool"]
+            numbers = {name: tuple(map(int, value)) for name, value in named.items()}
         except (TypeError, ValueError):
             raise BadSpec(
                 'this is no selection: numbers were expected. Type {"heads": [[9, 3]], "mlps": [4]}'
             ) from None
+        if min(numbers["mlps"], default=0) < 0:
+            raise BadSpec(f'mlps {list(numbers["mlps"])}: layers are counted from 0 up. Type 0, 1 … or "pool"')
+        numbers["mlps"] += pool
         return Selection(pairs, **numbers, input_embedding=fields.get("input_embedding") is True)
+
+
+def _mlp_names(mlps: tuple[int, ...], between: str) -> str:
+    """Write the layers with runs joined, and the pool's MLP last."""
+    of_layers = joined((layer for layer in mlps if layer != POOL), between)
+    return between.join(filter(None, (of_layers, "pool" if POOL in mlps else "")))
 
 
 def _plain(value: Any) -> Any:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.naming.atlas import Atlas
 
-__all__ = ["FORMS", "TypedParts", "joined", "layer_numbers", "parse_parts"]
+__all__ = ["FORMS", "POOL", "TypedParts", "joined", "layer_numbers", "parse_parts"]
 
 FORMS = (
-    "9.3,10.1 | layer=0-5 | last=4 | mlp=all | mlp=3,4 | class-to-class=all | role=background | words=striped fabric | "
+    "9.3,10.1 | layer=0-5 | last=4 | mlp=all | mlp=3,4 | mlp=pool | class-to-class=all | role=background | words=striped fabric | "
     "input-embedding | token=0 | all, or several joined by +"
 )
 NUMBER = r"[0-9]{1,18}"  # ASCII digits only, and not thousands of them: int() refuses both with an error of its own
+POOL = -1
+"""Number of the MLP behind an attention pool: the last of `Parts.mlps`."""
 MOST_TOKENS = 1_000_000  # a slip of the finger must not fill the memory
 
 
@@ -28,12 +30,14 @@ class TypedParts:
     tokens: tuple[int, ...] = ()
 
 
-def parse_parts(spec: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> list[TypedParts]:
+def parse_parts(
+    spec: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None, *, pool: bool = False
+) -> list[TypedParts]:
     """Read what people type, one entry for each piece between two `+`; see `Selection.parse`."""
     pieces = [piece.strip() for piece in spec.split("+")]
     if not all(pieces):
         raise BadSpec(f"{spec!r} names no part. Type {FORMS}")
-    return [_read(piece, layers, heads, atlas) for piece in pieces]
+    return [_read(piece, layers, heads, atlas, pool=pool) for piece in pieces]
 
 
 def layer_numbers(layers: "int | Sequence[int]") -> tuple[int, ...]:
@@ -52,7 +56,7 @@ def joined(numbers: Iterable[int], between: str = ", ") -> str:
     return between.join("-".join(map(str, run)) for run in runs)
 
 
-def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) -> TypedParts:
+def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None, *, pool: bool) -> TypedParts:
     """Read one piece between two `+`."""
     kind, given, value = (part.strip() for part in piece.partition("="))
     kind = kind.lower().removesuffix("s") if kind.lower() in ("layers", "mlps", "tokens") else kind.lower()
@@ -65,7 +69,7 @@ def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) 
             raise BadSpec(f"last={value}: there are {len(layers)} layers. Type last=1 to last={len(layers)}")
         return TypedParts(_every(layers[-int(value) :], heads))
     if given and kind == "mlp":
-        return TypedParts(mlps=_listed(kind, value, layers))
+        return TypedParts(mlps=_mlps(value, layers, pool=pool))
     if given and kind == "class-to-class":
         return TypedParts(class_to_class=_listed(kind, value, layers))
     if given and kind == "token":
@@ -75,6 +79,16 @@ def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None) 
     if not given and re.fullmatch(r"[\d.,\s]+", piece):
         return TypedParts(tuple(_pair(part.strip()) for part in piece.split(",")))
     raise BadSpec(f"{piece!r} names no part. Type {FORMS}")
+
+
+def _mlps(value: str, layers: tuple[int, ...], *, pool: bool) -> tuple[int, ...]:
+    """`all`, `3,4`, `pool` or `0-5,pool`; of a model without such a pool, `all` are those of the layers."""
+    named = [part.strip() for part in value.split(",")]
+    if "pool" in named and not pool:
+        raise BadSpec(f"mlp={value}: no MLP behind an attention pool is here. Type mlp={joined(layers)} or mlp=all")
+    behind = (POOL,) if pool and (value == "all" or "pool" in named) else ()
+    rest = ",".join(part for part in named if part != "pool")
+    return (*(_listed("mlp", rest, layers) if rest else ()), *behind)
 
 
 def _every(layers: Iterable[int], heads: int) -> tuple[tuple[int, int], ...]:

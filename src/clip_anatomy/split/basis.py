@@ -20,7 +20,7 @@ from clip_anatomy.split import layernorm as linear
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import Trace
 
-__all__ = ["HeadBasis", "basis_of", "coordinates_of", "official_scalars"]
+__all__ = ["HeadBasis", "basis_of", "coordinate_count", "coordinates_of", "official_scalars"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,7 +203,7 @@ def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] |
     """
     linear.check_convention(convention)
     kept = tuple(range(tower.layers)) if layers is None else tuple(layers)
-    if tower.rows > 1:
+    if writes_anywhere(tower, convention):
         return HeadBasis.of_joint_space(kept, tower.heads, tower.embed, convention)
     maps: list[Tensor] = []
     biases: list[Tensor] = []
@@ -216,12 +216,29 @@ def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] |
             biases.append(linear.to_joint(tower, linear.out_bias(tower.blocks[layer], tower.width, wrote.device)))
         if convention == "centered":
             return HeadBasis.of(torch.stack(maps), "centered", kept)
-        if any(block.norm_written is not None for block in tower.blocks):  # their biases are no multiples of one vector
-            return HeadBasis.of_joint_space(kept, tower.heads, tower.embed, convention)
         mean, beta = linear.shared_directions(tower)
         return HeadBasis.official(
             torch.stack(maps), torch.stack(biases), mean[0], beta, terms=linear.terms(tower), layers=kept
         )
+
+
+def writes_anywhere(tower: Tower, convention: str) -> bool:
+    """Say whether no frame smaller than the joint space holds what a head writes.
+
+    Behind an attention pool a head writes through a map of each of the pool's heads: together they have the rank of the joint space,
+    or half of it (PE-Core), where frames of their own would be larger than what they save. Under "official", biases of a norm
+    behind the attention are no multiples of one vector.
+    """
+    return tower.rows > 1 or (
+        convention == "official" and any(block.norm_written is not None for block in tower.blocks)
+    )
+
+
+def coordinate_count(tower: Tower, convention: str) -> int:
+    """Count the coordinates of a head: `basis_of(tower, convention).d`, without taking the frames."""
+    if writes_anywhere(tower, convention):
+        return tower.embed
+    return min(tower.d + (3 if convention == "official" else 0), tower.embed)
 
 
 def coordinates_of(basis: HeadBasis, tower: Tower, trace: Trace) -> Float64[Tensor, "image layer head d"]:

@@ -14,9 +14,10 @@ import torch
 from clip_anatomy.errors import BadInput, BadSpec, StoreError, reading
 from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, written_whole
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.split.basis import HeadBasis, coordinate_count
 from clip_anatomy.split.layernorm import check_convention
 from clip_anatomy.store.fixed_point import fixed_point_arrays
+from clip_anatomy.towers.protocol import has_pool_mlp
 
 __all__ = ["Manifest", "layers_of", "parts_of"]
 
@@ -48,6 +49,7 @@ class Manifest:
         versions: of the libraries that made it.
         created: date and time, UTC.
         origin: where the model lies, so that it is opened again from anywhere (see `Origin`); empty for a live one.
+        pool_mlp: whether the model has an MLP behind an attention pool, which no store holds.
         format: version of this layout.
     """
 
@@ -64,6 +66,7 @@ class Manifest:
     versions: Mapping[str, str]
     created: str
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
+    pool_mlp: bool = False
     format: str = FORMAT
 
     @staticmethod
@@ -82,10 +85,11 @@ class Manifest:
             preprocess=clip.preprocess.to_dict(),
             layers=layers,
             heads=tower.heads,
-            d=min(tower.d + (3 if convention == "official" else 0), tower.embed),
+            d=coordinate_count(tower, convention),
             embed=tower.embed,
             depth=tower.layers,
             keep=keep,
+            pool_mlp=has_pool_mlp(tower),
             versions=_versions(),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             origin={} if folder is None or clip.origin is None else clip.origin.to_dict(folder),
@@ -135,7 +139,8 @@ class Manifest:
     @property
     def text(self) -> bytes:
         """The content of `store.json`."""
-        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+        said = {name: value for name, value in asdict(self).items() if name != "pool_mlp" or value}
+        return (json.dumps(said, indent=2) + "\n").encode()
 
     @property
     def text_digest(self) -> str:
@@ -178,6 +183,7 @@ class Manifest:
                     layers=tuple(int(layer) for layer in said["layers"]),
                     keep=parts_of(said["keep"]),
                     format=str(said["format"]),
+                    pool_mlp=said.get("pool_mlp") is True,
                     origin={str(name): str(place) for name, place in dict(said.get("origin", {})).items()},
                 )
             )

@@ -121,6 +121,11 @@ def refuse_missing(store: Store, selection: Selection) -> None:
     """Raise StoreError for parts that exist in the model but not in the store, BadSpec for those that exist nowhere."""
     manifest = store.manifest
     selection.checked(manifest.depth, manifest.heads)
+    if selection.input_embedding and manifest.pool_mlp:
+        raise StoreError(
+            f"{store.path} holds nothing of the MLP behind this model's attention pool, so that what is left of an embedding is not the "
+            "input embedding alone. Type replace_parts(clip, images, 'input-embedding')"
+        )
     needed = {layer for layer, _ in selection.heads} | set(selection.mlps)
     needed |= set(range(manifest.depth)) if selection.input_embedding else set()
     if missing := sorted(needed - set(manifest.layers)):

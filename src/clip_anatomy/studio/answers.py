@@ -17,6 +17,7 @@ from clip_anatomy.studies.ablation_study import study
 from clip_anatomy.studies.find_cue import CueSearch
 from clip_anatomy.studies.repair import repair
 from clip_anatomy.studio.session import HeldPicture, Session
+from clip_anatomy.towers.protocol import has_pool_mlp
 
 __all__ = ["accuracy", "edit_of", "explained", "facts", "head_names", "map_of", "suspects"]
 
@@ -59,7 +60,9 @@ def edit_of(session: Session, select: str, by: str) -> Edit:
         BadInput: means that there are none of.
     """
     clip = session.clip
-    chosen = Selection.parse(select or "none", clip.vision.layers, clip.vision.heads, session.atlas)
+    tower = clip.vision
+    pool = has_pool_mlp(tower)
+    chosen = Selection.parse(select or "none", tower.layers, tower.heads, session.atlas, pool=pool)
     if not chosen:
         return Edit.empty(clip)
     if by == "mean" and session.means is None:

@@ -181,3 +181,8 @@ class Tower(Protocol):
     def read_last(self, inputs: Tensor) -> LayerReading:
         """Tell what the last layer reads, from a forward of its own."""
         ...
+
+
+def has_pool_mlp(tower: Tower) -> bool:
+    """Whether an MLP stands behind an attention pool: a part of its own, the last of the MLPs."""
+    return tower.pooling is not None and tower.pooling.up is not None
