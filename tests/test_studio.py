@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.demo import examples
+from clip_anatomy.studio.jobs import Jobs
 from clip_anatomy.studio.server import check_host, create_app
 from clip_anatomy.studio.session import Session
 
@@ -87,6 +90,111 @@ def test_map_and_accuracy_are_those_of_the_functions(api: TestClient, clip: ca.C
     assert measured["whole"]["average"] == study.whole.accuracy
 
 
+def test_every_head_of_a_patch_adds_up_to_the_map(api: TestClient, clip: ca.Clip) -> None:
+    question = {"picture": picture(api), "texts": TEXTS}
+    rows, cols = patch_grid((1, 3, *clip.preprocess.size), clip.patch)
+    whole = api.post("/api/v1/heatmap", json=question).json()["values"]
+    patch = api.post("/api/v1/patch", json={**question, "row": rows - 1, "col": 2}).json()
+    sums = torch.tensor(patch["heads"]).sum((0, 1))
+    torch.testing.assert_close(sums, torch.tensor(whole)[:, rows - 1, 2], rtol=0, atol=1e-4)
+    outside = api.post("/api/v1/patch", json={**question, "row": rows, "col": 0})
+    assert outside.status_code == 400
+    assert f"0 to {cols - 1}" in outside.json()["error"]
+
+
+def test_segment_is_that_of_the_function(api: TestClient, clip: ca.Clip) -> None:
+    question = {"picture": picture(api), "texts": TEXTS, "refine": False, "threshold": "otsu"}
+    found = api.post("/api/v1/segment", json=question).json()
+    labels = [label for label, length in found["runs"] for _ in range(length)]
+    assert len(labels) == found["rows"] * found["cols"]
+    shown = Image.open(io.BytesIO(api.get(f"/api/v1/pictures/{question['picture']}").content))
+    expected = ca.segment(clip, [shown], TEXTS, threshold="otsu").labels[0]
+    assert labels == expected.reshape(-1).tolist()
+    assert found["shares"] == [float((expected == k).mean()) for k in range(1, len(TEXTS) + 1)]
+
+
+def test_search_is_that_of_the_function(api: TestClient, clip: ca.Clip, store: ca.Store) -> None:
+    found = api.post("/api/v1/search", json={"image": 3, "heads": "7.0,6.2", "k": 5}).json()
+    expected = ca.search(store, f"id:{store.rows()[3].id}", "7.0,6.2", 5, clip=clip)
+    assert [hit["id"] for hit in found["hits"]] == expected.ids
+    assert found["title"] == expected.title
+    small = Image.open(io.BytesIO(api.get(f"/api/v1/images/{found['hits'][0]['index']}").content))
+    assert small.size == (64, 64)
+    taken = api.post("/api/v1/images/3").json()
+    assert api.post("/api/v1/explain", json={"picture": taken["id"], "texts": TEXTS}).status_code == 200
+    assert api.get("/api/v1/images/999999").status_code == 400
+
+
+def test_pictures_that_wait_together_are_encoded_together(clip: ca.Clip) -> None:
+    session = Session(clip)
+    pixels = [clip.pixels(path) for path in examples()[:4]]
+    alone = [ca.decompose(clip, one) for one in pixels]
+    found: dict[int, ca.Parts] = {}
+    with session._model:  # the model is busy: all four wait
+        threads = [
+            threading.Thread(target=lambda at=at: found.update({at: session.encoder.split(pixels[at])}))
+            for at in range(len(pixels))
+        ]
+        for thread in threads:
+            thread.start()
+        while len(session.encoder._waiting) < len(pixels):
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert session.encoder.batches == [len(pixels)]
+    texts = torch.eye(clip.image_tower.embed)[:2]
+    for at, one in enumerate(alone):
+        torch.testing.assert_close(found[at].heads, one.heads, rtol=0, atol=1e-5)
+        torch.testing.assert_close(found[at].tokens(texts), one.tokens(texts), rtol=0, atol=1e-5)
+
+
+def test_jobs_are_cancelled_fail_in_one_sentence_and_outlive_a_restart(tmp_path: Path) -> None:
+    running, go_on = threading.Event(), threading.Event()
+
+    def slow(progress: Any) -> dict[str, Any]:
+        for done in range(1000):
+            progress("counting", done, 1000)
+            running.set()
+            if not go_on.is_set():
+                go_on.wait(0.01)
+        return {"counted": 1000}
+
+    def broken(progress: Any) -> dict[str, Any]:
+        raise BadInput("no store. Type another")
+
+    jobs = Jobs({"slow": slow, "broken": broken}, tmp_path)
+    first, same = jobs.start("slow"), jobs.start("slow")
+    assert first.id == same.id
+    assert running.wait(5)
+    jobs.cancel(first.id)
+    failed = jobs.start("broken")
+    ended(jobs, failed.id)
+    assert (jobs.job(first.id).state, jobs.job(failed.id).error) == ("cancelled", "no store. Type another")
+    running.clear()
+    again = jobs.start("slow")
+    assert running.wait(5)
+    jobs.close()
+    assert jobs.job(again.id).state == "running"
+    go_on.set()
+    after = Jobs({"slow": slow, "broken": broken}, tmp_path)  # the next start of the server
+    ended(after, again.id)
+    assert after.job(again.id).result == {"counted": 1000}
+    assert [job.state for job in after.all()] == ["done", "failed", "cancelled"]
+    after.close()
+    (tmp_path / "studio-jobs.json").write_text('[{"verb": "slow", "nonsense": 1}]')
+    assert Jobs({"slow": slow}, tmp_path).all() == []
+    with pytest.raises(BadSpec, match="Type one of: slow"):
+        Jobs({"slow": slow}).start("magic")
+
+
+def ended(jobs: Jobs, number: int) -> None:
+    for _ in range(1000):
+        if jobs.job(number).state not in ("waiting", "running"):
+            return
+        time.sleep(0.01)
+    raise AssertionError(jobs.job(number))
+
+
 def test_pictures_are_sent_and_refused(api: TestClient) -> None:
     file = io.BytesIO()
     Image.new("RGB", (90, 60), "red").save(file, "PNG")
@@ -106,6 +214,11 @@ def test_pictures_are_sent_and_refused(api: TestClient) -> None:
         ("explain", {"picture": "nowhere", "texts": ["a"]}, 400, "Send it again"),
         ("explain", {"picture": "nowhere", "texts": []}, 422, ""),
         ("explain", {"picture": "x" * 1000, "texts": ["a"]}, 422, ""),
+        ("search", {"text": "a bird", "heads": "99.1"}, 400, "99"),
+        ("search", {"text": "a bird", "heads": "role=magic"}, 400, "Type"),
+        ("search", {"image": 10**9}, 400, "were expected"),
+        ("segment", {"picture": "nowhere", "texts": ["a"]}, 400, "Send it again"),
+        ("jobs", {"verb": "magic"}, 400, "Type one of"),
         ("ablate", {"select": "99.1"}, 400, "99"),
         ("ablate", {"select": "; DROP"}, 400, "Type"),
         ("ablate", {"select": "7.0", "by": "magic"}, 400, "magic"),
@@ -150,13 +263,16 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def served(clip: ca.Clip, store: ca.Store) -> Iterator[str]:
+def served(clip: ca.Clip, store: ca.Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     import socket
 
     import uvicorn
 
+    nameless = shutil.copytree(store.path, tmp_path_factory.mktemp("served") / "store")
+    (nameless / "atlas.json").unlink(missing_ok=True)  # searches by role made one
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(Session(clip, store)), log_level="warning"))
+    session = Session(clip, ca.Store.open(nameless, clip))
+    server = uvicorn.Server(uvicorn.Config(create_app(session), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
@@ -164,14 +280,95 @@ def served(clip: ca.Clip, store: ca.Store) -> Iterator[str]:
     thread.join(10)
 
 
-def test_a_person_finds_and_removes_the_spurious_cue_by_clicking(browser: Any, served: str, tmp_path: Path) -> None:
-    page = browser.new_page(viewport={"width": 1280, "height": 720})
+def opened(browser: Any, served: str, **options: Any) -> tuple[Any, list[str]]:
+    page = browser.new_page(**{"viewport": {"width": 1280, "height": 720}, **options})
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(served)
     page.wait_for_selector("body[data-ready=yes]")
     page.wait_for_selector("#accuracy .big")
+    return page, problems
+
+
+def chosen_view(page: Any, view: str) -> None:
+    page.locator(f"#views [data-view={view}]").click()
+
+
+def test_heads_are_named_searched_and_cut_out_by_clicking(browser: Any, served: str, store: ca.Store) -> None:
+    page, problems = opened(browser, served)
+    chosen_view(page, "atlas")
+    page.get_by_role("button", name="Name the heads").click()
+    page.wait_for_selector(".card", timeout=120_000)
+    assert page.locator(".card").count() == 48
+    page.locator("#word").fill("grass")
+    page.locator("#word").press("Enter")
+    page.locator(".card").nth(40).wait_for(state="detached")
+    page.locator("#head", has_text="grass").wait_for()
+    page.get_by_role("button", name="Search by this head").click()
+    page.wait_for_selector(".hit")
+    part = page.locator("#heads-of-search").input_value()
+    expected = ca.search(store, f"text:{page.locator('#texts [aria-pressed=true]').inner_text()}", part, 24)
+    page.locator("#search-heads", has_text=part).wait_for()
+    assert page.locator(".hit img").first.get_attribute("title") == expected.ids[0]
+    page.locator(".hit").first.get_by_role("button", name="Explain").click()
+    page.wait_for_selector(".answer .num")
+    assert page.locator("#gallery button").count() == len(examples()) + 1
+    chosen_view(page, "segment")
+    page.wait_for_selector("#legend li")
+    picture, drawn = (page.locator(one).bounding_box() for one in ("#segment-picture", "#labels"))
+    assert picture == drawn
+    assert problems == []
+    page.close()
+
+
+def test_patches_and_edits_answer_to_the_keyboard(browser: Any, served: str, clip: ca.Clip, tmp_path: Path) -> None:
+    page, problems = opened(browser, served)
+    page.locator("#frame").focus()
+    page.keyboard.press("ArrowDown")
+    page.locator("#head-hint", has_text="patch 1, 0 is read most by").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("#load").set_input_files({"name": "a.json", "mimeType": "application/json", "buffer": b"{}"})
+    page.locator("#problem", has_text="a.json is no edit").wait_for()
+    ca.Edit.of(clip, "7.0,6.2+mlp=3", None, by="zero").save(tmp_path / "edit.json")
+    page.locator("#load").set_input_files(tmp_path / "edit.json")
+    page.wait_for_selector('.head[data-part="7.0"][aria-pressed=true]')
+    assert page.locator(".head[aria-pressed=true]").count() == 3
+    assert page.locator("#by").input_value() == "zero"
+    assert problems == []
+    page.close()
+
+
+@pytest.mark.parametrize("view", ["explain", "atlas", "search", "segment"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_barrier(browser: Any, served: str, view: str, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page, problems = opened(browser, served, color_scheme=scheme)
+    chosen_view(page, view)
+    page.wait_for_timeout(700)
+    found = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found] == []
+    assert problems == []
+    page.close()
+
+
+def test_the_page_is_light(served: str, api: TestClient) -> None:
+    page = api.get("/").text
+    files = [api.get(f"/static/{name}").content for name in ("studio.css", *SCRIPTS)]
+    assert sum(map(len, files)) + len(page) < 1_000_000
+    for text in (page, *(one.decode() for one in files)):
+        assert "http" not in text.replace("http-equiv", "")  # nothing from elsewhere
+
+
+SCRIPTS = [
+    f"{name}.js"
+    for name in ("api", "atlas", "draw", "explain", "gallery", "jobs", "main", "search", "segment", "state")
+]
+
+
+def test_a_person_finds_and_removes_the_spurious_cue_by_clicking(browser: Any, served: str, tmp_path: Path) -> None:
+    page, problems = opened(browser, served)
     assert page.locator(".head").count() == 8 * 7
     before = float(page.locator("#accuracy .big").inner_text().split()[0])
     page.get_by_role("button", name="Find suspects").click()

@@ -1,8 +1,8 @@
 """`Clip`: both towers of an opened model, its tokenizer and its preprocessing."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from clip_anatomy.towers.transformer import Transformer, as_transformer
 
 Images = ImageLike | Sequence[ImageLike] | Iterable[ImageLike]
 BATCH = 32
+T = TypeVar("T")
 
 
 @public
@@ -102,10 +103,17 @@ class Clip:
     @property
     def digest(self) -> str:
         """Hash all weights: names a model in stores and edits, whatever file it came from; taken anew once they were changed in place."""
-        state = _weights_state(self.vision, self.text_tower)
-        if vars(self).get("_digest", (None,))[0] != state:
-            vars(self)["_digest"] = state, digest(_hashed_pieces(self.vision, self.text_tower))
-        return vars(self)["_digest"][1]
+        return self.remembered(
+            "digest", lambda: digest(_hashed_pieces(self.vision, self.text_tower)), self.vision, self.text_tower
+        )
+
+    def remembered(self, name: str, compute: Callable[[], T], *towers: Tower) -> T:
+        """Return what was computed of some towers' weights before; computed anew once they were changed in place."""
+        state = _weights_state(*towers)
+        known: dict[str, tuple[Any, Any]] = vars(self).setdefault("_remembered", {})
+        if known.get(name, (None,))[0] != state:
+            known[name] = state, compute()
+        return known[name][1]
 
     def pixels(
         self, images: Images, *, allow_urls: bool = False, upright: bool = True

@@ -87,7 +87,10 @@ def contrast_of(clip: Clip, against: "Against | Contrast", templates: Sequence[s
         if clip.tokenizer is None:
             return Contrast("")
         texts = neutral_texts(clip)
-        return Contrast(f"the mean of {len(texts)} descriptions of anything", _embedded(clip, texts, templates))
+        # Once a model, not once a call: at B/16 these texts cost what a few pictures do.
+        name = f"neutral texts through {list(templates or ())}"
+        direction = clip.remembered(name, lambda: _embedded(clip, texts, templates), clip.text_tower)
+        return Contrast(f"the mean of {len(texts)} descriptions of anything", direction)
     if isinstance(against, str):
         return Contrast(f"“{against}”" if against else "the empty text", _embedded(clip, [against], templates))
     if not isinstance(against, Sequence) or not against or not all(isinstance(text, str) for text in against):

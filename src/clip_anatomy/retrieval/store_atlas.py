@@ -19,7 +19,7 @@ from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.progress import Progress
 from clip_anatomy.store.store import Store
 
-__all__ = ["atlas_of", "kept_atlas", "property_directions"]
+__all__ = ["atlas_of", "keep_atlas", "kept_atlas", "property_directions"]
 
 NAME = "atlas.json"
 VARIANCE_SHARE = 0.95  # of what the texts of a property differ in
@@ -55,8 +55,17 @@ def atlas_of(
         return kept
     made = make_atlas(store, clip(), resamples=0, picks=1, images=1, progress=progress)
     with suppress(OutputError):  # a store that may only be read: made again next time
-        write_text(store.path / NAME, json.dumps(made.to_dict(), allow_nan=False) + "\n")
+        keep_atlas(store, made)
     return made
+
+
+def keep_atlas(store: Store, made: Atlas) -> None:
+    """Keep an atlas in its store, where `kept_atlas` finds it.
+
+    Raises:
+        OutputError: the store may only be read.
+    """
+    write_text(store.path / NAME, json.dumps(made.to_dict(), allow_nan=False) + "\n")
 
 
 def kept_atlas(store: Store) -> Atlas | None:

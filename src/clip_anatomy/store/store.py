@@ -294,6 +294,12 @@ class Store(Result):
             known = {block.key for block in self.blocks}
             return [value for value, block, _ in rows.execute(text, given) if block in known]
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Specs of the collections that its images came from."""
+        with sql.reading_rows(self.path) as rows:
+            return tuple(spec for (spec,) in rows.execute("SELECT spec FROM sources ORDER BY key"))
+
     def values(self, column: str) -> tuple[str, ...]:
         """Return the different values of a column, sorted: what the group numbers of `moments` mean."""
         return tuple(sorted({str(value) for value in self.column(column)}))

@@ -1,25 +1,27 @@
-"""What the studio answers: numbers for the page, each made by the same public functions as everywhere."""
+"""What the studio answers about one picture: numbers for the page, each made by the same public functions as everywhere."""
 
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput
+from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.registry import methods_of
+from clip_anatomy.maps.segment import segment
 from clip_anatomy.report.palette import limit_of
-from clip_anatomy.studies.ablation_study import study
-from clip_anatomy.studies.find_cue import CueSearch
-from clip_anatomy.studies.repair import repair
 from clip_anatomy.studio.session import HeldPicture, Session
 from clip_anatomy.towers.protocol import has_pool_mlp
 
-__all__ = ["accuracy", "edit_of", "explained", "facts", "head_names", "map_of", "suspects"]
+__all__ = ["edit_of", "explained", "facts", "map_of", "numbers", "patch_of", "segmented"]
 
 MOST_TEXTS = 20
 
@@ -29,7 +31,9 @@ def facts(session: Session) -> dict[str, Any]:
     clip, store = session.clip, session.store
     tower = clip.vision
     methods = [
-        {"name": name, "description": one.description} for name, one in methods_of(clip).items() if not one.needs
+        {"name": name, "description": one.description, "per_text": one.per_text}
+        for name, one in methods_of(clip).items()
+        if not one.needs
     ]
     return {
         "model": clip.name,
@@ -38,7 +42,7 @@ def facts(session: Session) -> dict[str, Any]:
         "mlps": tower.has_mlps,
         "methods": methods,
         "examples": [{"id": one.digest, "name": one.name} for one in session.examples],
-        "store": None if store is None else {"path": str(store.path), "images": len(store), "task": _task(session)},
+        "store": None if store is None else {"path": store.path.name, "images": len(store), "task": _task(session)},
         "baselines": ["zero"] if session.means is None else ["mean", "zero"],
     }
 
@@ -86,12 +90,12 @@ def explained(session: Session, picture: HeldPicture, texts: tuple[str, ...], se
         shares = [session.clip.probabilities(one) for one in cosines]
         return {
             "texts": list(texts),
-            "cosine": {"whole": _numbers(cosines[0][0]), "edited": _numbers(cosines[1][0])},
-            "probability": {"whole": _numbers(shares[0][0]), "edited": _numbers(shares[1][0])},
-            "heads": _numbers(toward.heads[0]),
-            "mlps": _numbers(toward.mlps[0]),
-            "input_embedding": _numbers(toward.input_embedding[0]),
-            "bias": _numbers(toward.bias[0]),
+            "cosine": {"whole": numbers(cosines[0][0]), "edited": numbers(cosines[1][0])},
+            "probability": {"whole": numbers(shares[0][0]), "edited": numbers(shares[1][0])},
+            "heads": numbers(toward.heads[0]),
+            "mlps": numbers(toward.mlps[0]),
+            "input_embedding": numbers(toward.input_embedding[0]),
+            "bias": numbers(toward.bias[0]),
             "replaced": edit.descriptions,
         }
 
@@ -101,64 +105,62 @@ def explained(session: Session, picture: HeldPicture, texts: tuple[str, ...], se
 def map_of(
     session: Session, picture: HeldPicture, texts: tuple[str, ...], method: str, heads: str | None
 ) -> dict[str, Any]:
-    """Draw where texts are answered; of the decomposition, by some heads alone (`heads`) or by all."""
-    embedded = Texts(texts, _texts(session, texts))
-    options: dict[str, Any] = {"heads": heads} if heads else {}
-    maps = session.run(lambda: heatmap(session.clip, picture.pixels, embedded, method, **options))
-    values = maps.values[0].float().cpu()
-    return {"texts": list(texts), "method": method, "values": _numbers(values), "limit": float(limit_of(values))}
+    """Draw where texts are answered; of the decomposition, by some heads alone (`heads`) or by all.
+
+    The decomposition adds up shares that are computed once for a picture and its texts, so that heads can go off and on at once.
+    """
+    embeddings = _texts(session, texts)
+    clip = session.clip
+    if method == "decomposition":
+        tower = clip.vision
+        chosen = Selection.parse(heads or "all", tower.layers, tower.heads, session.atlas)
+        weight = torch.zeros(tower.layers, tower.heads)
+        for layer, head in chosen.heads:
+            weight[layer, head] = 1
+        shares = session.run(lambda: session.shares(picture, texts))
+        values = torch.einsum("lhpt,lh->tp", shares, weight).unflatten(1, patch_grid(picture.pixels.shape, clip.patch))
+    else:
+        options: dict[str, Any] = {"heads": heads} if heads else {}
+        maps = session.run(lambda: heatmap(clip, picture.pixels, Texts(texts, embeddings), method, **options))
+        values = maps.values[0].float().cpu()
+    return {"texts": list(texts), "method": method, "values": numbers(values), "limit": float(limit_of(values))}
 
 
-def head_names(session: Session) -> dict[str, Any]:
-    """Name every head, where the store keeps an atlas."""
-    if session.atlas is None:
-        return {"heads": {}}
-    named = {
-        f"{one.layer}.{one.head}": {"role": one.role.name, "texts": [text.text for text in one.texts[:3]]}
-        for one in session.atlas.heads
-    }
-    return {"heads": named}
-
-
-def accuracy(session: Session, select: str, by: str) -> dict[str, Any]:
-    """Measure accuracy on the store, average and of every group, whole and with some parts replaced.
+def patch_of(session: Session, picture: HeldPicture, texts: tuple[str, ...], row: int, col: int) -> dict[str, Any]:
+    """Tell what every head read from one patch toward each text.
 
     Raises:
-        BadInput: no store, or one without labels.
+        BadInput: no such patch.
     """
-    if session.store is None or session.task is None:
-        raise BadInput("accuracies need a store with labels. Start: clip-anatomy serve STORE")
-    chosen = Selection.parse(select or "none", session.clip.vision.layers, session.clip.vision.heads, session.atlas)
-    found = study(session.store, select=[chosen], clip=session.clip, task=session.task, by=by, atlas=session.atlas)
-    shown = {"whole": found.whole, "edited": found.effects[0]}
+    _texts(session, texts)
+    rows, cols = patch_grid(picture.pixels.shape, session.clip.patch)
+    if not (0 <= row < rows and 0 <= col < cols):
+        raise BadInput(f"patch ({row}, {col}): rows 0 to {rows - 1} and columns 0 to {cols - 1} were expected")
+    shares = session.run(lambda: session.shares(picture, texts))
+    return {"texts": list(texts), "row": row, "col": col, "heads": numbers(shares[:, :, row * cols + col])}
+
+
+def segmented(
+    session: Session, picture: HeldPicture, texts: tuple[str, ...], *, method: str, threshold: str | float, refine: bool
+) -> dict[str, Any]:
+    """Cut texts out of what the model saw of a picture: runs of equal labels row by row, shares, points for SAM."""
+    wanted = Texts(texts, _texts(session, texts))
+    image = Image.open(BytesIO(picture.png))
+    options: dict[str, Any] = {"threshold": threshold, "refine": "pamr" if refine else None}
+    masks = session.run(lambda: segment(session.clip, [image], wanted, method, **options))
+    labels = masks.labels[0]
+    flat = labels.reshape(-1)
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[0] + 1))
+    lengths = np.diff(starts, append=flat.size)
     return {
-        "images": found.images,
-        "label": found.column,
-        "groups": [{"name": name, "images": count} for name, count in found.groups],
-        "chance": 1 / len(found.classes),
-        **{
-            name: {"average": one.accuracy, "groups": list(one.groups), "worst": found.worst(one)}
-            for name, one in shown.items()
-        },
+        "texts": list(texts),
+        "rows": labels.shape[0],
+        "cols": labels.shape[1],
+        "runs": [[int(flat[at]), int(n)] for at, n in zip(starts, lengths, strict=True)],
+        "shares": [float((labels == number).mean()) for number in range(1, len(texts) + 1)],
+        "prompts": [masks.prompts(0, text).to_dict() for text in texts],
+        "how": str(masks.how),
     }
-
-
-def suspects(session: Session) -> dict[str, Any]:
-    """Find the heads that speak of what misleads (validation half of the store), and the set to suggest."""
-    if session.store is None or session.task is None:
-        raise BadInput("suspects need a store with labels and groups. Start: clip-anatomy serve STORE")
-    result = session.run(lambda: repair(session.store, model=session.clip, also=[]))  # pyright: ignore[reportArgumentType]
-    found: CueSearch = result.cue  # pyright: ignore[reportAttributeAccessIssue]
-    rows = [
-        {
-            "part": one.part.name,
-            "role": one.role,
-            "texts": list(one.texts[:3]),
-            "worst_alone": min(one.ablated_alone.filled),
-        }
-        for one in found.suspected(10)
-    ]
-    return {"suggestion": found.best.ablation.selection.spec, "suspects": rows, "before": min(found.before.filled)}
 
 
 def _texts(session: Session, texts: tuple[str, ...]) -> Tensor:
@@ -167,5 +169,6 @@ def _texts(session: Session, texts: tuple[str, ...]) -> Tensor:
     return session.run(lambda: session.texts(texts))
 
 
-def _numbers(values: Tensor) -> Any:
+def numbers(values: Tensor) -> Any:
+    """Return nested lists of a tensor, rounded to six decimals."""
     return torch.round(values.detach().double().cpu(), decimals=6).tolist()

@@ -2,7 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -10,7 +11,9 @@ from typing import TypeVar
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from clip_anatomy.data.picture import read_data
 from clip_anatomy.errors import BadInput, ClipAnatomyError
@@ -18,18 +21,21 @@ from clip_anatomy.files import digest as digest_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.loading.text_cache import embed_texts
+from clip_anatomy.maps.contrast import NEUTRAL, contrast_of
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.report.shown_picture import model_view
 from clip_anatomy.retrieval.store_atlas import kept_atlas
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
-from clip_anatomy.split.parts import Parts, decompose
+from clip_anatomy.split.parts import Parts
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
+from clip_anatomy.studio.encoder import Encoder
 
 __all__ = ["Busy", "HeldPicture", "Session"]
 
 MOST_PICTURES = 64  # kept; the one that was looked at longest ago goes first
+MOST_SHARES = 16  # pairs of a picture and texts whose shares of every head and patch are kept
 MOST_BYTES = 20_000_000  # of one upload
 WAITING = 32  # requests that wait for the model; more are turned away
 SHOWN = 448  # pixels of the longest side of what is drawn
@@ -72,6 +78,9 @@ class Session:
     store: Store | None = None
     pictures: "OrderedDict[str, HeldPicture]" = field(default_factory=OrderedDict[str, HeldPicture])
     _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
+    _shares: "OrderedDict[tuple[str, tuple[str, ...]], Tensor]" = field(
+        default_factory=OrderedDict[tuple[str, tuple[str, ...]], Tensor], repr=False
+    )
     _model: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _held: threading.Lock = field(
         default_factory=threading.Lock, repr=False
@@ -84,13 +93,23 @@ class Session:
         Raises:
             Busy: too many wait already.
         """
+        with self._place(), self._model:
+            return work()
+
+    @contextmanager
+    def _place(self) -> Generator[None]:
+        """Take a place among those that wait."""
         if not self._places.acquire(blocking=False):
             raise Busy(f"{WAITING} requests wait for the model. Try again in a moment")
         try:
-            with self._model:
-                return work()
+            yield
         finally:
             self._places.release()
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Splits pictures, those that wait together in one forward."""
+        return Encoder(self.clip, self._model)
 
     def add(self, data: bytes, name: str) -> HeldPicture:
         """Decode and encode a picture, once.
@@ -103,16 +122,19 @@ class Session:
             raise BadInput(
                 f"the picture has {len(data) / 1e6:.0f} MB, at most {MOST_BYTES / 1e6:.0f} MB are taken. Send it smaller"
             )
-        digest = digest_of(data, size=8)
+        return self.add_image(read_data(data, name, keep_mode=True), name, digest_of(data, size=8))
+
+    def add_image(self, image: Image.Image, name: str, digest: str) -> HeldPicture:
+        """Encode a picture that is decoded already, once; those of other requests that wait are encoded with it."""
         with self._held:
             known = self.pictures.get(digest)
         if known is not None:
             return known
-        image = read_data(data, name, keep_mode=True)
         pixels = self.clip.pixels(image)
         file = BytesIO()
         model_view(image, self.clip.preprocess.geometry(*image.size), SHOWN).save(file, "PNG")
-        held = self.run(lambda: HeldPicture(name, digest, file.getvalue(), pixels, decompose(self.clip, pixels)))
+        with self._place():
+            held = HeldPicture(name, digest, file.getvalue(), pixels, self.encoder.split(pixels))
         with self._held:
             self.pictures[digest] = held
             while len(self.pictures) > MOST_PICTURES:
@@ -141,6 +163,32 @@ class Session:
                 new = list(texts)
             self._texts.update(zip(new, embed_texts(self.clip, new, cache=False), strict=True))
         return torch.stack([self._texts[text] for text in texts])
+
+    def shares(self, picture: HeldPicture, texts: tuple[str, ...]) -> Float[Tensor, "layer head patch text"]:
+        """Say what every head read from every patch toward every text, as the decomposition's map adds it up: computed once.
+
+        Call it where the model may run (`run`).
+        """
+        key = (picture.digest, texts)
+        with self._held:
+            if key in self._shares:
+                self._shares.move_to_end(key)
+                return self._shares[key]
+        unit = normalize(self.texts(texts).float(), dim=-1)
+        toward = contrast_of(self.clip, NEUTRAL).subtracted_from(unit)
+        tokens = picture.parts.tokens(toward)[0, :, :, self.clip.vision.own :].cpu() * toward.norm(dim=-1).cpu()
+        with self._held:
+            self._shares[key] = tokens
+            while len(self._shares) > MOST_SHARES:
+                self._shares.popitem(last=False)
+        return tokens
+
+    def reopen(self) -> None:
+        """Read the store again, after something was added to it."""
+        if self.store is not None:
+            self.store = Store.open(self.store.path, self.clip)
+        for name in ("means", "atlas", "task"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def examples(self) -> tuple[HeldPicture, ...]:

@@ -15,3 +15,4 @@ export const post = async (path, body, signal) => (await send(path, body, signal
 export const download = async (path, body) => (await send(path, body)).blob();
 export const upload = async file => (await ask(`pictures?name=${encodeURIComponent(file.name.slice(-200))}`, { method: "POST", body: file })).json();
 export const address = id => `/api/v1/pictures/${encodeURIComponent(id)}`;
+export const del = async path => (await ask(path, { method: "DELETE" })).json();
