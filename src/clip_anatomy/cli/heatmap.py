@@ -1,5 +1,8 @@
 """`clip-anatomy heatmap`: where in these pictures does this text match?"""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from clip_anatomy.cli.options import (
     Images,
     ModelOptions,
@@ -15,6 +18,10 @@ from clip_anatomy.cli.options import (
     print_json,
     print_notes,
 )
+
+if TYPE_CHECKING:
+    from clip_anatomy.evaluation.method_checks import MethodChecks
+    from clip_anatomy.maps.map_set import MapSet
 
 
 def heatmap(
@@ -63,17 +70,9 @@ def heatmap(
     from dataclasses import replace
 
     from clip_anatomy.cli.pictures import asked_pictures, demo_notes, named_failures, output_beside
-    from clip_anatomy.errors import BadSpec
-    from clip_anatomy.progress import note, say, shown
+    from clip_anatomy.progress import shown
 
-    if sanity_pictures < 1:
-        raise BadSpec(f"--sanity-pictures {sanity_pictures}: at least one. Type --sanity --sanity-pictures 8")
-    if colours not in ("signed", "heat"):
-        raise BadSpec(f"--colours {colours} is not known. Type --colours signed or --colours heat")
-    if stride is not None and window is None:
-        raise BadSpec(f"--stride {stride} is the step between windows. Type --window 224 --stride {stride}")
-    if layers and window is not None:
-        raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")
+    _refuse_contradictions(sanity_pictures, colours, window, stride, layers=layers)
     folder = output.folder("heatmap")
     asked, descriptions = asked_pictures(images, "heatmap", demo=reading.demo)
     with ExitStack() as stack:
@@ -103,7 +102,14 @@ def heatmap(
         if target is not None:
             maps_folder.write(found, target, progress, pictures=pictures, checks=checks)
     print_notes(found.all_notes, found.failed)
-    if output.as_json:
+    _print(found, checks, folder, as_json=output.as_json)
+    return reading.exit_code(found.failed)
+
+
+def _print(found: "MapSet", checks: "MethodChecks | None", folder: Path | None, *, as_json: bool) -> None:
+    from clip_anatomy.progress import note, say
+
+    if as_json:
         print_json(found.to_dict() if checks is None else {**found.to_dict(), "sanity": checks.to_list()})
     else:
         say(found.table("" if folder is None else str(folder / "heatmap.json")))
@@ -111,4 +117,19 @@ def heatmap(
             say(f"\n{checks.table()}")
     if folder is not None:
         note(f"maps: {folder / 'index.html'}")
-    return reading.exit_code(found.failed)
+
+
+def _refuse_contradictions(
+    sanity_pictures: int, colours: str, window: int | None, stride: int | None, *, layers: bool
+) -> None:
+    """Raise BadSpec where options have no meaning, alone or together."""
+    from clip_anatomy.errors import BadSpec
+
+    if sanity_pictures < 1:
+        raise BadSpec(f"--sanity-pictures {sanity_pictures}: at least one. Type --sanity --sanity-pictures 8")
+    if colours not in ("signed", "heat"):
+        raise BadSpec(f"--colours {colours} is not known. Type --colours signed or --colours heat")
+    if stride is not None and window is None:
+        raise BadSpec(f"--stride {stride} is the step between windows. Type --window 224 --stride {stride}")
+    if layers and window is not None:
+        raise BadSpec("--layers looks at a picture once, without windows. Type --layers --size 448")

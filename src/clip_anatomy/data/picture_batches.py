@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,26 +94,12 @@ def picture_batches(
     batch_size = batch if isinstance(batch, BatchSize) else BatchSize.fixed(batch)
     tell, total = progress or silent, len(images) if isinstance(images, Sized) else None
     if isinstance(images, Tensor) and is_preprocessed(images):
-        if size is not None:
-            raise BadSpec("size= is for pictures; a preprocessed tensor has its size. Type: heatmap without size=")
-        for first, part in enumerate(clip.pixels(images).split(batch_size.current)):
-            places = range(first * batch_size.current, first * batch_size.current + len(part))
-            tell("looking at pictures", places[0], total)
-            yield PictureBatch(tuple(places), part)
+        yield from _tensor_batches(clip.pixels(images), size, batch_size.current, tell)
         return
     images = _opened(images)
     collection = images if isinstance(images, Source) else None
     alone, pictures = (True, [images]) if isinstance(images, NamedPicture) else listed(images)
     bad: list[Failed] = []
-
-    def read(item: tuple[int, Any]) -> _Read:
-        named = named_picture(*item)
-        image = named.read(keep_mode=True, allow_urls=allow_urls)
-        sides = image.height, image.width
-        preprocess = sized(clip.preprocess, clip.patch, sides, sides if own and size is None else size)
-        if is_address(named.image):  # what was fetched once is not fetched again to be drawn
-            named = replace(named, image=image)
-        return _Read(preprocess(image), preprocess.geometry(*image.size), named)
 
     def note(item: tuple[int, Any], error: Exception) -> None:
         if collection is not None:
@@ -130,7 +117,7 @@ def picture_batches(
     done, gentle = 0, clip.device.type == "cpu"
     with closing(
         batches_ahead(
-            enumerate(pictures), read, batch_size, workers=workers, gentle=gentle, shape=lambda one: one.pixels.shape, on_error=note
+            enumerate(pictures), partial(_read, clip, size, own, allow_urls), batch_size, workers=workers, gentle=gentle, shape=lambda one: one.pixels.shape, on_error=note
         )
     ) as batches:  # fmt: skip
         for group in batches:
@@ -146,11 +133,31 @@ def picture_batches(
         notes.append(passed_over)
 
 
+def _tensor_batches(pixels: Tensor, size: Size, most: int, tell: Progress) -> Generator[PictureBatch]:
+    if size is not None:
+        raise BadSpec("size= is for pictures; a preprocessed tensor has its size. Type: heatmap without size=")
+    for first in range(0, len(pixels), most):
+        part = pixels[first : first + most]
+        tell("looking at pictures", first, len(pixels))
+        yield PictureBatch(tuple(range(first, first + len(part))), part)
+
+
 @dataclass(frozen=True)
 class _Read:
     pixels: Float[Tensor, "3 row col"]
     geometry: Geometry
     named: NamedPicture
+
+
+def _read(clip: Clip, size: Size, own: bool, allow_urls: bool, item: tuple[int, Any]) -> _Read:
+    """Read and preprocess one picture, given as its place and what was handed in."""
+    named = named_picture(*item)
+    image = named.read(keep_mode=True, allow_urls=allow_urls)
+    sides = image.height, image.width
+    preprocess = sized(clip.preprocess, clip.patch, sides, sides if own and size is None else size)
+    if is_address(named.image):  # what was fetched once is not fetched again to be drawn
+        named = replace(named, image=image)
+    return _Read(preprocess(image), preprocess.geometry(*image.size), named)
 
 
 def no_picture(collection: Source | None) -> BadInput:

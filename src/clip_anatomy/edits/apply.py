@@ -142,11 +142,7 @@ def apply(
         BadInput: no picture could be used, the collection is empty, or the edit is of another model.
         OutputError: the file cannot be written; nothing is left behind.
     """
-    out = path_of(out)
-    if out.suffix not in FORMATS:
-        raise OutputError(f"{out}: embeddings are kept as {', '.join(FORMATS)}. Type --out embeddings.npz")
-    if out.is_dir():
-        raise OutputError(f"{out} is a folder; a file was expected. Type --out {out / 'embeddings'}{out.suffix}")
+    out = _output_file(out)
     whole("batch", batch, 1, 65_536)
     began, tell = time.monotonic(), progress or silent
     tell("opening the model", 0, 1)
@@ -162,8 +158,7 @@ def apply(
             prompts = torch.nn.functional.normalize(prompts, dim=-1)
     failed: list[Failed] = []
     batch_size = BatchSize.fixed(batch)
-    angles, changed, done = 0.0, 0, 0
-    first = torch.zeros(2, len(texts), dtype=torch.long)
+    changes = _Changes(texts)
     with _writing(out, edited, texts) as write:
         for batch_of_pictures in picture_batches(
             edited.clip, source, None, batch_size, failed=failed, notes=notes, workers=workers,
@@ -171,24 +166,65 @@ def apply(
         ):  # fmt: skip
             found = _embed(edited, batch_of_pictures, prompts, failed, batch_size)
             write(found)
-            done += len(found.ids)
-            cosine = torch.nn.functional.cosine_similarity(found.embedding, found.unedited, dim=-1)
-            angles += float(cosine.clamp(-1, 1).arccos().rad2deg().sum())
-            if found.before is not None and found.after is not None:
-                best = torch.stack([found.before.argmax(1), found.after.argmax(1)])
-                changed += int((best[0] != best[1]).sum())
-                first += torch.stack([one.bincount(minlength=len(texts)) for one in best])
-        if not done:
+            changes.add(found)
+        if not changes.done:
             raise BadInput(
                 f"no picture of {source.spec} could be used ({len(failed)} tried; the first: {failed[0][0]}: {failed[0][1]}). "
                 "Type a collection with whole pictures"
             )
-    counts = {text: (int(before), int(after)) for text, before, after in zip(texts, *first.tolist(), strict=True)}
-    share = changed / done if texts else None
     return Applied(
-        edited.edit.model, tuple(edited.edit.descriptions), str(out), done, tuple(failed), angles / done, share, counts,
-        time.monotonic() - began, tuple(notes),
+        edited.edit.model, tuple(edited.edit.descriptions), str(out), changes.done, tuple(failed), changes.moved, changes.changed,
+        changes.first, time.monotonic() - began, tuple(notes),
     )  # fmt: skip
+
+
+def _output_file(out: str | Path) -> Path:
+    """Return where embeddings are written.
+
+    Raises:
+        OutputError: no format that is written, or a folder.
+    """
+    path = path_of(out)
+    if path.suffix not in FORMATS:
+        raise OutputError(f"{path}: embeddings are kept as {', '.join(FORMATS)}. Type --out embeddings.npz")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; a file was expected. Type --out {path / 'embeddings'}{path.suffix}")
+    return path
+
+
+class _Changes:
+    """Counts of what the edit changes, over the batches so far."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self.done, self.turned, self.switched = 0, 0.0, 0
+        self.counts = torch.zeros(2, len(texts), dtype=torch.long)
+
+    def add(self, batch: _Batch) -> None:
+        """Count one batch."""
+        self.done += len(batch.ids)
+        cosine = torch.nn.functional.cosine_similarity(batch.embedding, batch.unedited, dim=-1)
+        self.turned += float(cosine.clamp(-1, 1).arccos().rad2deg().sum())
+        if batch.before is not None and batch.after is not None:
+            best = torch.stack([batch.before.argmax(1), batch.after.argmax(1)])
+            self.switched += int((best[0] != best[1]).sum())
+            self.counts += torch.stack([one.bincount(minlength=len(self.texts)) for one in best])
+
+    @property
+    def moved(self) -> float:
+        """Mean angle in degrees between embeddings without and with the edit."""
+        return self.turned / self.done
+
+    @property
+    def changed(self) -> float | None:
+        """Share of images whose best text is another one; None without texts."""
+        return self.switched / self.done if self.texts else None
+
+    @property
+    def first(self) -> dict[str, tuple[int, int]]:
+        """Text → for how many images it comes first, without and with the edit."""
+        pairs = zip(self.texts, *self.counts.tolist(), strict=True)
+        return {text: (int(before), int(after)) for text, before, after in pairs}
 
 
 def _embed(

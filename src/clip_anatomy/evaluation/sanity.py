@@ -19,7 +19,7 @@ weights too.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.boundary import public
-from clip_anatomy.data.picture_batches import picture_batches
+from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.evaluation.sanity_result import (
     LIMITS,
@@ -127,10 +127,7 @@ def sanity(
         >>> found.checks[0].verdict
         'changes with the text: no, it never looks at the text'
     """
-    if draws < 1:
-        raise BadSpec(f"draws={draws}: 1 or more were expected. Type: draws=3")
-    if contrast is not None and not len(contrast):
-        raise BadSpec('contrast=[] leaves nothing to compare with. Type: contrast=["a text"], or leave it out')
+    _refuse_nothing(draws, contrast)
     # Pixels only: 0.6 MB a picture.
     batches = list(picture_batches(clip, images, size, BATCH, own=options.get("window") is not None))
     templates, against = options.pop("templates", None), options.pop("against", NEUTRAL)
@@ -139,64 +136,106 @@ def sanity(
     if asked.contrasts:  # embedded once, and the same whatever the texts
         options["against"] = named.contrast(clip, against, asked.options.ALONE)
     known = named.embeddings
-    others = _contrast(clip, texts, contrast, draws, seed)
-    if others is None:
+    other_names = _contrast(clip, texts, contrast, draws, seed)
+    if other_names is None:
         other = _random_directions(known, draws, seed)
         other_names = tuple(f"random direction {i}" for i in range(len(other)))
     else:
-        other, other_names = clip.encode_text(list(others), templates=templates), others
-    pictures = sum(len(batch.places) for batch in batches)
-    step = 0
-
-    def tell(what: str) -> None:
-        nonlocal step
-        (progress or silent)(f"sanity: {what}", step * pictures // (4 + len(depths)), pictures)
-        step += 1
-
-    def maps(model: Clip, directions: Tensor) -> list[Tensor]:
-        return [heatmap(model, batch.pixels, directions, method, **options).values.flatten(2) for batch in batches]
-
+        other = clip.encode_text(list(other_names), templates=templates)
     total = count_blocks(clip.vision)
     depths: list[int | None] = [*dict.fromkeys([1, max(1, total // 2), total]), None]
+    pictures = sum(len(batch.places) for batch in batches)
+    tell = _Steps(progress or silent, 4 + len(depths), pictures)
+    maps = _Maps(batches, method, options)
     tell("the maps themselves")
     drawn = [heatmap(clip, batch.pixels, named, method, **options) for batch in batches]
     own = [one.values.flatten(2) for one in drawn]
-    tell("negative texts")
     patches = min(one.shape[-1] for one in own)
     noise = (patches - 1) ** -0.5 if patches > 1 else 1.0
-    rounds: list[Tensor] = []  # [map] each
-    for draw in range(draws):
-        some = other[[(draw * len(known) + i) % len(other) for i in range(len(known))]]
-        rounds.append(_correlations(own, maps(clip, some)))
     untrained = untrained_towers(clip)
     trained = not untrained
+    tell("negative texts")
+    rounds = [_correlations(own, maps(clip, some)) for some in _rounds(other, len(known), draws)]
     checks = [text_check(Measured.of(torch.stack(rounds, 1), noise), per_text=asked.per_text, trained=trained)]
     for depth in depths:
         tell("random weights")
-        without = maps(randomised(clip, depth, seed=seed), known)
-        measured = Measured.of(_correlations(own, without)[:, None], noise)
-        unit = "blocks" if total > 1 else "block"
-        about = "the whole image tower" if depth is None else f"the last {depth} of {total} {unit}"
+        other_maps = maps(randomised(clip, depth, seed=seed), known)
+        measured = Measured.of(_correlations(own, other_maps)[:, None], noise)
         chance = None
         if depth == total:  # what two draws have in common, whatever was learned
             tell("other random weights")
-            chance = Measured.of(_correlations(without, maps(randomised(clip, depth, seed=seed + 1), known))[:, None])
-        checks.append(weights_check(about, measured, chance, trained=trained))
-    shares: list[Tensor] = []
-    for batch, together in zip(batches, maps(clip, torch.cat([known, other])), strict=True):
-        cosine = F.normalize(clip.encode_image(batch.pixels), dim=-1) @ F.normalize(known.float(), dim=-1).T
-        shares.append(_share(together, cosine))
-    checks.append(contrast_check(Measured.of(torch.cat(shares)), trained=trained))
+            second = _correlations(other_maps, maps(randomised(clip, depth, seed=seed + 1), known))
+            chance = Measured.of(second[:, None])
+        checks.append(weights_check(_blocks_in_words(depth, total), measured, chance, trained=trained))
+    shares = _negative_shares(clip, batches, known, maps(clip, torch.cat([known, other])))
+    checks.append(contrast_check(Measured.of(shares), trained=trained))
     tell("sinks")
+    sinks, answer = _sinks_of_all(clip, batches, pictures)
+    return Sanity(
+        drawn[0].method, clip.name, drawn[0].texts, other_names, pictures, patches, (*checks, answer), sinks, untrained
+    )
+
+
+def _refuse_nothing(draws: int, contrast: Sequence[str] | None) -> None:
+    if draws < 1:
+        raise BadSpec(f"draws={draws}: 1 or more were expected. Type: draws=3")
+    if contrast is not None and not len(contrast):
+        raise BadSpec('contrast=[] leaves nothing to compare with. Type: contrast=["a text"], or leave it out')
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """Maps of the same pictures by one method, of any model and any texts."""
+
+    batches: Sequence[PictureBatch]
+    method: str | DenseAttention
+    options: dict[str, Any]
+
+    def __call__(self, model: Clip, texts: Tensor) -> list[Float[Tensor, "image text patch"]]:
+        """Return the maps, a tensor for each batch."""
+        return [
+            heatmap(model, batch.pixels, texts, self.method, **self.options).values.flatten(2) for batch in self.batches
+        ]
+
+
+class _Steps:
+    """Tell the progress of steps that take equally long, in pictures."""
+
+    def __init__(self, progress: Progress, steps: int, pictures: int) -> None:
+        self.progress, self.steps, self.pictures, self.done = progress, steps, pictures, 0
+
+    def __call__(self, what: str) -> None:
+        """Begin a step."""
+        self.progress(f"sanity: {what}", self.done * self.pictures // self.steps, self.pictures)
+        self.done += 1
+
+
+def _rounds(other: Tensor, texts: int, draws: int) -> list[Tensor]:
+    """Deal out negative texts, as many to a draw as there are texts."""
+    return [other[[(draw * texts + i) % len(other) for i in range(texts)]] for draw in range(draws)]
+
+
+def _blocks_in_words(depth: int | None, total: int) -> str:
+    return "the whole image tower" if depth is None else f"the last {depth} of {total} block{'s' * (total > 1)}"
+
+
+def _sinks_of_all(clip: Clip, batches: Sequence[PictureBatch], pictures: int) -> tuple[tuple[Sink, ...], SanityCheck]:
     parts = [sinks_of(clip.vision, batch.pixels) for batch in batches]
     every = [sink for batch, part in zip(batches, parts, strict=True) for sink in sinks_found(batch.places, part)]
     found = tuple(sorted(every, key=lambda sink: sink.image))
     share = Measured.of(torch.cat([part.share for part in parts])[:, None])
     common = sum(int(part.mask.sum()) for part in parts) / sum(part.mask.numel() for part in parts)
-    checks.append(sinks_check(found, pictures, share, common))
-    return Sanity(
-        drawn[0].method, clip.name, drawn[0].texts, other_names, pictures, patches, tuple(checks), found, untrained
-    )
+    return found, sinks_check(found, pictures, share, common)
+
+
+def _negative_shares(
+    clip: Clip, batches: Sequence[PictureBatch], known: Tensor, maps: Sequence[Tensor]
+) -> Float[Tensor, "image negative"]:
+    shares: list[Tensor] = []
+    for batch, together in zip(batches, maps, strict=True):
+        cosine = F.normalize(clip.encode_image(batch.pixels), dim=-1) @ F.normalize(known.float(), dim=-1).T
+        shares.append(_share(together, cosine))
+    return torch.cat(shares)
 
 
 def negative_texts(clip: Clip, texts: Sequence[str], count: int, *, seed: int = 0) -> tuple[str, ...]:

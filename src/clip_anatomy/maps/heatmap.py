@@ -97,14 +97,7 @@ def heatmap(
     clip = registered(clip, registers) if registers else clip
     chosen, name, option = _chosen(clip, method, options)
     wanted = Texts.of(clip, texts, templates)
-    subtracted = ""
-    if chosen.contrasts:
-        contrast = wanted.contrast(clip, against, option.ALONE)
-        option, subtracted = replace(option, against=contrast), contrast.description
-    elif not (isinstance(against, str) and against == NEUTRAL):
-        raise BadSpec(
-            f"method {name!r} compares texts with nothing. Type: method='decomposition', or leave against= out"
-        )
+    option, subtracted = _contrasted(clip, chosen, option, wanted, against, name=name)
     patch = clip.patch
     windows = None if window is None else Windows.of(window, stride, patch)
     if stride is not None and windows is None:
@@ -138,6 +131,20 @@ def heatmap(
     return replace(
         Maps.joined(parts).in_order(places), run=replace(run, failed=tuple(failed or ()), notes=tuple(notes))
     )
+
+
+def _contrasted(
+    clip: Clip, chosen: Method, option: Any, texts: Texts, against: Against | Contrast, *, name: str
+) -> tuple[Any, str]:
+    """Return the method's options with what is subtracted from the texts, and that in words."""
+    if chosen.contrasts:
+        contrast = texts.contrast(clip, against, option.ALONE)
+        return replace(option, against=contrast), contrast.description
+    if not (isinstance(against, str) and against == NEUTRAL):
+        raise BadSpec(
+            f"method {name!r} compares texts with nothing. Type: method='decomposition', or leave against= out"
+        )
+    return option, ""
 
 
 def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> tuple[Method, str, Any]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.boundary import public
-from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
+from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.images.batch_size import is_out_of_memory
 from clip_anatomy.images.input_size import Size
@@ -112,9 +112,7 @@ def segment(
     clip = registered(clip, registers) if registers else clip
     _checked(refine, at)
     wanted = Texts.of(clip, texts, templates)
-    behind = Texts.of(clip, background, templates) if isinstance(background, str | Texts) or len(background) else None
-    if shared := [text for text in behind.names if text in wanted.names] if behind else []:
-        raise BadText(f"{shared[0]!r} is a text and a background text. Type it once")
+    behind = _background(clip, background, templates, wanted)
     everything = wanted if behind is None else wanted + behind
     tensor = isinstance(images, Tensor) and is_preprocessed(images)
     if tensor and refine:
@@ -130,19 +128,11 @@ def segment(
         maps = heatmap(clip, batch, everything, chosen, size=seen, window=window, stride=stride, **given)
         kept: list[int] = []
         for i in range(len(maps)):
-            try:
-                picture = batch.pictures[i].read() if refine and batch.pictures else None
-                label, level = _cut(maps[i], picture, at, len(wanted), rule)
-            except (RuntimeError, MemoryError) as error:
-                if failed is None or not is_out_of_memory(error):
-                    raise
-                failed.append(
-                    (maps.short_names[i], "it does not fit into memory. Scale it down, or leave refine= away")
-                )
-                continue
-            labels.add(label)
-            levels.append(level)
-            kept.append(i)
+            original = batch.pictures[i] if refine and batch.pictures else None
+            if (mask := _cut_or_note(maps[i], original, at, len(wanted), rule, failed=failed)) is not None:
+                labels.add(mask[0])
+                levels.append(mask[1])
+                kept.append(i)
         if kept:
             parts.append(maps if len(kept) == len(maps) else Maps.joined([maps[i] for i in kept]))
             places += [batch.places[i] for i in kept]
@@ -153,14 +143,35 @@ def segment(
     maps = replace(maps, run=replace(maps.run, failed=tuple(failed or ()), notes=tuple(notes)))
     order = sorted(range(len(places)), key=places.__getitem__)
     resolution = "patch" if at == "patch" or maps.geometries is None else "picture"
-    size_words = _size_words(size, tensor)
-    if window is not None:
-        size_words = "the whole picture at its own size" if size == "whole" else size_words
-        size_words += f" in windows of {window}"
-    how = MaskSettings(name, options, rule, () if behind is None else behind.names, size_words, resolution, refine)
-    groups = tuple(tuple(group) for group in together)
+    looked_at = _size_words(size, window, tensor=tensor)
+    how = MaskSettings(name, options, rule, () if behind is None else behind.names, looked_at, resolution, refine)
     thresholds = tuple(levels[i] for i in order)
-    return Masks(labels.in_order(order), wanted.names, maps, thresholds, how, groups)
+    return Masks(labels.in_order(order), wanted.names, maps, thresholds, how, tuple(map(tuple, together)))
+
+
+def _background(
+    clip: Clip, texts: Sequence[str] | Texts, templates: Sequence[str] | None, wanted: Texts
+) -> Texts | None:
+    """Return the background's texts, if there are any."""
+    if not isinstance(texts, str | Texts) and not len(texts):
+        return None
+    behind = Texts.of(clip, texts, templates)
+    if shared := [text for text in behind.names if text in wanted.names]:
+        raise BadText(f"{shared[0]!r} is a text and a background text. Type it once")
+    return behind
+
+
+def _cut_or_note(
+    one: Maps, original: NamedPicture | None, at: str, texts: int, rule: str | float, *, failed: list[Failed] | None
+) -> tuple[Int16[np.ndarray, "row col"], float] | None:
+    """Label one image; where it does not fit into memory, note that, if failures are noted, and return None."""
+    try:
+        return _cut(one, None if original is None else original.read(), at, texts, rule)
+    except (RuntimeError, MemoryError) as error:
+        if failed is None or not is_out_of_memory(error):
+            raise
+        failed.append((one.short_names[0], "it does not fit into memory. Scale it down, or leave refine= away"))
+        return None
 
 
 def _cut(
@@ -217,7 +228,11 @@ def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> 
     return method, method, {"against": NOTHING, **options} if method == "decomposition" else options
 
 
-def _size_words(size: Size | str, tensor: bool) -> str:
+def _size_words(size: Size | str, window: Span, *, tensor: bool) -> str:
+    """Say what the model looked at."""
+    if window is not None:
+        whole = "the whole picture at its own size" if size == "whole" else _size_words(size, None, tensor=tensor)
+        return f"{whole} in windows of {window}"
     if tensor:
         return "tensors as given"
     if size is None:

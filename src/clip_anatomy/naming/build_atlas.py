@@ -6,6 +6,7 @@ moments ─▶ pool (grown, if asked) ─▶ TextSpan ─▶ stability ─▶ ro
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,15 +17,15 @@ from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
-from clip_anatomy.naming.adaptive_pool import grow
+from clip_anatomy.naming.adaptive_pool import AdaptivePool, grow
 from clip_anatomy.naming.agreement import disagreements, picture_scores
-from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.naming.atlas import Atlas, AtlasHead
 from clip_anatomy.naming.atlas_heads import HeadMeasurements, atlas_heads
 from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.chance import chance_levels
 from clip_anatomy.naming.ground_truth import GroundTruth, agreement, is_world, truth_of
 from clip_anatomy.naming.language_model import LanguageModel, LlmUsage, language_model
-from clip_anatomy.naming.llm_prompts import name_heads, spurious
+from clip_anatomy.naming.llm_prompts import CueJudgement, name_heads, spurious
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.roles import MIXED, UNNAMED, Role, roles
 from clip_anatomy.naming.stability import Stability, stability
@@ -109,58 +110,34 @@ def atlas(
     tell = progress or silent
     asked = language_model(llm, llm_model, llm_price, llm_timeout, task)
     opened = _checked(store, clip)
-    if texts < 1 or images < 0 or resamples < 0 or (adaptive and rounds < 1):
-        raise BadInput(
-            f"texts={texts}, images={images}, resamples={resamples}, rounds={rounds}: type texts=20 images=6 resamples=50 rounds=6"
-        )
-    tell("moments", 0, 1)
-    moments = opened.moments()
-    if resamples and not _resampled(moments):
-        moments = opened.moments(chunks=CHUNKS)
+    _refuse_numbers(texts, images, resamples, rounds if adaptive else 1)
+    moments = _moments(opened, resamples, tell)
     first, grammar = pool_of(pool, clip)
 
     def embed(given: Pool) -> Float[Tensor, "text embed"]:
-        found = embed_texts(clip, given.texts, cache=cache, progress=tell)
-        return torch.nn.functional.normalize(found, dim=-1)
+        embeddings = embed_texts(clip, given.texts, cache=cache, progress=tell)
+        return torch.nn.functional.normalize(embeddings, dim=-1)
 
     grown = grow(
         moments, first, embed, grammar, model=asked, texts_per_head=texts, rounds=rounds if adaptive else 0, progress=tell
     )  # fmt: skip
-    span, embeddings, answers = grown.span, grown.embeddings, list(grown.answers)
-    stable = None
-    if resamples and _resampled(moments):
-        stable = stability(moments, span, embeddings, resamples, progress=tell)
-    named = _roles(span, moments, embeddings, grown.pool)
+    span, answers = grown.span, list(grown.answers)
+    measured = resamples and _resampled(moments)
+    stable = stability(moments, span, grown.embeddings, resamples, progress=tell) if measured else None
+    named = _roles(span, moments, grown.embeddings, grown.pool)
     if asked is not None:
-        named, said = name_heads(asked, named, span, grown.pool, progress=tell)
-        answers += said
+        named, replies = name_heads(asked, named, span, grown.pool, progress=tell)
+        answers += replies
     top = top_images(opened, span, picks, images, progress=tell)
-    columns = [name.strip() for name in truth.split(",")] if isinstance(truth, str) else truth
-    known = truth_of(opened, columns) if columns or is_world(opened) else None
-    level = chance_levels(span, moments, embeddings, grown.pool.properties, progress=tell)
-    measured = HeadMeasurements(
-        span, moments, grown.pool, named, stable, top, rows_at(opened, top.rows()), known, level
-    )
-    heads = atlas_heads(measured, images)
-    by_text = dict(zip(grown.pool.texts, embeddings, strict=True))
-    told = {text.text: text for head in heads for text in (*head.texts[:1], head.leading) if text is not None}
-    scores = picture_scores(
-        opened, {name: [image.row for image in text.top_images] for name, text in told.items()}, by_text
-    )
-    heads = tuple(replace(head, doubts=disagreements(head, scores)) for head in heads)
-    judged = (
-        spurious(asked, task, [*dict.fromkeys(r.name for r in named.values() if r.named)]) if asked and task else []
-    )
+    known = _truth(opened, truth)
+    level = chance_levels(span, moments, grown.embeddings, grown.pool.properties, progress=tell)
+    figures = HeadMeasurements(span, moments, grown.pool, named, stable, top, rows_at(opened, top.rows()), known, level)
+    heads = _with_doubts(opened, atlas_heads(figures, images), grown)
+    judged = _judged(asked, task, named)
     answers += [one.answer for one in judged]
     return Atlas(
-        model=opened.manifest.model,
-        digest=opened.manifest.digest,
-        store=str(opened.path),
-        images=len(opened),
-        layers=opened.manifest.layers,
-        heads_per_layer=opened.manifest.heads,
-        pool=first.source + (f", grown from {grown.curve[0].texts} texts" if len(grown.curve) > 1 else ""),
-        pool_texts=len(grown.pool),
+        **_of_store(opened),
+        **_of_pool(first, grown),
         top_k=span.top_k,
         threshold=span.threshold,
         heads=heads,
@@ -172,6 +149,59 @@ def atlas(
         notes=_notes(clip, opened, grown.pool, stable),
         provenance=_provenance(opened, grown.pool, texts, stable, asked),
     )
+
+
+def _refuse_numbers(texts: int, images: int, resamples: int, rounds: int) -> None:
+    if texts < 1 or images < 0 or resamples < 0 or rounds < 1:
+        raise BadInput(
+            f"texts={texts}, images={images}, resamples={resamples}, rounds={rounds}: type texts=20 images=6 resamples=50 rounds=6"
+        )
+
+
+def _judged(asked: LanguageModel | None, task: str, named: dict[tuple[int, int], Role]) -> list[CueJudgement]:
+    """Ask the language model which roles can be spurious cues for a task."""
+    names = [*dict.fromkeys(role.name for role in named.values() if role.named)]
+    return spurious(asked, task, names) if asked and task else []
+
+
+def _truth(store: Store, truth: str | Sequence[str] | None) -> GroundTruth | None:
+    columns = [name.strip() for name in truth.split(",")] if isinstance(truth, str) else truth
+    return truth_of(store, columns) if columns or is_world(store) else None
+
+
+def _of_pool(first: Pool, grown: AdaptivePool) -> dict[str, Any]:
+    """Return what an atlas says of its pool."""
+    grown_from = f", grown from {grown.curve[0].texts} texts" if len(grown.curve) > 1 else ""
+    return {"pool": first.source + grown_from, "pool_texts": len(grown.pool)}
+
+
+def _of_store(store: Store) -> dict[str, Any]:
+    """Return what an atlas says of its store."""
+    manifest = store.manifest
+    return {
+        "model": manifest.model,
+        "digest": manifest.digest,
+        "store": str(store.path),
+        "images": len(store),
+        "layers": manifest.layers,
+        "heads_per_layer": manifest.heads,
+    }
+
+
+def _moments(store: Store, resamples: int, tell: Progress) -> Moments:
+    """Read the moments of a store, in chunks where they are to be resampled."""
+    tell("moments", 0, 1)
+    moments = store.moments()
+    return store.moments(chunks=CHUNKS) if resamples and not _resampled(moments) else moments
+
+
+def _with_doubts(store: Store, heads: Sequence[AtlasHead], grown: AdaptivePool) -> tuple[AtlasHead, ...]:
+    """Compare what heads are named after with the top pictures themselves, and say where the two disagree."""
+    embeddings = dict(zip(grown.pool.texts, grown.embeddings, strict=True))
+    texts = {text.text: text for head in heads for text in (*head.texts[:1], head.leading) if text is not None}
+    rows = {name: [image.row for image in text.top_images] for name, text in texts.items()}
+    scores = picture_scores(store, rows, embeddings)
+    return tuple(replace(head, doubts=disagreements(head, scores)) for head in heads)
 
 
 def _checked(store: "Store | str | Path", clip: Clip) -> Store:

@@ -17,7 +17,7 @@ from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress
 from clip_anatomy.retrieval.approximate import approximate_index
 from clip_anatomy.retrieval.head_choice import HeadSpec
-from clip_anatomy.retrieval.hits import hits_of
+from clip_anatomy.retrieval.hits import Hit, hits_of
 from clip_anatomy.retrieval.query import prepare_query
 from clip_anatomy.retrieval.ranking import Ranking
 from clip_anatomy.retrieval.scan import best, scores
@@ -128,12 +128,7 @@ def search(
         nearest = partial(index.nearest, prepared.direction)
     hits = hits_of(opened, prepared, nearest, total, k)
     seconds = time.perf_counter() - began
-    if allowed is not None and not total:
-        notes.append(f"the filter {where!r} matches none of {len(opened):,} images")
-    elif len(hits) < k:
-        notes.append(f"{len(hits)} of {k} images were found: there are no more (copies and the query itself left out)")
-    if opened.manifest.model == "demo" and any(not hit.row.source.startswith("world:") for hit in hits):
-        notes.append(DEMO)
+    notes += _notes_on(hits, opened, k, where if not total else None)
     ranking = Ranking(
         query=prepared,
         store=opened,
@@ -148,6 +143,18 @@ def search(
     if clip is None and not model.cache_info().currsize:
         return ranking  # nothing needed the model: words alone are no reason to load it
     return explain_in_words(replace(ranking, clip=model()), model(), atlas, progress)
+
+
+def _notes_on(hits: Sequence[Hit], store: Store, k: int, empty: str | None) -> list[str]:
+    """Say what a reader must know of the results; `empty` is a filter that matched nothing."""
+    notes: list[str] = []
+    if empty is not None:
+        notes.append(f"the filter {empty!r} matches none of {len(store):,} images")
+    elif len(hits) < k:
+        notes.append(f"{len(hits)} of {k} images were found: there are no more (copies and the query itself left out)")
+    if store.manifest.model == "demo" and any(not hit.row.source.startswith("world:") for hit in hits):
+        notes.append(DEMO)
+    return notes
 
 
 def _checked(store: Store | str | Path, clip: Clip | None, k: int) -> Store:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 import torch
@@ -35,6 +37,7 @@ __all__ = ["SELECTED", "STUDIES", "study"]
 
 Sets = list[tuple[str, Selection]]
 SELECTED = "selected"
+BIASES = "a store keeps no biases apart: they are replaced together with the input embedding"
 
 
 @dataclass(frozen=True)
@@ -168,23 +171,11 @@ def study(
     """
     opened = store if isinstance(store, Store) else Store.open(store)
     begun, tell = time.perf_counter(), progress or silent
-    waited = 0.0
-
-    def model() -> Clip:
-        nonlocal waited, clip
-        if not isinstance(clip, Clip):
-            since = time.perf_counter()
-            clip = model_of(opened) if clip is None else clip()
-            waited += time.perf_counter() - since
-        opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
-        return clip
-
+    model = _StoreModel(opened, clip)
     if select and name in STUDIES and name != "layers":
         raise BadSpec(f"the study {name!r} has its own sets. Type --study {name} or --select SPEC, not both")
     kind, title, sets = _sets(opened, model, name, select, atlas=atlas, tell=tell)
-    union = Selection()
-    for _, one in sets:
-        union |= one
+    union = reduce(or_, (one for _, one in sets), Selection())
     _refuse(opened, kind, union)
     asked = task or ablation_task(
         opened, model, label=label, classes=classes, group=group, templates=templates, texts=texts
@@ -198,11 +189,7 @@ def study(
         opened, asked.texts, [one for _, one in sets], baseline, rows=asked.rows, tokens=tokens, progress=tell
     )
     found = effects_of(picks, asked, sets)
-    counts = [] if asked.groups is None else torch.bincount(asked.groups[asked.groups >= 0]).tolist()
     manifest = opened.manifest
-    notes = list(asked.notes)
-    if union.input_embedding and manifest.convention == "centered":
-        notes.append("a store keeps no biases apart: they are replaced together with the input embedding")
     return Study(
         kind,
         title,
@@ -215,12 +202,32 @@ def study(
         asked.column,
         asked.classes,
         asked.group_column,
-        tuple(zip(asked.group_names, counts, strict=True)),
+        asked.group_sizes,
         found[0],
         found[1:],
-        tuple(notes),
-        time.perf_counter() - begun - waited,
+        (*asked.notes, *([BIASES] if union.input_embedding and manifest.convention == "centered" else [])),
+        time.perf_counter() - begun - model.seconds,
     )
+
+
+class _StoreModel:
+    """The model of a store, opened where it is first needed; `seconds` is what opening took."""
+
+    def __init__(self, store: Store, clip: Clip | Callable[[], Clip] | None) -> None:
+        self.store, self.clip, self.seconds = store, clip, 0.0
+
+    def __call__(self) -> Clip:
+        """Return the model.
+
+        Raises:
+            StoreError: it is another than the store's.
+        """
+        if not isinstance(self.clip, Clip):
+            since = time.perf_counter()
+            self.clip = model_of(self.store) if self.clip is None else self.clip()
+            self.seconds += time.perf_counter() - since
+        self.store.manifest.refuse_other(self.clip.name, self.clip.digest, self.store.path)
+        return self.clip
 
 
 def _sets(

@@ -68,6 +68,12 @@ class ZeroShotTask:
     notes: tuple[str, ...] = ()
     one_object: bool = False
 
+    @property
+    def group_sizes(self) -> tuple[tuple[str, int], ...]:
+        """Each group with the number of its images."""
+        counts = [] if self.groups is None else torch.bincount(self.groups[self.groups >= 0]).tolist()
+        return tuple(zip(self.group_names, counts, strict=True))
+
     def __post_init__(self) -> None:
         """Refuse what answers nothing."""
         if len(self.classes) != len(self.texts):
