@@ -1,7 +1,10 @@
 """TextSpan from moments equals the published procedure on the data themselves, pick by pick and figure by figure."""
 
+import copy
 import importlib.util
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,11 +13,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from longhand import official_heads
+from tiny import open_clip_model
 
+import clip_anatomy as ca
 from clip_anatomy.errors import BadInput
+from clip_anatomy.naming.head_frames import numerical_rank, ranks_of_heads
 from clip_anatomy.naming.stability import stability
-from clip_anatomy.naming.textspan import RankWarning, numerical_rank, textspan
-from clip_anatomy.split.basis import HeadBasis
+from clip_anatomy.naming.textspan import RankWarning, textspan
+from clip_anatomy.split.basis import HeadBasis, basis_of
 from clip_anatomy.split.moments import Moments
 
 
@@ -119,6 +126,49 @@ def test_other_parts_ablate_the_same_way(oracle: Oracle) -> None:
         ablated = whole.double() - parts.sum((1, 2)) + Moments.of(parts).mean.sum((0, 1))
         right = (ablated @ oracle.classes.double().T).argmax(1) == oracle.labels
         assert 100 * float(right.double().mean()) == pytest.approx(ablation[name])
+
+
+def test_picks_are_those_of_double_precision_where_the_last_norm_has_outliers() -> None:
+    """A head of 32 writes into 35 directions under "official"; the smallest lies below the rounding of float32 in the joint space."""
+    model = open_clip_model(layers=12, heads=4, d=32, embed=64, seed=5)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, weight in model.visual.named_parameters():
+            if weight.dim() == 1:
+                weight.copy_(torch.randn(weight.shape, generator=draw) * 0.05 + float(name.endswith("weight")))
+            elif weight.dim() == 2 and "transformer" in name:
+                weight.copy_(torch.randn(weight.shape, generator=draw) * weight.shape[1] ** -0.5)
+        model.visual.ln_post.weight[[3, 50, 99]] *= 300
+        pixels = torch.randn(150, 3, 32, 32, generator=draw)
+        exact = official_heads(copy.deepcopy(model.visual).double(), pixels.double())[:, 9:]
+    pool = torch.from_numpy(_unit(np.random.default_rng(3).normal(size=(200, 64))))
+    expected = [[transcribed(exact[:, layer, head], pool, 20, 35)[0] for head in range(4)] for layer in range(3)]
+    clip = ca.load(model, parity=False)
+    parts, basis = ca.decompose(clip, pixels, "official"), basis_of(clip.vision, "official")
+    saved = Moments.load(Moments.of(parts).save(Path(tempfile.mkdtemp()) / "m.safetensors"))
+    for moments in (Moments.of(parts), saved, Moments.of(parts, basis=basis)):
+        assert textspan(moments.select([9, 10, 11]), pool, 20).indices.tolist() == expected
+        assert (ranks_of_heads(moments) == 35).all()
+    by_threshold = replace(Moments.of(parts), frames=None).select([9, 10, 11])
+    assert textspan(by_threshold, pool, 20).indices.tolist() != expected  # 232 of 240: rounding is kept for a direction
+
+
+def test_a_head_whose_weights_are_of_lower_rank_has_that_rank() -> None:
+    model = open_clip_model(layers=1, heads=2, d=8, seed=4)
+    with torch.no_grad():
+        out = model.visual.transformer.resblocks[0].attn.out_proj.weight
+        out[:, :8] = out[:, :3] @ torch.randn(3, 8)
+        out[:, 8:] = 0
+    clip = ca.load(model, parity=False)
+    pixels = torch.randn(30, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert ranks_of_heads(Moments.of(ca.decompose(clip, pixels))).tolist() == [[3, 0]]
+    assert ranks_of_heads(Moments.of(ca.decompose(clip, pixels[:2]))).tolist() == [[2, 0]]
+    span = textspan(Moments.of(ca.decompose(clip, pixels)), torch.eye(12, dtype=torch.float64), 5)
+    assert (span.indices >= 0).sum(-1).tolist() == [[3, 0]]
+    with pytest.raises(BadInput, match="do not merge"):
+        Moments.of(ca.decompose(clip, pixels)).merge(
+            Moments.of(ca.decompose(ca.load(open_clip_model(layers=1, heads=2)), pixels))
+        )
 
 
 @settings(max_examples=40, deadline=None)

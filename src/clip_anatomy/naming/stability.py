@@ -15,7 +15,8 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.greedy_selection import greedy
-from clip_anatomy.naming.textspan import check_pool, numerical_rank, texts_in, top_frame
+from clip_anatomy.naming.head_frames import frame_of_head, ranks_of_heads
+from clip_anatomy.naming.textspan import check_pool, texts_in
 from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.moments import Moments
@@ -86,9 +87,9 @@ def stability(
         raise BadInput(
             f"span of layers {list(span.layers)}, moments of {list(moments.layers)}: give those of the span."
         )
-    ranks = numerical_rank(moments.uncentred)
+    ranks = ranks_of_heads(moments)
     for done, at in enumerate(heads, 1):
-        frame = top_frame(moments.uncentred[at], int(ranks[at]))
+        frame = frame_of_head(moments, at, int(ranks[at]))
         if len(frame) and bool((span.indices[at] >= 0).any()):
             texts = texts_in(pool, frame, span.basis, at)
             means = cells.means[0, :, at[0], at[1]] @ frame.T

@@ -27,25 +27,17 @@ from torch import Tensor
 from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.greedy_selection import greedy
+from clip_anatomy.naming.head_frames import NOISE, frame_of_head, ranks_of_heads
 from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments
 
-__all__ = ["RankWarning", "check_pool", "numerical_rank", "texts_in", "textspan", "top_frame"]
-
-# Float32 contributions carry a relative noise of 2⁻²³ per coordinate; an eigenvalue of E[xxᵀ] sees its square.
-NOISE = 4 * torch.finfo(torch.float32).eps ** 2
+__all__ = ["RankWarning", "check_pool", "texts_in", "textspan"]
 
 
 class RankWarning(UserWarning):
     """A rank was asked for that keeps directions of pure rounding noise."""
-
-
-def numerical_rank(uncentred: Float64[Tensor, "*batch d d"]) -> Int64[Tensor, "*batch"]:
-    """Count the eigenvalues of E[xxᵀ] that stand above the rounding noise of float32 contributions."""
-    values = torch.linalg.eigvalsh(uncentred)
-    return (values > NOISE * values[..., -1:].clamp(min=1e-300)).sum(-1)
 
 
 @public
@@ -100,7 +92,7 @@ def textspan(
         raise BadInput(f"moments of {moments.count} images have no variance to explain: take them over two or more.")
     chosen = _chosen_heads(moments, heads)
     layers, width, d = moments.mean.shape
-    true_rank = numerical_rank(moments.uncentred)
+    true_rank = ranks_of_heads(moments)
     used = true_rank if rank is None else torch.full_like(true_rank, min(rank, d))
     _warn_above_rank(rank, true_rank, chosen)
     shape = (layers, width, texts_per_head)
@@ -120,9 +112,9 @@ def textspan(
         convention=moments.convention,
         basis=moments.basis,
     )
-    covariance, uncentred = moments.covariance, moments.uncentred
+    covariance = moments.covariance
     for done, at in enumerate(chosen, 1):
-        _fill(span, at, pool, covariance[at], frame=top_frame(uncentred[at], int(used[at])))
+        _fill(span, at, pool, covariance[at], frame=frame_of_head(moments, at, int(used[at])))
         tell("picking texts", done, len(chosen))
     return span
 
@@ -156,11 +148,6 @@ def _fill(
     best = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0).cumsum(0) / total
     span.pca_explained[at][:] = best[torch.arange(span.texts_per_head).clamp(max=len(best) - 1)]
     span.unnamed[at] = bool(span.cumulative[at][min(span.top_k, span.texts_per_head) - 1] < span.threshold)
-
-
-def top_frame(uncentred: Float64[Tensor, "d d"], rank: int) -> Float64[Tensor, "rank d"]:
-    """Top eigenvectors of E[xxᵀ] as rows: the right singular vectors of the uncentred data."""
-    return torch.linalg.eigh(uncentred).eigenvectors.flip(1)[:, :rank].T.contiguous()
 
 
 def texts_in(

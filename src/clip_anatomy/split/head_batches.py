@@ -12,7 +12,7 @@ from torch import Tensor
 from clip_anatomy.errors import BadInput
 from clip_anatomy.split.basis import HeadBasis
 
-__all__ = ["HasHeads", "chunk_of", "contributions_of", "one_each"]
+__all__ = ["HasFrames", "HasHeads", "chunk_of", "contributions_of", "one_each"]
 
 
 @runtime_checkable
@@ -32,6 +32,16 @@ class HasHeads(Protocol):
     @property
     def convention(self) -> str:
         """How LayerNorm's mean and biases are shared: "centered" or "official"."""
+        ...
+
+
+@runtime_checkable
+class HasFrames(Protocol):
+    """Heads that know the frames of the weights that wrote them."""
+
+    @property
+    def basis(self) -> HeadBasis | None:
+        """Frames of the heads; None where there are none."""
         ...
 
 

@@ -23,7 +23,7 @@ from clip_anatomy.errors import BadInput, reading
 from clip_anatomy.files import read_safetensors, write_safetensors
 from clip_anatomy.results import Compact
 from clip_anatomy.split.basis import HeadBasis
-from clip_anatomy.split.head_batches import HasHeads, chunk_of, contributions_of, one_each
+from clip_anatomy.split.head_batches import HasFrames, HasHeads, chunk_of, contributions_of, one_each
 
 __all__ = ["Moments"]
 
@@ -47,6 +47,7 @@ class Moments(Compact):
         convention: "centered" or "official".
         model: name or digest of the model; moments of two models do not merge.
         basis: the frames of the head coordinates, or None.
+        frames: where coordinates are those of the joint space: the frames that the heads write in, if they are known (of `Parts` they are).
     """
 
     counts: Int64[Tensor, "group chunk"]
@@ -57,6 +58,7 @@ class Moments(Compact):
     convention: str = "centered"
     model: str = ""
     basis: HeadBasis | None = None
+    frames: HeadBasis | None = None
 
     def __post_init__(self) -> None:
         """Fill in the layer numbers and check that frame and statistics fit."""
@@ -125,6 +127,7 @@ class Moments(Compact):
             convention,
             model,
             basis,
+            x.basis if basis is None and isinstance(x, HasFrames) else None,
         )
         for g, c in torch.unique(torch.stack([row, cell], 1), dim=0).tolist():
             part = data[(row == g) & (cell == c)]
@@ -160,7 +163,9 @@ class Moments(Compact):
         gap = b.means - a.means
         mean = a.means + gap * weight
         pull = gap * (_cells(a.counts.double(), 3) * weight)
-        return replace(a, counts=n, means=mean, scatters=a.scatters + b.scatters + pull[..., None] * gap[..., None, :])
+        scatters = a.scatters + b.scatters + pull[..., None] * gap[..., None, :]
+        frames = None if b.frames is None else a.frames
+        return replace(a, counts=n, means=mean, scatters=scatters, frames=frames)
 
     def without(self, other: "Moments") -> "Moments":
         """Take out images that were merged in before (the inverse of `merge`, to float64 rounding)."""
@@ -232,10 +237,9 @@ class Moments(Compact):
         if missing := [layer for layer in layers if layer not in self.layers]:
             raise BadInput(f"layers {missing} are not in these moments. Type some of: {list(self.layers)}")
         rows = [self.layers.index(layer) for layer in layers]
-        basis = None if self.basis is None else self.basis.select(layers)
-        return replace(
-            self, means=self.means[:, :, rows], scatters=self.scatters[:, :, rows], layers=tuple(layers), basis=basis
-        )
+        basis, frames = (None if kept is None else kept.select(layers) for kept in (self.basis, self.frames))
+        means, scatters = self.means[:, :, rows], self.scatters[:, :, rows]
+        return replace(self, means=means, scatters=scatters, layers=tuple(layers), basis=basis, frames=frames)
 
     # ---- keeping
 
@@ -246,8 +250,9 @@ class Moments(Compact):
             OutputError: the place cannot be written.
         """
         tensors = {"counts": self.counts, "means": self.means, "scatters": self.scatters}
-        if self.basis is not None:
-            tensors |= {f"basis_{name}": tensor for name, tensor in self.basis.tensors().items()}
+        for kind, kept in (("basis", self.basis), ("frames", self.frames)):
+            if kept is not None:
+                tensors |= {f"{kind}_{name}": tensor for name, tensor in kept.tensors().items()}
         metadata = {
             "format": FORMAT,
             "axes": "counts: group chunk; means: group chunk layer head d; scatters: group chunk layer head d d",
@@ -274,12 +279,14 @@ class Moments(Compact):
                 raise ValueError(f"counts {[*counts.shape]}, means {[*means.shape]}, scatters {[*scatters.shape]}")
             if len(groups) != counts.shape[0] or len(layers) != means.shape[2]:
                 raise ValueError(f"{len(groups)} groups and {len(layers)} layers of {[*means.shape[:3]]}")
-            basis = None
-            if "basis_rows" in tensors:
-                basis = HeadBasis.of_tensors(
-                    tensors["basis_rows"], tensors["basis_factor"], metadata["convention"], layers
-                )
-            return Moments(counts, means, scatters, groups, layers, metadata["convention"], metadata["model"], basis)
+            convention = metadata["convention"]
+            basis, frames = (
+                HeadBasis.of_tensors(tensors[f"{kind}_rows"], tensors[f"{kind}_factor"], convention, layers)
+                if f"{kind}_rows" in tensors
+                else None
+                for kind in ("basis", "frames")
+            )
+            return Moments(counts, means, scatters, groups, layers, convention, metadata["model"], basis, frames)
 
     # ---- within
 
@@ -318,12 +325,15 @@ class Moments(Compact):
             shapes = list(self.means.shape[2:]), list(other.means.shape[2:])
             raise BadInput(f"moments over [layer, head, d] = {shapes[0]} and {shapes[1]} do not merge.")
         if (self.basis is None) != (other.basis is None) or (
-            self.basis is not None
-            and other.basis is not None
-            and self.basis is not other.basis
-            and not torch.allclose(self.basis.rows, other.basis.rows, atol=1e-6)
+            _other_frames(self.basis, other.basis) or _other_frames(self.frames, other.frames)
         ):
             raise BadInput("moments in different head coordinates do not merge: take both with the same basis.")
+
+
+def _other_frames(mine: HeadBasis | None, theirs: HeadBasis | None) -> bool:
+    if mine is None or theirs is None or mine is theirs:
+        return False
+    return not torch.allclose(mine.rows, theirs.rows, atol=1e-6)
 
 
 def _zeros(shape: Sequence[int], groups: int, chunks: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from clip_anatomy.boundary import public
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.results import Compact
+from clip_anatomy.split.basis import HeadBasis, basis_of
 from clip_anatomy.split.layernorm import (
     Convention,
     centered_to_joint,
@@ -81,6 +83,11 @@ class Parts(Compact):
     def residue(self) -> Float[Tensor, " image"]:
         """‖total − embedding‖ / ‖embedding‖ per image: the error of the split, about 1e-6 for float32 models."""
         return (self.total() - self.embedding).norm(dim=-1) / self.embedding.norm(dim=-1)
+
+    @cached_property
+    def basis(self) -> HeadBasis | None:
+        """Frames of the heads, from the weights; None for a tower that has none."""
+        return basis_of(self.source.network, self.convention) if self.heads.shape[1] else None
 
     def toward(self, text: Float[Tensor, "text embed"]) -> Contributions:
         """Split each cosine with a text into the contributions of the parts.
