@@ -34,7 +34,7 @@ def randomized(module: nn.Module, seed: int = 0) -> Any:
         draw = torch.randn(p.shape, generator=generator)
         vector = p.dim() < 2 or any(word in name for word in ("pos", "token", "latent", "probe", "class", "cls"))
         gain = p.dim() == 1 and name.endswith(("weight", "gamma"))
-        p.data = draw * 0.3 + float(gain) if vector else draw * p[0].numel() ** -0.5
+        p.data = draw * 0.3 + float(gain) if vector else draw * max(1, p.numel() // max(1, len(p))) ** -0.5
     for scale in ("logit_scale", "logit_bias"):
         if getattr(module, scale, None) is not None:
             getattr(module, scale).data.fill_(1.5)

@@ -21,7 +21,12 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 """Standard deviation of the same."""
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_CHOICES = {"resize": ("shortest", "squash", "longest"), "interpolation": tuple(_FILTERS), "crop": ("round", "floor")}
+_CHOICES = {
+    "resize": ("shortest", "squash", "longest"),
+    "interpolation": tuple(_FILTERS),
+    "crop": ("round", "floor"),
+    "transparent": ("white", "dropped"),
+}
 _LARGEST_RESIZED = 2**25  # pixels
 
 
@@ -39,7 +44,9 @@ class Preprocess:
             so does this.
         crop: how the offset is rounded. "round" (open_clip) rounds the crop's offset, resizes in the picture's own mode and drops
             transparency. "floor" (transformers) rounds the offset down, which is a pixel less for one margin in four,
-            and converts to RGB first, on white where the picture is transparent (as transformers 5 does).
+            and converts to RGB first.
+        transparent: what "floor" sees where a picture is transparent: "white" (transformers 5) or what lies below, its transparency
+            "dropped" (transformers 4).
         short_side: pixels that "shortest" scales the short side to before `size` is cut out of the middle (256 before 224 is common);
             None scales just so far that the picture covers `size`.
         fill: brightness of the padding of "longest", 0..255. Padding is added in RGB; open_clip adds it in the
@@ -67,6 +74,7 @@ class Preprocess:
     fill: int = 0
     short_side: int | None = None
     cut: tuple[int, int] | None = None
+    transparent: Literal["white", "dropped"] = "white"
 
     def __post_init__(self) -> None:
         """Refuse what no model can have meant."""
@@ -95,7 +103,7 @@ class Preprocess:
         """
         image = as_8bit(image)
         if self.crop == "floor":
-            image = on_white(image)
+            image = on_white(image) if self.transparent == "white" else to_rgb(image)
         where = self.geometry(*image.size)
         # torchvision's order of operations, so that every float rounds as it does there.
         levels = np.array(to_rgb(_scaled_and_cropped(image, where, self._filter, self.fill)))
@@ -138,7 +146,8 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON."""
-        held = {key: value for key, value in asdict(self).items() if key != "cut" or value is not None}
+        later = {"cut": None, "transparent": "white"}  # left out where they are as files without them mean it
+        held = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in held.items()}
 
     @classmethod

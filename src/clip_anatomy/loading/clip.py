@@ -18,6 +18,7 @@ from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import Proof
 from clip_anatomy.loading.token_ids import checked_ids, ids_of
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
+from clip_anatomy.towers.absent_tower import refuse_absent
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer, as_transformer
 
@@ -33,11 +34,12 @@ class Clip:
 
     Attributes:
         name: the spec it was loaded from.
-        vision: pixels → joint space: a transformer, a CLIP-ResNet, or a tower that its host runs.
-        text_tower: token ids → joint space.
+        vision: pixels → joint space: a transformer, a CLIP-ResNet, or a tower that its host runs; of a text model alone one that
+            says so when it is used.
+        text_tower: token ids → joint space; of an image model alone likewise.
         preprocess: how the model wants its pixels.
         tokenizer: texts → ids; None when the model came without one.
-        logit_scale: factor of the cosine before the softmax.
+        logit_scale: factor of the cosine before the softmax; 1 where a tower alone came without it.
         logit_bias: added after it by models that were trained text by text (SigLIP); None for a softmax over the texts.
         proof: the parity proof made on load; None when it was skipped.
         host: the host library's module; None for the bundled model.
@@ -131,6 +133,7 @@ class Clip:
         Raises:
             BadImage: unreadable, smaller than a patch, or (CLIP-ResNets) sides that are no multiples of the patch.
         """
+        refuse_absent(self.vision)
         x = prepare(images, self.preprocess, allow_urls=allow_urls, upright=upright)
         rows, cols = patch_grid(x.shape, self.patch)
         if self.vision.architecture == "transformer" and rows * cols:  # as its convolution does
@@ -150,6 +153,7 @@ class Clip:
             BadText: no text, not strings, ids of the wrong shape, outside the vocabulary, longer than the context, or without
                 the token where the model reads.
         """
+        refuse_absent(self.text_tower)
         if isinstance(texts, Tensor):
             return checked_ids(self.text_tower, texts)
         if self.tokenizer is None:

@@ -33,6 +33,10 @@ class DoublePrecision(TorchDispatchMode):
             return func(*args, **named)
         if isinstance(named.get("dtype"), torch.dtype) and named["dtype"].is_floating_point:
             named["dtype"] = torch.float64
+        if func is torch.ops.aten.full.default and named.get("dtype") is None and isinstance(args[1], float):
+            named["dtype"] = (
+                torch.float64
+            )  # a mask of transformers 4 is filled with the lowest double and names no type
         if func is not torch.ops.aten.embedding.default:  # a whole vocabulary is not widened for a few of its rows
             args, named = tree_map_only(Tensor, _double, args), tree_map_only(Tensor, _double, named)
         return tree_map_only(Tensor, _double, func(*args, **named))

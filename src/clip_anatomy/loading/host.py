@@ -3,7 +3,7 @@
 Nothing is copied and nothing of the module is changed: no hooks, no mode, no gradient flags, no buffers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +25,7 @@ PLAIN = (
 NOT_OF_A_TOWER = {  # entries of a state dict that no tower reads
     "logit_scale",
     "logit_bias",
+    "temperature",
     "attn_mask",
     "text.attn_mask",
     "input_resolution",
@@ -124,6 +125,10 @@ class BorrowedTensors:
         """Say whether the host has this tensor."""
         return name in self._tensors
 
+    def __iter__(self) -> Iterator[str]:
+        """Walk the names."""
+        return iter(tuple(self._tensors))
+
     def take(self, name: str) -> Tensor:
         """Borrow a tensor that every CLIP of the kind has, or raise UnsupportedModel."""
         if name not in self._tensors:
@@ -146,6 +151,10 @@ class BorrowedTensors:
     def maybe(self, name: str) -> Tensor | None:
         """Borrow a tensor that some have."""
         return self.take(name) if name in self._tensors else None
+
+    def first(self, prefixes: Sequence[str]) -> str:
+        """Give the first of several names of a layer that is there, or else the first."""
+        return next((one for one in prefixes if f"{one}.weight" in self._tensors), prefixes[0])
 
     def linear(self, prefix: str) -> Linear:
         """Borrow a linear layer, with or without bias."""

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.host import Host, tensors_of, unsupported
 from clip_anatomy.loading.open_clip_towers import read_open_clip
-from clip_anatomy.loading.transformers_models import TYPES, read_transformers
+from clip_anatomy.loading.transformers_hosts import CLASSES, read_transformers
 
 READERS: dict[tuple[str, str], Callable[[Any], Host]] = {
     ("open_clip", "CLIP"): read_open_clip,
     ("open_clip", "CustomTextCLIP"): read_open_clip,
     ("open_clip", "CoCa"): read_open_clip,
-    **{("transformers", name): read_transformers for name in TYPES.values()},
+    **{("transformers", name): read_transformers for names in CLASSES.values() for name in names},
 }
 """(library, class) → how it is read; a subclass is read as its base, and the parity proof says whether it changed anything."""
 

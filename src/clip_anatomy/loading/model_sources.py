@@ -2,7 +2,6 @@
 
 import re
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from clip_anatomy.loading.host import HostInputs, LoadedModel
 from clip_anatomy.loading.open_clip_inputs import open_clip_pixels, open_clip_preprocess
 from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_named, openai_file, tagged_spec
 from clip_anatomy.loading.tokenizer import default_tokenizer, own_tokenizer
+from clip_anatomy.loading.transformers_hosts import context_of, tower_configs
 from clip_anatomy.loading.transformers_models import no_foreign_code, transformers_named
-from clip_anatomy.loading.transformers_preprocess import default_processor, processor_pixels, read_processor
+from clip_anatomy.loading.transformers_preprocess import preprocess_of
 from clip_anatomy.network import reaching
 
 FORMS = (
@@ -81,9 +81,9 @@ def live_model(module: nn.Module, tokenizer: Any) -> LoadedModel:
     visual: Any = getattr(module, "visual", None)
     if visual is None:  # transformers', or a subclass of it
         config: Any = module.config
-        vocabulary, context = config.text_config.vocab_size, config.text_config.max_position_embeddings
-        processor = default_processor(config)
-        preprocess, pixels = read_processor(processor), partial(processor_pixels, processor)
+        words = tower_configs(config).get("text")
+        vocabulary, context = (0, 0) if words is None else (words.vocab_size, context_of(words))
+        preprocess, pixels = preprocess_of(config)
     else:
         text: Any = getattr(module, "text", module)
         vocabulary, context = text.vocab_size, text.context_length

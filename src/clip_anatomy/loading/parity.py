@@ -5,7 +5,7 @@ little of the embedding it moves and however coarse or ill-conditioned the model
 own precision ours may err from the exact embedding as far as the host errs, times a few.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,16 +55,16 @@ class Proof:
 
     Attributes:
         against: the host's name and version.
-        image: relative difference of the image embeddings in double precision.
-        text: of the text embeddings.
+        image: relative difference of the image embeddings in double precision; None where there is no image tower.
+        text: of the text embeddings, likewise.
         tolerance: the most that passes.
         rounding: how far ours is from the exact embedding in the model's own precision.
         inputs: pixels and token ids, where the host has code of its own for them.
     """
 
     against: str
-    image: float
-    text: float
+    image: float | None
+    text: float | None
     tolerance: float
     rounding: tuple[Comparison, ...] = ()
     inputs: tuple[Comparison, ...] = ()
@@ -72,31 +72,34 @@ class Proof:
     @classmethod
     def of(
         cls,
-        image: tuple[Comparison, Comparison],
-        text: tuple[Comparison, Comparison],
+        compared: Sequence[tuple[Comparison, Comparison]],
         inputs: tuple[Comparison, ...] = (),
         *,
         against: str,
     ) -> "Proof":
-        """Make a proof of what `compare` found in both towers."""
+        """Make a proof of what `compare` found in each tower that is there."""
+        exact = {one.tower: one.difference for one, _ in compared}
         return cls(
             against,
-            image[0].difference,
-            text[0].difference,
-            max(image[0].allowed, text[0].allowed),
-            (image[1], text[1]),
+            exact.get("image"),
+            exact.get("text"),
+            max(one.allowed for one, _ in compared),
+            tuple(rounded for _, rounded in compared),
             inputs,
         )
+
+    @property
+    def largest(self) -> float:
+        """The larger difference of the embeddings."""
+        return max(one for one in (self.image, self.text) if one is not None)
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
         """All of them, the embeddings first."""
         claim = f"embedding = {self.against}"
-        both = (
-            Comparison(claim, "image", self.image, self.tolerance),
-            Comparison(claim, "text", self.text, self.tolerance),
-        )
-        return (*both, *self.rounding, *self.inputs)
+        sides: tuple[tuple[Literal["image", "text"], float | None], ...] = (("image", self.image), ("text", self.text))
+        exact = [Comparison(claim, side, found, self.tolerance) for side, found in sides if found is not None]
+        return (*exact, *self.rounding, *self.inputs)
 
     @property
     def holds(self) -> bool:
@@ -199,7 +202,7 @@ def prove(
     *,
     against: str,
 ) -> Proof:
-    """Compare our forwards with the host's on a random image and two random texts.
+    """Compare our forwards with the host's on a random image and two random texts, in the towers that are there.
 
     Args:
         image_tower: ours.
@@ -214,17 +217,16 @@ def prove(
     Raises:
         ParityError: a difference is above what is allowed; the message says in which tower and, where it can, why.
     """
-    pixels, ids = random_pixels(image_tower), random_texts(text_tower)
-    proof = Proof.of(
-        compare(image_tower, encode_image, pixels, against=against),
-        compare(text_tower, encode_text, ids, against=against),
-        against=against,
-    )
+    sides = [
+        (tower, encode, draw(tower))
+        for tower, encode, draw in ((image_tower, encode_image, random_pixels), (text_tower, encode_text, random_texts))
+        if tower.architecture != "absent"
+    ]
+    proof = Proof.of([compare(*side, against=against) for side in sides], against=against)
     if not proof.holds:
         failed = next(one for one in proof.comparisons if not one.holds)
-        of_image, of_text = (image_tower, encode_image, pixels), (text_tower, encode_text, ids)
-        sides = of_image if failed.tower == "image" else of_text
-        judge(proof, _diagnosis(*sides, only_rounding=failed in proof.rounding))
+        side = next(side for side in sides if side[0].kind == failed.tower)
+        judge(proof, _diagnosis(*side, only_rounding=failed in proof.rounding))
     return proof
 
 

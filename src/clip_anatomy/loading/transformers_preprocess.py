@@ -1,6 +1,7 @@
 """How a transformers image processor makes pixels, as a `Preprocess`: every flag is read, or refused by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.errors import BadCheckpoint, UnsupportedModel, reading
-from clip_anatomy.images.preprocess import Preprocess
+from clip_anatomy.images.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from clip_anatomy.loading.checkpoint import read_json
 
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+_IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # mean and deviation of its pictures
 _READ = {"do_resize", "do_center_crop", "do_rescale", "do_normalize"}
 _WITHOUT_EFFECT = {"do_convert_rgb"}  # pictures are always converted
 
@@ -42,16 +44,39 @@ def saved_processor(name: str | Path) -> Any | None:
         return transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
+def preprocess_of(config: Any, saved: Any | None = None) -> tuple[Preprocess, Callable[[Image.Image], Tensor] | None]:
+    """Read how a model wants its pixels, from the processor saved with it or its library's own; and that processor's code, for the proof.
+
+    A model of texts alone has a `Preprocess` that nothing reads.
+    """
+    if config.model_type.endswith("text_model"):
+        return Preprocess(size=(224, 224), mean=OPENAI_MEAN, std=OPENAI_STD), None
+    processor = saved or default_processor(config)
+    return read_processor(processor), partial(processor_pixels, processor)
+
+
 def default_processor(config: Any) -> Any:
     """Make the image processor of a model that came without one: its library's own, at the model's size."""
     import transformers
 
-    vision = config.vision_config
+    vision = getattr(config, "vision_config", config)
     of_patches = getattr(vision, "num_patches", None)  # SigLIP 2 of any size has a table of positions instead of a size
     side = int(vision.image_size if of_patches is None else round(of_patches**0.5) * vision.patch_size)
-    if config.model_type.startswith("siglip"):
-        return transformers.SiglipImageProcessor(size={"height": side, "width": side})
-    return transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    square = {"height": side, "width": side}
+    kind = config.model_type.removesuffix("_vision_model")
+    if kind.startswith("siglip"):
+        return transformers.SiglipImageProcessor(size=square)
+    if kind.startswith("dinov2"):
+        return transformers.BitImageProcessor(
+            size={"shortest_edge": side}, crop_size=square, image_mean=_IMAGENET[0], image_std=_IMAGENET[1]
+        )
+    if kind == "dinov3_vit":
+        return transformers.ViTImageProcessor(size=square, image_mean=_IMAGENET[0], image_std=_IMAGENET[1])
+    if kind in ("vit", "align"):
+        return transformers.ViTImageProcessor(size=square)
+    if kind == "blip":
+        return transformers.BlipImageProcessor(size=square)
+    return transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size=square)
 
 
 def processor_pixels(processor: Any, picture: Image.Image) -> Tensor:
@@ -68,6 +93,8 @@ def read_processor(processor: Any) -> Preprocess:
     Raises:
         UnsupportedModel: it does what a `Preprocess` cannot; the message names the flag.
     """
+    import transformers
+
     found: Mapping[str, Any] = processor.to_dict()
     more = [flag for flag, on in found.items() if flag.startswith("do_") and on and flag not in _READ | _WITHOUT_EFFECT]
     if more:
@@ -86,6 +113,7 @@ def read_processor(processor: Any) -> Preprocess:
             "std": [float(x) / factor for x in std],
             "interpolation": _INTERPOLATION[found.get("resample", 3)],
             "crop": "floor",
+            "transparent": "white" if int(transformers.__version__.split(".")[0]) >= 5 else "dropped",
             **_shape(found),
         }
     )

@@ -76,6 +76,35 @@ def image_tower(tensors: BorrowedTensors, config: Any) -> Transformer:
     )
 
 
+def blip_image_tower(tensors: BorrowedTensors, config: Any) -> Transformer:
+    """Build the image tower of a BLIP: query, key and value are one layer, and its embedding is a token behind the last norm."""
+    p = "vision_model." if "vision_model.embeddings.class_embedding" in tensors else ""
+    eps, e = float(config.layer_norm_eps), f"{p}embeddings"
+    positions = tensors.take(f"{e}.position_embedding")[0]
+    side = round((len(positions) - 1) ** 0.5)
+    projection = tensors.linear("vision_proj") if "vision_proj.weight" in tensors else None
+    return Transformer(
+        embedding=PatchEmbedding(
+            tensors.take(f"{e}.patch_embedding.weight"),
+            tensors.take(f"{e}.class_embedding")[0, 0],
+            positions,
+            (side, side),
+            resampling="bicubic",
+            bias=tensors.maybe(f"{e}.patch_embedding.bias"),
+        ),
+        ln_pre=None,
+        blocks=_blocks(tensors, f"{p}encoder.layers", eps),
+        ln_post=tensors.norm(f"{p}post_layernorm", eps),
+        projection=None if projection is None else projection.weight.T,
+        projection_bias=None if projection is None else projection.bias,
+        heads=int(config.num_attention_heads),
+        activation=activation(config),
+        pool="class",
+        pool_before_norm=True,
+        causal=False,
+    )
+
+
 def text_tower(tensors: BorrowedTensors, config: Any) -> Transformer:
     """Build the text tower of a CLIP (causal, read at the end of the text) or of a SigLIP (not causal, read at the last place)."""
     p = "text_model." if "text_model.embeddings.token_embedding.weight" in tensors else ""
@@ -144,14 +173,12 @@ def _blocks(tensors: BorrowedTensors, prefix: str, eps: float) -> tuple[Block, .
     blocks: list[Block] = []
     for i in range(tensors.count(prefix)):
         p = f"{prefix}.{i}"
+        attention, out = _attention(tensors, f"{p}.self_attn")
         blocks.append(
             Block(
                 ln1=tensors.norm(f"{p}.layer_norm1", eps),
-                query=tensors.linear(f"{p}.self_attn.q_proj"),
-                key=tensors.linear(f"{p}.self_attn.k_proj"),
-                value=tensors.linear(f"{p}.self_attn.v_proj"),
-                qkv=None,
-                out=tensors.linear(f"{p}.self_attn.out_proj"),
+                **attention,
+                out=out,
                 ln2=tensors.norm(f"{p}.layer_norm2", eps),
                 up=tensors.linear(f"{p}.mlp.fc1"),
                 down=tensors.linear(f"{p}.mlp.fc2"),
@@ -160,3 +187,14 @@ def _blocks(tensors: BorrowedTensors, prefix: str, eps: float) -> tuple[Block, .
             )
         )
     return tuple(blocks)
+
+
+def _attention(tensors: BorrowedTensors, p: str) -> tuple[dict[str, Any], Linear]:
+    """Borrow query, key and value, one layer or three, and the layer behind them."""
+    if f"{p}.qkv.weight" not in tensors:
+        names = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
+        apart = {ours: tensors.linear(f"{p}.{theirs}") for ours, theirs in names.items()}
+        return {**apart, "qkv": None}, tensors.linear(f"{p}.out_proj")
+    fused = tensors.linear(f"{p}.qkv")
+    query, key, value = split_qkv(fused)
+    return {"query": query, "key": key, "value": value, "qkv": fused}, tensors.linear(f"{p}.projection")

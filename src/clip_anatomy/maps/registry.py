@@ -27,6 +27,7 @@ from clip_anatomy.maps import (
 from clip_anatomy.maps.contrast import EACH_OTHER
 from clip_anatomy.maps.decomposition import DecompositionOptions, decomposition
 from clip_anatomy.maps.dense_attention import VARIANTS, DenseAttention
+from clip_anatomy.towers.absent_tower import refuse_absent
 from clip_anatomy.towers.transformer import KINDS
 
 __all__ = [
@@ -254,6 +255,7 @@ COSINES = frozenset({*_FAMILY, CUSTOM})  # methods of which only differences wit
 
 def methods_of(clip: Clip) -> dict[str, Method]:
     """Return the methods that have a meaning on this model: all of them on a transformer, those of RESNET on a CLIP-ResNet."""
+    refuse_absent(clip.vision)
     by_kind: dict[str, dict[str, Method]] = {"transformer": METHODS, "resnet": RESNET, "places": PLACES}
     if clip.vision.architecture not in by_kind:
         raise UnsupportedModel(

@@ -25,13 +25,13 @@ def embed_image(
     patches = patches.flatten(2).transpose(1, 2)
     front = [] if e.class_token is None else [e.class_token[None]]
     front += [] if e.registers is None else [e.registers]
-    table = None if e.position is None else position(e, grid).to(patches.dtype)
-    if table is not None and len(table) == patches.shape[1] and front:  # no position vectors for the tokens in front
-        patches, table = patches + table, None
-    if front:
-        own = torch.cat(front).to(patches.dtype).expand(patches.shape[0], -1, -1)
-        patches = torch.cat([own, patches], dim=1)
-    x = patches if table is None else patches + table
+    own = torch.cat(front).to(patches.dtype) if front else None
+    if e.position is not None:
+        table = position(e, grid).to(patches.dtype)
+        placed = len(table) - patches.shape[1]  # how many of the tokens in front have a position vector
+        patches = patches + table[placed:]
+        own = own if own is None or not placed else torch.cat([own[:placed] + table[:placed], own[placed:]])
+    x = patches if own is None else torch.cat([own.expand(patches.shape[0], -1, -1), patches], dim=1)
     x = x if tower.ln_pre is None else norm(tower.ln_pre, x)
     if not e.blank:
         return x

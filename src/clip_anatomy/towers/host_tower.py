@@ -50,6 +50,7 @@ class HostTower:
         grid: (row, col) places at its own resolution; (1, context) for texts.
         patch: (row, col) pixels between two places.
         vocabulary: ids that a text is written with.
+        pad: the id that its host does not look at.
         blocks: the mean over the places, where it is split there.
         ln_post: the LayerNorm between that mean and the projection; None where there is none.
         projection: into the joint space.
@@ -64,6 +65,7 @@ class HostTower:
     grid: tuple[int, int]
     patch: tuple[int, int] = (1, 1)
     vocabulary: int = 0
+    pad: int | None = None
     blocks: Sequence[MeanOfPlaces] = ()
     ln_post: Norm | None = None
     projection: Float[Tensor, "width embed"] | None = None

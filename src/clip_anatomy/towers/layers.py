@@ -122,7 +122,8 @@ class PatchEmbedding:
     Attributes:
         weight: the convolution's kernel; None behind a stem.
         class_token: the token in front of the patches that is read out, or that stands beside them.
-        position: one vector for each token, or for the patches alone; None where positions are rotations only.
+        position: one vector for each token, or for the patches and the first few of those in front; None where positions are
+            rotations only.
         grid: (row, col) patches of that table.
         resampling: how the host fits the position vectors to another grid of patches.
         bias: the convolution's.
@@ -163,6 +164,7 @@ class Rotary:
         frequencies: of one axis.
         reference: coordinates are stretched so that any grid spans this one.
         offset: of the first coordinate.
+        shift: of all coordinates once they are stretched; only the tokens in front, which do not turn, notice it.
         columns_first: the first half turns with the column, not with the row.
         halves: a pair is (i, i + d/2), not two neighbours.
         table: sines and cosines that the host holds for the tower's own grid, side by side; None where it computes them.
@@ -170,12 +172,13 @@ class Rotary:
     """
 
     frequencies: Float[Tensor, " quarter"]
-    reference: tuple[int, int] | None = None
+    reference: tuple[int | float, int | float] | None = None
     offset: float = 0.0
     columns_first: bool = False
     halves: bool = False
     table: Float[Tensor, "place both"] | None = None
     grid: tuple[int, int] | None = None
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)

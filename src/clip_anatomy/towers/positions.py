@@ -55,7 +55,7 @@ def rotations(rotary: Rotary, grid: tuple[int, int]) -> Float[Tensor, "2 place d
     axes = [torch.arange(n, device=frequencies.device, dtype=torch.float32) + rotary.offset for n in grid]
     if rotary.reference is not None:
         axes = [axis / n * of for axis, n, of in zip(axes, grid, rotary.reference, strict=True)]
-    row, col = torch.meshgrid(*axes, indexing="ij")
+    row, col = torch.meshgrid(*(axis + rotary.shift for axis in axes), indexing="ij")
     order = (col, row) if rotary.columns_first else (row, col)
     angle = torch.cat([axis.flatten()[:, None] * frequencies for axis in order], -1)
     angle = torch.cat([angle, angle], -1) if rotary.halves else angle.repeat_interleave(2, -1)

@@ -18,8 +18,8 @@ from torch import Tensor
 from clip_anatomy.towers.layers import AttentionPooling, Linear, Norm
 from clip_anatomy.towers.trace import LayerReading, Trace
 
-Architecture = Literal["transformer", "resnet", "places", "whole"]
-"""Split block by block; at CLIP's attention pool; at the mean over the places; not at all."""
+Architecture = Literal["transformer", "resnet", "places", "whole", "absent"]
+"""Split block by block; at CLIP's attention pool; at the mean over the places; not at all; not there."""
 
 
 @runtime_checkable

@@ -13,6 +13,8 @@ def split_kind(tower: Tower) -> str:
         'every block, 8 × 6 heads'
     """
     heads = f"{tower.layers} × {tower.heads} heads"
+    if tower.architecture == "absent":
+        return "none"
     if tower.architecture == "whole":
         return "one part, not split"
     if tower.architecture == "places":

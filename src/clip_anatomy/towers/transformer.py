@@ -11,6 +11,7 @@ from torch import Tensor
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.results import Compact
+from clip_anatomy.towers.absent_tower import refuse_absent
 from clip_anatomy.towers.embedding import embed_inputs
 from clip_anatomy.towers.forward import encode, walk
 from clip_anatomy.towers.layers import TransformerWeights, WordEmbedding
@@ -23,6 +24,7 @@ KINDS = {
     "resnet": "a CLIP-ResNet: one layer of heads, its attention pool, writes into the joint space",
     "places": "split where its places are averaged: what lies before is run by its own library, as one part",
     "whole": "one part that its own library runs, not split",
+    "absent": "not there",
 }
 """What kind of split a tower gets, by its architecture."""
 
@@ -78,8 +80,9 @@ def as_transformer(tower: Tower) -> Transformer:
     """Return the tower itself where it is a transformer, for what needs one.
 
     Raises:
-        UnsupportedModel: it is a CLIP-ResNet.
+        UnsupportedModel: it is none.
     """
+    refuse_absent(tower)
     if not isinstance(tower, Transformer):
         raise UnsupportedModel(
             f"this {tower.kind} tower is {KINDS[tower.architecture]}, and what was asked for needs a transformer's layers. Type one "

@@ -1,0 +1,74 @@
+"""Models that are one tower alone: what they can do works, and what needs the other tower says one sentence."""
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tiny_families import randomized
+
+import clip_anatomy as ca
+from clip_anatomy.errors import UnsupportedModel
+
+SIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+VISION = {**SIDE, "image_size": 32, "patch_size": 8}
+TEXT = {**SIDE, "vocab_size": 60, "max_position_embeddings": 8, "eos_token_id": 59, "bos_token_id": 58}
+
+
+def image_model() -> Any:
+    return randomized(
+        transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**VISION, projection_dim=24))
+    )
+
+
+def text_model() -> Any:
+    return randomized(transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**TEXT, projection_dim=24)))
+
+
+def ids() -> torch.Tensor:
+    found = torch.randint(1, 58, (3, 8), generator=torch.Generator().manual_seed(2))
+    found[:, 5] = 59
+    return found
+
+
+def test_an_image_model_alone_reads_texts_of_its_other_half() -> None:
+    images, texts = ca.load(image_model()), ca.load(text_model())
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    toward = ca.decompose(images, pixels).toward(texts.encode_text(ids()))
+    expected = torch.nn.functional.normalize(images.host(pixels).image_embeds, dim=-1)
+    other = torch.nn.functional.normalize(texts.host(ids()).text_embeds, dim=-1)
+    torch.testing.assert_close(toward.total(), expected @ other.T, atol=1e-5, rtol=1e-5)
+    maps = ca.heatmap(images, pixels, texts.encode_text(ids()), method="decomposition")
+    assert maps.values.shape == (2, 3, 4, 4)
+
+
+def test_what_needs_the_other_tower_says_so_and_what_to_type() -> None:
+    images, texts = ca.load(image_model()), ca.load(text_model())
+    picture = torch.randn(1, 3, 32, 32)
+    sentence = r"^CLIPVisionModelWithProjection has an image tower only and cannot embed texts\. Type: .*24"
+    for needs in (
+        lambda: images.encode_text(["a dog"]),
+        lambda: ca.decompose_text(images, ids()),
+        lambda: ca.explain(images, picture, ["a dog"]),
+        lambda: ca.heatmap(images, picture, ["a dog"]),
+    ):
+        with pytest.raises(UnsupportedModel, match=sentence):
+            needs()
+    sentence = r"^CLIPTextModelWithProjection has a text tower only and cannot embed pictures\. Type: "
+    for needs in (
+        lambda: texts.encode_image(picture),
+        lambda: ca.decompose(texts, picture),
+        lambda: ca.heatmap(texts, picture, torch.randn(1, 24)),
+        lambda: texts.image_tower,
+    ):
+        with pytest.raises(UnsupportedModel, match=sentence):
+            needs()
+
+
+def test_check_measures_the_tower_that_is_there() -> None:
+    for model, tower, split in ((image_model(), "image", ("2 × 4", "none")), (text_model(), "text", ("none", "2 × 4"))):
+        found = ca.check(ca.load(model))
+        assert found.holds
+        assert {one.tower for one in found.claims} == {tower}
+        assert all(said in told for said, told in zip(split, found.split, strict=True))
+        assert len(found.claims) >= 8
