@@ -45,7 +45,7 @@ class AbsentTower:
     grid: tuple[int, int] = (1, 1)
     vocabulary: int = 0
     has_mlps: bool = False
-    mlp_names: tuple[str, ...] = ()
+    weighs_late: bool = False
     has_class_token: bool = False
     own: int = 0
     rows: int = 1
