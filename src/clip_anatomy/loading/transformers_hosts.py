@@ -64,7 +64,7 @@ MATCHING = ("itm_head.",)
 
 
 @dataclass(frozen=True)
-class Side:
+class HostSide:
     """One tower of a host, and the host's own encoder of it."""
 
     tower: Tower
@@ -85,7 +85,7 @@ def read_transformers(model: Any) -> Host:
     there = image or text
     assert there is not None
     other = beside(there.tower, what, _instead(model.config.model_type, there.tower))
-    image, text = image or Side(other, other.encode), text or Side(other, other.encode)
+    image, text = image or HostSide(other, other.encode), text or HostSide(other, other.encode)
     bias = getattr(model, "logit_bias", None)
     return Host(
         library=library_version("transformers"),
@@ -112,17 +112,17 @@ def context_of(config: Any) -> int:
     return int(config.max_position_embeddings) - shift
 
 
-def image_side(model: Any, tensors: BorrowedTensors, config: Any) -> Side:
+def image_side(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
     """Read the image tower, and what the model calls a picture's embedding."""
     kind = config.model_type
     if kind == "align_vision_model":
         return _align_image(model, tensors, config)
     if kind in VITS:
-        return Side(vit_tower(tensors, config), lambda pixels: model(pixels).last_hidden_state[:, 0])
+        return HostSide(vit_tower(tensors, config), lambda pixels: model(pixels).last_hidden_state[:, 0])
     if kind == "blip_vision_model":
         vision, project = getattr(model, "vision_model", model), getattr(model, "vision_proj", None)
         tower = blip_image_tower(tensors, config)
-        return Side(tower, lambda pixels: _first(vision(pixel_values=pixels), project))
+        return HostSide(tower, lambda pixels: _first(vision(pixel_values=pixels), project))
     tower = image_tower(tensors, config)
     naflex = kind == "siglip2_vision_model"
 
@@ -132,18 +132,18 @@ def image_side(model: Any, tensors: BorrowedTensors, config: Any) -> Side:
         features = getattr(model, "get_image_features", model)
         return _embedding(features(**given))
 
-    return Side(tower, encode)
+    return HostSide(tower, encode)
 
 
-def text_side(model: Any, tensors: BorrowedTensors, config: Any) -> Side:
+def text_side(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
     """Read the text tower, and what the model calls a text's embedding."""
     if config.model_type in BERT_LIKE:
         return _bert_like(model, tensors, config)
     features = getattr(model, "get_text_features", model)
-    return Side(text_tower(tensors, config), lambda ids: _embedding(features(input_ids=ids)))
+    return HostSide(text_tower(tensors, config), lambda ids: _embedding(features(input_ids=ids)))
 
 
-def _bert_like(model: Any, tensors: BorrowedTensors, config: Any) -> Side:
+def _bert_like(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
     """Run a BERT-like text model whole, behind a mask over its padding as its own tokenizer makes."""
     kind, pad = config.model_type, int(config.pad_token_id)
     beginnings = ("text_model.", "text_encoder.", "text_projection.", "text_proj.")
@@ -171,7 +171,7 @@ def _bert_like(model: Any, tensors: BorrowedTensors, config: Any) -> Side:
         vocabulary=int(config.vocab_size),
         pad=pad,
     )
-    return Side(tower, run)
+    return HostSide(tower, run)
 
 
 def _ends(model: Any) -> list[Any]:
@@ -181,7 +181,7 @@ def _ends(model: Any) -> list[Any]:
     return [one for one in (*ends, getattr(text, "transformation", None)) if isinstance(one, torch.nn.Linear)]
 
 
-def _align_image(model: Any, tensors: BorrowedTensors, config: Any) -> Side:
+def _align_image(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
     """Split ALIGN's EfficientNet at the mean of its places: behind it there is nothing more."""
     vision = getattr(model, "vision_model", model)
     refuse_batch_norm(vision)
@@ -206,7 +206,7 @@ def _align_image(model: Any, tensors: BorrowedTensors, config: Any) -> Side:
         patch=(side // rows, side // cols),
         blocks=(MeanOfPlaces(Linear(torch.eye(width, dtype=first.dtype, device=first.device), None)),),
     )
-    return Side(tower, lambda pixels: vision(pixel_values=pixels).pooler_output)
+    return HostSide(tower, lambda pixels: vision(pixel_values=pixels).pooler_output)
 
 
 def _instead(kind: str, tower: Tower) -> str:
