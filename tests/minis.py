@@ -73,6 +73,21 @@ def context(root: Path, *, background: bool) -> Truth:
     return truth
 
 
+def context_every(root: Path) -> Truth:
+    """All 459 labels: the 59 in the order of their list, then the others in the order of theirs."""
+    from scipy.io import loadmat
+
+    truth = context_mat(root, background=False)
+    short = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
+    full, first = ([line.split(": ")[1] for line in (root / name).read_text().splitlines()] for name in ("labels.txt", "59_labels.txt"))  # fmt: skip
+    first = [short.get(name, name) for name in first[1:]]
+    order = [*first, *(name for name in full if name not in first)]
+    for name in truth:
+        numbers = loadmat(root / "trainval" / f"{name}.mat")["LabelMap"]
+        truth[name] = np.vectorize(lambda n: order.index(full[n - 1]) if n else -1)(numbers)
+    return truth
+
+
 def context_mat(root: Path, *, background: bool, packed: bool = True) -> Truth:
     """The annotation itself: MATLAB files of 459 labels and the two lists that name them, as the data set ships them."""
     from scipy.io import savemat
@@ -310,6 +325,7 @@ MASKED: dict[str, Callable[[Path], Truth]] = {
     "voc20": lambda root: voc(root, background=False),
     "context60": lambda root: context(root, background=True),
     "context59": lambda root: context(root, background=False),
+    "context459": context_every,
     "ade20k": ade,
     "coco-object": coco_object,
     "coco-stuff": coco_stuff,

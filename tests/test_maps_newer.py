@@ -367,5 +367,8 @@ def test_extreme_channels_are_a_property_of_the_model() -> None:
     clip = ca.load(model, tokenizer=None, parity=False)
     assert extreme_channels(clip, 2) == (5, 11)
     pixels, text = torch.randn(1, 3, 32, 32), torch.randn(2, 12)
+    for wrong in ((5, 16), (), 0):
+        with pytest.raises(BadSpec, match="some of 0 to 15 were expected. Type: channels=3"):
+            ca.heatmap(clip, torch.randn(1, 3, 32, 32), torch.randn(2, 12), "rfclip", channels=wrong)
     by_number = ca.heatmap(clip, pixels, text, "rfclip", channels=(5, 11)).values
     assert torch.equal(by_number, ca.heatmap(clip, pixels, text, "rfclip", channels=2).values)

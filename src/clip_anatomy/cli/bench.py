@@ -29,6 +29,8 @@ def bench(
     logit_scale: float | None = None,
     text: Annotated[str | None, Parameter(alias="-t")] = None,
     size: int | None = None,
+    draws: int | None = None,
+    calibrate: int | None = None,
     classes: bool = False,
     model: Model = "demo",
     weights: Weights = None,
@@ -54,7 +56,7 @@ def bench(
         path: where its data set lies; NAME:PATH in one word works too.
         list_them: print the protocols, and where their data sets come from.
         method: how maps are drawn; by default the protocol's. Several (repeat it, or separate by commas), or all, give a table under one protocol.
-        like: take the settings that a paper released for this protocol: sclip | clearclip | naclip. Other options go before them.
+        like: take the settings that a paper released for this protocol: sclip | clearclip | naclip | scclip | rfclip | resclip | pearl. Other options go before them.
         names: a file with a line of texts per class, separated by commas, in the data set's order, the background first where there is one: the form of the lists that papers publish. By default the data set's own names.
         pictures: measure this many, evenly spread over the data set; for maps of the demo world 500 by default.
         prompts: 80 (CLIP's own templates) or 1 (a photo of a …).
@@ -67,6 +69,8 @@ def bench(
         logit_scale: before the softmax over the classes.
         text: of the object to find, for cod10k.
         size: pixels of a side to which pictures are squashed, for cod10k.
+        draws: of synonyms, which are measured beside the class names; 5 by default, 0 for none.
+        calibrate: choose logit scale and threshold on so many pictures, which are held out and not measured.
         classes: print the figure of every class too.
 
     Returns:
@@ -83,6 +87,7 @@ def bench(
     given: dict[str, Any] = {
         "like": like, "names": names, "prompts": prompts, "area": area, "background": background, "side": side,
         "window": window, "stride": stride, "logit_scale": logit_scale, "text": text, "size": size,
+        "draws": draws, "calibrate": calibrate,
     }  # fmt: skip
     from clip_anatomy.errors import BadInput, BadSpec
     from clip_anatomy.evaluation import bench as library
@@ -112,7 +117,9 @@ def _as_options(message: str) -> str:
     """Return a message with options as they are typed here: "window=96" → "--window 96"."""
     import re
 
-    names = "like|names|pictures|prompts|threshold|area|background|side|window|stride|logit_scale|text|size"
+    names = (
+        "like|names|pictures|prompts|threshold|area|background|side|window|stride|logit_scale|text|size|draws|calibrate"
+    )
     return re.sub(
         rf"\b({names})=([^\s.,:]*(?:\.\d+)?)",
         lambda m: f"--{m[1].replace('_', '-')} {m[2]}".rstrip(),

@@ -43,6 +43,7 @@ READERS: dict[str, Reader] = {
     "voc20": Reader(partial(pascal_voc.open_voc, background=False), pascal_voc.WHERE),
     "context60": Reader(pascal_context.open_context, pascal_context.WHERE),
     "context59": Reader(partial(pascal_context.open_context, background=False), pascal_context.WHERE),
+    "context459": Reader(partial(pascal_context.open_context, background=False, every=True), pascal_context.WHERE),
     "ade20k": Reader(ade20k.open_ade, ade20k.WHERE),
     "coco-object": Reader(coco.open_coco_object, coco.WHERE),
     "coco-stuff": Reader(coco.open_coco_stuff, coco.WHERE),

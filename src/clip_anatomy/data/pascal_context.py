@@ -30,7 +30,7 @@ IN_FULL = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 OURS = {"pottedplant": "potted plant", "tvmonitor": "television", **IN_FULL}
 
 
-def open_context(path: Path, *, split: str = "val", background: bool = True) -> MaskedDataset:
+def open_context(path: Path, *, split: str = "val", background: bool = True, every: bool = False) -> MaskedDataset:
     """Open PASCAL Context in any of its three published forms.
 
     `trainval/*.mat` are the annotation itself: a `LabelMap` of 459 labels that `labels.txt` names, of which `59_labels.txt` names
@@ -41,6 +41,7 @@ def open_context(path: Path, *, split: str = "val", background: bool = True) -> 
         path: VOC2010, or the VOCdevkit that holds it.
         split: train or val.
         background: 60 classes, or leave the pixels of no class out (59).
+        every: all 459 labels, the 59 first; they are in `trainval` alone.
 
     Raises:
         BadInput: something is missing.
@@ -54,7 +55,12 @@ def open_context(path: Path, *, split: str = "val", background: bool = True) -> 
     if masks == "trainval":
         chosen = _named(root, "59_labels.txt", 59)
         names, numbers, rest = tuple(chosen.values()), *_numbers(root, tuple(chosen.values()))
+        if every:
+            others = {n: name for n, name in _named(root, "labels.txt", 459).items() if n not in numbers}
+            names, numbers, rest = (*names, *others.values()), (*numbers, *others), {0}
         read = _label_map
+    elif every:
+        raise BadInput(f"{root} has no trainval/*.mat, and only they hold all 459 labels. {WHERE}")
     else:
         own = masks == "SegmentationClassContext"
         names = CONTEXT_CLASSES if own else tuple(_named(root, "59_labels.txt", 59).values())

@@ -42,6 +42,8 @@ def bench(
     logit_scale: float | None = None,
     text: str | None = None,
     size: int | None = None,
+    draws: int | None = None,
+    calibrate: int | None = None,
     progress: Progress | None = None,
 ) -> ProtocolResult | MethodComparison | MapTable:
     """Measure a model by a published protocol, or all map methods on pictures whose objects are known.
@@ -70,6 +72,8 @@ def bench(
         logit_scale: before the softmax over the classes.
         text: what to look for, for cod10k.
         size: pixels of a side to which pictures are squashed, for cod10k.
+        draws: of synonyms, which are measured beside the class names; 5 by default, 0 for none.
+        calibrate: choose logit scale and threshold on so many pictures, which are held out and not measured.
         progress: told texts, pictures and maps.
 
     Returns:
@@ -87,7 +91,7 @@ def bench(
     given = {
         "prompts": prompts, "side": side, "window": window, "stride": stride, "logit_scale": logit_scale, "text": text,
         "size": size, "area": area, "background": None if background is None else tuple(background), "like": like,
-        "names": names,
+        "names": names, "draws": draws, "calibrate": calibrate,
     }  # fmt: skip
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     check_options(name, path, pictures, settings)
@@ -125,7 +129,7 @@ def check_options(name: str, path: str | Path | None, pictures: int | None, sett
     else:
         known, further = [f.name for f in fields(PROTOCOLS[name].settings)], ["pictures"]
         if isinstance(PROTOCOLS[name].settings, SemanticSettings):
-            known += ["like", "names"]
+            known += ["like", "names", "calibrate"]
     for other in (one for one in settings if one not in known):
         raise BadInput(
             f"{other}= is not an option of {name}. Type one of: {', '.join(f'{one}=' for one in (*known, *further))}"

@@ -3,7 +3,7 @@
 chosen_settings ─▶ class_texts ─▶ task_of; configuration_of
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 import clip_anatomy
 from clip_anatomy.data.masked import MaskedDataset, TaggedDataset, lines_of
 from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.evaluation.class_lists import ClassTexts, text_lists
 from clip_anatomy.evaluation.protocols import (
     PAPERS,
     PROTOCOLS,
@@ -25,8 +26,9 @@ from clip_anatomy.evaluation.protocols import (
     Settings,
     paper_settings,
 )
+from clip_anatomy.evaluation.semantic_task import SemanticTask
 from clip_anatomy.evaluation.sliding_windows import Sliding
-from clip_anatomy.evaluation.tasks import ForegroundTask, LabelTask, ProtocolTask, SaliencyTask, SemanticTask
+from clip_anatomy.evaluation.tasks import ForegroundTask, LabelTask, ProtocolTask, SaliencyTask
 from clip_anatomy.files import digest, path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.imagenet_texts import imagenet_names, imagenet_templates
@@ -35,29 +37,6 @@ from clip_anatomy.maps.registry import method_of, methods_of
 from clip_anatomy.progress import Progress, silent
 
 __all__ = ["ClassTexts", "chosen_settings", "class_texts", "configuration_of", "task_of"]
-
-
-@dataclass(frozen=True)
-class ClassTexts:
-    """The texts that stand for classes: a class is as likely as its likeliest text.
-
-    Attributes:
-        words: of each class.
-        source: where they come from.
-    """
-
-    words: tuple[tuple[str, ...], ...]
-    source: str
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """All of them in order."""
-        return tuple(word for words in self.words for word in words)
-
-    @property
-    def owner(self) -> tuple[int, ...]:
-        """The class of each text."""
-        return tuple(at for at, words in enumerate(self.words) for _ in words)
 
 
 def chosen_settings(
@@ -82,7 +61,8 @@ def chosen_settings(
             raise BadSpec(f"protocol {protocol!r} has no setting {name!r}. Type one of: {', '.join(known)}")
     chosen = replace(settings, **({} if like is None else paper_settings(like, protocol)) | given)
     if not (isinstance(chosen, LabelsSettings) and chosen.method == "embedding"):
-        method_of(clip, chosen.method).chosen(chosen.method, {})
+        options = dict(chosen.options) if isinstance(chosen, SemanticSettings) else {}
+        method_of(clip, chosen.method).chosen(chosen.method, options)
     if chosen.prompts not in (1, 80):
         raise BadSpec(f"there is no list of {chosen.prompts} prompts. Type: prompts=80 or prompts=1")
     if isinstance(chosen, SemanticSettings):
@@ -95,6 +75,8 @@ def chosen_settings(
             value = getattr(chosen, name)
             if value is not None and not 0 <= value <= 1:
                 raise BadSpec(f"{name}={value} is no share. Type a number from 0 to 1: {name}=0.1")
+        if chosen.draws < 0:
+            raise BadSpec(f"draws={chosen.draws}: no draws are 0. Type: draws=5")
         if chosen.logit_scale <= 0:
             raise BadSpec(f"logit_scale={chosen.logit_scale} turns the order of the classes. Type: logit_scale=40")
     return chosen
@@ -138,9 +120,20 @@ def task_of(
     data: MaskedDataset | TaggedDataset,
     words: ClassTexts,
     settings: Settings,
+    *,
     progress: Progress | None = None,
+    plain: ClassTexts | None = None,
 ) -> ProtocolTask:
-    """Embed the texts and put the task together."""
+    """Embed the texts and put the task together.
+
+    Args:
+        clip: the model.
+        data: the data set.
+        words: the class names that were asked for.
+        settings: of the protocol.
+        progress: told the texts that are embedded.
+        plain: the data set's own class names, where others were asked for.
+    """
     tell = progress or silent
 
     def embed(texts: tuple[str, ...]) -> Float[Tensor, "text embed"]:
@@ -157,7 +150,9 @@ def task_of(
         found = embed_texts(clip, [settings.text], None if settings.prompts == 1 else imagenet_templates())
         return SaliencyTask(clip, F.normalize(found, dim=-1), settings.method, settings.size)
     assert isinstance(data, MaskedDataset)
-    return SemanticTask(clip, data.classes, embed(words.texts), words.owner, settings, data.background)
+    lists = text_lists(words, plain or words, settings.draws, settings.vocabularies, data.background)
+    every = tuple(dict.fromkeys(text for one in lists for text in one.words.texts))
+    return SemanticTask(clip, data.classes, every, embed(every), lists, settings, data.background)
 
 
 def configuration_of(
@@ -181,7 +176,9 @@ def configuration_of(
     """
     preset = PROTOCOLS[protocol].settings
     changed = [f.name for f in fields(settings) if getattr(settings, f.name) != getattr(preset, f.name)]
-    options = getattr(methods_of(clip).get(settings.method), "options", None)
+    method = methods_of(clip).get(settings.method)
+    given = dict(settings.options) if isinstance(settings, SemanticSettings) else {}
+    options = None if method is None else method.chosen(settings.method, given)
     return {
         **known,
         "data": data.name,

@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 from clip_anatomy.data.masked import spread
 from clip_anatomy.data.masked_datasets import open_masked
 from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.evaluation.calibrate import calibrated, held_out
 from clip_anatomy.evaluation.protocol_settings import chosen_settings, class_texts, configuration_of, task_of
-from clip_anatomy.evaluation.protocols import PROTOCOLS, LabelsSettings
+from clip_anatomy.evaluation.protocols import PROTOCOLS, LabelsSettings, SemanticSettings
+from clip_anatomy.evaluation.semantic_task import NamesScore, SemanticTask
 from clip_anatomy.evaluation.text_tables import (
     LABEL,
     configuration_lines,
@@ -43,6 +45,7 @@ class ProtocolResult(Result):
         skipped: id and reason of each that could not be.
         seconds: wall time of the pictures, without texts.
         partial: whether the run was stopped before its end.
+        names: of protocols of mIoU, the figure under every naming of the classes, with its interval.
     """
 
     presenter: ClassVar[str] = "figures_folder"
@@ -54,6 +57,7 @@ class ProtocolResult(Result):
     skipped: tuple[tuple[str, str], ...]
     seconds: float
     partial: bool
+    names: tuple[NamesScore, ...] = ()
 
     @property
     def as_shares(self) -> bool:
@@ -64,6 +68,7 @@ class ProtocolResult(Result):
         """Return plain values for JSON; NaN becomes None."""
         found = {**asdict(self), "figures": finite(self.figures), "per_class": finite(self.per_class)}
         found["skipped"] = [{"id": name, "why": why} for name, why in self.skipped]
+        found["names"] = [finite(asdict(one)) for one in self.names]
         return {"schema": "clip-anatomy/bench/1", **found}
 
     def summary(self, *, classes: bool = False) -> str:
@@ -74,10 +79,28 @@ class ProtocolResult(Result):
             lines += [*(f"  {name:<{LABEL}}{value}" for name, value in each), ""]
         for name, value in self.figures.items():
             lines.append(f"{name:<{LABEL}}{value:8.3f}" if self.as_shares else f"{name:<{LABEL}}{100 * value:8.2f} %")
-        lines.append(f"{'pictures measured':<{LABEL}}{self.pictures:8,}")
+        lines += [*self._names_lines(), f"{'pictures measured':<{LABEL}}{self.pictures:8,}"]
         if self.skipped:
             lines.append(f"{'pictures skipped':<{LABEL}}{len(self.skipped):8,}")
         return "\n".join([*lines, f"{'seconds':<{LABEL}}{self.seconds:8.1f}"])
+
+    def _names_lines(self) -> list[str]:
+        """Return mIoU under every naming, what decides it beside the names, and which naming is missing."""
+        if not self.names:
+            return []
+        rows = [
+            [one.names, percent(one.mean_iou), f"{percent(one.low)} to {percent(one.high)}", percent(one.lost, 0)]
+            for one in self.names
+        ]
+        table = table_lines(["class names", "mIoU", "95 % interval", "classes at 0"], rows)
+        if not any(one.names.startswith("official") for one in self.names):
+            table.append(
+                "official     –   (a paper's renamed list: --names FILE; it is worth 11 to 21 points on VOC21)"
+            )
+        chosen = ", ".join(
+            f"{name.replace('_', ' ')} {self.configuration[name]}" for name in ("logit_scale", "threshold")
+        )
+        return ["", *table, f"(with {chosen})", ""]
 
     def notes(self) -> list[str]:
         """Return what a reader must know: what was skipped, and whether the run was stopped."""
@@ -134,6 +157,7 @@ def run_protocol(
     like: str | None = None,
     names: str | Path | None = None,
     limit: int | None = None,
+    calibrate: int | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> ProtocolResult:
@@ -149,6 +173,7 @@ def run_protocol(
         like: a paper of PAPERS whose settings of this protocol are taken.
         names: a file with the texts of each class, see `class_texts`; by default the data set's own names.
         limit: take this many pictures only, evenly spread over the data set; the outcome says so.
+        calibrate: choose logit scale and threshold on so many pictures, which are held out; the outcome says so.
         progress: told the texts that are embedded and the pictures that are measured.
         **settings: instead of the protocol's own and the paper's (method="sclip", stride=224…).
 
@@ -167,10 +192,18 @@ def run_protocol(
     texts = class_texts(data, chosen, names)
     if limit is not None and limit < 1:
         raise BadSpec(f"limit={limit}: at least one picture. Type: limit=100")
-    entries = spread(data.entries, limit)
+    if calibrate is not None and not isinstance(chosen, SemanticSettings):
+        raise BadSpec(f"{protocol} has no threshold to choose. Leave calibrate out")
+    held, measured = ((), data.entries) if calibrate is None else held_out(data.entries, calibrate)
+    entries = spread(measured, limit)
     tell = progress or silent
     tell(f"embedding the texts of {data.name}", 0, 1)
-    task = task_of(clip, data, texts, chosen, progress)
+    plain = None if names is None else class_texts(data, PROTOCOLS[protocol].settings)
+    task = task_of(clip, data, texts, chosen, progress=progress, plain=plain)
+    known = {"protocol": protocol, "pictures": f"{len(entries)} of {len(data)}", "class names": texts.source}
+    if held and isinstance(task, SemanticTask):
+        task, known["calibrated"] = calibrated(task, held, progress)
+        chosen = task.settings
     skipped: list[tuple[str, str]] = []
     partial = False
     done = 0
@@ -190,7 +223,6 @@ def run_protocol(
             raise
         partial = True
     seconds = perf_counter() - start
-    known = {"protocol": protocol, "pictures": f"{len(entries)} of {len(data)}", "class names": texts.source}
     if len(skipped) == done:
         name, why = skipped[0]
         raise BadInput(f"none of the {done} pictures of {data.name} could be measured. The first, {name}: {why}")
@@ -203,6 +235,7 @@ def run_protocol(
         skipped=tuple(skipped),
         seconds=seconds,
         partial=partial,
+        names=task.names() if isinstance(task, SemanticTask) else (),
     )
 
 

@@ -25,7 +25,7 @@ from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import window_starts
 from clip_anatomy.images.preprocess import Preprocess
 
-__all__ = ["Sliding", "classes_of", "scaled", "sliding_scores"]
+__all__ = ["Sliding", "classes_of", "likeliest_classes", "scaled", "sliding_scores"]
 
 LONGEST = 2048
 BAND_BYTES = 64 * 2**20
@@ -45,6 +45,8 @@ class Sliding:
         Raises:
             BadSpec: the window is no multiple of the patch, or leaves gaps.
         """
+        if self.side >= 1 and self.window == 0:  # the whole picture at once
+            return
         if self.window < max(patch) or self.window % patch[0] or self.window % patch[1]:
             fits = max(1, self.window // max(patch)) * max(patch)
             raise BadSpec(f"windows of {self.window} pixels hold no whole patches of {patch[0]}. Type: window={fits}")
@@ -142,6 +144,25 @@ def classes_of(
         >>> classes_of(scores, (1, 2), [1, 2], logit_scale=10.0, threshold=0.6, background=0).tolist()
         [[1, 0]]
     """
+    predicted, chance = likeliest_classes(
+        scores, size, owner, logit_scale=logit_scale, area=area, background=background, whole=threshold is not None
+    )
+    if background is not None and threshold is not None:
+        predicted = predicted.masked_fill(chance < threshold, background)
+    return predicted
+
+
+def likeliest_classes(
+    scores: Float[Tensor, "text row col"],
+    size: tuple[int, int],
+    owner: Sequence[int],
+    *,
+    logit_scale: float,
+    area: float | None = None,
+    background: int | None = None,
+    whole: bool = True,
+) -> tuple[Int[Tensor, "_row _col"], Float[Tensor, "_row _col"]]:
+    """Return the likeliest class of every pixel of the original picture, and (if `whole`) its probability. See `classes_of`."""
     numbers = torch.tensor(owner)
     there = torch.ones(len(numbers), dtype=torch.bool)
     if area is not None and background is not None:
@@ -149,13 +170,11 @@ def classes_of(
         pixels = torch.bincount(numbers[best].flatten(), minlength=int(numbers.max()) + 1)
         pixels[background] = 0
         there = (pixels > area * pixels.sum())[numbers] | (numbers == background)
-    best, logit, total = _likeliest(scores, there, size, logit_scale, whole=threshold is not None)
+    best, logit, total = _likeliest(scores, there, size, logit_scale, whole=whole)
     predicted = numbers[best]  # a class is as likely as its likeliest text, so the best text's class is the best class
     if background is not None:
         predicted = predicted.masked_fill(logit.isneginf(), background)  # every class was too small
-        if threshold is not None:
-            predicted = predicted.masked_fill((logit - total).exp() < threshold, background)
-    return predicted
+    return predicted, (logit - total).exp()
 
 
 def _likeliest(

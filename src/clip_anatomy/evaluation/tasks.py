@@ -20,16 +20,14 @@ from clip_anatomy.evaluation.foreground import (
     predicted_class,
     stretched_map,
 )
-from clip_anatomy.evaluation.metrics import Confusion, MultiLabel
-from clip_anatomy.evaluation.protocols import SemanticSettings
+from clip_anatomy.evaluation.metrics import MultiLabel
 from clip_anatomy.evaluation.saliency import Saliency
-from clip_anatomy.evaluation.sliding_windows import Sliding, classes_of, scaled, sliding_scores
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.clip_surgery import feature_surgery
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.registry import as_published
 
-__all__ = ["ForegroundTask", "LabelTask", "ProtocolTask", "SaliencyTask", "SemanticTask"]
+__all__ = ["ForegroundTask", "LabelTask", "ProtocolTask", "SaliencyTask"]
 
 
 @runtime_checkable
@@ -90,70 +88,6 @@ class ForegroundTask:
     def per_class(self) -> dict[str, float]:
         """IoU of background and foreground."""
         return dict(zip(("background", "foreground"), self.measured.confusion.iou.tolist(), strict=True))
-
-
-@dataclass
-class SemanticTask:
-    """A class for every pixel.
-
-    Attributes:
-        clip: the model.
-        classes: names.
-        texts: unit rows.
-        owner: class of each text.
-        settings: windows, scale, thresholds, and a method of `heatmap`.
-        background: class number of the background.
-    """
-
-    clip: Clip
-    classes: tuple[str, ...]
-    texts: Float[Tensor, "text embed"]
-    owner: tuple[int, ...]
-    settings: SemanticSettings
-    background: int | None
-    batch: int = 8
-    confusion: Confusion = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Start counting."""
-        self.confusion = Confusion.empty(len(self.classes))
-
-    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
-        """Score windows, decide per original pixel, count."""
-        assert isinstance(entry, MaskedPicture)
-        image, mask = entry.picture(), entry.mask()
-        check_sizes(image, mask)
-        settings = self.settings
-        pixels = scaled(image, settings.side, self.clip.preprocess)
-        scores = sliding_scores(
-            pixels, Sliding(settings.side, settings.window, settings.stride), self._score, self.batch
-        )
-        predicted = classes_of(
-            scores, mask.shape, self.owner, logit_scale=settings.logit_scale, threshold=settings.threshold, area=settings.area,
-            background=self.background,
-        )  # fmt: skip
-        self.confusion = self.confusion.add(predicted, torch.from_numpy(mask))
-
-    def _score(self, windows: Tensor) -> Tensor:
-        windows = windows.to(self.clip.device, self.clip.vision.dtype)
-        method = self.settings.method
-        values = heatmap(
-            self.clip, windows, self.texts.to(self.clip.device), method, **as_published(self.clip, method)
-        ).values
-        # Shares of a cosine are a patch's part of the whole: times the number of patches they are on the cosine's scale.
-        return values * (values.shape[2] * values.shape[3] if method == "decomposition" else 1)
-
-    def figures(self) -> dict[str, float]:
-        """Return mean IoU over classes, pixel accuracy, mean class accuracy."""
-        return {
-            "mIoU": self.confusion.mean_iou,
-            "pixel accuracy": self.confusion.pixel_accuracy,
-            "class accuracy": float(self.confusion.class_accuracy.nanmean()),
-        }
-
-    def per_class(self) -> dict[str, float]:
-        """IoU of each class."""
-        return dict(zip(self.classes, self.confusion.iou.tolist(), strict=True))
 
 
 @dataclass

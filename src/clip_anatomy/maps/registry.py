@@ -67,6 +67,7 @@ class Method:
         needs: options that have no default: such a method is left out where all methods are drawn side by side.
         alone: each text has a cost of its own, and its map does not depend on the other texts (gradients): who wants one text's
             map of an image asks for that text alone.
+        together: a text's map depends on which texts stand beside it, also where nothing is subtracted.
     """
 
     run: Callable[..., Tensor]
@@ -75,6 +76,7 @@ class Method:
     per_text: bool = True
     needs: tuple[str, ...] = ()
     alone: bool = False
+    together: bool = False
 
     @property
     def contrasts(self) -> bool:
@@ -156,11 +158,13 @@ _FAMILY: dict[str, Method] = {  # values are cosines of patches, or differences 
         resclip.resclip,
         "attention of middle blocks mixed in, then bent toward the first answer (ResCLIP)",
         resclip.ResclipOptions(),
+        together=True,
     ),
     "pearl": Method(
         pearl.pearl,
         "keys turned onto queries before they are compared (PEARL)",
         pearl.PearlOptions(),
+        together=True,
     ),
 }
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.dense_steps import attended, attention_of, dense_cosines, read_block, started
@@ -55,6 +56,8 @@ def rfclip(
     tower, grid, own = clip.image_tower, patch_grid(pixels.shape, clip.patch), clip.image_tower.own
     count = options.channels
     channels = list(extreme_channels(clip, count) if isinstance(count, int) else count)
+    if not channels or not 0 <= min(channels) <= max(channels) < tower.width:
+        raise BadSpec(f"channels={count!r}: some of 0 to {tower.width - 1} were expected. Type: channels=3")
     with torch.no_grad():
         x, readout = started(tower, pixels)
         total: Tensor | None = None
