@@ -107,7 +107,7 @@ def bench(
     assert path is not None
     outcomes: list[ProtocolResult] = []
     for one in methods_for(opened, name) if methods == ["all"] else methods or [None]:
-        further = settings if one is None else {**settings, "method": one}
+        further: dict[str, Any] = settings if one is None else {**settings, "method": one}
         outcomes.append(run_protocol(opened, name, path, limit=pictures, progress=progress, **further))
         if outcomes[-1].partial:
             break

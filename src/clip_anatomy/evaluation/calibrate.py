@@ -69,7 +69,12 @@ def calibrated(
             continue
         for scale in SCALES:
             said, chance = likeliest_classes(
-                scores, tuple(truth.shape), owner, logit_scale=scale, area=settings.area, background=task.background
+                scores,
+                (truth.shape[0], truth.shape[1]),
+                owner,
+                logit_scale=scale,
+                area=settings.area,
+                background=task.background,
             )
             for least in THRESHOLDS:
                 cut = torch.where(chance < least, task.background, said)

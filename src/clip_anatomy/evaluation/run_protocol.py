@@ -9,10 +9,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
-from clip_anatomy.data.masked import spread
+from clip_anatomy.data.masked import MaskedDataset, MaskedPicture, spread
 from clip_anatomy.data.masked_datasets import open_masked
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.calibrate import calibrated, held_out
+from clip_anatomy.evaluation.metrics import RESAMPLES
 from clip_anatomy.evaluation.protocol_settings import chosen_settings, class_texts, configuration_of, task_of
 from clip_anatomy.evaluation.protocols import PROTOCOLS, LabelsSettings, SemanticSettings
 from clip_anatomy.evaluation.semantic_task import NamesScore, SemanticTask
@@ -92,15 +93,17 @@ class ProtocolResult(Result):
             [one.names, percent(one.mean_iou), f"{percent(one.low)} to {percent(one.high)}", percent(one.lost, 0)]
             for one in self.names
         ]
-        table = table_lines(["class names", "mIoU", "95 % interval", "classes at 0"], rows)
         if not any(one.names.startswith("official") for one in self.names):
-            table.append(
-                "official     –   (a paper's renamed list: --names FILE; it is worth 11 to 21 points on VOC21)"
-            )
+            rows.insert(0, ["official", "–", "(a paper's renamed list: --names FILE)", ""])
         chosen = ", ".join(
             f"{name.replace('_', ' ')} {self.configuration[name]}" for name in ("logit_scale", "threshold")
         )
-        return ["", *table, f"(with {chosen})", ""]
+        return [
+            "",
+            *table_lines(["names", "mIoU", "interval", "at 0"], rows),
+            f"({chosen}; 95 % of {RESAMPLES:,} resamples of the pictures; at 0: classes there, never found)",
+            "",
+        ]
 
     def notes(self) -> list[str]:
         """Return what a reader must know: what was skipped, and whether the run was stopped."""
@@ -192,9 +195,12 @@ def run_protocol(
     texts = class_texts(data, chosen, names)
     if limit is not None and limit < 1:
         raise BadSpec(f"limit={limit}: at least one picture. Type: limit=100")
-    if calibrate is not None and not isinstance(chosen, SemanticSettings):
-        raise BadSpec(f"{protocol} has no threshold to choose. Leave calibrate out")
-    held, measured = ((), data.entries) if calibrate is None else held_out(data.entries, calibrate)
+    held: tuple[MaskedPicture, ...] = ()
+    measured = data.entries
+    if calibrate is not None:
+        if not (isinstance(chosen, SemanticSettings) and isinstance(data, MaskedDataset)):
+            raise BadSpec(f"{protocol} has no threshold to choose. Leave calibrate out")
+        held, measured = held_out(data.entries, calibrate)
     entries = spread(measured, limit)
     tell = progress or silent
     tell(f"embedding the texts of {data.name}", 0, 1)

@@ -89,10 +89,10 @@ class SemanticTask:
     def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
         """Score windows, decide per original pixel under each naming, count."""
         scores, truth = self.scored(entry, len(self.lists))
-        settings = self.settings
+        settings, size = self.settings, (truth.shape[0], truth.shape[1])
         for one, own, counted in zip(self.lists, scores, self.counts, strict=True):
             predicted = classes_of(
-                own, tuple(truth.shape), one.words.owner, logit_scale=settings.logit_scale, threshold=settings.threshold, area=settings.area,
+                own, size, one.words.owner, logit_scale=settings.logit_scale, threshold=settings.threshold, area=settings.area,
                 background=self.background,
             )  # fmt: skip
             known = truth.masked_fill(truth >= one.classes, IGNORED)
