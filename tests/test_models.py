@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from tiny_families import randomized
 
 import clip_anatomy as ca
 from clip_anatomy.loading.parity import relative
@@ -91,9 +92,27 @@ def test_pixels_that_no_patch_covers_are_cut_off_as_the_hosts_convolution_does()
 
 
 def test_gated_blocks_are_refused_by_what_is_left_over() -> None:
-    model = tiny.open_clip_model(vision={"qk_norm": True, "block_type": "custom"})
-    with pytest.raises(ca.errors.UnsupportedModel, match=r"tensors that a plain CLIP does not have: .*ln_"):
+    model = tiny.open_clip_model(vision={"scale_heads": True, "block_type": "custom"})
+    with pytest.raises(ca.errors.UnsupportedModel, match=r"tensors that a plain CLIP does not have: .*head_scale"):
         ca.load(model)
+
+
+@pytest.mark.parametrize(
+    "norms", [{}, {"qk_norm": True, "scale_attn_inner": True, "scale_attn": True, "scale_fc": True}]
+)
+def test_open_clips_own_attention_without_torchs_module(norms: dict[str, bool]) -> None:
+    """Blocks of type "custom", which later versions of open_clip make all models of, with every norm that they can have."""
+    own = {"block_type": "custom", **norms}
+    model = randomized(tiny.open_clip_model(vision=own, text=own))
+    assert not any(isinstance(module, torch.nn.MultiheadAttention) for module in model.modules())
+    clip = ca.load(model)
+    assert clip.proof is not None
+    assert max(clip.proof.image, clip.proof.text) < 1e-12
+    pixels, ids = torch.randn(2, 3, 32, 32), torch.tensor([[98, 4, 99, 0], [98, 99, 0, 0]])
+    with torch.no_grad():
+        assert relative(ca.decompose(clip, pixels).total(), model.encode_image(pixels)) <= 1e-5
+        full = torch.nn.functional.pad(ids, (0, 8))
+        assert relative(ca.decompose_text(clip, ids).total(), model.encode_text(full)) <= 1e-5
 
 
 def test_other_modules_are_refused() -> None:

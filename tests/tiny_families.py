@@ -1,11 +1,13 @@
 """One small random model of each family of towers that open_clip has configurations of, as live open_clip models."""
 
+from functools import partial
 from typing import Any
 
 import open_clip
 import timm
 import torch
 from open_clip.timm_model import TimmModel
+from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
 from torch import nn
 
 SMALL: dict[str, Any] = {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 4}
@@ -21,6 +23,15 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "pe": ("vit_pe_core_base_patch16_224", {**SMALL, "num_classes": EMBED, "attn_pool_num_heads": 2}),
     "vitamin": ("vitamin_small_224", {"img_size": 32, "depth": 2, "num_classes": 0}),
     "mobileclip-b": ("vit_base_mci_224", {"img_size": 32, "depth": 1, "num_classes": EMBED}),
+    "parallel": ("vit_pwee_patch16_reg1_gap_256", {**SMALL, "num_classes": 0}),
+    "parallel-fused": (
+        "vit_base_patch16_224",
+        {
+            **{**SMALL, "num_classes": 0, "qkv_bias": False, "qk_norm": True},
+            "block_fn": partial(ParallelScalingBlock, fuse_out_proj=True),
+        },
+    ),
+    "post-norm": ("vit_base_patch16_224", {**SMALL, "num_classes": 0, "block_fn": ResPostBlock}),
     "gap": ("vit_medium_patch16_gap_256", {**SMALL, "num_classes": 0}),
 }
 TEXT = {"context_length": 8, "vocab_size": 60, "width": 32, "heads": 2, "layers": 2}
@@ -56,7 +67,7 @@ def family(name: str) -> Any:
     visual: Any = TimmModel("vit_tiny_patch16_224", embed, pool="token", proj="none")
     visual.trunk = timm.create_model(trunk, **given)
     visual.image_size = (given["img_size"],) * 2
-    if name in ("gap", "vitamin"):  # open_clip adds a projection of its own
+    if name in ("gap", "vitamin", "parallel", "parallel-fused", "post-norm"):  # open_clip adds a projection of its own
         visual.head.add_module("drop", nn.Dropout(0.0))
         visual.head.add_module("proj", nn.Linear(visual.trunk.num_features, embed, bias=False))
     model.visual = visual

@@ -24,6 +24,14 @@ from clip_anatomy.towers.transformer import Transformer
 
 CONTEXT = 77  # of open_clip's tokenizers, foreign ones too
 APART = ("text_decoder.", "visual.attn_pool_contrastive.")  # CoCa's captions: no embedding is made of them
+CUSTOM_NORMS = {
+    "norm_query": "attn.ln_q",
+    "norm_key": "attn.ln_k",
+    "norm_mixed": "attn.ln_inner",
+    "norm_out": "ln_attn",
+    "norm_down": "mlp.ln",
+}
+"""Norms that blocks of type "custom", whose attention is open_clip's own, may have beside the two of every block."""
 
 
 def read_open_clip(model: Any) -> Host:
@@ -183,6 +191,10 @@ def _blocks(tensors: BorrowedTensors, prefix: str, eps: float) -> tuple[Block, .
     blocks: list[Block] = []
     for i in range(tensors.count(prefix)):
         p = f"{prefix}.{i}"
+        norms: dict[str, Any] = {
+            field: tensors.norm(f"{p}.{name}", eps) if f"{p}.{name}.weight" in tensors else None
+            for field, name in CUSTOM_NORMS.items()
+        }
         qkv = Linear(tensors.take(f"{p}.attn.in_proj_weight"), tensors.maybe(f"{p}.attn.in_proj_bias"))
         query, key, value = split_qkv(qkv)
         blocks.append(
@@ -198,6 +210,7 @@ def _blocks(tensors: BorrowedTensors, prefix: str, eps: float) -> tuple[Block, .
                 down=tensors.linear(f"{p}.mlp.c_proj"),
                 scale_attention=tensors.maybe(f"{p}.ls_1.gamma"),
                 scale_mlp=tensors.maybe(f"{p}.ls_2.gamma"),
+                **norms,
             )
         )
     return tuple(blocks)

@@ -62,7 +62,6 @@ def timm_transformer(
     if head is not None and projection is not None:
         raise NotSplit("two projections, one behind the other")
     end = head or projection
-    first = trunk.blocks[0]
     return Transformer(
         embedding=_embedding(read, trunk),
         ln_pre=norms["norm_pre"],
@@ -70,8 +69,8 @@ def timm_transformer(
         ln_post=ln_post,
         projection=None if end is None else end.weight.T,
         projection_bias=None if end is None else end.bias,
-        heads=int(first.attn.num_heads),
-        activation=_activation(first.mlp.act),
+        heads=int(getattr(trunk.blocks[0], "attn", trunk.blocks[0]).num_heads),
+        activation=_activation(_act(trunk.blocks[0])),
         pool=pool,
         pool_before_norm=before,
         causal=False,
@@ -117,7 +116,9 @@ class _Reader:
 
 def _block(read: _Reader, block: Any, p: str) -> Block:
     kind = type(block).__name__
-    if kind not in ("Block", "EvaBlock", "EvaBlockPostNorm"):
+    if kind == "ParallelScalingBlock":
+        return _parallel(read, block, p)
+    if kind not in ("Block", "ResPostBlock", "EvaBlock", "EvaBlockPostNorm"):
         raise NotSplit(f"blocks of type {kind}")
     attention = block.attn
     if type(attention).__name__ not in ("Attention", "EvaAttention", "AttentionRope"):
@@ -127,7 +128,7 @@ def _block(read: _Reader, block: Any, p: str) -> Block:
     ln1, ln2 = read.norm(block.norm1, f"{p}.norm1"), read.norm(block.norm2, f"{p}.norm2")
     if ln1 is None or ln2 is None:
         raise NotSplit("blocks without norms")
-    own = kind == "Block"
+    own = kind in ("Block", "ResPostBlock")
     scales = [
         read.scale(getattr(block, f"ls{i}" if own else f"gamma_{i}", None), f"{p}.ls{i}" if own else f"{p}.gamma_{i}")
         for i in (1, 2)
@@ -142,8 +143,45 @@ def _block(read: _Reader, block: Any, p: str) -> Block:
         norm_query=read.norm(attention.q_norm, f"{p}.attn.q_norm"),
         norm_key=read.norm(attention.k_norm, f"{p}.attn.k_norm"),
         norm_mixed=read.norm(attention.norm, f"{p}.attn.norm"),
-        post_norm=kind == "EvaBlockPostNorm",
+        post_norm=kind in ("EvaBlockPostNorm", "ResPostBlock"),
         **_mlp(read, block.mlp, f"{p}.mlp"),
+    )
+
+
+def _parallel(read: _Reader, block: Any, p: str) -> Block:
+    """Read a block whose attention and MLP share their norm, and one matrix in front of both: [MLP, query, key, value]."""
+    ln, inner = read.norm(block.in_norm, f"{p}.in_norm"), read.need(block.in_proj, f"{p}.in_proj")
+    if ln is None:
+        raise NotSplit("blocks without norms")
+    hidden, width = block.in_split[:2]
+    if inner.bias is None:
+        bias, up_bias = None, read.take(f"{p}.mlp_bias")
+    else:
+        bias, up_bias = inner.bias[hidden:], inner.bias[:hidden]
+    qkv = Linear(inner.weight[hidden:], bias)
+    query, key, value = split_qkv(qkv)
+    if block.out_proj is None:
+        out = read.need(block.attn_out_proj, f"{p}.attn_out_proj")
+        down = read.need(block.mlp_out_proj, f"{p}.mlp_out_proj")
+    else:  # one bias for both: it counts with the attention's
+        both = read.need(block.out_proj, f"{p}.out_proj")
+        out, down = Linear(both.weight[:, :width], both.bias), Linear(both.weight[:, width:], None)
+    scale = read.scale(block.ls, f"{p}.ls")
+    return Block(
+        ln1=ln,
+        query=query,
+        key=key,
+        value=value,
+        qkv=qkv,
+        out=out,
+        ln2=ln,
+        up=Linear(inner.weight[:hidden], up_bias),
+        down=down,
+        scale_attention=scale,
+        scale_mlp=scale,
+        norm_query=read.norm(block.q_norm, f"{p}.q_norm"),
+        norm_key=read.norm(block.k_norm, f"{p}.k_norm"),
+        parallel=True,
     )
 
 
@@ -295,6 +333,10 @@ def _rotary(read: _Reader, trunk: Any) -> Rotary | None:
         table=table,
         grid=(int(grid[0]), int(grid[1])),
     )
+
+
+def _act(block: Any) -> nn.Module:
+    return block.mlp_act if hasattr(block, "mlp_act") else block.mlp.act
 
 
 def _activation(module: nn.Module) -> Activation:

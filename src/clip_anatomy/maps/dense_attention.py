@@ -169,9 +169,9 @@ def dense_path(
                 continue
             if step.layer == first and variant.residual:
                 dense = step.before
-            dense = dense + _written(tower, step, variant, nearby, given, rotation=readout.rotation)
+            before, dense = dense, dense + _written(tower, step, variant, nearby, given, rotation=readout.rotation)
             if variant.ffn:
-                dense = dense + mlp(tower, tower.blocks[step.layer], dense)
+                dense = dense + mlp(tower, tower.blocks[step.layer], before.expand_as(dense), dense)
         assert step is not None
         tokens = embed_each(tower, dense).float()
         own = variant.class_row == "dense" and tower.own > 0

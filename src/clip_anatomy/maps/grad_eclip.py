@@ -73,7 +73,7 @@ def grad_eclip(
 
     def rest(gathered: Tensor) -> Tensor:
         middle = row[:, None] + project_out(block, gathered[:, None])
-        return embed_unit(tower, middle + mlp(tower, block, middle), readout)
+        return embed_unit(tower, middle + mlp(tower, block, row[:, None], middle), readout)
 
     vjp, _ = vjp_of(rest, gathered)
     values = widened(v[:, tower.own :]) * weights[..., None]

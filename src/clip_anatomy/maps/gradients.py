@@ -123,7 +123,7 @@ def legrad(
 
         def stream(mixed: Tensor, block: Block = block, x: Tensor = x) -> tuple[Tensor, Tensor]:
             middle = x + project_out(block, mixed)
-            after = middle + mlp(tower, block, middle)
+            after = middle + mlp(tower, block, x, middle)
             return F.normalize(embed_each(tower, after.mean(1, keepdim=True))[:, 0], dim=-1), after
 
         vjp, after = vjp_of(stream, mixed)
@@ -195,8 +195,9 @@ def _run(
         if added:
             a = a + added[at]
         mixed = (a @ v).transpose(1, 2).flatten(2)
-        middle = (readout.rows(x)[:, None] if one else x) + project_out(block, mixed)
-        x = middle + mlp(tower, block, middle)
+        x = readout.rows(x)[:, None] if one else x
+        middle = x + project_out(block, mixed)
+        x = middle + mlp(tower, block, x, middle)
     return x, attention
 
 

@@ -76,5 +76,5 @@ def rfclip(
             front = (cut > cut.mean(1, keepdim=True)) & ~distractor
             masks = (F.pad(mask, (own, 0))[:, None, None].to(x) for mask in (distractor, front))
             middle = x + attended(block, moved(attention_of(q, k), *masks, options.beta), v)
-            x = middle + mlp(tower, block, middle)
+            x = middle + mlp(tower, block, x, middle)
     raise AssertionError("a transformer without blocks")

@@ -92,12 +92,12 @@ def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, r
     mask = _mask(tower, readout, x.shape[1])
     causal = tower.causal and mask is None
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2).flatten(2)
-    if block.norm_mixed is None and not block.post_norm:
+    if block.norm_mixed is None and block.norm_written is None:
         middle, gain, spread = add_linear(x, block.out, mixed, block.scale_attention), None, None
     else:
         wrote, gain, spread = _through_norms(block, mixed)
         middle = x + wrote
-    wrote = mlp(tower, block, middle)
+    wrote = mlp(tower, block, x, middle)
     after = middle + wrote
     if gain is None or readout.index is None:
         z = readout.rows(mixed if gain is None else mixed * gain[..., None].to(mixed.dtype))
@@ -159,13 +159,14 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
     z = torch.einsum("bhw,hdw->bhd", mean, block.value.weight.unflatten(0, (tower.heads, tower.d)))
     if block.value.bias is not None:
         z = z + block.value.bias.view(tower.heads, tower.d)
-    if block.norm_mixed is None and not block.post_norm:
+    if block.norm_mixed is None and block.norm_written is None:
         wrote, gain, spread = project_out(block, z.flatten(1)), None, None
     else:
         wrote, gain, spread = _through_norms(block, z.flatten(1))
         z = z * gain[:, None, None].to(z.dtype)
-    middle = readout.rows(x) + wrote
-    wrote = mlp(tower, block, middle)
+    before = readout.rows(x)
+    middle = before + wrote
+    wrote = mlp(tower, block, before, middle)
     return Step(layer, x, normed, None, None, None, attention, z, wrote, None, middle + wrote, gain, spread)
 
 

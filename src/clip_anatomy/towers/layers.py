@@ -68,7 +68,9 @@ class Block:
         norm_query: over each head's query; needs `norm_key`.
         norm_key: over each head's key.
         norm_mixed: over Σ a v of all heads side by side, in front of `out`.
+        norm_out: over what `out` writes, in front of LayerScale.
         post_norm: ln1 and ln2 stand behind attention and MLP, inside the branch: x + ln1(out(attention x)).
+        parallel: the MLP reads what the attention reads, not what it left: ln2 is ln1, or stands beside it.
         registers: neurons whose activations are moved out of the patches; None for none.
     """
 
@@ -89,13 +91,15 @@ class Block:
     norm_query: Norm | None = None
     norm_key: Norm | None = None
     norm_mixed: Norm | None = None
+    norm_out: Norm | None = None
     post_norm: bool = False
+    parallel: bool = False
     registers: Registers | None = None
 
     @property
     def norm_written(self) -> Norm | None:
         """The LayerNorm over what the attention writes, where one stands there."""
-        return self.ln1 if self.post_norm else None
+        return self.ln1 if self.post_norm else self.norm_out
 
 
 @dataclass(frozen=True)

@@ -108,9 +108,18 @@ def into_registers(y: Float[Tensor, "*rows neuron"], moved: Registers, own: int)
     return y
 
 
-def mlp(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
-    """Compute what the block's MLP writes, given the residual stream (its LayerNorms and LayerScale included)."""
-    y = neurons(tower, block, x)
+def mlp(
+    tower: TransformerWeights, block: Block, before: Float[Tensor, "*rows width"], middle: Float[Tensor, "*rows width"]
+) -> Float[Tensor, "*rows width"]:
+    """Compute what the block's MLP writes (its LayerNorms and LayerScale included).
+
+    Args:
+        tower: the tower.
+        block: one of its blocks.
+        before: the residual stream into the block, which a parallel block's MLP reads.
+        middle: the stream behind the attention, which any other reads.
+    """
+    y = neurons(tower, block, before if block.parallel else middle)
     y = linear(block.down, y if block.norm_down is None else norm(block.norm_down, y))
     y = norm(block.ln2, y) if block.post_norm else y
     return y if block.scale_mlp is None else y * block.scale_mlp

@@ -101,8 +101,8 @@ def _forward(tower: Transformer, pixels: Tensor, longer: float) -> tuple[list[Te
     for block in tower.blocks:
         q, k, v = project_in(tower, block, before_attention(block, x), readout.rotation)
         middle = x + project_out(block, F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        loud.append(neurons(tower, block, middle)[:, own:].abs().float())
-        x = middle + mlp(tower, block, middle)
+        loud.append(neurons(tower, block, x if block.parallel else middle)[:, own:].abs().float())
+        x = middle + mlp(tower, block, x, middle)
         outliers.append(far_longer(x[:, own:], longer)[1])
     return loud, outliers
 
