@@ -1,6 +1,7 @@
 """Search against brute force on the same numbers and against the joint-space split made anew; what it refuses."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import clip_anatomy as ca
 from clip_anatomy.errors import BadImage, BadInput, StoreError
 from clip_anatomy.retrieval.hits import rows_at
 from clip_anatomy.retrieval.patch_attribution import patch_attribution, patch_attributions
-from clip_anatomy.retrieval.scan import best, scores
+from clip_anatomy.retrieval.scan import AGAIN, MeasuredThreads, best, scores
 from clip_anatomy.retrieval.search import search
 from clip_anatomy.retrieval.subspace import space_of
 from clip_anatomy.store.index import index
@@ -339,3 +340,22 @@ def test_a_ranking_is_a_result(store, clip, tmp_path):
     assert json.loads((tmp_path / "out" / "search.json").read_text()) == json.loads(json.dumps(found.to_dict()))
     assert found.figure().width > 1000
     assert "data:image/png" in found._repr_html_()
+
+
+def test_threads_are_chosen_by_measuring_and_given_back() -> None:
+    before = torch.get_num_threads()
+    used: list[int] = []
+
+    def slow_together() -> None:
+        used.append(torch.get_num_threads())
+        time.sleep(0.02 if torch.get_num_threads() > 1 else 0.002)
+
+    try:
+        torch.set_num_threads(2)
+        with MeasuredThreads() as threads:
+            for _ in range(AGAIN + 3):
+                threads.run(1, slow_together)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert used == [2, *[1] * (AGAIN - 1), 2, 1, 1]

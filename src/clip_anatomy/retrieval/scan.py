@@ -5,7 +5,8 @@ and nothing larger than a score per image is ever held. What was scanned last st
 are taken in the first scan of a set of heads and remembered while the process lives.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from clip_anatomy.retrieval.subspace import Space
 from clip_anatomy.store.blocks import StoreBlock
 from clip_anatomy.store.store import Store
 
-__all__ = ["best", "scores"]
+__all__ = ["MeasuredThreads", "best", "scores"]
 
 PIECE = 16_384  # images at a time, a whole block: 4 MB of float32 a head, shared by the cores
 PREFETCH = 4  # blocks that the disk reads while one is computed
 RUN = 64
+AGAIN = 24  # blocks after which the number of threads is measured anew
 
 
 def scores(
@@ -53,12 +55,46 @@ def scores(
     found = torch.zeros(len(store), dtype=torch.float32)
     for block in store.blocks[:PREFETCH]:
         scan.prefetch(block)
-    for at, block in enumerate(store.blocks):
-        for later in store.blocks[at + PREFETCH : at + PREFETCH + 1]:
-            scan.prefetch(later)
-        scan.fill(found, block)
+    with MeasuredThreads() as threads:
+        for at, block in enumerate(store.blocks):
+            for later in store.blocks[at + PREFETCH : at + PREFETCH + 1]:
+                scan.prefetch(later)
+            threads.run(len(block), lambda block=block: scan.fill(found, block))
     scan.remember(store)
     return found
+
+
+class MeasuredThreads:
+    """Choose between all of torch's threads and one by measuring, again and again.
+
+    On an idle machine all are faster; where other processes hold a core, threads wait for each other at the end of every
+    operation, and one alone was 30 times faster. Two blocks of every `AGAIN` are the measurement.
+    """
+
+    def __init__(self) -> None:
+        """Begin with all threads."""
+        self.most = torch.get_num_threads()
+        self.seconds: dict[int, float] = {}  # threads → seconds an image, as last measured
+        self.blocks = 0
+
+    def __enter__(self) -> "MeasuredThreads":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give torch its threads back."""
+        torch.set_num_threads(self.most)
+
+    def run(self, images: int, work: Callable[[], None]) -> None:
+        """Do the work of one block, with as many threads as were faster; or to find out."""
+        turn = self.blocks % AGAIN
+        self.blocks += 1
+        threads = {0: self.most, 1: 1}.get(turn) or min(self.seconds, key=self.seconds.__getitem__)
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        began = time.perf_counter()
+        work()
+        self.seconds[threads] = (time.perf_counter() - began) / max(images, 1)
 
 
 class _Scan:
