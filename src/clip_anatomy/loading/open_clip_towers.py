@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from clip_anatomy.loading.host import BorrowedTensors, Host, TowerConfig, library_version, tensors_of, unsupported
+from clip_anatomy.loading.open_clip_foreign_text import foreign_text
 from clip_anatomy.loading.open_clip_resnet import open_clip_resnet
 from clip_anatomy.loading.open_clip_timm import open_clip_timm
-from clip_anatomy.towers.host_tower import HostTower
 from clip_anatomy.towers.layers import (
     Activation,
     AttentionPooling,
@@ -22,7 +22,6 @@ from clip_anatomy.towers.layers import (
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer
 
-CONTEXT = 77  # of open_clip's tokenizers, foreign ones too
 APART = ("text_decoder.", "visual.attn_pool_contrastive.")  # CoCa's captions: no embedding is made of them
 CUSTOM_NORMS = {
     "norm_query": "attn.ln_q",
@@ -75,18 +74,8 @@ def _image_tower(tensors: BorrowedTensors, visual: Any) -> Tower:
 
 def _read_text(tensors: BorrowedTensors, model: Any) -> Tower:
     text = getattr(model, "text", None)
-    if type(text).__name__ == "HFTextEncoder":  # norms stand in its residual stream, after every sum
-        assert text is not None
-        state = tuple(tensors.take(f"text.{name}") for name in tensors_of(text))
-        return HostTower(
-            what=f"{type(text.transformer).__name__}, a foreign text tower",
-            kind="text",
-            run=lambda ids: _embedding(model.encode_text(ids, normalize=False)),
-            state=state,
-            embed=int(text.output_dim),
-            grid=(1, min(CONTEXT, int(text.context_length) or CONTEXT)),
-            vocabulary=int(text.vocab_size),
-        )
+    if type(text).__name__ == "HFTextEncoder":
+        return foreign_text(tensors, model)
     return _text_tower(tensors, _text_config(model), getattr(model, "text", None))
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
 Pool = Literal["class", "mean", "first", "last", "argmax", "eos", "attention"]
 Resampling = Literal[
     "bicubic-antialias", "bicubic", "bilinear-antialias"
@@ -230,6 +230,8 @@ class WordEmbedding:
         class_token: a token behind all of them, which is read out (CoCa).
         pad: this id cannot be looked at; None where every one can.
         pad_shift: by how many places the host's mask of padding is moved (CoCa's first weights were trained so).
+        scale: factor of the word pieces' vectors.
+        counted: a token's place counts those before it that are no padding, from row 1 of `position` on; padding has row 0.
     """
 
     weight: Float[Tensor, "vocabulary width"]
@@ -237,6 +239,8 @@ class WordEmbedding:
     class_token: Float[Tensor, " width"] | None = None
     pad: int | None = None
     pad_shift: int = 0
+    scale: float = 1.0
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -319,7 +323,7 @@ class TransformerWeights:
     def grid(self) -> tuple[int, int]:
         """(row, col) patches at the tower's own resolution; (1, context) for texts."""
         if isinstance(self.embedding, WordEmbedding):
-            return 1, len(self.embedding.position) - (self.embedding.class_token is not None)
+            return 1, len(self.embedding.position) - (self.embedding.class_token is not None) - self.embedding.counted
         return self.embedding.grid
 
     @property

@@ -48,6 +48,8 @@ def activate(kind: Activation, x: Tensor) -> Tensor:
     """Return the MLP's nonlinearity."""
     if kind == "quick_gelu":
         return x * torch.sigmoid(1.702 * x)
+    if kind == "relu":
+        return F.relu(x)
     if kind == "silu":
         return F.silu(x)
     return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
