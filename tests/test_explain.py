@@ -1,5 +1,6 @@
 """The numbers of `explain`: every share adds up, and the whole is what the host library says."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -289,3 +290,57 @@ def test_a_result_is_printed_saved_and_drawn(photos: list[Path], tmp_path: Path)
     assert found._repr_html_().startswith("<iframe srcdoc=")
     with pytest.raises(BadInput, match="preprocessed tensors"):
         ca.explain("demo", torch.randn(1, 3, 64, 64), ["a"]).save(tmp_path / "other")
+
+
+def test_two_pictures_differ_exactly_by_their_parts(photos: list[Path], tmp_path: Path) -> None:
+    texts = ["a bird", "the sky", "a moon"]
+    found, other = ca.explain("demo", photos[:2], texts, versus=photos[2]), ca.explain("demo", photos[2], texts)[0]
+    for own, less in zip(ca.explain("demo", photos[:2], texts).images, found.images, strict=True):
+        assert torch.equal(less.cosine, own.cosine - other.cosine)
+        assert torch.equal(less.heads, own.heads - other.heads)
+        assert torch.equal(less.patches, own.patches)
+        assert less.other_patches is not None
+        assert torch.equal(less.other_patches, other.patches)
+        for each in (less, less.contrast()):
+            assert each.residue.abs().max() < 1e-5
+            read = each.patches.sum((0, 1)) - each.other_patches.sum((0, 1)) + each.class_token
+            torch.testing.assert_close(read, each.heads.sum((0, 1)), atol=1e-5, rtol=0)
+            for k in range(3):
+                assert sum(share.value for share in summands(each, k)) == pytest.approx(float(each.cosine[k]), abs=1e-5)
+    said = found.to_dict()
+    assert said["versus"]["image"] == found.versus.names[0]
+    first = said["images"][0]["texts"][0]
+    assert first["difference"] == pytest.approx(first["cosine"] - first["cosine_of_versus"], abs=1e-6)
+    assert first["difference"] == pytest.approx(first["sum"], abs=1e-5)
+    assert "difference: of the cosines, this minus" in found.summary()
+    found.save(tmp_path / "report", pictures=False)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert f"In {photos[2].name}, which is taken away" in page
+    assert "Every number here is a difference" in page
+    assert found.figure() is not None
+    alike = ca.explain("demo", photos[0], texts, versus=Image.open(photos[0]))[0]
+    assert alike.cosine.abs().max() < 1e-7
+    with pytest.raises(BadInput, match="versus is a list.*another picture, or another model"):
+        ca.explain("demo", photos[0], texts, versus=list(photos[:3]))  # type: ignore[arg-type]
+
+
+def test_two_models_differ_exactly_by_their_parts(photos: list[Path]) -> None:
+    trained = copy.deepcopy(tiny.open_clip_model(layers=3, heads=2))
+    with torch.no_grad():
+        trained.visual.transformer.resblocks[1].attn.out_proj.weight += 0.1
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    texts = ["a bird", "the sky"]
+    clip, after = (ca.load(model, tokenizer=few_ids) for model in (tiny.open_clip_model(layers=3, heads=2), trained))
+    own, other = (ca.explain(model, pixels, texts) for model in (clip, after))
+    found = ca.explain(clip, pixels, texts, versus=after)
+    for less, a, b in zip(found.images, own.images, other.images, strict=True):
+        for part in ("cosine", "heads", "mlps", "patches", "class_token", "bias"):
+            torch.testing.assert_close(getattr(less, part), getattr(a, part) - getattr(b, part))
+        assert less.residue.abs().max() < 1e-5
+    assert found.to_dict()["versus"]["model"]["digest"] != found.to_dict()["model"]["digest"]
+    with pytest.raises(BadInput, match=r"it has heads \[8, 6\], this model \[3, 2\]; only models of one architecture"):
+        ca.explain(clip, photos[0], texts, versus="demo")
+
+
+def few_ids(texts: list[str]) -> torch.Tensor:
+    return torch.tensor([[1, 5 + len(text), 99, *[0] * 9] for text in texts])

@@ -9,6 +9,7 @@ from clip_anatomy.cli.options import (
     Size,
     Templates,
     Texts,
+    Versus,
     print_notes,
 )
 
@@ -16,6 +17,7 @@ from clip_anatomy.cli.options import (
 def explain(
     *images: Images,
     texts: Texts = None,
+    versus: Versus = None,
     templates: Templates = None,
     size: Size = None,
     pictures: Pictures = None,
@@ -27,7 +29,7 @@ def explain(
 
     Writes index.html (one page that holds everything) and explain.json into a folder; with --pictures, and by default where they are
     few, also a PNG for each picture and text.
-    All shares add up to the cosine exactly. Give two texts or more: what counts for one more than for the others is the
+    All shares add up to the cosine exactly; with --versus to the difference of two cosines. Give two texts or more: what counts for one more than for the others is the
     clearest answer.
 
     Args:
@@ -55,7 +57,7 @@ def explain(
         target = stack.enter_context(output_beside(folder, explain_folder.KIND, images))
         clip = opening.load()
         found = run(
-            clip, asked, texts or descriptions, templates=templates, size=wanted, allow_urls=reading.allow_urls, skip_bad=True,
+            clip, asked, texts or descriptions, versus=versus, templates=templates, size=wanted, allow_urls=reading.allow_urls, skip_bad=True,
             progress=progress,
         )  # fmt: skip
         notes = (*demo_notes(opening.model, images), *found.notes)

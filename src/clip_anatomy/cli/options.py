@@ -90,6 +90,12 @@ Texts = Annotated[
         help="what to look for; repeat it for several texts. A .txt file, or @FILE (@- for standard input): a text a line.",
     ),
 ]
+Versus = Annotated[
+    str | None,
+    Parameter(
+        help="another picture, or another model of the same architecture (SPEC, folder): what this picture has more of for each text, part by part."
+    ),
+]
 Templates = Annotated[
     list[str] | None,
     Parameter(

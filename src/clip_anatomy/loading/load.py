@@ -30,9 +30,9 @@ ModelSource = str | Path | nn.Module
 """What `load` opens: a spec, a path, or a live model."""
 
 
-def as_clip(model: Clip | ModelSource) -> Clip:
+def as_clip(model: Clip | ModelSource, device: str = "auto") -> Clip:
     """Return an opened model as it is; open anything else as `load` does by default."""
-    return model if isinstance(model, Clip) else load(model)
+    return model if isinstance(model, Clip) else load(model, device=device)
 
 
 def load_recorded(given: str | Path | None, recorded: str, **options: Any) -> Clip:

@@ -24,6 +24,8 @@ FOOT = {
     "places. Every share is exact; layers and heads are counted from 0.",
 }
 
+OF_DIFFERENCE = "All shares add up to the difference of the two cosines. "
+
 
 def draw(picture: ShownPicture, found: PictureExplanation, text: int, words: str, caption: str) -> bytes:
     """Draw the share of every part in the cosine of one picture with one text.
@@ -56,7 +58,12 @@ def explain_figure(picture: ShownPicture, found: PictureExplanation, text: int, 
             _map(sheet.axes(3.5, top, 3.25, min(tall, 2.95)), picture, each, text)
             _heads(sheet.axes(7.35, top, 3.05, tall), each, text)
             _layers(sheet.axes(10.85, top, 2.2, tall), each, text)
-        sheet.text(0.25, high - 0.2, FOOT[len(rows)], 8.5, color=FAINT)
+        foot = (
+            FOOT[len(rows)]
+            if found.versus is None
+            else f"{OF_DIFFERENCE}{FOOT[2].partition('Every')[0] if len(rows) > 1 else ''}"
+        )
+        sheet.text(0.25, high - 0.2, foot, 8.5, color=FAINT)
     return sheet.figure
 
 
@@ -65,7 +72,12 @@ def _title(sheet: Canvas, found: PictureExplanation, text: int, words: str, capt
     count, cosine = len(found.cosine), signed(float(found.cosine[text]))
     chance = f" · {float(found.probability[text]):.1%}"
     share = f"{chance} by itself" if found.sigmoid else f"{chance} among the {count} texts given" if count > 1 else ""
-    sheet.text(0.25, 0.78, f"cosine {cosine}{share}   ", 11)
+    if found.cosines is not None:
+        own, other = (signed(float(each[text])) for each in found.cosines)
+        share, cosine = f" = {own} minus {other} of {shorten(found.versus or '', 50)}", f"difference {cosine}"
+    else:
+        cosine = f"cosine {cosine}"
+    sheet.text(0.25, 0.78, f"{cosine}{share}   ", 11)
     sheet.text(WIDE - 0.3, 0.78, shorten(caption, 110), 9, color=FAINT, ha="right")
 
 
@@ -157,11 +169,12 @@ def _layers(axes: "Axes", found: PictureExplanation, text: int) -> None:
 def _sums(axes: "Axes", found: PictureExplanation, text: int) -> None:
     """Return the sum in words: what adds up to the cosine."""
     axes.set_axis_off()
-    _heading(axes, "what adds up to the cosine")
-    lines = [*summands(found, text), Share("cosine", float(found.cosine[text]))]
+    total = "cosine" if found.versus is None else "difference"
+    _heading(axes, f"what adds up to the {total}")
+    lines = [*summands(found, text), Share(total, float(found.cosine[text]))]
     for i, (name, value) in enumerate(lines):
-        y = 0.93 - 0.125 * i - (0.03 if name == "cosine" else 0)
-        weight = "bold" if name == "cosine" else "normal"
+        y = 0.93 - 0.125 * i - (0.03 if name == total else 0)
+        weight = "bold" if name == total else "normal"
         axes.text(0.0, y, name, fontsize=9, fontweight=weight, va="center")
         axes.text(1.0, y, signed(value), fontsize=9, fontweight=weight, ha="right", va="center", color=ink(value))
     axes.plot([0, 1], [0.93 - 0.125 * (len(lines) - 1) + 0.035] * 2, color=LINE, linewidth=0.8)

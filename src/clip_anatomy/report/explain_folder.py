@@ -80,6 +80,13 @@ def html(found: Explanation) -> str:
 
 def _page(found: Explanation, explained: list[ExplainedPicture]) -> str:
     title = f"Why {'this picture matches' if len(found) == 1 else 'these pictures match'} a text"
+    if found.versus is not None:
+        other = found.images[0].versus
+        title = (
+            f"What differs from {other}, text by text"
+            if found.versus.clip is found.clip
+            else f"What differs from the model {other}"
+        )
     facts = [*model_facts(found.clip)]
     if found.size is not None:
         facts.append(("looked at", describe_size(found.size, found.clip.preprocess)))
@@ -90,7 +97,8 @@ def _page(found: Explanation, explained: list[ExplainedPicture]) -> str:
 
 
 def _drawn(found: Explanation, each: ExplainedPicture, text: int) -> tuple[Any, ...]:
-    caption = f"{Path(each.picture.label).name} · {found.clip.name}"
+    less = "" if each.explanation.versus is None else f" minus {each.explanation.versus}"
+    caption = f"{Path(each.picture.label).name} · {found.clip.name}{less}"
     return each.picture, each.explanation, text, found.texts[text].text, caption
 
 
@@ -99,6 +107,10 @@ def _explained(found: Explanation, most: int | None = None) -> Iterator[Explaine
         raise BadInput(
             "these images were preprocessed tensors, which cannot be drawn. Type: explain(clip, paths, texts)"
         )
+    other = (
+        None if found.versus is None or found.versus.clip is not found.clip else next(_explained(found.versus)).picture
+    )
     some = zip(found.pictures, found.geometries, found.images, strict=True)
     for picture, where, split in islice(some, most):
-        yield ExplainedPicture(view_of(picture.read(keep_mode=True), picture.name, where), split, picture.caption)
+        shown = view_of(picture.read(keep_mode=True), picture.name, where)
+        yield ExplainedPicture(shown, split, picture.caption, other)

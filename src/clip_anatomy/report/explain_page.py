@@ -25,11 +25,13 @@ class ExplainedPicture:
         picture: as figures show it.
         explanation: its cosines with all texts, split.
         caption: what is known about it.
+        other: the picture that it is the difference to, if it is.
     """
 
     picture: ShownPicture
     explanation: PictureExplanation
     caption: str = ""
+    other: ShownPicture | None = None
 
 
 def explain_page(
@@ -59,6 +61,7 @@ def explain_page(
         script="explain.js",
         title=title,
         several=len(typed) > 1,
+        versus=explained[0].explanation.versus if explained else None,
         sigmoid=sigmoid,
         rule="probability" if sigmoid else "share among these texts",
         many=len(explained) > OPEN,
@@ -77,7 +80,8 @@ def map_limits(explanations: Sequence[PictureExplanation]) -> dict[str, float]:
     limits: dict[str, float] = {}
     for each in explanations:
         for name, view in _views(each).items():
-            limits[name] = max(limits.get(name, 0.0), least_share(view.patches.shape[:2]), limit_of(view.patches))
+            for patches in (view.patches, *([] if view.other_patches is None else [view.other_patches])):
+                limits[name] = max(limits.get(name, 0.0), least_share(patches.shape[:2]), limit_of(patches))
     return limits
 
 
@@ -93,6 +97,7 @@ def _image(each: ExplainedPicture, typed: Sequence[TypedText], limits: Mapping[s
         {
             "question": typed[text],
             "cosine": float(found.cosine[text]),
+            "cosines": None if found.cosines is None else [float(each[text]) for each in found.cosines],
             "share": float(found.probability[text]),
             "views": [_view(name, view, text, limits[name]) for name, view in views.items()],
         }
@@ -101,6 +106,8 @@ def _image(each: ExplainedPicture, typed: Sequence[TypedText], limits: Mapping[s
     patches = found.patches.shape[:2]
     return {
         "picture": each.picture,
+        "other": each.other,
+        "versus": found.versus,
         "caption": each.caption,
         "patches": patches,
         "sink": sink_patch(found),
@@ -118,6 +125,7 @@ def _view(name: str, found: PictureExplanation, text: int, limit: float) -> dict
         "loudest": max(parts, key=lambda part: abs(part.value)),
         "region": strongest_region(found.patches[..., text]),
         "map": ValueGrid(found.patches[..., text], limit),
+        "other_map": None if found.other_patches is None else ValueGrid(found.other_patches[..., text], limit),
         "ends": ends_of(found.patches, limit),
         "heads": ValueGrid(found.heads[..., text], limit_of(found.heads)),
         "layers": ValueGrid(found.layers(text), longest),

@@ -1,15 +1,20 @@
 """`explain`: why pictures match texts, as shares of each cosine."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
+
+from torch import Tensor
 
 from clip_anatomy import __version__
 from clip_anatomy.boundary import public
+from clip_anatomy.data.picture import Source
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
+from clip_anatomy.errors import BadInput
 from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.images.input_size import Size
+from clip_anatomy.images.pixels import listed
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.loading.typed_texts import TypedText, read_templates, shorten, typed_texts
@@ -22,6 +27,7 @@ from clip_anatomy.split.picture_explanation import (
     signed,
     sink_patch,
 )
+from clip_anatomy.split.versus import Versus, minus, other_model
 
 __all__ = ["SCHEMA", "Explanation", "explain"]
 
@@ -46,6 +52,8 @@ class Explanation(Result):
         notes: what a reader must know before believing a number.
         templates: prompts that the texts were put into; None for none.
         size: how the pictures were looked at; see `explain`.
+        versus: what every picture is the difference to: another picture by the same model, or the same pictures by another; None for
+            nothing. `images` hold the differences.
     """
 
     clip: Clip
@@ -57,6 +65,7 @@ class Explanation(Result):
     notes: tuple[str, ...] = ()
     templates: tuple[str, ...] | None = None
     size: Size = None
+    versus: "Explanation | None" = None
     presenter: ClassVar[str] = "explain_folder"
 
     def __len__(self) -> int:
@@ -97,6 +106,7 @@ class Explanation(Result):
             "convention": "centered",
             **({} if self.templates is None else {"templates": list(self.templates)}),
             **({} if self.size is None else {"size": list(self.size) if isinstance(self.size, tuple) else self.size}),
+            **({} if self.versus is None else {"versus": self._versus_dict(self.versus)}),
             "notes": list(self.notes),
             "texts": [{"text": text.text, "notes": list(text.notes)} for text in self.texts],
             "failed": [{"image": name, "error": error} for name, error in self.failed],
@@ -112,6 +122,11 @@ class Explanation(Result):
             ],
         }
 
+    def _versus_dict(self, versus: "Explanation") -> dict[str, Any]:
+        if versus.clip is not self.clip:
+            return {"model": {"name": versus.clip.name, "digest": versus.clip.digest}}
+        return {"image": versus.names[0], **versus._place(0)}
+
     def _place(self, image: int) -> dict[str, Any]:
         if self.pictures is None or self.geometries is None:
             return {}
@@ -125,6 +140,10 @@ class Explanation(Result):
         tables = [self._line_per_picture()] if len(self) > MOST_TABLES else list(map(self._table, range(len(self))))
         if len(self) > MOST_LINES:
             tables.append(f"… and {len(self) - MOST_LINES:,} more pictures")
+        if self.versus is not None:
+            tables.append(
+                f"difference: of the cosines, this minus {self.images[0].versus}; the loudest are of the difference."
+            )
         if len(self.texts) > 1:
             tables.append(f"{self._rule}. Loudest: for this text more than for the others.")
         return "\n\n".join(tables)
@@ -137,6 +156,10 @@ class Explanation(Result):
         return "probability: sigmoid(scale · cosine + bias), each text by itself"
 
     @property
+    def _cosine(self) -> list[str]:
+        return [">cosine"] if self.versus is None else [">cosine", ">of versus", ">difference"]
+
+    @property
     def _score(self) -> list[str]:
         """Name its column, where there is one: a softmax over one text says nothing."""
         if self.clip.logit_bias is not None:
@@ -146,12 +169,12 @@ class Explanation(Result):
     def _table(self, image: int) -> str:
         """Return one picture: the texts, best first, and the parts that say most for and against each."""
         each = self.images[image]
-        columns = ["text", ">cosine", *self._score, "loudest yes", "loudest no"]
-        order = each.cosine.argsort(descending=True).tolist()
+        columns = ["text", *self._cosine, *self._score, "loudest yes", "loudest no"]
+        order = (each.cosine if each.cosines is None else each.cosine.abs()).argsort(descending=True).tolist()
         return text_table(columns, [self._cells(image, k) for k in order], title=self.names[image], wide=120)
 
     def _line_per_picture(self) -> str:
-        columns = ["picture", "best text", ">cosine", *self._score, "loudest yes", "loudest no"]
+        columns = ["picture", "best text", *self._cosine, *self._score, "loudest yes", "loudest no"]
         best = [int(each.cosine.argmax()) for each in self.images[:MOST_LINES]]
         rows = [[shorten(Path(self.names[i]).name, 30), *self._cells(i, k)] for i, k in enumerate(best)]
         return text_table(columns, rows, wide=140)
@@ -162,7 +185,8 @@ class Explanation(Result):
         parts = (each.contrast() if several else each).ranked_parts(text)
         share = [f"{float(each.probability[text]):.1%}"] if self._score else []
         ends = [f"{part.name} {part.signed}" for part in (parts[0], parts[-1])]
-        return [shorten(self.texts[text].text, 46), signed(float(each.cosine[text])), *share, *ends]
+        cosines = [each.cosine] if each.cosines is None else [*each.cosines, each.cosine]
+        return [shorten(self.texts[text].text, 46), *(signed(float(one[text])) for one in cosines), *share, *ends]
 
 
 @public
@@ -171,6 +195,7 @@ def explain(
     images: Pictures,
     texts: Sequence[str],
     *,
+    versus: Versus | None = None,
     templates: Sequence[str] | None = None,
     size: Size = None,
     allow_urls: bool = False,
@@ -186,6 +211,8 @@ def explain(
         clip: an opened model, or what `load` opens.
         images: paths (of a folder all pictures in it), PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
         texts: what to compare them with; two or more, to see what speaks for one more than for the others.
+        versus: another picture, or another model of the same architecture (what `load` opens): every number is then the difference to it, and
+            adds up to the difference of the cosines.
         templates: prompts with one `{}` each, averaged as CLIP's own recipe does; "imagenet" for its 80.
         size: None looks through the model's own resize and crop; "whole" crops nothing; a number is the short side; (row, col)
             squashes.
@@ -209,6 +236,11 @@ def explain(
         (torch.Size([8, 6, 2]), True)
     """
     clip = as_clip(clip)
+    if versus is not None:
+        images = images if isinstance(images, Tensor | Source | str | Path) else listed(images)[1]
+        options: dict[str, Any] = {"templates": templates, "size": size, "allow_urls": allow_urls, "progress": progress}
+        found = explain(clip, images, texts, skip_bad=skip_bad, **options)
+        return _differences(found, versus, images, options)
     typed, notes = typed_texts(texts, clip.tokenizer)
     prompts = read_templates(templates)
     embeddings = clip.encode_text([text.text for text in typed], prompts)
@@ -228,3 +260,20 @@ def explain(
         clip, tuple(typed), tuple(split for split, _, _ in each), pictures or None, geometries or None, tuple(failed or ()),
         tuple(notes), prompts, size,
     )  # fmt: skip
+
+
+def _differences(found: Explanation, versus: Versus, images: Pictures, options: Mapping[str, Any]) -> Explanation:
+    """Return the same pictures as differences to another picture, or to what another model says of them."""
+    texts, model = [text.text for text in found.texts], other_model(versus, str(found.clip.device))
+    if model is None:
+        other = explain(found.clip, cast("Pictures", versus), texts, **options)
+        if len(other) != 1:
+            raise BadInput(f"versus is one picture, not {len(other)}. Give the path of a picture")
+        name, others = Path(other.names[0]).name, [other.images[0]] * len(found)
+    else:
+        again = images if found.pictures is None else found.pictures
+        other = explain(model, again, texts, **options)
+        name, others = model.name, list(other.images)
+    each = zip(found.images, others, strict=True)
+    split = tuple(minus(own, theirs, name, other_picture=model is None) for own, theirs in each)
+    return replace(found, images=split, versus=other)

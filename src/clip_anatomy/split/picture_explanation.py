@@ -1,7 +1,7 @@
 """One picture and several texts: each cosine split by part and by patch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +48,10 @@ class PictureExplanation(Compact):
             in models that have neither.
         sigmoid: whether each probability is of its text by itself, not among these.
         against: None, or what was subtracted from every text: "the mean of the other texts".
+        versus: None, or what these numbers are the difference to: another picture, or another model. Cosine and parts are differences then.
+        cosines: of this one and of the other, where it is a difference.
+        other_patches: the map of another picture, whose sum is taken away from `heads` as `patches` are added: heads = patches −
+            other_patches + class_token. None where there is no other picture.
     """
 
     cosine: Float[Tensor, " text"]
@@ -60,6 +64,9 @@ class PictureExplanation(Compact):
     class_token: Float[Tensor, " text"]
     against: str | None = None
     sigmoid: bool = False
+    versus: str | None = None
+    cosines: tuple[Float[Tensor, " text"], Float[Tensor, " text"]] | None = None
+    other_patches: Float[Tensor, "row col text"] | None = None
 
     @property
     def total(self) -> Float[Tensor, " text"]:
@@ -87,13 +94,13 @@ class PictureExplanation(Compact):
         def less(x: Tensor) -> Tensor:
             return (count * x - x.sum(-1, keepdim=True)) / (count - 1)
 
-        parts = (self.heads, self.mlps, self.input_embedding, self.bias, self.patches, self.class_token)
-        return PictureExplanation(
-            less(self.cosine),
-            self.probability,
-            *map(less, parts),
+        parts = ("cosine", "heads", "mlps", "input_embedding", "bias", "patches", "class_token")
+        return replace(
+            self,
+            **{part: less(getattr(self, part)) for part in parts},
+            other_patches=None if self.other_patches is None else less(self.other_patches),
+            cosines=None if self.cosines is None else (less(self.cosines[0]), less(self.cosines[1])),
             against="the mean of the other texts",
-            sigmoid=self.sigmoid,
         )
 
     def ranked_parts(self, text: int) -> list[Share]:
@@ -219,6 +226,10 @@ def summands(found: PictureExplanation, text: int) -> list[Share]:
         Share("heads reading patches that say yes", float(patches.clamp(min=0).sum())),
         Share("heads reading patches that say no", float(patches.clamp(max=0).sum())),
     ]
+    if found.other_patches is not None:
+        places.append(
+            Share("heads reading patches of the other picture", -float(found.other_patches[..., text].double().sum()))
+        )
     if not len(found.mlps):
         mean = Share("heads reading the mean of all places", float(found.class_token[text]))
         return [*places, mean, Share("biases", float(found.bias[text]))]
@@ -252,7 +263,7 @@ def explanation_dict(found: PictureExplanation, texts: Sequence[str], largest: i
     return [
         {
             "text": text,
-            "cosine": _plain(found.cosine[k]),
+            **_cosines(found, k),
             "probability": _plain(found.probability[k]),
             "sum": _plain(found.total[k]),
             "residue": _plain(found.residue[k]),
@@ -261,6 +272,7 @@ def explanation_dict(found: PictureExplanation, texts: Sequence[str], largest: i
             "input_embedding": _plain(found.input_embedding[k]),
             "bias": _plain(found.bias[k]),
             "patches": _plain(found.patches[..., k]),
+            **({} if found.other_patches is None else {"other_patches": _plain(found.other_patches[..., k])}),
             "class_token": _plain(found.class_token[k]),
             "yes_and_no": _largest(found, k, largest),
             "against_other_texts": None
@@ -269,6 +281,13 @@ def explanation_dict(found: PictureExplanation, texts: Sequence[str], largest: i
         }
         for k, text in enumerate(texts)
     ]
+
+
+def _cosines(found: PictureExplanation, text: int) -> dict[str, Any]:
+    if found.cosines is None:
+        return {"cosine": _plain(found.cosine[text])}
+    own, other = (_plain(each[text]) for each in found.cosines)
+    return {"cosine": own, "cosine_of_versus": other, "difference": _plain(found.cosine[text])}
 
 
 def _largest(found: PictureExplanation, text: int, count: int) -> dict[str, Any]:
