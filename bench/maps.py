@@ -27,8 +27,8 @@ from clip_anatomy.maps.heatmap import heatmap
 GRADIENTS = {"gradcam": 6.0, "legrad": 6.0, "chefer": 6.0}  # each text is a product of its own: 20 texts only
 BARS = {
     **dict.fromkeys(("surgery", "sclip", "clearclip", "naclip", "gem"), 1.35),
-    "decomposition": 1.10,
-    "grad_eclip": 1.10,
+    **dict.fromkeys(("decomposition", "grad_eclip", "scclip", "resclip", "pearl"), 1.10),
+    "rfclip": 1.25,
     **GRADIENTS,
 }
 TEXTS = (20, 100)

@@ -86,7 +86,7 @@ def test_one_run_measures_what_runs_with_each_list_would(method: str, clip: Any,
     assert found.names[2].source == f"synonyms drawn with seed {int(np.argmin(single))}"
     told = " ".join(found.summary().split())
     assert "worst of 5 synonym draws" in told
-    assert "(logit scale 40.0, threshold 0.1; 95 % of 1,000 resamples" in told
+    assert "(logit scale 40.0, threshold 0.1; interval: 95 % of 1,000 resamples;" in told
     assert "(a paper's renamed list: --names FILE)" in " ".join(plain.summary().split())
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["names"][1]["names"] == "plain"
 

@@ -54,7 +54,7 @@ def heatmap(
         clip-anatomy heatmap photo.jpg --text "a dog on a sofa" --layers --words
 
     Args:
-        method: one method or several (repeat it, or separate by commas), or all; methods stand side by side on the contact sheet. By default decomposition: the exact share of the cosine that was read from each place.
+        method: one method or several (repeat it, or separate by commas), or all; methods stand side by side on the contact sheet. By default auto, the decomposition: the exact share of the cosine that was read from each place. Which for what: decomposition to explain an answer; grad_eclip for what would change it; scclip for which text each place belongs to; attention for where the model looked whatever the text.
         against: what is subtracted from every text by decomposition and surgery: neutral (the mean of descriptions of anything) | "each other" (the mean of the texts, as published; of two texts the second map mirrors the first) | nothing | a text of your own ("" for the empty one).
         replace_sinks: give attention sinks (patches attended to whatever they show) the mean of the places around them.
         layers: also which layer read it: a GIF for each picture, a slider on the page.

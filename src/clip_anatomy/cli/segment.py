@@ -24,7 +24,7 @@ def segment(
     background: list[str] | None = None,
     together: list[str] | None = None,
     threshold: str = "lenient",
-    method: str = "decomposition",
+    method: str = "auto",
     size: Size = "whole",
     window: Window = None,
     stride: Stride = None,
@@ -47,7 +47,7 @@ def segment(
         background: a text that takes pixels and is no label; repeat it for several.
         together: texts whose points for SAM are wanted together, joined by +, as "a dog + a cat"; repeat it for several groups. By default all.
         threshold: lenient (Otsu's cut, or one standard deviation above the mean where that is lower) | otsu (two groups of least spread) | mean | half | none | a number from 0 to 1 (a share of the map's range).
-        method: a method of heatmap.
+        method: a method of heatmap. auto: with several texts on a model of twelve blocks or more scclip (which text each pixel belongs to), else decomposition (where the model read the text).
         refine: pamr: let the masks follow the picture's edges. Off by default, and named wherever it was used.
 
     Returns:
@@ -76,7 +76,7 @@ def segment(
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         names = tuple(text.text for text in typed)
         behind = [text.text for text in typed_texts(background, clip.tokenizer)[0]] if background else ()
-        methods = checked_methods(clip, [method])
+        methods = [method] if method == "auto" else checked_methods(clip, [method])
         if len(methods) != 1:
             raise BadSpec("masks are cut from one method's maps. Type --method decomposition")
         found = run(

@@ -101,7 +101,7 @@ class ProtocolResult(Result):
         return [
             "",
             *table_lines(["names", "mIoU", "interval", "at 0"], rows),
-            f"({chosen}; 95 % of {RESAMPLES:,} resamples of the pictures; at 0: classes there, never found)",
+            f"({chosen}; interval: 95 % of {RESAMPLES:,} resamples; at 0: there, never found)",
             "",
         ]
 

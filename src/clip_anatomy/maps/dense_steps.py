@@ -90,7 +90,7 @@ def attention_of(
 
 
 def attended(
-    block: Block, attention: Float[Tensor, "image head query token"], value: Float[Tensor, "image head token d"]
+    block: Block, attention: Float[Tensor, "image #head query token"], value: Float[Tensor, "image head token d"]
 ) -> Float[Tensor, "image query width"]:
     """Compute what an attention of any origin writes: W_O (attention · value) + b_O."""
     return project_out(block, (attention.to(value.dtype) @ value).transpose(1, 2).flatten(2))

@@ -16,6 +16,7 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.loading.registered_clip import registered
 from clip_anatomy.maps.attention_sinks import sinks_of, without_sinks
+from clip_anatomy.maps.automatic import AUTO, chosen_method
 from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.map_result import MapRun, Maps
@@ -35,7 +36,7 @@ def heatmap(
     clip: Clip | ModelSource,
     images: Pictures,
     texts: Sequence[str] | Tensor | Texts,
-    method: str | DenseAttention = "decomposition",
+    method: str | DenseAttention = AUTO,
     *,
     against: Against | Contrast = NEUTRAL,
     templates: Sequence[str] | None = None,
@@ -58,7 +59,9 @@ def heatmap(
         images: paths (of a folder all pictures in it), PIL images, arrays, or a preprocessed tensor [image, 3, row, col] of any
             size in patches.
         texts: strings, or embeddings [text, embed] of any length; `Texts.of(clip, texts)` embeds strings once for many calls.
-        method: a name of METHODS, or a `DenseAttention` of your own.
+        method: a name of METHODS, or a `DenseAttention` of your own. "auto" is the decomposition: where the model read the text, in exact
+            shares. Which map for what: that one to explain an answer, "grad_eclip" for what the class token's last block would change
+            by, "scclip" for which text each place belongs to, "attention" for where it looked whatever the text.
         against: what is subtracted from every text, where the method compares (decomposition, surgery): "neutral", the mean of
             descriptions of anything; "each other", the mean of these texts, as published (of two texts the second map mirrors the
             first); "nothing"; a text, "" for the empty one; texts, or embeddings, for their mean. `maps.subtracted` says it in words.
@@ -154,5 +157,6 @@ def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> 
                 f"a DenseAttention holds its own options. Type: dataclasses.replace(attention, {next(iter(given))}=...)"
             )
         return dense_method(clip), CUSTOM, method
-    found = method_of(clip, method)
-    return found, method, found.chosen(method, given)
+    name = chosen_method(clip).method if method == AUTO else method
+    found = method_of(clip, name)
+    return found, name, found.chosen(name, given)

@@ -13,6 +13,7 @@ from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.loading.typed_texts import TypedText, shorten
+from clip_anatomy.maps.automatic import AUTO, chosen_method
 from clip_anatomy.maps.contrast import NEUTRAL, Against
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.layer_maps import layer_maps
@@ -226,7 +227,8 @@ def checked_methods(clip: Clip, names: Sequence[str]) -> tuple[str, ...]:
     """
     known = methods_of(clip)
     ready = [name for name, method in known.items() if not method.needs]
-    wanted = [part for name in names for part in name.replace(",", " ").split()] or ["decomposition"]
+    typed = [part for name in names for part in name.replace(",", " ").split()]
+    wanted = [chosen_method(clip).method if name == AUTO else name for name in typed] or [chosen_method(clip).method]
     for name in wanted:
         if name != "all" and name not in ready:
             why = "needs an argument that only Python can give" if name in known else "is not known for this model"

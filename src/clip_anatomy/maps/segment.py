@@ -19,6 +19,7 @@ from clip_anatomy.images.pixels import is_preprocessed
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.loading.registered_clip import registered
+from clip_anatomy.maps.automatic import AUTO, chosen_method
 from clip_anatomy.maps.contrast import NOTHING
 from clip_anatomy.maps.dense_attention import VARIANTS
 from clip_anatomy.maps.heatmap import BATCH, heatmap
@@ -45,7 +46,7 @@ def segment(
     clip: Clip | ModelSource,
     images: Pictures,
     texts: Sequence[str] | Tensor | Texts,
-    method: str = "decomposition",
+    method: str = AUTO,
     *,
     threshold: str | float = "lenient",
     background: Sequence[str] | Texts = (),
@@ -77,7 +78,8 @@ def segment(
         clip: an opened model, or what `load` opens.
         images: paths (of a folder all pictures in it), PIL images, arrays, or a preprocessed tensor [image, 3, row, col].
         texts: one thing to cut out, or a list of classes; strings, embeddings [text, embed], or `Texts`.
-        method: of `heatmap`.
+        method: of `heatmap`. "auto": with several texts on a tower of twelve blocks or more "scclip", else the decomposition; see
+            `automatic`.
         threshold: a rule of RULES, or a number from 0 (all) to 1 (nothing): a share of the way from the lowest to the highest value.
         background: texts of what is around, which take pixels and are no label: ["grass", "sky"].
         size: "whole" scales the short side to the model's own and crops nothing; None looks through the model's crop and
@@ -216,6 +218,7 @@ def _checked(refine: str | None, at: str) -> None:
 
 def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     """Tell what it is called, what is run, with which options."""
+    method = chosen_method(clip, classes=several).method if method == AUTO else method
     known = methods_of(clip).get(method)
     if several and known is not None and not known.per_text:
         raise BadSpec(f"method {method!r} has the same map for every text. Type one text, or method='decomposition'")
