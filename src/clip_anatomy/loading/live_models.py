@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.host import Host, tensors_of, unsupported
+from clip_anatomy.loading.image_encoders import ENCODERS
 from clip_anatomy.loading.open_clip_towers import read_open_clip
 from clip_anatomy.loading.transformers_hosts import CLASSES, read_transformers
 
@@ -15,6 +16,7 @@ READERS: dict[tuple[str, str], Callable[[Any], Host]] = {
     ("open_clip", "CLIP"): read_open_clip,
     ("open_clip", "CustomTextCLIP"): read_open_clip,
     ("open_clip", "CoCa"): read_open_clip,
+    **ENCODERS,
     **{("transformers", name): read_transformers for names in CLASSES.values() for name in names},
 }
 """(library, class) → how it is read; a subclass is read as its base, and the parity proof says whether it changed anything."""
@@ -114,9 +116,15 @@ def refuse_dropout(module: nn.Module) -> None:
             )
 
 
+def kind_of(module: nn.Module, kinds: Mapping[tuple[str, str], Any]) -> tuple[str, str] | None:
+    """Find the (library, class) of a module, or of what it is a subclass of, among some; None where it is none of them."""
+    own = ((kind.__module__.split(".")[0], kind.__name__) for kind in type(module).__mro__)
+    return next((one for one in own if one in kinds), None)
+
+
 def _reader_of(module: nn.Module) -> Callable[[Any], Host] | None:
-    known = ((kind.__module__.split(".")[0], kind.__name__) for kind in type(module).__mro__)
-    return next((READERS[one] for one in known if one in READERS), None)
+    kind = kind_of(module, READERS)
+    return None if kind is None else READERS[kind]
 
 
 def _refuse_altered(tensors: Mapping[str, Tensor]) -> None:

@@ -64,8 +64,8 @@ def load(
 
     Args:
         spec: "demo" (the small model in this package); "open_clip:NAME/TAG", or "open_clip:NAME" with `weights`;
-            "open_clip:hf-hub:ORG/NAME"; "hf:ORG/NAME"; a folder or file in open_clip's, transformers' or OpenAI's saved format; or a live open_clip or
-            transformers model (then nothing is copied or changed, and `device` and `dtype` stay the model's own).
+            "open_clip:hf-hub:ORG/NAME"; "hf:ORG/NAME"; a folder or file in open_clip's, transformers' or OpenAI's saved format; or a live open_clip,
+            transformers or timm model, or a tower of one alone (then nothing is copied or changed, and `device` and `dtype` stay the model's own).
         weights: a checkpoint file for "open_clip:NAME", or for "open_clip:NAME/TAG", whose published preprocessing it then keeps.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: "float32", "float16", "bfloat16" or "float64"; parts are summed in float32 whatever it is.

@@ -11,6 +11,8 @@ from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra, reading
 from clip_anatomy.files import path_of
 from clip_anatomy.loading.checkpoint import RESNET_MARK, has_open_clip_names, is_openai, read_json, read_state
 from clip_anatomy.loading.host import HostInputs, LoadedModel
+from clip_anatomy.loading.image_encoders import ENCODERS, encoder_inputs
+from clip_anatomy.loading.live_models import kind_of
 from clip_anatomy.loading.open_clip_inputs import open_clip_pixels, open_clip_preprocess
 from clip_anatomy.loading.open_clip_models import open_clip_file, open_clip_named, openai_file, tagged_spec
 from clip_anatomy.loading.tokenizer import default_tokenizer, own_tokenizer
@@ -78,6 +80,8 @@ def _meant(name: str) -> str:
 
 def live_model(module: nn.Module, tokenizer: Any) -> LoadedModel:
     """Find tokenizer and preprocessing of a model object that the user built; `tokenizer` is the user's, or None."""
+    if kind_of(module, ENCODERS) is not None:
+        return encoder_inputs(module)
     visual: Any = getattr(module, "visual", None)
     if visual is None:  # transformers', or a subclass of it
         config: Any = module.config

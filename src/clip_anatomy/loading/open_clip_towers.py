@@ -56,12 +56,13 @@ def read_open_clip(model: Any) -> Host:
 def towers_of(model: Any) -> tuple[Tower, Tower]:
     """Read image and text tower of a live model, also where its tensors have shapes and no numbers (the meta device)."""
     tensors = BorrowedTensors(tensors_of(model))
-    found = _image_tower(tensors, model.visual), _read_text(tensors, model)
+    found = image_tower_of(tensors, model.visual), _read_text(tensors, model)
     tensors.refuse_left_over(f"open_clip {type(model).__name__}", APART)
     return found
 
 
-def _image_tower(tensors: BorrowedTensors, visual: Any) -> Tower:
+def image_tower_of(tensors: BorrowedTensors, visual: Any) -> Tower:
+    """Read an image tower; its tensors are named `visual.…`, as in the whole model."""
     kind = type(visual).__name__
     if kind == "ModifiedResNet":
         return open_clip_resnet(tensors, visual)

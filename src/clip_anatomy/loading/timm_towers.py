@@ -4,6 +4,7 @@ Everything that a state dict does not say is read off the modules; what has no p
 """
 
 from dataclasses import replace
+from math import pi
 from typing import Any
 
 import torch
@@ -317,6 +318,8 @@ def _rotary(read: _Reader, trunk: Any) -> Rotary | None:
     rope = getattr(trunk, "rope", None)
     if rope is None:
         return None
+    if type(rope).__name__ == "RotaryEmbeddingDinoV3":
+        return _dino_rotary(read, trunk, rope)
     if type(rope).__name__ != "RotaryEmbeddingCat" or getattr(trunk, "rope_mixed", False) or rope.in_pixels:
         raise NotSplit(f"rotary positions of type {type(rope).__name__}")
     bands, table = (read.tensors.maybe(f"{read.prefix}rope.{name}") for name in ("bands", "pos_embed"))
@@ -330,6 +333,24 @@ def _rotary(read: _Reader, trunk: Any) -> Rotary | None:
         offset=float(rope.grid_offset),
         columns_first=rope.grid_indexing == "xy",
         halves=bool(getattr(trunk.blocks[0].attn, "rotate_half", False)),
+        table=table,
+        grid=(int(grid[0]), int(grid[1])),
+    )
+
+
+def _dino_rotary(read: _Reader, trunk: Any, rope: Any) -> Rotary:
+    """DINOv3's: the middles of the patches on a scale from −1 to 1, angle = 2π · coordinate / period."""
+    if rope.normalize_coords != "separate" or rope.grid_offset:
+        raise NotSplit(f"rotary positions normalised by {rope.normalize_coords!r}")
+    table = read.tensors.maybe(f"{read.prefix}rope.pos_embed_cached")
+    grid = trunk.patch_embed.grid_size
+    return Rotary(
+        frequencies=1 / read.take("rope.periods").double(),
+        reference=(4 * pi, 4 * pi),
+        offset=0.5,
+        shift=-2 * pi,
+        columns_first=rope.grid_indexing == "xy",
+        halves=bool(rope.rotate_half),
         table=table,
         grid=(int(grid[0]), int(grid[1])),
     )
