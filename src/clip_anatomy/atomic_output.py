@@ -175,11 +175,11 @@ def _remove(out: Path, names: set[str]) -> None:
 
 def _list_first(out: Path, kind: Kind, new: list[str]) -> None:
     """Let the mark that is there list the new files too, before any of them comes in."""
-    said = read_json(out / kind.mark, "") if kind.owns(out) else {"schema": kind.schema}
+    mark = read_json(out / kind.mark, "") if kind.owns(out) else {"schema": kind.schema}
     listed_before = kind.written(out)
     if set(new) - set(listed_before):
         with written_whole(out / kind.mark) as temporary:
-            temporary.write_text(as_json({**said, "files": sorted({*new, *listed_before})}), encoding="utf-8")
+            temporary.write_text(as_json({**mark, "files": sorted({*new, *listed_before})}), encoding="utf-8")
 
 
 def _refuse_links(out: Path, name: str) -> None:

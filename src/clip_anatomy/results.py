@@ -88,14 +88,14 @@ class Compact:
     """
 
     def __repr__(self) -> str:  # noqa: D105
-        said: list[str] = []
+        pieces: list[str] = []
         for one in fields(cast("Any", self)):
             if one.repr:
                 value = getattr(self, one.name)
                 shape = getattr(value, "shape", None)
                 text = repr(value) if shape is None else str(list(shape))
-                said.append(f"{one.name}={text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}")
-        return f"{type(self).__name__}({', '.join(said)})"
+                pieces.append(f"{one.name}={text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}")
+        return f"{type(self).__name__}({', '.join(pieces)})"
 
 
 def _notebook() -> Callable[[str], None] | None:

@@ -77,14 +77,14 @@ def ablate(
         if folder is not None:
             check_folder(folder, store)
             target = stack.enter_context(atomic_output(folder, KIND))
-        found = run(
+        result = run(
             store, study=study, select=select, by=by, means=means, other=other, pool=pool, texts=texts, label=label, classes=classes,
             templates=templates, group=group, atlas=atlas, **vars(opening), progress=progress,
         )  # fmt: skip
         if target is not None:
-            write(found, target)
-    output.show(found)
-    print_notes(found.notes)
+            write(result, target)
+    output.show(result)
+    print_notes(result.notes)
     if folder is not None:
         note(f"figures and numbers: {folder}")
     return 0

@@ -42,10 +42,10 @@ def align(
 
         if folder is not None:
             figures.need_matplotlib()
-        found = run(store, recordings, folds=folds, permutations=permutations, seed=seed, progress=progress)
+        result = run(store, recordings, folds=folds, permutations=permutations, seed=seed, progress=progress)
         if folder is not None:
-            found.save(folder)
-    output.show(found)
+            result.save(folder)
+    output.show(result)
     if folder is not None:
         note(f"figure: {folder / 'align.png'}")
     return 0

@@ -52,10 +52,10 @@ def apply(
     with shown("opening the model") as progress:
         from clip_anatomy.edits.apply import apply as run
 
-        found = run(
+        result = run(
             edit, source, out=out, texts=texts, templates=templates, model=model, weights=weights, batch=batch, workers=workers,
             device=device, progress=progress,
         )  # fmt: skip
-    print_notes(found.notes, found.failed)
-    print_result(found, as_json=as_json)
-    return 1 if strict and found.failed else 0
+    print_notes(result.notes, result.failed)
+    print_result(result, as_json=as_json)
+    return 1 if strict and result.failed else 0

@@ -63,28 +63,28 @@ def atlas(
             from clip_anatomy.store.store import Store
             from clip_anatomy.store.store_model import model_of
 
-            asked = language_model(llm, llm_model, llm_price, llm_timeout, task)  # said before minutes of loading
+            llm_client = language_model(llm, llm_model, llm_price, llm_timeout, task)  # said before minutes of loading
             opened = Store.open(store)
             part = None if folder is None else stack.enter_context(atomic_output(folder, ATLAS)).folder
             clip = model_of(opened, **vars(opening))
         with shown() as tell:
-            found = build_atlas(
-                opened, clip, pool, texts=texts, adaptive=adaptive, rounds=rounds, llm=asked, task=task, truth=truth,
+            result = build_atlas(
+                opened, clip, pool, texts=texts, adaptive=adaptive, rounds=rounds, llm=llm_client, task=task, truth=truth,
                 images=images, resamples=resamples, progress=tell,
             )  # fmt: skip
             missing: list[str] = []
             if part is not None:
-                missing = write_atlas(found, list(rows_at(opened, found.evidence).values()), part, tell)
-    for step in found.curve:
+                missing = write_atlas(result, list(rows_at(opened, result.evidence).values()), part, tell)
+    for step in result.curve:
         note(f"pool of {step.texts:,} texts: {100 * step.explained:.2f} % explained")
-    for message in [*found.notes, *(f"picture missing: {why}" for why in missing[:5])]:
+    for message in [*result.notes, *(f"picture missing: {why}" for why in missing[:5])]:
         note(f"note: {message}")
-    if found.llm_usage:
-        note(found.llm_usage)
+    if result.llm_usage:
+        note(result.llm_usage)
     if output.as_json:
-        print_json(found.to_dict())
+        print_json(result.to_dict())
     else:
-        print_atlas(found)
+        print_atlas(result)
     if folder is not None:
         if not has_parquet():
             note("no atlas.parquet: pyarrow is not installed. Type: pip install 'clip-anatomy[atlas]'")

@@ -24,8 +24,8 @@ def check(
     with shown(f"checking {model}") as progress:
         from clip_anatomy.split.check import check as run
 
-        found = run(model, weights=weights, device=device, dtype=dtype, progress=progress)
-    print_result(found, as_json=as_json)
-    if not found.holds:
-        note(f"clip-anatomy: {model} does not hold. {found.why}")
-    return 0 if found.holds else 1
+        result = run(model, weights=weights, device=device, dtype=dtype, progress=progress)
+    print_result(result, as_json=as_json)
+    if not result.holds:
+        note(f"clip-anatomy: {model} does not hold. {result.why}")
+    return 0 if result.holds else 1

@@ -62,17 +62,17 @@ def concepts(
             figures.need_matplotlib()
         target = stack.enter_context(output_beside(folder, concepts_figure.KIND, images))
         clip = opening.load()
-        found = run(
+        result = run(
             clip, pictures, pool, texts=texts, over=over, penalty=penalty, count=count, allow_urls=reading.allow_urls, skip_bad=True,
             progress=progress,
         )  # fmt: skip
-        found = replace(
-            found, notes=(*demo_notes(opening.model, images), *found.notes), failed=named_failures(found.failed)
+        result = replace(
+            result, notes=(*demo_notes(opening.model, images), *result.notes), failed=named_failures(result.failed)
         )
         if target is not None:
-            concepts_figure.write(found, target)
-    print_notes(found.notes, found.failed)
-    output.show(found)
+            concepts_figure.write(result, target)
+    print_notes(result.notes, result.failed)
+    output.show(result)
     if folder is not None:
         note(f"figure: {folder / concepts_figure.FIGURE}")
-    return reading.exit_code(found.failed)
+    return reading.exit_code(result.failed)

@@ -44,7 +44,7 @@ def explain(
     from clip_anatomy.progress import note, shown
 
     folder = output.folder("explain")
-    asked, descriptions = asked_pictures(images, "explain", demo=reading.demo)
+    collection, descriptions = asked_pictures(images, "explain", demo=reading.demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.images.input_size import parse_size
@@ -56,19 +56,19 @@ def explain(
             figures.need_matplotlib()
         target = stack.enter_context(output_beside(folder, explain_folder.KIND, images))
         clip = opening.load()
-        found = run(
-            clip, asked, texts or descriptions, versus=versus, templates=templates, size=wanted, allow_urls=reading.allow_urls, skip_bad=True,
+        result = run(
+            clip, collection, texts or descriptions, versus=versus, templates=templates, size=wanted, allow_urls=reading.allow_urls, skip_bad=True,
             progress=progress,
         )  # fmt: skip
-        notes = (*demo_notes(opening.model, images), *found.notes)
-        found = replace(found, notes=notes, failed=named_failures(found.failed))
+        notes = (*demo_notes(opening.model, images), *result.notes)
+        result = replace(result, notes=notes, failed=named_failures(result.failed))
         left = 0
         if target is not None:
-            left = explain_folder.write(found, target, progress, pictures=pictures)
-    print_notes(found.all_notes, found.failed)
-    output.show(found)
+            left = explain_folder.write(result, target, progress, pictures=pictures)
+    print_notes(result.all_notes, result.failed)
+    output.show(result)
     if folder is not None:
         note(f"report: {folder / 'index.html'}")
         if left and pictures is None:
             note(f"no picture files for {left:,} pairs of picture and text; --pictures draws them")
-    return reading.exit_code(found.failed)
+    return reading.exit_code(result.failed)

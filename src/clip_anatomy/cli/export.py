@@ -34,13 +34,13 @@ def export(
         from clip_anatomy.edits.export import MODULE
         from clip_anatomy.edits.export import export as run
 
-        found = run(edit, out=out, onnx=onnx, model=model, weights=weights, progress=progress)
+        result = run(edit, out=out, onnx=onnx, model=model, weights=weights, progress=progress)
     if as_json:
-        print_json(found.to_dict())
+        print_json(result.to_dict())
         return 0
-    say(found.summary())
+    say(result.summary())
     module = MODULE.removesuffix(".py")
     note(
-        f"in Python: sys.path.append({str(found.folder)!r}); from {module} import load; model = load({str(found.folder)!r})"
+        f"in Python: sys.path.append({str(result.folder)!r}); from {module} import load; model = load({str(result.folder)!r})"
     )
     return 0

@@ -74,7 +74,7 @@ def heatmap(
 
     _refuse_contradictions(sanity_pictures, colours, window, stride, layers=layers)
     folder = output.folder("heatmap")
-    asked, descriptions = asked_pictures(images, "heatmap", demo=reading.demo)
+    collection, descriptions = asked_pictures(images, "heatmap", demo=reading.demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.evaluation.method_checks import method_checks
@@ -91,28 +91,30 @@ def heatmap(
             clip = registered(clip, registers)
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
-        found = map_set(
-            clip, asked, [text.text for text in typed], checked_methods(clip, method or []), against=against, templates=templates, size=wanted, layers=layers,
+        result = map_set(
+            clip, collection, [text.text for text in typed], checked_methods(clip, method or []), against=against, templates=templates, size=wanted, layers=layers,
             words=words, allow_urls=reading.allow_urls, skip_bad=True, progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
-        found = replace(found, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes), colours=colours)
-        found = found.with_failed(named_failures(found.failed))
-        checks = method_checks(found, sanity_pictures, progress) if sanity else None
+        result = replace(
+            result, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes), colours=colours
+        )
+        result = result.with_failed(named_failures(result.failed))
+        checks = method_checks(result, sanity_pictures, progress) if sanity else None
         if target is not None:
-            maps_folder.write(found, target, progress, pictures=pictures, checks=checks)
-    print_notes(found.all_notes, found.failed)
-    _print(found, checks, folder, as_json=output.as_json)
-    return reading.exit_code(found.failed)
+            maps_folder.write(result, target, progress, pictures=pictures, checks=checks)
+    print_notes(result.all_notes, result.failed)
+    _print(result, checks, folder, as_json=output.as_json)
+    return reading.exit_code(result.failed)
 
 
-def _print(found: "MapSet", checks: "MethodChecks | None", folder: Path | None, *, as_json: bool) -> None:
+def _print(result: "MapSet", checks: "MethodChecks | None", folder: Path | None, *, as_json: bool) -> None:
     from clip_anatomy.progress import note, say
 
     if as_json:
-        print_json(found.to_dict() if checks is None else {**found.to_dict(), "sanity": checks.to_list()})
+        print_json(result.to_dict() if checks is None else {**result.to_dict(), "sanity": checks.to_list()})
     else:
-        say(found.table("" if folder is None else str(folder / "heatmap.json")))
+        say(result.table("" if folder is None else str(folder / "heatmap.json")))
         if checks is not None:
             say(f"\n{checks.table()}")
     if folder is not None:

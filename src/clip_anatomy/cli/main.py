@@ -139,14 +139,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     if argv is None:
         _listen()
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words or os.environ.get("CLIP_ANATOMY_DEBUG", "") not in ("", "0")
-    network = "--allow-network" in words
-    words = [word for word in words if word not in ("--debug", "--allow-network")]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("CLIP_ANATOMY_DEBUG", "") not in ("", "0")
+    network = "--allow-network" in arguments
+    arguments = [word for word in arguments if word not in ("--debug", "--allow-network")]
     _asked.clear()
     try:
         with allow_network() if network else nullcontext():
-            code = _run(words)
+            code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `clip-anatomy … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -212,19 +212,21 @@ def _stop_of(error: BaseException) -> int | None:
     number = _asked[0] if _asked else next(meant, None)
     if number is None:
         return None
-    _, code, words = SIGNALS[number]
-    return _say(f"{words}; nothing half-written", code)
+    _, code, ending = SIGNALS[number]
+    return _say(f"{ending}; nothing half-written", code)
 
 
-def _run(words: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
-    words = ["/dev/stdin" if word == "-" else word for word in words]  # cyclopts takes a lone hyphen for an option
+    arguments = [
+        "/dev/stdin" if word == "-" else word for word in arguments
+    ]  # cyclopts takes a lone hyphen for an option
     try:
-        code = app(words[0] if words else "")(words, exit_on_error=False, print_error=False)
+        code = app(arguments[0] if arguments else "")(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as e:
         message = str(e) if str(e).endswith(("?", ".")) else f"{e}."
-        verb = f"{words[0]} " if words and words[0] in VERBS else ""
+        verb = f"{arguments[0]} " if arguments and arguments[0] in VERBS else ""
         return _say(f"error: {message} Type: clip-anatomy {verb}--help", BAD_INPUT)
     return code if isinstance(code, int) else 0
 

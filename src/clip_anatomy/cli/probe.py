@@ -53,11 +53,11 @@ def probe(
     with shown(f"opening {store}") as progress:
         from clip_anatomy.studies.probe import probe as run
 
-        found = run(
+        result = run(
             store, last=last, without=without, atlas=atlas, label=label, group=group, split=split, method=method, epochs=epochs,
             seed=seed, progress=progress,
         )  # fmt: skip
     if out is not None:
-        write_file(out, json_text(found.to_dict()))
-    print_result(found, as_json=as_json)
+        write_file(out, json_text(result.to_dict()))
+    print_result(result, as_json=as_json)
     return 0

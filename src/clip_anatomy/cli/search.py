@@ -63,23 +63,23 @@ def search(
     folder = None if captions else output.folder("search")
     with shown(f"opening {store}") as tell:
         opened = Store.open(store)
-        named = opening.model or opening.weights or folder or captions
-        clip = model_of(opened, **vars(opening)) if named else None
+        needs_model = opening.model or opening.weights or folder or captions
+        clip = model_of(opened, **vars(opening)) if needs_model else None
         if captions:
-            found = search_captions(
+            result = search_captions(
                 opened, [*query], heads, k, measure=measure, allow_urls=allow_urls, clip=clip, progress=tell
             )
         else:
-            found = find(
+            result = find(
                 opened, [*query], heads, k, negative=negative, mode=mode, focus=focus, measure=measure, where=where,
                 atlas=atlas, approximate=approximate, allow_urls=allow_urls, clip=clip, device=opening.device, progress=tell,
             )  # fmt: skip
-            print_notes(found.notes)
+            print_notes(result.notes)
     if folder is not None:
         with shown("drawing the page"):
-            page = found.save(folder)
+            page = result.save(folder)
         note(f"page: {page}")
-    output.show(found)
+    output.show(result)
     return 0
 
 

@@ -61,7 +61,7 @@ def segment(
     from clip_anatomy.progress import note, say, shown
 
     folder = output.folder("segment")
-    asked, descriptions = asked_pictures(images, "segment", demo=reading.demo)
+    collection, descriptions = asked_pictures(images, "segment", demo=reading.demo)
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {opening.model}"))
         from clip_anatomy.images.input_size import parse_size
@@ -79,23 +79,23 @@ def segment(
         methods = [method] if method == "auto" else checked_methods(clip, [method])
         if len(methods) != 1:
             raise BadSpec("masks are cut from one method's maps. Type --method decomposition")
-        found = run(
-            clip, asked, names, methods[0], threshold=threshold, background=behind, templates=templates, size=wanted, window=window, stride=stride, registers=registers,
+        result = run(
+            clip, collection, names, methods[0], threshold=threshold, background=behind, templates=templates, size=wanted, window=window, stride=stride, registers=registers,
             refine=refine, together=groups_of(together or [], names), allow_urls=reading.allow_urls, skip_bad=True, progress=progress,
         )  # fmt: skip
-        found = replace(found, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes))
-        found = replace(found, maps=found.maps.with_failed(named_failures(found.failed)))
+        result = replace(result, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes))
+        result = replace(result, maps=result.maps.with_failed(named_failures(result.failed)))
         if target is not None:
-            masks_folder.write(found, target, progress, pictures=pictures)
-    print_notes(found.all_notes, found.failed)
+            masks_folder.write(result, target, progress, pictures=pictures)
+    print_notes(result.all_notes, result.failed)
     if output.as_json:
-        print_json(found.to_dict())
+        print_json(result.to_dict())
     else:
-        say(found.table("" if folder is None else str(folder / "segment.json")))
-    note(str(found.how))
+        say(result.table("" if folder is None else str(folder / "segment.json")))
+    note(str(result.how))
     if folder is not None:
         note(f"masks: {folder / 'index.html'}")
-    return reading.exit_code(found.failed)
+    return reading.exit_code(result.failed)
 
 
 def groups_of(wanted: list[str], texts: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:

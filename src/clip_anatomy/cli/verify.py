@@ -16,11 +16,11 @@ def verify(store: StoreFolder, *, as_json: AsJson = False) -> int:
     with shown(f"reading {store}") as tell:
         from clip_anatomy.store.verify import verify as verify_store
 
-        found = verify_store(store, tell)
-    print_result(found, as_json=as_json)
-    if not found.holds:
+        result = verify_store(store, tell)
+    print_result(result, as_json=as_json)
+    if not result.holds:
         note(
             "clip-anatomy: put a copy of the named files in their place; without one, delete the store and index again: "
             f"clip-anatomy index SOURCE {store}"
         )
-    return 0 if found.holds else 1
+    return 0 if result.holds else 1

@@ -53,12 +53,12 @@ class LabelledSource:
         Raises:
             BadInput: at the end, if the table said nothing about any of them.
         """
-        last, told = "", False
+        last, matched = "", False
         for picture in self.source:
             row = row_for(self.table, picture.id)
             if row is NOTHING and isinstance(picture.data, Path):
                 row = self.table.get(picture.data.resolve().as_posix(), NOTHING)
-            last, told = picture.id, told or row is not NOTHING
+            last, matched = picture.id, matched or row is not NOTHING
             yield replace(
                 picture,
                 label=row.label or picture.label,
@@ -67,7 +67,7 @@ class LabelledSource:
                 meta={**picture.meta, **row.meta},
                 told=picture.told or row is not NOTHING,
             )
-        if last and not told:
+        if last and not matched:
             raise BadInput(
                 f"no row of {self.file} (the last: {next(reversed([*self.table]), '')!r}) names a picture of {self.spec} (the last: "
                 f"{last!r}). Write its paths as these ids, or as plain file names"

@@ -85,8 +85,8 @@ def _unpacked(data: bytes) -> bytes:
 def _variable(data: bytes, order: str, name: str) -> Shaped[np.ndarray, "row col"] | None:
     """Return the values of a variable, None if it is another one."""
     parts = _elements(data, order)
-    (_, flags), (_, sizes), (_, said) = (next(parts, (0, b"")) for _ in range(3))
-    if said != name.encode("ascii"):
+    (_, flags), (_, sizes), (_, label) = (next(parts, (0, b"")) for _ in range(3))
+    if label != name.encode("ascii"):
         return None
     kind, stored = next(parts, (0, b""))
     if len(flags) < 4 or struct.unpack_from(f"{order}I", flags)[0] & 0xFF not in NUMERIC or kind not in NUMBERS:

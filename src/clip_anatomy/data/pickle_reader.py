@@ -142,7 +142,7 @@ def _run(file: Any) -> Any:
         "SETITEM": lambda _: _update(stack, pop(2)),
         "SETITEMS": lambda _: _update(stack, since_mark()),
         "MEMOIZE": lambda _: memo.__setitem__(len(memo), stack[-1]),
-        "GLOBAL": lambda said: stack.append(_name(*said.split(" ", 1))),
+        "GLOBAL": lambda argument: stack.append(_name(*argument.split(" ", 1))),
         "STACK_GLOBAL": lambda _: stack.append(_name(*pop(2))),
         "REDUCE": lambda _: stack.append(_reduce(*pop(2))),
         "BUILD": lambda _: _build(stack, pop(1)[0]),
@@ -151,15 +151,15 @@ def _run(file: Any) -> Any:
         steps[name] = lambda at: memo.__setitem__(int(at), stack[-1])
     for name in ("GET", "BINGET", "LONG_BINGET"):
         steps[name] = lambda at: stack.append(memo[int(at)])
-    for done, (kind, said, _) in enumerate(pickletools.genops(file)):
+    for done, (kind, argument, _) in enumerate(pickletools.genops(file)):
         if done > MOST:
             raise _Refused(f"it has more than {MOST:,} instructions")
         if kind.name == "STOP":
             return pop(1)[0]
         if kind.name in VALUES:
-            stack.append(said)
+            stack.append(argument)
         elif kind.name in steps:
-            steps[kind.name](said)
+            steps[kind.name](argument)
         else:
             raise _Refused(f"it uses the instruction {kind.name}, which plain values do not need")
     raise _Refused("it ends in its middle")

@@ -77,16 +77,16 @@ def passed_over_note(counts: Mapping[str, int]) -> str:
     """
     prefix = f"{_NO_PICTURE}: "
     others = Counter({reason.removeprefix(prefix): n for reason, n in counts.items() if reason.startswith(prefix)})
-    said: list[str] = []
+    notes: list[str] = []
     if others:
         kinds = [f"{count:,} {ending}" for ending, count in others.most_common(6)]
         more = ["…"] if len(others) > 6 else []
         total = others.total()
         what = "file that is no picture" if total == 1 else "files that are no pictures"
-        said.append(f"{total:,} {what} ({', '.join([*kinds, *more])})")
-    said += [
+        notes.append(f"{total:,} {what} ({', '.join([*kinds, *more])})")
+    notes += [
         f"{count:,} {_WORDS.get(reason, reason)}"
         for reason, count in counts.items()
         if count and not reason.startswith(prefix)
     ]
-    return f"passed over: {', '.join(said)}" if said else ""
+    return f"passed over: {', '.join(notes)}" if notes else ""

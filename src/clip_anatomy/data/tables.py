@@ -121,8 +121,8 @@ def _of_json(path: Path, value: Any) -> Iterator[tuple[str, TableRow]]:
         if isinstance(value.get("images"), list):
             yield from _of_coco(path, value)
             return
-        for name, said in value.items():
-            yield name, _note_of(said)
+        for name, entry in value.items():
+            yield name, _note_of(entry)
         return
     if isinstance(value, list):
         yield from _of_records(path, cast("list[Any]", value))
@@ -130,19 +130,19 @@ def _of_json(path: Path, value: Any) -> Iterator[tuple[str, TableRow]]:
     raise BadInput(f"{path} holds a JSON {type(value).__name__}. Type a list of records, or path → label or captions")
 
 
-def _note_of(said: Any) -> TableRow:
-    if isinstance(said, dict):
-        return _note(cast("dict[str, Any]", said))
-    if isinstance(said, list):
-        return TableRow(captions=tuple(str(s) for s in cast("list[Any]", said)))
-    return TableRow(label=str(said))
+def _note_of(entry: Any) -> TableRow:
+    if isinstance(entry, dict):
+        return _note(cast("dict[str, Any]", entry))
+    if isinstance(entry, list):
+        return TableRow(captions=tuple(str(s) for s in cast("list[Any]", entry)))
+    return TableRow(label=str(entry))
 
 
 def _of_coco(path: Path, value: dict[str, Any]) -> Iterator[tuple[str, TableRow]]:
     captions: dict[Any, list[str]] = {}
-    for said in value.get("annotations", ()):
-        if isinstance(said, dict) and "caption" in said:
-            captions.setdefault(said.get("image_id"), []).append(str(said["caption"]))
+    for entry in value.get("annotations", ()):
+        if isinstance(entry, dict) and "caption" in entry:
+            captions.setdefault(entry.get("image_id"), []).append(str(entry["caption"]))
     images: list[Any] = value["images"]
     for record, (name, note) in zip(images, _of_records(path, images), strict=True):
         yield name, replace(note, captions=(*note.captions, *captions.get(record.get("id"), ())))

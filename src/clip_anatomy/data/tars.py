@@ -179,14 +179,18 @@ def _sample(
     if not images:
         passed_over.update(not_a_picture(name) for name, _ in members.values())
         return
-    said = _json(_text(members, "json"))
-    label = str(next((said.pop(name) for name in LABEL if name in said), "")) or _text(members, "cls")
-    group = str(next((said.pop(name) for name in GROUP if name in said), ""))
-    told: Any = next((said.pop(name) for name in CAPTIONS if name in said), ())
-    captions = tuple(str(t) for t in cast("list[Any]", told)) if isinstance(told, list | tuple) else (str(told),)
+    fields = _json(_text(members, "json"))
+    label = str(next((fields.pop(name) for name in LABEL if name in fields), "")) or _text(members, "cls")
+    group = str(next((fields.pop(name) for name in GROUP if name in fields), ""))
+    own_captions: Any = next((fields.pop(name) for name in CAPTIONS if name in fields), ())
+    captions = (
+        tuple(str(t) for t in cast("list[Any]", own_captions))
+        if isinstance(own_captions, list | tuple)
+        else (str(own_captions),)
+    )
     captions = captions or tuple(line.strip() for line in _text(members, "txt").splitlines() if line.strip())
     stem = tar.removesuffix(PurePosixPath(tar).suffix)
-    meta = {k: v for k, v in said.items() if isinstance(v, str | int | float | bool)}
+    meta = {k: v for k, v in fields.items() if isinstance(v, str | int | float | bool)}
     for ending in images:
         name, data = members[ending]
         id = f"{stem}/{key}" if len(images) == 1 else f"{stem}/{key}.{ending}"
@@ -200,7 +204,7 @@ def _text(members: dict[str, tuple[str, bytes | BadImage]], ending: str) -> str:
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        said = json.loads(text or "{}")
+        fields = json.loads(text or "{}")
     except (ValueError, RecursionError):  # one sample's broken notes do not spoil its picture
         return {}
-    return cast("dict[str, Any]", said) if isinstance(said, dict) else {}
+    return cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}

@@ -239,8 +239,8 @@ def _embed(
             both = model.encode_both(pixels)
         return both[0].float(), both[1].float()
 
-    found = split_when_out_of_memory(run, batch.pixels, batch_size.ran_out)
-    unedited, edited = (torch.cat(parts) for parts in zip(*found, strict=True))
+    results = split_when_out_of_memory(run, batch.pixels, batch_size.ran_out)
+    unedited, edited = (torch.cat(parts) for parts in zip(*results, strict=True))
     finite = torch.isfinite(edited).all(-1) & torch.isfinite(unedited).all(-1)
     rows = list(zip(batch.pictures or (), finite.tolist(), strict=True))
     failed += [

@@ -238,8 +238,8 @@ class Edit:
         """Leave these parts alone again (all of them, if none are named); parts that are not replaced may be named too."""
         chosen = Selection.parse(parts, self.layers, self.heads, pool=True) if isinstance(parts, str) else parts
         left = Selection() if chosen is None else self.parts - chosen
-        kept = tuple(one for one in self.replacements if _selected(one, left))
-        return replace(self, replacements=kept)
+        remaining = tuple(one for one in self.replacements if _selected(one, left))
+        return replace(self, replacements=remaining)
 
     def _refuse_unlike(self, other: "Edit") -> None:
         if self.digest != other.digest:

@@ -131,13 +131,13 @@ def read_edit(path: Path) -> dict[str, Any]:
 
 def _origin(model: Mapping[str, Any], beside: Path) -> Origin | None:
     """Read where the model of an edit lies: the places it says, those that are there first."""
-    said = {str(name): str(place) for name, place in dict(model.get("origin") or {}).items()}
-    if not said:
+    places = {str(name): str(place) for name, place in dict(model.get("origin") or {}).items()}
+    if not places:
         return None
     try:
-        return Origin.read(said, beside, str(model["name"]))
+        return Origin.read(places, beside, str(model["name"]))
     except BadSpec:  # only whoever opens the model has to be told
-        return Origin(said["spec"], said.get("place", ""), said.get("weights", ""))
+        return Origin(places["spec"], places.get("place", ""), places.get("weights", ""))
 
 
 def _replacement(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Replacement:
@@ -154,14 +154,16 @@ def _replacement(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Repla
         )
     if row["by"] not in EDIT_BYS:
         raise BadSpec(f"{row['part']} replaced by {row['by']!r}? That is not known. Type one of: {', '.join(EDIT_BYS)}")
-    found: dict[str, Tensor] = {}
+    arrays: dict[str, Tensor] = {}
     for what, name in (("mean", "baseline"), ("directions", "frame")):
         if what in row:
             if row[what] not in tensors:
                 raise BadInput(f"the tensor {row[what]!r} is not in the file beside it. {AGAIN}")
-            found[name] = tensors[row[what]].float()
+            arrays[name] = tensors[row[what]].float()
     known: tuple[Any, Any] = (kind, row["by"])
-    return Replacement(known[0], int(layer or -1), int(head or -1), known[1], found.get("baseline"), found.get("frame"))
+    return Replacement(
+        known[0], int(layer or -1), int(head or -1), known[1], arrays.get("baseline"), arrays.get("frame")
+    )
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:

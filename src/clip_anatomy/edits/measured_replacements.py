@@ -177,8 +177,8 @@ def _frame(
     name = f"head {layer}.{head}"
     if span is not None:
         row = span.layers.index(layer)
-        kept = span.directions[row, head][span.indices[row, head] >= 0]
-        joint = _restored(kept, span.basis, layer, head)
+        picked = span.directions[row, head][span.indices[row, head] >= 0]
+        joint = _restored(picked, span.basis, layer, head)
         return joint.float() if not len(joint) else frame_of(joint, name)
     if (layer, head) not in directions:
         return None

@@ -38,6 +38,6 @@ def open_edited(
     if isinstance(model, Clip):
         return EditedClip(model, read)
     beside = Path() if isinstance(edit, Edit) else Path(edit).parent
-    said = {} if read.origin is None else read.origin.to_dict(beside)
-    clip = opened_again(said, beside, read.model, model, weights, device=device, dtype=read.dtype)
+    origin = {} if read.origin is None else read.origin.to_dict(beside)
+    clip = opened_again(origin, beside, read.model, model, weights, device=device, dtype=read.dtype)
     return EditedClip(clip, read)

@@ -199,7 +199,7 @@ def frame_of(rows: Float[Tensor, "vector embed"], name: str) -> Float[Tensor, "d
     if not bool(torch.isfinite(rows).all()):
         raise BadInput(f"{name}: its directions hold NaN or infinity. Give finite vectors of the joint space")
     _, sizes, across = torch.linalg.svd(rows.detach().to("cpu", torch.float64), full_matrices=False)
-    kept = sizes > (float(sizes.max()) if len(sizes) else 0.0) * 1e-6
-    if not bool(kept.any()):
+    large = sizes > (float(sizes.max()) if len(sizes) else 0.0) * 1e-6
+    if not bool(large.any()):
         raise BadInput(f"{name}: its directions are all zero. Give at least one vector, or leave the head out")
-    return across[kept].float().contiguous()
+    return across[large].float().contiguous()

@@ -83,10 +83,10 @@ class Selection:
             24
         """
         there = layer_numbers(layers)
-        found = Selection()
+        selection = Selection()
         for piece in parse_parts(spec, there, heads, atlas, pool=pool):
-            found |= Selection(**vars(piece))
-        return found.checked(there, heads, pool=pool)
+            selection |= Selection(**vars(piece))
+        return selection.checked(there, heads, pool=pool)
 
     def checked(
         self, layers: "int | Sequence[int]", heads: int, tokens: int | None = None, *, pool: bool = False
@@ -212,10 +212,10 @@ class Selection:
             )
         try:
             pairs = tuple((int(layer), int(head)) for layer, head in fields.get("heads", ()))
-            named = {name: fields.get(name, ()) for name in ("mlps", "class_to_class", "tokens")}
-            pool = (POOL,) if "pool" in named["mlps"] else ()
-            named["mlps"] = [layer for layer in named["mlps"] if layer != "pool"]
-            numbers = {name: tuple(map(int, value)) for name, value in named.items()}
+            lists = {name: fields.get(name, ()) for name in ("mlps", "class_to_class", "tokens")}
+            pool = (POOL,) if "pool" in lists["mlps"] else ()
+            lists["mlps"] = [layer for layer in lists["mlps"] if layer != "pool"]
+            numbers = {name: tuple(map(int, value)) for name, value in lists.items()}
         except (TypeError, ValueError):
             raise BadSpec(
                 'this is no selection: numbers were expected. Type {"heads": [[9, 3]], "mlps": [4]}'

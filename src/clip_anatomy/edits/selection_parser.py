@@ -83,11 +83,11 @@ def _read(piece: str, layers: tuple[int, ...], heads: int, atlas: Atlas | None, 
 
 def _mlps(value: str, layers: tuple[int, ...], *, pool: bool) -> tuple[int, ...]:
     """`all`, `3,4`, `pool` or `0-5,pool`; of a model without such a pool, `all` are those of the layers."""
-    named = [part.strip() for part in value.split(",")]
-    if "pool" in named and not pool:
+    numbers = [part.strip() for part in value.split(",")]
+    if "pool" in numbers and not pool:
         raise BadSpec(f"mlp={value}: no MLP behind an attention pool is here. Type mlp={joined(layers)} or mlp=all")
-    behind = (POOL,) if pool and (value == "all" or "pool" in named) else ()
-    rest = ",".join(part for part in named if part != "pool")
+    behind = (POOL,) if pool and (value == "all" or "pool" in numbers) else ()
+    rest = ",".join(part for part in numbers if part != "pool")
     return (*(_listed("mlp", rest, layers) if rest else ()), *behind)
 
 
@@ -100,12 +100,12 @@ def _by_name(piece: str, layers: tuple[int, ...], atlas: Atlas | None) -> tuple[
         raise BadSpec(
             f"{piece}: heads have names in an atlas only. Make one: clip-anatomy atlas STORE --out FOLDER, and give it"
         )
-    found = tuple((layer, head) for layer, head in atlas.select(piece) if layer in layers)
-    if not found:
+    heads = tuple((layer, head) for layer, head in atlas.select(piece) if layer in layers)
+    if not heads:
         raise BadSpec(
             f"{piece}: such heads are in layers that are not here. Type a name that fits one of layers {joined(layers)}"
         )
-    return found
+    return heads
 
 
 def _pair(part: str) -> tuple[int, int]:

@@ -191,9 +191,9 @@ def faithfulness(
         (torch.Size([3, 1, 11]), ('map', 'raw cosine', 'random'))
     """
     _check(steps, draws, score, occlusion)
-    named = Texts.of(clip, texts, options.pop("templates", None))
-    unit = F.normalize(named.embeddings, dim=-1)
-    watched = score or ("probability" if len(named) > 1 else "cosine")
+    embedded = Texts.of(clip, texts, options.pop("templates", None))
+    unit = F.normalize(embedded.embeddings, dim=-1)
+    watched = score or ("probability" if len(embedded) > 1 else "cosine")
     wanted = pairs if pairs is not None else None if masks is None else list(masks)
     orders = ("map", "random") if method == "raw" else ("map", "raw cosine", "random")
     generator = torch.Generator().manual_seed(seed)
@@ -201,23 +201,23 @@ def faithfulness(
     tell = progress or silent
     label, pointing, done, share = "", Pointing(), 0, torch.zeros(0)
     for batch in picture_batches(clip, images, size, BATCH, own=options.get("window") is not None):
-        maps = heatmap(clip, batch.pixels, named, method, **options)
+        maps = heatmap(clip, batch.pixels, embedded, method, **options)
         ranked, label = [maps.values], maps.method
         if method != "raw":
-            ranked.append(heatmap(clip, batch.pixels, named, "raw").values)
+            ranked.append(heatmap(clip, batch.pixels, embedded, "raw").values)
         nearest = (clip.encode_image(batch.pixels) @ unit.T).argmax(1).tolist()
         for at, image in enumerate(batch.places):
             tell("taking patches out and putting them back", done, None)
             done += 1
             for pair in [(image, nearest[at])] if wanted is None else [pair for pair in wanted if pair[0] == image]:
                 text = pair[1]
-                if not 0 <= text < len(named):
-                    raise BadSpec(f"pair {pair}: there are texts 0 to {len(named) - 1}. Type: pairs=[({image}, 0)]")
+                if not 0 <= text < len(embedded):
+                    raise BadSpec(f"pair {pair}: there are texts 0 to {len(embedded) - 1}. Type: pairs=[({image}, 0)]")
                 map_ = maps.values[at, text]
                 order = [each[at, text].flatten().argsort(descending=True, stable=True).cpu() for each in ranked]
                 order += [torch.randperm(map_.numel(), generator=generator) for _ in range(draws)]
                 share, deletion, insertion = curves(
-                    clip, batch.pixels[at], named.embeddings, text, torch.stack(order),
+                    clip, batch.pixels[at], embedded.embeddings, text, torch.stack(order),
                     occlusion=occlusion, score=watched, steps=steps, seed=seed,
                 )  # fmt: skip
                 measured.append((pair, _random_averaged(deletion, draws), _random_averaged(insertion, draws)))
@@ -230,7 +230,7 @@ def faithfulness(
         raise BadSpec("pairs=[] leaves nothing to measure. Type: pairs=[(0, 0)], or leave it out")
     measured_pairs, deletions, insertions = zip(*measured, strict=True)
     return Faithfulness(
-        label, clip.name, occlusion, watched, orders, measured_pairs, named.names,
+        label, clip.name, occlusion, watched, orders, measured_pairs, embedded.names,
         share, torch.stack(deletions, 1), torch.stack(insertions, 1), pointing if masks is not None else None,
     )  # fmt: skip
 
@@ -293,12 +293,12 @@ def _random_averaged(curves_: Float[Tensor, "order step"], draws: int) -> Float[
 
 def _patch_mask(given: Any, batch: PictureBatch, at: int, grid: tuple[int, int]) -> Tensor:
     mask = torch.as_tensor(given).cpu() == 1
-    shape, seen = tuple(mask.shape), tuple(batch.pixels.shape[2:])
+    shape, input_size = tuple(mask.shape), tuple(batch.pixels.shape[2:])
     where = None if batch.geometries is None else batch.geometries[at]
     if mask.dim() == 2 and where is not None and shape == where.picture and shape != grid:
         mask = aligned_mask(mask.long().numpy(), where) == 1
-    elif mask.dim() != 2 or shape not in (grid, seen):
-        sizes = [grid, seen, *([] if where is None else [where.picture])]
+    elif mask.dim() != 2 or shape not in (grid, input_size):
+        sizes = [grid, input_size, *([] if where is None else [where.picture])]
         raise BadInput(
             f"a mask of {list(shape)} fits nothing. Type one of {' or '.join(str(size) for size in sizes)} pixels"
         )

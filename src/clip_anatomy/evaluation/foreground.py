@@ -126,8 +126,8 @@ def aligned_mask(mask: "Int[np.ndarray, 'row col']", where: Geometry) -> Int[Ten
     """
     (rows, cols), (top, left) = where.resized, where.offset
     scaled = np.array(Image.fromarray(mask.astype(np.int32)).resize((cols, rows), Image.Resampling.NEAREST))
-    found = np.full(where.size, IGNORED)
+    labels = np.full(where.size, IGNORED)
     first = max(0, top), max(0, left)
     part = scaled[first[0] : top + where.size[0], first[1] : left + where.size[1]]
-    found[first[0] - top : first[0] - top + part.shape[0], first[1] - left : first[1] - left + part.shape[1]] = part
-    return torch.from_numpy(found.astype(np.int64))
+    labels[first[0] - top : first[0] - top + part.shape[0], first[1] - left : first[1] - left + part.shape[1]] = part
+    return torch.from_numpy(labels.astype(np.int64))

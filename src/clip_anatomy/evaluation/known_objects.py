@@ -132,12 +132,12 @@ def masked_objects(
                 skipped.append((entry.id, str(error)))
             continue
         where = clip.preprocess.geometry(*image.size)
-        seen = aligned_mask(mask, where)
+        visible = aligned_mask(mask, where)
         grid = patch_grid(where.size, clip.patch)
-        unknown = patch_mask(seen == IGNORED, grid)
+        unknown = patch_mask(visible == IGNORED, grid)
         targets: list[tuple[int, int, Tensor]] = []
-        for number in torch.unique(seen[seen != IGNORED]).tolist():
-            there = patch_mask(seen == number, grid) & ~unknown
+        for number in torch.unique(visible[visible != IGNORED]).tolist():
+            there = patch_mask(visible == number, grid) & ~unknown
             if number != data.background and bool(there.any()):
                 targets.append((0, int(number), there.long().masked_fill(unknown, IGNORED)))
         yield ObjectBatch(clip.preprocess(image)[None], texts, tuple(targets))

@@ -196,11 +196,11 @@ def _measured(clip: Clip, batch: ObjectBatch, name: str, counted: _Counts, thres
     options = {**as_published(clip, method), **options}
     start = perf_counter()
     try:
-        found = _target_maps(clip, batch, method, options)
+        maps = _target_maps(clip, batch, method, options)
     except UnsupportedModel as error:
         return _Counts(why=str(error))
     counted = replace(counted, seconds=counted.seconds + perf_counter() - start)
-    for map_, (_, _, mask) in zip(found, batch.targets, strict=True):
+    for map_, (_, _, mask) in zip(maps, batch.targets, strict=True):
         counted = counted.add(map_, mask, threshold)
     return counted
 

@@ -84,7 +84,7 @@ def method_checks(maps: MapSet, most: int = MOST, progress: Progress | None = No
 
         return part
 
-    found: list[tuple[Sanity, tuple[Faithfulness, ...]]] = []
+    results: list[tuple[Sanity, tuple[Faithfulness, ...]]] = []
     for at, method in enumerate(one.method for one in maps.methods):
         steps = [part_of(at * parts + part, method) for part in range(parts)]
         compares = "against" in run.options and method_of(run.clip, method).contrasts
@@ -104,5 +104,5 @@ def method_checks(maps: MapSet, most: int = MOST, progress: Progress | None = No
             )
             for part, occlusion in enumerate(OCCLUSIONS, 1)
         )
-        found.append((one, further))
-    return MethodChecks(tuple(found), len(pictures), len(known) - len(pictures))
+        results.append((one, further))
+    return MethodChecks(tuple(results), len(pictures), len(known) - len(pictures))

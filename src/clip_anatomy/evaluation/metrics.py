@@ -63,14 +63,14 @@ class Confusion:
             )
         classes = len(self.counts)
         counted = truth != IGNORED
-        true, said = truth[counted].long(), predicted[counted].long()
-        for name, ids in (("truth", true), ("prediction", said)):
+        true, predicted_class = truth[counted].long(), predicted[counted].long()
+        for name, ids in (("truth", true), ("prediction", predicted_class)):
             if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < classes:
                 raise BadInput(
                     f"classes of the {name} run from {int(ids.min())} to {int(ids.max())}: 0..{classes - 1} were "
                     f"expected. Type {IGNORED} for pixels that do not count"
                 )
-        fresh = torch.bincount(true * classes + said, minlength=classes * classes).reshape(classes, classes)
+        fresh = torch.bincount(true * classes + predicted_class, minlength=classes * classes).reshape(classes, classes)
         return replace(self, counts=self.counts + fresh.to(self.counts.device))
 
     def merge(self, other: "Confusion") -> "Confusion":
@@ -173,9 +173,9 @@ def average_precision(scores: Float[Tensor, " entry"], truth: Bool[Tensor, " ent
     order = scores.argsort(descending=True)
     ranked, hits = scores[order], truth[order].double().cumsum(0)
     last = torch.cat([ranked[1:] != ranked[:-1], torch.ones(1, dtype=torch.bool, device=ranked.device)])
-    hits, seen = hits[last], (last.nonzero().flatten() + 1).double()
+    hits, retrieved = hits[last], (last.nonzero().flatten() + 1).double()
     gained = torch.diff(hits, prepend=hits.new_zeros(1)) / positives
-    return float((gained * hits / seen).sum())
+    return float((gained * hits / retrieved).sum())
 
 
 def pair_average_precision(map_: Float[Tensor, "row col"], mask: Shaped[Tensor, "row col"]) -> float:

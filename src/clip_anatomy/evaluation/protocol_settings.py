@@ -96,29 +96,29 @@ def class_texts(data: MaskedDataset | TaggedDataset, settings: Settings, names: 
         BadInput: a file with another number of lines.
     """
     if names is None:
-        words: list[tuple[str, ...]] = [(name,) for name in data.classes]
+        texts: list[tuple[str, ...]] = [(name,) for name in data.classes]
         source = "the data set's own, untuned"
         if isinstance(data, MaskedDataset) and data.background is not None and isinstance(settings, SemanticSettings):
-            words[data.background] = settings.background or words[data.background]
-        return ClassTexts(tuple(words), source)
+            texts[data.background] = settings.background or texts[data.background]
+        return ClassTexts(tuple(texts), source)
     if not isinstance(settings, SemanticSettings):
         raise BadSpec("names are read for protocols of mIoU only. Leave them out, or type: voc20")
     file = path_of(names)
     lines = lines_of(file)
-    words = [tuple(word.strip() for word in line.split(",") if word.strip()) for line in lines]
-    if len(words) != len(data.classes) or not all(words):
+    texts = [tuple(word.strip() for word in line.split(",") if word.strip()) for line in lines]
+    if len(texts) != len(data.classes) or not all(texts):
         raise BadInput(
-            f"{file} has {len(words)} lines for {len(data.classes)} classes of {data.name}. Type a file with a line of texts for "
+            f"{file} has {len(texts)} lines for {len(data.classes)} classes of {data.name}. Type a file with a line of texts for "
             f"each, separated by commas, in the order {', '.join(data.classes[:3])}…"
         )
     sha256 = digest(file.read_bytes(), size=6, algorithm="sha256")
-    return ClassTexts(tuple(words), f"{file.name}, {sum(map(len, words))} texts (SHA-256 {sha256}…)")
+    return ClassTexts(tuple(texts), f"{file.name}, {sum(map(len, texts))} texts (SHA-256 {sha256}…)")
 
 
 def task_of(
     clip: Clip,
     data: MaskedDataset | TaggedDataset,
-    words: ClassTexts,
+    names: ClassTexts,
     settings: Settings,
     *,
     progress: Progress | None = None,
@@ -129,7 +129,7 @@ def task_of(
     Args:
         clip: the model.
         data: the data set.
-        words: the class names that were asked for.
+        names: the class names that were asked for.
         settings: of the protocol.
         progress: told the texts that are embedded.
         plain: the data set's own class names, where others were asked for.
@@ -143,14 +143,14 @@ def task_of(
         return F.normalize(embed_texts(clip, prompts, progress=tell), dim=-1)
 
     if isinstance(settings, LabelsSettings):
-        return LabelTask(clip, data.classes, embed(words.texts), settings.method)
+        return LabelTask(clip, data.classes, embed(names.texts), settings.method)
     if isinstance(settings, ForegroundSettings):
         return ForegroundTask(clip, embed(imagenet_names()), settings.method, settings.mask)
     if isinstance(settings, SaliencySettings):
-        found = embed_texts(clip, [settings.text], None if settings.prompts == 1 else imagenet_templates())
-        return SaliencyTask(clip, F.normalize(found, dim=-1), settings.method, settings.size)
+        embedding = embed_texts(clip, [settings.text], None if settings.prompts == 1 else imagenet_templates())
+        return SaliencyTask(clip, F.normalize(embedding, dim=-1), settings.method, settings.size)
     assert isinstance(data, MaskedDataset)
-    lists = text_lists(words, plain or words, settings.draws, settings.vocabularies, data.background)
+    lists = text_lists(names, plain or names, settings.draws, settings.vocabularies, data.background)
     every = tuple(dict.fromkeys(text for one in lists for text in one.words.texts))
     return SemanticTask(clip, data.classes, every, embed(every), lists, settings, data.background)
 

@@ -67,10 +67,10 @@ class ProtocolResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; NaN becomes None."""
-        found = {**asdict(self), "figures": finite(self.figures), "per_class": finite(self.per_class)}
-        found["skipped"] = [{"id": name, "why": why} for name, why in self.skipped]
-        found["names"] = [finite(asdict(one)) for one in self.names]
-        return {"schema": "clip-anatomy/bench/1", **found}
+        values = {**asdict(self), "figures": finite(self.figures), "per_class": finite(self.per_class)}
+        values["skipped"] = [{"id": name, "why": why} for name, why in self.skipped]
+        values["names"] = [finite(asdict(one)) for one in self.names]
+        return {"schema": "clip-anatomy/bench/1", **values}
 
     def summary(self, *, classes: bool = False) -> str:
         """Return the configuration and the figures; those of each class where `classes`."""

@@ -71,16 +71,16 @@ def saliency_measures(map_: Float[np.ndarray, "row col"], mask: Bool[np.ndarray,
     levels = np.clip(np.rint(map_ * 255), 0, 255).astype(np.float64) / 255
     low, high = levels.min(), levels.max()
     stretched = (levels - low) / (high - low) if high > low else levels
-    hits, said = _at_thresholds(stretched, mask)
+    hits, predicted = _at_thresholds(stretched, mask)
     binary = stretched >= min(2 * stretched.mean(), 1.0)
     hit, positive = np.count_nonzero(binary & mask), np.count_nonzero(binary)
     adaptive = np.array([hit]), np.array([positive])
     there, size = int(mask.sum()), mask.size
     return {
         "S-measure": s_measure(stretched, mask),
-        "E-measure (mean)": float(e_measure(hits, said, there, size).mean()),
+        "E-measure (mean)": float(e_measure(hits, predicted, there, size).mean()),
         "E-measure (adaptive)": float(e_measure(*adaptive, there, size)[0]),
-        "F-measure (mean)": float(f_measure(hits, said, there).mean()),
+        "F-measure (mean)": float(f_measure(hits, predicted, there).mean()),
         "F-measure (adaptive)": float(f_measure(*adaptive, there)[0]),
         "F-measure (weighted)": weighted_f_measure(stretched, mask),
         "MAE": float(np.abs(stretched - mask).mean()),
@@ -97,26 +97,26 @@ def _at_thresholds(
 
 
 def f_measure(
-    hits: Int[np.ndarray, " threshold"], said: Int[np.ndarray, " threshold"], there: int
+    hits: Int[np.ndarray, " threshold"], predicted: Int[np.ndarray, " threshold"], there: int
 ) -> Float[np.ndarray, " threshold"]:
     """F-measure from counts: object pixels found, pixels found, object pixels."""
-    precision, recall = hits / np.maximum(said, 1), hits / max(there, 1)
+    precision, recall = hits / np.maximum(predicted, 1), hits / max(there, 1)
     return (1 + BETA_SQUARED) * precision * recall / np.where(hits > 0, BETA_SQUARED * precision + recall, 1)
 
 
 def e_measure(
-    hits: Int[np.ndarray, " threshold"], said: Int[np.ndarray, " threshold"], there: int, size: int
+    hits: Int[np.ndarray, " threshold"], marked: Int[np.ndarray, " threshold"], there: int, size: int
 ) -> Float[np.ndarray, " threshold"]:
     """E-measure from the same counts and the number of pixels: a binary map has four kinds of pixels, each with one alignment."""
     if there == 0:
-        total = (size - said).astype(np.float64)
+        total = (size - marked).astype(np.float64)
     elif there == size:
-        total = said.astype(np.float64)
+        total = marked.astype(np.float64)
     else:
-        total = np.zeros(len(said))
-        kinds = ((1, 1, hits), (1, 0, said - hits), (0, 1, there - hits), (0, 0, size - said - there + hits))
+        total = np.zeros(len(marked))
+        kinds = ((1, 1, hits), (1, 0, marked - hits), (0, 1, there - hits), (0, 0, size - marked - there + hits))
         for predicted, true, count in kinds:
-            a, b = predicted - said / size, true - there / size
+            a, b = predicted - marked / size, true - there / size
             total += count * (1 + 2 * a * b / (a**2 + b**2 + EPS)) ** 2 / 4
     return total / max(size - 1, 1)
 
@@ -158,8 +158,8 @@ def weighted_f_measure(map_: Float[np.ndarray, "row col"], mask: Bool[np.ndarray
         raise MissingExtra("scipy", "measure") from error
     if not mask.any():
         return 0.0
-    found: Any = distance_transform_edt(~mask, return_indices=True)
-    distance, nearest = found
+    distances: Any = distance_transform_edt(~mask, return_indices=True)
+    distance, nearest = distances
     error = np.abs(map_ - mask)
     carried = error[nearest[0], nearest[1]]  # beside the object: the error of its nearest pixel
     square = np.square(np.arange(KERNEL) - KERNEL // 2)

@@ -131,11 +131,11 @@ def sanity(
     # Pixels only: 0.6 MB a picture.
     batches = list(picture_batches(clip, images, size, BATCH, own=options.get("window") is not None))
     templates, against = options.pop("templates", None), options.pop("against", NEUTRAL)
-    named = Texts.of(clip, texts, templates)
-    asked = dense_method(clip) if isinstance(method, DenseAttention) else method_of(clip, method)
-    if asked.contrasts:  # embedded once, and the same whatever the texts
-        options["against"] = named.contrast(clip, against, asked.options.ALONE)
-    known = named.embeddings
+    embedded = Texts.of(clip, texts, templates)
+    map_method = dense_method(clip) if isinstance(method, DenseAttention) else method_of(clip, method)
+    if map_method.contrasts:  # embedded once, and the same whatever the texts
+        options["against"] = embedded.contrast(clip, against, map_method.options.ALONE)
+    known = embedded.embeddings
     other_names = _contrast(clip, texts, contrast, draws, seed)
     if other_names is None:
         other = _random_directions(known, draws, seed)
@@ -148,7 +148,7 @@ def sanity(
     tell = _Steps(progress or silent, 4 + len(depths), pictures)
     maps = _Maps(batches, method, options)
     tell("the maps themselves")
-    drawn = [heatmap(clip, batch.pixels, named, method, **options) for batch in batches]
+    drawn = [heatmap(clip, batch.pixels, embedded, method, **options) for batch in batches]
     own = [one.values.flatten(2) for one in drawn]
     patches = min(one.shape[-1] for one in own)
     noise = (patches - 1) ** -0.5 if patches > 1 else 1.0
@@ -156,7 +156,7 @@ def sanity(
     trained = not untrained
     tell("negative texts")
     rounds = [_correlations(own, maps(clip, some)) for some in _rounds(other, len(known), draws)]
-    checks = [text_check(Measured.of(torch.stack(rounds, 1), noise), per_text=asked.per_text, trained=trained)]
+    checks = [text_check(Measured.of(torch.stack(rounds, 1), noise), per_text=map_method.per_text, trained=trained)]
     for depth in depths:
         tell("random weights")
         other_maps = maps(randomised(clip, depth, seed=seed), known)
@@ -222,10 +222,10 @@ def _blocks_in_words(depth: int | None, total: int) -> str:
 def _sinks_of_all(clip: Clip, batches: Sequence[PictureBatch], pictures: int) -> tuple[tuple[Sink, ...], SanityCheck]:
     parts = [sinks_of(clip.vision, batch.pixels) for batch in batches]
     every = [sink for batch, part in zip(batches, parts, strict=True) for sink in sinks_found(batch.places, part)]
-    found = tuple(sorted(every, key=lambda sink: sink.image))
+    sinks = tuple(sorted(every, key=lambda sink: sink.image))
     share = Measured.of(torch.cat([part.share for part in parts])[:, None])
     common = sum(int(part.mask.sum()) for part in parts) / sum(part.mask.numel() for part in parts)
-    return found, sinks_check(found, pictures, share, common)
+    return sinks, sinks_check(sinks, pictures, share, common)
 
 
 def _negative_shares(

@@ -154,23 +154,23 @@ class Sanity(Result):
     @property
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Figure, half of the interval, chance and limit of each check, as page and terminal print them."""
-        found: list[tuple[str, str, str, str]] = []
+        lines: list[tuple[str, str, str, str]] = []
         for check in self.checks:
             values = (check.figure, check.error, check.chance, check.limit)
             share = check.name == "sinks"
             cells = ["" if x is None or isnan(x) else f"{x:.0%}" if share else f"{x:.2f}" for x in values]
-            found.append((cells[0], cells[1], cells[2], f"< {cells[3]}" if cells[3] else ""))
-        return found
+            lines.append((cells[0], cells[1], cells[2], f"< {cells[3]}" if cells[3] else ""))
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON (NaN becomes None)."""
-        found = asdict(self)
-        for check, one in zip(found["checks"], self.checks, strict=True):
+        values = asdict(self)
+        for check, one in zip(values["checks"], self.checks, strict=True):
             check["interval"] = None if isnan(one.error) else list(one.interval)
             check["figure"] = None if isnan(one.figure) else one.figure
             del check["error"]
         return {
-            **found,
+            **values,
             "announcement": self.announcement,
             "passed": self.passed,
             "limits": {name: limit for name, (limit, _) in LIMITS.items()},
@@ -234,8 +234,8 @@ def weights_check(
     if chance is not None:
         level = chance.figure if not isnan(chance.figure) else None
         return _judged("weights", varied, measured, level, "depends on what was learned", trained=trained)
-    kept = measured.figure >= LIMITS["weights"][0]
-    verdict = FLAT if isnan(measured.figure) else "still the map's order" if kept else "no longer the map's order"
+    unchanged = measured.figure >= LIMITS["weights"][0]
+    verdict = FLAT if isnan(measured.figure) else "still the map's order" if unchanged else "no longer the map's order"
     return SanityCheck("weights", varied, measured.figure, None, None, verdict, None, measured.error)
 
 
@@ -268,20 +268,20 @@ def sinks_found(images: Sequence[int], part: AttentionSinks) -> list[Sink]:
     ]
 
 
-def sinks_check(found: Sequence[Sink], images: int, measured: Measured, chance: float) -> SanityCheck:
+def sinks_check(sinks: Sequence[Sink], images: int, measured: Measured, chance: float) -> SanityCheck:
     """Judge whether the readout attends to sinks.
 
     Args:
-        found: the sinks.
+        sinks: the sinks.
         images: how many pictures were looked at.
         measured: share of the attention to patches that goes to sinks, over pictures.
         chance: the share of the patches that are sinks.
     """
     varied, limit = "attention on sinks and registers", LIMITS["sinks"][0]
-    if not found:
+    if not sinks:
         return SanityCheck("sinks", varied, 0.0, limit, True, f"none in {counted(images, 'picture')}", 0.0)
     most: dict[tuple[int, int], list[Sink]] = {}
-    for sink in found:
+    for sink in sinks:
         most.setdefault((sink.row, sink.col), []).append(sink)
     common = sorted(most.items(), key=lambda item: -len(item[1]))
     where = ", ".join(
@@ -289,7 +289,7 @@ def sinks_check(found: Sequence[Sink], images: int, measured: Measured, chance: 
         for (row, col), group in common[:PLACES]
     )
     more = f" and {len(common) - PLACES} other places" if len(common) > PLACES else ""
-    pictures = len({sink.image for sink in found})
+    pictures = len({sink.image for sink in sinks})
     return SanityCheck(
         "sinks", varied, measured.figure, limit, measured.figure < limit,
         f"found in {pictures} of {images} pictures: {where}{more}", chance, measured.error,

@@ -100,7 +100,7 @@ def sliding_scores(
         for left in window_starts(width, windows.window, windows.stride)
     ]
     total: Tensor | None = None
-    seen = torch.zeros(height, width)
+    coverage = torch.zeros(height, width)
     for first in range(0, len(places), batch):
         some = places[first : first + batch]
         pieces = torch.stack([padded[:, t : t + windows.window, c : c + windows.window] for t, c in some])
@@ -109,9 +109,9 @@ def sliding_scores(
             if total is None:
                 total = torch.zeros(len(here), height, width)
             total[:, top : top + windows.window, left : left + windows.window] += here
-            seen[top : top + windows.window, left : left + windows.window] += 1
+            coverage[top : top + windows.window, left : left + windows.window] += 1
     assert total is not None  # there is always one window
-    return (total / seen)[:, :rows, :cols]
+    return (total / coverage)[:, :rows, :cols]
 
 
 def classes_of(

@@ -56,9 +56,9 @@ class DiskCache:
                 for start in range(0, len(wanted), AT_ONCE):
                     some = wanted[start : start + AT_ONCE]
                     marks = ",".join("?" * len(some))
-                    for name, kept in database.execute(f"SELECT name, value FROM kept WHERE name IN ({marks})", some):
-                        if isinstance(kept, bytes) and kept[:CHECKED] == _checksum(name, kept[CHECKED:]):
-                            values[name] = kept[CHECKED:]
+                    for name, value in database.execute(f"SELECT name, value FROM kept WHERE name IN ({marks})", some):
+                        if isinstance(value, bytes) and value[:CHECKED] == _checksum(name, value[CHECKED:]):
+                            values[name] = value[CHECKED:]
         except (sqlite3.Error, OSError):
             return values
         return values

@@ -68,11 +68,11 @@ def compare_ids(
     ours, theirs = tokenizer(list(TEXTS)), ids_of(hosts(list(TEXTS)), len(TEXTS))
     pairs = list(zip(read_as_far_as(tower, ours), read_as_far_as(tower, theirs), strict=True))
     differ = [i for i, (a, b) in enumerate(pairs) if a != b]
-    told = ""
+    difference = ""
     if differ:
         a, b = pairs[differ[0]]
-        told = f"{TEXTS[differ[0]][:20]!r} is {a[:12]} here and {b[:12]} there"
-    return Comparison(f"token ids = {against}", "text", float(len(differ)), 0.0), told
+        difference = f"{TEXTS[differ[0]][:20]!r} is {a[:12]} here and {b[:12]} there"
+    return Comparison(f"token ids = {against}", "text", float(len(differ)), 0.0), difference
 
 
 def with_inputs(proof: Proof, loaded: LoadedModel, tower: Tower) -> Proof:
@@ -84,22 +84,22 @@ def with_inputs(proof: Proof, loaded: LoadedModel, tower: Tower) -> Proof:
     """
     compared: list[Comparison] = []
     if loaded.inputs.pixels is not None:
-        found, told = compare_pixels(loaded.preprocess, loaded.inputs.pixels, against=proof.against)
-        compared.append(_held(found, told, "preprocess=Preprocess(size=(...), mean=..., std=...)"))
+        comparison, difference = compare_pixels(loaded.preprocess, loaded.inputs.pixels, against=proof.against)
+        compared.append(_held(comparison, difference, "preprocess=Preprocess(size=(...), mean=..., std=...)"))
     if loaded.tokenizer is not None:
         _check_ends(loaded.tokenizer, tower)
         if loaded.inputs.ids is not None:
-            found, told = compare_ids(loaded.tokenizer, loaded.inputs.ids, tower, against=proof.against)
-            compared.append(_held(found, told, "tokenizer=..."))
+            comparison, difference = compare_ids(loaded.tokenizer, loaded.inputs.ids, tower, against=proof.against)
+            compared.append(_held(comparison, difference, "tokenizer=..."))
     return replace(proof, inputs=tuple(compared))
 
 
-def _held(found: Comparison, told: str, instead: str) -> Comparison:
-    if not found.holds:
+def _held(comparison: Comparison, difference: str, instead: str) -> Comparison:
+    if not comparison.holds:
         raise ParityError(
-            f"our {found.claim} does not hold: {told}. Type: load(..., {instead}), or parity=False to look at it anyway"
+            f"our {comparison.claim} does not hold: {difference}. Type: load(..., {instead}), or parity=False to look at it anyway"
         )
-    return found
+    return comparison
 
 
 def _check_ends(tokenizer: Tokenizer, tower: Tower) -> None:

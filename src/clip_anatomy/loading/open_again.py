@@ -12,7 +12,7 @@ __all__ = ["opened_again"]
 
 
 def opened_again(
-    said: Mapping[str, str],
+    places: Mapping[str, str],
     beside: Path,
     spec: str,
     model: str | None = None,
@@ -24,7 +24,7 @@ def opened_again(
     """Open a model as a store or an edit says that it was made.
 
     Args:
-        said: its `Origin.to_dict`; empty in files that are older than it.
+        places: its `Origin.to_dict`; empty in files that are older than it.
         beside: the folder of the file that says it.
         spec: the model's name, where nothing else is said.
         model: the model under another name or path instead.
@@ -37,7 +37,7 @@ def opened_again(
     """
     if model is not None:
         return load_recorded(model, spec, weights=weights, device=device, dtype=dtype)
-    known = {key: value for key, value in said.items() if weights is None or not key.startswith("weights")}
+    known = {key: value for key, value in places.items() if weights is None or not key.startswith("weights")}
     origin = Origin.read(known, beside, spec)
     try:
         return load_recorded(

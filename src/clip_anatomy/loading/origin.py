@@ -38,29 +38,31 @@ class Origin:
         """Return it for a file in the folder `beside`: places absolute, and as seen from there."""
         around = beside.absolute()
         places = {name: place for name, place in (("place", self.place), ("weights", self.weights)) if place}
-        seen = {f"{name}_from_here": os.path.relpath(place, around) for name, place in places.items()}
-        return {"spec": self.spec, **places, **seen}
+        relative = {f"{name}_from_here": os.path.relpath(place, around) for name, place in places.items()}
+        return {"spec": self.spec, **places, **relative}
 
     @staticmethod
-    def read(said: Mapping[str, str], beside: Path, spec: str) -> "Origin":
+    def read(saved: Mapping[str, str], beside: Path, spec: str) -> "Origin":
         """Read what `to_dict` gave, from a file in the folder `beside`; of the two ways to a place, one that leads somewhere.
 
         Raises:
             BadSpec: neither leads anywhere; says what was looked for, and how to pass it.
         """
-        found: dict[str, str] = {}
+        places: dict[str, str] = {}
         for name, option in (("place", "--model"), ("weights", "--weights")):
-            ways = [said[name], os.path.normpath(beside.absolute() / said[f"{name}_from_here"])] if name in said else []
-            there = [way for way in dict.fromkeys(ways) if Path(way).exists()]
-            if ways and not there:
-                looked = " and ".join(dict.fromkeys(ways))
-                model = "" if name == "place" else f"--model {said['spec']} "
+            candidates = (
+                [saved[name], os.path.normpath(beside.absolute() / saved[f"{name}_from_here"])] if name in saved else []
+            )
+            there = [way for way in dict.fromkeys(candidates) if Path(way).exists()]
+            if candidates and not there:
+                looked = " and ".join(dict.fromkeys(candidates))
+                model = "" if name == "place" else f"--model {saved['spec']} "
                 raise BadSpec(
-                    f"{beside} is of the model {said['spec']!r}; looked for {looked}, and nothing is there. Type: {model}{option} FILE, with "
+                    f"{beside} is of the model {saved['spec']!r}; looked for {looked}, and nothing is there. Type: {model}{option} FILE, with "
                     "where it is now"
                 )
-            found[name] = there[0] if there else ""
-        return Origin(said.get("spec", spec), found["place"], found["weights"])
+            places[name] = there[0] if there else ""
+        return Origin(saved.get("spec", spec), places["place"], places["weights"])
 
     @property
     def spec_anywhere(self) -> str:

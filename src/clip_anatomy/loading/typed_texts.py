@@ -52,17 +52,17 @@ def read_texts(texts: Sequence[str]) -> list[str]:
         >>> read_texts(["a dog", "@home"])
         ['a dog', '@home']
     """
-    found: list[str] = []
+    read: list[str] = []
     for text in [texts] if isinstance(texts, str) else texts:
         name = text.removeprefix("@") if isinstance(text, str) else ""
         if name in ("-", "/dev/stdin") and text != "-":
-            found += _lines(sys.stdin.read(), "standard input")
+            read += _lines(sys.stdin.read(), "standard input")
         elif name.lower().endswith(".txt") or (name != text and path_of(name).is_file()):
             with reading(name, "Type a text file in UTF-8 with one text a line", BadText):
-                found += _lines(path_of(name).read_text(encoding="utf-8-sig"), name)
+                read += _lines(path_of(name).read_text(encoding="utf-8-sig"), name)
         else:
-            found.append(text)
-    return found
+            read.append(text)
+    return read
 
 
 def read_templates(templates: Sequence[str] | str | None) -> tuple[str, ...] | None:
@@ -130,12 +130,12 @@ def _notes(text: str, tokenizer: Tokenizer | None) -> list[str]:
         notes.append(f"Only the first {read:,} of its {count:,} words were read: the rest does not fit into the model.")
     unknown: Callable[[str], list[str]] | None = getattr(tokenizer, "unknown", None)
     if unknown is not None:
-        words = unknown(" ".join(text.split()[: max(1, read)]))
-        if words:
-            named = ", ".join(shorten(word, 24) for word in words[:6])
-            more = f" and {len(words) - 6} more" if len(words) > 6 else ""
+        unknown_words = unknown(" ".join(text.split()[: max(1, read)]))
+        if unknown_words:
+            listing = ", ".join(shorten(word, 24) for word in unknown_words[:6])
+            more = f" and {len(unknown_words) - 6} more" if len(unknown_words) > 6 else ""
             notes.append(
-                f"This model does not know: {named}{more}. It was never trained on it, so its numbers for this text mean nothing."
+                f"This model does not know: {listing}{more}. It was never trained on it, so its numbers for this text mean nothing."
             )
     elif foreign_share(text) > 0.5:
         notes.append("Most of it is not in Latin letters: a CLIP trained on English alone does not understand it.")

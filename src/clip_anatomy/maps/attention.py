@@ -84,5 +84,5 @@ def rollout(
     return _for_all(readout.one_row(rolled)[:, tower.own :], text)
 
 
-def _for_all(found: Float[Tensor, "image token"], text: Float[Tensor, "text embed"]) -> Tensor:
-    return found.float()[..., None].expand(-1, -1, len(text))
+def _for_all(maps: Float[Tensor, "image token"], text: Float[Tensor, "text embed"]) -> Tensor:
+    return maps.float()[..., None].expand(-1, -1, len(text))

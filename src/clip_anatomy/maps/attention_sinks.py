@@ -101,9 +101,9 @@ def sinks(
         raise BadSpec(
             f"length={length}, attention={attention}: above 1, and a share were expected. Type: length=2, attention=0.1"
         )
-    found = [sinks_of(clip.vision, part, length, attention) for part in clip.pixels(images).split(BATCH)]
+    parts = [sinks_of(clip.vision, part, length, attention) for part in clip.pixels(images).split(BATCH)]
     return AttentionSinks(
-        *(torch.cat([getattr(part, name) for part in found]) for name in ("length", "attention", "mask"))
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("length", "attention", "mask"))
     )
 
 
@@ -114,9 +114,9 @@ def sinks_of(
     with torch.no_grad():
         grid, tokens, looked = _last_layer(tower, pixels)
         times, long = far_longer(tokens, length)
-        seen = looked / looked.sum(1, keepdim=True).clamp_min(1e-30)
-        found = long | (seen >= max(attention, min(1.0, TIMES_EVEN / seen.shape[1])))
-        return AttentionSinks(times.unflatten(1, grid), seen.unflatten(1, grid), found.unflatten(1, grid))
+        share = looked / looked.sum(1, keepdim=True).clamp_min(1e-30)
+        mask = long | (share >= max(attention, min(1.0, TIMES_EVEN / share.shape[1])))
+        return AttentionSinks(times.unflatten(1, grid), share.unflatten(1, grid), mask.unflatten(1, grid))
 
 
 def _last_layer(tower: Tower, pixels: Tensor) -> tuple[tuple[int, int], Tensor, Tensor]:
@@ -130,7 +130,7 @@ def _last_layer(tower: Tower, pixels: Tensor) -> tuple[tuple[int, int], Tensor, 
 
 
 def without_sinks(
-    values: Float[Tensor, "image text row col"], found: Bool[Tensor, "image row col"]
+    values: Float[Tensor, "image text row col"], mask: Bool[Tensor, "image row col"]
 ) -> Float[Tensor, "image text row col"]:
     """Give the sinks of maps the mean of the places around them that are none (up to eight), from the edge inwards.
 
@@ -141,7 +141,7 @@ def without_sinks(
         >>> without_sinks(values, values[:, 0] > 50)[0, 0].tolist()
         [[1.0, 3.0], [2.0, 2.0]]
     """
-    left, values = found & ~found.flatten(1).all(1)[:, None, None], values.clone()
+    left, values = mask & ~mask.flatten(1).all(1)[:, None, None], values.clone()
     kernel = torch.ones(1, 1, 3, 3, dtype=values.dtype, device=values.device)
     while left.any():  # each round fills at least one place of every picture that has one left
         known = (~left)[:, None].to(values.dtype)

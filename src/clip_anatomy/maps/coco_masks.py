@@ -65,7 +65,7 @@ def coco(
     annotations: list[dict[str, Any]] = []
     for i, (of_image, name) in enumerate(zip(labels, names, strict=True)):
         rows, cols = of_image.shape
-        seen = max(1, int((of_image != UNSEEN).sum()))
+        visible = max(1, int((of_image != UNSEEN).sum()))
         images.append({"id": 1 + i, "file_name": name, "width": cols, "height": rows})
         for k in range(len(texts)):
             mask = of_image == k + 1
@@ -82,7 +82,7 @@ def coco(
                     "area": int(mask.sum()),
                     "bbox": [left, top, int(across[-1]) + 1 - left, int(down[-1]) + 1 - top],
                     "iscrowd": 0,
-                    "score": float(f"{int(mask.sum()) / seen:.6g}"),
+                    "score": float(f"{int(mask.sum()) / visible:.6g}"),
                 }
             )
     return {

@@ -95,10 +95,10 @@ def contrast_of(clip: Clip, against: "Against | Contrast", templates: Sequence[s
         return Contrast(f"“{against}”" if against else "the empty text", _embedded(clip, [against], templates))
     if not isinstance(against, Sequence) or not against or not all(isinstance(text, str) for text in against):
         raise BadSpec(f"against={against!r}: a text, texts, or {NEUTRAL}, {EACH_OTHER}, {NOTHING} were expected. Type: against={NEUTRAL!r}")  # fmt: skip
-    named = ", ".join(f"“{text}”" for text in against[:4]) + (
+    listing = ", ".join(f"“{text}”" for text in against[:4]) + (
         f" and {len(against) - 4} more" if len(against) > 4 else ""
     )
-    return Contrast(f"the mean of {named}", _embedded(clip, against, templates))
+    return Contrast(f"the mean of {listing}", _embedded(clip, against, templates))
 
 
 def _embedded(clip: Clip, texts: Sequence[str], templates: Sequence[str] | None) -> Float[Tensor, "1 embed"]:

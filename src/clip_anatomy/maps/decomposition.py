@@ -53,18 +53,18 @@ class DecompositionOptions:
         if self.layers is not None and self.heads is not None:
             raise BadSpec("layers and heads are both given. Type one of them: heads='last=4', or layers='8-11'")
         if isinstance(self.heads, Selection):
-            found = self.heads.checked(tower.layers, tower.heads)
+            selection = self.heads.checked(tower.layers, tower.heads)
         else:
             layers = self.layers
             if layers is not None and not isinstance(layers, str):
                 layers = ",".join(map(str, [layers] if isinstance(layers, int) else layers))
             spec = self.heads if layers is None else f"layer={layers}"
-            found = Selection.parse(spec or "all", tower.layers, tower.heads)
-        if not found.heads or len(found) > len(found.heads):
+            selection = Selection.parse(spec or "all", tower.layers, tower.heads)
+        if not selection.heads or len(selection) > len(selection.heads):
             raise BadSpec(
-                f"a map is written by heads alone; {found.description} was selected. Type: heads='last=4', or heads='9.3,10.1'"
+                f"a map is written by heads alone; {selection.description} was selected. Type: heads='last=4', or heads='9.3,10.1'"
             )
-        return found
+        return selection
 
 
 def decomposition(

@@ -267,5 +267,5 @@ def cosines(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DenseAttention
 ) -> Float[Tensor, "image token text"]:
     """Compare every patch's dense token with every text by cosine."""
-    found = similarities(dense_tokens(clip.image_tower, pixels, options), text)
-    return found - found.mean(-1, keepdim=True) if options.minus_mean else found
+    maps = similarities(dense_tokens(clip.image_tower, pixels, options), text)
+    return maps - maps.mean(-1, keepdim=True) if options.minus_mean else maps

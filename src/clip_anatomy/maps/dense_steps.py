@@ -144,11 +144,11 @@ def same_answer(
         share = (step / steps.clamp_min(1)).clamp_max(1)[..., None]
         row, col = (places[:, None] * (1 - share) + places[None] * share).round().long().unbind(-1)
         unbroken &= answers[:, row * grid[1] + col] == answers[:, :, None]
-    found = same * torch.where(unbroken, 1.0, torch.exp(-steps / steps.max().clamp_min(1)))
+    affinity = same * torch.where(unbroken, 1.0, torch.exp(-steps / steps.max().clamp_min(1)))
     reach = min(len(places), int(6 * std + 1)) // 2
     kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=answers.device) ** 2) / (2 * std**2))
-    smooth = F.conv1d(found.flatten(0, 1)[:, None], (kernel / kernel.sum()).view(1, 1, -1), padding=reach)
-    return F.normalize(smooth[:, 0].view_as(found), p=1, dim=-1)
+    smooth = F.conv1d(affinity.flatten(0, 1)[:, None], (kernel / kernel.sum()).view(1, 1, -1), padding=reach)
+    return F.normalize(smooth[:, 0].view_as(affinity), p=1, dim=-1)
 
 
 def started(

@@ -236,8 +236,8 @@ def vjp_of(function: Callable[..., Any], *inputs: Tensor) -> tuple[Vjp, Any]:
     """
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
-        found = function(*leaves)
-    value, rest = found if isinstance(found, tuple) else (found, None)
+        outputs = function(*leaves)
+    value, rest = outputs if isinstance(outputs, tuple) else (outputs, None)
 
     def vjp(vector: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(value, leaves, vector, retain_graph=True)

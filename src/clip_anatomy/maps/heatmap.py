@@ -109,8 +109,8 @@ def heatmap(
     def maps_of(pixels: Tensor, images: list[int]) -> Tensor:
         with torch.no_grad():
             of_images = option.of_images(images) if isinstance(option, ProxyOptions) else option
-            found = chosen.run(clip, pixels, wanted.embeddings, of_images)
-        values = found.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, patch)).float()
+            maps = chosen.run(clip, pixels, wanted.embeddings, of_images)
+        values = maps.transpose(1, 2).unflatten(2, patch_grid(pixels.shape, patch)).float()
         return without_sinks(values, sinks_of(clip.vision, pixels).mask) if replace_sinks else values
 
     given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
@@ -158,5 +158,5 @@ def _chosen(clip: Clip, method: str | DenseAttention, given: dict[str, Any]) -> 
             )
         return dense_method(clip), CUSTOM, method
     name = chosen_method(clip).method if method == AUTO else method
-    found = method_of(clip, name)
-    return found, name, found.chosen(name, given)
+    entry = method_of(clip, name)
+    return entry, name, entry.chosen(name, given)

@@ -57,12 +57,12 @@ def layer_maps(
         >>> bool((sum(maps.values for maps in each) - whole.values).abs().max() < 1e-6)
         True
     """
-    named = Texts.of(clip, texts)
+    embedded = Texts.of(clip, texts)
     if clip.vision.layers == 1:  # the whole map
-        whole = heatmap(clip, images, named, size=size, against=against)
+        whole = heatmap(clip, images, embedded, size=size, against=against)
         return [replace(whole, method="decomposition, layer 0")]
-    contrast = named.contrast(clip, against)
-    text = contrast.subtracted_from(F.normalize(named.embeddings, dim=-1))
+    contrast = embedded.contrast(clip, against)
+    text = contrast.subtracted_from(F.normalize(embedded.embeddings, dim=-1))
     length = text.norm(dim=-1)  # texts are made unit where shares are computed: each map is given it back
     by_layer: dict[int, list[Maps]] = {}
     places: list[int] = []
@@ -75,7 +75,7 @@ def layer_maps(
             pictures = None if batch.pictures is None else batch.pictures[at : at + 1]
             for layer, one in enumerate(values.split(1)):
                 name = f"decomposition, layer {layer}"
-                maps = Maps(one, name, named.names, known, pictures, subtracted=contrast.description)
+                maps = Maps(one, name, embedded.names, known, pictures, subtracted=contrast.description)
                 by_layer.setdefault(layer, []).append(maps)
         places += batch.places
     return [Maps.joined(maps).in_order(places) for maps in by_layer.values()]
@@ -88,8 +88,8 @@ def cumulative(each: Sequence[Maps]) -> list[Maps]:
         each: from `layer_maps`.
     """
     total = each[0].values.new_zeros(each[0].values.shape)
-    found: list[Maps] = []
+    sums: list[Maps] = []
     for layer, maps in enumerate(each):
         total = total + maps.values
-        found.append(replace(maps, values=total, method=f"decomposition, layers 0 to {layer}"))
-    return found
+        sums.append(replace(maps, values=total, method=f"decomposition, layers 0 to {layer}"))
+    return sums

@@ -251,8 +251,8 @@ class Maps(Result):
             BadSpec: there is no such text.
             BadInput: the images were preprocessed tensors, which cannot be drawn.
         """
-        named = self[text] if isinstance(text, str) else self
-        return self._drawn_by("overlaid", image, self.texts.index(named.texts[0]) if isinstance(text, str) else text)
+        selected = self[text] if isinstance(text, str) else self
+        return self._drawn_by("overlaid", image, self.texts.index(selected.texts[0]) if isinstance(text, str) else text)
 
     def notes(self) -> list[str]:
         """Return the notes of the run, and name pictures smaller than one patch of the model: their maps say little about places."""
@@ -276,8 +276,8 @@ class Maps(Result):
         if self.geometries is None:
             return {"image": self.names[0]}
         where = self.geometries[0]
-        seen = [round(edge, 3) for edge in where.seen]
-        return {"image": self.names[0], "width": where.picture[1], "height": where.picture[0], "seen": seen}
+        visible = [round(edge, 3) for edge in where.seen]
+        return {"image": self.names[0], "width": where.picture[1], "height": where.picture[0], "seen": visible}
 
     def to_dict(self) -> dict[str, Any]:
         """Return every map as plain numbers, per image."""
@@ -286,13 +286,13 @@ class Maps(Result):
 
     def numbers(self) -> list[dict[str, Any]]:
         """Return the maps of the first image as plain numbers: one entry per text, with its range and its peak."""
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         for k, (text, values) in enumerate(zip(self.texts, self.values[0], strict=True)):
             peak = None if self.geometries is None else [round(at, 2) for at in self.peak(0, k)]
             ends = {"lowest": _plain(float(values.min())), "highest": _plain(float(values.max())), "peak": peak}
             rows = [[_plain(v) for v in row] for row in values.tolist()]
-            found.append({"method": self.method, "text": text, "subtracted": self.subtracted, **ends, "values": rows})
-        return found
+            entries.append({"method": self.method, "text": text, "subtracted": self.subtracted, **ends, "values": rows})
+        return entries
 
     def summary(self) -> str:
         """Return how many maps of which method there are, and the range of each text."""

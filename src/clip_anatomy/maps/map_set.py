@@ -143,9 +143,9 @@ class MapSet(Result):
                     rows.append([name, *([maps.method] if several else []), shorten(one["text"], 40), *ends, peak])
                     name = ""
         more = len(self) - MOST_ROWS
-        found = "\n".join([text_table(columns, rows, groups=True), *self.subtracted])
+        lines = "\n".join([text_table(columns, rows, groups=True), *self.subtracted])
         where = f":\n{file}" if file else ""
-        return f"{found}\n… and {more:,} more pictures{where}" if more > 0 else found
+        return f"{lines}\n… and {more:,} more pictures{where}" if more > 0 else lines
 
 
 def map_set(
@@ -214,8 +214,8 @@ def map_set(
     }
     run = joined["methods"][0].run
     assert run is not None
-    asked = {} if isinstance(against, Tensor) or against == NEUTRAL else {"against": against}
-    run = replace(run, failed=tuple(failed or ()), notes=tuple(notes), options={**run.options, **asked})
+    changed = {} if isinstance(against, Tensor) or against == NEUTRAL else {"against": against}
+    run = replace(run, failed=tuple(failed or ()), notes=tuple(notes), options={**run.options, **changed})
     return MapSet(tuple(replace(maps, run=run) for maps in joined["methods"]), joined["layers"], joined["words"])
 
 
@@ -238,7 +238,7 @@ def checked_methods(clip: Clip, names: Sequence[str]) -> tuple[str, ...]:
 
 def _word_maps(clip: Clip, batch: PictureBatch, text: str, options: dict[str, Any]) -> Maps:
     """Return the map of a sentence, of each of its words, and of what is left, on one scale: the first is the sum of the others."""
-    found = word_maps(clip, batch, text, **options)
-    each = (found.sentence, found.words, found.rest)
+    result = word_maps(clip, batch, text, **options)
+    each = (result.sentence, result.words, result.rest)
     values = torch.cat([maps.values for maps in each], 1)
-    return replace(found.words, values=values, texts=tuple(word for maps in each for word in maps.texts))
+    return replace(result.words, values=values, texts=tuple(word for maps in each for word in maps.texts))

@@ -65,8 +65,8 @@ class Texts:
             if templates is not None:
                 raise BadText("templates need strings, not embeddings. Type: clip.encode_text([...], templates)")
             return Texts(tuple(f"text {i}" for i in range(len(texts))), _checked(clip, texts))
-        names, kept = checked_names(read_texts(texts)), read_templates(templates)
-        return Texts(names, clip.encode_text(names, templates=kept), kept)
+        names, prompts = checked_names(read_texts(texts)), read_templates(templates)
+        return Texts(names, clip.encode_text(names, templates=prompts), prompts)
 
     def contrast(self, clip: Clip, against: Against | Contrast, alone: str = NOTHING) -> Contrast:
         """Embed what these texts are compared with, through their templates; see `contrast_of`.
@@ -114,8 +114,8 @@ def _checked(clip: Clip, given: Tensor) -> Float[Tensor, "text embed"]:
         raise BadText(
             f"text embeddings are {list(given.shape)}; [text, {embed}] was expected. Type: clip.encode_text([...])"
         )
-    found = given.to(clip.device).float()
-    wrong = (~found.isfinite()).any(1).nonzero().flatten().tolist()
+    embeddings = given.to(clip.device).float()
+    wrong = (~embeddings.isfinite()).any(1).nonzero().flatten().tolist()
     if wrong:
         raise BadText(f"text embedding {wrong[0]} holds NaN or infinite values. Type: clip.encode_text([...])")
-    return found
+    return embeddings

@@ -62,9 +62,9 @@ def maskclip(
     """Compare every patch's value with every text by cosine, refined by the options."""
     variant = DenseAttention(("identity",), residual=options.residual, ffn=options.ffn)
     tokens, step = dense_path(clip.image_tower, pixels, variant)
-    found = similarities(tokens, text)
+    maps = similarities(tokens, text)
     if options.denoise is not None:
-        found = denoised(found, clip.logit_scale, options.denoise)
+        maps = denoised(maps, clip.logit_scale, options.denoise)
     if options.smooth_keys:
-        found = smoothed(found, keys(clip.image_tower, step)[:, clip.image_tower.own :], clip.logit_scale)
-    return found
+        maps = smoothed(maps, keys(clip.image_tower, step)[:, clip.image_tower.own :], clip.logit_scale)
+    return maps

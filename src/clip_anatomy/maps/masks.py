@@ -47,9 +47,9 @@ class PackedLabels(Sequence[Int16[np.ndarray, "..."]]):
 
     def in_order(self, order: Sequence[int]) -> "PackedLabels":
         """Return the same in another order, without unpacking them."""
-        found = PackedLabels()
-        found._packed = [self._packed[at] for at in order]
-        return found
+        ordered = PackedLabels()
+        ordered._packed = [self._packed[at] for at in order]
+        return ordered
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -157,8 +157,8 @@ class Masks(Result):
     def shares(self, image: int) -> dict[str, float]:
         """Return the share of the pixels seen that each text holds."""
         labels = self.labels[image]
-        seen = max(1, int((labels != UNSEEN).sum()))
-        return {text: int((labels == k + 1).sum()) / seen for k, text in enumerate(self.texts)}
+        visible = max(1, int((labels != UNSEEN).sum()))
+        return {text: int((labels == k + 1).sum()) / visible for k, text in enumerate(self.texts)}
 
     def prompts(self, image: int, *texts: int | str) -> Prompts:
         """Return points and boxes for SAM: of one text, or of several together ("a + b"); by default of the first.
@@ -172,13 +172,13 @@ class Masks(Result):
         one = self.maps[image]
         if one.geometries is None:
             raise BadSpec("these images were preprocessed tensors: points lie nowhere. Type: segment(clip, paths, ...)")
-        labels, where, named = self.labels[image], one.geometries[0], [self.texts[k] for k in numbers]
+        labels, where, names = self.labels[image], one.geometries[0], [self.texts[k] for k in numbers]
         there = [k for k in numbers if (labels == k + 1).any()]
         if not there:  # a map without a mask has a highest place too, and it means nothing
-            return Prompts(" + ".join(named), (), (), (), where.picture)
+            return Prompts(" + ".join(names), (), (), (), where.picture)
         mask = np.isin(labels, [k + 1 for k in there])
-        found = prompts(one.values[0, there], [self.texts[k] for k in there], where, mask)
-        return replace(found, text=" + ".join(named))
+        points = prompts(one.values[0, there], [self.texts[k] for k in there], where, mask)
+        return replace(points, text=" + ".join(names))
 
     def _number(self, text: int | str) -> int:
         if isinstance(text, str) and text in self.texts:
@@ -255,11 +255,11 @@ class Masks(Result):
                 boxes = () if self.maps.geometries is None else self.prompts(i, k).boxes
                 box = ", ".join(f"{edge:.0f}" for edge in boxes[0]) if boxes else ""
                 rows.append(["" if k else name, shorten(text, 36), f"{shares[text]:.1%}", str(len(boxes)), box])
-        found = text_table(
+        lines = text_table(
             ["picture", "text", ">share", ">regions", ">largest box (x0, y0, x1, y1)"], rows, groups=True
         )
         more = len(self) - MOST_ROWS
         where = f":\n{file}" if file else ""
-        return f"{found}\n… and {more:,} more pictures{where}" if more > 0 else found
+        return f"{lines}\n… and {more:,} more pictures{where}" if more > 0 else lines
 
     __str__ = summary

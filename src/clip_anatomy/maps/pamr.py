@@ -46,10 +46,10 @@ def refined(
         levels = F.interpolate(levels, small, mode="area")
         maps = F.interpolate(maps, small, mode="bilinear")
         patch *= factor
-    found = pamr(maps[0], levels[0], dilations=tuple(d for d in DILATIONS if d <= max(1.0, patch)))
-    if found.shape[-2:] != shape:
-        found = F.interpolate(found[None], tuple(shape), mode="bilinear")[0]
-    return found.masked_fill(unseen, torch.nan)
+    smooth = pamr(maps[0], levels[0], dilations=tuple(d for d in DILATIONS if d <= max(1.0, patch)))
+    if smooth.shape[-2:] != shape:
+        smooth = F.interpolate(smooth[None], tuple(shape), mode="bilinear")[0]
+    return smooth.masked_fill(unseen, torch.nan)
 
 
 def pamr(
@@ -84,13 +84,13 @@ def pamr(
     with torch.no_grad():
         margin = max(reach)
         weights = _affinity(picture, places, margin)
-        found = scores
+        smooth = scores
         for _ in range(steps):
-            padded = _padded(found, margin)
-            found = torch.zeros_like(found)
+            padded = _padded(smooth, margin)
+            smooth = torch.zeros_like(smooth)
             for weight, place in zip(weights, places, strict=True):
-                found.addcmul_(weight, _moved(padded, place, margin, scores.shape[1:]))
-    return found
+                smooth.addcmul_(weight, _moved(padded, place, margin, scores.shape[1:]))
+    return smooth
 
 
 def _affinity(picture: Tensor, places: list[tuple[int, int]], margin: int) -> Float[Tensor, "token row col"]:

@@ -70,11 +70,11 @@ def pearl(
         scores = q[:, :, places] @ (k @ turn).transpose(2, 3)
         scores = scores + options.keys * centred_k[:, :, places] @ centred_k.transpose(2, 3)
         attention = (scores * tower.d**-0.5).softmax(-1)
-        found = dense_cosines(tower, attended(block, attention, v), text)
+        maps = dense_cosines(tower, attended(block, attention, v), text)
         if options.prior == "none":
-            return found
-        grid, told = patch_grid(pixels.shape, clip.patch), clip.preprocess
-        logits = (found * options.logit_scale).transpose(1, 2).unflatten(2, grid)
-        grey = grey_levels(pixels.float(), grid, told.mean, told.std)
+            return maps
+        grid, preprocess = patch_grid(pixels.shape, clip.patch), clip.preprocess
+        logits = (maps * options.logit_scale).transpose(1, 2).unflatten(2, grid)
+        grey = grey_levels(pixels.float(), grid, preprocess.mean, preprocess.std)
         spread = spread_along(logits, grey, class_prior(text, options.prior))
         return spread.flatten(2).transpose(1, 2) / options.logit_scale

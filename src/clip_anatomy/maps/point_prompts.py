@@ -112,7 +112,7 @@ def combined_points(
         Positive and negative points as (x, y) pixels.
     """
     each = [_strongest(map_, size, threshold) for map_ in maps]
-    yes = [(value, point) for found, _, values in each for point, value in zip(found.tolist(), values, strict=True)]
+    yes = [(value, point) for places, _, values in each for point, value in zip(places.tolist(), values, strict=True)]
     no = points(torch.stack([_stretched(map_) for map_ in maps]).mean(0), size, threshold=threshold)[1]
     wanted = list(dict.fromkeys(tuple(point) for _, point in sorted(yes, key=lambda one: -one[0])))
     refused = [point for point in map(tuple, no.tolist()) if point not in set(wanted)]
@@ -215,13 +215,13 @@ def boxes(mask: Bool[np.ndarray, "row col"], *, smallest: float = 0.02, most: in
     areas = np.bincount(regions.ravel())[1:]
     if not len(areas):
         return ()
-    found: list[Box4] = []
+    corners: list[Box4] = []
     for region in np.argsort(-areas, kind="stable")[:most]:
         if areas[region] < smallest * areas.max():
             break
         rows, cols = (np.flatnonzero((regions == region + 1).any(axis)) for axis in (1, 0))
-        found.append((float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1)))
-    return tuple(found)
+        corners.append((float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1)))
+    return tuple(corners)
 
 
 def components(mask: Bool[np.ndarray, "row col"]) -> Int[np.ndarray, "row col"]:

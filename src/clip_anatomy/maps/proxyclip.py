@@ -68,9 +68,9 @@ def proxyclip(
     patches = rows * cols
     affinity = options.affinity if options.affinity is None else torch.as_tensor(options.affinity)
     if affinity is None or affinity.dim() not in (2, 3) or affinity.shape[-2:] != (patches, patches):
-        found = "nothing" if affinity is None else list(affinity.shape)
+        shape = "nothing" if affinity is None else list(affinity.shape)
         raise BadSpec(
-            f"affinity is {found}; [{patches}, {patches}] or [image, {patches}, {patches}] was expected, patches of "
+            f"affinity is {shape}; [{patches}, {patches}] or [image, {patches}, {patches}] was expected, patches of "
             f"{rows} × {cols} row by row. Type: affinity=unit @ unit.T of another model's patches"
         )
     if not affinity.isfinite().all():

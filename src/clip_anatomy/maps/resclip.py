@@ -51,18 +51,18 @@ def resclip(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: ResclipOptions
 ) -> Float[Tensor, "image token text"]:
     """Compare every patch's token with every text by cosine, the second time with the first answer in mind."""
-    tower, grid, seen = clip.image_tower, patch_grid(pixels.shape, clip.patch), list[Tensor]()
+    tower, grid, attentions = clip.image_tower, patch_grid(pixels.shape, clip.patch), list[Tensor]()
     first, last = block_at(tower, options.first), block_at(tower, options.last)
 
     def middle(step: Step) -> None:
         if first <= step.layer + 1 <= last and step.query is not None and step.key is not None:
-            seen.append(attention_of(step.query, step.key))
+            attentions.append(attention_of(step.query, step.key))
 
     with torch.no_grad():
         _, step, readout = streams(tower, pixels, each=middle)
         block = tower.blocks[-1]
         _, k, v = read_block(tower, block, step.before, readout)
-        residual = options.middle * torch.stack(seen).mean(0).to(v.dtype) @ v if seen else 0 * v
+        residual = options.middle * torch.stack(attentions).mean(0).to(v.dtype) @ v if attentions else 0 * v
         near = gaussian(grid, options.neighbours, tower.own).to(k)
 
         def answered(bias: Tensor, scale: float) -> Tensor:

@@ -65,12 +65,12 @@ def pool_path(
     """
     refuse(variant)
     with torch.no_grad():
-        seen = features(resnet, pixels)
-        tokens = pool_tokens(resnet, seen)
+        stage = features(resnet, pixels)
+        tokens = pool_tokens(resnet, stage)
         total = torch.zeros(1, device=tokens.device, dtype=tokens.dtype)
         for kind in variant.attention:
             total = total + (
-                _values(resnet, seen) if kind == "identity" else _attended(resnet, tokens, kind, variant, seen)
+                _values(resnet, stage) if kind == "identity" else _attended(resnet, tokens, kind, variant, stage)
             )
         if variant.average:
             total = total / len(variant.attention)
@@ -97,12 +97,12 @@ def refuse(variant: DenseAttention) -> None:
         )
 
 
-def _values(resnet: ResNet, seen: Float[Tensor, "image channel row col"]) -> Float[Tensor, "image token channel"]:
-    return linear(resnet.pool.value, seen.flatten(2).transpose(1, 2))
+def _values(resnet: ResNet, stage: Float[Tensor, "image channel row col"]) -> Float[Tensor, "image token channel"]:
+    return linear(resnet.pool.value, stage.flatten(2).transpose(1, 2))
 
 
 def _attended(
-    resnet: ResNet, tokens: Float[Tensor, "image token channel"], kind: str, variant: DenseAttention, seen: Tensor
+    resnet: ResNet, tokens: Float[Tensor, "image token channel"], kind: str, variant: DenseAttention, stage: Tensor
 ) -> Float[Tensor, "image place channel"]:
     pool = resnet.pool
     layers = {"q": pool.query, "k": pool.key, "v": pool.value}
@@ -112,7 +112,7 @@ def _attended(
     }
     nearby = None
     if variant.neighbours is not None:
-        nearby = gaussian((seen.shape[2], seen.shape[3]), variant.neighbours).to(tokens)[1:]
+        nearby = gaussian((stage.shape[2], stage.shape[3]), variant.neighbours).to(tokens)[1:]
     scale = resnet.d**-0.5 * variant.temperature
     asks = x[kind[0]][:, :, 1:]  # the mean token's own row comes from the model's path
     mixed = F.scaled_dot_product_attention(asks, x[kind[1]], x["v"], attn_mask=nearby, scale=scale)
@@ -123,8 +123,8 @@ def cosines(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: DenseAttention
 ) -> Float[Tensor, "image token text"]:
     """Compare every place with every text by cosine."""
-    found = similarities(pool_path(as_resnet(clip.vision), pixels, options), text)
-    return found - found.mean(-1, keepdim=True) if options.minus_mean else found
+    maps = similarities(pool_path(as_resnet(clip.vision), pixels, options), text)
+    return maps - maps.mean(-1, keepdim=True) if options.minus_mean else maps
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,14 @@ def maskclip(
     """Compare every place's value with every text by cosine, refined by the options."""
     resnet = as_resnet(clip.vision)
     with torch.no_grad():
-        seen = features(resnet, pixels)
-        dense = linear(resnet.pool.out, _values(resnet, seen)).float()
-        found = F.normalize(dense, dim=-1) @ F.normalize(text.float(), dim=-1).T
+        stage = features(resnet, pixels)
+        dense = linear(resnet.pool.out, _values(resnet, stage)).float()
+        maps = F.normalize(dense, dim=-1) @ F.normalize(text.float(), dim=-1).T
         if options.denoise is not None:
-            found = denoised(found, clip.logit_scale, options.denoise)
+            maps = denoised(maps, clip.logit_scale, options.denoise)
         if options.smooth_keys:
-            found = smoothed(found, linear(resnet.pool.key, seen.flatten(2).transpose(1, 2)), clip.logit_scale)
-    return found
+            maps = smoothed(maps, linear(resnet.pool.key, stage.flatten(2).transpose(1, 2)), clip.logit_scale)
+    return maps
 
 
 def decomposition(
@@ -201,8 +201,8 @@ def attention(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: object
 ) -> Float[Tensor, "image token text"]:
     """Average the mean token's attention to each place over the heads: the same for every text."""
-    seen = run_resnet(as_resnet(clip.vision), pixels).attention[..., 1:].float().mean(1)
-    return seen[..., None].expand(-1, -1, len(text)).clone()
+    weights = run_resnet(as_resnet(clip.vision), pixels).attention[..., 1:].float().mean(1)
+    return weights[..., None].expand(-1, -1, len(text)).clone()
 
 
 def gradcam(
@@ -211,14 +211,14 @@ def gradcam(
     """Draw Grad-CAM on the last stage's map, which is what the method was made for."""
     resnet = as_resnet(clip.vision)
     with torch.no_grad():
-        seen = features(resnet, pixels)
-    unit = F.normalize(text.to(seen.dtype), dim=-1)
-    vjp, _ = vjp_of(lambda x: F.normalize(run_pool(resnet, pool_tokens(resnet, x)).embedding, dim=-1), seen)
+        stage = features(resnet, pixels)
+    unit = F.normalize(text.to(stage.dtype), dim=-1)
+    vjp, _ = vjp_of(lambda x: F.normalize(run_pool(resnet, pool_tokens(resnet, x)).embedding, dim=-1), stage)
     maps: list[Tensor] = []
-    for some in unit.split(max(1, MOST_NUMBERS // seen.numel())):
-        (gradients,) = text_gradients(vjp, some, len(seen))  # [text, image, channel, row, col]
+    for some in unit.split(max(1, MOST_NUMBERS // stage.numel())):
+        (gradients,) = text_gradients(vjp, some, len(stage))  # [text, image, channel, row, col]
         weights = gradients.float().mean((3, 4))
-        maps.append(torch.einsum("bcrk,tbc->brkt", seen.float(), weights).relu_().flatten(1, 2))
+        maps.append(torch.einsum("bcrk,tbc->brkt", stage.float(), weights).relu_().flatten(1, 2))
     return torch.cat(maps, -1)
 
 

@@ -59,8 +59,8 @@ def scclip(
         held, step, readout = streams(tower, pixels, {middle, *range(early, late + 1)})
         block, own = tower.blocks[-1], tower.own
         factor = local_outlier_factor(step.before[:, own:], options.neighbours, released=options.released)
-        found = factor > factor.quantile(1 - options.outliers, 1, keepdim=True)
-        similar = alike(without_outliers(held[middle][:, own:], found, grid))
+        is_outlier = factor > factor.quantile(1 - options.outliers, 1, keepdim=True)
+        similar = alike(without_outliers(held[middle][:, own:], is_outlier, grid))
         later = alike(held[early][:, own:])
         steered = guide(similar, beta=1.0, gamma=3.0)
 
@@ -70,7 +70,7 @@ def scclip(
             added = project_out(block, mixed.transpose(1, 2).flatten(2)) + options.class_row * row[:, None]
             return gathered(added, later, options.least)
 
-        patches = gathered(without_outliers(step.before[:, own:], found, grid), similar, options.least)
+        patches = gathered(without_outliers(step.before[:, own:], is_outlier, grid), similar, options.least)
         earlier = torch.stack([held[number] for number in range(early, late + 1)]).sum(0)
         last, sums = readout.one_row(step.before), readout.one_row(earlier)
         return dense_cosines(tower, written(patches, last) + written(earlier[:, own:], sums), text)

@@ -120,24 +120,24 @@ def segment(
     if tensor and refine:
         raise BadSpec("refine= needs the pictures, and these are preprocessed tensors. Type: segment(clip, paths, ...)")
     name, chosen, given = _method(clip, method, len(everything) > 1, options)
-    seen = None if size == "whole" and (window is not None or tensor) else size
+    input_size = None if size == "whole" and (window is not None or tensor) else size
     labels, levels, places, parts = PackedLabels(), list[float](), list[int](), list[Maps]()
     failed: list[Failed] | None = [] if skip_bad else None
     notes: list[str] = []
     for batch in picture_batches(
-        clip, images, seen, BATCH, own=window is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
+        clip, images, input_size, BATCH, own=window is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
     ):  # fmt: skip
-        maps = heatmap(clip, batch, everything, chosen, size=seen, window=window, stride=stride, **given)
-        kept: list[int] = []
+        maps = heatmap(clip, batch, everything, chosen, size=input_size, window=window, stride=stride, **given)
+        labelled: list[int] = []
         for i in range(len(maps)):
             original = batch.pictures[i] if refine and batch.pictures else None
             if (mask := _cut_or_note(maps[i], original, at, len(wanted), rule, failed=failed)) is not None:
                 labels.add(mask[0])
                 levels.append(mask[1])
-                kept.append(i)
-        if kept:
-            parts.append(maps if len(kept) == len(maps) else Maps.joined([maps[i] for i in kept]))
-            places += [batch.places[i] for i in kept]
+                labelled.append(i)
+        if labelled:
+            parts.append(maps if len(labelled) == len(maps) else Maps.joined([maps[i] for i in labelled]))
+            places += [batch.places[i] for i in labelled]
     if failed and not parts:
         raise BadImage(f"none of the {len(failed)} pictures could be used. The first: {failed[0][0]}: {failed[0][1]}")
     maps = Maps.joined(parts).in_order(places)

@@ -82,8 +82,8 @@ class _Answers:
         return _level(values, threshold, rivals=self.rivals)
 
     def labels(self, level: float) -> Int16[np.ndarray, "row col"]:
-        kept = torch.where((self.best > level) & ~self.unseen, self.label + 1, NOTHING)
-        return torch.where(self.unseen, UNSEEN, kept).to(torch.int16).cpu().numpy()
+        above = torch.where((self.best > level) & ~self.unseen, self.label + 1, NOTHING)
+        return torch.where(self.unseen, UNSEEN, above).to(torch.int16).cpu().numpy()
 
 
 def _answers(chunks: Chunks, texts: int) -> _Answers:

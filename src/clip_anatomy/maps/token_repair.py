@@ -38,11 +38,11 @@ def local_outlier_factor(
 
 
 def without_outliers(
-    tokens: Float[Tensor, "image token width"], found: Bool[Tensor, "image token"], grid: tuple[int, int]
+    tokens: Float[Tensor, "image token width"], is_outlier: Bool[Tensor, "image token"], grid: tuple[int, int]
 ) -> Float[Tensor, "image token width"]:
     """Give outliers the mean of the (up to eight) patches around them that are none, from the edge of a group inwards."""
     values = tokens.transpose(1, 2).unflatten(2, grid)
-    return without_sinks(values, found.unflatten(1, grid)).flatten(2).transpose(1, 2)
+    return without_sinks(values, is_outlier.unflatten(1, grid)).flatten(2).transpose(1, 2)
 
 
 def second_eigenvector(weights: Float[Tensor, "image token token"], rounds: int = 48) -> Float[Tensor, "image token"]:
@@ -80,9 +80,9 @@ def second_eigenvector(weights: Float[Tensor, "image token token"], rounds: int 
     small = torch.diag_embed(torch.stack(alphas, 1))
     beside = torch.diag_embed(torch.stack(betas[1:], 1), offset=1) if len(betas) > 1 else torch.zeros_like(small)
     _, vectors = torch.linalg.eigh(small + beside + beside.transpose(1, 2))
-    found = (vectors[:, None, :, -1] @ torch.stack(basis[1:], 1))[:, 0] / root
-    largest = found.gather(1, found.abs().argmax(1, keepdim=True))
-    return found * largest.sign()
+    second = (vectors[:, None, :, -1] @ torch.stack(basis[1:], 1))[:, 0] / root
+    largest = second.gather(1, second.abs().argmax(1, keepdim=True))
+    return second * largest.sign()
 
 
 def channel_shares(tokens: Float[Tensor, "image token width"]) -> Float[Tensor, "image token width"]:

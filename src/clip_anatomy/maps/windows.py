@@ -94,9 +94,9 @@ def slid(
     side = min(windows.window[0], grid[0]), min(windows.window[1], grid[1])
     jobs = [(image, row, col) for image in range(len(pixels)) for row, col in windows.places(grid)]
     total: Tensor | None = None
-    seen = torch.zeros(grid, device=pixels.device)
+    coverage = torch.zeros(grid, device=pixels.device)
     for row, col in windows.places(grid):
-        seen[row : row + side[0], col : col + side[1]] += 1
+        coverage[row : row + side[0], col : col + side[1]] += 1
     for first in range(0, len(jobs), batch):
         some = jobs[first : first + batch]
         pieces = [
@@ -109,7 +109,7 @@ def slid(
         for (image, row, col), values in zip(some, maps, strict=True):
             total[image, :, row : row + side[0], col : col + side[1]] += values
     assert total is not None
-    return total / seen
+    return total / coverage
 
 
 def _whole(name: str, pixels: int | tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:

@@ -109,12 +109,16 @@ def word_directions(
         raise BadText(f"{sentence!r} holds no word. Type a sentence, e.g. 'a red circle on the grass'")
     ids = clip.ids([sentence])
     spans = word_tokens(clip.tokenizer, sentence, ids.shape[1])
-    kept = [(word, tokens) for word, tokens in spans if tokens]
+    read_words = [(word, tokens) for word, tokens in spans if tokens]
     embed = clip.text_tower.embed
     per_token = token_map(clip.text_tower, ids, torch.eye(embed, device=clip.device))[0]
-    parts = torch.stack([per_token[tokens].sum(0) for _, tokens in kept]) if kept else per_token.new_zeros(0, embed)
+    parts = (
+        torch.stack([per_token[tokens].sum(0) for _, tokens in read_words])
+        if read_words
+        else per_token.new_zeros(0, embed)
+    )
     unit = F.normalize(clip.encode_text(ids), dim=-1)
-    return tuple(word for word, _ in kept), parts, unit, tuple(word for word, tokens in spans if not tokens)
+    return tuple(word for word, _ in read_words), parts, unit, tuple(word for word, tokens in spans if not tokens)
 
 
 def _apart(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -112,19 +112,21 @@ def _more(
     """Return new texts like these."""
     known = {text.lower() for text in pool.texts}
     if model is None:
-        seen = list(dict.fromkeys(text for place in range(SEEDS) for some in seeds for text in some[place : place + 1]))
+        examples = list(
+            dict.fromkeys(text for place in range(SEEDS) for some in seeds for text in some[place : place + 1])
+        )
         # Some more than wanted, because part of them is in the pool already.
-        made = grammar.expand(seen, 2 * len(pool)) if seen else Pool(())
+        made = grammar.expand(examples, 2 * len(pool)) if examples else Pool(())
         fresh = tuple(text for text in made.texts if text.lower() not in known)[: max(len(pool) // 2, 50)]
         own = grammar.pool(EVERYTHING)
         about = dict(zip(own.texts, own.properties, strict=True))
         return Pool(fresh, tag(fresh, [about.get(text, "") for text in fresh], grammar), "more by the grammar")
-    found: dict[str, str] = {}
+    new_texts: dict[str, str] = {}
     for some in seeds:
         texts, answer = more_like(model, some, NEW_TEXTS)
         answers.append(answer)
-        found |= {text.lower(): text for text in texts if text.lower() not in known}
-    texts = tuple(found.values())
+        new_texts |= {text.lower(): text for text in texts if text.lower() not in known}
+    texts = tuple(new_texts.values())
     return Pool(texts, tag(texts, [""] * len(texts), grammar), f"more by {model.name}")
 
 

@@ -36,11 +36,11 @@ def picture_scores(
     unit = torch.stack([embeddings[text].float().cpu() for text in texts]).T
     cosines = store.embeddings(usual, unit=True).float() @ unit
     mean, deviation = cosines.mean(0), cosines.std(0).clamp_min(1e-12)
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for k, text in enumerate(texts):
         own = store.embeddings(np.array(sorted(rows[text])), unit=True).float() @ unit[:, k]
-        found[text] = float((own.mean() - mean[k]) / deviation[k])
-    return found
+        scores[text] = float((own.mean() - mean[k]) / deviation[k])
+    return scores
 
 
 def disagreements(head: AtlasHead, pictures: Mapping[str, float]) -> tuple[str, ...]:
@@ -50,29 +50,29 @@ def disagreements(head: AtlasHead, pictures: Mapping[str, float]) -> tuple[str, 
         head: the head.
         pictures: from `picture_scores`.
     """
-    said: list[str] = []
+    doubts: list[str] = []
     role, texts = head.role, head.texts
     if role.by_picks and role.by_text_variance and role.by_picks != role.by_text_variance:
-        said.append(
+        doubts.append(
             f"its picked texts are about {role.by_picks}, the texts that it tells apart best about {role.by_text_variance}"
         )
     first = texts[0] if texts else None
     if first is not None and role.named and first.property and role.name not in first.property.split(" + "):
-        said.append(f"its first text, “{first.text}”, is about {first.property} and not about {role.name}")
-    said += [
+        doubts.append(f"its first text, “{first.text}”, is about {first.property} and not about {role.name}")
+    doubts += [
         f"the pictures that it writes most for along “{text}” are no more like that text than others, as the whole model sees them"
         for text in dict.fromkeys(one.text for one in (first, head.leading) if one is not None)
         if pictures.get(text, LEAST_SIGMA) < LEAST_SIGMA
     ]
     if head.chance is not None and texts and head.explained <= head.chance:
-        said.append(f"its texts explain no more than shuffled ones do ({head.chance:.0%})")
+        doubts.append(f"its texts explain no more than shuffled ones do ({head.chance:.0%})")
     if role.named and head.role_chance is not None and role.leading_share <= head.role_chance:
-        said.append(f"its role is no clearer than that of shuffled texts ({head.role_chance:.0%} of the evidence)")
+        doubts.append(f"its role is no clearer than that of shuffled texts ({head.role_chance:.0%} of the evidence)")
     name, share = head.truth[0] if head.truth else ("", 0.0)
     if share >= BAR and role.name != name:
-        said.append(f"in truth {name} drives it ({share:.0%})")
+        doubts.append(f"in truth {name} drives it ({share:.0%})")
     elif share >= BAR and role.leading_share < share / 2:
-        said.append(
+        doubts.append(
             f"in truth {name} drives it to {share:.0%}, and its texts show {role.leading_share:.0%} of that only"
         )
-    return tuple(said)
+    return tuple(doubts)

@@ -221,13 +221,13 @@ class Atlas(Result):
         """
         if name not in self.roles:
             raise BadSpec(f"no head of this atlas has the role {name!r}. Type one of: {', '.join(self.roles)}")
-        found = [head for head in self.heads if head.role.name == name and head.role.confidence >= confidence]
-        return tuple(sorted(found, key=lambda head: -head.role.confidence))
+        heads = [head for head in self.heads if head.role.name == name and head.role.confidence >= confidence]
+        return tuple(sorted(heads, key=lambda head: -head.role.confidence))
 
     def with_words(self, words: str, k: int | None = None) -> tuple[AtlasHead, ...]:
         """Return heads whose texts hold all of these words, those first in which they explain most."""
-        found = [head for head in self.heads if head.holds(words) > 0]
-        return tuple(sorted(found, key=lambda head: -head.holds(words))[:k])
+        heads = [head for head in self.heads if head.holds(words) > 0]
+        return tuple(sorted(heads, key=lambda head: -head.holds(words))[:k])
 
     def select(self, spec: str) -> tuple[tuple[int, int], ...]:
         """(layer, head) pairs of what people type: `role=colour`, `words=striped fabric`, or `9.3,10.1`.
@@ -239,8 +239,8 @@ class Atlas(Result):
         if given and kind == "role":
             return tuple((head.layer, head.head) for head in self.with_role(value.strip()))
         if given and kind == "words":
-            if found := self.with_words(value):
-                return tuple((head.layer, head.head) for head in found)
+            if heads := self.with_words(value):
+                return tuple((head.layer, head.head) for head in heads)
             raise BadSpec(f"no text of any head holds the words {value.strip()!r}. Type other words, or role=ROLE")
         try:
             pairs = [tuple(map(int, part.strip().split("."))) for part in spec.split(",")]
@@ -260,8 +260,8 @@ class Atlas(Result):
             + self.at_chance,
         ]
         if self.agreement:
-            right, asked = int(self.agreement["right"]), int(self.agreement["asked"])
-            lines.append(f"{right} of {asked} named heads that one attribute drives have it as their role")
+            right, tested = int(self.agreement["right"]), int(self.agreement["asked"])
+            lines.append(f"{right} of {tested} named heads that one attribute drives have it as their role")
         return "\n".join([*lines, *([self.llm_usage] if self.llm_usage else [])])
 
     # ---- files

@@ -110,9 +110,9 @@ def _texts(measured: HeadMeasurements, layer: int, head: int, images: int) -> tu
 
 def _images(places: Tensor, values: Tensor, rows: Mapping[int, ImageRow], images: int) -> tuple[AtlasImage, ...]:
     """Keep the first images of a list, copies of one file once."""
-    found: dict[str, AtlasImage] = {}
+    entries: dict[str, AtlasImage] = {}
     for place, value in zip(places.tolist(), values.tolist(), strict=True):
         if place >= 0 and place in rows:
             row = rows[place]
-            found.setdefault(row.digest or row.id, AtlasImage(place, row.id, row.label, value))
-    return tuple(found.values())[:images]
+            entries.setdefault(row.digest or row.id, AtlasImage(place, row.id, row.label, value))
+    return tuple(entries.values())[:images]

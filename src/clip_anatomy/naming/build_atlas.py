@@ -108,7 +108,7 @@ def atlas(
         True
     """
     tell = progress or silent
-    asked = language_model(llm, llm_model, llm_price, llm_timeout, task)
+    llm_client = language_model(llm, llm_model, llm_price, llm_timeout, task)
     opened = _checked(store, clip)
     _refuse_numbers(texts, images, resamples, rounds if adaptive else 1)
     moments = _moments(opened, resamples, tell)
@@ -119,21 +119,23 @@ def atlas(
         return torch.nn.functional.normalize(embeddings, dim=-1)
 
     grown = grow(
-        moments, first, embed, grammar, model=asked, texts_per_head=texts, rounds=rounds if adaptive else 0, progress=tell
+        moments, first, embed, grammar, model=llm_client, texts_per_head=texts, rounds=rounds if adaptive else 0, progress=tell
     )  # fmt: skip
     span, answers = grown.span, list(grown.answers)
     measured = resamples and _resampled(moments)
     stable = stability(moments, span, grown.embeddings, resamples, progress=tell) if measured else None
-    named = _roles(span, moments, grown.embeddings, grown.pool)
-    if asked is not None:
-        named, replies = name_heads(asked, named, span, grown.pool, progress=tell)
+    head_roles = _roles(span, moments, grown.embeddings, grown.pool)
+    if llm_client is not None:
+        head_roles, replies = name_heads(llm_client, head_roles, span, grown.pool, progress=tell)
         answers += replies
     top = top_images(opened, span, picks, images, progress=tell)
     known = _truth(opened, truth)
     level = chance_levels(span, moments, grown.embeddings, grown.pool.properties, progress=tell)
-    figures = HeadMeasurements(span, moments, grown.pool, named, stable, top, rows_at(opened, top.rows()), known, level)
+    figures = HeadMeasurements(
+        span, moments, grown.pool, head_roles, stable, top, rows_at(opened, top.rows()), known, level
+    )
     heads = _with_doubts(opened, atlas_heads(figures, images), grown)
-    judged = _judged(asked, task, named)
+    judged = _judged(llm_client, task, head_roles)
     answers += [one.answer for one in judged]
     return Atlas(
         **_of_store(opened),
@@ -142,12 +144,12 @@ def atlas(
         threshold=span.threshold,
         heads=heads,
         curve=grown.curve if adaptive else (),
-        agreement={} if known is None else _agreement(named, known),
+        agreement={} if known is None else _agreement(head_roles, known),
         cues=tuple((one.cue, one.spurious, one.why) for one in judged),
         task=task,
-        llm_usage="" if asked is None else str(LlmUsage.of(answers, asked.price)),
+        llm_usage="" if llm_client is None else str(LlmUsage.of(answers, llm_client.price)),
         notes=_notes(clip, opened, grown.pool, stable),
-        provenance=_provenance(opened, grown.pool, texts, stable, asked),
+        provenance=_provenance(opened, grown.pool, texts, stable, llm_client),
     )
 
 
@@ -158,10 +160,10 @@ def _refuse_numbers(texts: int, images: int, resamples: int, rounds: int) -> Non
         )
 
 
-def _judged(asked: LanguageModel | None, task: str, named: dict[tuple[int, int], Role]) -> list[CueJudgement]:
+def _judged(llm_client: LanguageModel | None, task: str, head_roles: dict[tuple[int, int], Role]) -> list[CueJudgement]:
     """Ask the language model which roles can be spurious cues for a task."""
-    names = [*dict.fromkeys(role.name for role in named.values() if role.named)]
-    return spurious(asked, task, names) if asked and task else []
+    names = [*dict.fromkeys(role.name for role in head_roles.values() if role.named)]
+    return spurious(llm_client, task, names) if llm_client and task else []
 
 
 def _truth(store: Store, truth: str | Sequence[str] | None) -> GroundTruth | None:
@@ -229,11 +231,11 @@ def _roles(
     }
 
 
-def _agreement(named: dict[tuple[int, int], Role], truth: GroundTruth) -> dict[str, float]:
-    found = agreement({at: role.name for at, role in named.items()}, truth, unnamed=(UNNAMED, MIXED))
-    clear = [row for row in found.rows if row[4] >= found.bar]
+def _agreement(head_roles: dict[tuple[int, int], Role], truth: GroundTruth) -> dict[str, float]:
+    result = agreement({at: role.name for at, role in head_roles.items()}, truth, unnamed=(UNNAMED, MIXED))
+    clear = [row for row in result.rows if row[4] >= result.bar]
     mixed = sum(row[2] == MIXED for row in clear)
-    return {"bar": found.bar, "clear": len(clear), "asked": found.asked, "right": found.right, "mixed": mixed}
+    return {"bar": result.bar, "clear": len(clear), "asked": result.asked, "right": result.right, "mixed": mixed}
 
 
 def _notes(clip: Clip, store: Store, pool: Pool, stable: Stability | None) -> tuple[str, ...]:
@@ -261,7 +263,7 @@ def _notes(clip: Clip, store: Store, pool: Pool, stable: Stability | None) -> tu
 
 
 def _provenance(
-    store: Store, pool: Pool, texts: int, stable: Stability | None, asked: LanguageModel | None
+    store: Store, pool: Pool, texts: int, stable: Stability | None, llm_client: LanguageModel | None
 ) -> dict[str, str]:
     manifest = store.manifest
     made = {
@@ -271,6 +273,6 @@ def _provenance(
         "texts per head": str(texts),
         "pool digest": pool.digest,
         "bootstrap": "none" if stable is None else f"{stable.resamples} resamples of {stable.chunks} chunks of images",
-        "roles by": "texts and their properties" if asked is None else asked.name,
+        "roles by": "texts and their properties" if llm_client is None else llm_client.name,
     }
     return made | {f"with {name}": version for name, version in manifest.versions.items() if name in ("torch", "zarr")}

@@ -73,10 +73,12 @@ def chance_levels(
     for seed in range(shuffles):
         tell("chance: shuffled texts", seed, shuffles)
         texts = rotated(pool, seed)
-        found = textspan(moments, texts, first, heads=heads, threshold=span.threshold, top_k=span.top_k)
-        named = roles(found, moments, texts, properties) if any(properties) else {}
+        random_span = textspan(moments, texts, first, heads=heads, threshold=span.threshold, top_k=span.top_k)
+        random_roles = roles(random_span, moments, texts, properties) if any(properties) else {}
         for layer, head in heads:
-            explained[layer, head].append(float(found.cumulative[found.layers.index(layer), head, first - 1]))
-            if (layer, head) in named:
-                leading[layer, head].append(named[layer, head].leading_share)
+            explained[layer, head].append(
+                float(random_span.cumulative[random_span.layers.index(layer), head, first - 1])
+            )
+            if (layer, head) in random_roles:
+                leading[layer, head].append(random_roles[layer, head].leading_share)
     return {at: ChanceLevel(fmean(explained[at]), fmean(leading[at]) if leading[at] else None) for at in heads}

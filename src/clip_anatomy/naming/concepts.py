@@ -232,12 +232,12 @@ def sparse_weights(
         [[0.625, 0.375]]
     """
     tell, matrix = progress or silent, np.asfortranarray(dictionary.numpy().T)
-    gram, found = matrix.T @ matrix if count is None else None, np.zeros((len(vectors), len(dictionary)))
+    gram, weights = matrix.T @ matrix if count is None else None, np.zeros((len(vectors), len(dictionary)))
     for row, x in enumerate(vectors.numpy()):
-        found[row] = _pursuit(x, matrix, count) if count else _lasso(x, matrix, gram, penalty)
+        weights[row] = _pursuit(x, matrix, count) if count else _lasso(x, matrix, gram, penalty)
         tell("writing embeddings as texts", row + 1, len(vectors))
-    found[found < LEAST] = 0
-    return torch.from_numpy(found)
+    weights[weights < LEAST] = 0
+    return torch.from_numpy(weights)
 
 
 def _lasso(x: np.ndarray, matrix: np.ndarray, gram: "np.ndarray | None", penalty: int | float) -> np.ndarray:

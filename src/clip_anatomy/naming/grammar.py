@@ -111,8 +111,8 @@ class Grammar:
             >>> Grammar({"colour": (WordGroup(("red",), ("a {} wall",)),)}).words_in("A red, red rose")
             [('red', 'colour'), ('red', 'colour')]
         """
-        found = (match.lower() for match in self._finder.findall(text)) if self._homes else iter(())
-        return [(word, name) for word in found for name, _ in self._homes[word]]
+        matches = (match.lower() for match in self._finder.findall(text)) if self._homes else iter(())
+        return [(word, name) for word in matches for name, _ in self._homes[word]]
 
     def expand(self, texts: Sequence[str], n: int) -> Pool:
         """Make "more like these": new descriptions of what the given ones are about.
@@ -212,12 +212,12 @@ def tag(texts: Sequence[str], properties: Sequence[str], grammar: Grammar) -> tu
         >>> tag(["a rusty thing", "a red dog", "hm"], ["", "", ""], general_grammar())
         ('texture', 'colour + animal', '')
     """
-    found: list[str] = []
+    tags: list[str] = []
     for text, known in zip(texts, properties, strict=True):
         counted = Counter(name for _, name in grammar.words_in(text)) if not known else Counter[str]()
         most = max(counted.values(), default=0)
-        found.append(known or BOTH.join(name for name, times in counted.items() if times == most))
-    return tuple(found)
+        tags.append(known or BOTH.join(name for name, times in counted.items() if times == most))
+    return tuple(tags)
 
 
 def fill(frame: str, word: str) -> str:
@@ -249,10 +249,10 @@ def _in_turn(sources: Sequence[Iterator[T]]) -> Iterator[T]:
     """Take one of each source, round after round, until all are used up."""
     left = list(sources)
     while left:
-        kept: list[Iterator[T]] = []
+        remaining: list[Iterator[T]] = []
         for source in left:
             for item in source:
                 yield item
-                kept.append(source)
+                remaining.append(source)
                 break
-        left = kept
+        left = remaining

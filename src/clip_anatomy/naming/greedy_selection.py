@@ -61,7 +61,7 @@ def greedy(
     first = left.clone()
     # One covariance at a time keeps memory flat.
     score = torch.stack([(texts * (c @ texts)).sum(0) for c in left])  # [batch, text]
-    found = GreedySelection(
+    selection = GreedySelection(
         torch.full((batch, picks), -1),
         *(torch.zeros(batch, picks, dtype=torch.float64) for _ in range(3)),
         runner_up=torch.full((batch, picks), -1),
@@ -87,16 +87,16 @@ def greedy(
         outer = _outer(q, v)
         left -= outer + outer.mT
         free -= _outer(q, q)
-        found.indices[:, k] = torch.where(alive, index, -1)
-        found.score[:, k] = best * alive
-        found.gain[:, k] = gain
-        found.runner_up[:, k] = torch.where(alive, runner_up, -1)
-        found.margin[:, k] = (1 - second.clamp(min=0) / best.clamp(min=1e-300)) * alive
-        found.directions[:, k] = q
-    picked = texts.T[found.indices.clamp(min=0)]  # [batch, pick, d]
+        selection.indices[:, k] = torch.where(alive, index, -1)
+        selection.score[:, k] = best * alive
+        selection.gain[:, k] = gain
+        selection.runner_up[:, k] = torch.where(alive, runner_up, -1)
+        selection.margin[:, k] = (1 - second.clamp(min=0) / best.clamp(min=1e-300)) * alive
+        selection.directions[:, k] = q
+    picked = texts.T[selection.indices.clamp(min=0)]  # [batch, pick, d]
     itself = _unit(picked if subspace is None else picked @ subspace)
-    found.explained_alone.copy_(((itself @ first) * itself).sum(-1) * (found.indices >= 0))
-    return found
+    selection.explained_alone.copy_(((itself @ first) * itself).sum(-1) * (selection.indices >= 0))
+    return selection
 
 
 def _first_best(score: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,10 +108,10 @@ def _first_best(score: Tensor) -> tuple[Tensor, Tensor]:
 def _second(score: Tensor, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     if score.shape[1] < 2:
         return torch.zeros_like(score[:, 0]), torch.full_like(index, -1)
-    kept = score[rows, index].clone()
+    best_score = score[rows, index].clone()
     score[rows, index] = -torch.inf
     second, runner_up = score.max(1)
-    score[rows, index] = kept
+    score[rows, index] = best_score
     return second, runner_up
 
 

@@ -87,17 +87,17 @@ def codes_of(columns: Mapping[str, Sequence[object]]) -> tuple[Int64[Tensor, "im
         >>> codes.tolist(), names
         ([[1], [0], [-1]], ('colour',))
     """
-    found: dict[str, list[int]] = {}
+    codes: dict[str, list[int]] = {}
     for name, values in columns.items():
         plain = [None if value is None or value == "" else str(value) for value in values]
         code = {value: at for at, value in enumerate(sorted({value for value in plain if value is not None}))}
         if len(code) > 1:
-            found[name] = [-1 if value is None else code[value] for value in plain]
-    if not found:
+            codes[name] = [-1 if value is None else code[value] for value in plain]
+    if not codes:
         raise BadInput(
             f"none of the columns {', '.join(columns) or '(none given)'} tells images apart: give one with two values or more."
         )
-    return torch.tensor(list(found.values()), dtype=torch.int64).T.contiguous(), tuple(found)
+    return torch.tensor(list(codes.values()), dtype=torch.int64).T.contiguous(), tuple(codes)
 
 
 def attribute_shares(
@@ -150,10 +150,10 @@ def attribute_shares(
     if images < 2:
         raise BadInput(f"{images} images have no variance to explain: give two or more.")
     total = (total_square - total_sum.square().sum(-1) / images).clamp(min=0)
-    found = [sums.shares(total) for sums in sums_by_attribute]
+    shares = [sums.shares(total) for sums in sums_by_attribute]
     return GroundTruth(
-        share=torch.stack([corrected for corrected, _ in found], -1).clamp(min=0),
-        plain=torch.stack([plain for _, plain in found], -1),
+        share=torch.stack([corrected for corrected, _ in shares], -1).clamp(min=0),
+        plain=torch.stack([plain for _, plain in shares], -1),
         variance=total / (images - 1),
         attributes=tuple(attributes),
         layers=tuple(range(depth)) if layers is None else tuple(layers),
@@ -214,8 +214,8 @@ def agreement(
     for (layer, head), role in sorted(roles.items()):
         name, share = truth.dominant(layer, head)
         rows.append((layer, head, role, name, share, role not in unnamed and share >= bar))
-    asked = [row for row in rows if row[5]]
-    return Agreement(len(asked), sum(row[2] == row[3] for row in asked), bar, tuple(rows))
+    tested = [row for row in rows if row[5]]
+    return Agreement(len(tested), sum(row[2] == row[3] for row in tested), bar, tuple(rows))
 
 
 def is_world(store: Store) -> bool:

@@ -167,9 +167,9 @@ class LanguageModel:
         messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
         body = {"model": self.name, "messages": messages, "temperature": 0, "max_tokens": most_tokens}
         place = digest(json.dumps([self.endpoint, body], sort_keys=True), size=20)
-        if (kept := self.cache.get([place]).get(place)) is not None:
+        if (cached := self.cache.get([place]).get(place)) is not None:
             try:
-                return _answer_of(kept.decode(), cached=True)
+                return _answer_of(cached.decode(), cached=True)
             except (_RetryableError, UnicodeDecodeError):
                 pass  # damaged on disk: ask again
         answer = self._retried(json.dumps(body).encode())
@@ -197,8 +197,8 @@ class LanguageModel:
             headers["Authorization"] = f"Bearer {self.key}"
         deadline = time.monotonic() + self.timeout
         try:
-            asked = request.Request(self.endpoint, body, headers)
-            with opener(self.timeout, _NoRedirect()).open(asked, timeout=self.timeout) as response:
+            http_request = request.Request(self.endpoint, body, headers)
+            with opener(self.timeout, _NoRedirect()).open(http_request, timeout=self.timeout) as response:
                 raw = read_bounded(response, LARGEST, deadline)
         except TooLargeError:
             raise EndpointError(

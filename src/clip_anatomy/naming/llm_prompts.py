@@ -110,7 +110,7 @@ def common_role(model: LanguageModel, texts: Sequence[tuple[str, float]], known:
 
 def name_heads(
     model: LanguageModel,
-    named: Mapping[tuple[int, int], Role],
+    head_roles: Mapping[tuple[int, int], Role],
     span: TextSpanResult,
     texts: Pool,
     *,
@@ -120,7 +120,7 @@ def name_heads(
 
     Args:
         model: the language model.
-        named: (layer, head) → role by texts.
+        head_roles: (layer, head) → role by texts.
         span: picks and figures.
         texts: the pool behind them; its properties are the names to prefer.
         progress: called after each head.
@@ -132,9 +132,9 @@ def name_heads(
         EndpointError: no answer.
     """
     tell = progress or silent
-    found, answers = dict(named), list[LlmAnswer]()
+    renamed, answers = dict(head_roles), list[LlmAnswer]()
     known = tuple(dict.fromkeys(name for name in texts.properties if name))
-    heads = [at for at, role in named.items() if role.name != UNNAMED]
+    heads = [at for at, role in head_roles.items() if role.name != UNNAMED]
     for done, (layer, head) in enumerate(heads, 1):
         picks = span.picks(layer, head, texts.texts)[: span.top_k]
         before = [0.0, *(pick.cumulative for pick in picks)]
@@ -142,15 +142,15 @@ def name_heads(
             model, [(pick.text, pick.cumulative - was) for pick, was in zip(picks, before, strict=False)], known
         )
         answers.append(role.answer)
-        mine = named[layer, head]
+        mine = head_roles[layer, head]
         if role.role:
-            found[layer, head] = replace(
+            renamed[layer, head] = replace(
                 mine, name=role.role, confidence=role.confidence, source=model.name, why=role.why, raw=role.answer.text
             )
         else:
-            found[layer, head] = replace(mine, raw=role.answer.text)
+            renamed[layer, head] = replace(mine, raw=role.answer.text)
         tell("asking the language model", done, len(heads))
-    return found, answers
+    return renamed, answers
 
 
 def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[str], LlmAnswer]:
@@ -167,12 +167,12 @@ def more_like(model: LanguageModel, texts: Sequence[str], n: int) -> tuple[list[
     lines = "\n".join(f"- {_plain(text)}" for text in texts)
     answer = model.ask(MORE_PROMPT.format(texts=lines, n=n), most_tokens=40 * n + 100)
     given = {text.strip().lower() for text in texts}
-    found: dict[str, str] = {}
+    new_texts: dict[str, str] = {}
     for line in answer.text.splitlines():
         text = re.sub(r"^\s*(?:[-*•–]|\(?\d+[.):])\s*", "", line).strip(" .\"'“”`")
         if text and len(text) <= LONGEST_TEXT and not text.endswith(":") and text.lower() not in given:
-            found.setdefault(text.lower(), text)
-    return list(found.values())[:n], answer
+            new_texts.setdefault(text.lower(), text)
+    return list(new_texts.values())[:n], answer
 
 
 def spurious(model: LanguageModel, task: str, cues: Sequence[str]) -> list[CueJudgement]:
@@ -189,15 +189,15 @@ def spurious(model: LanguageModel, task: str, cues: Sequence[str]) -> list[CueJu
     """
     if not task.strip():
         raise BadInput('no task was given. Type, for example: --task "telling landbirds from waterbirds"')
-    found: list[CueJudgement] = []
+    judgements: list[CueJudgement] = []
     for cue in cues:
         answer = model.ask(SPURIOUS_PROMPT.format(task=_plain(task), cue=_plain(cue)), most_tokens=150)
         fields = _first_json_object(answer.text)
         verdict = str(fields.get("spurious", "")).strip().lower()
         if verdict not in ("yes", "no"):
             verdict = {"true": "yes", "false": "no"}.get(verdict, "unclear")
-        found.append(CueJudgement(cue, task, verdict, _plain(str(fields.get("why", "")))[:300], answer))
-    return found
+        judgements.append(CueJudgement(cue, task, verdict, _plain(str(fields.get("why", "")))[:300], answer))
+    return judgements
 
 
 def _first_json_object(text: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def read_pool(path: str | Path, *, duplicates: str = "refuse") -> Pool:
     if duplicates not in ("refuse", "drop"):
         raise BadText(f"duplicates={duplicates!r} is not known. Type 'refuse' or 'drop'.")
     path = Path(path)
-    seen: dict[str, tuple[int, str]] = {}
+    first_places: dict[str, tuple[int, str]] = {}
     try:
         with path.open("rb") as handle:
             number = 0
@@ -90,21 +90,21 @@ def read_pool(path: str | Path, *, duplicates: str = "refuse") -> Pool:
                 text, about = _line(path, number, raw)
                 if not text:
                     continue
-                if text in seen and duplicates == "refuse":
+                if text in first_places and duplicates == "refuse":
                     raise BadText(
-                        f"{path}, line {number}: {text!r} stands in line {seen[text][0]} already. "
+                        f"{path}, line {number}: {text!r} stands in line {first_places[text][0]} already. "
                         f"Take one out, or type read_pool({str(path)!r}, duplicates='drop')"
                     )
-                seen.setdefault(text, (number, about))
+                first_places.setdefault(text, (number, about))
     except FileNotFoundError:
         raise BadText(f"{path} does not exist: give a text file of one description per line.") from None
     except OSError as error:
         raise BadText(
             f"{path} cannot be read ({error.strerror}): give a text file of one description per line."
         ) from error
-    if not seen:
+    if not first_places:
         raise BadText(f"{path} holds no description: write one per line.")
-    return Pool(tuple(seen), tuple(about for _, about in seen.values()), path.name)
+    return Pool(tuple(first_places), tuple(about for _, about in first_places.values()), path.name)
 
 
 def _line(path: Path, number: int, raw: bytes) -> tuple[str, str]:

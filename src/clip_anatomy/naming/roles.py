@@ -114,11 +114,11 @@ def roles(
             "line of the pool, or use general_pool()."
         )
     picks, variance = _by_picks(span, properties, names), _by_text_variance(span, moments, pool, properties, names)
-    found: dict[tuple[int, int], Role] = {}
+    head_roles: dict[tuple[int, int], Role] = {}
     for layer, head in span.heads():
         at = span.layers.index(layer), head
-        found[layer, head] = _role(picks[at], variance[at], names, bool(span.unnamed[at]), lead)
-    return found
+        head_roles[layer, head] = _role(picks[at], variance[at], names, bool(span.unnamed[at]), lead)
+    return head_roles
 
 
 def _by_picks(
@@ -144,7 +144,7 @@ def _by_text_variance(
 ) -> Float64[Tensor, "layer head property"]:
     """Tell how far each head tells the texts of a property apart."""
     covariance = moments.covariance
-    found = torch.zeros(*covariance.shape[:2], len(names), dtype=torch.float64)
+    shares = torch.zeros(*covariance.shape[:2], len(names), dtype=torch.float64)
     for place, name in enumerate(names):
         texts = pool[[at for at, given in enumerate(properties) if given == name]]
         if len(texts) < 2:
@@ -152,8 +152,8 @@ def _by_text_variance(
         apart = texts - texts.mean(0)
         for layer, head in torch.nonzero(span.covered).tolist():
             inside = apart if moments.basis is None else apart @ moments.basis.rows[layer, head].T
-            found[layer, head, place] = ((inside @ covariance[layer, head]) * inside).sum() / len(texts)
-    return found.clamp(min=0)
+            shares[layer, head, place] = ((inside @ covariance[layer, head]) * inside).sum() / len(texts)
+    return shares.clamp(min=0)
 
 
 def _role(

@@ -95,16 +95,16 @@ def stability(
             means = cells.means[0, :, at[0], at[1]] @ frame.T
             scatters = frame @ cells.scatters[0, :, at[0], at[1]] @ frame.T
             rank = int(span.rank[at])
-            seen = torch.zeros(len(weights), span.texts_per_head, span.texts_per_head, dtype=torch.bool)
+            picked = torch.zeros(len(weights), span.texts_per_head, span.texts_per_head, dtype=torch.bool)
             for start in range(0, len(weights), BLOCK):
                 block = slice(start, start + BLOCK)
                 covariance, uncentred = _resampled(weights[block], counts, means, scatters)
                 subspace = None if rank >= len(frame) else _projector(uncentred, rank)
-                found = greedy(texts, covariance, min(span.texts_per_head, len(frame)), subspace).indices
-                seen[block, :, : found.shape[1]] = span.indices[at][None, :, None] == found[:, None]
-            seen &= (span.indices[at] >= 0)[None, :, None]
-            anywhere[at] = seen.any(2).double().mean(0)
-            in_place[at] = seen.tril().any(2).double().mean(0)
+                again = greedy(texts, covariance, min(span.texts_per_head, len(frame)), subspace).indices
+                picked[block, :, : again.shape[1]] = span.indices[at][None, :, None] == again[:, None]
+            picked &= (span.indices[at] >= 0)[None, :, None]
+            anywhere[at] = picked.any(2).double().mean(0)
+            in_place[at] = picked.tril().any(2).double().mean(0)
         tell("resampling", done, len(heads))
     return Stability(anywhere, in_place, resamples, chunks)
 

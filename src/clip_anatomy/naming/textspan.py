@@ -135,16 +135,16 @@ def _fill(
         span.unnamed[at] = True
         return
     texts = texts_in(pool, frame, span.basis, at)
-    found = greedy(texts, (frame @ covariance @ frame.T)[None], min(span.texts_per_head, rank))
-    m = found.indices.shape[1]
-    span.indices[at][:m] = found.indices[0]
-    span.score[at][:m] = found.score[0]
-    span.explained_alone[at][:m] = found.explained_alone[0] / total
-    span.cumulative[at][:m] = found.gain[0].cumsum(0) / total
+    selection = greedy(texts, (frame @ covariance @ frame.T)[None], min(span.texts_per_head, rank))
+    m = selection.indices.shape[1]
+    span.indices[at][:m] = selection.indices[0]
+    span.score[at][:m] = selection.score[0]
+    span.explained_alone[at][:m] = selection.explained_alone[0] / total
+    span.cumulative[at][:m] = selection.gain[0].cumsum(0) / total
     span.cumulative[at][m:] = span.cumulative[at][m - 1]
-    span.runner_up[at][:m] = found.runner_up[0]
-    span.margin[at][:m] = found.margin[0]
-    span.directions[at][:m] = found.directions[0] @ frame
+    span.runner_up[at][:m] = selection.runner_up[0]
+    span.margin[at][:m] = selection.margin[0]
+    span.directions[at][:m] = selection.directions[0] @ frame
     best = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0).cumsum(0) / total
     span.pca_explained[at][:] = best[torch.arange(span.texts_per_head).clamp(max=len(best) - 1)]
     span.unnamed[at] = bool(span.cumulative[at][min(span.top_k, span.texts_per_head) - 1] < span.threshold)

@@ -40,8 +40,8 @@ class TopImages:
 
     def rows(self) -> list[int]:
         """Return every image in it, once."""
-        found = torch.unique(torch.cat([self.most.flatten(), self.least.flatten()]))
-        return [row for row in found.tolist() if row >= 0]
+        indices = torch.unique(torch.cat([self.most.flatten(), self.least.flatten()]))
+        return [row for row in indices.tolist() if row >= 0]
 
 
 def top_images(
@@ -79,7 +79,7 @@ def top_images(
     picks = min(picks, span.texts_per_head)
     keep = min(SPARE * each, len(store))
     shape = (*span.rank.shape, picks, keep)
-    found = TopImages(torch.full(shape, -1), torch.zeros(shape), torch.full(shape, -1), torch.zeros(shape))
+    top = TopImages(torch.full(shape, -1), torch.zeros(shape), torch.full(shape, -1), torch.zeros(shape))
     heads = list(span.heads())
     for done, (layer, head) in enumerate(heads, 1):
         at = span.layers.index(layer), head
@@ -89,10 +89,10 @@ def top_images(
             values = directions @ (coordinates[0].float() - mean).T  # [pick, image]
             high.add(values, start)
             low.add(-values, start)
-        found.most[at], found.most_value[at] = high.rows, high.values
-        found.least[at], found.least_value[at] = low.rows, -low.values
+        top.most[at], top.most_value[at] = high.rows, high.values
+        top.least[at], top.least_value[at] = low.rows, -low.values
         tell("looking for images", done, len(heads))
-    return found
+    return top
 
 
 class _TopK:
@@ -122,8 +122,8 @@ def rows_at(store: Store, places: Sequence[int]) -> dict[int, ImageRow]:
     """
     ids = store.column("id")
     wanted = sorted({str(ids[place]) for place in places})
-    found: dict[int, ImageRow] = {}
+    rows: dict[int, ImageRow] = {}
     for start in range(0, len(wanted), 500):
         some = wanted[start : start + 500]
-        found |= {row.index: row for row in store.rows(f"id IN ({', '.join('?' * len(some))})", some)}
-    return {place: found[place] for place in places if place in found}
+        rows |= {row.index: row for row in store.rows(f"id IN ({', '.join('?' * len(some))})", some)}
+    return {place: rows[place] for place in places if place in rows}

@@ -61,18 +61,18 @@ def write(result: Ablation | Study, output: AtomicOutput) -> None:
     An earlier study is replaced by one that asks the same (parts, baseline, classes, groups); any other one stays, and the new one gets
     a number where both would be called alike.
     """
-    kept = _earlier(output.out)
+    earlier = _earlier(output.out)
     new: dict[str, Study] = {}
     for one in _studies(result):
-        name = _free_name(one.to_dict(), {**kept, **{name: study.to_dict() for name, study in new.items()}})
-        kept.pop(name, None)
+        name = _free_name(one.to_dict(), {**earlier, **{name: study.to_dict() for name, study in new.items()}})
+        earlier.pop(name, None)
         new[name] = one
-    for name in kept:
+    for name in earlier:
         if (drawn := output.out / f"{name}.png").is_file():
             output.write(drawn.name, drawn.read_bytes())
     for name, one in new.items():
         output.write(f"{name}.png", draw_study(one))
-    rows = [*kept.values(), *({**one.to_dict(), "figure": f"{name}.png"} for name, one in new.items())]
+    rows = [*earlier.values(), *({**one.to_dict(), "figure": f"{name}.png"} for name, one in new.items())]
     output.write(RESULT, as_json({"schema": SCHEMA, "studies": rows}))
 
 
@@ -85,8 +85,8 @@ def _free_name(study: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]])
 
 def _question(study: Mapping[str, Any]) -> str:
     """Return what a study asked, apart from its answers."""
-    asked = [study[name] for name in ("name", "by", "baseline", "column", "classes", "group_column", "images")]
-    return json.dumps([*asked, [one["description"] for one in study["effects"]]])
+    values = [study[name] for name in ("name", "by", "baseline", "column", "classes", "group_column", "images")]
+    return json.dumps([*values, [one["description"] for one in study["effects"]]])
 
 
 def check_folder(folder: Path, store: str | Path) -> None:
@@ -156,8 +156,8 @@ def _earlier(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _title(sheet: Canvas, study: Study) -> None:
     sheet.text(0.25, 0.42, study.title, 15, fontweight="bold")
-    asked = f"{study.images:,} images, {len(study.classes):,} classes ({study.column}), {study.model}"
-    sheet.text(0.25, 0.72, shorten(f"Replaced by {study.baseline}. Accuracy on {asked}.", 125), 9, color=FAINT)
+    setting = f"{study.images:,} images, {len(study.classes):,} classes ({study.column}), {study.model}"
+    sheet.text(0.25, 0.72, shorten(f"Replaced by {study.baseline}. Accuracy on {setting}.", 125), 9, color=FAINT)
     foot = "Direct effects: nothing is run again, what the parts wrote into the embedding is replaced. Layers are counted from 0."
     if study.groups:
         foot += f" Worst group: of those of {LEAST_IMAGES} images or more."
@@ -254,8 +254,8 @@ def _changes(axes: "Axes", some: list[Effect], names: list[str]) -> None:
 
 def _worst(study: Study, every: Sequence[Effect]) -> list[float]:
     """Accuracy of the worst group of each set, in percent."""
-    found = [study.worst(one) for one in every]
-    return [100 * one["accuracy"] for one in found if one is not None]
+    worst = [study.worst(one) for one in every]
+    return [100 * one["accuracy"] for one in worst if one is not None]
 
 
 def _bars(axes: "Axes", study: Study, some: tuple[Effect, ...]) -> None:
@@ -265,10 +265,10 @@ def _bars(axes: "Axes", study: Study, some: tuple[Effect, ...]) -> None:
     places = range(len(every))
     axes.barh(places, [100 * one.accuracy for one in every], 0.62, color=[FAINT, *[COSTS] * len(some)], alpha=0.75)
     for place, one in zip(places, every, strict=True):
-        said = f"{100 * one.accuracy:.1f}" + (
+        label = f"{100 * one.accuracy:.1f}" + (
             "" if one is study.whole else f"  ({100 * one.change:+.1f})".replace("-", "−")
         )
-        axes.annotate(said, (100 * one.accuracy, place), (5, 0), textcoords="offset points", fontsize=8.5, va="center", bbox={"color": "white", "pad": 0.5})  # fmt: skip
+        axes.annotate(label, (100 * one.accuracy, place), (5, 0), textcoords="offset points", fontsize=8.5, va="center", bbox={"color": "white", "pad": 0.5})  # fmt: skip
     if study.groups:
         axes.plot(_worst(study, every), places, linestyle="none", marker="D", markersize=5, color=HELPS, markeredgecolor="white", clip_on=False, zorder=4)  # fmt: skip
     axes.axvline(100 * study.whole.accuracy, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))

@@ -157,10 +157,10 @@ def place_of(head: AtlasHead) -> str:
 
 def _common(atlas: Atlas, pictures: Mapping[int, str]) -> dict[str, Any]:
     """Tell what both pages need: addresses, and a colour for every named role, the commonest first, so that these differ most."""
-    named = [role for role in atlas.roles if role not in (UNNAMED, MIXED)]
-    count = max(1, min(len(named), HUES))
-    hues = [((25 + 360 * (at % HUES) / count) % 360, at // HUES * 0.14) for at in range(len(named))]
-    classes = {UNNAMED: UNNAMED, MIXED: MIXED} | {role: f"r{at}" for at, role in enumerate(named)}
+    named_roles = [role for role in atlas.roles if role not in (UNNAMED, MIXED)]
+    count = max(1, min(len(named_roles), HUES))
+    hues = [((25 + 360 * (at % HUES) / count) % 360, at // HUES * 0.14) for at in range(len(named_roles))]
+    classes = {UNNAMED: UNNAMED, MIXED: MIXED} | {role: f"r{at}" for at, role in enumerate(named_roles)}
     return {"pictures": pictures, "place_of": place_of, "hues": hues, "classes": classes}
 
 

@@ -104,21 +104,21 @@ def print_atlas(atlas: Atlas) -> None:
     for head in atlas.heads:
         sure = f"{head.role.confidence:.0%}{_beside(head.role_chance)}" if head.role.named else ""
         leading = [head.leading.text] if head.leading else []
-        words = Text(" · ".join([*dict.fromkeys([*leading, *(text.text for text in head.texts)])][:2]))
+        cell = Text(" · ".join([*dict.fromkeys([*leading, *(text.text for text in head.texts)])][:2]))
         role = Text(head.role.name.replace("_", " ") + (" ≠" if head.doubts else ""))
-        row = [head.name, role, sure, f"{head.explained:.0%}{_beside(head.chance)}", words]
+        row = [head.name, role, sure, f"{head.explained:.0%}{_beside(head.chance)}", cell]
         table.add_row(*row, *([f"{head.truth[0][0]} {head.truth[0][1]:.0%}" if head.truth else ""] if truth else []))
     say_drawn(console, table)
     if any(head.chance is not None for head in atlas.heads):
         say("In brackets: what texts reach by chance (the same pool, turned at random).")
     if doubted := [head.name for head in atlas.heads if head.doubts]:
         say(f"≠: role, texts, pictures or truth do not agree ({len(doubted)} heads); the page of the head says where.")
-    if found := atlas.agreement:
-        asked, right = int(found["asked"]), int(found["right"])
-        rate = f" ({right / asked:.0%})" if asked else ""
+    if agreement := atlas.agreement:
+        tested, right = int(agreement["asked"]), int(agreement["right"])
+        rate = f" ({right / tested:.0%})" if tested else ""
         say(
-            f"{right} of {asked}{rate} named heads that one attribute drives (it explains {found['bar']:.0%} or more) have it as their "
-            f"role; {int(found['mixed'])} more are called mixed."
+            f"{right} of {tested}{rate} named heads that one attribute drives (it explains {agreement['bar']:.0%} or more) have it as their "
+            f"role; {int(agreement['mixed'])} more are called mixed."
         )
     for cue, answer, why in atlas.cues:
         say(f"{cue}: spurious cue for {atlas.task}? {answer}. {why}")

@@ -106,12 +106,12 @@ def _sheet(  # noqa: PLR0917
     write_line(draw, (GAP, GAP), title, wide - 2 * GAP, INK, large)
     write_line(draw, (GAP, GAP + 24), under, wide - 2 * GAP, SOFT, fine)
     at = GAP
-    for colours, words in legend:
+    for colours, caption in legend:
         bar = BAR if len(colours) > 1 else 12
         if at + bar + 60 > wide - GAP:
             break
         colour_bar(draw, (at, top - 24), (bar, 10), colours)
-        long = write_line(draw, (at + bar + 6, top - 27), words, wide - GAP - at - bar - 8, SOFT, fine)
+        long = write_line(draw, (at + bar + 6, top - 27), caption, wide - GAP - at - bar - 8, SOFT, fine)
         at += round(bar + 24 + long)
     for row, tall in rows:
         draw.line((GAP, top - 3, wide - GAP, top - 3), (227, 225, 220))
@@ -178,6 +178,6 @@ def write_line(  # noqa: PLR0917
     size: int | float,
 ) -> float:
     """Write one line, cut where the room ends; return how long it became."""
-    words, font = fit(draw, text, room, size)
-    draw.text(at, words, colour, font)
-    return draw.textlength(words, font)
+    line, font = fit(draw, text, room, size)
+    draw.text(at, line, colour, font)
+    return draw.textlength(line, font)

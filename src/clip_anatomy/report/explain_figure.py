@@ -27,32 +27,34 @@ FOOT = {
 OF_DIFFERENCE = "All shares add up to the difference of the two cosines. "
 
 
-def draw(picture: ShownPicture, found: PictureExplanation, text: int, words: str, caption: str) -> bytes:
+def draw(picture: ShownPicture, explanation: PictureExplanation, text: int, text_in_words: str, caption: str) -> bytes:
     """Draw the share of every part in the cosine of one picture with one text.
 
     Args:
         picture: what is shown.
-        found: its cosines with all texts (they share one colour scale).
+        explanation: its cosines with all texts (they share one colour scale).
         text: which of them is drawn.
-        words: the text itself.
+        text_in_words: the text itself.
         caption: one line about picture and model.
 
     Returns:
         A PNG.
     """
-    return png(explain_figure(picture, found, text, words, caption))
+    return png(explain_figure(picture, explanation, text, text_in_words, caption))
 
 
-def explain_figure(picture: ShownPicture, found: PictureExplanation, text: int, words: str, caption: str) -> "Figure":
+def explain_figure(
+    picture: ShownPicture, explanation: PictureExplanation, text: int, text_in_words: str, caption: str
+) -> "Figure":
     """Draw the same as a figure of matplotlib."""
-    rows = [found] if len(found.cosine) < 2 else [found, found.contrast()]
+    rows = [explanation] if len(explanation.cosine) < 2 else [explanation, explanation.contrast()]
     high = HEAD + (ROW * 2 if len(rows) > 1 else 1.35 * ROW)
     with canvas(WIDE, high) as sheet:
-        _title(sheet, found, text, words, caption)
+        _title(sheet, explanation, text, text_in_words, caption)
         tall = (high - HEAD) / len(rows) - 0.95
         _picture(sheet.axes(0.25, HEAD, 2.9, 2.75), picture)
         place = (HEAD + 3.45, 2.1) if len(rows) < 2 else (HEAD + tall + 0.95, 2.3)
-        _sums(sheet.axes(0.25, place[0], 2.9, place[1]), found, text)
+        _sums(sheet.axes(0.25, place[0], 2.9, place[1]), explanation, text)
         for i, each in enumerate(rows):
             top = HEAD + i * (tall + 0.95)
             _map(sheet.axes(3.5, top, 3.25, min(tall, 2.95)), picture, each, text)
@@ -60,21 +62,23 @@ def explain_figure(picture: ShownPicture, found: PictureExplanation, text: int, 
             _layers(sheet.axes(10.85, top, 2.2, tall), each, text)
         foot = (
             FOOT[len(rows)]
-            if found.versus is None
+            if explanation.versus is None
             else f"{OF_DIFFERENCE}{FOOT[2].partition('Every')[0] if len(rows) > 1 else ''}"
         )
         sheet.text(0.25, high - 0.2, foot, 8.5, color=FAINT)
     return sheet.figure
 
 
-def _title(sheet: Canvas, found: PictureExplanation, text: int, words: str, caption: str) -> None:
-    sheet.text(0.25, 0.44, f"“{shorten(words, 80)}”", 17, fontweight="bold")
-    count, cosine = len(found.cosine), signed(float(found.cosine[text]))
-    chance = f" · {float(found.probability[text]):.1%}"
-    share = f"{chance} by itself" if found.sigmoid else f"{chance} among the {count} texts given" if count > 1 else ""
-    if found.cosines is not None:
-        own, other = (signed(float(each[text])) for each in found.cosines)
-        share, cosine = f" = {own} minus {other} of {shorten(found.versus or '', 50)}", f"difference {cosine}"
+def _title(sheet: Canvas, explanation: PictureExplanation, text: int, text_in_words: str, caption: str) -> None:
+    sheet.text(0.25, 0.44, f"“{shorten(text_in_words, 80)}”", 17, fontweight="bold")
+    count, cosine = len(explanation.cosine), signed(float(explanation.cosine[text]))
+    chance = f" · {float(explanation.probability[text]):.1%}"
+    share = (
+        f"{chance} by itself" if explanation.sigmoid else f"{chance} among the {count} texts given" if count > 1 else ""
+    )
+    if explanation.cosines is not None:
+        own, other = (signed(float(each[text])) for each in explanation.cosines)
+        share, cosine = f" = {own} minus {other} of {shorten(explanation.versus or '', 50)}", f"difference {cosine}"
     else:
         cosine = f"cosine {cosine}"
     sheet.text(0.25, 0.78, f"{cosine}{share}   ", 11)
@@ -104,14 +108,14 @@ def _picture(axes: "Axes", picture: ShownPicture) -> None:
     _highlight(axes, picture)
 
 
-def _map(axes: "Axes", picture: ShownPicture, found: PictureExplanation, text: int) -> None:
-    limit = limit_of(found.patches)
+def _map(axes: "Axes", picture: ShownPicture, explanation: PictureExplanation, text: int) -> None:
+    limit = limit_of(explanation.patches)
     axes.imshow(picture.shown.convert("L"), extent=_extent(picture.view), cmap="gray", vmin=-190, vmax=285)
-    axes.imshow(colour(found.patches[..., text], limit), extent=_extent(picture.seen), interpolation="nearest")
+    axes.imshow(colour(explanation.patches[..., text], limit), extent=_extent(picture.seen), interpolation="nearest")
     _frame(axes, picture)
-    _heading(axes, "where it says yes and no" if found.against is None else "where, against the other texts")
+    _heading(axes, "where it says yes and no" if explanation.against is None else "where, against the other texts")
     _highlight(axes, picture)
-    _legend(axes, limit, ends_of(found.patches, limit))
+    _legend(axes, limit, ends_of(explanation.patches, limit))
 
 
 def _highlight(axes: "Axes", picture: ShownPicture) -> None:
@@ -137,18 +141,18 @@ def _legend(axes: "Axes", limit: float, ends: tuple[str, str]) -> None:
     bar.get_xticklabels()[2].set_horizontalalignment("right")
 
 
-def _heads(axes: "Axes", found: PictureExplanation, text: int) -> None:
-    limit = limit_of(found.heads)
-    draw_grid(axes, found.heads[..., text], limit)
-    axes.set_yticks(ticks(len(found.heads)))
+def _heads(axes: "Axes", explanation: PictureExplanation, text: int) -> None:
+    limit = limit_of(explanation.heads)
+    draw_grid(axes, explanation.heads[..., text], limit)
+    axes.set_yticks(ticks(len(explanation.heads)))
     axes.tick_params(labelsize=8, labelcolor=FAINT)
     axes.set_xlabel("head", fontsize=8.5, color=FAINT, labelpad=2)
     axes.set_ylabel("layer, the first on top", fontsize=8.5, color=FAINT, labelpad=2)
     _heading(axes, f"which heads (full colour: ±{limit:.4f})")
 
 
-def _layers(axes: "Axes", found: PictureExplanation, text: int) -> None:
-    values = found.layers(text).tolist()
+def _layers(axes: "Axes", explanation: PictureExplanation, text: int) -> None:
+    values = explanation.layers(text).tolist()
     edge = max(abs(v) for row in values for v in row) or 1.0
     places = range(len(values))
     attention, mlp = ([row[half] for row in values] for half in (0, 1))
@@ -166,12 +170,12 @@ def _layers(axes: "Axes", found: PictureExplanation, text: int) -> None:
     _heading(axes, "which layers")
 
 
-def _sums(axes: "Axes", found: PictureExplanation, text: int) -> None:
+def _sums(axes: "Axes", explanation: PictureExplanation, text: int) -> None:
     """Return the sum in words: what adds up to the cosine."""
     axes.set_axis_off()
-    total = "cosine" if found.versus is None else "difference"
+    total = "cosine" if explanation.versus is None else "difference"
     _heading(axes, f"what adds up to the {total}")
-    lines = [*summands(found, text), Share(total, float(found.cosine[text]))]
+    lines = [*summands(explanation, text), Share(total, float(explanation.cosine[text]))]
     for i, (name, value) in enumerate(lines):
         y = 0.93 - 0.125 * i - (0.03 if name == total else 0)
         weight = "bold" if name == total else "normal"
@@ -180,7 +184,7 @@ def _sums(axes: "Axes", found: PictureExplanation, text: int) -> None:
     axes.plot([0, 1], [0.93 - 0.125 * (len(lines) - 1) + 0.035] * 2, color=LINE, linewidth=0.8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.text(0.0, 0.0, f"left over (float error): {float(found.residue[text]):.0e}", fontsize=8.5, color=FAINT)
+    axes.text(0.0, 0.0, f"left over (float error): {float(explanation.residue[text]):.0e}", fontsize=8.5, color=FAINT)
 
 
 def _extent(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

@@ -27,22 +27,22 @@ FEW = 20  # figures that are drawn without being asked for
 KIND = Kind("report", "explain.json", SCHEMA)
 
 
-def save(found: Explanation, folder: Path, *, pictures: bool | None = None) -> Path:
+def save(explanation: Explanation, folder: Path, *, pictures: bool | None = None) -> Path:
     """Write figures, page and numbers into a folder, whole or not at all."""
     if pictures is not False:
         need_matplotlib()
     with atomic_output(folder, KIND) as output:
-        write(found, output, pictures=pictures)
+        write(explanation, output, pictures=pictures)
     return folder
 
 
 def write(
-    found: Explanation, output: AtomicOutput, progress: Progress | None = None, *, pictures: bool | None = None
+    explanation: Explanation, output: AtomicOutput, progress: Progress | None = None, *, pictures: bool | None = None
 ) -> int:
     """Write page and numbers into an atomic output, and a figure for each picture and text.
 
     Args:
-        found: what is drawn.
+        explanation: what is drawn.
         output: where to; see `atomic_output`.
         progress: told how many pictures are drawn.
         pictures: whether figures are drawn; by default where there are `FEW`, since each takes a third of a second.
@@ -50,67 +50,69 @@ def write(
     Returns:
         How many figures were left away.
     """
-    tell, count = progress or silent, len(found) * len(found.texts)
+    tell, count = progress or silent, len(explanation) * len(explanation.texts)
     drawn = count <= FEW if pictures is None else pictures
     explained: list[ExplainedPicture] = []
-    for i, each in enumerate(_explained(found, None if drawn else ON_PAGE)):
-        tell("drawing", i, len(found))
+    for i, each in enumerate(_explained(explanation, None if drawn else ON_PAGE)):
+        tell("drawing", i, len(explanation))
         if len(explained) < ON_PAGE:
             explained.append(each)
-        for k, text in enumerate(found.texts if drawn else ()):
+        for k, text in enumerate(explanation.texts if drawn else ()):
             output.write(
-                f"{file_name(i, each.picture.label, f'{k:02d}', text.text)}.png", draw(*_drawn(found, each, k))
+                f"{file_name(i, each.picture.label, f'{k:02d}', text.text)}.png", draw(*_drawn(explanation, each, k))
             )
-    output.write(KIND.mark, as_json({**found.to_dict(), "files": [*output.files, REPORT]}))
-    output.write(REPORT, _page(found, explained))
+    output.write(KIND.mark, as_json({**explanation.to_dict(), "files": [*output.files, REPORT]}))
+    output.write(REPORT, _page(explanation, explained))
     return 0 if drawn else count
 
 
-def figure(found: Explanation) -> "Figure":
+def figure(explanation: Explanation) -> "Figure":
     """Draw the first picture with the text that fits it best."""
     need_matplotlib()
-    each = next(_explained(found))
-    return explain_figure(*_drawn(found, each, int(each.explanation.cosine.argmax())))
+    each = next(_explained(explanation))
+    return explain_figure(*_drawn(explanation, each, int(each.explanation.cosine.argmax())))
 
 
-def html(found: Explanation) -> str:
+def html(explanation: Explanation) -> str:
     """Return the page, in a frame for notebooks."""
-    return framed(_page(found, list(_explained(found, ON_PAGE))))
+    return framed(_page(explanation, list(_explained(explanation, ON_PAGE))))
 
 
-def _page(found: Explanation, explained: list[ExplainedPicture]) -> str:
-    title = f"Why {'this picture matches' if len(found) == 1 else 'these pictures match'} a text"
-    if found.versus is not None:
-        other = found.images[0].versus
+def _page(explanation: Explanation, explained: list[ExplainedPicture]) -> str:
+    title = f"Why {'this picture matches' if len(explanation) == 1 else 'these pictures match'} a text"
+    if explanation.versus is not None:
+        other = explanation.images[0].versus
         title = (
             f"What differs from {other}, text by text"
-            if found.versus.clip is found.clip
+            if explanation.versus.clip is explanation.clip
             else f"What differs from the model {other}"
         )
-    facts = [*model_facts(found.clip)]
-    if found.size is not None:
-        facts.append(("looked at", describe_size(found.size, found.clip.preprocess)))
-    if found.templates is not None:
-        facts.append(("prompts", listed_texts(found.templates)))
-    notes = [*found.notes, *on_page_note(len(explained), len(found))]
-    return explain_page(title, explained, found.texts, facts, notes=notes, failed=found.failed)
+    facts = [*model_facts(explanation.clip)]
+    if explanation.size is not None:
+        facts.append(("looked at", describe_size(explanation.size, explanation.clip.preprocess)))
+    if explanation.templates is not None:
+        facts.append(("prompts", listed_texts(explanation.templates)))
+    notes = [*explanation.notes, *on_page_note(len(explained), len(explanation))]
+    return explain_page(title, explained, explanation.texts, facts, notes=notes, failed=explanation.failed)
 
 
-def _drawn(found: Explanation, each: ExplainedPicture, text: int) -> tuple[Any, ...]:
+def _drawn(explanation: Explanation, each: ExplainedPicture, text: int) -> tuple[Any, ...]:
     less = "" if each.explanation.versus is None else f" minus {each.explanation.versus}"
-    caption = f"{Path(each.picture.label).name} · {found.clip.name}{less}"
-    return each.picture, each.explanation, text, found.texts[text].text, caption
+    caption = f"{Path(each.picture.label).name} · {explanation.clip.name}{less}"
+    return each.picture, each.explanation, text, explanation.texts[text].text, caption
 
 
-def _explained(found: Explanation, most: int | None = None) -> Iterator[ExplainedPicture]:
-    if found.pictures is None or found.geometries is None:
+def _explained(explanation: Explanation, most: int | None = None) -> Iterator[ExplainedPicture]:
+    if explanation.pictures is None or explanation.geometries is None:
         raise BadInput(
             "these images were preprocessed tensors, which cannot be drawn. Type: explain(clip, paths, texts)"
         )
     other = (
-        None if found.versus is None or found.versus.clip is not found.clip else next(_explained(found.versus)).picture
+        None
+        if explanation.versus is None or explanation.versus.clip is not explanation.clip
+        else next(_explained(explanation.versus)).picture
     )
-    some = zip(found.pictures, found.geometries, found.images, strict=True)
+    some = zip(explanation.pictures, explanation.geometries, explanation.images, strict=True)
     for picture, where, split in islice(some, most):
         shown = view_of(picture.read(keep_mode=True), picture.name, where)
         yield ExplainedPicture(shown, split, picture.caption, other)

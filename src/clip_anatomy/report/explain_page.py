@@ -85,51 +85,53 @@ def map_limits(explanations: Sequence[PictureExplanation]) -> dict[str, float]:
     return limits
 
 
-def _views(found: PictureExplanation) -> dict[str, PictureExplanation]:
+def _views(explanation: PictureExplanation) -> dict[str, PictureExplanation]:
     """Return the explanation against the other texts, where there are any, and alone."""
-    return ({"versus": found.contrast()} if len(found.cosine) > 1 else {}) | {"alone": found}
+    return ({"versus": explanation.contrast()} if len(explanation.cosine) > 1 else {}) | {"alone": explanation}
 
 
 def _image(each: ExplainedPicture, typed: Sequence[TypedText], limits: Mapping[str, float]) -> dict[str, Any]:
-    found = each.explanation
-    views = _views(found)
+    explanation = each.explanation
+    views = _views(explanation)
     texts = [
         {
             "question": typed[text],
-            "cosine": float(found.cosine[text]),
-            "cosines": None if found.cosines is None else [float(each[text]) for each in found.cosines],
-            "share": float(found.probability[text]),
+            "cosine": float(explanation.cosine[text]),
+            "cosines": None if explanation.cosines is None else [float(each[text]) for each in explanation.cosines],
+            "share": float(explanation.probability[text]),
             "views": [_view(name, view, text, limits[name]) for name, view in views.items()],
         }
-        for text in found.cosine.argsort(descending=True).tolist()
+        for text in explanation.cosine.argsort(descending=True).tolist()
     ]
-    patches = found.patches.shape[:2]
+    patches = explanation.patches.shape[:2]
     return {
         "picture": each.picture,
         "other": each.other,
-        "versus": found.versus,
+        "versus": explanation.versus,
         "caption": each.caption,
         "patches": patches,
-        "sink": sink_patch(found),
+        "sink": sink_patch(explanation),
         "texts": texts,
     }
 
 
-def _view(name: str, found: PictureExplanation, text: int, limit: float) -> dict[str, Any]:
+def _view(name: str, explanation: PictureExplanation, text: int, limit: float) -> dict[str, Any]:
     """Tell what a card shows of one text, alone or against the others; the map's colours on the scale of the page."""
-    parts, patches = found.ranked_parts(text), found.ranked_patches(text)
-    longest = max(float(found.layers(k).abs().max()) for k in range(found.cosine.shape[0])) or 1.0
+    parts, patches = explanation.ranked_parts(text), explanation.ranked_patches(text)
+    longest = max(float(explanation.layers(k).abs().max()) for k in range(explanation.cosine.shape[0])) or 1.0
     return {
         "name": name,
-        "cosine": float(found.cosine[text]),
+        "cosine": float(explanation.cosine[text]),
         "loudest": max(parts, key=lambda part: abs(part.value)),
-        "region": strongest_region(found.patches[..., text]),
-        "map": ValueGrid(found.patches[..., text], limit),
-        "other_map": None if found.other_patches is None else ValueGrid(found.other_patches[..., text], limit),
-        "ends": ends_of(found.patches, limit),
-        "heads": ValueGrid(found.heads[..., text], limit_of(found.heads)),
-        "layers": ValueGrid(found.layers(text), longest),
-        "summands": summands(found, text),
+        "region": strongest_region(explanation.patches[..., text]),
+        "map": ValueGrid(explanation.patches[..., text], limit),
+        "other_map": None
+        if explanation.other_patches is None
+        else ValueGrid(explanation.other_patches[..., text], limit),
+        "ends": ends_of(explanation.patches, limit),
+        "heads": ValueGrid(explanation.heads[..., text], limit_of(explanation.heads)),
+        "layers": ValueGrid(explanation.layers(text), longest),
+        "summands": summands(explanation, text),
         "yes": [part for part in parts[:LOUDEST] if part.value > 0],
         "no": [part for part in parts[::-1][:LOUDEST] if part.value < 0],
         "places": [patch for patch in (*patches[:2], *patches[:-3:-1]) if patch.value],

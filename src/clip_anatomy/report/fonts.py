@@ -55,8 +55,8 @@ def font_for(size: int | float, letters: str = "") -> Font:
 def known_families(installed: set[str]) -> list[str]:
     """Return the installed families of fonts that hold many scripts, for figures: a few, the likelier first."""
     plain = {_plain(name): name for name in sorted(installed, reverse=True)}
-    found = [name for wanted in MANY_SCRIPTS for key, name in plain.items() if key.startswith(wanted)]
-    return list(dict.fromkeys(name for name in found if not ONE_WEIGHT.search(name)))[:MOST_FAMILIES]
+    families = [name for wanted in MANY_SCRIPTS for key, name in plain.items() if key.startswith(wanted)]
+    return list(dict.fromkeys(name for name in families if not ONE_WEIGHT.search(name)))[:MOST_FAMILIES]
 
 
 @cache
@@ -81,8 +81,8 @@ def _folders() -> Iterator[Path]:
             home / ".local/share/fonts",
             home / ".fonts",
         )
-    if (found := find_spec("matplotlib")) is not None and found.origin:
-        yield Path(found.origin).parent / "mpl-data/fonts/ttf"
+    if (spec := find_spec("matplotlib")) is not None and spec.origin:
+        yield Path(spec.origin).parent / "mpl-data/fonts/ttf"
 
 
 def _files(folder: Path) -> Iterator[Path]:

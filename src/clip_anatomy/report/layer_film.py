@@ -14,13 +14,13 @@ MOST_TEXTS = 4
 MILLISECONDS, LAST = 450, 1800
 
 
-def layer_film(picture: Image.Image, shaded: ShadedSet, look: str = "signed") -> bytes:
+def layer_film(picture: Image.Image, shaded: ShadedSet, colours: str = "signed") -> bytes:
     """Draw the layers of one picture as an animated GIF: above this layer alone, below the sum up to it, a column per text.
 
     Args:
         picture: in RGB.
         shaded: its maps by layer.
-        look: "signed" or "heat".
+        colours: "signed" or "heat".
 
     Returns:
         A GIF that repeats.
@@ -43,7 +43,7 @@ def layer_film(picture: Image.Image, shaded: ShadedSet, look: str = "signed") ->
             draw.text((GAP, top), heading, SOFT, fine)
             for k in range(len(texts)):
                 at = GAP + k * (shown.width + GAP)
-                frame.paste(overlay(shown, each[layer], k, look), (at, top + LINE))
+                frame.paste(overlay(shown, each[layer], k, colours), (at, top + LINE))
         for k, text in enumerate(texts):
             write_line(draw, (GAP + k * (shown.width + GAP), tall - LINE + GAP), text, shown.width, INK, 12)
         frames.append(frame)

@@ -14,15 +14,15 @@ PALE = (232, 230, 226)  # the middle of the signed scale: nothing said
 LEAST = 320  # pixels of the longer side of a saved map: smaller drawings are enlarged, a pixel to a square
 
 
-def with_legend(drawn: Image.Image, shades: Shades, text: int, words: str, look: str) -> Image.Image:
+def with_legend(drawn: Image.Image, shades: Shades, text: int, caption: str, colours: str) -> Image.Image:
     """Set a legend under one map.
 
     Args:
         drawn: the picture under its map; its pixels stay as they are.
         shades: the maps.
         text: which of them.
-        words: its text.
-        look: "signed" or "heat".
+        caption: its text.
+        colours: "signed" or "heat".
 
     Returns:
         RGB; the picture is its upper left corner.
@@ -35,12 +35,12 @@ def with_legend(drawn: Image.Image, shades: Shades, text: int, words: str, look:
     sheet.paste(drawn, (0, 0))
     draw = ImageDraw.Draw(sheet)
     top = drawn.height + gap
-    write_line(draw, (gap, top), words, wide - 2 * gap, INK, size)
-    low, high = _ends(shades, text, look)
+    write_line(draw, (gap, top), caption, wide - 2 * gap, INK, size)
+    low, high = _ends(shades, text, colours)
     at = gap + round(write_line(draw, (gap, top + line), low, wide / 4, SOFT, 0.8 * size)) + gap
     bar = round(wide / 5), round(0.7 * size)
-    colours = (NO, PALE, YES) if look == "signed" else [stop[:3] for stop in HEAT]
-    colour_bar(draw, (at, top + line + round(0.2 * size)), bar, colours)
+    ramp = (NO, PALE, YES) if colours == "signed" else [stop[:3] for stop in HEAT]
+    colour_bar(draw, (at, top + line + round(0.2 * size)), bar, ramp)
     at += bar[0] + gap
     at += round(write_line(draw, (at, top + line), high, wide / 4, SOFT, 0.8 * size)) + 2 * gap
     about = shades.maps.method if shades.zero == "0" else f"{shades.maps.method}, 0 is {shades.zero}"
@@ -61,10 +61,10 @@ def with_swatches(painted: Image.Image, swatches: Sequence[tuple[tuple[int, int,
     sheet = Image.new("RGB", (max(painted.width, LEAST), painted.height + len(swatches) * line + 2 * gap), PAPER)
     sheet.paste(painted, (0, 0))
     draw = ImageDraw.Draw(sheet)
-    for at, (colour, words) in enumerate(swatches):
+    for at, (colour, caption) in enumerate(swatches):
         top = painted.height + gap + at * line
         draw.rectangle((gap, top + 2, gap + round(size), top + 1 + round(size)), colour)
-        write_line(draw, (2 * gap + size, top), words, sheet.width - 3 * gap - size, INK, size)
+        write_line(draw, (2 * gap + size, top), caption, sheet.width - 3 * gap - size, INK, size)
     return sheet
 
 
@@ -74,6 +74,6 @@ def _large_enough(drawn: Image.Image) -> Image.Image:
     return drawn if longest >= LEAST else fitted(drawn, longest * -(-LEAST // longest))
 
 
-def _ends(shades: Shades, text: int, look: str) -> tuple[str, str]:
-    low, high = (-shades.limits[text], shades.limits[text]) if look == "signed" else shades.ends[text]
+def _ends(shades: Shades, text: int, colours: str) -> tuple[str, str]:
+    low, high = (-shades.limits[text], shades.limits[text]) if colours == "signed" else shades.ends[text]
     return f"{low:+.2g}".replace("-", "−"), f"{high:+.2g}".replace("-", "−")

@@ -85,15 +85,15 @@ def shades_of(maps: Maps) -> Shades:
     return Shades(replace(maps, values=values), limits, ends, zero)
 
 
-def colour_range(shades: Shades, text: int, look: str = "signed") -> str:
+def colour_range(shades: Shades, text: int, colours: str = "signed") -> str:
     """Return what the strongest colours stand for, in numbers.
 
     Args:
         shades: the maps.
         text: whose scale.
-        look: "signed" or "heat".
+        colours: "signed" or "heat".
     """
-    if look == "signed":
+    if colours == "signed":
         return f"±{shades.limits[text]:.2g}"
     low, high = shades.ends[text]
     return f"{low:+.2g} to {high:+.2g}".replace("-", "−")
@@ -129,13 +129,13 @@ class ShadedSet:
     sums: tuple[Shades, ...]
 
     @staticmethod
-    def of(found: MapSet) -> "ShadedSet":
+    def of(map_set: MapSet) -> "ShadedSet":
         """Shade all maps of a set."""
-        layers = tuple(map(shades_of, found.layers))
-        sums = tuple(map(shades_of, cumulative(found.layers))) if layers else ()
+        layers = tuple(map(shades_of, map_set.layers))
+        sums = tuple(map(shades_of, cumulative(map_set.layers))) if layers else ()
         return ShadedSet(
-            tuple(map(shades_of, found.methods)),
-            tuple(map(shades_of, found.words)),
+            tuple(map(shades_of, map_set.methods)),
+            tuple(map(shades_of, map_set.words)),
             tuple(one.on_scale_of(layers) for one in layers),
             tuple(one.on_scale_of(sums) for one in sums),
         )
@@ -148,17 +148,17 @@ class ShadedSet:
 
 
 def colours_of(
-    values: Float[Tensor, "row col"], limit: float, look: str = "signed", ends: tuple[float, float] | None = None
+    values: Float[Tensor, "row col"], limit: float, colours: str = "signed", ends: tuple[float, float] | None = None
 ) -> UInt8[ndarray, "row col 4"]:
     """Return one map as red, green, blue and opacity; NaN is transparent.
 
     Args:
         values: any numbers.
         limit: for "signed", the value that gets the full colour.
-        look: "signed" (orange above 0, blue below, nothing at 0) or "heat" (from the lowest value to the highest).
+        colours: "signed" (orange above 0, blue below, nothing at 0) or "heat" (from the lowest value to the highest).
         ends: these two values, for "heat"; by default the map's own.
     """
-    if look == "signed":
+    if colours == "signed":
         return colour(values.nan_to_num().cpu(), limit)
     known = values[~values.isnan()]
     low, high = ends or ((float(known.min()), float(known.max())) if len(known) else (0.0, 1.0))
@@ -169,14 +169,16 @@ def colours_of(
     return np.rint(stops[first] * (1 - part) + stops[first + 1] * part).astype(np.uint8)
 
 
-def overlay(picture: Image.Image, shades: Shades, text: int, look: str = "signed", longest: int = 2048) -> Image.Image:
+def overlay(
+    picture: Image.Image, shades: Shades, text: int, colours: str = "signed", longest: int = 2048
+) -> Image.Image:
     """Draw one map over its picture, pixel on pixel; what the model did not see is white.
 
     Args:
         picture: the original, in RGB.
         shades: maps of this picture.
         text: which of them.
-        look: see `colours_of`.
+        colours: see `colours_of`.
         longest: larger pictures are scaled down to this side.
 
     Returns:
@@ -190,9 +192,9 @@ def overlay(picture: Image.Image, shades: Shades, text: int, look: str = "signed
     # The same place in a picture of another size: a geometry knows its picture by its size alone.
     one = replace(one, geometries=(replace(one.geometries[0], picture=(size[1], size[0])),))
     values = one.on_picture()[0].cpu()
-    rgba = colours_of(values, shades.limits[text], look, shades.ends[text]).astype(np.float32)
+    rgba = colours_of(values, shades.limits[text], colours, shades.ends[text]).astype(np.float32)
     base = np.asarray(shown.convert("RGB"), dtype=np.float32)
-    if look == "signed":
+    if colours == "signed":
         base = pale(base)
     share = rgba[..., 3:] / 255
     out = base * (1 - share) + rgba[..., :3] * share

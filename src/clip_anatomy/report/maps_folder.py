@@ -51,15 +51,15 @@ LEGENDS = {
 }
 
 
-def save(found: MapSet | Maps, folder: Path, *, pictures: bool | None = None) -> Path:
+def save(map_set: MapSet | Maps, folder: Path, *, pictures: bool | None = None) -> Path:
     """Write overlays, sheets, page and numbers into a folder, whole or not at all."""
     with atomic_output(folder, KIND) as output:
-        write(_as_set(found), output, pictures=pictures)
+        write(_as_set(map_set), output, pictures=pictures)
     return folder
 
 
 def write(
-    found: MapSet,
+    map_set: MapSet,
     output: AtomicOutput,
     progress: Progress | None = None,
     *,
@@ -69,115 +69,115 @@ def write(
     """Draw every picture, one after the other, into an atomic output.
 
     Args:
-        found: what is drawn.
+        map_set: what is drawn.
         output: where to; see `atomic_output`.
         progress: told how many pictures are drawn.
         checks: whether the maps mean anything, if that was asked for.
         pictures: whether overlays and contact sheets are written too, as they are by default.
     """
-    tell, run = progress or silent, _run(found)
+    tell, run = progress or silent, _run(map_set)
     sections: list[Markup] = []
     rows: list[SheetRow] = []
-    shaded = ShadedSet.of(found)
+    shaded = ShadedSet.of(map_set)
     drawn = pictures is not False
-    for i in range(len(found) if drawn else min(len(found), ON_PAGE)):
-        tell("drawing", i, len(found))
-        picture, image, one = _picture(found, i)
+    for i in range(len(map_set) if drawn else min(len(map_set), ON_PAGE)):
+        tell("drawing", i, len(map_set))
+        picture, image, one = _picture(map_set, i)
         if drawn:
             _write_overlays(one, shaded[i], i, image, output)
         if len(sections) < ON_PAGE:
-            sections.append(maps_section(picture, one, found.colours, shaded[i]))
+            sections.append(maps_section(picture, one, map_set.colours, shaded[i]))
         if drawn and sum(len(row.cells) for row in rows) < ON_SHEETS:
             rows += _rows(one, shaded[i], image)
     tell("writing the page", 0, 1)
-    title, under = _title(found), f"{run.clip.name} · {', '.join(_methods(found))} · {_looked_at(run)}"
-    write_sheets(output, contact_sheets(title, under, rows, LEGENDS[found.colours]))
-    output.write(REPORT, _page(found, sections, checks))
+    title, under = _title(map_set), f"{run.clip.name} · {', '.join(_methods(map_set))} · {_looked_at(run)}"
+    write_sheets(output, contact_sheets(title, under, rows, LEGENDS[map_set.colours]))
+    output.write(REPORT, _page(map_set, sections, checks))
     sanity = {} if checks is None else {"sanity": checks.to_list()}
-    output.write(KIND.mark, as_json({**found.to_dict(), **sanity, "files": output.files}))
+    output.write(KIND.mark, as_json({**map_set.to_dict(), **sanity, "files": output.files}))
 
 
-def figure(found: MapSet | Maps) -> Image.Image:
+def figure(map_set: MapSet | Maps) -> Image.Image:
     """Draw the maps of the first picture as a contact sheet."""
     from io import BytesIO
 
-    whole = _as_set(found)
+    whole = _as_set(map_set)
     _, image, one = _picture(whole, 0)
     rows = _rows(one, ShadedSet.of(one), image)
     under = f"{_run(whole).clip.name} · {', '.join(_methods(whole))}"
     return Image.open(BytesIO(contact_sheets(_title(whole), under, rows, LEGENDS[whole.colours])[0]))
 
 
-def overlaid(found: Maps, image: int, text: int) -> Image.Image:
+def overlaid(maps: Maps, image: int, text: int) -> Image.Image:
     """Draw one map over its picture, with its legend below."""
-    _, original, _ = _picture(_as_set(found), image)
-    shades = shades_of(found)[image]
-    return with_legend(overlay(original, shades, text), shades, text, found.texts[text], "signed")
+    _, original, _ = _picture(_as_set(maps), image)
+    shades = shades_of(maps)[image]
+    return with_legend(overlay(original, shades, text), shades, text, maps.texts[text], "signed")
 
 
-def html(found: MapSet | Maps) -> str:
+def html(map_set: MapSet | Maps) -> str:
     """Return the page, in a frame for notebooks."""
-    whole = _as_set(found)
+    whole = _as_set(map_set)
     shaded, pictures = ShadedSet.of(whole), [_picture(whole, i) for i in range(min(len(whole), ON_PAGE))]
     sections = [maps_section(one[0], one[2], whole.colours, shaded[i]) for i, one in enumerate(pictures)]
     return framed(_page(whole, sections))
 
 
-def _as_set(found: MapSet | Maps) -> MapSet:
-    return found if isinstance(found, MapSet) else MapSet((found,))
+def _as_set(map_set: MapSet | Maps) -> MapSet:
+    return map_set if isinstance(map_set, MapSet) else MapSet((map_set,))
 
 
-def _run(found: MapSet) -> MapRun:
-    if found.first.run is None or found.first.pictures is None:
+def _run(map_set: MapSet) -> MapRun:
+    if map_set.first.run is None or map_set.first.pictures is None:
         raise BadInput(
             "these maps do not know their pictures, so they cannot be drawn. Type: heatmap(clip, paths, texts)"
         )
-    return found.first.run
+    return map_set.first.run
 
 
-def _picture(found: MapSet, image: int) -> tuple[ShownPicture, Image.Image, MapSet]:
+def _picture(map_set: MapSet, image: int) -> tuple[ShownPicture, Image.Image, MapSet]:
     """Return one picture as it is shown, whole in RGB, and its maps."""
-    _run(found)
-    assert found.first.pictures is not None
-    assert found.first.geometries is not None
-    one, named = found[image], found.first.pictures[image]
-    original = named.read(keep_mode=True)
+    _run(map_set)
+    assert map_set.first.pictures is not None
+    assert map_set.first.geometries is not None
+    one, source = map_set[image], map_set.first.pictures[image]
+    original = source.read(keep_mode=True)
     assert one.first.geometries is not None
     return (
-        view_of(original, named.name, one.first.geometries[0]),
-        named.read() if original.mode != "RGB" else original,
+        view_of(original, source.name, one.first.geometries[0]),
+        source.read() if original.mode != "RGB" else original,
         one,
     )
 
 
-def _page(found: MapSet, sections: Sequence[Markup], checks: MethodChecks | None = None) -> str:
-    run = _run(found)
-    facts = [*model_facts(run.clip), ("methods", ", ".join(_methods(found))), ("looked at", _looked_at(run))]
+def _page(map_set: MapSet, sections: Sequence[Markup], checks: MethodChecks | None = None) -> str:
+    run = _run(map_set)
+    facts = [*model_facts(run.clip), ("methods", ", ".join(_methods(map_set))), ("looked at", _looked_at(run))]
     facts += [
         ("subtracted from every text", f"{one.method}: {one.subtracted or 'nothing'}")
-        for one in found.methods
+        for one in map_set.methods
         if one.subtracted or one.method in CONTRASTED
     ]
-    notes = [*found.all_notes, *on_page_note(len(sections), len(found))]
+    notes = [*map_set.all_notes, *on_page_note(len(sections), len(map_set))]
     return maps_page(
-        _title(found), sections, found.colours, notes=notes, failed=found.failed, facts=facts, checks=checks
+        _title(map_set), sections, map_set.colours, notes=notes, failed=map_set.failed, facts=facts, checks=checks
     )
 
 
-def _title(found: MapSet) -> str:
-    return f"Where {listed_texts(found.first.texts)} {'is' if len(found.first.texts) == 1 else 'are'} answered"
+def _title(map_set: MapSet) -> str:
+    return f"Where {listed_texts(map_set.first.texts)} {'is' if len(map_set.first.texts) == 1 else 'are'} answered"
 
 
-def _methods(found: MapSet) -> list[str]:
-    return [maps.method for maps in found.methods]
+def _methods(map_set: MapSet) -> list[str]:
+    return [maps.method for maps in map_set.methods]
 
 
 def _looked_at(run: MapRun) -> str:
-    words = {"replace_sinks": "sinks replaced"}
+    in_words = {"replace_sinks": "sinks replaced"}
     options = {
         name: value for name, value in run.options.items() if name != "against"
     }  # the page says what was subtracted
-    further = [f", {words.get(name, f'{name} {value}')}" for name, value in options.items()]
+    further = [f", {in_words.get(name, f'{name} {value}')}" for name, value in options.items()]
     return describe_size(run.size, run.clip.preprocess) + "".join(further)
 
 
@@ -199,7 +199,7 @@ def _write_overlays(one: MapSet, shaded: ShadedSet, place: int, image: Image.Ima
 
 def _rows(one: MapSet, shaded: ShadedSet, image: Image.Image) -> list[SheetRow]:
     """Return rows of the contact sheet: methods side by side where there are several, else texts."""
-    name, look = Path(one.first.names[0]).name, one.colours
+    name, colours = Path(one.first.names[0]).name, one.colours
     small = image.copy()
     small.thumbnail((432, 432))
     first = Cell(small, "the picture")
@@ -207,17 +207,19 @@ def _rows(one: MapSet, shaded: ShadedSet, image: Image.Image) -> list[SheetRow]:
     rows: list[SheetRow] = []
     if len(shaded.methods) > 1:
         for k, text in enumerate(texts):
-            heads = [f"{shades.maps.method}  {colour_range(shades, k, look)}" for shades in shaded.methods]
-            cells = [Cell(overlay(small, one, k, look), head) for one, head in zip(shaded.methods, heads, strict=True)]
+            heads = [f"{shades.maps.method}  {colour_range(shades, k, colours)}" for shades in shaded.methods]
+            cells = [
+                Cell(overlay(small, one, k, colours), head) for one, head in zip(shaded.methods, heads, strict=True)
+            ]
             rows.append(SheetRow(f"{name}:  {shorten(text)}", [first, *cells]))
     else:
         shades = next(iter(shaded.methods))
-        cells = [Cell(overlay(small, shades, k, look), shorten(text)) for k, text in enumerate(texts)]
-        rows.append(SheetRow(f"{name}:  colours {colour_range(shades, 0, look)}", [first, *cells]))
+        cells = [Cell(overlay(small, shades, k, colours), shorten(text)) for k, text in enumerate(texts)]
+        rows.append(SheetRow(f"{name}:  colours {colour_range(shades, 0, colours)}", [first, *cells]))
     for maps, shades, text in zip(one.words, shaded.words, texts, strict=False):
         shares = [signed(float(share)) for share in maps.values[0].sum((1, 2))]
-        words = ["the whole text", *(shorten(word, 24) for word in maps.texts[1:])]
-        cells = [Cell(overlay(small, shades, k, look), f"{words[k]}  {shares[k]}") for k in range(len(words))]
+        captions = ["the whole text", *(shorten(word, 24) for word in maps.texts[1:])]
+        cells = [Cell(overlay(small, shades, k, colours), f"{captions[k]}  {shares[k]}") for k in range(len(captions))]
         rows.append(
             SheetRow(f"{name}:  {shorten(text)}, word by word, with each word's share of the cosine", [first, *cells])
         )

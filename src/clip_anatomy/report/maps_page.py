@@ -23,17 +23,19 @@ __all__ = ["maps_page", "maps_section", "masks_page", "masks_section"]
 SIDE = 448  # pixels of a mask's drawings on the page
 
 
-def maps_page(title: str, sections: Sequence[Markup], look: str, **around: Any) -> str:
+def maps_page(title: str, sections: Sequence[Markup], colours: str, **around: Any) -> str:
     """Return the page of `heatmap`.
 
     Args:
         title: the headline.
         sections: from `maps_section`, made one by one so that no picture need be kept.
-        look: "signed" or "heat".
+        colours: "signed" or "heat".
         **around: notes; failed, (name, error) of pictures that could not be read; facts, (name, value) of what is needed to make
             the maps again.
     """
-    return page("maps.html", kind=f"maps {look}", script="maps.js", title=title, sections=sections, look=look, **around)
+    return page(
+        "maps.html", kind=f"maps {colours}", script="maps.js", title=title, sections=sections, look=colours, **around
+    )
 
 
 def masks_page(
@@ -58,22 +60,22 @@ def masks_page(
     )
 
 
-def maps_section(picture: ShownPicture, maps: MapSet, look: str, shaded: ShadedSet | None = None) -> Markup:
+def maps_section(picture: ShownPicture, maps: MapSet, colours: str, shaded: ShadedSet | None = None) -> Markup:
     """Return all maps of one picture.
 
     Args:
         picture: as figures show it.
         maps: of this picture alone.
-        look: "signed" or "heat".
+        colours: "signed" or "heat".
         shaded: the same on the scale of all pictures; by default on one of its own.
     """
     first, shaded = maps.first, shaded or ShadedSet.of(maps)
-    blocks = [_block(one, shades, look) for one, shades in zip(maps.methods, shaded.methods, strict=True)]
+    blocks = [_block(one, shades, colours) for one, shades in zip(maps.methods, shaded.methods, strict=True)]
     each = zip(first.texts, maps.words, shaded.words, strict=False)
-    words = [_words(text, one, shades, look) for text, one, shades in each]
+    word_blocks = [_words(text, one, shades, colours) for text, one, shades in each]
     patches = tuple(first.values.shape[2:])
-    layers = _layers(shaded, look) if shaded.layers else []
-    return fragment("maps_section.html", "maps_section", picture, patches, blocks, words, layers)
+    layers = _layers(shaded, colours) if shaded.layers else []
+    return fragment("maps_section.html", "maps_section", picture, patches, blocks, word_blocks, layers)
 
 
 def masks_section(labels: Int16[ndarray, "row col"], label: str, cells: Sequence[Cell]) -> Markup:
@@ -90,47 +92,51 @@ def masks_section(labels: Int16[ndarray, "row col"], label: str, cells: Sequence
     return fragment("maps_section.html", "masks_section", label, labels.shape, unseen, figures)
 
 
-def _uri(shades: Shades, text: int, look: str) -> str:
+def _uri(shades: Shades, text: int, colours: str) -> str:
     values = shades.maps.values[0, text].cpu()
-    return data_uri(encoded(Image.fromarray(colours_of(values, shades.limits[text], look, shades.ends[text]))))
+    return data_uri(encoded(Image.fromarray(colours_of(values, shades.limits[text], colours, shades.ends[text]))))
 
 
-def _figures(maps: Maps, shades: Shades, look: str) -> list[dict[str, Any]]:
+def _figures(maps: Maps, shades: Shades, colours: str) -> list[dict[str, Any]]:
     """Draw a figure for each text, coloured about the zero of the shades, with the numbers of the maps as the terminal and JSON have them."""
     return [
-        {"text": row["text"], "map": _uri(shades, k, look), "low": row["lowest"], "high": row["highest"], "sum": float(maps.values[0, k].sum())}
+        {"text": row["text"], "map": _uri(shades, k, colours), "low": row["lowest"], "high": row["highest"], "sum": float(maps.values[0, k].sum())}
         for k, row in enumerate(maps.numbers())
     ]  # fmt: skip
 
 
-def _block(maps: Maps, shades: Shades, look: str) -> dict[str, Any]:
-    told = METHODS[maps.method].description if maps.method in METHODS else ""
+def _block(maps: Maps, shades: Shades, colours: str) -> dict[str, Any]:
+    description = METHODS[maps.method].description if maps.method in METHODS else ""
     return {
         "method": maps.method,
-        "about": told,
+        "about": description,
         "subtracted": maps.subtracted,
-        "scale": colour_range(shades, 0, look),
+        "scale": colour_range(shades, 0, colours),
         "zero": shades.zero,
-        "figures": _figures(maps, shades, look),
+        "figures": _figures(maps, shades, colours),
     }
 
 
-def _words(text: str, maps: Maps, shades: Shades, look: str) -> dict[str, Any]:
+def _words(text: str, maps: Maps, shades: Shades, colours: str) -> dict[str, Any]:
     """Draw one sentence: each word with its share of the cosine over all patches, and the maps of sentence, words and rest."""
     shares = maps.values[0, 1:-1].sum((1, 2))
     limit = max(float(shares.abs().max()), 1e-12) if len(shares) else 1.0
-    words = [name.rsplit(" (", 1)[0] if name.endswith(")") else name for name in maps.texts[1:-1]]
-    marked = [(word, share, 75 * abs(share) / limit) for word, share in zip(words, shares.tolist(), strict=True)]
-    figures = _figures(maps, shades, look)
+    names = [name.rsplit(" (", 1)[0] if name.endswith(")") else name for name in maps.texts[1:-1]]
+    marked = [(word, share, 75 * abs(share) / limit) for word, share in zip(names, shares.tolist(), strict=True)]
+    figures = _figures(maps, shades, colours)
     figures[0]["text"] = "the whole text"
-    scales = [colour_range(shades, at, look) for at in (0, min(1, len(figures) - 1))]
+    scales = [colour_range(shades, at, colours) for at in (0, min(1, len(figures) - 1))]
     return {"text": text, "words": marked, "figures": figures, "scales": scales}
 
 
-def _layers(shaded: ShadedSet, look: str) -> list[dict[str, Any]]:
+def _layers(shaded: ShadedSet, colours: str) -> list[dict[str, Any]]:
     """Draw a figure for each text of the single layers, and of their sums: one map a layer."""
     return [
-        {"text": text, "of": f"{told}, {colour_range(each[0], k, look)}", "maps": [_uri(one, k, look) for one in each]}
-        for told, each in (("this layer", shaded.layers), ("up to this layer", shaded.sums))
+        {
+            "text": text,
+            "of": f"{title}, {colour_range(each[0], k, colours)}",
+            "maps": [_uri(one, k, colours) for one in each],
+        }
+        for title, each in (("this layer", shaded.layers), ("up to this layer", shaded.sums))
         for k, text in enumerate(each[0].maps.texts)
     ]

@@ -45,13 +45,13 @@ def class_colours(count: int) -> list[tuple[int, int, int]]:
         >>> class_colours(2)
         [(224, 90, 0), (24, 100, 200)]
     """
-    found = list(FIRST[:count])
+    colours = list(FIRST[:count])
     for k in range(len(FIRST), count):
         hue = (0.11 + k * 0.381966) % 1.0
         # Every third is lighter or darker, so that neighbours in hue differ in brightness.
         red, green, blue = colorsys.hls_to_rgb(hue, (0.62, 0.42, 0.74)[k % 3], 0.72)
-        found.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return found
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return colours
 
 
 def png(labels: Int16[ndarray, "row col"], texts: Sequence[str]) -> bytes:
@@ -133,11 +133,11 @@ def pale(picture: Float[ndarray, "row col 3"]) -> Float[ndarray, "row col 3"]:
 
 def _outline(labels: ndarray, thick: int) -> ndarray:
     """Return pixels within `thick` of another label."""
-    found = np.zeros(labels.shape, dtype=bool)
+    edge = np.zeros(labels.shape, dtype=bool)
     for d in range(1, thick + 1):
         rows, cols = labels[d:] != labels[:-d], labels[:, d:] != labels[:, :-d]
-        found[d:] |= rows
-        found[:-d] |= rows
-        found[:, d:] |= cols
-        found[:, :-d] |= cols
-    return found
+        edge[d:] |= rows
+        edge[:-d] |= rows
+        edge[:, d:] |= cols
+        edge[:, :-d] |= cols
+    return edge

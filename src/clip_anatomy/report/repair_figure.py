@@ -32,7 +32,7 @@ Line = tuple[str, AccuracyChange | None, bool]
 
 
 def draw_repair(
-    found: CueSearch,
+    cue_search: CueSearch,
     effect: RepairEffect,
     caption: str,
     *,
@@ -43,7 +43,7 @@ def draw_repair(
     """Draw the whole story of a repair.
 
     Args:
-        found: what was found.
+        cue_search: what was found.
         effect: what ablating did on the test split.
         caption: a line about store and model.
         changed: pictures whose answer changed.
@@ -54,9 +54,9 @@ def draw_repair(
         A PNG.
     """
     pictures = pictures or {}
-    lines = lines_of(found, effect)
+    lines = lines_of(cue_search, effect)
     parts = _parts_in(effect)
-    ablated = [one for one in found.suspects if (one.part.layer, one.part.head) in parts]
+    ablated = [one for one in cue_search.suspects if (one.part.layer, one.part.head) in parts]
     ablated = sorted(ablated, key=lambda one: -(one.variance or 0.0))
     strip = STRIP if changed is not None and any(one.row.id in pictures for one in changed.shown) else 0.0
     right = 0.5 + max(min(len(ablated), PARTS), 1) * PART + 0.35 + SCATTER
@@ -65,7 +65,7 @@ def draw_repair(
     high = HEAD + strip + tall + FOOT
     with canvas(WIDE, high) as sheet:
         sheet.text(0.25, 0.46, _headline(effect), 17.0, fontweight="bold")
-        for line, text in enumerate(_subtitle(found, effect)):
+        for line, text in enumerate(_subtitle(cue_search, effect)):
             sheet.text(0.25, 0.8 + 0.22 * line, shorten(text, 160), 10.5)
         if strip and changed is not None:
             _draw_changed_answers(sheet.axes(0.25, HEAD + 0.05, WIDE - 0.5, 1.75), changed, pictures, WIDE - 0.5)
@@ -80,8 +80,8 @@ def draw_repair(
         below = HEAD + strip + tall - SCATTER + 0.1
         heading = "Why these: every part, by three rankings, before any test picture was seen"
         sheet.text(7.1, below, heading, fontweight="bold")
-        _draw_suspects(sheet.axes(7.75, below + 0.42, 5.0, SCATTER - 1.05), found, parts)
-        sheet.text(0.25, high - 0.16, _foot(found, caption), 8.5, color=FAINT)
+        _draw_suspects(sheet.axes(7.75, below + 0.42, 5.0, SCATTER - 1.05), cue_search, parts)
+        sheet.text(0.25, high - 0.16, _foot(cue_search, caption), 8.5, color=FAINT)
     return png(sheet.figure)
 
 
@@ -89,16 +89,16 @@ def _headline(effect: RepairEffect) -> str:
     if not effect.selection:
         return f"Nothing was ablated: the worst group stays at {100 * effect.worst.before:.0f} % right"
     heads, mlps = len(effect.selection.heads), len(effect.selection.mlps)
-    named = [f"{count} {name}{'s'[: count > 1]}" for count, name in ((heads, "head"), (mlps, "MLP")) if count]
+    counts = [f"{count} {name}{'s'[: count > 1]}" for count, name in ((heads, "head"), (mlps, "MLP")) if count]
     verb = "lifts" if effect.worst.change >= 0 else "lowers"
     low, now = effect.worst_before.name, effect.worst_after.name
     which = f"“{shorten(low, 40)}”" if low == now else "the worst group"
     first, last = 100 * effect.worst.before, 100 * effect.worst.after
-    return f"Ablating {' and '.join(named)} {verb} {which} from {first:.0f} % to {last:.0f} % right"
+    return f"Ablating {' and '.join(counts)} {verb} {which} from {first:.0f} % to {last:.0f} % right"
 
 
-def _subtitle(found: CueSearch, effect: RepairEffect) -> tuple[str, str]:
-    column, cue = found.task.main.column, found.task.cue_in_words()
+def _subtitle(cue_search: CueSearch, effect: RepairEffect) -> tuple[str, str]:
+    column, cue = cue_search.task.main.column, cue_search.task.cue_in_words()
     task = f"Asked “which {column}?”, the model also goes by {cue}." if cue else f"The task: which {column}?"
     average = f"All pictures: {100 * effect.average.before:.1f} → {100 * effect.average.after:.1f} % right."
     if not effect.selection:
@@ -118,8 +118,8 @@ def _named(effect: RepairEffect) -> str:
     return " and ".join(filter(None, [f"heads {heads}{more}" if heads else "", mlps]))
 
 
-def _foot(found: CueSearch, caption: str) -> str:
-    split = found.split
+def _foot(cue_search: CueSearch, caption: str) -> str:
+    split = cue_search.split
     return shorten(
         f"{caption}. Parts were chosen on {len(split.validation):,} pictures; all accuracies are of {len(split.test):,} others. Heads "
         "are named LAYER.HEAD, counted from 0.",
@@ -132,9 +132,9 @@ def _parts_in(effect: RepairEffect) -> set[tuple[int, int]]:
     return {*effect.selection.heads, *((layer, -1) for layer in effect.selection.mlps)}
 
 
-def lines_of(found: CueSearch, effect: RepairEffect) -> list[Line]:
+def lines_of(cue_search: CueSearch, effect: RepairEffect) -> list[Line]:
     """List lines of the accuracies: (name, change or None for a heading, bold)."""
-    column = found.task.main.column
+    column = cue_search.task.main.column
     shown = sorted(effect.groups, key=lambda one: one.before)
     where = "each group of pictures" if len(shown) <= MOST_GROUPS else f"the {MOST_GROUPS} worst of {len(shown)} groups"
     lines: list[Line] = [(f"“Which {column}?”, in {where}", None, True)]
@@ -258,14 +258,14 @@ def _draw_parts(
         axes.text(0, 0.2, "nothing", color=FAINT, **PLAIN)
 
 
-def _draw_suspects(axes: "Axes", found: CueSearch, ablated: set[tuple[int, int]]) -> None:
+def _draw_suspects(axes: "Axes", cue_search: CueSearch, ablated: set[tuple[int, int]]) -> None:
     """Draw all parts: variance along the cue against what ablating them alone does; colour by name, ring if ablated."""
-    unknown = all(one.variance is None for one in found.suspects)
+    unknown = all(one.variance is None for one in cue_search.suspects)
     marks: list[tuple[float, float, str]] = []
-    for one in sorted(found.suspects, key=lambda one: (one.part.layer, one.part.head) in ablated):
+    for one in sorted(cue_search.suspects, key=lambda one: (one.part.layer, one.part.head) in ablated):
         x = 0.0 if one.variance is None else 1e4 * one.variance
-        y = 100 * (one.ablated_alone.mean - found.before.mean)
-        called = bool(one.role) and one.role in found.cue_roles
+        y = 100 * (one.ablated_alone.mean - cue_search.before.mean)
+        called = bool(one.role) and one.role in cue_search.cue_roles
         chosen = (one.part.layer, one.part.head) in ablated
         axes.plot(x, y, "o" if one.part.head >= 0 else "s", color=AFTER if called else GREY, markersize=6,
                   markeredgecolor=INK if chosen else "white", markeredgewidth=1.5 if chosen else 0.5)  # fmt: skip
@@ -282,7 +282,7 @@ def _draw_suspects(axes: "Axes", found: CueSearch, ablated: set[tuple[int, int]]
     axes.set_ylabel("ablated alone:\npoints, mean over groups", fontsize=8.5, color=FAINT)
     axes.tick_params(labelsize=8, labelcolor=FAINT, length=0)
     axes.spines[["top", "right"]].set_visible(False)
-    roles = " or ".join(found.cue_roles).replace("_", " ")
+    roles = " or ".join(cue_search.cue_roles).replace("_", " ")
     keys = [("o", GREY, "white", "head"), ("s", GREY, "white", "MLP")]
     keys += [("o", AFTER, "white", f"its texts are about {roles}")] if roles else []
     keys += [("o", "white", INK, "ablated")]

@@ -79,11 +79,11 @@ def _png(result: "RepairResult") -> bytes:
     from clip_anatomy.studies.example_images import changed_answers, cue_examples
     from clip_anatomy.studies.repair_ablations import checked_parts
 
-    store, found, effect = result.store, result.cue, result.effect
+    store, cue_search, effect = result.store, result.cue, result.effect
     with shown("drawing"):
-        examples = cue_examples(store, found, checked_parts(store, effect.ablation))
-        changed = changed_answers(store, found, effect)
+        examples = cue_examples(store, cue_search, checked_parts(store, effect.ablation))
+        changed = changed_answers(store, cue_search, effect)
         rows = {row.id: row for one in examples for row in one.rows} | {one.row.id: one.row for one in changed.shown}
         pictures = {row.id: image for row, image, _ in thumbnails(rows.values()) if image is not None}
         caption = f"{store.path.name}, model {store.manifest.model}"
-        return draw_repair(found, effect, caption, changed=changed, examples=examples, pictures=pictures)
+        return draw_repair(cue_search, effect, caption, changed=changed, examples=examples, pictures=pictures)

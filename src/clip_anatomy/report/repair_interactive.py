@@ -40,15 +40,15 @@ def show(result: RepairResult, *, asking: bool) -> RepairResult:
     Raises:
         BadInput: nobody answers.
     """
-    store, found = result.store, result.cue
+    store, cue_search = result.store, result.cue
     page = screen.console()
-    for piece in (*screen.before(store, found), *screen.suspects(found), *screen.strategies(found)):
+    for piece in (*screen.before(store, cue_search), *screen.suspects(cue_search), *screen.strategies(cue_search)):
         say_drawn(page, piece)
     if asking:
-        for piece in pictures(store, found, page):
+        for piece in pictures(store, cue_search, page):
             say_drawn(page, piece)
         result = _chosen(result)
-    for piece in screen.after(found, result.effect, result.alternatives):
+    for piece in screen.after(cue_search, result.effect, result.alternatives):
         say_drawn(page, piece)
     return result
 
@@ -58,30 +58,30 @@ def _chosen(result: RepairResult) -> RepairResult:
     before, chosen, spec = result.cue.before, "", result.effect.ablation.spec
     question = f"Ablate which? Enter takes {spec}; or type 7.0,7.3+mlp=2, role=ROLE, none: "
     while True:
-        words = _answer(question) or chosen
+        answer = _answer(question) or chosen
         try:
-            ablation = ablation_in(words, result.store, result.cue) if words else result.effect.ablation
+            ablation = ablation_in(answer, result.store, result.cue) if answer else result.effect.ablation
             after = validation_score(result.store, result.cue, ablation)
         except ClipAnatomyError as error:
             note(f"{error}")
             continue
-        chosen = words
+        chosen = answer
         note(
             f"{ablation.spec}: on the pictures to choose on average {percent(before.average)} → {percent(after.average)}, worst group "
             f"{percent(before.worst)} → {percent(after.worst)}, mean over groups {percent(before.mean)} → {percent(after.mean)}"
         )
         if _answer("Keep this? Enter or y, or n to try others: ").lower() in ("", "y", "yes"):
-            return result.selecting(words) if words else result
+            return result.selecting(answer) if answer else result
         question = f"Ablate which? Enter takes {ablation.spec}: "
 
 
-def pictures(store: Store, found: CueSearch, page: Console) -> Iterator[Text | Table]:
+def pictures(store: Store, cue_search: CueSearch, page: Console) -> Iterator[Text | Table]:
     """Draw with characters the pictures for which each suspected part writes most; nothing without colours."""
     if not page.is_terminal or page.color_system not in ("truecolor", "256"):
         return
-    suspects = found.suspected(SHOWN)[:SHOWN]
+    suspects = cue_search.suspected(SHOWN)[:SHOWN]
     each = 3 if page.width >= 6 * (WIDE + 1) + 24 else 2 if page.width >= 4 * (WIDE + 1) + 24 else 1
-    examples = cue_examples(store, found, [one.part for one in suspects], each)
+    examples = cue_examples(store, cue_search, [one.part for one in suspects], each)
     rows = {row.id: row for one in examples for row in one.rows}
     small = {row.id: image for row, image, _ in thumbnails(rows.values()) if image is not None}
     if not small:
@@ -112,6 +112,6 @@ def _drawn(image: Image.Image) -> Text:
 
 def _answer(question: str) -> str:
     """Read one line that a person typed; the question goes to stderr."""
-    if (words := ask(question)) is None:
+    if (answer := ask(question)) is None:
         raise BadInput("nobody answered. Type --yes to ablate what is suggested, or --select 7.0,7.3")
-    return words
+    return answer

@@ -67,9 +67,9 @@ def _view(*columns: tuple[str, str]) -> Table:
     return view
 
 
-def before(store: Store, found: CueSearch) -> list[Piece]:
+def before(store: Store, cue_search: CueSearch) -> list[Piece]:
     """Say what is asked, and how well it is answered as things are (validation half)."""
-    task, split, old = found.task, found.split, found.before
+    task, split, old = cue_search.task, cue_search.split, cue_search.before
     names = ", ".join(task.main.classes[:6]) + (", …" if len(task.main.classes) > 6 else "")
     low = min((value, name) for value, name in zip(old.groups, task.group_names, strict=True) if value == value)  # noqa: PLR0124
     how = {
@@ -85,25 +85,25 @@ def before(store: Store, found: CueSearch) -> list[Piece]:
             "BEFORE",
             f"Which {task.main.column}? {names}",
             f"{percent(old.average)} right on average, {percent(low[0])} in the worst group ({shorten(low[1], 24)}), mean of groups {percent(old.mean)}",
-            f"Suspected: {shorten(found.task.cue_in_words(), 60) or 'not known in words'}; {how}",
+            f"Suspected: {shorten(cue_search.task.cue_in_words(), 60) or 'not known in words'}; {how}",
             halves,
         ),
     ]
 
 
-def suspects(found: CueSearch, k: int = 6) -> list[Piece]:
+def suspects(cue_search: CueSearch, k: int = 6) -> list[Piece]:
     """Return the suspected heads and MLPs with their three rankings."""
     view = _view(
         ("", "left"), ("part", "left"), ("by name", "left"), ("its first texts", "left"), ("by variance", "right"),
         ("by groups: worst", "right"), ("mean", "right"),
     )  # fmt: skip
-    for one in found.suspected(k):
+    for one in cue_search.suspected(k):
         name = "(an MLP)" if one.part.head < 0 else one.role.replace("_", " ")
         name += f" {one.confidence:.0%}" if one.confidence else ""
         variance = "" if one.variance is None else points(100 * one.variance)
         view.add_row(
-            "●" if one.part in found.best.parts else "", one.part.name, name, Text(shorten(" · ".join(one.texts[:2]), 34)),
-            variance, points(one.ablated_alone.worst - found.before.worst), points(one.ablated_alone.mean - found.before.mean),
+            "●" if one.part in cue_search.best.parts else "", one.part.name, name, Text(shorten(" · ".join(one.texts[:2]), 34)),
+            variance, points(one.ablated_alone.worst - cue_search.before.worst), points(one.ablated_alone.mean - cue_search.before.mean),
         )  # fmt: skip
     head = _beside(
         "FOUND",
@@ -113,16 +113,16 @@ def suspects(found: CueSearch, k: int = 6) -> list[Piece]:
     return [Text(), *head, view]
 
 
-def strategies(found: CueSearch) -> list[Piece]:
+def strategies(cue_search: CueSearch) -> list[Piece]:
     """Return the parts that each strategy selects, on the validation half."""
     view = _view(
         ("", "left"), ("strategy", "left"), ("ablated", "wrap"), ("average", "right"), ("worst", "right"), ("mean", "right"),
-        ("lost most elsewhere" if len(found.task.tasks) > 1 else "", "left"),
+        ("lost most elsewhere" if len(cue_search.task.tasks) > 1 else "", "left"),
     )  # fmt: skip
-    for one in found.candidates:
-        lost = _most_lost(found, one.score) + ("" if one.within_budget else " – too much")
+    for one in cue_search.candidates:
+        lost = _most_lost(cue_search, one.score) + ("" if one.within_budget else " – too much")
         view.add_row(
-            "▶" if one is found.best else "", one.strategy, one.spec, percent(one.score.average), percent(one.score.worst),
+            "▶" if one is cue_search.best else "", one.strategy, one.spec, percent(one.score.average), percent(one.score.worst),
             percent(one.score.mean), lost,
         )  # fmt: skip
     return [
@@ -132,11 +132,13 @@ def strategies(found: CueSearch) -> list[Piece]:
     ]
 
 
-def _most_lost(found: CueSearch, score: Score) -> str:
-    task = found.task
+def _most_lost(cue_search: CueSearch, score: Score) -> str:
+    task = cue_search.task
     lost = [
         (then - now, one.column + (" (the cue)" if at == task.cue_task else ""))
-        for at, (one, now, then) in enumerate(zip(task.tasks[1:], score.others, found.before.others, strict=True), 1)
+        for at, (one, now, then) in enumerate(
+            zip(task.tasks[1:], score.others, cue_search.before.others, strict=True), 1
+        )
         if now == now and then == then  # noqa: PLR0124
     ]
     if not lost:
@@ -145,7 +147,7 @@ def _most_lost(found: CueSearch, score: Score) -> str:
     return f"{name} {points(-most)}" if most > 0.0005 else "nothing"
 
 
-def after(found: CueSearch, effect: RepairEffect, others: Sequence[tuple[str, RepairEffect]] = ()) -> list[Piece]:
+def after(cue_search: CueSearch, effect: RepairEffect, others: Sequence[tuple[str, RepairEffect]] = ()) -> list[Piece]:
     """Say what the repair did, on the test half, with intervals; and what the other strategies would have done."""
     view = _view(
         ("", "left"), ("pictures", "right"), ("before", "right"), ("after", "right"), ("95 %", "right"), ("change", "right"),
@@ -166,7 +168,7 @@ def after(found: CueSearch, effect: RepairEffect, others: Sequence[tuple[str, Re
     if len(shown) > GROUPS:
         view.add_row(f"… {len(shown) - GROUPS} more, in the JSON")
     row(effect.worst, "worst group", "bold")
-    row(effect.average, f"average ({found.task.main.column})", "bold")
+    row(effect.average, f"average ({cue_search.task.main.column})", "bold")
     what = " along the cue" if effect.ablation.along_cue else ""
     lines: list[Piece] = [
         Text(),
@@ -174,9 +176,9 @@ def after(found: CueSearch, effect: RepairEffect, others: Sequence[tuple[str, Re
         view,
     ]
     if effect.others:
-        kept = ", ".join(f"{_name(one.name, effect)} {points(one.change)}" for one in effect.others)
+        kept_tasks = ", ".join(f"{_name(one.name, effect)} {points(one.change)}" for one in effect.others)
         was, now = effect.all_tasks
-        lines.append(Text(f"Other tasks: {kept}. Mean of all tasks {percent(was)} → {percent(now)}"))
+        lines.append(Text(f"Other tasks: {kept_tasks}. Mean of all tasks {percent(was)} → {percent(now)}"))
     if others:
         worst = ", ".join(
             f"{strategy} {percent(one.worst.after)} (average {percent(one.average.after)})" for strategy, one in others

@@ -28,11 +28,11 @@ def save(ranking: Ranking, folder: Path) -> Path:
     """
     with atomic_output(folder, KIND) as output:
         clip = ranking.model()
-        query, found = query_pictures(ranking, clip), result_pictures(ranking, clip)
-        output.write(SHEET, _png(contact_sheet(ranking, query, found)))
+        query, results = query_pictures(ranking, clip), result_pictures(ranking, clip)
+        output.write(SHEET, _png(contact_sheet(ranking, query, results)))
         output.write(NUMBERS, json.dumps(ranking.to_dict(), allow_nan=False) + "\n")
-        output.write(PAGE, search_page(ranking, query, found))
-    for missing in dict.fromkeys(f"{one.name}: {one.missing}" for one in (*query, *found) if one.image is None):
+        output.write(PAGE, search_page(ranking, query, results))
+    for missing in dict.fromkeys(f"{one.name}: {one.missing}" for one in (*query, *results) if one.image is None):
         note(f"note: picture missing: {missing}")
     return folder / PAGE
 

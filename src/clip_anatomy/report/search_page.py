@@ -18,15 +18,15 @@ LISTED = 40  # heads of one result
 COLOURED = 10  # heads with a colour of their own; the rest are grey
 
 
-def search_page(ranking: Ranking, query: Sequence[ResultPicture], found: Sequence[ResultPicture]) -> str:
+def search_page(ranking: Ranking, query: Sequence[ResultPicture], results: Sequence[ResultPicture]) -> str:
     """Return the page as one string.
 
     Args:
         ranking: the result of the search.
         query: pictures that were asked for.
-        found: pictures that were found, in the order of the hits.
+        results: pictures that were found, in the order of the hits.
     """
-    maps = any(one.patches is not None for one in (*query, *found))
+    maps = any(one.patches is not None for one in (*query, *results))
     order = ranking.head_order()
     colours = {at: _colour(place) for place, at in enumerate(order)}
     return page(
@@ -42,7 +42,7 @@ def search_page(ranking: Ranking, query: Sequence[ResultPicture], found: Sequenc
         coloured=COLOURED,
         results=[
             {"hit": one["shown"].hit, **one, **_shares(ranking, one["shown"].hit, order, colours)}
-            for one in _frames(found)
+            for one in _frames(results)
         ],
     )
 

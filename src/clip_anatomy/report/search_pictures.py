@@ -60,7 +60,7 @@ def result_pictures(ranking: Ranking, clip: Clip | None) -> list[ResultPicture]:
     Returns:
         One entry a hit; a picture that is gone says why.
     """
-    found: list[ResultPicture] = []
+    results: list[ResultPicture] = []
     for first in range(0, len(ranking.hits), BATCH):
         hits = ranking.hits[first : first + BATCH]
         originals = [_original(hit.row) for hit in hits]
@@ -72,11 +72,11 @@ def result_pictures(ranking: Ranking, clip: Clip | None) -> list[ResultPicture]:
             attributions = dict(zip(here, patch_attributions(ranking, clip, pictures, vectors), strict=True))
         for at, (hit, one) in enumerate(zip(hits, originals, strict=True)):
             if isinstance(one, str):
-                found.append(ResultPicture(hit, hit.row.id, None, one))
+                results.append(ResultPicture(hit, hit.row.id, None, one))
             else:
                 image, patches = _drawn(one, attributions.get(at), clip)
-                found.append(ResultPicture(hit, hit.row.id, image, "", patches, _row_link(hit.row)))
-    return found
+                results.append(ResultPicture(hit, hit.row.id, image, "", patches, _row_link(hit.row)))
+    return results
 
 
 def query_pictures(ranking: Ranking, clip: Clip | None) -> list[ResultPicture]:

@@ -16,15 +16,15 @@ NO = (24, 100, 200)
 LETTER = 7  # width of a letter, about
 
 
-def contact_sheet(ranking: Ranking, query: Sequence[ResultPicture], found: Sequence[ResultPicture]) -> Image.Image:
+def contact_sheet(ranking: Ranking, query: Sequence[ResultPicture], results: Sequence[ResultPicture]) -> Image.Image:
     """Draw the pictures that were asked for in the first row, those that were found below, with rank, score, words and name.
 
     Args:
         ranking: what was found.
         query: pictures that were asked for.
-        found: pictures that were found.
+        results: pictures that were found.
     """
-    rows = -(-len(found) // ACROSS)
+    rows = -(-len(results) // ACROSS)
     cell = SIDE + GAP, SIDE + GAP + 2 * LINE + 4
     top = 2 * LINE + 3 * GAP + (cell[1] if query else 0)
     sheet = Image.new("RGB", (ACROSS * cell[0] + GAP, top + max(rows, 1) * cell[1] + GAP), PAPER)
@@ -38,12 +38,12 @@ def contact_sheet(ranking: Ranking, query: Sequence[ResultPicture], found: Seque
         at = GAP + place * cell[0], 2 * LINE + 3 * GAP
         _put(sheet, one, at)
         draw.text((at[0], at[1] + SIDE + 3), _cut(f"{'unlike ' if one.unlike else ''}{one.name}", 33), INK, letters[1])
-    for place, one in enumerate(found):
+    for place, one in enumerate(results):
         at = GAP + place % ACROSS * cell[0], top + place // ACROSS * cell[1]
         _put(sheet, one, at)
         if one.hit is not None:
-            words = one.hit.shared_texts[0] if one.hit.shared_texts else one.hit.row.label
-            caption = f"{one.hit.rank}  {one.hit.score:.3f}  {words}"
+            under = one.hit.shared_texts[0] if one.hit.shared_texts else one.hit.row.label
+            caption = f"{one.hit.rank}  {one.hit.score:.3f}  {under}"
             draw.text((at[0], at[1] + SIDE + 3), _cut(caption, 36), INK, letters[1])
             draw.text((at[0], at[1] + SIDE + 3 + LINE), _cut(one.name, 34), SOFT, letters[1])
     return sheet

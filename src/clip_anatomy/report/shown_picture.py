@@ -67,11 +67,11 @@ class ShownPicture:
 def view_of(image: Image.Image, label: str, where: Geometry) -> ShownPicture:
     """Choose what figures show of a picture: all of it, or what the model saw of a long and thin one."""
     width, height = image.size
-    seen, view = where.seen, Box(0.0, 0.0, float(height), float(width))
+    visible, view = where.seen, Box(0.0, 0.0, float(height), float(width))
     if max(width / height, height / width) > LONGEST:
         view = where.box
-        if abs((seen.bottom - seen.top) - (view.bottom - view.top)) < 1e-6:
-            seen = view
+        if abs((visible.bottom - visible.top) - (view.bottom - view.top)) < 1e-6:
+            visible = view
     rows, cols = view.bottom - view.top, view.right - view.left
     scale = min(1.0, SHOWN / max(rows, cols))
     size = max(1, round(cols * scale)), max(1, round(rows * scale))
@@ -80,7 +80,7 @@ def view_of(image: Image.Image, label: str, where: Geometry) -> ShownPicture:
         (int(view.left), int(view.top), max(int(view.left) + 1, round(view.right)), max(1, round(view.bottom)))
     )
     shown = read_image(part).resize(size, Image.Resampling.LANCZOS)
-    return ShownPicture(label, (width, height), encoded(shown), view, seen)
+    return ShownPicture(label, (width, height), encoded(shown), view, visible)
 
 
 def model_view(picture: Image.Image, where: Geometry, side: int) -> Image.Image:

@@ -213,8 +213,8 @@ def _keep(faiss: Any, index: Any, record: IndexRecord, store: Store, name: str) 
     try:
         with atomic_output(store.beside(FOLDER) / name, KIND) as output:
             faiss.write_index(index, str(output.folder / DATA))
-            kept = replace(record, checksum=digest_of_file(output.folder / DATA))
-            output.write(RECORD, as_json({"schema": FORMAT, **asdict(kept)}))
+            complete = replace(record, checksum=digest_of_file(output.folder / DATA))
+            output.write(RECORD, as_json({"schema": FORMAT, **asdict(complete)}))
     except (OSError, RuntimeError) as error:
         raise OutputError(
             f"{store.path / FOLDER / name} cannot be written ({error}). Leave --approximate away: the exact scan writes nothing"

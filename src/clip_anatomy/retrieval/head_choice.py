@@ -176,8 +176,8 @@ def word_share(head: AtlasHead, words: str) -> float:
 
 
 def _words(text: str) -> set[str]:
-    found: list[str] = re.findall(r"\w+", text.lower())
-    words = {SPELLINGS.get(word, word) for word in found} - {*STOP_WORDS.split()}
+    tokens: list[str] = re.findall(r"\w+", text.lower())
+    words = {SPELLINGS.get(word, word) for word in tokens} - {*STOP_WORDS.split()}
     return {word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words}
 
 

@@ -42,12 +42,12 @@ class Hit:
         """Return it as plain values, its shares by the names of the heads."""
         row = asdict(self.row)
         fields = ("id", "path", "label", "group", "captions", "meta", "index", "source")
-        named = len(heads) == len(self.shares)
+        has_names = len(heads) == len(self.shares)
         return {
             "rank": self.rank,
             "score": self.score,
             **{name: list(row[name]) if name == "captions" else row[name] for name in fields},
-            "heads": dict(zip((one.name for one in heads), self.shares, strict=True)) if named else {},
+            "heads": dict(zip((one.name for one in heads), self.shares, strict=True)) if has_names else {},
             "shared_texts": list(self.shared_texts),
             "copies": list(self.copies),
         }
@@ -115,7 +115,7 @@ def rows_at(store: Store, places: Sequence[int]) -> dict[int, ImageRow]:
         places: places on its image axis.
     """
     wanted: Int64[np.ndarray, " some"] = np.unique(np.asarray(places, dtype=np.int64))
-    found: dict[int, ImageRow] = {}
+    rows: dict[int, ImageRow] = {}
     terms: list[str] = []
     values: list[int] = []
     for block in store.blocks:
@@ -126,6 +126,6 @@ def rows_at(store: Store, places: Sequence[int]) -> dict[int, ImageRow]:
             terms.append(f"block = ? AND place IN ({', '.join('?' * len(inside))})")
             values += [block.key, *inside.tolist()]
         if terms and (len(values) > AT_ONCE or block is store.blocks[-1]):
-            found |= {row.index: row for row in store.rows(" OR ".join(terms), values)}
+            rows |= {row.index: row for row in store.rows(" OR ".join(terms), values)}
             terms, values = [], []
-    return found
+    return rows

@@ -80,16 +80,16 @@ def patch_attributions(
     query = ranking.query
     joint = query.space.joint(query.direction, ranking.store)
     average = query.space.average(query.direction)
-    found: list[PatchAttribution] = []
+    attributions: list[PatchAttribution] = []
     for first in range(0, len(pictures), BATCH):
         some = pictures[first : first + BATCH]
         patches, rest = _along(ranking, clip, joint, clip.pixels([*some]))
         lengths = vectors[first : first + BATCH].norm(dim=-1).clamp_min(1e-12).tolist()
-        found += [
+        attributions += [
             PatchAttribution(patches[at], rest[at], average, lengths[at] if query.measure == "cosine" else 1.0, one)
             for at, one in enumerate(some)
         ]
-    return found
+    return attributions
 
 
 def _along(

@@ -186,11 +186,11 @@ class Ranking(Result):
 
     def summary(self) -> str:
         """Return the answer as text: a line for each result, with what it shares in words and the heads that made it match."""
-        named = [f"{self.heads[at].name} {self.heads[at].word}".strip() for at in self.head_order()]
-        more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+        head_names = [f"{self.heads[at].name} {self.heads[at].word}".strip() for at in self.head_order()]
+        more = f" and {len(head_names) - LISTED} more" if len(head_names) > LISTED else ""
         lines = [self.title, fill(f"{self.comparison}.", COLUMNS)]
-        if named:
-            lines.append(fill(f"Heads: {', '.join(named[:LISTED])}{more}", COLUMNS))
+        if head_names:
+            lines.append(fill(f"Heads: {', '.join(head_names[:LISTED])}{more}", COLUMNS))
         if self.shared_texts:
             lines.append(f"{self.shared_heading}: {', '.join(self.shared_texts)}")
         rows = [

@@ -52,16 +52,16 @@ def scores(
     where = device_of(device)
     aim = direction / direction.norm() if cosine else direction
     scan = _Scan(store, space, aim, cosine, where)
-    found = torch.zeros(len(store), dtype=torch.float32)
+    values = torch.zeros(len(store), dtype=torch.float32)
     for block in store.blocks[:PREFETCH]:
         scan.prefetch(block)
     with MeasuredThreads() as threads:
         for at, block in enumerate(store.blocks):
             for later in store.blocks[at + PREFETCH : at + PREFETCH + 1]:
                 scan.prefetch(later)
-            threads.run(len(block), lambda block=block: scan.fill(found, block))
+            threads.run(len(block), lambda block=block: scan.fill(values, block))
     scan.remember(store)
-    return found
+    return values
 
 
 class MeasuredThreads:
@@ -131,14 +131,14 @@ class _Scan:
             for part in self.space.parts:
                 part.prefetch(block)
 
-    def fill(self, found: Tensor, block: StoreBlock) -> None:
+    def fill(self, values: Tensor, block: StoreBlock) -> None:
         """Score one block."""
         arrays = [part.read(block) for part in self.space.parts]
         for first in range(0, len(block), PIECE):
             last = min(first + PIECE, len(block))
             here = slice(block.start + first, block.start + last)
             halves = [torch.from_numpy(array[first:last]) for array in arrays]
-            found[here] = (self._stored(halves, here) if self.as_stored else self._made(halves)).cpu()
+            values[here] = (self._stored(halves, here) if self.as_stored else self._made(halves)).cpu()
 
     def _stored(self, halves: Sequence[Tensor], here: slice) -> Float[Tensor, " image"]:
         """Return scores of heads as they are stored."""
@@ -187,11 +187,11 @@ def _name(store: Store) -> tuple[object, ...]:
     return str(store.path.absolute()), store.manifest.digest, store.manifest.created, store.epoch, len(store)
 
 
-def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " some"] | None = None) -> list[int]:
+def best(values: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " some"] | None = None) -> list[int]:
     """Return the k highest scores' places, best first; of equal ones the earlier image.
 
     Args:
-        found: scores of all images.
+        values: scores of all images.
         k: how many, at most.
         allowed: the only images that may be taken.
 
@@ -199,7 +199,7 @@ def best(found: Float[Tensor, " image"], k: int, allowed: Int64[np.ndarray, " so
         >>> best(torch.tensor([0.5, 2.0, 0.5, 1.0]), 3)
         [1, 3, 0]
     """
-    among = found.numpy() if allowed is None else found.numpy()[allowed]
+    among = values.numpy() if allowed is None else values.numpy()[allowed]
     k = min(k, len(among))
     if k <= 0:
         return []

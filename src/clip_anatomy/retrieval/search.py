@@ -115,8 +115,8 @@ def search(
     notes = [*prepared.notes]
     began = time.perf_counter()
     if not approximate:
-        found = scores(opened, prepared.space, prepared.direction, cosine=cosine, device=device)
-        nearest = partial(best, found, allowed=allowed)
+        all_scores = scores(opened, prepared.space, prepared.direction, cosine=cosine, device=device)
+        nearest = partial(best, all_scores, allowed=allowed)
     elif allowed is not None or prepared.choice == "auto":
         raise BadInput(
             "an approximate index serves fixed heads and cannot filter rows. Type --heads 9.3,10.1, without --where"

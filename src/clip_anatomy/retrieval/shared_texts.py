@@ -44,9 +44,9 @@ def explain_in_words(
     """
     store = ranking.store
     needed = atlas is not None or ranking.query.choice == "auto"
-    named = atlas_of(store, lambda: clip, atlas, progress) if needed else kept_atlas(store)
-    ranking = ranking if named is None else with_meanings(ranking, named)
-    return with_shared_texts(ranking, clip, candidate_texts(ranking, clip, named))
+    named_heads = atlas_of(store, lambda: clip, atlas, progress) if needed else kept_atlas(store)
+    ranking = ranking if named_heads is None else with_meanings(ranking, named_heads)
+    return with_shared_texts(ranking, clip, candidate_texts(ranking, clip, named_heads))
 
 
 def with_shared_texts(ranking: Ranking, clip: Clip, texts: Sequence[str], cache: bool = True) -> Ranking:
@@ -76,25 +76,25 @@ def with_shared_texts(ranking: Ranking, clip: Clip, texts: Sequence[str], cache:
         return (vectors @ along - mean) / deviation
 
     wanted = sigmas(query.vectors(query.like)).amin(0)  # for all of the pictures, if there are several
-    found = sigmas(space.rows(store, [hit.row.index for hit in ranking.hits]))
+    deviations = sigmas(space.rows(store, [hit.row.index for hit in ranking.hits]))
     shared = _first(wanted, known)
     hits = [
         replace(hit, shared_texts=_first(torch.minimum(wanted, one), known, shared))
-        for hit, one in zip(ranking.hits, found, strict=True)
+        for hit, one in zip(ranking.hits, deviations, strict=True)
     ]
     return replace(ranking, shared_texts=shared, hits=tuple(hits))
 
 
 def _first(sigmas: Float64[Tensor, " text"], texts: Sequence[str], preferred: Sequence[str] = ()) -> tuple[str, ...]:
     """Return texts that stand out most. Of those that say it nearly as well: one that is preferred, else the shortest."""
-    found: list[str] = []
+    picked: list[str] = []
     left = {at: value for at, value in enumerate(sigmas.tolist()) if value >= LEAST_SIGMA}
-    while left and len(found) < MAX_TEXTS:
+    while left and len(picked) < MAX_TEXTS:
         near = [at for at, value in left.items() if value >= NEARLY * max(left.values())]
         best = min(near, key=lambda at: (texts[at] not in preferred, len(texts[at]), at))
-        found.append(texts[best])
+        picked.append(texts[best])
         left = {at: value for at, value in left.items() if at not in near}
-    return tuple(found)
+    return tuple(picked)
 
 
 def candidate_texts(ranking: Ranking, clip: Clip, atlas: Atlas | None) -> tuple[str, ...]:

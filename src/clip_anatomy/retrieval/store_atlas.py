@@ -51,8 +51,8 @@ def atlas_of(
                 f"{store.manifest.digest[:8]}). Make one: clip-anatomy atlas {store.path}"
             )
         return atlas
-    if (kept := kept_atlas(store)) is not None:
-        return kept
+    if (stored := kept_atlas(store)) is not None:
+        return stored
     made = make_atlas(store, clip(), resamples=0, picks=1, images=1, progress=progress)
     with suppress(OutputError):  # a store that may only be read: made again next time
         keep_atlas(store, made)

@@ -111,8 +111,8 @@ class Space:
 
     def place_text(self, text: Float[Tensor, "text embed"]) -> Float64[Tensor, "text out"]:
         """Make the vectors of texts: their dot product with an image's is the image's contribution to ⟨image, text⟩, its mean taken away."""
-        found = [text.double() if part.text is None else text.double() @ part.text().T for part in self.parts]
-        return found[0] if self.summed else torch.cat(found, -1)
+        placed = [text.double() if part.text is None else text.double() @ part.text().T for part in self.parts]
+        return placed[0] if self.summed else torch.cat(placed, -1)
 
     def rows(self, store: Store, rows: Sequence[int]) -> Float64[Tensor, "image out"]:
         """Make the vectors of stored images, from the stored numbers in float64."""

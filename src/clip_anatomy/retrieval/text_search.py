@@ -204,20 +204,22 @@ def search_captions(
     image = torch.stack([one.embedding for one in pictures]).mean(0)
     name = " + ".join(one.name for one in pictures)
     spec = "all" if heads is None else heads
-    found = search_texts(clip, image, list(captions), spec, k, measure=measure or "dot", query=name, progress=progress)
-    return replace(found, hits=tuple(replace(hit, ids=tuple(captions[hit.text])) for hit in found.hits))
+    ranking = search_texts(
+        clip, image, list(captions), spec, k, measure=measure or "dot", query=name, progress=progress
+    )
+    return replace(ranking, hits=tuple(replace(hit, ids=tuple(captions[hit.text])) for hit in ranking.hits))
 
 
 def _coordinates(
     clip: Clip, basis: HeadBasis, texts: Sequence[str], progress: Progress
 ) -> Float64[Tensor, "text layer head d"]:
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     for first in range(0, len(texts), BATCH):
         some = texts[first : first + BATCH]
         trace = clip.text_tower.trace(clip.ids(some))
-        found.append(coordinates_of(basis, clip.text_tower, trace).cpu())
+        parts.append(coordinates_of(basis, clip.text_tower, trace).cpu())
         progress("reading texts", first + len(some), len(texts))
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 def _choose(
@@ -235,18 +237,18 @@ def _choose(
         return heads_varying_along(Moments.of(coordinates, basis=basis), text, why)
     try:
         pairs = [tuple(map(int, p.split("."))) for p in heads.split(",")] if isinstance(heads, str) else [*heads]
-        found = [(int(layer), int(head)) for layer, head in pairs]
+        chosen = [(int(layer), int(head)) for layer, head in pairs]
     except ValueError:
         raise BadSpec(
             f"text heads {heads!r}: type all, auto, words=WORDS or LAYER.HEAD,LAYER.HEAD (roles are known for image heads only)"
         ) from None
-    if not found or len({*found}) < len(found):
+    if not chosen or len({*chosen}) < len(chosen):
         raise BadSpec(
             f"text heads {heads!r}: each is to be named once. Type all, auto, words=WORDS or LAYER.HEAD,LAYER.HEAD"
         )
-    for layer, head in found:
+    for layer, head in chosen:
         if not (0 <= layer < tower.layers and 0 <= head < tower.heads):
             raise BadSpec(
                 f"the text tower has no head {layer}.{head}: layers 0 to {tower.layers - 1}, heads 0 to {tower.heads - 1}"
             )
-    return tuple(ChosenHead(layer, head) for layer, head in found)
+    return tuple(ChosenHead(layer, head) for layer, head in chosen)

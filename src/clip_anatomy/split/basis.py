@@ -202,23 +202,23 @@ def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] |
         True
     """
     linear.check_convention(convention)
-    kept = tuple(range(tower.layers)) if layers is None else tuple(layers)
+    some = tuple(range(tower.layers)) if layers is None else tuple(layers)
     if writes_anywhere(tower, convention):
-        return HeadBasis.of_joint_space(kept, tower.heads, tower.embed, convention)
+        return HeadBasis.of_joint_space(some, tower.heads, tower.embed, convention)
     maps: list[Tensor] = []
     biases: list[Tensor] = []
     with torch.no_grad():
         one_each = torch.eye(tower.d, device=tower.device)[:, None].expand(-1, tower.heads, -1)
-        for layer in kept:
+        for layer in some:
             wrote = linear.write_heads(tower, tower.blocks[layer], one_each)  # [d, head, width]
             joint = linear.centered_to_joint if convention == "centered" else linear.to_joint
             maps.append(joint(tower, wrote).transpose(0, 1))
             biases.append(linear.to_joint(tower, linear.out_bias(tower.blocks[layer], tower.width, wrote.device)))
         if convention == "centered":
-            return HeadBasis.of(torch.stack(maps), "centered", kept)
+            return HeadBasis.of(torch.stack(maps), "centered", some)
         mean, beta = linear.shared_directions(tower)
         return HeadBasis.official(
-            torch.stack(maps), torch.stack(biases), mean[0], beta, terms=linear.terms(tower), layers=kept
+            torch.stack(maps), torch.stack(biases), mean[0], beta, terms=linear.terms(tower), layers=some
         )
 
 

@@ -176,19 +176,19 @@ def explain_pixels(
     ]
 
 
-def sink_patch(found: PictureExplanation, share: float = 0.3) -> tuple[int, int, float] | None:
+def sink_patch(explanation: PictureExplanation, share: float = 0.3) -> tuple[int, int, float] | None:
     """Find the patch that holds much of the map of every text, if there is one: an attention sink, not a place.
 
     Source: Darcet et al., "Vision Transformers Need Registers" (ICLR 2024): tokens without content store global information.
 
     Args:
-        found: the explanation.
+        explanation: the explanation.
         share: of the sum of absolute values, in the text where the patch holds least.
 
     Returns:
         Row, column and share of the patch, or None.
     """
-    size = found.patches.double().abs()
+    size = explanation.patches.double().abs()
     least = (size / size.sum((0, 1)).clamp(min=1e-30)).amin(-1)  # [row, col]
     best = int(least.argmax())
     row, col = divmod(best, least.shape[1])
@@ -219,29 +219,32 @@ def strongest_region(patches: Tensor) -> tuple[str, float]:
     return lines[best], float(sums[best] / sums.sum().clamp(min=1e-30))
 
 
-def summands(found: PictureExplanation, text: int) -> list[Share]:
+def summands(explanation: PictureExplanation, text: int) -> list[Share]:
     """Return the sum that makes one cosine, in six lines or seven; in four for a CLIP-ResNet, where nothing but heads writes."""
-    patches: Float[Tensor, "row col"] = found.patches[..., text].double()
+    patches: Float[Tensor, "row col"] = explanation.patches[..., text].double()
     places = [
         Share("heads reading patches that say yes", float(patches.clamp(min=0).sum())),
         Share("heads reading patches that say no", float(patches.clamp(max=0).sum())),
     ]
-    if found.other_patches is not None:
+    if explanation.other_patches is not None:
         places.append(
-            Share("heads reading patches of the other picture", -float(found.other_patches[..., text].double().sum()))
+            Share(
+                "heads reading patches of the other picture",
+                -float(explanation.other_patches[..., text].double().sum()),
+            )
         )
-    if not len(found.mlps):
-        mean = Share("heads reading the mean of all places", float(found.class_token[text]))
-        return [*places, mean, Share("biases", float(found.bias[text]))]
-    layers, own = len(found.heads), found.class_token
-    pool = [Share("MLP behind the pool", float(value)) for value in found.mlps[layers:, text]]
+    if not len(explanation.mlps):
+        mean = Share("heads reading the mean of all places", float(explanation.class_token[text]))
+        return [*places, mean, Share("biases", float(explanation.bias[text]))]
+    layers, own = len(explanation.heads), explanation.class_token
+    pool = [Share("MLP behind the pool", float(value)) for value in explanation.mlps[layers:, text]]
     return [
         *places,
         *([Share("heads reading the class token", float(own[text]))] if own.any() else []),
-        Share("MLPs", float(found.mlps[:layers, text].double().sum())),
+        Share("MLPs", float(explanation.mlps[:layers, text].double().sum())),
         *pool,
-        Share("input embedding", float(found.input_embedding[text])),
-        Share("biases", float(found.bias[text])),
+        Share("input embedding", float(explanation.input_embedding[text])),
+        Share("biases", float(explanation.bias[text])),
     ]
 
 
@@ -251,30 +254,34 @@ def signed(value: float, digits: int = 4) -> str:
     return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
 
 
-def explanation_dict(found: PictureExplanation, texts: Sequence[str], largest: int = 5) -> list[dict[str, Any]]:
+def explanation_dict(explanation: PictureExplanation, texts: Sequence[str], largest: int = 5) -> list[dict[str, Any]]:
     """Return one dictionary per text, ready for JSON: all parts, their sum and residue, the largest shares.
 
     Args:
-        found: the explanation.
+        explanation: the explanation.
         texts: the texts asked, in its order.
         largest: how many shares to name on either side.
     """
-    contrast = found.contrast() if len(texts) > 1 else None
+    contrast = explanation.contrast() if len(texts) > 1 else None
     return [
         {
             "text": text,
-            **_cosines(found, k),
-            "probability": _plain(found.probability[k]),
-            "sum": _plain(found.total[k]),
-            "residue": _plain(found.residue[k]),
-            "heads": _plain(found.heads[..., k]),
-            "mlps": _plain(found.mlps[:, k]),
-            "input_embedding": _plain(found.input_embedding[k]),
-            "bias": _plain(found.bias[k]),
-            "patches": _plain(found.patches[..., k]),
-            **({} if found.other_patches is None else {"other_patches": _plain(found.other_patches[..., k])}),
-            "class_token": _plain(found.class_token[k]),
-            "yes_and_no": _largest(found, k, largest),
+            **_cosines(explanation, k),
+            "probability": _plain(explanation.probability[k]),
+            "sum": _plain(explanation.total[k]),
+            "residue": _plain(explanation.residue[k]),
+            "heads": _plain(explanation.heads[..., k]),
+            "mlps": _plain(explanation.mlps[:, k]),
+            "input_embedding": _plain(explanation.input_embedding[k]),
+            "bias": _plain(explanation.bias[k]),
+            "patches": _plain(explanation.patches[..., k]),
+            **(
+                {}
+                if explanation.other_patches is None
+                else {"other_patches": _plain(explanation.other_patches[..., k])}
+            ),
+            "class_token": _plain(explanation.class_token[k]),
+            "yes_and_no": _largest(explanation, k, largest),
             "against_other_texts": None
             if contrast is None
             else {"cosine": _plain(contrast.cosine[k]), "yes_and_no": _largest(contrast, k, largest)},
@@ -283,19 +290,19 @@ def explanation_dict(found: PictureExplanation, texts: Sequence[str], largest: i
     ]
 
 
-def _cosines(found: PictureExplanation, text: int) -> dict[str, Any]:
-    if found.cosines is None:
-        return {"cosine": _plain(found.cosine[text])}
-    own, other = (_plain(each[text]) for each in found.cosines)
-    return {"cosine": own, "cosine_of_versus": other, "difference": _plain(found.cosine[text])}
+def _cosines(explanation: PictureExplanation, text: int) -> dict[str, Any]:
+    if explanation.cosines is None:
+        return {"cosine": _plain(explanation.cosine[text])}
+    own, other = (_plain(each[text]) for each in explanation.cosines)
+    return {"cosine": own, "cosine_of_versus": other, "difference": _plain(explanation.cosine[text])}
 
 
-def _largest(found: PictureExplanation, text: int, count: int) -> dict[str, Any]:
+def _largest(explanation: PictureExplanation, text: int, count: int) -> dict[str, Any]:
     def ends(shares: list[Share]) -> tuple[list[Any], list[Any]]:
         yes = [[v.name, _plain(v.value)] for v in shares[:count] if v.value > 0]
         return yes, [[v.name, _plain(v.value)] for v in shares[::-1][:count] if v.value < 0]
 
-    (yes, no), (yes_places, no_places) = ends(found.ranked_parts(text)), ends(found.ranked_patches(text))
+    (yes, no), (yes_places, no_places) = ends(explanation.ranked_parts(text)), ends(explanation.ranked_patches(text))
     return {"yes": yes, "no": no, "yes_patches": yes_places, "no_patches": no_places}
 
 

@@ -41,10 +41,10 @@ def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tens
     joint = centered_to_joint if parts.convention == "centered" else to_joint
     with torch.no_grad():
         trace = tower.trace(parts.source.inputs, write)
-        found = torch.stack(wrote, 1) * trace.scale[:, None, None, None]
+        of_tokens = torch.stack(wrote, 1) * trace.scale[:, None, None, None]
         if parts.convention == "centered":
-            return found
+            return of_tokens
         biases = to_joint(tower, written_biases(tower, trace) * trace.scale[:, None, None])[:, :, None]
         shares = (biases + shared_term(tower, trace)[:, None, None]) / (tower.heads * every)
-        many = torch.tensor([len(tokens.get(layer, ())) for layer in range(tower.layers)], device=found.device)
-        return found + shares * many[None, :, None, None]
+        many = torch.tensor([len(tokens.get(layer, ())) for layer in range(tower.layers)], device=of_tokens.device)
+        return of_tokens + shares * many[None, :, None, None]

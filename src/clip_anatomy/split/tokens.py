@@ -167,11 +167,11 @@ def token_map(
                 shares = read_shares(tower, reading, directions)
                 written = (shares if weights is None else shares * weights.to(shares).view(1, -1, 1, 1)).sum(1)
             else:
-                seen = reading.shares()[:, :, 0]
+                attention = reading.shares()[:, :, 0]
                 if weights is not None:
-                    seen = seen * weights.to(seen)[:, None]
+                    attention = attention * weights.to(attention)[:, None]
                 # [image, head, token, d] → [image, token, head · d]: q, k and v lie so in memory already
-                weighed = (reading.values().float() * seen[..., None]).transpose(1, 2).flatten(2)
+                weighed = (reading.values().float() * attention[..., None]).transpose(1, 2).flatten(2)
                 written = weighed.to(directions) @ directions.flatten(0, 1)
             total = written if total is None else total.add_(written)
 

@@ -49,9 +49,9 @@ def sole_writer(folder: Path) -> Generator[None]:
             )
         new = not is_marked(folder)
         try:
-            said = {MARK: "store", "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+            holder = {MARK: "store", "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
             # Over what stands there, and cut afterwards: at no moment is the mark missing.
-            file.truncate(file.write(json.dumps(said).encode()))
+            file.truncate(file.write(json.dumps(holder).encode()))
         except OSError as error:
             if new:
                 raise OutputError(

@@ -139,8 +139,8 @@ class Manifest:
     @property
     def text(self) -> bytes:
         """The content of `store.json`."""
-        said = {name: value for name, value in asdict(self).items() if name != "pool_mlp" or value}
-        return (json.dumps(said, indent=2) + "\n").encode()
+        fields = {name: value for name, value in asdict(self).items() if name != "pool_mlp" or value}
+        return (json.dumps(fields, indent=2) + "\n").encode()
 
     @property
     def text_digest(self) -> str:
@@ -164,27 +164,27 @@ class Manifest:
             there = path.exists()
         if not there:
             raise StoreError(f"{folder} is no store. Make one: clip-anatomy index SOURCE {folder}")
-        said = read_json(path, again, kind=StoreError, largest=LARGEST)
-        if said.get("format") not in (FORMAT, HALF):
-            raise StoreError(f"{folder} is {said.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
+        fields = read_json(path, again, kind=StoreError, largest=LARGEST)
+        if fields.get("format") not in (FORMAT, HALF):
+            raise StoreError(f"{folder} is {fields.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
         with reading(path, again, StoreError):
             return _checked(
                 Manifest(
-                    model=str(said["model"]),
-                    digest=str(said["digest"]),
-                    convention=str(said["convention"]),
-                    created=str(said["created"]),
-                    heads=int(said["heads"]),
-                    d=int(said["d"]),
-                    embed=int(said["embed"]),
-                    depth=int(said["depth"]),
-                    preprocess=dict(said["preprocess"]),
-                    versions=dict(said["versions"]),
-                    layers=tuple(int(layer) for layer in said["layers"]),
-                    keep=parts_of(said["keep"]),
-                    format=str(said["format"]),
-                    pool_mlp=said.get("pool_mlp") is True,
-                    origin={str(name): str(place) for name, place in dict(said.get("origin", {})).items()},
+                    model=str(fields["model"]),
+                    digest=str(fields["digest"]),
+                    convention=str(fields["convention"]),
+                    created=str(fields["created"]),
+                    heads=int(fields["heads"]),
+                    d=int(fields["d"]),
+                    embed=int(fields["embed"]),
+                    depth=int(fields["depth"]),
+                    preprocess=dict(fields["preprocess"]),
+                    versions=dict(fields["versions"]),
+                    layers=tuple(int(layer) for layer in fields["layers"]),
+                    keep=parts_of(fields["keep"]),
+                    format=str(fields["format"]),
+                    pool_mlp=fields.get("pool_mlp") is True,
+                    origin={str(name): str(place) for name, place in dict(fields.get("origin", {})).items()},
                 )
             )
 

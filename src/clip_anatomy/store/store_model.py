@@ -26,9 +26,9 @@ def model_of(
         BadSpec: it is no longer where it was.
         StoreError: what the name opens today has other weights.
     """
-    said = store.manifest
-    clip = opened_again(said.origin, store.path, said.model, model, weights, device=device)
-    said.refuse_other(clip.name, clip.digest, store.path)
+    manifest = store.manifest
+    clip = opened_again(manifest.origin, store.path, manifest.model, model, weights, device=device)
+    manifest.refuse_other(clip.name, clip.digest, store.path)
     return clip
 
 
@@ -37,6 +37,6 @@ def model_to_index(
 ) -> Clip:
     """Open the model to index with: the one that is named, else that of the store that is there, else the bundled one."""
     if model is None and (folder / NAME).exists():
-        said = Manifest.load(folder)
-        return opened_again(said.origin, folder, said.model, None, weights, device=device)
+        manifest = Manifest.load(folder)
+        return opened_again(manifest.origin, folder, manifest.model, None, weights, device=device)
     return load(model or "demo", weights=weights, device=device)

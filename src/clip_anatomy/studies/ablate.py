@@ -128,21 +128,21 @@ def ablate(
         "atlas": atlas, "label": label, "classes": classes, "group": group, "progress": progress,
         "templates": templates[0] if templates and len(templates) == 1 else templates,
     }  # fmt: skip
-    found: list[Study] = []
+    results: list[Study] = []
     left: list[str] = []
     for name in names:
         try:
-            found.append(_study(opened, "layers" if select else name, select=select or (), **options))
+            results.append(_study(opened, "layers" if select else name, select=select or (), **options))
         except StoreError as error:
             if study != "all":
                 raise
             left.append(f"no study of {name}: {error}")
-    if not found:
+    if not results:
         raise StoreError(
             f"{opened.path} answers none of the studies. Type: clip-anatomy index SOURCE STORE --layers all"
         )
-    notes = (*left, *(note for one in found for note in one.notes))
-    return Ablation(tuple(found), tuple(dict.fromkeys(notes)))
+    notes = (*left, *(note for one in results for note in one.notes))
+    return Ablation(tuple(results), tuple(dict.fromkeys(notes)))
 
 
 def _names(study: str | None) -> list[str]:

@@ -116,16 +116,16 @@ def _steps(sets: Sequence[Selection], d: int, embed: int) -> list[_Step]:
     def cost(one: Selection) -> int:
         return len(one.heads) * d + embed * (len(one) > len(one.heads))
 
-    found: list[_Step] = []
+    steps: list[_Step] = []
     before = Selection()
     for one in sets:
         further, back = one - before, before - one
-        if found and cost(further) + cost(back) < cost(one):
-            found.append(_Step(False, (_Step.of(further, embed, 1.0), _Step.of(back, embed, -1.0))))
+        if steps and cost(further) + cost(back) < cost(one):
+            steps.append(_Step(False, (_Step.of(further, embed, 1.0), _Step.of(back, embed, -1.0))))
         else:
-            found.append(_Step(True, (_Step.of(one, embed, 1.0),)))
+            steps.append(_Step(True, (_Step.of(one, embed, 1.0),)))
         before = one
-    return found
+    return steps
 
 
 def _disjoint(one: Selection, heads: int) -> Selection:

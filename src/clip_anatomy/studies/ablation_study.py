@@ -177,7 +177,7 @@ def study(
     kind, title, sets = _sets(opened, model, name, select, atlas=atlas, tell=tell)
     union = reduce(or_, (one for _, one in sets), Selection())
     _refuse(opened, kind, union)
-    asked = task or ablation_task(
+    question = task or ablation_task(
         opened, model, label=label, classes=classes, group=group, templates=templates, texts=texts
     )
     if by == "texts" and span is None:
@@ -186,9 +186,9 @@ def study(
     baseline = baseline_of(opened, union, by, over=over, other=_place(opened, other), span=span, tokens=tokens)
     sets = [("nothing", Selection()), *sets]
     picks = predictions(
-        opened, asked.texts, [one for _, one in sets], baseline, rows=asked.rows, tokens=tokens, progress=tell
+        opened, question.texts, [one for _, one in sets], baseline, rows=question.rows, tokens=tokens, progress=tell
     )
-    found = effects_of(picks, asked, sets)
+    effects = effects_of(picks, question, sets)
     manifest = opened.manifest
     return Study(
         kind,
@@ -198,14 +198,14 @@ def study(
         manifest.model,
         manifest.digest,
         str(opened.path),
-        len(asked.rows),
-        asked.column,
-        asked.classes,
-        asked.group_column,
-        asked.group_sizes,
-        found[0],
-        found[1:],
-        (*asked.notes, *([BIASES] if union.input_embedding and manifest.convention == "centered" else [])),
+        len(question.rows),
+        question.column,
+        question.classes,
+        question.group_column,
+        question.group_sizes,
+        effects[0],
+        effects[1:],
+        (*question.notes, *([BIASES] if union.input_embedding and manifest.convention == "centered" else [])),
         time.perf_counter() - begun - model.seconds,
     )
 
@@ -246,15 +246,15 @@ def _sets(
             hint = "it needs parts: type --select SPEC" if name == SELECTED else f"Type one of: {', '.join(STUDIES)}"
             raise BadSpec(f"the study {name!r} is not known. {hint}" if name != SELECTED else f"{name!r}: {hint}")
         return name, STUDIES[name].title, STUDIES[name].sets(manifest)
-    named: Atlas | None = None
+    named_heads: Atlas | None = None
     sets: Sets = []
     for spec in select:
         if isinstance(spec, Selection):
             sets.append((spec.description, spec))
             continue
-        if ("role=" in spec or "words=" in spec) and named is None:
-            named = atlas_of(store, clip, atlas, tell)
-        whole = Selection.parse(spec, manifest.depth, manifest.heads, named)
+        if ("role=" in spec or "words=" in spec) and named_heads is None:
+            named_heads = atlas_of(store, clip, atlas, tell)
+        whole = Selection.parse(spec, manifest.depth, manifest.heads, named_heads)
         many = "heads" if len(whole) == len(whole.heads) else "parts"
         more = f" ({whole.description})" if len(whole) <= 4 else f" ({len(whole)} {many})"
         sets.append((spec + (more if "=" in spec else ""), whole))
@@ -277,16 +277,16 @@ def _place(store: Store, other: int | str | None) -> int | None:
                 f"image {other}: {store.path} holds images 0 to {len(store) - 1}. Type one of these, or an id"
             )
         return other
-    found = store.rows("id = ?", [other])
-    if not found:
+    rows = store.rows("id = ?", [other])
+    if not rows:
         raise BadInput(
             f"there is no image {other!r} in {store.path}. Type one of its ids, for example {store.column('id')[0]!r}"
         )
-    return found[0].index
+    return rows[0].index
 
 
 def _span(store: Store, clip: Clip, pool: str | Path | None, texts_per_head: int, tell: Progress) -> TextSpanResult:
     texts, _ = pool_of(pool, clip)
-    found = embed_texts(clip, texts.texts, progress=tell)
-    unit = torch.nn.functional.normalize(found, dim=-1)
+    embeddings = embed_texts(clip, texts.texts, progress=tell)
+    unit = torch.nn.functional.normalize(embeddings, dim=-1)
     return textspan(store.moments(), unit, texts_per_head, progress=tell)

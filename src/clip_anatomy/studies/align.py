@@ -71,9 +71,9 @@ class Alignment(Result):
         """Which channels are predicted, at a false discovery rate of 5 % (Benjamini and Hochberg)."""
         order = np.argsort(self.p.numpy(), kind="stable")
         passed = self.p.numpy()[order] <= FALSE_DISCOVERIES * np.arange(1, len(order) + 1) / len(order)
-        found = np.zeros(len(order), dtype=bool)
-        found[order[: int(passed.nonzero()[0].max(initial=-1)) + 1]] = True
-        return found
+        is_predicted = np.zeros(len(order), dtype=bool)
+        is_predicted[order[: int(passed.nonzero()[0].max(initial=-1)) + 1]] = True
+        return is_predicted
 
     def to_dict(self) -> dict[str, Any]:
         """Return every channel's figures, ready for JSON; the map itself is in `weight`."""

@@ -81,14 +81,14 @@ def baseline_of(
         check_source(span, selection, model=model, convention=manifest.convention)
         if span.layers != manifest.layers or span.directions.shape[-1] != manifest.d:
             raise BadInput(f"this span is not of {store.path}: span its own moments, textspan(store.moments(), pool)")
-        found = replacements_of(selection, by="texts", embed=embed, span=span)
-        return Baseline(found, f"their first {span.texts_per_head} texts")
+        replacements = replacements_of(selection, by="texts", embed=embed, span=span)
+        return Baseline(replacements, f"their first {span.texts_per_head} texts")
     if by == "swap":
         if other is None:
             raise BadSpec("by='swap' needs the other image. Type --other ID, an image of the store")
         at = np.array([other])
-        found = [_at(one, "swap", stored_contribution(store, one, at, extra)) for one in parts]
-        return Baseline(tuple(found), f"what image {store.column('id')[other]} has")
+        replacements = [_at(one, "swap", stored_contribution(store, one, at, extra)) for one in parts]
+        return Baseline(tuple(replacements), f"what image {store.column('id')[other]} has")
     if isinstance(over, Moments | Means):
         return _given(store, selection, over)
     source = store if over is None else over
@@ -105,10 +105,10 @@ def baseline_of(
     if (selection.tokens or selection.class_to_class) and (source is not store or not extra):
         raise BadInput("means of tokens are taken over the store itself. Leave --means away for these")
     heads = Selection(selection.heads)
-    found = replacements_of(heads, source.moments(), embed=embed) if heads else ()
+    replacements = replacements_of(heads, source.moments(), embed=embed) if heads else ()
     others = [_at(one, "mean", _mean(source, one, extra)[None]) for one in parts if one.kind != "head"]
     where = "over this store" if source is store else f"over {source.path.name}"
-    return Baseline((*found, *others), f"their mean {where}")
+    return Baseline((*replacements, *others), f"their mean {where}")
 
 
 def parts_of_selection(selection: Selection, embed: int) -> tuple[Replacement, ...]:
@@ -177,5 +177,5 @@ def _given(store: Store, selection: Selection, source: Moments | Means) -> Basel
         raise BadInput(f"these means do not hold {rest.description}. Leave them away: the store's own are taken")
     if isinstance(source, Moments) and source.basis is None and source.mean.shape[-1] == manifest.d:
         source = replace(source, basis=store.basis.select(source.layers))  # head coordinates without their frames
-    found = replacements_of(held, source, embed=manifest.embed)
-    return Baseline(found, f"their mean over {source.count:,} other images")
+    replacements = replacements_of(held, source, embed=manifest.embed)
+    return Baseline(replacements, f"their mean over {source.count:,} other images")

@@ -178,10 +178,10 @@ def _scores(ablated: AblatedLogits, logits: Float[Tensor, "part image text"]) ->
         logits[:, :, start:end].argmax(2) == labels
         for start, end, labels in zip(starts, ablated.ends, ablated.labels, strict=False)
     ]
-    asked = ablated.labels >= 0
-    averages = share(good[0], asked[0])
-    groups = [share(good[0], asked[0] & (ablated.groups == at)) for at in range(len(ablated.group_names))]
-    others = [share(good[at], asked[at]) for at in range(1, len(ablated.ends))]
+    has_label = ablated.labels >= 0
+    averages = share(good[0], has_label[0])
+    groups = [share(good[0], has_label[0] & (ablated.groups == at)) for at in range(len(ablated.group_names))]
+    others = [share(good[at], has_label[at]) for at in range(1, len(ablated.ends))]
     return [
         Score(average, tuple(group[at] for group in groups), tuple(other[at] for other in others))
         for at, average in enumerate(averages)

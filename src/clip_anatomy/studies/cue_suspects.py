@@ -97,7 +97,7 @@ def suspects_of(
     tell = progress or silent
     head_of = {(one.layer, one.head): one for one in atlas.heads}
     of_cue, of_class = properties_of(clip, task.cue), properties_of(clip, task.main.classes)
-    found: list[Suspect] = []
+    suspects: list[Suspect] = []
     for at, (part, alone) in enumerate(scored):
         x, frame = contributions(store, part, rows)
         along_cue = text_variance(x, texts_in(frame, task.cue_texts)) if len(task.cue) > 1 else None
@@ -106,11 +106,11 @@ def suspects_of(
             name = _named_after(head, of_cue, of_class, task) if task.cue else None
             texts = tuple(text.text for text in head.texts[:3])
             role = (head.role.name, head.role.confidence)
-            found.append(Suspect(part, *role, texts, name, along_cue, along_classes, alone))
+            suspects.append(Suspect(part, *role, texts, name, along_cue, along_classes, alone))
         else:
-            found.append(Suspect(part, "", 0.0, (), None, along_cue, along_classes, alone))
+            suspects.append(Suspect(part, "", 0.0, (), None, along_cue, along_classes, alone))
         tell("looking for the cue", at + 1, len(scored))
-    return tuple(found)
+    return tuple(suspects)
 
 
 def ranked(suspects: Sequence[Suspect], by: RankedBy, before: Score) -> list[HeadOrMlp]:
@@ -167,10 +167,10 @@ def atlas_of_rows(store: Store, clip: Clip, rows: np.ndarray, progress: Progress
     texts = embed_texts(clip, pool.texts, progress=tell)
     texts = torch.nn.functional.normalize(texts, dim=-1)
     span = textspan(moments, texts, TEXTS, progress=tell)
-    named = roles(span, moments, texts, pool.properties)
+    head_roles = roles(span, moments, texts, pool.properties)
     places, values = torch.zeros(*span.rank.shape, 0, 0, dtype=torch.int64), torch.zeros(*span.rank.shape, 0, 0)
     none = TopImages(places, values, places, values)
-    measured = HeadMeasurements(span, moments, pool, named, None, none, {}, None)
+    measured = HeadMeasurements(span, moments, pool, head_roles, None, none, {}, None)
     manifest = store.manifest
     return Atlas(
         manifest.model, manifest.digest, str(store.path), len(rows), manifest.layers, manifest.heads, pool.source, len(pool),

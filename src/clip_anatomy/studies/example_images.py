@@ -56,13 +56,13 @@ class ChangedAnswers:
 
 
 def cue_examples(
-    store: Store, found: CueSearch, parts: Sequence[HeadOrMlp], each: int = 3, texts: int = 2
+    store: Store, cue_search: CueSearch, parts: Sequence[HeadOrMlp], each: int = 3, texts: int = 2
 ) -> tuple[CueExamples, ...]:
     """Find validation pictures for which each part writes most toward the cue's texts that it tells apart best.
 
     Args:
         store: the store of `found`.
-        found: what `find_cue` found.
+        cue_search: what `find_cue` found.
         parts: which parts.
         each: pictures of each text.
         texts: texts of each part.
@@ -70,7 +70,7 @@ def cue_examples(
     Returns:
         Examples; none without a cue in words.
     """
-    task, rows = found.task, found.split.validation
+    task, rows = cue_search.task, cue_search.split.validation
     if len(task.cue) < 2:
         return ()
     picked: list[tuple[HeadOrMlp, str, list[int]]] = []
@@ -88,26 +88,29 @@ def cue_examples(
 
 
 def changed_answers(
-    store: Store, found: CueSearch, effect: RepairEffect, won: int = 7, lost: int = 2
+    store: Store, cue_search: CueSearch, effect: RepairEffect, won: int = 7, lost: int = 2
 ) -> ChangedAnswers:
     """Find some test pictures that were put right, and some that went wrong; from the groups that were worst before, in turn.
 
     Args:
         store: the store of `found`.
-        found: what `find_cue` found.
+        cue_search: what `find_cue` found.
         effect: what `measure_repair` measured.
         won: how many that were put right.
         lost: how many that went wrong.
     """
-    task, rows = found.task, found.split.test
+    task, rows = cue_search.task, cue_search.split.test
     labels = task.main.labels_of(store, rows)
     groups = task.groups(store, rows, labels)
     before, after = effect.predicted
     order = [task.group_names.index(one.name) for one in sorted(effect.groups, key=lambda one: one.before)]
-    right_before, right_after, asked = before == labels, after == labels, labels >= 0
+    right_before, right_after, has_label = before == labels, after == labels, labels >= 0
     picked: list[int] = []
     counts: list[int] = []
-    for wanted, where in ((won, asked & ~right_before & right_after), (lost, asked & right_before & ~right_after)):
+    for wanted, where in (
+        (won, has_label & ~right_before & right_after),
+        (lost, has_label & right_before & ~right_after),
+    ):
         counts.append(int(where.sum()))
         queues = [torch.nonzero(where & (groups == group)).flatten().tolist() for group in (*order, -1)]
         longest = max(map(len, queues))

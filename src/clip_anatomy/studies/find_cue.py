@@ -172,11 +172,11 @@ def find_cue(
     halves = halves or halves_of(store)
     rows = halves.validation
     task = repair_task(store, clip, rows, settings)
-    named = _atlas(store, clip, rows, atlas, tell)
+    named_heads = _atlas(store, clip, rows, atlas, tell)
     parts = tuple(part for part in parts_of(store) if part.head >= 0 or not heads_only)
     alone, ablated = _each_alone(store, task, rows, parts, tell)
     suspects = suspects_of(
-        store, task, rows, list(zip(parts, alone, strict=True)), atlas=named, clip=clip, progress=tell
+        store, task, rows, list(zip(parts, alone, strict=True)), atlas=named_heads, clip=clip, progress=tell
     )
     cue_roles = properties_of(clip, task.cue)
     if ablated is None:  # not all parts fit into memory
@@ -194,7 +194,7 @@ def find_cue(
         candidates += (_candidate("along the cue only", along, heads, selected, budget.cost, along_cue=True),)
     able = [Candidate("nothing helps", (), before), *(one for one in candidates if one.within_budget and one.parts)]
     best = max(able, key=lambda one: (round(one.score.objective - budget.least * len(one.parts), 6), -len(one.parts)))
-    return CueSearch(task, halves, suspects, candidates, best, before, cue_roles, named, notes)
+    return CueSearch(task, halves, suspects, candidates, best, before, cue_roles, named_heads, notes)
 
 
 def _candidates(
@@ -233,13 +233,13 @@ def _candidate(
 def _atlas(store: Store, clip: Clip, rows: np.ndarray, given: "Atlas | str | Path | None", progress: Progress) -> Atlas:
     if given is None:
         return atlas_of_rows(store, clip, rows, progress)
-    named = given if isinstance(given, Atlas) else Atlas.load(given)
-    if named.digest != store.manifest.digest:
+    opened = given if isinstance(given, Atlas) else Atlas.load(given)
+    if opened.digest != store.manifest.digest:
         raise StoreError(
-            f"this atlas is of {named.model}, {store.path} of {store.manifest.model}. Leave --atlas away, or make one: clip-anatomy atlas "
+            f"this atlas is of {opened.model}, {store.path} of {store.manifest.model}. Leave --atlas away, or make one: clip-anatomy atlas "
             f"{store.path}"
         )
-    return named
+    return opened
 
 
 def _each_alone(
@@ -250,11 +250,11 @@ def _each_alone(
     if fit >= len(parts):
         ablated = ablated_logits(store, task, rows, parts, progress=progress)
         return list(scores_alone(ablated)), ablated
-    found: list[Score] = []
+    scores: list[Score] = []
     for start in range(0, len(parts), fit):
-        found += scores_alone(ablated_logits(store, task, rows, parts[start : start + fit]))
-        progress("ablating each part", len(found), len(parts))
-    return found, None
+        scores += scores_alone(ablated_logits(store, task, rows, parts[start : start + fit]))
+        progress("ablating each part", len(scores), len(parts))
+    return scores, None
 
 
 def _fitting(task: RepairTask, rows: np.ndarray) -> int:

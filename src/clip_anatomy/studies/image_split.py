@@ -61,8 +61,12 @@ def halves_of(store: Store, column: str | None = None, seed: int = 0, most: int 
     hashes = np.array([random_number(seed, str(name)) for name in store.column("id")], dtype=np.uint64)
     if any(values):
         is_test = np.array([value in TEST for value in values], dtype=bool)
-        named = np.array([value in VALIDATION for value in values], dtype=bool)
-        is_validation = named if named.any() else ~is_test & np.array([bool(value) for value in values], dtype=bool)
+        says_validation = np.array([value in VALIDATION for value in values], dtype=bool)
+        is_validation = (
+            says_validation
+            if says_validation.any()
+            else ~is_test & np.array([bool(value) for value in values], dtype=bool)
+        )
         source = f"column {column or 'split'!r}"
         if not is_test.any() or not is_validation.any():
             raise BadInput(

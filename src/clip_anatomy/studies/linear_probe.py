@@ -61,11 +61,11 @@ class LinearProbe:
 
     def accuracy(self, batches: Iterable[Batch]) -> float:
         """Return the share of images whose class is right; NaN without any."""
-        right = seen = 0
+        right = total = 0
         for features, labels in batches:
             right += int((self.predict(features) == labels).sum())
-            seen += len(labels)
-        return right / seen if seen else float("nan")
+            total += len(labels)
+        return right / total if total else float("nan")
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,13 @@ class ClassSums:
         values, vectors = torch.linalg.eigh(self.covariance)
         towards = (self.total / n - (self.per_class / n)[:, None] * mean) @ vectors  # covariance of target and feature
         unit = values.clamp(min=0).mean().clamp(min=1e-300)
-        found: list[LinearProbe] = []
+        probes: list[LinearProbe] = []
         for strength in strengths:
             weight = (towards / (values.clamp(min=0) + strength * unit)) @ vectors.T
             bias = self.per_class / n - weight @ (mean + self.shift)
             bias = torch.where(self.per_class > 0, bias, torch.full_like(bias, -torch.inf))
-            found.append(LinearProbe(weight, bias, "ridge", strength))
-        return found
+            probes.append(LinearProbe(weight, bias, "ridge", strength))
+        return probes
 
 
 # ---- training
@@ -316,8 +316,8 @@ def _sgd(train: Batches, validation: Batches, sums: ClassSums, settings: _Settin
         LinearProbe(*frame.folded(model.coef_, model.intercept_, present, settings.classes), "sgd", a)
         for a, model in models.items()
     ]
-    found = [replace(probe, validation=probe.accuracy(validation())) for probe in probes]
-    return max(found, key=lambda one: one.validation if one.validation == one.validation else 0.0)
+    measured = [replace(probe, validation=probe.accuracy(validation())) for probe in probes]
+    return max(measured, key=lambda one: one.validation if one.validation == one.validation else 0.0)
 
 
 def _ridge(train: Batches, validation: Batches, sums: ClassSums, settings: _Settings) -> LinearProbe:

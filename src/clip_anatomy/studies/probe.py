@@ -189,10 +189,10 @@ def _layer_counts(last: Sequence[int] | str | None) -> Sequence[int] | None:
     """Return numbers of layers as typed; None for the default."""
     if not isinstance(last, str):
         return last
-    words = [] if last == "none" else last.split(",")
-    if not all(one.strip().isdecimal() for one in words):
+    counts = [] if last == "none" else last.split(",")
+    if not all(one.strip().isdecimal() for one in counts):
         raise BadSpec(f"--last {last}: numbers of layers were expected. Type --last 1,4 or --last none")
-    return [int(one) for one in words]
+    return [int(one) for one in counts]
 
 
 def _features(
@@ -203,7 +203,7 @@ def _features(
     progress: Progress,
 ) -> list[_Feature]:
     manifest, heads = store.manifest, store.manifest.heads
-    found = [_Feature("full embedding", (), only=False)]
+    features = [_Feature("full embedding", (), only=False)]
     stored = [layer in manifest.layers for layer in range(manifest.depth)]
     at_end = stored[::-1].index(False) if False in stored else manifest.depth
     for k in [min(4, at_end)] * (at_end > 0) if last is None else last:
@@ -215,18 +215,18 @@ def _features(
             )
         which = f"last {k} layers" if k > 1 else "last layer"
         pairs = tuple((layer, head) for layer in layers for head in range(heads))
-        found.append(_Feature(f"attention of the {which} only", pairs, only=True))
-    named: Atlas | None = None
+        features.append(_Feature(f"attention of the {which} only", pairs, only=True))
+    named_heads: Atlas | None = None
     for spec in without:
-        if ("role=" in spec or "words=" in spec) and named is None:
-            named = atlas_of(store, lambda: model_of(store), atlas, progress)
-        chosen = Selection.parse(spec, manifest.layers, heads, named)
+        if ("role=" in spec or "words=" in spec) and named_heads is None:
+            named_heads = atlas_of(store, lambda: model_of(store), atlas, progress)
+        chosen = Selection.parse(spec, manifest.layers, heads, named_heads)
         if not chosen.heads or len(chosen) != len(chosen.heads):
             raise BadSpec(
                 f"--without {spec}: a probe without heads was expected. Type, for example: --without layer=0-3"
             )
-        found.append(_Feature(f"without {spec}", chosen.heads, only=False))
-    return found
+        features.append(_Feature(f"without {spec}", chosen.heads, only=False))
+    return features
 
 
 def _batches(
@@ -248,14 +248,14 @@ def _batches(
 
 
 def _read(store: Store, feature: _Feature, places: np.ndarray) -> Float32[Tensor, "image embed"]:
-    found = torch.zeros(len(places), store.manifest.embed) if feature.only else store.embeddings(places, unit=True)
+    vectors = torch.zeros(len(places), store.manifest.embed) if feature.only else store.embeddings(places, unit=True)
     sign = 1.0 if feature.only else -1.0
     for layer, head in feature.heads:
         frame = store.basis.rows[store.layer_at(layer), head].float()
-        found.addmm_(store.heads(layer, head, places).float(), frame, alpha=sign)
-    if not bool(torch.isfinite(found).all()):
+        vectors.addmm_(store.heads(layer, head, places).float(), frame, alpha=sign)
+    if not bool(torch.isfinite(vectors).all()):
         raise BadInput(f"{store.path} holds numbers that are not finite. Type: clip-anatomy verify {store.path}")
-    return found
+    return vectors
 
 
 # ---- accuracies
@@ -264,11 +264,11 @@ def _read(store: Store, feature: _Feature, places: np.ndarray) -> Float32[Tensor
 def _right(store: Store, feature: _Feature, fitted: LinearProbe, images: ProbeImages) -> Bool[np.ndarray, " image"]:
     """Tell whether each test image is right, in their order."""
     test = images.split.test
-    found = [
+    right = [
         fitted.predict(_read(store, feature, some)).numpy() == images.labels[some]
         for some in np.array_split(test, -(-len(test) // AT_ONCE))
     ]
-    return np.concatenate(found)
+    return np.concatenate(right)
 
 
 def _row(

@@ -91,7 +91,7 @@ class RepairResult(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON."""
-        found, task = self.cue, self.cue.task
+        cue_search, task = self.cue, self.cue.task
         return {
             "schema": SCHEMA,
             **self.effect.to_dict(),
@@ -100,18 +100,18 @@ class RepairResult(Result):
             "task": {"column": task.main.column, "classes": list(task.main.classes)},
             "cue": list(task.cue),
             "groups_by": task.rule,
-            "split": {"source": found.split.source, "validation": len(found.split.validation), "test": len(found.split.test)},
+            "split": {"source": cue_search.split.source, "validation": len(cue_search.split.validation), "test": len(cue_search.split.test)},
             "select": self.select,
-            "validation_before": _plain(found.before),
+            "validation_before": _plain(cue_search.before),
             "candidates": [
                 {"strategy": one.strategy, "parts": [part.name for part in one.parts], "along_cue": one.along_cue,
-                 "validation": _plain(one.score), "suggested": one is found.best}
-                for one in found.candidates
+                 "validation": _plain(one.score), "suggested": one is cue_search.best}
+                for one in cue_search.candidates
             ],
             "alternatives": [{"strategy": strategy, **one.to_dict()} for strategy, one in self.alternatives],
             "suspects": [
                 {**asdict(one), "part": one.part.name, "variance": one.variance, "ablated_alone": _plain(one.ablated_alone)}
-                for one in found.suspects
+                for one in cue_search.suspects
             ],
             "all_notes": list(self.notes),
         }  # fmt: skip
@@ -200,46 +200,48 @@ def repair(
         ablation_in(select, store)  # refused before the search; names of heads are known only after it
     settings = TaskSettings(label, classes, group, cue, also, templates)
     halves = halves_of(store, split, seed, images)
-    found = find_cue(
+    cue_search = find_cue(
         store, clip, settings, halves, budget=budget, heads_only=heads_only, atlas=atlas, progress=progress
     )
-    ablation = found.best.ablation if select is None else ablation_in(select, store, found)
-    return _repaired(store, clip, found, ablation, select)
+    ablation = cue_search.best.ablation if select is None else ablation_in(select, store, cue_search)
+    return _repaired(store, clip, cue_search, ablation, select)
 
 
-def ablation_in(select: str, store: Store, found: CueSearch | None = None) -> PartAblation:
+def ablation_in(select: str, store: Store, cue_search: CueSearch | None = None) -> PartAblation:
     """Read what was typed as what to ablate: "7.0,7.3+mlp=2", "role=background", "7.0,7.3 along cue".
 
     Args:
         select: as it was typed.
         store: that holds the parts.
-        found: the search, for names of heads and for the cue.
+        cue_search: the search, for names of heads and for the cue.
 
     Raises:
         BadSpec: parts that do not exist, or that cannot be ablated along a cue.
         BadInput: a cue that was not said in words.
         StoreError: MLPs that the store does not hold.
     """
-    words = " ".join(select.split())
-    along_cue = words.endswith(ALONG)
-    if along_cue and found is not None and len(found.task.cue) < 2:
+    spec = " ".join(select.split())
+    along_cue = spec.endswith(ALONG)
+    if along_cue and cue_search is not None and len(cue_search.task.cue) < 2:
         raise BadInput(f"{select}: the cue is not known in words. Type --cue 'sky, water', or leave{ALONG} away")
-    atlas = None if found is None else found.atlas
-    parts = Selection.parse(words.removesuffix(ALONG), store.manifest.layers, store.manifest.heads, atlas)
+    atlas = None if cue_search is None else cue_search.atlas
+    parts = Selection.parse(spec.removesuffix(ALONG), store.manifest.layers, store.manifest.heads, atlas)
     ablation = PartAblation(parts, along_cue)
     checked_parts(store, ablation)
     return ablation
 
 
-def _repaired(store: Store, clip: Clip, found: CueSearch, ablation: PartAblation, select: str | None) -> RepairResult:
-    others = [one for one in found.candidates if one.parts and one.ablation != ablation]
+def _repaired(
+    store: Store, clip: Clip, cue_search: CueSearch, ablation: PartAblation, select: str | None
+) -> RepairResult:
+    others = [one for one in cue_search.candidates if one.parts and one.ablation != ablation]
     return RepairResult(
         store,
         clip,
-        found,
-        measure_repair(store, found, ablation),
-        tuple((one.strategy, measure_repair(store, found, one.ablation)) for one in others),
-        repair_edit(store, clip, found, ablation),
+        cue_search,
+        measure_repair(store, cue_search, ablation),
+        tuple((one.strategy, measure_repair(store, cue_search, one.ablation)) for one in others),
+        repair_edit(store, clip, cue_search, ablation),
         select,
     )
 

@@ -200,10 +200,10 @@ def answers(
 
     Parts of the cosine of the unedited embedding: its length is not taken anew, which changes no answer.
     """
-    found = store.embeddings(rows, unit=True) @ task.texts.T
+    logits = store.embeddings(rows, unit=True) @ task.texts.T
     texts = task.along_cue if along_cue else task.texts
     for part in parts:
         x, frame = contributions(store, part, rows)
         mean = means.mlps[part.layer] if part.head < 0 else means.heads[part.layer, part.head]
-        found = found + (mean.float() @ texts.T) - x @ texts_in(frame, texts).T
-    return found
+        logits = logits + (mean.float() @ texts.T) - x @ texts_in(frame, texts).T
+    return logits

@@ -95,12 +95,14 @@ class RepairEffect:
         }
 
 
-def measure_repair(store: Store, found: CueSearch, what: PartAblation | Selection, *, seed: int = 0) -> RepairEffect:
+def measure_repair(
+    store: Store, cue_search: CueSearch, what: PartAblation | Selection, *, seed: int = 0
+) -> RepairEffect:
     """Measure on the test split what ablating some parts does.
 
     Args:
         store: the store of `found`.
-        found: what `find_cue` found.
+        cue_search: what `find_cue` found.
         what: parts to replace by their mean over the validation images; `found.best.ablation` is the suggestion.
         seed: of the bootstrap.
 
@@ -109,14 +111,14 @@ def measure_repair(store: Store, found: CueSearch, what: PartAblation | Selectio
         StoreError: MLPs that were not kept.
         BadInput: scores that are not numbers, no group with a test image.
     """
-    ablation, task, rows = ablation_of(what), found.task, found.split.test
-    ablated, after = _logits(store, found, ablation, rows)
+    ablation, task, rows = ablation_of(what), cue_search.task, cue_search.split.test
+    ablated, after = _logits(store, cue_search, ablation, rows)
     labels, groups = ablated.labels, ablated.groups
-    asked = labels[0] >= 0
+    has_label = labels[0] >= 0
     by_group = {
-        name: _right(ablated, after, 0, asked & (groups == at))
+        name: _right(ablated, after, 0, has_label & (groups == at))
         for at, name in enumerate(task.group_names)
-        if bool((asked & (groups == at)).any())
+        if bool((has_label & (groups == at)).any())
     }
     if not by_group:
         raise BadInput(
@@ -141,26 +143,26 @@ def measure_repair(store: Store, found: CueSearch, what: PartAblation | Selectio
     return RepairEffect(ablation, average, worst, mean, each, tuple(others), cue_task, predicted, tuple(notes))
 
 
-def validation_score(store: Store, found: CueSearch, what: PartAblation | Selection) -> Score:
+def validation_score(store: Store, cue_search: CueSearch, what: PartAblation | Selection) -> Score:
     """Measure the validation split with some parts ablated: what a person may look at while choosing.
 
     Raises:
         BadSpec: parts that the store does not hold.
         StoreError: MLPs that were not kept.
     """
-    return score(*_logits(store, found, ablation_of(what), found.split.validation))
+    return score(*_logits(store, cue_search, ablation_of(what), cue_search.split.validation))
 
 
-def repair_edit(store: Store, clip: Clip, found: CueSearch, what: PartAblation | Selection) -> Edit:
+def repair_edit(store: Store, clip: Clip, cue_search: CueSearch, what: PartAblation | Selection) -> Edit:
     """Make the edit that replaces the parts by their means over the validation images, for any use of the model.
 
     Args:
         store: the store of `found`.
         clip: its model.
-        found: what `find_cue` found.
+        cue_search: what `find_cue` found.
         what: the parts.
     """
-    rows, ablation, task = found.split.validation, ablation_of(what), found.task
+    rows, ablation, task = cue_search.split.validation, ablation_of(what), cue_search.task
     return Edit.of(
         clip,
         ablation.selection,
@@ -172,11 +174,11 @@ def repair_edit(store: Store, clip: Clip, found: CueSearch, what: PartAblation |
 
 
 def _logits(
-    store: Store, found: CueSearch, ablation: PartAblation, rows: np.ndarray
+    store: Store, cue_search: CueSearch, ablation: PartAblation, rows: np.ndarray
 ) -> tuple[AblatedLogits, Float[Tensor, "image text"]]:
     """Compute logits of some images as they are, and with the parts at their means over the validation images."""
-    task, parts = found.task, checked_parts(store, ablation)
-    means = means_of(store, found.split.validation, parts)
+    task, parts = cue_search.task, checked_parts(store, ablation)
+    means = means_of(store, cue_search.split.validation, parts)
     labels = task.labels(store, rows)
     groups = task.groups(store, rows, labels[0])
     before = answers(store, task, rows, (), means)

@@ -82,8 +82,8 @@ class RepairTask:
 
     def cue_in_words(self, most: int = 6) -> str:
         """Return what may mislead the model: "sky, water", "the digit (1, 2, 3, 4)"; "" if it is not known in words."""
-        named = ", ".join(self.cue[:most]) + (", …" if len(self.cue) > most else "")
-        return f"the {self.column} ({named})" if named and self.rule in ("agrees", "crossed") else named
+        listing = ", ".join(self.cue[:most]) + (", …" if len(self.cue) > most else "")
+        return f"the {self.column} ({listing})" if listing and self.rule in ("agrees", "crossed") else listing
 
     @property
     def texts(self) -> Float[Tensor, "text embed"]:
@@ -191,8 +191,8 @@ def repair_task(
     task = _grouped(main, (group or "group") if any(values) or group else "", values, listed(settings.cue))
     every = settings.also is None and world
     others = [name for name in WORLD if name != main.column] if every else listed(settings.also)
-    kept = [zero_shot_task(store, lambda: clip, name, rows, templates=templates) for name in others]
-    task = replace(task, tasks=(main, *kept), cue_texts=_cue_texts(clip, task.cue, templates, world=world))
+    kept_tasks = [zero_shot_task(store, lambda: clip, name, rows, templates=templates) for name in others]
+    task = replace(task, tasks=(main, *kept_tasks), cue_texts=_cue_texts(clip, task.cue, templates, world=world))
     if task.rule in ("crossed", "guessed"):
         task = _without_few(task, task.named_groups(store, rows, main.labels))
     groups = task.groups(store, rows, main.labels)
@@ -259,5 +259,5 @@ def _cue_texts(
     if not cue:
         return torch.zeros(0, clip.text_tower.embed)
     attribute = next((one for one in WORLD if {*cue} <= {*values_of(one)}), "") if world and templates is None else ""
-    words = all(len(text.split()) < 3 for text in cue) and not world
-    return class_texts(clip, cue, templates if words else ("{}",), attribute)
+    are_words = all(len(text.split()) < 3 for text in cue) and not world
+    return class_texts(clip, cue, templates if are_words else ("{}",), attribute)

@@ -117,8 +117,8 @@ def class_number(value: str) -> int | None:
         >>> class_number("12"), class_number("1.0"), class_number("1.5"), class_number("sky")
         (12, 1, None, None)
     """
-    found = re.fullmatch(r"([0-9]{1,9})(\.0+)?", value)
-    return int(found[1]) if found else None
+    match = re.fullmatch(r"([0-9]{1,9})(\.0+)?", value)
+    return int(match[1]) if match else None
 
 
 def matching_class(value: str, classes: Sequence[str]) -> int:

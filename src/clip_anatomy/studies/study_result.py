@@ -137,10 +137,12 @@ class Study(Result):
             line += ["", ""] if first else [f"{100 * one.change:+.2f}".replace("-", "−"), f"{100 * one.error:.2f}"]
             line += [f"{100 * one.class_mean:.2f}", *(["", ""] if first else [f"{one.lost:,}", f"{one.won:,}"])]
             worst = self.worst(one)
-            said = "" if worst is None else f"{100 * worst['accuracy']:.1f} {worst['name']} ({worst['images']:,})"
-            lines.append([*line, said] if self.groups else line)
-        asked = f"{self.images:,} images, {len(self.classes):,} classes ({self.column})"
-        heading = f"{self.title}: replaced by {self.baseline}. Accuracy in percent of {asked}."
+            worst_group = (
+                "" if worst is None else f"{100 * worst['accuracy']:.1f} {worst['name']} ({worst['images']:,})"
+            )
+            lines.append([*line, worst_group] if self.groups else line)
+        setting = f"{self.images:,} images, {len(self.classes):,} classes ({self.column})"
+        heading = f"{self.title}: replaced by {self.baseline}. Accuracy in percent of {setting}."
         left = len(self.effects) - len(self.shown)
         rest = [f"({left} more, between these, are in the JSON)"] if left > 0 else []
         if rest:
@@ -196,7 +198,7 @@ def effects_of(
     members = None if task.groups is None else task.groups >= 0
     grouped = torch.zeros(0) if members is None or task.groups is None else task.groups[members]
     sizes = torch.bincount(grouped.long(), minlength=len(task.group_names)).double()
-    found: list[Effect] = []
+    effects: list[Effect] = []
     first = None
     for (description, selection), given in zip(sets, picks, strict=True):
         right = given == labels
@@ -206,7 +208,7 @@ def effects_of(
         groups = (
             torch.zeros(0) if members is None else torch.bincount(grouped, right[members].double(), len(sizes)) / sizes
         )
-        found.append(
+        effects.append(
             Effect(
                 description,
                 selection,
@@ -219,7 +221,7 @@ def effects_of(
                 1.96 * max(lost + won - (won - lost) ** 2 / images, 0.0) ** 0.5 / images,
             )
         )
-    return tuple(found)
+    return tuple(effects)
 
 
 def _cut(name: str) -> str:

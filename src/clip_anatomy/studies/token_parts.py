@@ -101,9 +101,9 @@ def token_parts_of(
     place = store.path / FOLDER / f"{_name(store, tokens)}.npy"
     shape = (len(store), manifest.depth, manifest.embed)
     try:
-        kept = np.load(place, mmap_mode="r", allow_pickle=False)
-        if kept.shape == shape and kept.dtype == np.float16:
-            return TokenParts(tokens, layers, kept)
+        cached = np.load(place, mmap_mode="r", allow_pickle=False)
+        if cached.shape == shape and cached.dtype == np.float16:
+            return TokenParts(tokens, layers, cached)
     except (OSError, ValueError):
         pass  # not there yet, or damaged: taken again
     opened, tell = clip(), progress or silent
@@ -134,10 +134,10 @@ def _room(store: Store, place: Path, shape: tuple[int, int, int]) -> Generator[t
         try:
             sweep(store.beside(FOLDER))
             part = stack.enter_context(held_file(place.parent, place.name))
-            found: tuple[np.ndarray, Path | None] = np.lib.format.open_memmap(part, "w+", np.float16, shape), part
+            room: tuple[np.ndarray, Path | None] = np.lib.format.open_memmap(part, "w+", np.float16, shape), part
         except OSError:
-            found = np.zeros(shape, np.float16), None
-        yield found
+            room = np.zeros(shape, np.float16), None
+        yield room
 
 
 def _batches(store: Store) -> Iterator[tuple[int, list[ImageRow]]]:

@@ -91,13 +91,13 @@ def paper_heads(layers: int, heads: int, d: int, patch: int) -> PaperHeads:
         ((11, 6), (11, 0))
     """
     shape = (layers, heads, d, patch)
-    found = [one for one in PAPER.values() if (one.layers, one.heads, one.d, one.patch) == shape]
-    if not found:
+    matching = [one for one in PAPER.values() if (one.layers, one.heads, one.d, one.patch) == shape]
+    if not matching:
         raise BadSpec(
             f"the published protocol names heads of {', '.join(PAPER)}; this model has {layers} layers of {heads} heads of "
             f"{d}, patches of {patch}. Type, for example: --model {PAPER['ViT-B-16'].spec}"
         )
-    return found[0]
+    return matching[0]
 
 
 @dataclass(frozen=True)

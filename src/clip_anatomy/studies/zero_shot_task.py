@@ -147,9 +147,13 @@ def _number_notes(values: Sequence[Any], names: Sequence[str], column: str) -> t
             f"these in the order of the numbers: --classes 'name of {numbers[0]}, ...'",
         )
     known = {str(value) for value in values if value not in (None, "")}
-    found = sorted({number for value in known if (number := class_number(value)) is not None})
-    said = ", ".join(f"{number} is {names[number]}" for number in found[:5])
-    return (f"labels of column {column!r} are numbers, which count the classes from 0: {said}",) if found else ()
+    typed_numbers = sorted({number for value in known if (number := class_number(value)) is not None})
+    listing = ", ".join(f"{number} is {names[number]}" for number in typed_numbers[:5])
+    return (
+        (f"labels of column {column!r} are numbers, which count the classes from 0: {listing}",)
+        if typed_numbers
+        else ()
+    )
 
 
 def ablation_task(

@@ -21,13 +21,13 @@ def split_kind(tower: Tower) -> str:
         return f"the mean of {tower.grid[0]} × {tower.grid[1]} places; what makes them is one part"
     if not isinstance(tower, Transformer):
         return f"the attention pool, {heads}; what makes its places is one part"
-    said = [f"every block, {heads}"]
+    phrases = [f"every block, {heads}"]
     if tower.pooling is not None:
         mlp = ", whose MLP is a part" if tower.pooling.up is not None else ""
-        said.append(f"through an attention pool{mlp}")
+        phrases.append(f"through an attention pool{mlp}")
     elif tower.pool == "mean":
-        said.append("through the mean of the patches")
+        phrases.append("through the mean of the patches")
     stem = getattr(tower.embedding, "stem", None)
     if stem is not None:
-        said.append("what makes the patches is one part, the input embedding")
-    return "; ".join(said)
+        phrases.append("what makes the patches is one part, the input embedding")
+    return "; ".join(phrases)

@@ -75,6 +75,6 @@ def _matrices(value: Any) -> Iterator[Tensor]:
             yield from _matrices(getattr(value, one.name))
 
 
-def _some(found: list[Tensor]) -> list[Tensor]:
-    step = max(1, -(-len(found) // MOST))
-    return found[::step]
+def _some(matrices: list[Tensor]) -> list[Tensor]:
+    step = max(1, -(-len(matrices) // MOST))
+    return matrices[::step]
