@@ -147,3 +147,22 @@ def test_an_opened_model_goes_through_pickle_with_its_weights_once() -> None:
         clip.tokenizer.pieces("a dog"),
     )
     assert len(sent) < 1.1 * sum(t.numel() * t.element_size() for t in model.state_dict().values()) + 3e6
+
+
+def test_scale_and_bias_follow_a_model_that_is_trained_on() -> None:
+    model = tiny.open_clip_model()
+    model.logit_bias = nn.Parameter(torch.tensor(-10.0))
+    clip, cosine = ca.load(model), torch.tensor([[0.1, 0.3]])
+    before = clip.probabilities(cosine)
+    with torch.no_grad():
+        model.logit_scale += 0.5
+        model.logit_bias += 2
+    assert clip.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
+    assert clip.logit_bias == -8
+    assert torch.equal(clip.probabilities(cosine), ca.load(model).probabilities(cosine))
+    assert not torch.equal(clip.probabilities(cosine), before)
+    again = pickle.loads(pickle.dumps(clip))
+    assert (again.logit_scale, again.logit_bias) == (clip.logit_scale, -8)
+    with torch.no_grad():
+        again.host.logit_bias += 1
+    assert (again.logit_bias, clip.logit_bias) == (-7, -8)

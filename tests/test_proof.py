@@ -13,6 +13,7 @@ from trained import heavy_tailed
 
 import clip_anatomy as ca
 from clip_anatomy.loading.double_precision import DoublePrecision, in_double
+from clip_anatomy.loading.first_difference import first_difference
 from clip_anatomy.loading.load import read_host
 from clip_anatomy.loading.parity import compare, exact_tolerance, prove, random_pixels, random_texts
 from clip_anatomy.towers.layers import Linear, Norm
@@ -177,14 +178,57 @@ def future_seen(model: Any) -> None:
     model.attn_mask.zero_()
 
 
+def patches_rolled(model: Any) -> None:
+    model.visual.conv1.register_forward_hook(lambda _m, _i, out: out.roll(1, 2))
+
+
+def other_projection(model: Any) -> None:
+    model.visual.ln_post.register_forward_hook(lambda _m, _i, out: out * 1.001)
+
+
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
-@pytest.mark.parametrize("change", [attention_off, head_off, other_gelu, future_seen])
-def test_a_host_that_computes_something_else_is_refused(change: Callable[[Any], None], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (attention_off, "image tower is another from here on: layer 2, attention"),
+        (head_off, "image tower is another from here on: layer 1, head 0, which is missing there"),
+        (other_gelu, "image tower is another from here on: layer 0, MLP"),
+        (future_seen, "text tower is another from here on: layer 0, (attention|MLP)"),
+        (patches_rolled, "image tower is another from here on: what goes into layer 0"),
+        (other_projection, "image tower is another from here on: what follows the last layer"),
+    ],
+)
+def test_a_host_that_computes_something_else_is_refused(
+    change: Callable[[Any], None], place: str, dtype: torch.dtype
+) -> None:
     model = model_with(heavy=True, dtype=dtype)
     assert ca.load(model).proof is not None
     change(model)
-    with pytest.raises(ca.errors.ParityError, match=r"tower, embedding = open_clip .*allowed 1e-12"):
+    with pytest.raises(ca.errors.ParityError, match=rf"(?s)tower, embedding = open_clip .*allowed 1e-12.*{place}"):
         ca.load(model)
+
+
+def test_the_place_of_each_small_change_is_named() -> None:
+    host = read_host(model_with(heavy=False, dtype=torch.float32))
+    image = host.image_tower
+    assert isinstance(image, Transformer)
+    places = {
+        name: first_difference(IMAGE[name](image), host.encode_image, random_pixels(image))
+        for name in (
+            "two heads swapped",
+            "value without bias",
+            "MLP of the first block off",
+            "no class token",
+            "last norm without bias",
+        )
+    }
+    assert places == {
+        "two heads swapped": "layer 1, attention",
+        "value without bias": "layer 1, attention",
+        "MLP of the first block off": "layer 0, MLP",
+        "no class token": "what goes into layer 0",
+        "last norm without bias": "what follows the last layer",
+    }
 
 
 GOOD: list[dict[str, Any]] = [

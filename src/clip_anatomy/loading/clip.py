@@ -16,6 +16,7 @@ from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
 from clip_anatomy.loading.live_models import read_host
 from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import Proof
+from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.token_ids import checked_ids, ids_of
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
 from clip_anatomy.towers.absent_tower import refuse_absent
@@ -39,8 +40,7 @@ class Clip:
         text_tower: token ids → joint space; of an image model alone likewise.
         preprocess: how the model wants its pixels.
         tokenizer: texts → ids; None when the model came without one.
-        logit_scale: factor of the cosine before the softmax; 1 where a tower alone came without it.
-        logit_bias: added after it by models that were trained text by text (SigLIP); None for a softmax over the texts.
+        rule: how its cosines become probabilities: `logit_scale` and `logit_bias` as they are now.
         proof: the parity proof made on load; None when it was skipped.
         host: the host library's module; None for the bundled model.
         origin: where it came from; None for a live model.
@@ -51,22 +51,21 @@ class Clip:
     text_tower: Tower = field(repr=False)
     preprocess: Preprocess
     tokenizer: Tokenizer | None = field(repr=False)
-    logit_scale: float
-    logit_bias: float | None = None
+    rule: ScoreRule = field(repr=False)
     proof: Proof | None = None
     host: nn.Module | None = field(default=None, repr=False)
     origin: Origin | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Give what pickle and copy need: where there is a host, its module is enough, and the weights are held once."""
-        towers = {"vision", "text_tower"} if self.host is not None else set[str]()
+        towers = {"vision", "text_tower", "rule"} if self.host is not None else set[str]()
         return {name: value for name, value in vars(self).items() if name not in towers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Borrow the weights anew."""
         if state["host"] is not None:
             host = read_host(state["host"])
-            state = {**state, "vision": host.image_tower, "text_tower": host.text_tower}
+            state = {**state, "vision": host.image_tower, "text_tower": host.text_tower, "rule": host.rule}
         vars(self).update(state)
 
     @property
@@ -87,6 +86,16 @@ class Clip:
     def device(self) -> torch.device:
         """Where the weights live."""
         return self.vision.device
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the cosine before the softmax; 1 where a tower alone came without it."""
+        return self.rule.factor
+
+    @property
+    def logit_bias(self) -> float | None:
+        """Added after it by models that were trained text by text (SigLIP); None for a softmax over the texts."""
+        return self.rule.offset
 
     def probabilities(self, cosine: Float[Tensor, "*image text"]) -> Float[Tensor, "*image text"]:
         """Turn cosines into probabilities by the rule that the model was trained with.

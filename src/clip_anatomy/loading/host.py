@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.preprocess import Preprocess
+from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.tokenizer import Tokenizer
 from clip_anatomy.towers.layers import Activation, Linear, Norm, Pool
 from clip_anatomy.towers.protocol import Tower
@@ -68,8 +69,7 @@ class Host:
         text_tower: likewise.
         encode_image: the library's own, pixels [image, 3, row, col] → [image, embed].
         encode_text: the library's own, ids [text, token] → [text, embed].
-        logit_scale: factor of the cosine before the softmax.
-        logit_bias: added after it, in models trained with a sigmoid; None where there is none.
+        rule: how its cosines become probabilities.
     """
 
     library: str
@@ -78,8 +78,7 @@ class Host:
     text_tower: Tower
     encode_image: Callable[[Tensor], Tensor]
     encode_text: Callable[[Tensor], Tensor]
-    logit_scale: float
-    logit_bias: float | None
+    rule: ScoreRule
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,7 @@ def _clip(name: str, host: Host, loaded: LoadedModel, preprocess: Preprocess | N
         text_tower=host.text_tower,
         preprocess=_cut_to_patches(loaded.preprocess, host.image_tower),
         tokenizer=loaded.tokenizer,
-        logit_scale=host.logit_scale,
-        logit_bias=host.logit_bias,
+        rule=host.rule,
         proof=proof,
         host=host.module,
     )

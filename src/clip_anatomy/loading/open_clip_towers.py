@@ -8,6 +8,7 @@ from clip_anatomy.loading.host import BorrowedTensors, Host, TowerConfig, librar
 from clip_anatomy.loading.open_clip_foreign_text import foreign_text
 from clip_anatomy.loading.open_clip_resnet import open_clip_resnet
 from clip_anatomy.loading.open_clip_timm import open_clip_timm
+from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.towers.layers import (
     Activation,
     AttentionPooling,
@@ -40,7 +41,6 @@ def read_open_clip(model: Any) -> Host:
         UnsupportedModel: its towers are none that can be split; the message names what was found.
     """
     image_tower, text_tower = towers_of(model)
-    bias = getattr(model, "logit_bias", None)
     return Host(
         library=library_version("open_clip"),
         module=model,
@@ -48,8 +48,7 @@ def read_open_clip(model: Any) -> Host:
         text_tower=text_tower,
         encode_image=lambda pixels: _embedding(model.encode_image(pixels, normalize=False)),
         encode_text=lambda ids: _embedding(model.encode_text(ids, normalize=False)),
-        logit_scale=float(model.logit_scale.detach().exp()),
-        logit_bias=None if bias is None else float(bias.detach()),
+        rule=ScoreRule(model.logit_scale, getattr(model, "logit_bias", None)),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from clip_anatomy.errors import ParityError
 from clip_anatomy.images.geometry import pixels_of_grid
 from clip_anatomy.loading.double_precision import in_double
+from clip_anatomy.loading.first_difference import first_difference
 from clip_anatomy.towers.layers import Activation
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer
@@ -264,4 +265,5 @@ def _diagnosis(tower: Tower, encode: Callable[[Tensor], Tensor], inputs: Tensor,
             <= TOLERANCE[theirs.dtype]
         ):
             return f"The {tower.kind} tower agrees with the pooling and the final LayerNorm in the other order."
-    return f"Neither activation, pooling nor normalisation of the {tower.kind} tower explains it."
+    place = first_difference(tower, encode, inputs)
+    return f"The {tower.kind} tower is another from here on: {place}. Neither activation, pooling nor normalisation explains it."

@@ -13,6 +13,7 @@ from torch import Tensor
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.host import BorrowedTensors, Host, library_version, tensors_of
 from clip_anatomy.loading.open_clip_timm import refuse_batch_norm
+from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.transformers_towers import blip_image_tower, image_tower, patches_of, text_tower
 from clip_anatomy.loading.transformers_vit import APART, vit_tower
 from clip_anatomy.towers.absent_tower import beside
@@ -86,7 +87,6 @@ def read_transformers(model: Any) -> Host:
     assert there is not None
     other = beside(there.tower, what, _instead(model.config.model_type, there.tower))
     image, text = image or HostSide(other, other.encode), text or HostSide(other, other.encode)
-    bias = getattr(model, "logit_bias", None)
     return Host(
         library=library_version("transformers"),
         module=model,
@@ -94,8 +94,7 @@ def read_transformers(model: Any) -> Host:
         text_tower=text.tower,
         encode_image=image.encode,
         encode_text=text.encode,
-        logit_scale=_logit_scale(model),
-        logit_bias=None if bias is None else float(bias.detach()),
+        rule=ScoreRule(*(getattr(model, name, None) for name in ("logit_scale", "logit_bias", "temperature"))),
     )
 
 
@@ -217,13 +216,6 @@ def _instead(kind: str, tower: Tower) -> str:
     if tower.kind == "image":
         return f"the whole model that it was taken from, or pass embeddings [text, {tower.embed}] of its text model instead of words"
     return "the whole model that it was taken from"
-
-
-def _logit_scale(model: Any) -> float:
-    if hasattr(model, "temperature"):
-        return 1 / float(model.temperature.detach())
-    scale = getattr(model, "logit_scale", None)
-    return 1.0 if scale is None else float(scale.detach().exp())
 
 
 def _own_size(pixels: Tensor, config: Any) -> Tensor:

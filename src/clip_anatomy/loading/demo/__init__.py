@@ -16,6 +16,7 @@ from clip_anatomy.loading.host import BorrowedTensors, TowerConfig
 from clip_anatomy.loading.open_clip_models import open_clip_preprocess
 from clip_anatomy.loading.open_clip_towers import open_clip_towers
 from clip_anatomy.loading.parity import TOLERANCE, Proof, judge, relative, rounding
+from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
 
 HERE = Path(__file__).parent
@@ -50,7 +51,6 @@ def load_demo(device: torch.device, dtype: torch.dtype, *, parity: bool = True) 
         config["model_cfg"]["text_cfg"],
     )
     state = read_state(HERE / "open_clip_model.safetensors")
-    logit_scale = float(state["logit_scale"].float().exp())
     activation = "quick_gelu" if architecture.get("quick_gelu") else "gelu"
     image, text = (
         TowerConfig(vision["width"] // vision.get("head_width", 64), activation, EPS, pool="class"),
@@ -79,6 +79,6 @@ def load_demo(device: torch.device, dtype: torch.dtype, *, parity: bool = True) 
         text_tower=text_tower,
         preprocess=open_clip_preprocess(config.get("preprocess_cfg"), vision["image_size"]),
         tokenizer=WordTokenizer.bundled(),
-        logit_scale=logit_scale,
+        rule=ScoreRule(state["logit_scale"]),
         proof=proof,
     )
