@@ -47,6 +47,7 @@ configuration was read on the meta device (every tensor's name and shape) and no
 
 {table}
 """
+TRANSFORMERS = "<!-- transformers: begin -->"  # what bench/models_transformers.py writes behind the table
 FOREIGN: dict[str, Callable[[], Any]] = {
     "roberta-base": transformers.RobertaConfig,
     "xlm-roberta-base": lambda: transformers.XLMRobertaConfig(vocab_size=250002),
@@ -120,7 +121,9 @@ def write(page: Path | None, rows: list[list[str]]) -> None:
     table = "\n".join(f"| {' | '.join(one)} |" for one in (head, ["---"] * len(head), *rows))
     opened = sum("refused" not in one[2] for one in rows)
     if page is not None:
-        page.write_text(PAGE.format(opened=opened, all=len(rows), table=table), encoding="utf-8")
+        before = page.read_text(encoding="utf-8") if page.is_file() else ""
+        section = f"\n{before[before.find(TRANSFORMERS) :]}" if TRANSFORMERS in before else ""
+        page.write_text(PAGE.format(opened=opened, all=len(rows), table=table) + section, encoding="utf-8")
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ SCALED = {
     "shortest": "scaled to cover {0}, the middle cut out",
     "squash": "scaled to {0} whatever their aspect",
     "longest": "scaled to fit into {0}, the rest padded",
+    "patches": "scaled to as many whole patches as {0} has, near their aspect",
 }
 KIND = Kind("export", standalone.CONFIG, standalone.SCHEMA)
 LARGEST_IN_ONE_FILE = 2**30  # bytes of weights; a protobuf file ends at 2 GB

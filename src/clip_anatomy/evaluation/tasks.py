@@ -3,7 +3,7 @@
 Each holds the state of one run: `measure` a picture, ask for `figures` at any time.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -158,7 +158,7 @@ class SaliencyTask:
         assert isinstance(entry, MaskedPicture)
         image, mask = entry.picture(), entry.mask()
         check_sizes(image, mask)
-        squash = replace(self.clip.preprocess, resize="squash")
+        squash = self.clip.preprocess.squashed()
         pixels = (squash if self.size is None else squash.at(self.size))(image)[None]
         pixels = pixels.to(self.clip.device, self.clip.vision.dtype)
         values = (

@@ -1,6 +1,5 @@
 """How large a picture is when a model looks at it: the model's own resize and crop, or whole at a size of its own."""
 
-from dataclasses import replace
 from operator import index
 from typing import Annotated, Literal
 
@@ -38,7 +37,7 @@ def sized(preprocess: Preprocess, patch: tuple[int, int], picture: tuple[int, in
         raise BadSpec(
             f"size {size!r} makes {sides[0]} × {sides[1]} pixels of this picture. Type a smaller one: size={preprocess.size[0]}"
         )
-    return replace(preprocess, size=(sides[0], sides[1]), resize="squash")
+    return preprocess.squashed((sides[0], sides[1]))
 
 
 def _pixels(

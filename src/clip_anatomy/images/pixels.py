@@ -77,6 +77,12 @@ def prepare(
             raise error if alone else BadImage(f"image {index}: {error}") from error
     if not inputs:
         raise BadImage("no picture was given. Type the path of at least one")
+    if len(shapes := {tuple(one.shape[1:]) for one in inputs}) > 1:
+        sizes = " and ".join(f"{rows} × {cols}" for rows, cols in sorted(shapes)[:2])
+        raise BadImage(
+            f"this model looks at each picture in a shape of its own, and these become {sizes} pixels. Type one picture at a time, or "
+            "explain, heatmap, index, which put those of one shape together"
+        )
     return torch.stack(inputs)
 
 

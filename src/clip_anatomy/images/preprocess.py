@@ -22,7 +22,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _CHOICES = {
-    "resize": ("shortest", "squash", "longest"),
+    "resize": ("shortest", "squash", "longest", "patches"),
     "interpolation": tuple(_FILTERS),
     "crop": ("round", "floor"),
     "transparent": ("white", "dropped"),
@@ -39,7 +39,8 @@ class Preprocess:
         mean: of red, green and blue, on the scale 0..1.
         std: likewise.
         resize: "shortest" scales until the picture covers `size` and crops the middle; "squash" ignores the aspect
-            ratio; "longest" scales until it fits and pads.
+            ratio; "longest" scales until it fits and pads; "patches" keeps the aspect ratio as far as whole patches allow and takes as
+            many as `patches` lets it (SigLIP 2's NaFlex): the model's input has another shape for every aspect ratio.
         interpolation: the filter. open_clip takes bicubic for "shortest" with a non-square size whatever it is told;
             so does this.
         crop: how the offset is rounded. "round" (open_clip) rounds the crop's offset, resizes in the picture's own mode and drops
@@ -49,6 +50,7 @@ class Preprocess:
             "dropped" (transformers 4).
         short_side: pixels that "shortest" scales the short side to before `size` is cut out of the middle (256 before 224 is common);
             None scales just so far that the picture covers `size`.
+        patches: of "patches": pixels of a patch's side, and the most patches of one picture.
         fill: brightness of the padding of "longest", 0..255. Padding is added in RGB; open_clip adds it in the
             picture's own mode, where the same number may be another colour (palettes, CMYK, YCbCr).
         cut: (row, col) pixels from the top left that patches cover, where `size` is no multiple of the patch; the rest is cut off,
@@ -68,13 +70,14 @@ class Preprocess:
     size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize: Literal["shortest", "squash", "longest"] = "shortest"
+    resize: Literal["shortest", "squash", "longest", "patches"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop: Literal["round", "floor"] = "round"
     fill: int = 0
     short_side: int | None = None
     cut: tuple[int, int] | None = None
     transparent: Literal["white", "dropped"] = "white"
+    patches: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model can have meant."""
@@ -82,6 +85,10 @@ class Preprocess:
             _check(name, getattr(self, name))
         if min(self.size) < 1:
             raise BadSpec(f"preprocess size {self.size}: rows and columns must be positive. Type: size=(224, 224)")
+        if (self.resize == "patches") != (self.patches is not None) or min(self.patches or (1,)) < 1:
+            raise BadSpec(
+                f"preprocess resize {self.resize!r} with patches {self.patches}: both or neither. Type: resize='patches', patches=(16, 256)"
+            )
         if not all(s > 0 for s in self.std) or not all(np.isfinite([*self.mean, *self.std])):
             raise BadSpec(
                 f"preprocess mean {self.mean}, std {self.std}: finite, and std above 0. Type: std={OPENAI_STD}"
@@ -120,13 +127,25 @@ class Preprocess:
         """Return the same at another resolution: one number for a square, or (row, col)."""
         sides = (size, size) if isinstance(size, int) else size
         short = self.short_side and round(self.short_side * min(sides) / min(self.size))
-        return replace(self, size=sides, short_side=short, cut=None)
+        patches = self.patches and (
+            self.patches[0],
+            max(1, (sides[0] // self.patches[0]) * (sides[1] // self.patches[0])),
+        )
+        return replace(self, size=sides, short_side=short, cut=None, patches=patches)
+
+    def squashed(self, size: tuple[int, int] | None = None) -> "Preprocess":
+        """Return the same without a crop, whatever a picture's aspect ratio: to (row, col), or to its own size."""
+        own = replace(self, resize="squash", patches=None)
+        return own if size is None else replace(own, size=size, cut=None)
 
     def geometry(self, width: int, height: int) -> Geometry:
         """Tell where the model's pixels lie in an original of this size (Pillow's order, `*image.size`)."""
         if min(width, height) < 1:
             raise BadImage(f"a picture of {width} × {height} has no pixels. Type: preprocess.geometry(*image.size)")
         rows, cols = self.size
+        if self.patches is not None:
+            whole = whole_patches(height, width, *self.patches)
+            return Geometry((height, width), whole, (0, 0), whole)
         if self.resize == "squash":
             resized = self.size
         elif self.resize == "longest" or (rows != cols and self.short_side is None):
@@ -146,7 +165,11 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, ready for JSON."""
-        later = {"cut": None, "transparent": "white"}  # left out where they are as files without them mean it
+        later = {
+            "cut": None,
+            "transparent": "white",
+            "patches": None,
+        }  # left out where they are as files without them mean it
         held = {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in held.items()}
 
@@ -168,14 +191,36 @@ class Preprocess:
             rest = {key: values[key] for key in values if key not in ("size", "mean", "std")}
             for key, value in rest.items():
                 _check(key, value)
-            if rest.get("cut") is not None:
-                rest["cut"] = tuple(int(side) for side in rest["cut"])
+            for key in ("cut", "patches"):
+                if rest.get(key) is not None:
+                    rest[key] = tuple(int(side) for side in rest[key])
             return cls(size=(int(rows), int(cols)), mean=mean, std=std, **rest)
         except (TypeError, ValueError) as error:
             if isinstance(error, BadSpec):
                 raise
             example = {"size": [224, 224], "mean": list(OPENAI_MEAN), "std": list(OPENAI_STD)}
             raise BadSpec(f"preprocess {dict(values)}: {error}. Type: {example}") from error
+
+
+def whole_patches(height: int, width: int, side: int, most: int) -> tuple[int, int]:
+    """Find the largest size of at most so many whole patches that keeps a picture's aspect ratio, each side rounded up.
+
+    By bisection of the scale as transformers' Siglip2ImageProcessor does it, to the same last step.
+
+    Example:
+        >>> whole_patches(480, 640, 16, 256)
+        (208, 304)
+    """
+
+    def sides(scale: float) -> tuple[int, int]:
+        return max(side, ceil(height * scale / side) * side), max(side, ceil(width * scale / side) * side)
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        rows, cols = sides(middle)
+        low, high = (middle, high) if (rows // side) * (cols // side) <= most else (low, middle)
+    return sides(low)
 
 
 def _scaled_and_cropped(image: Image.Image, where: Geometry, kernel: Image.Resampling, fill: int) -> Image.Image:

@@ -12,7 +12,7 @@ from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadImage, BadText
 from clip_anatomy.files import digest
 from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
-from clip_anatomy.images.pixels import ImageLike, Preprocess, prepare
+from clip_anatomy.images.pixels import ImageLike, Preprocess, listed, prepare
 from clip_anatomy.loading.live_models import read_host
 from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import Proof
@@ -179,6 +179,10 @@ class Clip:
             >>> ca.load("demo").encode_image(examples()[:2]).shape[0]
             2
         """
+        if self.preprocess.patches is not None and not isinstance(
+            images, Tensor
+        ):  # every picture has a shape of its own
+            return torch.cat([self.vision.encode(self.pixels([one])) for one in listed(images)[1]]).float()
         x = self.pixels(images)
         return torch.cat([self.vision.encode(part) for part in x.split(BATCH)]).float()
 

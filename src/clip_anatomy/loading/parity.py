@@ -109,8 +109,14 @@ class Proof:
 
 
 def random_pixels(tower: Tower) -> Tensor:
-    """Draw a random image at the tower's own resolution, from a generator of its own (the global state is not touched)."""
-    size = pixels_of_grid(tower.grid, tower.patch)
+    """Draw a random image at the tower's own resolution, from a generator of its own (the global state is not touched).
+
+    A tower of any size (SigLIP 2's NaFlex) has none: an oblong one, so that its positions are resampled and its padding is masked.
+    """
+    rows, cols = tower.grid
+    if isinstance(tower, Transformer) and getattr(tower.embedding, "resampling", "") == "bilinear-antialias":
+        rows = max(1, rows // 2)
+    size = pixels_of_grid((rows, cols), tower.patch)
     return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(tower.device, tower.dtype)
 
 

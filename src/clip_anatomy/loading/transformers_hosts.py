@@ -127,7 +127,7 @@ def image_side(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
 
     def encode(pixels: Tensor) -> Tensor:
         sized = pixels if naflex else _own_size(pixels, config)
-        given = patches_of(pixels, tower.patch[0]) if naflex else {"pixel_values": sized}
+        given = patches_of(pixels, tower.patch[0], int(config.num_patches)) if naflex else {"pixel_values": sized}
         features = getattr(model, "get_image_features", model)
         return _embedding(features(**given))
 

@@ -61,9 +61,11 @@ def default_processor(config: Any) -> Any:
 
     vision = getattr(config, "vision_config", config)
     of_patches = getattr(vision, "num_patches", None)  # SigLIP 2 of any size has a table of positions instead of a size
-    side = int(vision.image_size if of_patches is None else round(of_patches**0.5) * vision.patch_size)
+    side = int(vision.image_size) if of_patches is None else 0
     square = {"height": side, "width": side}
     kind = config.model_type.removesuffix("_vision_model")
+    if of_patches is not None:
+        return transformers.Siglip2ImageProcessor(patch_size=int(vision.patch_size), max_num_patches=int(of_patches))
     if kind.startswith("siglip"):
         return transformers.SiglipImageProcessor(size=square)
     if kind.startswith("dinov2"):
@@ -80,8 +82,14 @@ def default_processor(config: Any) -> Any:
 
 
 def processor_pixels(processor: Any, picture: Image.Image) -> Tensor:
-    """Run transformers' own code on one picture → [3, row, col], for the proof."""
-    return torch.as_tensor(np.array(processor(picture, return_tensors="np")["pixel_values"][0]))
+    """Run transformers' own code on one picture → [3, row, col], for the proof; patches are put together again."""
+    found = processor(picture, return_tensors="np")
+    pixels = torch.as_tensor(np.array(found["pixel_values"][0]))
+    if "spatial_shapes" not in found:
+        return pixels
+    rows, cols = (int(n) for n in found["spatial_shapes"][0])
+    side = int(processor.patch_size)
+    return pixels[: rows * cols].view(rows, cols, side, side, -1).permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)
 
 
 def read_processor(processor: Any) -> Preprocess:
@@ -120,7 +128,11 @@ def read_processor(processor: Any) -> Preprocess:
 
 
 def _shape(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Give `size`, `resize` and `short_side`: scaled by the short side and cropped, or squashed."""
+    """Give `size`, `resize` and what belongs to it: scaled by the short side and cropped, squashed, or as many patches as fit."""
+    if found.get("max_num_patches"):
+        side, most = int(found["patch_size"]), int(found["max_num_patches"])
+        square = int(most**0.5) * side
+        return {"size": (square, square), "resize": "patches", "patches": (side, most)}
     size, crop = _sides(found, "size"), _sides(found, "crop_size") if found.get("do_center_crop") else None
     if set(size) == {"height", "width"}:
         if crop not in (None, size):

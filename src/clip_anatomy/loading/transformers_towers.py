@@ -132,14 +132,19 @@ def text_tower(tensors: BorrowedTensors, config: Any) -> Transformer:
     )
 
 
-def patches_of(pixels: Tensor, side: int) -> dict[str, Tensor]:
-    """Compute what a SigLIP 2 of any size takes instead of pixels: the numbers of each patch, channels last; which exist; the grid."""
+def patches_of(pixels: Tensor, side: int, least: int) -> dict[str, Tensor]:
+    """Compute what a SigLIP 2 of any size takes instead of pixels: the numbers of each patch, channels last; which exist; the grid.
+
+    Fewer than `least` patches are padded to so many, as its own processor does.
+    """
     rows, cols = pixels.shape[2] // side, pixels.shape[3] // side
     patches = (
         pixels.unflatten(2, (rows, side)).unflatten(4, (cols, side)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     )
     grid = torch.tensor([[rows, cols]], device=pixels.device).expand(len(pixels), -1)
     seen = torch.ones(patches.shape[:2], dtype=torch.int64, device=pixels.device)
+    padding = max(0, least - rows * cols)
+    patches, seen = torch.nn.functional.pad(patches, (0, 0, 0, padding)), torch.nn.functional.pad(seen, (0, padding))
     return {"pixel_values": patches, "pixel_attention_mask": seen, "spatial_shapes": grid}
 
 

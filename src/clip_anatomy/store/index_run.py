@@ -268,13 +268,16 @@ class IndexRun:
         good = [found for _, found in work if isinstance(found, Decoded)]
         if len(good) < len(work):
             self.source.check()  # a vanished folder is not a thousand bad images
+        shapes = list(dict.fromkeys(found.pixels.shape for found in good))
+        place = {shape: i for i, shape in enumerate(shapes)}  # pictures of one shape go through the model together
+        work = sorted(work, key=lambda one: place[one[1].pixels.shape] if isinstance(one[1], Decoded) else 0)
         arrays: list[ImageArrays] = []
         if good:
             began = time.monotonic()
-            arrays = split_when_out_of_memory(
-                self._step, torch.stack([found.pixels for found in good]), self.batch_size.ran_out
-            )
-            if len(good) == len(work) == self.batch_size.current:
+            for shape in shapes:
+                alike = [found.pixels for found in good if found.pixels.shape == shape]
+                arrays += split_when_out_of_memory(self._step, torch.stack(alike), self.batch_size.ran_out)
+            if len(shapes) == 1 and len(good) == len(work) == self.batch_size.current:
                 self.batch_size.record(len(work), time.monotonic() - began)
         finite = np.concatenate([part.finite for part in arrays]) if arrays else np.zeros(0, bool)
         at = 0

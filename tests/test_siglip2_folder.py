@@ -1,0 +1,65 @@
+"""`clip-anatomy explain photo.jpg --text … --model hf:FOLDER` on SigLIP 2 as transformers saves it, of a fixed size and of any."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from PIL import Image
+from tiny_transformers import TEXT, tiny_transformers
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
+
+
+def trained_tokenizer() -> Any:
+    """A byte-pair tokenizer of 60 pieces with the ends and the padding that SigLIP 2's has."""
+    own = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    own.normalizer = tokenizers.normalizers.Lowercase()
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    special = ["<bos>", "<pad>", "<unk>", "<eos>"]
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=58, special_tokens=special, initial_alphabet=list(LETTERS))
+    own.train_from_iterator(["a photo of a dog", "a red bird in the sky"] * 20, trainer)
+    own.post_processor = tokenizers.processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 3)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=own, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>", padding_side="right"
+    )
+
+
+@pytest.mark.parametrize("naflex", [False, True])
+def test_explain_a_photo_from_a_folder_with_sigmoid_scores(naflex: bool, tmp_path: Path) -> None:
+    model = tiny_transformers("Siglip2Model" if naflex else "SiglipModel")
+    model.logit_scale.data.fill_(1.5)
+    model.logit_bias.data.fill_(-2.0)
+    processor: Any = (
+        transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
+        if naflex
+        else transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+    )
+    for part in (model, processor, trained_tokenizer()):
+        part.save_pretrained(tmp_path / "model")
+    # Of the model's own size, so that no filter rounds a level: filters are compared in the proof of pixels.
+    levels = np.random.default_rng(0).integers(0, 256, (*((16, 48) if naflex else (32, 32)), 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "photo.png")
+    texts = ["a photo of a dog", "a red bird"]
+    command = [sys.executable, "-m", "clip_anatomy", "explain", "photo.png", "--model", "hf:model", "--json"]
+    run = subprocess.run(
+        [*command, *(word for text in texts for word in ("--text", text))],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)["images"][0]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")  # of SigLIP 2 a class of its own
+    padded = theirs(texts, padding="max_length", max_length=TEXT["max_position_embeddings"], return_tensors="pt")
+    given = processor(Image.fromarray(levels), return_tensors="pt")
+    with torch.no_grad():
+        logits = model(input_ids=padded["input_ids"], **given).logits_per_image[0]
+    for one, logit in zip(found["texts"], logits.sigmoid().tolist(), strict=True):
+        assert one["probability"] == pytest.approx(logit, abs=1e-5)
+        assert abs(one["residue"]) < 1e-5
+        assert np.shape(one["patches"]) == ((2, 6) if naflex else (4, 4))
