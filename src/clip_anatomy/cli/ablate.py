@@ -20,6 +20,7 @@ def ablate(
     study: Annotated[str | None, Parameter(alias="-s")] = None,
     select: list[str] | None = None,
     by: str = "mean",
+    effect: str = "direct",
     means: Path | None = None,
     other: str | None = None,
     pool: str | None = None,
@@ -46,6 +47,7 @@ def ablate(
         study: layers | last (all but the last k) | heads (one at a time) | mlps | class-to-class | all; several joined by commas. By default layers.
         select: parts of your own in place of a study, repeat it for several sets: 9.3,10.1 | layer=0-5 | last=4 | mlp=all | class-to-class=all | role=background | words=striped fabric | input-embedding | token=0 | all, joined by +.
         by: mean | zero | texts (heads by their TextSpan reconstruction) | swap (what --other has there).
+        effect: direct | rerun (heads and MLPs are held inside the forward and later blocks feel it; the pictures are read again).
         means: another store of the model, or a file of moments, to take the means from; by default this store.
         other: for --by swap: id of the other image.
         pool: for --by texts: general | world | a text file of one description a line.
@@ -78,7 +80,7 @@ def ablate(
             check_folder(folder, store)
             target = stack.enter_context(atomic_output(folder, KIND))
         result = run(
-            store, study=study, select=select, by=by, means=means, other=other, pool=pool, texts=texts, label=label, classes=classes,
+            store, study=study, select=select, by=by, effect=effect, means=means, other=other, pool=pool, texts=texts, label=label, classes=classes,
             templates=templates, group=group, atlas=atlas, **vars(opening), progress=progress,
         )  # fmt: skip
         if target is not None:

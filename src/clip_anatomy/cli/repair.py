@@ -18,6 +18,7 @@ def repair(
     also: str | None = None,
     templates: Templates = None,
     select: Annotated[str | None, Parameter(alias="-s")] = None,
+    effect: str = "direct",
     yes: Annotated[bool, Parameter(alias="-y")] = False,
     split: str | None = None,
     seed: int = 0,
@@ -48,6 +49,7 @@ def repair(
         cue: what may mislead the model, in words: "sky, water"; by default the words of the groups.
         also: columns of other tasks that must be kept: colour,size.
         select: ablate these without asking: 7.0,7.3 | role=background | mlp=2 | several joined by +. With 'along cue' behind them, of heads only what they write along the cue's texts.
+        effect: direct | rerun (parts are held inside the forward and later blocks feel it; the pictures are read again).
         yes: ablate what is suggested without asking.
         split: column that says test for the pictures to report on; by default split, else halves by id.
         seed: of these halves.
@@ -74,7 +76,7 @@ def repair(
             from clip_anatomy.studies.waterbirds_protocol import PROTOCOL_OUT
 
             result = run(
-                source, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates, select=select, split=split,
+                source, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates, select=select, effect=effect, split=split,
                 seed=seed, images=images, heads_only=heads_only, cost=cost, most=most, atlas=atlas, protocol=protocol, out=output.out,
                 **vars(opening), progress=progress,
             )  # fmt: skip

@@ -14,7 +14,7 @@ _HERE = {
 }
 _OPENED = re.compile(r"(?:clip_anatomy\.)?load\('(?P<spec>[^']+)'(?:, weights=(?P<weights>'[^']+'|\w+))?\)")
 _OPTION = re.compile(
-    r"(?P<lead>[Tt]ype:? |\bor )(?P<name>size|window|stride|registers|threshold|batch|method|how|kept|forwards|penalty|count)=(?P<value>'[\w-]+'|\w+(?:\.\d+)?)"
+    r"(?P<lead>[Tt]ype:? |\bor )(?P<name>size|window|stride|registers|threshold|batch|method|how|effect|kept|forwards|penalty|count)=(?P<value>'[\w-]+'|\w+(?:\.\d+)?)"
 )
 _PYTHON_ALONE = re.compile(r"(?<![\w.])(?=load\(\.\.\.)")
 

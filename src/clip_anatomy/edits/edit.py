@@ -10,7 +10,8 @@ from torch import Tensor
 from clip_anatomy.boundary import public
 from clip_anatomy.edits.edit_files import read_edit, write_edit
 from clip_anatomy.edits.measured_replacements import MEASURE, check_options, check_source, replacements_of
-from clip_anatomy.edits.replacement import EDIT_BYS, EditBy, Replacement
+from clip_anatomy.edits.replacement import EDIT_BYS, EditBy, Effect, Replacement
+from clip_anatomy.edits.rerun import direct_only, rerun_replacements, rerun_tower
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.edits.split_contributions import change_of_coordinates, change_of_parts
 from clip_anatomy.errors import BadInput, BadSpec
@@ -20,8 +21,9 @@ from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
-from clip_anatomy.split.parts import Parts
+from clip_anatomy.split.parts import Parts, decompose_tower
 from clip_anatomy.towers.protocol import has_pool_mlp
+from clip_anatomy.towers.transformer import as_transformer
 
 __all__ = ["Edit"]
 
@@ -68,7 +70,9 @@ class Edit:
         for one in self.replacements:
             rows = self.heads if one.kind == "class-to-class" else 1
             for what, tensor in (("mean", one.baseline), ("directions", one.frame)):
-                if tensor is None:
+                if (
+                    tensor is None or one.effect == "rerun"
+                ):  # held in the part's own space: `rerun_tower` knows its width
                     continue
                 if tensor.shape[1] != self.embed or (what == "mean" and len(tensor) != rows):
                     expected = f"[{rows if what == 'mean' else 'any'}, {self.embed}]"
@@ -85,6 +89,7 @@ class Edit:
         moments: Moments | Means | None = None,
         by: EditBy = "mean",
         *,
+        effect: Effect | str = "direct",
         span: TextSpanResult | None = None,
         directions: Mapping[tuple[int, int], Tensor] | None = None,
         measured_on: str = "",
@@ -98,6 +103,8 @@ class Edit:
             moments: where the means come from: `Moments` (heads; a store keeps them: `Store.open(STORE).moments()`) or
                 `Means.of(clip, images)`, which has MLPs, the start and class-to-class attention too. Not needed for "zero".
             by: "mean", "zero", or "texts": heads by their TextSpan reconstruction.
+            effect: "direct": the parts' terms of the embedding are replaced. "rerun": what they write into the class token's row is held
+                while the forward runs, and later blocks see it; by "mean" that needs `Means.of(clip, images)`.
             span: the reconstruction of "texts"; its mean is taken where no moments are given.
             directions: (layer, head) → vectors [k, embed] (or [k, d], head coordinates of the moments' basis): of these heads
                 only the subspace that they span is replaced, the rest is left alone. They need not be orthonormal.
@@ -125,8 +132,15 @@ class Edit:
         if moments is not None and not isinstance(moments, Moments | Means):
             raise BadInput(f"means of type {type(moments).__name__}: Moments or Means were expected. {MEASURE}")
         for measured in (moments, span):
-            if measured is not None:
+            if measured is not None and effect == "direct":
                 check_source(measured, chosen, model=(clip.name, clip.digest), convention="centered")
+        if effect != "direct":
+            if directions:
+                raise BadSpec("directions are of the joint space, where a re-run holds nothing. Type effect='direct'")
+            made = rerun_replacements(clip, chosen, moments, by, effect)
+            many = moments.count if isinstance(moments, Means) and by == "mean" and made else 0
+            over = measured_on or (f"{many:,} images" if many else "")
+            return replace(Edit.empty(clip), replacements=made, measured_on=over, notes=notes)
         source = moments or span
         if by != "zero" and source is None and chosen:
             raise BadInput(f"by={by!r} needs means, and none are given. {MEASURE}, or by='zero'")
@@ -183,6 +197,11 @@ class Edit:
     def descriptions(self) -> list[str]:
         """Each part and what is done to it, in words."""
         return [one.description for one in self.replacements]
+
+    @property
+    def reruns(self) -> bool:
+        """Whether any part is replaced inside the forward."""
+        return any(one.effect == "rerun" for one in self.replacements)
 
     def __len__(self) -> int:
         """Count the parts that are replaced."""
@@ -283,7 +302,10 @@ class Edit:
                 f"parts {list(parts.heads.shape[1:])} under {parts.convention!r}: an edit of {self.model} needs [layer, head, embed] = "
                 f"{[self.layers, self.heads, self.embed]}. Type decompose(clip, images, 'centered')"
             )
-        change = change_of_parts(self.replacements, parts)
+        if self.reruns:
+            tower = rerun_tower(as_transformer(parts.source.network), self.replacements)
+            parts = decompose_tower(tower, parts.source.inputs, "centered")
+        change = change_of_parts(direct_only(self.replacements), parts)
         return parts.embedding + parts.embedding.norm(dim=-1, keepdim=True) * change
 
     def shift(
@@ -298,6 +320,10 @@ class Edit:
         Raises:
             BadInput: the edit replaces more than heads, or a head or its layer is not there.
         """
+        if self.reruns:
+            raise BadInput(
+                "this edit runs the model again, which a store cannot. Type EditedClip(clip, edit).encode_image(pixels)"
+            )
         return change_of_coordinates(self.replacements, coordinates, basis)
 
 

@@ -22,6 +22,9 @@ from clip_anatomy.loading.origin import Origin
 __all__ = ["SCHEMA", "read_edit", "remove_unnamed", "write_edit"]
 
 SCHEMA = "clip-anatomy/edit/1"
+RERUN_SCHEMA = (
+    "clip-anatomy/edit/2"  # parts that are felt by later blocks: an older reader must not take them for direct ones
+)
 FORMAT = "clip-anatomy edit 1"
 LARGEST = 2**20  # bytes of a JSON file that is looked into; an edit of every head of an H/14 has 40 kB
 NAMED = re.compile(r".+-([0-9a-f]{12})\.safetensors")  # means, by what they hold
@@ -37,6 +40,8 @@ def write_edit(fields: Mapping[str, Any], path: Path) -> Path:
     rows: list[dict[str, Any]] = []
     for one in fields["replacements"]:
         row: dict[str, Any] = {"part": one.name, "by": one.by}
+        if one.effect != "direct":
+            row["effect"] = one.effect
         for what, tensor in (("mean", one.baseline), ("directions", one.frame)):
             if tensor is not None:
                 row[what] = f"{one.name} {what}"
@@ -47,7 +52,7 @@ def write_edit(fields: Mapping[str, Any], path: Path) -> Path:
     if tensors:
         write_safetensors(beside, tensors, {"format": FORMAT, "unit": "contribution / ‖embedding‖", "blake2b": digest})
     content = {
-        "schema": SCHEMA,
+        "schema": RERUN_SCHEMA if any("effect" in row for row in rows) else SCHEMA,
         "made_by": f"clip-anatomy {__version__}",
         "model": {
             "name": fields["model"],
@@ -108,7 +113,7 @@ def read_edit(path: Path) -> dict[str, Any]:
         )
     content: Any = read_json(path, f"It is not a whole JSON file of an edit. {AGAIN}", of=object, largest=LARGEST)
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, RERUN_SCHEMA):
         newer = isinstance(schema, str) and schema.startswith("clip-anatomy/edit/")
         why = "Type: pip install --upgrade clip-anatomy" if newer else "Type the .json file that Edit.save wrote"
         raise BadInput(f"{path} has the schema {schema!r}; {SCHEMA!r} was expected. {why}")
@@ -160,9 +165,15 @@ def _replacement(row: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Repla
             if row[what] not in tensors:
                 raise BadInput(f"the tensor {row[what]!r} is not in the file beside it. {AGAIN}")
             arrays[name] = tensors[row[what]].float()
-    known: tuple[Any, Any] = (kind, row["by"])
+    known: tuple[Any, Any, Any] = (kind, row["by"], str(row.get("effect", "direct")))
     return Replacement(
-        known[0], int(layer or -1), int(head or -1), known[1], arrays.get("baseline"), arrays.get("frame")
+        known[0],
+        int(layer or -1),
+        int(head or -1),
+        known[1],
+        arrays.get("baseline"),
+        arrays.get("frame"),
+        effect=known[2],
     )
 
 
@@ -190,7 +201,7 @@ def _tensor_file(path: Path) -> Path | None:
     """Return the means that an edit which is to be overwritten names, if it is one of ours."""
     try:
         content = read_json(path, AGAIN, largest=LARGEST)
-        name = content["tensors"]["file"] if content["schema"] == SCHEMA else ""
+        name = content["tensors"]["file"] if content["schema"] in (SCHEMA, RERUN_SCHEMA) else ""
         ours = isinstance(name, str) and name.startswith(f"{path.stem}-") and Path(name).name == name
         return path.with_name(name) if ours else None
     except (BadInput, KeyError, TypeError):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.replacement import embedding_change
+from clip_anatomy.edits.rerun import direct_only, rerun_tower
 from clip_anatomy.edits.selection_parser import POOL
 from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, UnsupportedModel
@@ -114,13 +115,14 @@ def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and tensors of the edited model, as `EditedModel` takes them and `export` writes them. Nothing is copied."""
     tensors = {"logit_scale": torch.tensor(clip.logit_scale, device=clip.device).log()}
     towers: dict[str, Any] = {}
-    for kind, tower in (("image", clip.image_tower), ("text", as_transformer(clip.text_tower))):
+    edited = rerun_tower(clip.image_tower, edit.replacements)
+    for kind, tower in (("image", edited), ("text", as_transformer(clip.text_tower))):
         own: dict[str, Tensor] = {}
         towers[kind] = _described(tower, "", own)
         tensors |= {f"{kind}_tower.{name}": tensor for name, tensor in own.items()}
     if clip.logit_bias is not None:
         tensors["logit_bias"] = torch.tensor(clip.logit_bias, device=clip.device)
-    maps, constant, parts = _replacement(clip.image_tower, edit)
+    maps, constant, parts = _replacement(clip.image_tower, replace(edit, replacements=direct_only(edit.replacements)))
     wide = torch.promote_types(clip.image_tower.dtype, torch.float32)
     tensors["replaced.maps"] = maps.to(clip.device, wide)
     tensors["replaced.constant"] = constant.to(clip.device, wide)

@@ -144,7 +144,7 @@ class _Image(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.encode_both(image)[1]
+        return self.model.encode_image(image)
 
 
 class _Text(nn.Module):

@@ -16,6 +16,7 @@ from clip_anatomy.edits.measured_replacements import (
     replacements_of,
 )
 from clip_anatomy.edits.replacement import BYS, By, Replacement
+from clip_anatomy.edits.rerun import rerun_replacements, rerun_tower
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.edits.split_contributions import change_of_parts
 from clip_anatomy.errors import BadInput, BadSpec
@@ -43,6 +44,7 @@ def replace_parts(
     span: TextSpanResult | None = None,
     atlas: Atlas | None = None,
     convention: Convention = "centered",
+    effect: str = "direct",
 ) -> Float[Tensor, "image embed"]:
     """Encode images with some parts of each embedding replaced.
 
@@ -59,6 +61,8 @@ def replace_parts(
         span: for "texts": what `textspan` found.
         atlas: names of heads, for a selection of "role=background".
         convention: how LayerNorm's mean and the biases are shared; the part's mean and what zero means depend on it.
+        effect: "direct": the parts' terms are replaced, nothing is run again. "rerun": heads and MLPs are held at mean or zero while the
+            forward runs, so that later blocks feel it; the embeddings are the re-run's own.
 
     Returns:
         Embeddings in units of the original length: with nothing selected they equal `encode_image`.
@@ -86,6 +90,12 @@ def replace_parts(
     chosen.checked(tower.layers, tower.heads, tower.token_count(pixels), pool=pool)
     check_options(by, BYS, over=over, other=other, span=span)
     check_class_token(clip, chosen)
+    if effect != "direct":
+        return _rerun(
+            clip,
+            pixels,
+            rerun_replacements(clip, chosen, _written_means(clip, pixels, over) if by == "mean" else None, by, effect),
+        )
     if by == "swap" and other is None:
         raise BadSpec("by='swap' needs the other image. Type other=IMAGE")
     if by == "texts" and span is None:
@@ -119,6 +129,19 @@ def replace_parts(
             raise BadInput(f"{len(swapped)} other images for {len(pixels)}: give one, or one for each")
         change = change - _changes(clip, swapped, parts, convention)[1]
     return embeddings + embeddings.norm(dim=-1, keepdim=True) * change
+
+
+def _written_means(clip: Clip, pixels: Tensor, over: object) -> Means:
+    if isinstance(over, Moments):
+        raise BadInput(
+            "moments are of head coordinates, a re-run holds what parts write. Type over=Means.of(clip, images)"
+        )
+    return over if isinstance(over, Means) else Means.of(clip, pixels if over is None else over)  # pyright: ignore[reportArgumentType]
+
+
+def _rerun(clip: Clip, pixels: Tensor, held: tuple[Replacement, ...]) -> Float[Tensor, "image embed"]:
+    tower = rerun_tower(clip.image_tower, held)
+    return torch.cat([tower.encode(part) for part in pixels.split(BATCH)]).float()
 
 
 def _zeroed(selection: Selection, layers: int, embed: int) -> tuple[Replacement, ...]:

@@ -13,13 +13,27 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput, BadSpec
 
-__all__ = ["BYS", "EDIT_BYS", "KINDS", "By", "EditBy", "Kind", "Replacement", "embedding_change", "frame_of"]
+__all__ = [
+    "BYS",
+    "EDIT_BYS",
+    "EFFECTS",
+    "KINDS",
+    "By",
+    "EditBy",
+    "Effect",
+    "Kind",
+    "Replacement",
+    "embedding_change",
+    "frame_of",
+]
 
 Kind = Literal["head", "mlp", "class-to-class", "input-embedding", "tokens"]
 By = Literal["mean", "zero", "texts", "swap"]
 EditBy = Literal["mean", "zero", "texts"]
+Effect = Literal["direct", "rerun"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 BYS: tuple[By, ...] = get_args(By)
+EFFECTS: tuple[Effect, ...] = get_args(Effect)
 EDIT_BYS: tuple[EditBy, ...] = get_args(EditBy)
 """Those of an edit, which is for all images: its baselines are no other image's."""
 ORTHONORMAL = 1e-3  # how far a frame read from a file may be off: float32 rounding of 64 products, and a lot of room
@@ -45,6 +59,8 @@ class Replacement:
         baseline: μ; one row, or one for each head for "class-to-class"; None for zero.
         frame: F, or None.
         tokens: the source tokens of "tokens".
+        effect: "direct": the part's term of the embedding is replaced. "rerun": what the part writes into the class token's row is held at
+            the baseline while the forward runs, and later blocks see it; μ then is in the part's own space (a head's d, an MLP's width).
     """
 
     kind: Kind
@@ -54,6 +70,7 @@ class Replacement:
     baseline: Float[Tensor, "head embed"] | None = None
     frame: Float[Tensor, "direction embed"] | None = None
     tokens: tuple[int, ...] = ()
+    effect: Effect = "direct"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -61,6 +78,14 @@ class Replacement:
             raise BadSpec(f"a part of kind {self.kind!r} is not known. Type one of: {', '.join(KINDS)}")
         if self.by not in BYS:
             raise BadSpec(f"replaced by {self.by!r}? That is not known. Type one of: {', '.join(BYS)}")
+        if self.effect not in EFFECTS:
+            raise BadSpec(f"effect {self.effect!r} is not known. Type one of: {', '.join(EFFECTS)}")
+        if self.effect == "rerun" and (
+            self.kind not in ("head", "mlp") or self.by not in ("mean", "zero") or self.frame is not None
+        ):
+            raise BadSpec(
+                f"{self.name} by {self.by}: a re-run holds heads and MLPs, whole, at their mean or zero. Type effect='direct'"
+            )
         if (self.by == "zero") != (self.baseline is None):
             lacks = (
                 f"replaced by its {self.by}, but without a mean"
@@ -113,7 +138,8 @@ class Replacement:
     def description(self) -> str:
         """What is done to it, in words."""
         if self.frame is None:
-            return f"{self.name} by {'its mean' if self.by == 'mean' else self.by}"
+            felt = ", felt by later blocks" if self.effect == "rerun" else ""
+            return f"{self.name} by {'its mean' if self.by == 'mean' else self.by}{felt}"
         many = f"{len(self.frame)} direction{'s'[: len(self.frame) != 1]}"
         if self.by == "texts":
             return f"{self.name} by its texts ({many} kept)"
@@ -139,7 +165,7 @@ class Replacement:
 
     def same(self, other: "Replacement") -> bool:
         """Tell whether both do the same to the same part."""
-        if (self.key, self.by) != (other.key, other.by):
+        if (self.key, self.by, self.effect) != (other.key, other.by, other.effect):
             return False
         pairs = ((self.baseline, other.baseline), (self.frame, other.frame))
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)

@@ -5,18 +5,20 @@ This file is a part of clip-anatomy, and `clip-anatomy export` writes it beside 
     from edited_clip import load
     model = load(".")
     model.encode_image(pixels)                  # [image, embed], not normalised, as open_clip
-    model.encode_both(pixels)                   # without and with the edit, from one forward
+    model.encode_both(pixels)                   # without and with the edit
     model.get_image_features(pixel_values=…)    # the same, as transformers
 
 It replaces direct effects (Gandelsman, Efros, Steinhardt, ICLR 2024, §3.2): with the last LayerNorm frozen at the image's own
 statistics, the embedding is a sum of what each part wrote. The chosen parts' terms are taken out and constants are put in, so that
-only rows of z = Σ_token a·v that the forward computes anyway are read: the price is one small matrix product.
+only rows of z = Σ_token a·v that the forward computes anyway are read: the price is one small matrix product. Where an edit runs the
+model again, the parts' writes into the class token's row are held while the forward runs (`FixedWrites`), and later blocks see it.
 
 Weights are buffers: `.to(...)` makes new tensors, so a live model whose weights are borrowed here is never moved or changed.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from clip_anatomy.towers.forward import Step, encode, readout_attention, walk
 from clip_anatomy.towers.layers import (
     AttentionPooling,
     Block,
+    FixedWrites,
     Linear,
     Norm,
     PatchEmbedding,
@@ -62,6 +65,7 @@ KINDS: dict[str, Any] = {
     for kind in (
         AttentionPooling,
         Block,
+        FixedWrites,
         Linear,
         Norm,
         PatchEmbedding,
@@ -104,12 +108,17 @@ class HeldTower(nn.Module):
             module.register_buffer(last, tensor)
 
     def weights(self) -> TransformerWeights:
-        """Return the tensors as the forward takes them."""
+        """Return the tensors as the forward takes them, with the writes that are held."""
         return rebuilt(self.config, dict(self.named_buffers()))
+
+    def unedited(self) -> TransformerWeights:
+        """Return the tensors of the tower as it is by itself."""
+        weights = self.weights()
+        return replace(weights, blocks=tuple(replace(block, fixed=None) for block in weights.blocks))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the embeddings [*, embed], not edited."""
-        return encode(self.weights(), inputs)
+        return encode(self.unedited(), inputs)
 
 
 class ReplacedParts(nn.Module):
@@ -235,13 +244,16 @@ class EditedModel(nn.Module):
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Preprocessed pixels [image, 3, row, col] → edited embeddings [image, embed]."""
-        y = self.encode_both(image)[1]
+        self.refuse_odd(image)
+        y = self.replaced.encode_both(self.image_tower.weights(), image)[1]
         return F.normalize(y, dim=-1) if normalize else y
 
     def encode_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode images [image, embed] without and with the edit, from one forward."""
+        """Encode images [image, embed] without and with the edit: from one forward, or two where writes are held in it."""
         self.refuse_odd(image)
-        return self.replaced.encode_both(self.image_tower.weights(), image)
+        weights = self.image_tower.weights()
+        before, after = self.replaced.encode_both(weights, image)
+        return (before if all(block.fixed is None for block in weights.blocks) else self.image_tower(image)), after
 
     def refuse_odd(self, image: Tensor) -> None:
         """Raise for what is no batch of pixels, or smaller than a patch."""

@@ -1,6 +1,7 @@
 """A repair at the terminal: one screen, and a person in the loop who tries parts until one choice is kept."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -60,8 +61,11 @@ def _chosen(result: RepairResult) -> RepairResult:
     while True:
         answer = _answer(question) or chosen
         try:
-            ablation = ablation_in(answer, result.store, result.cue) if answer else result.effect.ablation
-            after = validation_score(result.store, result.cue, ablation)
+            current = result.effect.ablation
+            ablation = (
+                replace(ablation_in(answer, result.store, result.cue), effect=current.effect) if answer else current
+            )
+            after = validation_score(result.store, result.cue, ablation, result.clip)
         except ClipAnatomyError as error:
             note(f"{error}")
             continue

@@ -33,6 +33,9 @@ class Means(Compact):
         class_to_class: of what each head's class token read from itself; None when it was not asked for.
         model: digest of the model.
         convention: how LayerNorm's mean and the biases were shared.
+        mixed: of Σ a v of each head at the class token, not divided and in the head's own d: what is held in a re-run. None where the
+            model has no such row.
+        mlp_writes: of what each MLP writes there, likewise.
     """
 
     count: int
@@ -42,6 +45,8 @@ class Means(Compact):
     class_to_class: Float64[Tensor, "layer head embed"] | None
     model: str
     convention: str = "centered"
+    mixed: Float64[Tensor, "layer head d"] | None = None
+    mlp_writes: Float64[Tensor, "layer width"] | None = None
 
     @staticmethod
     def of(
@@ -71,6 +76,7 @@ class Means(Compact):
             2
         """
         count, sums = 0, list[Tensor]()
+        raw = clip.vision.architecture == "transformer" and clip.vision.has_class_token
         for batch in _batches(clip, images):
             parts = decompose(clip, batch, convention)
             length = parts.embedding.norm(dim=-1).double()
@@ -80,6 +86,8 @@ class Means(Compact):
                 axes = torch.eye(clip.vision.embed, device=parts.embedding.device)
                 own, _ = token_contributions(parts.source, axes, convention, only_readout=True)
                 scaled.append(own[:, :, :, 0].double())
+            if raw:
+                scaled += [parts.trace.mixed.double(), parts.trace.mlp.double()]
             added = [x.sum(0).cpu() for x in scaled]
             sums = added if not sums else [a + b for a, b in zip(sums, added, strict=True)]
             count += len(batch)
@@ -88,7 +96,9 @@ class Means(Compact):
         means = [x / count for x in sums]
         if not all(bool(torch.isfinite(x).all()) for x in means):
             raise BadInput("the model's output on these images is not finite. Load it with dtype='float32'")
-        return Means(count, means[0], means[1], means[2], means[3] if class_to_class else None, clip.digest, convention)
+        mixed, wrote = means[-2:] if raw else (None, None)
+        own_mean = means[3] if class_to_class else None
+        return Means(count, means[0], means[1], means[2], own_mean, clip.digest, convention, mixed, wrote)
 
 
 def _batches(clip: Clip, images: "Images | Tensor | Iterable[Tensor]") -> Iterable[Tensor]:

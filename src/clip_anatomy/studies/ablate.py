@@ -55,6 +55,7 @@ def ablate(
     study: str | None = None,
     select: Sequence[str] | None = None,
     by: str = "mean",
+    effect: str = "direct",
     means: "Store | Moments | Means | str | Path | None" = None,
     other: str | None = None,
     pool: str | None = None,
@@ -77,6 +78,7 @@ def ablate(
             "class-to-class", several joined by commas, or "all".
         select: sets of parts of your own in place of a study: "role=background", "9.3,10.1+mlp=4".
         by: "mean", "zero", "texts" (heads by their TextSpan reconstruction) or "swap" (what another image has there).
+        effect: "direct", or "rerun": heads and MLPs are held inside the forward and later blocks feel it; the pictures are read again.
         means: another store of the model, `Moments`, `Means`, or a file or folder of these; by default this store.
         other: for "swap": id of the other image.
         pool: for "texts": general, world, or a text file of one description a line.
@@ -124,7 +126,7 @@ def ablate(
         return model_of(opened, model, weights=weights, device=device)
 
     options: dict[str, Any] = {
-        "clip": opened_model, "by": by, "over": _means(means), "other": other, "pool": pool, "texts_per_head": texts or 20,
+        "clip": opened_model, "by": by, "effect": effect, "over": _means(means), "other": other, "pool": pool, "texts_per_head": texts or 20,
         "atlas": atlas, "label": label, "classes": classes, "group": group, "progress": progress,
         "templates": templates[0] if templates and len(templates) == 1 else templates,
     }  # fmt: skip

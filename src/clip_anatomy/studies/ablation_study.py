@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.boundary import public
+from clip_anatomy.edits.rerun import rerun_replacements
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
@@ -29,6 +30,7 @@ from clip_anatomy.store.store import Store
 from clip_anatomy.store.store_model import model_of
 from clip_anatomy.studies.ablated_predictions import predictions
 from clip_anatomy.studies.baseline import baseline_of, refuse_missing
+from clip_anatomy.studies.rerun_embeddings import rerun_embeddings, rerun_means
 from clip_anatomy.studies.study_result import Study, effects_of
 from clip_anatomy.studies.token_parts import tokens_of
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
@@ -120,6 +122,7 @@ def study(
     templates: Sequence[str] | str | None = None,
     texts: Float[Tensor, "text embed"] | None = None,
     by: str = "mean",
+    effect: str = "direct",
     over: "Store | Moments | Means | None" = None,
     other: "int | str | None" = None,
     span: TextSpanResult | None = None,
@@ -143,6 +146,8 @@ def study(
         templates: prompts of the classes; "imagenet" for the 80 of CLIP's recipe.
         texts: class embeddings, in the order of `classes`.
         by: "mean", "zero", "texts" (heads only: their TextSpan reconstruction) or "swap" (what another image has there).
+        effect: "direct": the parts' terms of the embedding are replaced, from the store alone. "rerun": heads and MLPs are held inside the
+            forward and later blocks feel it, for which the pictures are read again.
         over: for "mean": another store of the model, `Moments` or `Means`.
         other: for "swap": the other image's id, or its place.
         span: for "texts"; by default found on the store's moments with `pool` and `texts_per_head`.
@@ -176,25 +181,34 @@ def study(
         raise BadSpec(f"the study {name!r} has its own sets. Type --study {name} or --select SPEC, not both")
     kind, title, sets = _sets(opened, model, name, select, atlas=atlas, tell=tell)
     union = reduce(or_, (one for _, one in sets), Selection())
-    _refuse(opened, kind, union)
+    if effect == "direct":
+        _refuse(opened, kind, union)
     question = task or ablation_task(
         opened, model, label=label, classes=classes, group=group, templates=templates, texts=texts
     )
     if by == "texts" and span is None:
         span = _span(opened, model(), pool, texts_per_head, tell)
-    tokens = tokens_of(opened, model, union, tell)
-    baseline = baseline_of(opened, union, by, over=over, other=_place(opened, other), span=span, tokens=tokens)
     sets = [("nothing", Selection()), *sets]
-    picks = predictions(
-        opened, question.texts, [one for _, one in sets], baseline, rows=question.rows, tokens=tokens, progress=tell
-    )
+    if effect == "direct":
+        tokens = tokens_of(opened, model, union, tell)
+        baseline = baseline_of(opened, union, by, over=over, other=_place(opened, other), span=span, tokens=tokens)
+        described = baseline.description
+        picks = predictions(
+            opened, question.texts, [one for _, one in sets], baseline, rows=question.rows, tokens=tokens, progress=tell
+        )
+    else:
+        rerun_replacements(model(), union, None, "zero", effect)  # refused before pictures are read
+        means = over if by != "mean" else rerun_means(opened, model(), over, tell)
+        held = [rerun_replacements(model(), one, means, by, effect) for _, one in sets]
+        embeddings = rerun_embeddings(opened, model(), held, question.rows, tell)
+        picks, described = (embeddings @ question.texts.float().T).argmax(-1).int(), f"{by}, felt by later blocks"
     effects = effects_of(picks, question, sets)
     manifest = opened.manifest
     return Study(
         kind,
         title,
         by,
-        baseline.description,
+        described,
         manifest.model,
         manifest.digest,
         str(opened.path),

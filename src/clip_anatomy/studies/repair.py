@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from clip_anatomy.boundary import public
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.replacement import EFFECTS
 from clip_anatomy.edits.selection import Selection
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import load
 from clip_anatomy.naming.atlas import Atlas
@@ -66,7 +67,8 @@ class RepairResult(Result):
             BadInput: a cue that was not said in words.
             StoreError: MLPs that the store does not hold.
         """
-        return _repaired(self.store, self.clip, self.cue, ablation_in(select, self.store, self.cue), select)
+        ablation = replace(ablation_in(select, self.store, self.cue), effect=self.effect.ablation.effect)
+        return _repaired(self.store, self.clip, self.cue, ablation, select)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -128,6 +130,7 @@ def repair(
     also: Sequence[str] | str | None = None,
     templates: Sequence[str] | str | None = None,
     select: str | None = None,
+    effect: str = "direct",
     split: str | None = None,
     seed: int = 0,
     images: int = IMAGES,
@@ -156,6 +159,8 @@ def repair(
         templates: prompts with one {}; several are averaged.
         select: ablate these: "7.0,7.3", "role=background", "mlp=2", several joined by +. With " along cue" behind them, of heads only
             what they write along the cue's texts. By default the parts that are found.
+        effect: "direct": the parts' terms of the embedding are replaced. "rerun": they are held inside the forward and later blocks feel it:
+            parts are found by direct effects, and measured by running the model again on the pictures.
         split: column that says test for the images to report on; by default "split", else halves by id.
         seed: of these halves.
         images: images of each half, at most.
@@ -194,6 +199,8 @@ def repair(
         )
     if images < 1:
         raise BadInput(f"--images {images} of each half: type --images 20000")
+    if effect not in EFFECTS:
+        raise BadSpec(f"effect={effect!r} is not known. Type one of: {', '.join(map(repr, EFFECTS))}")
     budget = Budget(cost / 100, most)
     store, clip = _opened(source, Path(out or OUT), model, progress or silent, weights=weights, device=device)
     if select is not None and "role=" not in select and "words=" not in select:
@@ -203,8 +210,16 @@ def repair(
     cue_search = find_cue(
         store, clip, settings, halves, budget=budget, heads_only=heads_only, atlas=atlas, progress=progress
     )
-    ablation = cue_search.best.ablation if select is None else ablation_in(select, store, cue_search)
-    return _repaired(store, clip, cue_search, ablation, select)
+    ablation = _suggested(cue_search, effect) if select is None else ablation_in(select, store, cue_search)
+    return _repaired(store, clip, cue_search, replace(ablation, effect=cast("Any", effect)), select)
+
+
+def _suggested(cue_search: CueSearch, effect: str) -> PartAblation:
+    """Return what is suggested; of what a re-run can hold: parts that are whole."""
+    if effect == "direct" or not cue_search.best.along_cue:
+        return cue_search.best.ablation
+    whole = [one for one in cue_search.candidates if one.parts and not one.along_cue]
+    return max(whole, key=lambda one: one.score.worst).ablation if whole else PartAblation(Selection())
 
 
 def ablation_in(select: str, store: Store, cue_search: CueSearch | None = None) -> PartAblation:
@@ -234,12 +249,13 @@ def ablation_in(select: str, store: Store, cue_search: CueSearch | None = None) 
 def _repaired(
     store: Store, clip: Clip, cue_search: CueSearch, ablation: PartAblation, select: str | None
 ) -> RepairResult:
+    # Every re-run reads the pictures again: what is not asked for stands as it was found, by direct effects.
     others = [one for one in cue_search.candidates if one.parts and one.ablation != ablation]
     return RepairResult(
         store,
         clip,
         cue_search,
-        measure_repair(store, cue_search, ablation),
+        measure_repair(store, cue_search, ablation, clip=clip),
         tuple((one.strategy, measure_repair(store, cue_search, one.ablation)) for one in others),
         repair_edit(store, clip, cue_search, ablation),
         select,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from clip_anatomy.edits.replacement import Effect
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.progress import Progress, silent
@@ -58,10 +59,12 @@ class PartAblation:
     Attributes:
         selection: the parts.
         along_cue: only along the cue's texts.
+        effect: "direct", or "rerun": held inside the forward, so that later blocks feel it.
     """
 
     selection: Selection
     along_cue: bool = False
+    effect: Effect = "direct"
 
     @property
     def spec(self) -> str:
@@ -108,6 +111,8 @@ def checked_parts(store: Store, what: PartAblation | Selection) -> tuple[HeadOrM
             f"{store.path} holds no MLPs, so that {selection.description} cannot be ablated. Make a store with them: clip-anatomy index SOURCE "
             "NEW-STORE --keep heads,mlps"
         )
+    if ablation.along_cue and ablation.effect == "rerun":
+        raise BadSpec(f"{ablation.spec}: a re-run holds parts whole. Type {selection.spec}, or effect='direct'")
     if ablation.along_cue and selection.mlps:
         raise BadSpec(
             f"{ablation.spec}: only heads can be ablated along a cue, MLPs are ablated whole. Type {selection.spec}"

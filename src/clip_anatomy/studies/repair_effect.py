@@ -20,6 +20,7 @@ from clip_anatomy.studies.bootstrap import AccuracyChange, accuracy_changes
 from clip_anatomy.studies.cue_scores import AblatedLogits, Score, right, score
 from clip_anatomy.studies.find_cue import CueSearch
 from clip_anatomy.studies.repair_ablations import PartAblation, ablation_of, answers, checked_parts, means_of
+from clip_anatomy.studies.rerun_embeddings import rerun_embeddings, written_means
 from clip_anatomy.studies.store_columns import few
 
 __all__ = ["RepairEffect", "measure_repair", "repair_edit", "validation_score"]
@@ -79,6 +80,7 @@ class RepairEffect:
         return {
             "ablated": self.ablation.spec,
             "along_cue": self.ablation.along_cue,
+            "effect": self.ablation.effect,
             "selection": self.selection.to_dict(),
             "average": _plain(self.average),
             "worst_group": {
@@ -96,7 +98,7 @@ class RepairEffect:
 
 
 def measure_repair(
-    store: Store, cue_search: CueSearch, what: PartAblation | Selection, *, seed: int = 0
+    store: Store, cue_search: CueSearch, what: PartAblation | Selection, *, seed: int = 0, clip: Clip | None = None
 ) -> RepairEffect:
     """Measure on the test split what ablating some parts does.
 
@@ -105,6 +107,7 @@ def measure_repair(
         cue_search: what `find_cue` found.
         what: parts to replace by their mean over the validation images; `found.best.ablation` is the suggestion.
         seed: of the bootstrap.
+        clip: the model, for parts that are to be felt by later blocks: the pictures are read again.
 
     Raises:
         BadSpec: parts that the store does not hold.
@@ -112,7 +115,7 @@ def measure_repair(
         BadInput: scores that are not numbers, no group with a test image.
     """
     ablation, task, rows = ablation_of(what), cue_search.task, cue_search.split.test
-    ablated, after = _logits(store, cue_search, ablation, rows)
+    ablated, after = _logits(store, cue_search, ablation, rows, clip)
     labels, groups = ablated.labels, ablated.groups
     has_label = labels[0] >= 0
     by_group = {
@@ -143,14 +146,16 @@ def measure_repair(
     return RepairEffect(ablation, average, worst, mean, each, tuple(others), cue_task, predicted, tuple(notes))
 
 
-def validation_score(store: Store, cue_search: CueSearch, what: PartAblation | Selection) -> Score:
+def validation_score(
+    store: Store, cue_search: CueSearch, what: PartAblation | Selection, clip: Clip | None = None
+) -> Score:
     """Measure the validation split with some parts ablated: what a person may look at while choosing.
 
     Raises:
         BadSpec: parts that the store does not hold.
         StoreError: MLPs that were not kept.
     """
-    return score(*_logits(store, cue_search, ablation_of(what), cue_search.split.validation))
+    return score(*_logits(store, cue_search, ablation_of(what), cue_search.split.validation, clip))
 
 
 def repair_edit(store: Store, clip: Clip, cue_search: CueSearch, what: PartAblation | Selection) -> Edit:
@@ -163,10 +168,12 @@ def repair_edit(store: Store, clip: Clip, cue_search: CueSearch, what: PartAblat
         what: the parts.
     """
     rows, ablation, task = cue_search.split.validation, ablation_of(what), cue_search.task
+    parts, rerun = checked_parts(store, ablation), ablation.effect == "rerun"
     return Edit.of(
         clip,
         ablation.selection,
-        means_of(store, rows, checked_parts(store, ablation)),
+        written_means(store, clip, rows) if rerun else means_of(store, rows, parts),
+        effect=ablation.effect,
         directions=dict.fromkeys(ablation.selection.heads, task.cue_frame) if ablation.along_cue else None,
         measured_on=f"{len(rows):,} images of {store.path.name}, the validation half",
         notes=f"{task.main.column}, cue: {', '.join(task.cue)}",
@@ -174,15 +181,20 @@ def repair_edit(store: Store, clip: Clip, cue_search: CueSearch, what: PartAblat
 
 
 def _logits(
-    store: Store, cue_search: CueSearch, ablation: PartAblation, rows: np.ndarray
+    store: Store, cue_search: CueSearch, ablation: PartAblation, rows: np.ndarray, clip: Clip | None
 ) -> tuple[AblatedLogits, Float[Tensor, "image text"]]:
     """Compute logits of some images as they are, and with the parts at their means over the validation images."""
     task, parts = cue_search.task, checked_parts(store, ablation)
-    means = means_of(store, cue_search.split.validation, parts)
     labels = task.labels(store, rows)
     groups = task.groups(store, rows, labels[0])
-    before = answers(store, task, rows, (), means)
-    after = answers(store, task, rows, parts, means, along_cue=ablation.along_cue)
+    if ablation.effect == "rerun" and parts:
+        assert clip is not None
+        edit = repair_edit(store, clip, found, ablation)
+        before, after = rerun_embeddings(store, clip, [(), edit.replacements], rows) @ task.texts.float().T
+    else:
+        means = means_of(store, found.split.validation, parts)
+        before = answers(store, task, rows, (), means)
+        after = answers(store, task, rows, parts, means, along_cue=ablation.along_cue)
     change = (after - before)[None]
     return AblatedLogits(before, change, task.ends, labels, groups, task.group_names, task.cue_task), after
 

@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.data.open_dataset import picture_of
 from clip_anatomy.edits.measured_replacements import check_class_token
 from clip_anatomy.edits.selection import Selection
-from clip_anatomy.errors import BadSpec, ClipAnatomyError, StoreError
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.files import digest
 from clip_anatomy.leftovers import held_file, sweep
 from clip_anatomy.loading.clip import BATCH, Clip
@@ -27,13 +26,12 @@ from clip_anatomy.split.parts import decompose
 from clip_anatomy.split.source_tokens import token_parts
 from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
+from clip_anatomy.studies.pictures_again import pictures_again, refuse_changed
 
 __all__ = ["TokenParts", "token_parts_of", "tokens_of"]
 
 FOLDER = "tokens"
 OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npy")
-SAME = 0.99  # cosine of a picture's embedding with the stored one: another decoder, or a few pixels, cost less
-NAMED = 3
 PIECE = 1024
 
 
@@ -148,10 +146,7 @@ def _batches(store: Store) -> Iterator[tuple[int, list[ImageRow]]]:
 
 def _read(store: Store, clip: Clip, rows: list[ImageRow], tokens: tuple[int, ...]) -> np.ndarray:
     why = "class-to-class attention and tokens are not in a store, so the pictures are read again"
-    try:
-        pixels = torch.cat([clip.pixels(picture_of(row.source, row.path, row.id)) for row in rows])
-    except (ClipAnatomyError, OSError, LookupError) as error:
-        raise StoreError(f"{why}, but: {error}. Put the pictures back, or leave these parts away") from error
+    pixels = pictures_again(store, clip, rows, why)
     there = clip.vision.token_count(pixels)
     if wrong := [token for token in tokens if token >= there]:
         raise BadSpec(
@@ -159,13 +154,6 @@ def _read(store: Store, clip: Clip, rows: list[ImageRow], tokens: tuple[int, ...
         )
     parts = decompose(clip, pixels, "official" if store.manifest.convention == "official" else "centered")
     length = parts.embedding.norm(dim=-1)
-    stored = store.embeddings(np.array([row.index for row in rows]), unit=True)
-    near = ((parts.embedding.cpu() / length.cpu()[:, None]) * stored).sum(1)
-    if bool((near < SAME).any()):
-        changed = [row.id for row, cosine in zip(rows, near.tolist(), strict=True) if not cosine >= SAME]
-        raise StoreError(
-            f"{why}, but {', '.join(changed[:NAMED])} is another picture now than when it was indexed. Type: clip-anatomy index SOURCE "
-            f"{store.path}"
-        )
+    refuse_changed(store, rows, parts.embedding.cpu(), why)
     found = token_parts(parts, dict.fromkeys(range(store.manifest.depth), tokens)).sum(2)
     return (found / length[:, None, None]).cpu().numpy().astype(np.float16)

@@ -92,12 +92,18 @@ def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, r
     mask = _mask(tower, readout, x.shape[1])
     causal = tower.causal and mask is None
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal).transpose(1, 2).flatten(2)
+    here = _readout_rows(x, readout) if block.fixed is not None else None
+    if block.fixed is not None and here is not None:
+        held = here & block.fixed.heads.repeat_interleave(tower.d)
+        mixed = torch.where(held, block.fixed.mixed.to(mixed.dtype).flatten(), mixed)
     if block.norm_mixed is None and block.norm_written is None:
         middle, gain, spread = add_linear(x, block.out, mixed, block.scale_attention), None, None
     else:
         wrote, gain, spread = _through_norms(block, mixed)
         middle = x + wrote
     wrote = mlp(tower, block, x, middle)
+    if block.fixed is not None and block.fixed.mlp is not None and here is not None:
+        wrote = torch.where(here, block.fixed.mlp.to(wrote.dtype), wrote)
     after = middle + wrote
     if gain is None or readout.index is None:
         z = readout.rows(mixed if gain is None else mixed * gain[..., None].to(mixed.dtype))
@@ -119,6 +125,12 @@ def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, r
         gain=gain,
         spread=None if spread is None else readout.rows(spread),
     )
+
+
+def _readout_rows(x: Float[Tensor, "image token width"], readout: Readout) -> Bool[Tensor, "image token 1"]:
+    """Mark the readout row of each image: where writes can be held."""
+    assert readout.index is not None
+    return (torch.arange(x.shape[1], device=x.device) == readout.index[:, None])[..., None]
 
 
 def _mask(tower: TransformerWeights, readout: Readout, tokens: int) -> Bool[Tensor, "image 1 query token"] | None:
@@ -159,6 +171,8 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
     z = torch.einsum("bhw,hdw->bhd", mean, block.value.weight.unflatten(0, (tower.heads, tower.d)))
     if block.value.bias is not None:
         z = z + block.value.bias.view(tower.heads, tower.d)
+    if block.fixed is not None:
+        z = torch.where(block.fixed.heads[:, None], block.fixed.mixed.to(z.dtype), z)
     if block.norm_mixed is None and block.norm_written is None:
         wrote, gain, spread = project_out(block, z.flatten(1)), None, None
     else:
@@ -167,6 +181,8 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
     before = readout.rows(x)
     middle = before + wrote
     wrote = mlp(tower, block, before, middle)
+    if block.fixed is not None and block.fixed.mlp is not None:
+        wrote = block.fixed.mlp.to(wrote.dtype).expand_as(wrote)
     return Step(layer, x, normed, None, None, None, attention, z, wrote, None, middle + wrote, gain, spread)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu", "relu"]
@@ -55,6 +55,21 @@ class Registers:
 
 
 @dataclass(frozen=True)
+class FixedWrites:
+    """What parts of one block write into the readout row, held at constants while the forward runs: later blocks see them.
+
+    Attributes:
+        heads: which of its heads.
+        mixed: what each of these computes instead of Σ a v; other rows have no meaning.
+        mlp: what the MLP writes instead of its own; None where it is left alone.
+    """
+
+    heads: Bool[Tensor, " head"]
+    mixed: Float[Tensor, "head d"]
+    mlp: Float[Tensor, " width"] | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """One residual block: x + out(attention(ln1 x)), then x + down(act(up(ln2 x))).
 
@@ -72,6 +87,7 @@ class Block:
         post_norm: ln1 and ln2 stand behind attention and MLP, inside the branch: x + ln1(out(attention x)).
         parallel: the MLP reads what the attention reads, not what it left: ln2 is ln1, or stands beside it.
         registers: neurons whose activations are moved out of the patches; None for none.
+        fixed: writes into the readout row that are held; None for none.
     """
 
     ln1: Norm
@@ -95,6 +111,7 @@ class Block:
     post_norm: bool = False
     parallel: bool = False
     registers: Registers | None = None
+    fixed: FixedWrites | None = None
 
     @property
     def norm_written(self) -> Norm | None:
