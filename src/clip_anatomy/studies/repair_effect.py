@@ -189,10 +189,10 @@ def _logits(
     groups = task.groups(store, rows, labels[0])
     if ablation.effect == "rerun" and parts:
         assert clip is not None
-        edit = repair_edit(store, clip, found, ablation)
+        edit = repair_edit(store, clip, cue_search, ablation)
         before, after = rerun_embeddings(store, clip, [(), edit.replacements], rows) @ task.texts.float().T
     else:
-        means = means_of(store, found.split.validation, parts)
+        means = means_of(store, cue_search.split.validation, parts)
         before = answers(store, task, rows, (), means)
         after = answers(store, task, rows, parts, means, along_cue=ablation.along_cue)
     change = (after - before)[None]
