@@ -23,7 +23,7 @@ from clip_anatomy.data.coco import open_coco_object
 from clip_anatomy.data.mask_folder import open_sample
 from clip_anatomy.data.matlab import matlab_table
 from clip_anatomy.data.open_dataset import open_dataset
-from clip_anatomy.data.pickle_reader import read_inert
+from clip_anatomy.data.pickle_reader import read_safe_pickle
 from clip_anatomy.data.tables import read_table
 from clip_anatomy.files import write_safetensors
 from clip_anatomy.images.decode import read_image
@@ -188,7 +188,7 @@ READERS = {
     "list": Reader(lambda: b"a.png\n# no\nb.png\n", walk, "a.txt"),
     "masks": Reader(text(COCO), read_masks, "instances.json"),
     "names of masks": Reader(text({"1": "cat", "2": "wall-brick"}), names_of_masks, "mask_classes.json"),
-    "pickle": Reader(lambda: pickle.dumps({"data": [1, 2], "labels": b"x", "size": 3.5}, protocol=2), read_inert),
+    "pickle": Reader(lambda: pickle.dumps({"data": [1, 2], "labels": b"x", "size": 3.5}, protocol=2), read_safe_pickle),
     "MATLAB": Reader(lambda: written(lambda path: savemat(path, {"x": np.arange(6.0)}), "a.mat"), lambda path: matlab_table(path, "x"), "a.mat"),
     "weights": Reader(lambda: written(lambda path: torch.save({"a": torch.zeros(4)}, path)), read_state, "w.pt"),
     "safetensors": Reader(lambda: written(lambda path: write_safetensors(path, {"a": torch.zeros(4)}, {}), "w.safetensors"), read_state, "w.safetensors"),

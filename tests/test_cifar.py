@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clip_anatomy.data.open_dataset import open_dataset, picture_of
-from clip_anatomy.data.pickle_reader import read_inert
+from clip_anatomy.data.pickle_reader import read_safe_pickle
 from clip_anatomy.errors import BadInput
 
 
@@ -123,7 +123,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path, kind):
     root = mini.cifar10(tmp_path / "p")
     (root / "test_batch").write_bytes(malicious(str(mark))[kind])
     with pytest.raises(BadInput, match="Nothing of it was run|damaged or no pickle"):
-        read_inert(root / "test_batch")
+        read_safe_pickle(root / "test_batch")
     with pytest.raises(BadInput):
         open_dataset(f"cifar10:{root}:partial")
     assert not mark.exists()
@@ -149,7 +149,7 @@ def test_plain_values_are_read_as_pickle_reads_them(tmp_path, protocol):
         "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
     }
     (tmp_path / "v").write_bytes(pickle.dumps(value, protocol=protocol))
-    found = read_inert(tmp_path / "v")
+    found = read_safe_pickle(tmp_path / "v")
     for name in ("text", "bytes", "list", "nested"):
         assert found[name] == value[name]
     for name in ("array", "fortran"):
@@ -168,4 +168,4 @@ def test_plain_values_are_read_as_pickle_reads_them(tmp_path, protocol):
 def test_broken_pickles_are_refused_by_name(tmp_path, data):
     (tmp_path / "v").write_bytes(data)
     with pytest.raises(BadInput, match="/v is"):
-        read_inert(tmp_path / "v")
+        read_safe_pickle(tmp_path / "v")

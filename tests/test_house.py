@@ -62,6 +62,14 @@ MAY_NAME = {
     "ray": set(),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+HIDDEN = """from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clip_anatomy.report import html
+
+def late() -> None:
+    import clip_anatomy.cli.main
+"""
 
 
 def room(path: Path) -> str:
@@ -81,11 +89,18 @@ def imported(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", [f for f in FILES if f.parent != PACKAGE], ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_one_way(path: Path) -> None:
-    here = ORDER.index(room(path))
-    for name in imported(path):
-        if name.startswith("clip_anatomy."):
-            there = name.split(".")[1]
-            assert ORDER.index(there) <= here, f"{path.name} (in {room(path)}) imports {name}"
+    assert wrong_way(path, ORDER.index(room(path))) == []
+
+
+def wrong_way(path: Path, here: int) -> list[str]:
+    """What a file imports from a room above its own, inside functions and for types too."""
+    inside = [name for name in imported(path) if name.startswith("clip_anatomy.")]
+    return [name for name in inside if ORDER.index(name.split(".")[1]) > here]
+
+
+def test_an_import_the_wrong_way_is_seen_wherever_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "planted.py").write_text(HIDDEN)
+    assert wrong_way(tmp_path / "planted.py", ORDER.index("split")) == ["clip_anatomy.report", "clip_anatomy.cli.main"]
 
 
 @pytest.mark.parametrize("library", MAY_NAME)
@@ -110,6 +125,24 @@ def test_nothing_imports_in_a_circle_also_inside_functions_and_for_types(health:
     assert health.cycles(graph) == []
 
 
+def test_a_circle_through_a_function_and_a_type_is_seen(health: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("def late():\n    from clip_anatomy.two import name\n")
+    (tmp_path / "two.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from clip_anatomy import three\n"
+    )
+    (tmp_path / "three.py").write_text("import clip_anatomy.one\n")
+    assert health.cycles(health.imports(tmp_path)) == [["one", "three", "two"]]
+
+
+def test_a_passage_that_stands_twice_is_seen_and_imports_are_not_counted(health: Any, tmp_path: Path) -> None:
+    names = ",\n".join(f"    name_{i}" for i in range(9))
+    body = "\n".join(f"step_{i} = {i}" for i in range(health.SAME))
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(f"from elsewhere import (\n{names},\n)\n\n{body}\n")
+    first = 13  # below eleven lines of import and an empty one
+    assert health.passages(tmp_path) == [f"one.py:{first} = two.py:{first}"]
+
+
 def test_no_file_and_no_class_has_the_name_of_another(health: Any, tmp_path: Path) -> None:
     for room in ("one", "two"):
         (tmp_path / room).mkdir()
@@ -121,6 +154,19 @@ def test_no_file_and_no_class_has_the_name_of_another(health: Any, tmp_path: Pat
 def test_verbs_of_the_command_line_are_public_functions() -> None:
     verbs = set(main.VERBS) - {"demo", "serve"}
     assert verbs <= set(clip_anatomy.__all__)
+
+
+def test_public_names_are_listed_once() -> None:
+    listed = [
+        alias.name
+        for line in ast.parse((PACKAGE / "__init__.pyi").read_text()).body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    ]
+    assert len(listed) == len(set(listed))
+    assert sorted(listed) == list(clip_anatomy.__all__)
+    source = (PACKAGE / "__init__.py").read_text()
+    assert [name for name in listed if name != "errors" and f'"{name}"' in source] == []
 
 
 def test_all_is_the_public_names() -> None:

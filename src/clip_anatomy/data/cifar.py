@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from clip_anatomy.data.pickle_reader import read_inert
+from clip_anatomy.data.pickle_reader import read_safe_pickle
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.data.published_copies import DatasetCopy, PublishedDataset
 from clip_anatomy.errors import BadInput
@@ -220,7 +220,7 @@ def _words(copy: DatasetCopy, layout: Layout, file: str, key: str) -> tuple[str,
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
             if line.strip()
         )
-    found = read_inert(path).get(key)
+    found = read_safe_pickle(path).get(key)
     if not isinstance(found, list):
         raise copy.wrong(f"{path} has no {key}")
     return tuple((name.decode("latin-1") if isinstance(name, bytes) else str(name)).replace("_", " ") for name in found)
@@ -244,7 +244,7 @@ def _batch_of(path: Path, _: int, keys: tuple[str, ...], binary: bool) -> Batch:
         # In the binary CIFAR-100 the superclass comes first.
         labels = tuple(tuple(raw[:, at].tolist()) for at in reversed(range(len(keys))))
         return Batch(_upright(raw[:, len(keys) :]), labels, ())
-    found = read_inert(path)
+    found = read_safe_pickle(path)
     data = found["data"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != VALUES:
         raise ValueError(f"its data are not [image, {VALUES}] bytes")

@@ -18,7 +18,7 @@ import numpy as np
 
 from clip_anatomy.errors import BadInput
 
-__all__ = ["read_inert"]
+__all__ = ["read_safe_pickle"]
 
 DTYPE = re.compile(r"[<>|=]?[uif][1248]$")
 MOST = 2**20  # instructions; a batch of CIFAR has about 60,000
@@ -75,7 +75,7 @@ class _Refused(ValueError):
     """An instruction that no plain value needs."""
 
 
-def read_inert(path: Path) -> dict[str, Any]:
+def read_safe_pickle(path: Path) -> dict[str, Any]:
     """Read a pickled dict of plain values; nothing in the file is executed.
 
     Args:

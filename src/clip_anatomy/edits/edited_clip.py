@@ -129,7 +129,7 @@ def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config = {
         "schema": SCHEMA,
         "model": {"name": edit.model, "digest": edit.digest},
-        "told": edit.descriptions,
+        "replacements": edit.descriptions,
         "preprocess": clip.preprocess.to_dict(),
         "edit": parts,
         "image": towers["image"],

@@ -169,6 +169,12 @@ SCLIP_SIZES: dict[str, dict[str, Any]] = {
 }
 """Data sets without a background in SCLIP's release, which NACLIP's is built on."""
 
+LARGER_CITYSCAPES: dict[str, dict[str, Any]] = {
+    **SCLIP_SIZES,
+    "coco-stuff": {},
+}
+"""The same in releases that look at COCO-Stuff as at the others."""
+
 
 def _resclip(middle: float, feedback_scale: float, feedback: float, least: float) -> dict[str, float]:
     return {"middle": middle, "feedback_scale": feedback_scale, "feedback": feedback, "least": least}
@@ -226,11 +232,7 @@ PAPERS: dict[str, PaperSettings] = {
             "voc21": {"threshold": 0.15, "area": 0.1, "logit_scale": 50.0},
             "context60": {"threshold": 0.15},
             "coco-object": {"threshold": 0.35, "logit_scale": 55.0},
-            "voc20": {},
-            "context59": {},
-            "coco-stuff": {},
-            "cityscapes": {"side": 560},
-            "ade20k": {},
+            **LARGER_CITYSCAPES,
         },
         {
             "voc21": 64.6, "context60": 36.8, "coco-object": 37.7, "voc20": 84.3, "context59": 40.1, "coco-stuff": 26.6,
@@ -245,11 +247,7 @@ PAPERS: dict[str, PaperSettings] = {
             "voc21": {"threshold": 0.1},
             "context60": {"threshold": 0.1},
             "coco-object": {"threshold": 0.1},
-            "voc20": {},
-            "context59": {},
-            "coco-stuff": {},
-            "cityscapes": {"side": 560},
-            "ade20k": {},
+            **LARGER_CITYSCAPES,
         },
         {
             "voc21": 64.8, "context60": 36.4, "coco-object": 37.9, "voc20": 87.0, "context59": 39.8, "coco-stuff": 26.3,
@@ -283,11 +281,7 @@ PAPERS: dict[str, PaperSettings] = {
             "voc21": {"threshold": 0.1, "window": 0},
             "context60": {"threshold": 0.1},
             "coco-object": {"threshold": 0.1},
-            "voc20": {},
-            "context59": {},
-            "coco-stuff": {},
-            "cityscapes": {"side": 560},
-            "ade20k": {},
+            **LARGER_CITYSCAPES,
         },
         {
             "voc21": 64.1, "context60": 35.1, "coco-object": 37.3, "voc20": 86.9, "context59": 38.6, "coco-stuff": 26.6,

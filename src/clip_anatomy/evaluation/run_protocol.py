@@ -3,6 +3,7 @@
 run_protocol(clip, "voc20", path) ─▶ ProtocolResult: figures, per class, configuration, what was skipped
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import isnan
 from pathlib import Path
@@ -210,24 +211,8 @@ def run_protocol(
     if held and isinstance(task, SemanticTask):
         task, known["calibrated"] = calibrated(task, held, progress)
         chosen = task.settings
-    skipped: list[tuple[str, str]] = []
-    partial = False
-    done = 0
     start = perf_counter()
-    try:
-        for done, entry in enumerate(entries):
-            tell(f"measuring {data.name}", done, len(entries))
-            try:
-                task.measure(entry)
-            except BadSpec:
-                raise
-            except BadInput as error:
-                skipped.append((entry.id, str(error)))
-        done = len(entries)
-    except KeyboardInterrupt:
-        if done == len(skipped):  # nothing to tell
-            raise
-        partial = True
+    done, skipped = _measure(task, entries, data.name, tell)
     seconds = perf_counter() - start
     if len(skipped) == done:
         name, why = skipped[0]
@@ -240,9 +225,33 @@ def run_protocol(
         pictures=done - len(skipped),
         skipped=tuple(skipped),
         seconds=seconds,
-        partial=partial,
+        partial=done < len(entries),
         names=task.names() if isinstance(task, SemanticTask) else (),
     )
+
+
+def _measure(task: Any, entries: Sequence[Any], name: str, tell: Progress) -> tuple[int, list[tuple[str, str]]]:
+    """Measure pictures until the last, or until Ctrl-C.
+
+    Returns:
+        How many were tried, and id and error of those that could not be measured.
+    """
+    skipped: list[tuple[str, str]] = []
+    done = 0
+    try:
+        for done, entry in enumerate(entries):
+            tell(f"measuring {name}", done, len(entries))
+            try:
+                task.measure(entry)
+            except BadSpec:
+                raise
+            except BadInput as error:
+                skipped.append((entry.id, str(error)))
+    except KeyboardInterrupt:
+        if done == len(skipped):  # nothing to tell
+            raise
+        return done, skipped
+    return len(entries), skipped
 
 
 def methods_for(clip: Clip, protocol: str) -> list[str]:

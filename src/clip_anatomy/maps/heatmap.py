@@ -23,7 +23,7 @@ from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.proxyclip import ProxyOptions
 from clip_anatomy.maps.registry import CUSTOM, METHODS, Method, dense_method, method_of
-from clip_anatomy.maps.windows import Span, Windows, slid
+from clip_anatomy.maps.windows import Windows, WindowSize, slid
 from clip_anatomy.progress import Progress
 
 __all__ = ["METHODS", "Maps", "heatmap"]
@@ -41,8 +41,8 @@ def heatmap(
     against: Against | Contrast = NEUTRAL,
     templates: Sequence[str] | None = None,
     size: Size = None,
-    window: Span = None,
-    stride: Span = None,
+    window: WindowSize = None,
+    stride: WindowSize = None,
     replace_sinks: bool = False,
     registers: int = 0,
     allow_urls: bool = False,

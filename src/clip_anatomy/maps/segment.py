@@ -30,7 +30,7 @@ from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.maps.resnet_maps import POOL_VARIANTS
 from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, cut_strips, otsu
-from clip_anatomy.maps.windows import Span
+from clip_anatomy.maps.windows import WindowSize
 from clip_anatomy.progress import Progress
 
 __all__ = ["RULES", "UNSEEN", "MaskSettings", "Masks", "cut", "otsu", "segment"]
@@ -51,8 +51,8 @@ def segment(
     threshold: str | float = "lenient",
     background: Sequence[str] | Texts = (),
     size: Size = "whole",
-    window: Span = None,
-    stride: Span = None,
+    window: WindowSize = None,
+    stride: WindowSize = None,
     registers: int = 0,
     at: str = "picture",
     refine: str | None = None,
@@ -231,7 +231,7 @@ def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> 
     return method, method, {"against": NOTHING, **options} if method == "decomposition" else options
 
 
-def _size_words(size: Size | str, window: Span, *, tensor: bool) -> str:
+def _size_words(size: Size | str, window: WindowSize, *, tensor: bool) -> str:
     """Say what the model looked at."""
     if window is not None:
         whole = "the whole picture at its own size" if size == "whole" else _size_words(size, None, tensor=tensor)

@@ -18,7 +18,7 @@ from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid, window_starts
 from clip_anatomy.kinds import OWN_CHECK
 
-Span = Annotated[int | tuple[int, int] | None, OWN_CHECK]
+WindowSize = Annotated[int | tuple[int, int] | None, OWN_CHECK]
 """Pixels of a side, or (row, col)."""
 
 

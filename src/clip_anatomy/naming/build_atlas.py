@@ -122,18 +122,15 @@ def atlas(
         moments, first, embed, grammar, model=llm_client, texts_per_head=texts, rounds=rounds if adaptive else 0, progress=tell
     )  # fmt: skip
     span, answers = grown.span, list(grown.answers)
-    measured = resamples and _resampled(moments)
-    stable = stability(moments, span, grown.embeddings, resamples, progress=tell) if measured else None
+    stable = _stability(moments, grown, resamples, tell)
     head_roles = _roles(span, moments, grown.embeddings, grown.pool)
     if llm_client is not None:
         head_roles, replies = name_heads(llm_client, head_roles, span, grown.pool, progress=tell)
         answers += replies
-    top = top_images(opened, span, picks, images, progress=tell)
-    known = _truth(opened, truth)
+    top, known = top_images(opened, span, picks, images, progress=tell), _truth(opened, truth)
     level = chance_levels(span, moments, grown.embeddings, grown.pool.properties, progress=tell)
-    figures = HeadMeasurements(
-        span, moments, grown.pool, head_roles, stable, top, rows_at(opened, top.rows()), known, level
-    )
+    rows = rows_at(opened, top.rows())
+    figures = HeadMeasurements(span, moments, grown.pool, head_roles, stable, top, rows, known, level)
     heads = _with_doubts(opened, atlas_heads(figures, images), grown)
     judged = _judged(llm_client, task, head_roles)
     answers += [one.answer for one in judged]
@@ -151,6 +148,12 @@ def atlas(
         notes=_notes(clip, opened, grown.pool, stable),
         provenance=_provenance(opened, grown.pool, texts, stable, llm_client),
     )
+
+
+def _stability(moments: Moments, grown: AdaptivePool, resamples: int, tell: Progress) -> Stability | None:
+    if not resamples or not _resampled(moments):
+        return None
+    return stability(moments, grown.span, grown.embeddings, resamples, progress=tell)
 
 
 def _refuse_numbers(texts: int, images: int, resamples: int, rounds: int) -> None:

@@ -1,1 +1,1 @@
-"""The exact decomposition: parts, tokens, moments, and the frozen LayerNorm behind them; explain, check."""
+"""The exact decomposition: parts, tokens, moments, and the frozen LayerNorm behind them; pairs; explain, check."""

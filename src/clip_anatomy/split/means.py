@@ -1,4 +1,4 @@
-"""`Means`: the mean contribution of every part, also of those that `Moments` does not keep (MLPs, start, class-to-class)."""
+"""`Means`: the mean contribution of every part, also of those that `Moments` does not keep (MLPs, input embedding, class-to-class)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The exact split: every embedding as a sum over layers, heads, MLPs, the start of the stream and the biases."""
+"""The exact split: every embedding as a sum over layers, heads, MLPs, the input embedding and the biases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

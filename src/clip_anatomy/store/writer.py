@@ -1,4 +1,4 @@
-"""`Writer`: the only thing that changes a store. ImageArrays first, flushed to the disk; then one transaction that makes them count.
+"""`Writer`: the only thing that changes a store. Arrays first, flushed to the disk; then one transaction that makes them count.
 
 files of a block ─▶ fsync ─▶ COMMIT (its row, its images' rows)      a kill in between leaves files that no row names;
 they are deleted when the next writer opens the store, and their images are done again.
