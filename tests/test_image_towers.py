@@ -1,7 +1,10 @@
 """Image towers alone: open_clip's `visual`, and vision transformers of timm, DINOv2 and DINOv3 among them."""
 
+import pickle
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -9,7 +12,7 @@ from PIL import Image
 from tiny_families import SMALL, TIMM, family, randomized
 
 import clip_anatomy as ca
-from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.errors import BadInput, UnsupportedModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {**SMALL, "num_classes": 0}
@@ -57,3 +60,49 @@ def test_visual_alone_is_the_image_side_of_its_model(name: str) -> None:
     assert alone.preprocess == whole.preprocess
     with pytest.raises(UnsupportedModel, match=r"Type: load\(model\), the whole model"):
         alone.encode_text(["a dog"])
+
+
+def test_a_transformer_without_texts_is_read_in_the_space_of_a_clip(tmp_path: Path) -> None:
+    import tiny
+
+    vit = ca.load(randomized(timm.create_model("deit_tiny_patch16_224", **TINY)))
+    clip = ca.load(
+        tiny.open_clip_model(seed=3), tokenizer=lambda texts: torch.tensor([[98, len(t), 99] for t in texts])
+    )
+    draw = np.random.default_rng(0)
+    for at in range(60):
+        Image.fromarray(draw.integers(0, 255, (4, 4, 3), np.uint8)).resize((32, 32), 0).save(tmp_path / f"{at:02d}.png")
+    for name, model in (("vit", vit), ("clip", clip)):
+        ca.index(model, tmp_path, tmp_path / "stores" / name, layers="all")
+    stores = [ca.Store.open(tmp_path / "stores" / name) for name in ("vit", "clip")]
+    found = ca.align(*stores, permutations=0)
+    assert 0 < found.explained < 1  # two random models: some of it
+    assert f"R² {found.explained:.2f}, cosine {found.cosine:.2f}" in found.summary()
+    read = vit.read_through(found, clip)
+    pixels = vit.pixels([tmp_path / "00.png", tmp_path / "01.png"])
+    expected = vit.encode_image(pixels).double() @ found.weight.T + found.intercept
+    torch.testing.assert_close(read.encode_image(pixels).double(), expected, atol=1e-5, rtol=1e-4)
+    parts = ca.decompose(read, pixels)
+    assert float(parts.residue.max()) < 1e-5
+    own = ca.decompose(vit, pixels)
+    torch.testing.assert_close(parts.heads.double(), own.heads.double() @ found.weight.T, atol=1e-5, rtol=1e-4)
+    texts = read.encode_text(["a dog", "a lake"])
+    torch.testing.assert_close(texts, clip.encode_text(["a dog", "a lake"]))
+    maps = ca.heatmap(read, pixels, ["a dog", "a lake"], against="nothing").values
+    torch.testing.assert_close(
+        maps.flatten(2).transpose(1, 2), parts.tokens(texts).sum((1, 2))[:, vit.vision.own :], atol=1e-6, rtol=1e-4
+    )
+    span = ca.textspan(ca.Moments.of(parts), torch.nn.functional.normalize(texts, dim=-1), 2)
+    assert span.indices.shape == (2, 4, 2)
+    assert read.digest != vit.digest
+    again = pickle.loads(pickle.dumps(vit.read_through(Turned(48))))
+    torch.testing.assert_close(again.encode_image(pixels), -vit.encode_image(pixels), atol=1e-6, rtol=1e-4)
+    with pytest.raises(BadInput, match=r"the map is \[12, 12\].*\[channel, 48\]"):
+        vit.read_through(Turned(12))
+
+
+class Turned:
+    """The map −1."""
+
+    def __init__(self, width: int) -> None:
+        self.weight, self.intercept = -torch.eye(width), torch.zeros(width)

@@ -1,7 +1,7 @@
 """`Clip`: both towers of an opened model, its tokenizer and its preprocessing."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from clip_anatomy.boundary import public
-from clip_anatomy.errors import BadImage, BadText
+from clip_anatomy.errors import BadImage, BadInput, BadText
 from clip_anatomy.files import digest
 from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import ImageLike, Preprocess, listed, prepare
@@ -20,6 +20,7 @@ from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.token_ids import checked_ids, ids_of
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
 from clip_anatomy.towers.absent_tower import refuse_absent
+from clip_anatomy.towers.mapped import LinearMap, mapped
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer, as_transformer
 
@@ -110,6 +111,32 @@ class Clip:
         if self.logit_bias is None:
             return (cosine * self.logit_scale).softmax(-1)
         return (cosine * self.logit_scale + self.logit_bias).sigmoid()
+
+    def read_through(self, through: LinearMap, clip: "Clip | None" = None) -> "Clip":
+        """Read an image model without texts in the space of a CLIP: every part goes through a linear map of the embeddings.
+
+        Args:
+            through: the map, fitted on pictures that both have seen: `align(STORE_OF_THIS_MODEL, STORE_OF_A_CLIP)`, whose R² and cosine
+                say how much there is to read.
+            clip: that CLIP, for texts; without it texts are given as its embeddings.
+
+        Returns:
+            Clip whose image side is this model's and whose text side is the other's.
+
+        Raises:
+            BadInput: a map of other embeddings.
+            UnsupportedModel: an image tower that no projection ends.
+        """
+        vision = mapped(self.vision, through.weight, through.intercept)
+        if clip is None:
+            return replace(self, vision=vision, host=None, origin=None)
+        if clip.text_tower.embed != vision.embed:
+            raise BadInput(
+                f"the map leads to {vision.embed} numbers, texts of {clip.name} have {clip.text_tower.embed}. Type the CLIP whose store it was fitted on"
+            )
+        sides = ("text_tower", "tokenizer", "logit_scale", "logit_bias")
+        texts = {name: getattr(clip, name) for name in sides}
+        return replace(self, name=f"{self.name} through {clip.name}", vision=vision, host=None, origin=None, **texts)
 
     @property
     def digest(self) -> str:

@@ -16,7 +16,7 @@ from clip_anatomy.towers.absent_tower import beside
 from clip_anatomy.towers.protocol import Tower
 
 READ_THROUGH = (
-    "load(vit).read_through(fit_map(ITS_STORE, STORE_OF_A_CLIP, clip)), which reads it in the space of a CLIP"
+    "load(vit).read_through(align(ITS_STORE, STORE_OF_A_CLIP), clip), which reads it in the space of that CLIP"
 )
 
 

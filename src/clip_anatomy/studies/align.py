@@ -48,6 +48,8 @@ class Alignment(Result):
         chance: the 95th percentile of r over shuffles.
         stimuli: how many.
         folds: of the cross-validation.
+        explained: R² of all channels together, held out: 1 − Σ (y − ŷ)² / Σ (y − mean of the training folds)².
+        cosine: of each held-out row with its prediction, on the mean: how near a predicted embedding is.
     """
 
     presenter: ClassVar[str] = "alignment_figure"
@@ -61,6 +63,8 @@ class Alignment(Result):
     chance: Float64[Tensor, " channel"]
     stimuli: int
     folds: int
+    explained: float
+    cosine: float
 
     def predict(self, x: Tensor) -> Float64[Tensor, "stimulus channel"]:
         """Predict the channels from rows of the space that was aligned from."""
@@ -87,7 +91,14 @@ class Alignment(Result):
         if self.ceiling is not None:
             for row, ceiling in zip(rows, self.ceiling.tolist(), strict=True):
                 row["ceiling"] = round(ceiling, 6)
-        return {"schema": SCHEMA, "stimuli": self.stimuli, "folds": self.folds, "channels": rows}
+        return {
+            "schema": SCHEMA,
+            "stimuli": self.stimuli,
+            "folds": self.folds,
+            "explained": round(self.explained, 6),
+            "cosine": round(self.cosine, 6),
+            "channels": rows,
+        }
 
     def summary(self) -> str:
         """Return the channels that are predicted best, as a table."""
@@ -101,16 +112,15 @@ class Alignment(Result):
         many = int(self.predicted.sum())
         title = (
             f"{many} of {len(self.channels)} channels predicted (false discoveries 5 %); {self.stimuli:,} stimuli, {self.folds} folds; "
-            f"median r {float(self.r.median()):.2f}"
+            f"median r {float(self.r.median()):.2f}, R² {self.explained:.2f}, cosine {self.cosine:.2f}"
         )
         return text_table(titles, rows, title=title)
 
 
 @public
-@public
 def align(
     store: "Store | Tensor | NDArray[Any] | str | Path",
-    recordings: "Tensor | NDArray[Any] | str | Path",
+    recordings: "Store | Tensor | NDArray[Any] | str | Path",
     *,
     folds: int = 5,
     permutations: int = 1000,
@@ -123,7 +133,8 @@ def align(
     Args:
         store: embeddings of the stimuli: a store (unit length, in the order of its rows), or rows [stimulus, embed] of any space.
         recordings: [stimulus, channel] in the same order, or [repeat, stimulus, channel]; a tensor, an array, a .npy file, or a
-            .npz file with `recordings` and, if the order is another one, `ids` of the store's images.
+            .npz file with `recordings` and, if the order is another one, `ids` of the store's images. Or another model's store of the
+            same pictures: then embeddings of `store` are as long as the model makes them, and `Clip.read_through` takes the map.
         folds: of the cross-validation.
         permutations: shuffles for p and for the chance level.
         seed: of folds and shuffles.
@@ -154,11 +165,16 @@ def align(
     rng = np.random.default_rng(seed)
     fold = rng.permutation(np.arange(len(x)) % folds)
     predicted, true = np.empty_like(y), np.empty_like(y)
+    left, around, cosines = 0.0, 0.0, np.empty(len(x))
     for at in range(folds):
         tell("cross-validation", at, folds)
         held = fold == at
         # Centred within each fold: the mean of the training stimuli is off the held-out ones' in the other direction.
-        predicted[held] = _centred(_ridge(x[~held], y[~held]).predict(x[held]).reshape(-1, y.shape[1]))
+        found = _ridge(x[~held], y[~held]).predict(x[held]).reshape(-1, y.shape[1])
+        left += float(np.square(y[held] - found).sum())
+        around += float(np.square(y[held] - y[~held].mean(0)).sum())
+        cosines[held] = (_unit(found.T) * _unit(y[held].T)).sum(0)
+        predicted[held] = _centred(found)
         true[held] = _centred(y[held])
     a, b = _unit(predicted), _unit(true)
     r = (a * b).sum(0)
@@ -182,6 +198,8 @@ def align(
         torch.from_numpy(chance),
         len(x),
         folds,
+        1 - left / around,
+        float(cosines.mean()),
     )
 
 
@@ -209,8 +227,11 @@ def _ceiling(repeats: NDArray[np.float64], rng: np.random.Generator) -> Float64[
 def _given(store: Any, recordings: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]:
     names: tuple[str, ...] = ()
     opened = Store.open(store) if isinstance(store, str | Path) else store if isinstance(store, Store) else None
-    x = _array(store if opened is None else opened.embeddings(unit=True), "embeddings", (2,))
+    of_model = isinstance(recordings, Store)
+    x = _array(store if opened is None else opened.embeddings(unit=not of_model), "embeddings", (2,))
     ids: list[str] | None = None
+    if isinstance(recordings, Store):
+        ids, recordings = recordings.column("id"), recordings.embeddings(unit=True)
     if isinstance(recordings, str | Path):
         path = path_of(recordings)
         with reading(path, "Save [stimulus, channel] with numpy.save, or numpy.savez(file, recordings=..., ids=...)"):
@@ -222,7 +243,7 @@ def _given(store: Any, recordings: Any) -> tuple[NDArray[np.float64], NDArray[np
         recordings = loaded
     y = _array(recordings, "recordings", (2, 3))
     y = y if y.ndim == 3 else y[None]
-    if ids is not None:
+    if ids is not None and not (of_model and opened is None):
         x = _in_order(x, ids, opened)
     if len(x) != y.shape[1]:
         raise BadInput(f"{len(x)} embeddings for {y.shape[1]} stimuli. Give one row for each, in one order")
