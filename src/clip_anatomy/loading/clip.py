@@ -134,7 +134,7 @@ class Clip:
             raise BadInput(
                 f"the map leads to {vision.embed} numbers, texts of {clip.name} have {clip.text_tower.embed}. Type the CLIP whose store it was fitted on"
             )
-        sides = ("text_tower", "tokenizer", "logit_scale", "logit_bias")
+        sides = ("text_tower", "tokenizer", "rule")
         texts = {name: getattr(clip, name) for name in sides}
         return replace(self, name=f"{self.name} through {clip.name}", vision=vision, host=None, origin=None, **texts)
 

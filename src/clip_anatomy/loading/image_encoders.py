@@ -11,6 +11,7 @@ from clip_anatomy.images.preprocess import Preprocess
 from clip_anatomy.loading.host import BorrowedTensors, Host, HostInputs, LoadedModel, library_version, tensors_of
 from clip_anatomy.loading.open_clip_inputs import open_clip_pixels, open_clip_preprocess
 from clip_anatomy.loading.open_clip_towers import image_tower_of
+from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.timm_towers import SPLIT_TRUNKS, timm_transformer
 from clip_anatomy.towers.absent_tower import beside
 from clip_anatomy.towers.protocol import Tower
@@ -76,8 +77,7 @@ def _alone(module: nn.Module, tower: Tower, library: str, instead: str) -> Host:
         text_tower=other,
         encode_image=partial(_encoded, module),
         encode_text=other.encode,
-        logit_scale=1.0,
-        logit_bias=None,
+        rule=ScoreRule(),
     )
 
 
