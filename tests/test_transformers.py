@@ -166,3 +166,73 @@ def test_a_vit_at_another_size_places_its_patches_as_its_host_does(name: str) ->
     pixels = torch.randn(1, 3, 24, 56, generator=torch.Generator().manual_seed(3))
     found = ca.load(model).encode_image(pixels)
     torch.testing.assert_close(found, host_embedding(model, "image", pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_a_sharded_folder_opens(tmp_path: Path) -> None:
+    model = tiny_transformers("SiglipModel")
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 3
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    pixels = inputs_of(ca.load(model).vision)
+    assert torch.equal(ca.load(str(tmp_path)).encode_image(pixels), ca.load(model).encode_image(pixels))
+
+
+def test_the_image_tower_of_a_larger_model_opens_by_the_attribute_that_is_named() -> None:
+    import transformers
+    from tiny_transformers import TEXT, VISION
+
+    model = transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(
+            vision_config=transformers.SiglipVisionConfig(**VISION),
+            text_config=transformers.LlamaConfig(**TEXT, num_key_value_heads=2),
+            image_token_index=5,
+        )
+    ).eval()
+    with pytest.raises(ca.errors.UnsupportedModel, match=r"Type: load\(model\.model\.vision_tower\)"):
+        ca.load(model)
+    clip = ca.load(model.model.vision_tower)
+    pixels = inputs_of(clip.vision)
+    with torch.no_grad():
+        expected = model.model.vision_tower(pixels).pooler_output
+    torch.testing.assert_close(ca.decompose(clip, pixels).total(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_folder_of_a_pipeline_names_the_models_inside(tmp_path: Path) -> None:
+    """An IP-Adapter keeps its CLIPVisionModelWithProjection in `image_encoder/`."""
+    tiny_transformers("CLIPVisionModelWithProjection").save_pretrained(tmp_path / "image_encoder")
+    with pytest.raises(ca.errors.BadCheckpoint, match=r"Type one of them: .*image_encoder$"):
+        ca.load(str(tmp_path))
+    assert ca.load(str(tmp_path / "image_encoder")).proof.holds
+
+
+def test_a_llava_folder_says_how_its_tower_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], '
+        '"vision_config": {"model_type": "clip_vision_model"}, "text_config": {"model_type": "llama"}}'
+    )
+    with pytest.raises(ca.errors.UnsupportedModel, match=r"around a CLIPVisionModel\. Type in Python: load\("):
+        ca.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["ChineseCLIPModel", "AlignModel", "BlipForImageTextRetrieval", "Siglip2Model", "DINOv3ViTModel", "ViTModel"]
+)
+def test_methods_run_on_the_image_towers_or_refuse_in_one_sentence(name: str) -> None:
+    clip = ca.load(tiny_transformers(name))
+    pixels = torch.randn(6, *inputs_of(clip.vision).shape[1:], generator=torch.Generator().manual_seed(4))
+    texts = torch.randn(8, clip.vision.embed, generator=torch.Generator().manual_seed(5))
+    parts = ca.decompose(clip, pixels)
+    span = ca.textspan(ca.Moments.of(parts), torch.nn.functional.normalize(texts, dim=-1), 2)
+    assert span.indices.shape[:2] == (clip.vision.layers, clip.vision.heads)
+    maps = ca.heatmap(clip, pixels, texts[:2], method="decomposition", against="nothing").values
+    own = parts.tokens(texts[:2]).sum((1, 2))[:, clip.vision.own :]
+    torch.testing.assert_close(maps.flatten(2).transpose(1, 2), own, atol=1e-5, rtol=1e-4)
+    if name == "AlignModel":
+        with pytest.raises(ca.errors.UnsupportedModel, match=r"Type one of: decomposition"):
+            ca.heatmap(clip, pixels, texts[:2], method="surgery")
+    else:
+        surgery = ca.heatmap(clip, pixels, texts[:2], method="surgery").values
+        assert surgery.shape[-2:] == clip.vision.grid
+        assert bool(surgery.isfinite().all())
+    without = ca.replace_parts(clip, pixels, "0.0", by="zero")
+    torch.testing.assert_close(without, clip.encode_image(pixels) - parts.heads[:, 0, 0], atol=1e-4, rtol=1e-4)
