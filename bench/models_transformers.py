@@ -37,6 +37,9 @@ code in double precision, sum the parts against its own embedding.
   sum goes through: it is left out.
 - BERT-like text towers (ChineseCLIP, AltCLIP, ALIGN, BLIP) are one part: a norm stands behind every sum of their stream. Padding is masked
   as their tokenizers do.
+- Sharded folders, merged adapters (PEFT) and accelerate's hooks open as they are; adapters that are not merged, and weights that accelerate
+  keeps elsewhere, say what to type. Weights in 8 or 4 bits (torchao, bitsandbytes, torch's dynamic quantisation) are dequantised for the
+  split, and `check` says so; the proof then compares in the model's own precision, to 5 %, since such layers may round what they read.
 - BLIP's image and text embeddings are those of `use_itm_head=False`; the head that matches pairs reads both at once and is left out.
 
 | class | image tower | text tower | proof | sum |

@@ -215,7 +215,8 @@ def test_a_llava_folder_says_how_its_tower_is_reached(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ChineseCLIPModel", "AlignModel", "BlipForImageTextRetrieval", "Siglip2Model", "DINOv3ViTModel", "ViTModel"]
+    "name",
+    ["ChineseCLIPModel", "AlignModel", "BlipForImageTextRetrieval", "Siglip2Model", "DINOv3ViTModel", "ViTModel"],
 )
 def test_methods_run_on_the_image_towers_or_refuse_in_one_sentence(name: str) -> None:
     clip = ca.load(tiny_transformers(name))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.preprocess import Preprocess
+from clip_anatomy.loading.quantised import dequantised
 from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.tokenizer import Tokenizer
 from clip_anatomy.towers.layers import Activation, Linear, Norm, Pool
@@ -70,6 +71,7 @@ class Host:
         encode_image: the library's own, pixels [image, 3, row, col] → [image, embed].
         encode_text: the library's own, ids [text, token] → [text, embed].
         rule: how its cosines become probabilities.
+        exact: whether it computes with the weights that the towers have; not where those are dequantised.
     """
 
     library: str
@@ -79,6 +81,7 @@ class Host:
     encode_image: Callable[[Tensor], Tensor]
     encode_text: Callable[[Tensor], Tensor]
     rule: ScoreRule
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,9 @@ def borrowed(tensor: Tensor) -> Tensor:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """List every parameter and buffer of a module by name."""
-    return {**dict(module.named_buffers()), **dict(module.named_parameters(remove_duplicate=False))}
+    """List every parameter and buffer of a module by name; quantised weights as the numbers that they stand for."""
+    held = {**dict(module.named_buffers()), **dict(module.named_parameters(remove_duplicate=False))}
+    return {**held, **dequantised(module)}
 
 
 def unsupported(found: str) -> UnsupportedModel:

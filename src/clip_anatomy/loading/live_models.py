@@ -1,6 +1,7 @@
 """A live model object: taken out of what wraps it, refused where its weights are not plain ones, and read as towers over them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.host import Host, tensors_of, unsupported
 from clip_anatomy.loading.image_encoders import ENCODERS
 from clip_anatomy.loading.open_clip_towers import read_open_clip
+from clip_anatomy.loading.quantised import is_quantised, quantised_formats
 from clip_anatomy.loading.transformers_hosts import CLASSES, read_transformers
 
 READERS: dict[tuple[str, str], Callable[[Any], Host]] = {
@@ -74,7 +76,10 @@ def read_host(module: nn.Module) -> Host:
                 f"Type: load(model.{at})"
             )
         raise unsupported(f"{library}.{name}")
-    return reader(module)
+    host, formats = reader(module), quantised_formats(module)
+    if not formats:
+        return host
+    return replace(host, library=f"{host.library} (weights in {formats}, dequantised for the split)", exact=False)
 
 
 def check_weights(module: nn.Module, what: str) -> None:
@@ -92,6 +97,8 @@ def check_weights(module: nn.Module, what: str) -> None:
                 f"{what}: '{name}' is on the meta device, where tensors have shapes and no numbers. "
                 "Type: model.to_empty(device='cpu'), then model.load_state_dict(...)"
             )
+        if is_quantised(tensor):
+            continue
         if type(tensor) not in (nn.Parameter, Tensor) or not tensor.is_floating_point():
             kind = type(tensor).__name__ if type(tensor) not in (nn.Parameter, Tensor) else str(tensor.dtype)
             raise UnsupportedModel(

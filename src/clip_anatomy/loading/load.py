@@ -152,7 +152,8 @@ def _clip(name: str, host: Host, loaded: LoadedModel, preprocess: Preprocess | N
         loaded = replace(loaded, preprocess=preprocess, inputs=replace(loaded.inputs, pixels=None))
     proof = None
     if parity:
-        proof = prove(host.image_tower, host.text_tower, host.encode_image, host.encode_text, against=host.library)
+        towers, encoders = (host.image_tower, host.text_tower), (host.encode_image, host.encode_text)
+        proof = prove(*towers, *encoders, against=host.library, exactly=host.exact)
         proof = with_inputs(proof, loaded, host.text_tower)
     return Clip(
         name=name,

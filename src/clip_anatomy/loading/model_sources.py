@@ -112,7 +112,9 @@ def _from_folder(path: Path) -> LoadedModel:
         return transformers_named(path)
     if config.is_file():
         raise BadCheckpoint(f"{path} has open_clip_config.json but none of {', '.join(OPEN_CLIP_WEIGHTS)} beside it.")
-    inside = sorted(one.parent for one in path.glob("*/config.json"))  # a pipeline: IP-Adapter's image_encoder, a text_encoder
+    inside = sorted(
+        one.parent for one in path.glob("*/config.json")
+    )  # a pipeline: IP-Adapter's image_encoder, a text_encoder
     if inside:
         ways = " or ".join(str(one) for one in inside[:4])
         raise BadCheckpoint(f"{path} holds several models, each in a folder of its own. Type one of them: {ways}")

@@ -180,9 +180,12 @@ def measured_claims(clip: Clip) -> Iterator[CheckedClaim]:
         else:
             host = read_host(clip.host)
             encode = {"image": host.encode_image, "text": host.encode_text}
-            theirs = {tower.kind: encode[tower.kind](inputs[tower.kind]) for tower in towers}
+            theirs = {one.kind: (encode[one.kind] if host.exact else one.encode)(inputs[one.kind]) for one in towers}
             proof = Proof.of(
-                [compare(one, encode[one.kind], inputs[one.kind], against=host.library) for one in towers],
+                [
+                    compare(one, encode[one.kind], inputs[one.kind], against=host.library, exactly=host.exact)
+                    for one in towers
+                ],
                 () if clip.proof is None else clip.proof.inputs,
                 against=host.library,
             )
