@@ -24,7 +24,7 @@ def is_quantised(tensor: Tensor) -> bool:
 def quantised_formats(module: nn.Module) -> str:
     """Name the formats of a module's quantised weights, as its libraries call them; "" where all are plain."""
     found = {type(p).__name__ for p in module.parameters() if is_quantised(p)}
-    found |= {"qint8" for _, layer in _dynamic(module)}
+    found |= {"qint8" for _ in _dynamic(module)}
     return ", ".join(sorted(found))
 
 
