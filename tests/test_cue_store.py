@@ -109,7 +109,8 @@ class Poisoned(Store):
     def gather(self, read, rows, shape, dtype):
         kept = super().gather(read, rows, shape, dtype).clone()
         places = np.arange(len(self)) if rows is None else np.asarray(rows)
-        kept[torch.from_numpy(self._mask()[places])] = float("nan")
+        hidden = torch.from_numpy(self._mask()[places])
+        kept[hidden] = float("nan") if kept.is_floating_point() else torch.iinfo(kept.dtype).max
         return kept
 
     def batches(self, size=1024, layers=None):

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.attention import layer_of
 from clip_anatomy.towers.embedding import embed_image
@@ -240,7 +240,14 @@ def vjp_of(function: Callable[..., Any], *inputs: Tensor) -> tuple[Vjp, Any]:
     value, rest = outputs if isinstance(outputs, tuple) else (outputs, None)
 
     def vjp(vector: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(value, leaves, vector, retain_graph=True)
+        try:
+            return torch.autograd.grad(value, leaves, vector, retain_graph=True)
+        except RuntimeError as error:
+            if "fork" not in str(error):
+                raise
+            raise BadInput(
+                "torch takes no gradients in a process that was forked from one that took some. Type: multiprocessing.get_context('spawn')"
+            ) from error
 
     return vjp, rest.detach() if isinstance(rest, Tensor) else rest
 

@@ -83,6 +83,7 @@ def is_picture_name(item: object) -> bool:
     """Tell a picture from a text: whatever is no string, an address, an existing file, a name that ends as pictures' do.
 
     Example:
+        >>> from pathlib import Path
         >>> is_picture_name("a dog"), is_picture_name("dog.jpg"), is_picture_name(Path("dog"))
         (False, True, True)
     """
