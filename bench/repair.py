@@ -12,12 +12,13 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.data.world.accuracy import Report, evaluate
+from clip_anatomy.data.world.accuracy import WorldAccuracy, evaluate
 from clip_anatomy.data.world.attribute_names import ATTRIBUTES
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
@@ -30,7 +31,7 @@ from clip_anatomy.studies.repair_task import TaskSettings
 TIED_BAR, AVERAGE_BAR, DIGIT_BAR = 20.0, -2.0, 15.0
 
 
-def average(report: Report) -> float:
+def average(report: WorldAccuracy) -> float:
     """Mean accuracy over all attributes of the natural draw, the digit included."""
     names = (*ATTRIBUTES, "digit")
     return sum(report.accuracy[name] for name in names) / len(names)
@@ -62,7 +63,7 @@ def main() -> None:
         ca.index(clip, f"world:{args.pictures}:val:balanced", place / "store", keep="heads,mlps")
         store = ca.Store.open(place / "store", clip)
 
-        def measured(ablation: PartAblation, found: CueSearch | None) -> Report:
+        def measured(ablation: PartAblation, found: CueSearch | None) -> WorldAccuracy:
             edit = Edit.empty(clip) if found is None else repair_edit(store, clip, found, ablation)
             edit = Edit.load(edit.save(place / "edit.json"))  # as a person would use it
             model = EditedClip(clip, edit)
@@ -83,6 +84,9 @@ def main() -> None:
                 report = measured(ablation, found)
                 print(f"  {ablation.spec}")
                 told[f"{question}: {strategy}"] = {"ablated": ablation.spec, **row(f"  {strategy}", report, before)}
+            if question == "count, heads only":
+                report = measured(replace(found.best.ablation, effect="rerun"), found)
+                told["count: the same heads, re-run"] = row("  the same, felt by later blocks", report, before)
     best = {name: rest for name, rest in told.items() if "suggested" in name}
     tied = next(rest for name, rest in best.items() if name.startswith("shape"))
     digit = next(rest for name, rest in best.items() if name.startswith("count: "))
@@ -98,7 +102,7 @@ def main() -> None:
     print(json.dumps({"bench": "repair", "pictures": args.pictures, "test": args.test, "rows": told}))
 
 
-def row(name: str, report: Report, before: Report) -> dict[str, object]:
+def row(name: str, report: WorldAccuracy, before: WorldAccuracy) -> dict[str, object]:
     """Print one line and return its figures, in percent and points."""
     false = "count with a false digit"
     values = [report.worst_group, report.accuracy[false], average(report)]

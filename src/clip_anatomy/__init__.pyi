@@ -48,6 +48,8 @@ from clip_anatomy.split.parts import Contributions as Contributions
 from clip_anatomy.split.parts import Parts as Parts
 from clip_anatomy.split.parts import decompose as decompose
 from clip_anatomy.split.parts import decompose_text as decompose_text
+from clip_anatomy.split.second_order import SecondOrder as SecondOrder
+from clip_anatomy.split.second_order import second_order as second_order
 from clip_anatomy.store.index import index as index
 from clip_anatomy.store.store import Store as Store
 from clip_anatomy.store.verify import verify as verify
