@@ -101,7 +101,7 @@ class Edit:
             clip: the model.
             selection: the parts, or what `Selection.parse` reads: "9.3,10.1+mlp=4".
             moments: where the means come from: `Moments` (heads; a store keeps them: `Store.open(STORE).moments()`) or
-                `Means.of(clip, images)`, which has MLPs, the start and class-to-class attention too. Not needed for "zero".
+                `Means.of(clip, images)`, which has MLPs, the input embedding and class-to-class attention too. Not needed for "zero".
             by: "mean", "zero", or "texts": heads by their TextSpan reconstruction.
             effect: "direct": the parts' terms of the embedding are replaced. "rerun": what they write into the class token's row is held
                 while the forward runs, and later blocks see it; by "mean" that needs `Means.of(clip, images)`.

@@ -117,9 +117,7 @@ def replace_parts(
         assert isinstance(over, Moments | Means)
         parts = replacements_of(chosen, over, embed=tower.embed)
     embeddings, change = _changes(clip, pixels, parts, convention)
-    if not bool(torch.isfinite(change).all()):
-        row = int(torch.nonzero(~torch.isfinite(change).all(1))[0])
-        raise BadInput(f"the contributions of image {row} are not finite. Leave it out, or load the model in float32")
+    _refuse_not_finite(change)
     if by == "mean" and measured is None:
         others = change if over is None else _changes(clip, clip.pixels(over), parts, convention)[1]  # pyright: ignore[reportArgumentType]
         change = change - others.double().mean(0).to(change)
@@ -129,6 +127,12 @@ def replace_parts(
             raise BadInput(f"{len(swapped)} other images for {len(pixels)}: give one, or one for each")
         change = change - _changes(clip, swapped, parts, convention)[1]
     return embeddings + embeddings.norm(dim=-1, keepdim=True) * change
+
+
+def _refuse_not_finite(change: Float[Tensor, "image embed"]) -> None:
+    if not bool(torch.isfinite(change).all()):
+        row = int(torch.nonzero(~torch.isfinite(change).all(1))[0])
+        raise BadInput(f"the contributions of image {row} are not finite. Leave it out, or load the model in float32")
 
 
 def _written_means(clip: Clip, pixels: Tensor, over: object) -> Means:

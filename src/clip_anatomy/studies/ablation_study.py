@@ -31,7 +31,7 @@ from clip_anatomy.store.store_model import model_of
 from clip_anatomy.studies.ablated_predictions import predictions
 from clip_anatomy.studies.baseline import baseline_of, refuse_missing
 from clip_anatomy.studies.rerun_embeddings import rerun_embeddings, rerun_means
-from clip_anatomy.studies.study_result import Study, effects_of
+from clip_anatomy.studies.study_result import Effect, Study, effects_of
 from clip_anatomy.studies.token_parts import tokens_of
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
 
@@ -202,25 +202,38 @@ def study(
         held = [rerun_replacements(model(), one, means, by, effect) for _, one in sets]
         embeddings = rerun_embeddings(opened, model(), held, question.rows, tell)
         picks, described = (embeddings @ question.texts.float().T).argmax(-1).int(), f"{by}, felt by later blocks"
-    effects = effects_of(picks, question, sets)
-    manifest = opened.manifest
+    biases = [BIASES] if union.input_embedding and opened.manifest.convention == "centered" else []
+    seconds = time.perf_counter() - begun - model.seconds
+    return _result(
+        opened, question, effects_of(picks, question, sets), (kind, title, by, described), notes=biases, seconds=seconds
+    )
+
+
+def _result(
+    store: Store,
+    question: ZeroShotTask,
+    effects: Sequence[Effect],
+    what: tuple[str, str, str, str],
+    *,
+    notes: Sequence[str],
+    seconds: float,
+) -> Study:
+    """Put a study together: what it is (kind, title, by, baseline), what was asked, and the effect of each set."""
+    manifest = store.manifest
     return Study(
-        kind,
-        title,
-        by,
-        described,
+        *what,
         manifest.model,
         manifest.digest,
-        str(opened.path),
+        str(store.path),
         len(question.rows),
         question.column,
         question.classes,
         question.group_column,
         question.group_sizes,
         effects[0],
-        effects[1:],
-        (*question.notes, *([BIASES] if union.input_embedding and manifest.convention == "centered" else [])),
-        time.perf_counter() - begun - model.seconds,
+        tuple(effects[1:]),
+        (*question.notes, *notes),
+        seconds,
     )
 
 
