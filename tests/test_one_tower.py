@@ -72,3 +72,20 @@ def test_check_measures_the_tower_that_is_there() -> None:
         assert {one.tower for one in found.claims} == {tower}
         assert all(said in told for said, told in zip(split, found.split, strict=True))
         assert len(found.claims) >= 8
+
+
+def test_where_one_tower_cannot_be_read_the_other_opens_and_the_first_says_why() -> None:
+    towers = {"text_config": {**TEXT, "hidden_act": "relu"}, "vision_config": dict(VISION)}
+    model = randomized(transformers.CLIPModel(transformers.CLIPConfig(**towers, projection_dim=24)))
+    clip = ca.load(model)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model.get_image_features(pixels).pooler_output
+    torch.testing.assert_close(ca.decompose(clip, pixels).total(), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(
+        UnsupportedModel, match=r"text tower .* not opened, its image tower was: found the activation 'relu'"
+    ):
+        clip.encode_text(ids())
+    towers["vision_config"]["hidden_act"] = "relu"
+    with pytest.raises(UnsupportedModel, match=r"^found the activation 'relu'"):
+        ca.load(randomized(transformers.CLIPModel(transformers.CLIPConfig(**towers, projection_dim=24))))

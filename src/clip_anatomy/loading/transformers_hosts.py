@@ -60,6 +60,11 @@ BERT_LIKE = ("chinese_clip_text_model", "altclip_text_model", "align_text_model"
 """Text models with a norm behind every sum, which their library runs."""
 VITS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 """Vision transformers that were trained without texts."""
+OF_TOWER = {
+    "image": ("vision_model.", "visual_projection.", "vision_proj."),
+    "text": ("text_model.", "text_encoder.", "text_projection.", "text_proj."),
+}
+"""How names of each tower's tensors begin."""
 MATCHING = ("itm_head.",)
 """What a BLIP has for pairs of picture and text, which no embedding reads."""
 
@@ -76,17 +81,29 @@ def read_transformers(model: Any) -> Host:
     """Read a live model of transformers.
 
     Raises:
-        UnsupportedModel: an activation that is no GELU, or a tensor is missing or left over.
+        UnsupportedModel: no tower can be read, or a tensor is left over. Where one of two cannot (an activation that is no GELU, a
+            tensor that is missing), the other opens, and what needs the first says why it did not.
     """
     what, tensors = type(model).__name__, BorrowedTensors(tensors_of(model))
     configs = tower_configs(model.config)
-    image = image_side(model, tensors, configs["image"]) if "image" in configs else None
-    text = text_side(model, tensors, configs["text"]) if "text" in configs else None
-    tensors.refuse_left_over(f"transformers {what}", (*APART, *MATCHING))
-    there = image or text
-    assert there is not None
-    other = beside(there.tower, what, _instead(model.config.model_type, there.tower))
-    image, text = image or HostSide(other, other.encode), text or HostSide(other, other.encode)
+    sides: dict[str, HostSide] = {}
+    failed: dict[str, UnsupportedModel] = {}
+    for kind, read in (("image", image_side), ("text", text_side)):
+        taken = tensors.taken
+        try:
+            if kind in configs:
+                sides[kind] = read(model, tensors, configs[kind])
+        except UnsupportedModel as error:  # the other tower may be fine
+            failed[kind] = error
+            tensors.give_back(taken)
+    if not sides:
+        raise next(iter(failed.values()))
+    apart = [name for kind in failed for name in OF_TOWER[kind]]
+    tensors.refuse_left_over(f"transformers {what}", (*APART, *MATCHING, *apart))
+    there = next(iter(sides.values())).tower
+    why = " ".join(map(str, failed.values()))
+    other = beside(there, what, _instead(model.config.model_type, there), why)
+    image, text = (sides.get(kind, HostSide(other, other.encode)) for kind in ("image", "text"))
     return Host(
         library=library_version("transformers"),
         module=model,

@@ -27,6 +27,7 @@ class AbsentTower:
         dtype: of the other tower.
         device: likewise.
         instead: what to type, where the sentence says that it is missing.
+        why: what is in the way, where the model has such a tower and it could not be read.
     """
 
     what: str
@@ -35,6 +36,7 @@ class AbsentTower:
     dtype: torch.dtype
     device: torch.device
     instead: str
+    why: str = ""
 
     architecture: Architecture = "absent"
     layers: int = 0
@@ -63,6 +65,10 @@ class AbsentTower:
         """
         has = "text" if self.kind == "image" else "image"
         does = "pictures" if self.kind == "image" else "texts"
+        if self.why:
+            raise UnsupportedModel(
+                f"the {self.kind} tower of this {self.what} was not opened, its {has} tower was: {self.why}"
+            )
         raise UnsupportedModel(
             f"{self.what} has {'an' if has == 'image' else 'a'} {has} tower only and cannot embed {does}. Type: {self.instead}"
         )
@@ -84,10 +90,10 @@ class AbsentTower:
         self.refuse()
 
 
-def beside(tower: Tower, what: str, instead: str) -> AbsentTower:
-    """Make the missing half of a model that is one tower alone."""
+def beside(tower: Tower, what: str, instead: str, why: str = "") -> AbsentTower:
+    """Make the missing half of a model that is one tower alone, or of which one tower could not be read (`why`)."""
     kind: Literal["image", "text"] = "text" if tower.kind == "image" else "image"
-    return AbsentTower(what, kind, tower.embed, tower.dtype, tower.device, instead)
+    return AbsentTower(what, kind, tower.embed, tower.dtype, tower.device, instead, why)
 
 
 def refuse_absent(tower: Tower) -> None:
