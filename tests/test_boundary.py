@@ -5,11 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jaxtyping
+import numpy as np
 import pytest
+import torch
 
 import clip_anatomy as ca
 from clip_anatomy.boundary import _signature, public
 from clip_anatomy.kinds import fits
+from clip_anatomy.loading.demo import examples
 
 FUNCTIONS = {
     name: getattr(ca, name) for name in ca.__all__ if inspect.isfunction(getattr(ca, name)) and name != "allow_network"
@@ -109,3 +113,61 @@ def test_a_tuple_of_a_factory_a_state_dict_and_a_class_say_what_to_pass() -> Non
         ca.decompose(model, Path("a.jpg"))
     with pytest.raises(ca.errors.BadSpec, match="weights=.* goes with open_clip:NAME"):
         ca.load("demo", weights="some.pt")
+
+
+ODD = [
+    None, -1, 0, 10**30, float("nan"), -0.5, "", "a\0b", [], ["x"], {}, (1, 2, 3), Foreign(), Foreign, np.zeros((2, 3)), np.array(["a"]),
+    torch.zeros(2, 3), Path("nowhere"), b"bytes", True, [None], [[]], [(99, 99)], range(3), {1, 2},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """One good call of each."""
+    clip, store = ca.load("demo"), tmp_path_factory.mktemp("swapped") / "store"
+    ca.index(clip, "world:40:test", store)
+    opened, picture, texts = ca.Store.open(store, clip), examples()[:1], ["a bird", "a fish"]
+    maps = ca.heatmap(clip, picture, texts[:1])
+    return {
+        "textspan": {"moments": opened.moments(), "pool_embeddings": clip.encode_text(texts), "texts_per_head": 1, "heads": [(0, 0)]},
+        "decompose": {"clip": clip, "images": picture},
+        "decompose_text": {"clip": clip, "texts": texts},
+        "explain": {"clip": clip, "images": picture, "texts": texts},
+        "heatmap": {"clip": clip, "images": picture, "texts": texts},
+        "segment": {"clip": clip, "images": picture, "texts": texts},
+        "sinks": {"clip": clip, "images": picture},
+        "layer_maps": {"clip": clip, "images": picture, "texts": texts},
+        "word_maps": {"clip": clip, "images": picture, "sentence": "a red bird"},
+        "prompts": {"maps": maps.values[0], "texts": texts[:1], "geometry": maps.geometries[0]},
+        "pairs": {"clip": clip, "a": picture[0], "b": "a bird"},
+        "verify": {"store": store},
+        "search_captions": {"store": opened, "query": opened.rows()[0].id, "clip": clip},
+        "align": {"store": opened, "recordings": torch.randn(40, 2), "permutations": 5, "folds": 2},
+        "study": {"store": opened, "clip": clip, "label": "shape", "select": ["0.1"]},
+    }  # fmt: skip
+
+
+SOON = ["textspan", "decompose", "decompose_text", "sinks", "word_maps", "prompts", "verify"]
+LATER = ["explain", "heatmap", "segment", "layer_maps", "pairs", "search_captions", "align", "study"]
+
+
+@pytest.mark.parametrize("name", [*SOON, *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)])
+@pytest.mark.filterwarnings("ignore")
+def test_one_odd_argument_among_good_ones_is_read_or_named(
+    name: str, valid: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        jaxtyping.config, "jaxtyping_disable", True
+    )  # as people run it: the checks of conftest.py are not there
+    function, good = FUNCTIONS[name], valid[name]
+    function(**good)
+    found: list[str] = []
+    for one in inspect.signature(inspect.unwrap(function)).parameters.values():
+        for odd in ODD if one.kind is not one.VAR_KEYWORD and one.name != "progress" else ():
+            try:
+                function(**{**good, one.name: odd})
+            except ca.errors.ClipAnatomyError:
+                pass
+            except Exception as error:
+                found.append(f"{one.name}={odd!r:.40}: {error!r:.120}")
+    assert found == []

@@ -5,6 +5,7 @@
 Ten minutes a reader by default. With `atheris` installed, `python tests/test_fuzz.py READER` searches by coverage until it is stopped.
 """
 
+import inspect
 import os
 import sys
 import time
@@ -98,6 +99,11 @@ def main(name: str) -> None:
     for folder in ("images", "masks", "corpus"):
         (place / folder).mkdir()
     (place / "corpus" / "whole").write_bytes(READERS[name].example())
+    attempt(name, READERS[name].example(), place)  # imports what the reader needs
+    for module in [one for key, one in sys.modules.items() if key.startswith("clip_anatomy.")]:
+        for thing in [*vars(module).values()]:
+            if inspect.isfunction(thing) and thing.__module__ == module.__name__:
+                atheris.instrument_func(inspect.unwrap(thing))
     atheris.Setup([sys.argv[0], str(place / "corpus"), *sys.argv[2:]], lambda data: attempt(name, data, place))
     atheris.Fuzz()
 

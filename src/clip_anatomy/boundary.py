@@ -8,7 +8,9 @@ import re
 import threading
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast, get_type_hints
 
 from clip_anatomy.errors import BadInput, BadText
 from clip_anatomy.kinds import described, expected, fits, way_out
@@ -76,6 +78,10 @@ def _check(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         kind = signature.parameters[name].kind
         if name not in hints or kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
             continue
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise BadInput(
+                f"{_name(function)}: {name} holds a NUL character, as no name and no text does. Type it without"
+            )
         if not fits(value, hints[name]):
             one_text = isinstance(value, str) and fits([value], hints[name])
             if one_text:
@@ -100,8 +106,16 @@ def _signature(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[st
         except NameError:  # a name for the type checker alone
             continue
         if hint is not inspect.Parameter.empty:
-            hints[name] = hint
+            hints[name] = _resolved(hint, space)
     return signature, hints
+
+
+def _resolved(hint: Any, space: dict[str, Any]) -> Any:
+    """Evaluate names within a hint too, as in `Sequence["Selection | str"]`; one that is for the type checker alone stays."""
+    try:
+        return get_type_hints(SimpleNamespace(__annotations__={"hint": hint}), space, include_extras=True)["hint"]
+    except (NameError, TypeError):
+        return hint
 
 
 def _name(function: Callable[..., Any]) -> str:

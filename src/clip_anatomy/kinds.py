@@ -18,6 +18,8 @@ __all__ = ["OWN_CHECK", "described", "expected", "fits", "way_out"]
 OWN_CHECK = "whoever takes it says what is wrong with it"
 """Marks a hint, `Annotated[..., OWN_CHECK]`, whose values are checked with better words than these."""
 
+LARGEST = 2**63 - 1
+"""The largest whole number that tensors and files hold; the functions have bounds of their own below it."""
 SHOWN = 60  # characters of a value that a message shows
 NAMES: dict[Any, str] = {
     str: "a string",
@@ -65,6 +67,8 @@ def _is_a(value: object, kind: type) -> bool:
     wider: dict[type, type] = {int: Integral, float: Real, Path: PathLike}
     if isinstance(value, bool) and kind in (int, float):  # a switch where a number belongs is a mistake
         return False
+    if kind in (int, float) and isinstance(value, Integral) and abs(int(value)) > LARGEST:
+        return False
     if kind in wider and isinstance(value, wider[kind]):
         return True
     try:
@@ -79,8 +83,9 @@ def _holds(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
         return len(args) != 2 or all(
             _all_fit(some, one) for some, one in zip((value, value.values()), args, strict=True)
         )
-    if not args or not isinstance(value, list | tuple):
+    if not args or not isinstance(value, Sequence):
         return True
+    value = value if isinstance(value, list | tuple) else value[:1]  # a range, whose items are alike
     if kind is tuple and Ellipsis not in args:
         return len(value) == len(args) and all(fits(item, one) for item, one in zip(value, args, strict=True))
     return _all_fit(value, args[0])
@@ -174,6 +179,8 @@ def way_out(value: Any, hint: Any) -> str:
     """Say what of a value, or made of it, would fit; "" where nothing is known."""
     if isinstance(value, str) and fits([value], hint):
         return f"Type: [{value!r}]"
+    if isinstance(value, Integral) and abs(int(value)) > LARGEST:
+        return f"Type: a number of at most {LARGEST:,}"
     if isinstance(value, tuple | list):
         wrong = next((place for place, item in enumerate(value) if not fits([item], hint)), None)
         if wrong is not None and fits([], hint) and len(value) > 1:

@@ -44,7 +44,7 @@ def _pixels(
     preprocess: Preprocess, patch: tuple[int, int], picture: tuple[int, int], size: int | tuple[int, int] | str
 ) -> tuple[float, float]:
     """(row, col) before they are rounded to whole patches."""
-    if size == "whole":
+    if isinstance(size, str) and size == "whole":
         scale = min(preprocess.size) / min(picture)
         most = MOST_CELLS * patch[0] * patch[1]
         scale *= min(1.0, (most / (picture[0] * picture[1] * scale * scale)) ** 0.5)

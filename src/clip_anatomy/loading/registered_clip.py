@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clip_anatomy.boundary import public
+from clip_anatomy.bounds import whole
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.clip import BATCH, Clip, Images
 from clip_anatomy.loading.demo import examples
@@ -44,6 +45,7 @@ def registered(
         UnsupportedModel: no transformer, or no patch is far longer than the others: there is nothing to move.
         BadSpec: no token, or a neuron that is not there.
     """
+    whole("registers", tokens, 1, 1024)
     if not isinstance(clip.vision, Transformer):
         raise UnsupportedModel(
             f"{clip.name} has no transformer's MLPs: there are no registers to add. Type: registers=0"

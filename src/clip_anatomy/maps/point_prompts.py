@@ -14,6 +14,7 @@ from torch import Tensor
 from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.images.geometry import Geometry
+from clip_anatomy.kinds import described
 
 __all__ = ["Prompts", "boxes", "combined_points", "components", "points", "prompts"]
 
@@ -157,6 +158,11 @@ def prompts(
         [at for point in some.tolist() if (at := _in_picture(point, geometry)) is not None] for some in (yes, no)
     )
     if mask is not None:
+        if mask.dtype != bool or mask.shape not in (geometry.picture, geometry.size, tuple(maps.shape[1:])):
+            raise BadInput(
+                f"mask is {described(mask)}; True and False of {list(geometry.picture)} pixels or {list(maps.shape[1:])} cells were expected. Type: "
+                "mask=masks.labels[i] == k"
+            )
         wanted = [at for at in wanted if _inside(mask, at, geometry)] or _strongest_place(maps, mask, geometry)
         refused = [at for at in refused if not _inside(mask, at, geometry)]
     regions = boxes(mask) if mask is not None and mask.shape == geometry.picture else ()

@@ -120,7 +120,7 @@ def segment(
     if tensor and refine:
         raise BadSpec("refine= needs the pictures, and these are preprocessed tensors. Type: segment(clip, paths, ...)")
     name, chosen, given = _method(clip, method, len(everything) > 1, options)
-    input_size = None if size == "whole" and (window is not None or tensor) else size
+    input_size = None if isinstance(size, str) and size == "whole" and (window is not None or tensor) else size
     labels, levels, places, parts = PackedLabels(), list[float](), list[int](), list[Maps]()
     failed: list[Failed] | None = [] if skip_bad else None
     notes: list[str] = []

@@ -118,7 +118,9 @@ def _whole(name: str, pixels: int | tuple[int, int], patch: tuple[int, int]) -> 
     except TypeError as error:
         raise BadSpec(f"{name}={pixels!r}: pixels were expected. Type: {name}={14 * patch[0]}") from error
     if len(sides) != 2 or any(side < 1 or side % each for side, each in zip(sides, patch, strict=True)):
-        fits = [max(1, round(side / each)) * each for side, each in zip((*sides, *sides)[:2], patch, strict=True)]
+        fits = [
+            max(1, round(side / each)) * each for side, each in zip((*sides, *sides)[:2] or patch, patch, strict=True)
+        ]
         fitting = fits[0] if isinstance(pixels, int) and fits[0] == fits[1] else tuple(fits)
         raise BadSpec(
             f"{name}={pixels!r} is no whole number of patches of {patch[0]} × {patch[1]} pixels. Type: {name}={fitting}"

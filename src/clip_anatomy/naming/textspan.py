@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_anatomy.boundary import public
-from clip_anatomy.errors import BadInput
+from clip_anatomy.bounds import whole
+from clip_anatomy.errors import BadInput, reading
 from clip_anatomy.naming.greedy_selection import greedy
 from clip_anatomy.naming.head_frames import NOISE, frame_of_head, ranks_of_heads
 from clip_anatomy.naming.textspan_result import TextSpanResult
@@ -34,6 +35,9 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments
 
 __all__ = ["RankWarning", "check_pool", "texts_in", "textspan"]
+
+
+MOST_TEXTS = 10_000  # picks of a head
 
 
 class RankWarning(UserWarning):
@@ -88,6 +92,7 @@ def textspan(
         raise BadInput(
             f"texts_per_head={texts_per_head}, rank={rank}: give 1 or more. Type texts_per_head=60, rank=None"
         )
+    whole("texts_per_head", texts_per_head, 1, MOST_TEXTS)
     if moments.count < 2:
         raise BadInput(f"moments of {moments.count} images have no variance to explain: take them over two or more.")
     chosen = _chosen_heads(moments, heads)
@@ -160,7 +165,8 @@ def texts_in(
 
 def check_pool(pool_embeddings: "Tensor | NDArray[Any]", moments: Moments) -> Float64[Tensor, "text embed"]:
     """Bring a pool to float64 and refuse what cannot be compared with these moments."""
-    pool = torch.as_tensor(pool_embeddings).detach().to("cpu", torch.float64)
+    with reading("pool embeddings", "Type: clip.encode_text(texts)"):
+        pool = torch.as_tensor(pool_embeddings).detach().to("cpu", torch.float64)
     embed = moments.means.shape[-1] if moments.basis is None else moments.basis.embed
     if pool.ndim != 2 or pool.shape[0] < 1 or pool.shape[1] != embed:
         raise BadInput(

@@ -15,6 +15,7 @@ from clip_anatomy.boundary import public
 from clip_anatomy.edits.rerun import rerun_replacements
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
+from clip_anatomy.kinds import described
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
@@ -251,7 +252,12 @@ class _StoreModel:
         """
         if not isinstance(self.clip, Clip):
             since = time.perf_counter()
-            self.clip = model_of(self.store) if self.clip is None else self.clip()
+            opened = model_of(self.store) if self.clip is None else self.clip()
+            if not isinstance(opened, Clip):
+                raise BadInput(
+                    f"clip gave {described(opened)}; an opened model was expected. Type: clip=clip_anatomy.load(SPEC)"
+                )
+            self.clip = opened
             self.seconds += time.perf_counter() - since
         self.store.manifest.refuse_other(self.clip.name, self.clip.digest, self.store.path)
         return self.clip
