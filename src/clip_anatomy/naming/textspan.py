@@ -93,6 +93,7 @@ def textspan(
             f"texts_per_head={texts_per_head}, rank={rank}: give 1 or more. Type texts_per_head=60, rank=None"
         )
     whole("texts_per_head", texts_per_head, 1, MOST_TEXTS)
+    whole("top_k", top_k, 1, MOST_TEXTS)
     if moments.count < 2:
         raise BadInput(f"moments of {moments.count} images have no variance to explain: take them over two or more.")
     chosen = _chosen_heads(moments, heads)
