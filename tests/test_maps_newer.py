@@ -323,6 +323,8 @@ def test_towers_of_other_kinds(method) -> None:
         other = ca.load(tiny.open_clip_model(layers=4, vision=vision), tokenizer=None, parity=False)
         pixels = torch.randn(2, 3, 32, 40)
         assert ca.heatmap(other, pixels, torch.randn(3, 12), method).values.isfinite().all()
+    shallow = ca.load(tiny.open_clip_model(layers=1), tokenizer=None, parity=False)  # no block before the last
+    assert ca.heatmap(shallow, torch.randn(2, 3, 32, 40), torch.randn(3, 12), method).values.isfinite().all()
 
 
 def test_the_cut_of_a_graph_of_two_halves_tells_them_apart() -> None:

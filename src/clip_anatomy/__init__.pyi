@@ -25,6 +25,8 @@ from clip_anatomy.maps.map_texts import Texts as Texts
 from clip_anatomy.maps.masks import Masks as Masks
 from clip_anatomy.maps.point_prompts import prompts as prompts
 from clip_anatomy.maps.segment import segment as segment
+from clip_anatomy.maps.tiled_maps import TiledMaps as TiledMaps
+from clip_anatomy.maps.tiled_maps import tiled_maps as tiled_maps
 from clip_anatomy.maps.word_maps import WordMaps as WordMaps
 from clip_anatomy.maps.word_maps import word_maps as word_maps
 from clip_anatomy.naming.atlas import Atlas as Atlas

@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.towers.embedding import embed_image
 from clip_anatomy.towers.forward import Step, walk
 from clip_anatomy.towers.layers import Block
-from clip_anatomy.towers.operations import before_attention, project_in, project_out, widened
+from clip_anatomy.towers.operations import before_attention, linear, project_in, project_out, widened
 from clip_anatomy.towers.readout import Readout, embed_each, readout_of
 from clip_anatomy.towers.transformer import Transformer
 
@@ -27,7 +27,7 @@ POOLS = ("class", "first", "mean", "attention")
 
 
 def block_at(tower: Transformer, share: float) -> int:
-    """Count the blocks of a share of the depth, at least one, and the last never: it is the one that dense methods change.
+    """Count the blocks of a share of the depth, one or more where there are, and never the last, which dense methods change.
 
     Example:
         >>> import clip_anatomy as ca
@@ -37,7 +37,7 @@ def block_at(tower: Transformer, share: float) -> int:
     """
     if not 0 < share <= 1:
         raise BadSpec(f"{share} is no share of the depth. Type a number above 0, up to 1: 0.75")
-    return min(max(1, round(share * tower.layers)), max(1, tower.layers - 1))
+    return min(max(1, round(share * tower.layers)), tower.layers - 1)
 
 
 def streams(
@@ -82,11 +82,48 @@ def read_block(
     return project_in(tower, block, before_attention(block, x), rotation)
 
 
+def keys_values(
+    tower: Transformer, block: Block, x: Float[Tensor, "image token width"], readout: Readout
+) -> tuple[Float[Tensor, "image head token d"], Float[Tensor, "image head token d"]]:
+    """Compute key and value alone, where the tower lets them be computed alone."""
+    if readout.rotation is not None or block.norm_key is not None:
+        return read_block(tower, block, x, readout)[1:]
+    normed = before_attention(block, x)
+    k, v = (
+        linear(one, normed).unflatten(2, (tower.heads, tower.d)).transpose(1, 2) for one in (block.key, block.value)
+    )
+    return k, v
+
+
 def attention_of(
-    left: Float[Tensor, "image head query d"], right: Float[Tensor, "image head token d"], bias: Tensor | float = 0.0
+    left: Float[Tensor, "image head query d"], right: Float[Tensor, "image head token d"], bias: Tensor | None = None
 ) -> Float[Tensor, "image head query token"]:
     """Take the softmax of left · right / √d + bias over the tokens, in float32 or better."""
-    return (widened(left * left.shape[-1] ** -0.5) @ widened(right).transpose(-1, -2) + bias).softmax(-1)
+    scores = widened(left * left.shape[-1] ** -0.5) @ widened(right).transpose(-1, -2)
+    return (scores if bias is None else scores + bias).softmax(-1)
+
+
+def attention_moved(
+    qkv: tuple[Tensor, Tensor, Tensor],
+    less: Bool[Tensor, "image token"],
+    more: Bool[Tensor, "image token"],
+    share: float,
+) -> Float[Tensor, "image head query d"]:
+    """Attend with a share of what goes to some tokens given to others, in proportion to what those have.
+
+    One fused attention over [(1 − share · less) v, more · v, share · less, more]: its last two columns are what is freed, and what the others had.
+
+    Args:
+        qkv: [image, head, token, d] each.
+        less: tokens that lose; in a picture where some do, others must win.
+        more: tokens that win.
+        share: of their attention.
+    """
+    q, k, v = qkv
+    lost, won = (mask.to(v)[:, None, :, None].expand(*v.shape[:3], 1) for mask in (share * less, more))
+    mixed = F.scaled_dot_product_attention(q, k, torch.cat([(1 - lost) * v, won * v, lost, won], -1))
+    own, shared, freed, had = mixed.split([v.shape[-1], v.shape[-1], 1, 1], -1)
+    return own + shared * freed / had.clamp_min(1e-30)
 
 
 def attended(

@@ -19,7 +19,7 @@ from torch import Tensor
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.dense_attention import gaussian
-from clip_anatomy.maps.dense_steps import attention_of, block_at, dense_cosines, read_block, same_answer, streams
+from clip_anatomy.maps.dense_steps import attention_of, block_at, dense_cosines, keys_values, same_answer, streams
 from clip_anatomy.towers.forward import Step
 from clip_anatomy.towers.operations import project_out
 
@@ -61,13 +61,13 @@ def resclip(
     with torch.no_grad():
         _, step, readout = streams(tower, pixels, each=middle)
         block = tower.blocks[-1]
-        _, k, v = read_block(tower, block, step.before, readout)
-        residual = options.middle * torch.stack(attentions).mean(0).to(v.dtype) @ v if attentions else 0 * v
+        k, v = keys_values(tower, block, step.before, readout)
+        mean = sum(attentions[1:], attentions[0]).to(v.dtype) @ v / len(attentions) if attentions else 0 * v
         near = gaussian(grid, options.neighbours, tower.own).to(k)
 
         def answered(bias: Tensor, scale: float) -> Tensor:
             mixed = F.scaled_dot_product_attention(k, k, v, attn_mask=bias, scale=scale * tower.d**-0.5)
-            mixed = options.middle_scale * ((1 - options.middle) * mixed + residual)
+            mixed = options.middle_scale * ((1 - options.middle) * mixed + options.middle * mean)
             return dense_cosines(tower, project_out(block, mixed.transpose(1, 2).flatten(2))[:, tower.own :], text)
 
         first_answer = answered(near, 1.0)

@@ -20,9 +20,9 @@ from torch import Tensor
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_steps import attended, attention_of, dense_cosines, read_block, started
+from clip_anatomy.maps.dense_steps import attended, attention_moved, attention_of, dense_cosines, read_block, started
 from clip_anatomy.maps.token_repair import channel_shares, extreme_channels, second_eigenvector, without_outliers
-from clip_anatomy.towers.operations import mlp
+from clip_anatomy.towers.operations import mlp, project_out
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,6 @@ class RfclipOptions:
     channels: tuple[int, ...] | int = 3
     above: float = 5.0
     beta: float = 0.7
-
-
-def moved(attention: Tensor, distractor: Tensor, foreground: Tensor, beta: float) -> Tensor:
-    """Take the share `beta` of the attention to distractors and give it to the foreground, in proportion to what it has."""
-    taken = attention * (beta * distractor)
-    there = attention * foreground
-    total = there.sum(-1, keepdim=True)
-    freed = taken.sum(-1, keepdim=True)
-    return torch.where(total > 0, attention - taken + there * (freed / total.clamp_min(1e-30)), attention)
 
 
 def rfclip(
@@ -68,13 +59,15 @@ def rfclip(
             x[:, own:, channels] = without_outliers(x[:, own:, channels], distractor, grid)
             q, k, v = read_block(tower, block, x, readout)
             alike = attention_of(k[:, :, own:], k[:, :, own:])
-            total = alike if total is None else total + alike
+            total = alike.clone() if total is None else total.add_(alike)
             if block is tower.blocks[-1]:
                 return dense_cosines(tower, attended(block, total / tower.layers, v[:, :, own:]), text)
             graph = alike.mean(1)
             cut = second_eigenvector(graph + graph.transpose(1, 2))
             front = (cut > cut.mean(1, keepdim=True)) & ~distractor
-            masks = (F.pad(mask, (own, 0))[:, None, None].to(x) for mask in (distractor, front))
-            middle = x + attended(block, moved(attention_of(q, k), *masks, options.beta), v)
+            distractor &= front.any(1, keepdim=True)  # where there is no foreground, nothing is moved
+            masks = (F.pad(mask, (own, 0)) for mask in (distractor, front))
+            mixed = attention_moved((q, k, v), *masks, options.beta)
+            middle = x + project_out(block, mixed.transpose(1, 2).flatten(2))
             x = middle + mlp(tower, block, x, middle)
     raise AssertionError("a transformer without blocks")

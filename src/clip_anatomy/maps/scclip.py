@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.maps.dense_steps import alike, block_at, dense_cosines, gathered, read_block, streams
+from clip_anatomy.maps.dense_steps import alike, block_at, dense_cosines, gathered, keys_values, streams
 from clip_anatomy.maps.proxyclip import guide
 from clip_anatomy.maps.token_repair import local_outlier_factor, without_outliers
 from clip_anatomy.towers.operations import project_out
@@ -65,7 +65,7 @@ def scclip(
         steered = guide(similar, beta=1.0, gamma=3.0)
 
         def written(patches: Tensor, row: Tensor) -> Tensor:
-            _, k, v = read_block(tower, block, patches, readout)
+            k, v = keys_values(tower, block, patches, readout)
             mixed = (steered.to(v.dtype)[:, None] @ v + F.scaled_dot_product_attention(k, k, v)) / 2
             added = project_out(block, mixed.transpose(1, 2).flatten(2)) + options.class_row * row[:, None]
             return gathered(added, later, options.least)
