@@ -1,16 +1,20 @@
 """Live models in the states that training programs leave them in: opened, or one sentence says what to pass."""
 
+import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from tiny_families import TEXT, family, randomized
 from torch import nn
 
 import clip_anatomy as ca
 from clip_anatomy.loading.live_models import ALTERED, read_host
+from clip_anatomy.loading.open_clip_models import open_clip_model
 from clip_anatomy.loading.parity import relative
 
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -31,6 +35,30 @@ def test_wrappers_of_torch_are_opened(wrap: Callable[[Any], Any]) -> None:
     assert clip.host is model
     with torch.no_grad():
         assert relative(clip.encode_image(PIXELS), model.encode_image(PIXELS)) <= 1e-5
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda m: nn.DataParallel(torch.compile(m))])
+@pytest.mark.parametrize("name", ["siglip", "eva02"])
+def test_wrapped_models_of_other_families_are_opened(name: str, wrap: Callable[[Any], Any]) -> None:
+    model: Any = family(name)
+    clip = ca.load(wrap(model))
+    assert clip.host is model
+    with torch.no_grad():
+        assert relative(ca.decompose(clip, PIXELS).total(), model.encode_image(PIXELS)) <= 1e-5
+
+
+def test_a_checkpoint_of_a_training_run_opens_in_other_families(tmp_path: Path) -> None:
+    vision = {"timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}
+    config = {"embed_dim": 40, "vision_cfg": vision, "text_cfg": TEXT, "custom_text": True}
+    model = randomized(open_clip_model(config))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {}}}, tmp_path / "open_clip_pytorch_model.bin")
+    clip = ca.load(tmp_path)
+    assert clip.proof is not None
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert relative(ca.decompose(clip, pixels).total(), model.encode_image(pixels)) <= 1e-5
 
 
 def test_a_subclass_is_read_as_its_base_and_proved() -> None:
