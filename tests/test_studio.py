@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
+from clip_anatomy.data.open_dataset import picture_of
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.demo import examples
@@ -78,6 +79,24 @@ def test_heads_off_is_the_ordinary_edit(api: TestClient, clip: ca.Clip, store: c
     packed = api.post("/api/v1/edit", json={"select": question["select"], "by": by})
     with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
         assert json.loads(archive.read("edit.json"))["model"]["name"] == "demo"
+
+
+@pytest.mark.parametrize("by", ["zero", "mean"])
+def test_heads_off_for_later_blocks_too(api: TestClient, clip: ca.Clip, store: ca.Store, by: str) -> None:
+    question = {"picture": picture(api), "texts": TEXTS, "select": "1.4,2.0", "by": by, "effect": "rerun"}
+    found = api.post("/api/v1/explain", json=question).json()
+    some = store.rows()[:: max(1, len(store) // 256)]
+    means = None if by == "zero" else ca.Means.of(clip, [picture_of(row.source, row.path, row.id) for row in some])
+    edit = ca.Edit.of(clip, "1.4,2.0", means, by=by, effect="rerun")
+    edited = ca.EditedClip(clip, edit).encode_image(clip.pixels(examples()[0]))
+    cosine = torch.nn.functional.cosine_similarity(edited, clip.encode_text(TEXTS))
+    torch.testing.assert_close(torch.tensor(found["cosine"]["edited"]), cosine, rtol=0, atol=1e-5)
+    direct = api.post("/api/v1/explain", json={**question, "effect": "direct"}).json()
+    assert direct["cosine"]["edited"] != found["cosine"]["edited"]
+    packed = api.post("/api/v1/edit", json={name: question[name] for name in ("select", "by", "effect")})
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
+        assert {one["effect"] for one in json.loads(archive.read("edit.json"))["parts"]} == {"rerun"}
+    assert api.post("/api/v1/explain", json={**question, "effect": "magic"}).status_code == 400
 
 
 def test_map_and_accuracy_are_those_of_the_functions(api: TestClient, clip: ca.Clip, store: ca.Store) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput
 from clip_anatomy.images.geometry import patch_grid
@@ -56,8 +57,8 @@ def _task(session: Session) -> dict[str, Any] | None:
     )
 
 
-def edit_of(session: Session, select: str, by: str) -> Edit:
-    """Make the edit that replaces these parts.
+def edit_of(session: Session, select: str, by: str, effect: str = "direct") -> Edit:
+    """Make the edit that replaces these parts: their terms of the embedding, or ("rerun") what they write, felt by later blocks.
 
     Raises:
         BadSpec: parts that do not exist.
@@ -73,19 +74,22 @@ def edit_of(session: Session, select: str, by: str) -> Edit:
         raise BadInput(
             "without a store there is no mean to replace a part by. Choose zero, or start: clip-anatomy serve STORE"
         )
-    return Edit.of(clip, chosen, None if by == "zero" else session.means, by="zero" if by == "zero" else "mean")
+    means = None if by == "zero" else session.means if effect == "direct" else session.written_means
+    return Edit.of(clip, chosen, means, by="zero" if by == "zero" else "mean", effect=effect)
 
 
-def explained(session: Session, picture: HeldPicture, texts: tuple[str, ...], select: str, by: str) -> dict[str, Any]:
+def explained(session: Session, picture: HeldPicture, texts: tuple[str, ...], edit: Edit) -> dict[str, Any]:
     """Split the cosines of a picture with some texts, whole and with some parts replaced."""
     embeddings = _texts(session, texts)
-    edit = edit_of(session, select, by)
 
     def work() -> dict[str, Any]:
         parts = picture.parts
         unit = normalize(embeddings, dim=-1).to(parts.embedding.device)
         toward = parts.toward(embeddings)
-        whole, edited = parts.embedding.float(), edit.apply(parts).float()
+        whole = parts.embedding.float()
+        edited = (
+            EditedClip(session.clip, edit).encode_image(picture.pixels) if edit.reruns else edit.apply(parts)
+        ).float()
         cosines = [normalize(one, dim=-1) @ unit.T for one in (whole, edited)]
         shares = [session.clip.probabilities(one) for one in cosines]
         return {

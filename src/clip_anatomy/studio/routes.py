@@ -41,6 +41,7 @@ class ExplainQuestion(PictureTexts):
 
     select: Part = ""
     by: MapName = "zero"
+    effect: MapName = "direct"
 
 
 class MapQuestion(PictureTexts):
@@ -81,6 +82,7 @@ class Replaced(BaseModel):
 
     select: Part = ""
     by: MapName = "mean"
+    effect: MapName = "direct"
 
 
 class JobQuestion(BaseModel):
@@ -130,7 +132,8 @@ def picture_png(session: Held, picture: Annotated[str, InPath(max_length=64)]) -
 def explain(session: Held, question: ExplainQuestion) -> dict[str, Any]:
     """Split the cosines of a picture and texts into parts, whole and with some parts replaced."""
     held = session.picture(question.picture)
-    return answers.explained(session, held, tuple(question.texts), question.select, question.by)
+    edit = answers.edit_of(session, question.select, question.by, question.effect)
+    return answers.explained(session, held, tuple(question.texts), edit)
 
 
 @router.post("/heatmap")
@@ -207,7 +210,7 @@ def ablate(session: Held, replaced: Replaced) -> dict[str, Any]:
 @router.post("/edit", response_class=Response)
 def edit(session: Held, replaced: Replaced) -> Response:
     """Return the edit as the files that `Edit.save` writes, zipped."""
-    made = answers.edit_of(session, replaced.select, replaced.by)
+    made = answers.edit_of(session, replaced.select, replaced.by, replaced.effect)
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed, "w") as archive:
         made.save(Path(folder) / "edit.json")

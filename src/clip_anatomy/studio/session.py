@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from clip_anatomy.data.open_dataset import picture_of
 from clip_anatomy.data.picture import read_data
 from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.files import digest as digest_of
@@ -36,6 +37,7 @@ __all__ = ["Busy", "HeldPicture", "Session"]
 
 MOST_PICTURES = 64  # kept; the one that was looked at longest ago goes first
 MOST_SHARES = 16  # pairs of a picture and texts whose shares of every head and patch are kept
+MOST_MEANS = 256  # images that a mean of what parts write is taken of
 MOST_BYTES = 20_000_000  # of one upload
 WAITING = 32  # requests that wait for the model; more are turned away
 SHOWN = 448  # pixels of the longest side of what is drawn
@@ -187,7 +189,7 @@ class Session:
         """Read the store again, after something was added to it."""
         if self.store is not None:
             self.store = Store.open(self.store.path, self.clip)
-        for name in ("means", "atlas", "task"):
+        for name in ("means", "written_means", "atlas", "task"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -201,6 +203,16 @@ class Session:
     def means(self) -> Moments | Means | None:
         """What a part is replaced by: its mean over the store; None where there is nothing to take a mean of."""
         return None if self.store is None else self.store.moments()
+
+    @cached_property
+    def written_means(self) -> Means:
+        """What a part is held at where later blocks feel it: the mean of what it writes itself, over images spread over the store."""
+        if self.store is None:
+            raise BadInput(
+                "without a store there is no mean to hold a part at. Choose zero, or start: clip-anatomy serve STORE"
+            )
+        some = self.store.rows()[:: max(1, len(self.store) // MOST_MEANS)]
+        return Means.of(self.clip, (self.clip.pixels(picture_of(row.source, row.path, row.id)) for row in some))
 
     @cached_property
     def atlas(self) -> Atlas | None:

@@ -14,7 +14,7 @@ const about = () => state.texts[state.focus] + (state.against >= 0 ? `” agains
 async function explain() {
   if (!complete()) { answer = null; drawAll(); return; }
   document.body.classList.add("busy");
-  const found = await latest("explain", signal => post("explain", { ...question(), select: select(), by: state.by }, signal));
+  const found = await latest("explain", signal => post("explain", { ...question(), select: select(), by: state.by, effect: state.effect }, signal));
   document.body.classList.remove("busy");
   if (found) { answer = found; drawAll(); }
 }
@@ -206,6 +206,7 @@ export function build() {
   $("by").replaceChildren(...facts.baselines.map(name => el("option", { value: name, textContent: name })));
   if (!facts.baselines.includes(state.by) || state.by === "zero") state.by = facts.baselines[0];
   $("by").value = state.by;
+  $("effect").value = state.effect = state.effect === "rerun" ? "rerun" : "direct";
   $("method").value = state.method;
   $("store").hidden = !facts.store?.task;
   $("no-store").hidden = Boolean(facts.store?.task);
@@ -240,6 +241,7 @@ onChange(what => {
 });
 $("method").onchange = () => { state.method = $("method").value; changed("method"); };
 $("by").onchange = () => { state.by = $("by").value; changed("off"); };
+$("effect").onchange = () => { state.effect = $("effect").value; changed("effect"); };
 $("opacity").oninput = () => { $("map").style.opacity = $("opacity").value / 100; };
 $("undo").onclick = () => step(true);
 $("redo").onclick = () => step(false);
@@ -256,7 +258,7 @@ $("suspect").onclick = async () => {
 $("suggest").onclick = () => turn(partsOf(suggestion), true);
 $("save").onclick = async () => {
   try {
-    const file = await download("edit", { select: select(), by: state.by });
+    const file = await download("edit", { select: select(), by: state.by, effect: state.effect });
     const link = el("a", { href: URL.createObjectURL(file), download: "edit.zip" });
     link.click();
     URL.revokeObjectURL(link.href);
@@ -273,6 +275,7 @@ $("load").onchange = async () => { // an edit.json: its parts go off, replaced b
     const by = edit.parts[0]?.by ?? state.by;
     if (!facts.baselines.includes(by)) throw new Error(`${file.name} replaces parts by ${by}; here there is ${facts.baselines.join(" and ")}`);
     state.by = $("by").value = by;
+    state.effect = $("effect").value = edit.parts.some(one => one.effect === "rerun") ? "rerun" : "direct";
     turn(state.off.filter(part => !parts.includes(part)).concat(parts.filter(part => !state.off.includes(part))));
     say("");
   } catch (error) { say(error); }

@@ -2,7 +2,7 @@
 import { $ } from "./draw.js";
 
 export const state = {
-  view: "explain", picture: null, texts: [], focus: 0, against: -1, off: [], by: "zero", method: "decomposition",
+  view: "explain", picture: null, texts: [], focus: 0, against: -1, off: [], by: "zero", effect: "direct", method: "decomposition",
 };
 export const facts = {}; // of the model and the store, from the API
 export const names = {}; // part → what the atlas says of it
