@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clip_anatomy as ca
-from clip_anatomy.errors import BadSpec, UnsupportedModel
+from clip_anatomy.errors import BadInput, BadSpec, UnsupportedModel
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.registry import METHODS
 from clip_anatomy.towers.embedding import embed_image  # patches and positions: tested against the host elsewhere
@@ -140,10 +140,10 @@ def test_what_cannot_have_registers_says_why(clip) -> None:
     with pytest.raises(UnsupportedModel, match="Type: registers=0, or registered"):
         ca.heatmap(plain, torch.randn(1, 3, 32, 32), torch.randn(1, 12), registers=1)
     for wrong, told in (
-        ({"tokens": 0}, "registers=0: at least one"),
+        ({"tokens": 0}, "registers=0: a whole number from 1 to 1,024"),
         ({"neurons": [(9, 1)]}, "neuron 9.1 is not there: 4 blocks of 64"),
     ):
-        with pytest.raises(BadSpec, match=told):
+        with pytest.raises((BadInput, BadSpec), match=told):
             ca.registered(clip, **{"tokens": 1, **wrong})
 
 
