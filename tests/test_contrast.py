@@ -156,6 +156,27 @@ def test_a_map_with_nothing_to_say_looks_empty_though_it_is_alone(clip: Any, met
     assert saturation(overlay(grey, shades_of(loud)[0], 0)) > 100
 
 
+@pytest.mark.parametrize("method", ["gradcam", "legrad", "chefer", "grad_eclip", "attention"])
+def test_a_map_of_any_unit_that_points_nowhere_or_is_faint_on_its_page_looks_empty_and_says_so(
+    clip: Any, method: str
+) -> None:
+    from clip_anatomy.report.maps_page import _figures
+
+    grey = Image.new("RGB", (64, 64), (128, 128, 128))
+    maps = ca.heatmap(clip, [grey], ["a bird", "a moon", "a dog", "a cat"], method)
+    values = torch.zeros_like(maps.values)
+    values[0, 0] = 3e-4 * torch.rand(values.shape[2:], generator=torch.Generator().manual_seed(0))  # far below the next
+    values[0, 1, 2, 2] = 0.12
+    values[0, 2] = 0.5 * (1 + 1e-6 * torch.randn(values.shape[2:]))  # the same everywhere, though the largest
+    maps = type(maps)(values, maps.method, maps.texts, maps.geometries, maps.pictures, maps.run)
+    shades = shades_of(maps)[0]
+    assert shades.limits == pytest.approx((0.12,) * 4)
+    assert [one["empty"] for one in _figures(maps, shades, "signed")] == [True, False, True, True]
+    assert [saturation(overlay(grey, shades, k)) < 5 for k in range(4)] == [True, False, True, True]
+    alone = type(maps)(values[:, :1], maps.method, maps.texts[:1], maps.geometries, maps.pictures, maps.run)
+    assert not shades_of(alone)[0].says_nothing(0)  # no unit to hold it against: its scale stands beside it
+
+
 def test_layers_share_one_scale_and_their_sums_another(clip: Any) -> None:
     found = map_set(clip, examples()[:3], ["a bird"], layers=True)
     shaded = ShadedSet.of(found)

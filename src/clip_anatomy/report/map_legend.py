@@ -44,6 +44,8 @@ def with_legend(drawn: Image.Image, shades: Shades, text: int, caption: str, col
     at += bar[0] + gap
     at += round(write_line(draw, (at, top + line), high, wide / 4, SOFT, 0.8 * size)) + 2 * gap
     about = shades.maps.method if shades.zero == "0" else f"{shades.maps.method}, 0 is {shades.zero}"
+    if shades.says_nothing(text):
+        about = f"nothing to show on this scale ({about})"
     write_line(draw, (at, top + line), about, wide - gap - at, SOFT, 0.8 * size)
     return sheet
 

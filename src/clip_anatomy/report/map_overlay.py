@@ -27,6 +27,9 @@ HEAT = ((28, 22, 66, 0.62), (116, 28, 108, 0.60), (206, 62, 60, 0.58), (247, 141
 # Maps whose values stay far below these say nothing, and look empty.
 LEAST_SHARE = 0.2  # of a cosine, spread evenly over the patches
 LEAST_COSINE = 0.005  # of a patch with a text
+# All others (gradients, attention) have units of their own: they are held against themselves and the rest of their page.
+FLAT = 1e-3  # of its largest value: a map that varies by less points nowhere
+FAINT = 0.05  # of the full colour: nobody sees less
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Shades:
         """Return those of one picture, on its own grid and on the scale of all."""
         return replace(self, maps=self.maps[image])
 
+    def says_nothing(self, text: int) -> bool:
+        """Return whether one text's maps look empty on their scale."""
+        known = self.maps.values[:, text].nan_to_num()
+        return float(known.abs().max()) < FAINT * self.limits[text]
+
     def on_scale_of(self, others: Sequence["Shades"]) -> "Shades":
         """Return the same on the widest scale of several."""
         limit = max(limit for one in others for limit in one.limits)
@@ -68,6 +76,9 @@ def shades_of(maps: Maps) -> Shades:
     if maps.method in COSINES:  # the zero of all others means something: shares of a cosine, attention
         values, zero = values - values.nanmean((2, 3), keepdim=True), "the picture's mean"
     least = _least(maps)
+    if not least:
+        values = _without_flat(values)
+        least = 1e-30
 
     def scale(*texts: int) -> tuple[float, tuple[float, float]]:
         each = [one[~one.isnan()] for one in values[:, list(texts)].flatten(0, 1)]
@@ -100,11 +111,18 @@ def colour_range(shades: Shades, text: int, colours: str = "signed") -> str:
 
 
 def _least(maps: Maps) -> float:
-    """Return the value below which no map of a method gets the full colour."""
+    """Return the value below which no map of a method gets the full colour; 0 where its values have no unit that others share."""
     if maps.method in COSINES:
         return LEAST_COSINE
     shares = maps.method == WORDS or maps.method.startswith("decomposition")
-    return least_share((maps.values.shape[2], maps.values.shape[3])) if shares else 1e-30
+    return least_share((maps.values.shape[2], maps.values.shape[3])) if shares else 0.0
+
+
+def _without_flat(values: Float[Tensor, "image text row col"]) -> Float[Tensor, "image text row col"]:
+    """Set maps to 0 that are the same everywhere: they point to no place, whatever the value."""
+    low, high = values.nan_to_num(torch.inf).amin((2, 3), True), values.nan_to_num(-torch.inf).amax((2, 3), True)
+    flat = high - low <= FLAT * torch.maximum(low.abs(), high.abs())
+    return torch.where(flat & ~values.isnan(), 0.0, values)
 
 
 def least_share(grid: tuple[int, ...]) -> float:

@@ -100,7 +100,7 @@ def _uri(shades: Shades, text: int, colours: str) -> str:
 def _figures(maps: Maps, shades: Shades, colours: str) -> list[dict[str, Any]]:
     """Draw a figure for each text, coloured about the zero of the shades, with the numbers of the maps as the terminal and JSON have them."""
     return [
-        {"text": row["text"], "map": _uri(shades, k, colours), "low": row["lowest"], "high": row["highest"], "sum": float(maps.values[0, k].sum())}
+        {"text": row["text"], "map": _uri(shades, k, colours), "low": row["lowest"], "high": row["highest"], "sum": float(maps.values[0, k].sum()), "empty": shades.says_nothing(k)}
         for k, row in enumerate(maps.numbers())
     ]  # fmt: skip
 
