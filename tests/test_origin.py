@@ -105,3 +105,27 @@ def test_specs_without_a_place_and_stores_of_before_stay_as_they_are(tmp_path: P
     del said["origin"]
     (tmp_path / "s/store.json").write_text(json.dumps(said, indent=2) + "\n")
     assert model_of(Store.open(tmp_path / "s")).name == "demo"
+
+
+def test_a_checkpoint_beside_a_model_with_weights_of_its_own_is_never_left_unused_in_silence(tmp_path: Path) -> None:
+    clip = ca.load("demo", parity=False)
+    ca.index(clip, "world:40:test", tmp_path / "s")
+    Edit.empty(clip).save(tmp_path / "e.json")
+    opened, edit, out = open_edited(tmp_path / "e.json", clip), str(tmp_path / "e.json"), tmp_path / "out.npz"
+    for model, given in ((None, "'demo'"), ("demo", "'demo'"), (clip, "a live Clip")):
+        for call in (
+            lambda **typed: ca.ablate(tmp_path / "s", **typed),
+            lambda **typed: ca.repair(tmp_path / "s", **typed),
+            lambda **typed: ca.repair("world:40", out=tmp_path / "r", **typed),
+            lambda **typed: ca.apply(edit, "world:4", out=out, **typed),
+            lambda **typed: ca.export(edit, out=tmp_path / "x", **typed),
+            lambda **typed: ca.apply(opened, "world:4", out=out, **typed),
+            lambda **typed: ca.check(typed["model"] or "demo", weights=typed["weights"]),
+        ):
+            with pytest.raises(
+                BadSpec, match=r"^weights='x.pt' goes with open_clip:NAME, not with ('demo'|a live Clip)\. Type"
+            ):
+                call(model=model, weights="x.pt")
+        with pytest.raises(BadSpec, match=rf"not with {given}\."):
+            ca.ablate(tmp_path / "s", model=model, weights="x.pt")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["e.json", "s"]

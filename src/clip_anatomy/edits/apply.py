@@ -146,7 +146,7 @@ def apply(
     whole("batch", batch, 1, 65_536)
     began, tell = time.monotonic(), progress or silent
     tell("opening the model", 0, 1)
-    edited = edit if isinstance(edit, EditedClip) else open_edited(edit, model, weights=weights, device=device)
+    edited = open_edited(edit, model, weights=weights, device=device)
     source = open_dataset(source)
     typed, notes = typed_texts(texts, edited.clip.tokenizer) if texts else ([], [])
     notes += [f'on "{one.short}": {remark}' for one in typed for remark in one.notes]

@@ -7,6 +7,7 @@ from pathlib import Path
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import refuse_stray_weights
 from clip_anatomy.loading.open_again import opened_again
 
 __all__ = ["open_edited", "read_edits"]
@@ -20,12 +21,16 @@ def read_edits(spec: str | Path) -> Edit:
 
 
 def open_edited(
-    edit: "Edit | str | Path", model: "Clip | str | None" = None, *, weights: str | None = None, device: str = "auto"
+    edit: "EditedClip | Edit | str | Path",
+    model: "Clip | str | None" = None,
+    *,
+    weights: str | None = None,
+    device: str = "auto",
 ) -> EditedClip:
     """Open the model that an edit was made for, edited.
 
     Args:
-        edit: an edit, or the .json file of one, or several joined by +.
+        edit: an edit, or the .json file of one, or several joined by +; one that is open is given back.
         model: the model, or its name or path, where it is found by another name than the edit's.
         weights: a checkpoint file for open_clip:NAME.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -34,9 +39,10 @@ def open_edited(
         BadSpec: the model cannot be opened by the name that the edit holds.
         BadInput: no edit, or one of another model.
     """
+    if isinstance(edit, EditedClip):
+        refuse_stray_weights(edit.clip, weights)
+        return edit
     read = edit if isinstance(edit, Edit) else read_edits(edit)
-    if isinstance(model, Clip):
-        return EditedClip(model, read)
     beside = Path() if isinstance(edit, Edit) else Path(edit).parent
     origin = {} if read.origin is None else read.origin.to_dict(beside)
     clip = opened_again(origin, beside, read.model, model, weights, device=device, dtype=read.dtype)

@@ -92,11 +92,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise BadSpec(f"dtype {dtype!r} is not known. Type one of: {', '.join(DTYPES)}")
-    if weights is not None and not str(spec).startswith("open_clip:"):
-        given = f"a live {type(spec).__name__}" if isinstance(spec, nn.Module) else repr(str(spec))
-        raise BadSpec(
-            f"weights={str(weights)!r} goes with open_clip:NAME, not with {given}. Type: open_clip:NAME, or leave weights out"
-        )
+    refuse_stray_weights(spec, weights)
     own = Preprocess.from_dict(preprocess) if isinstance(preprocess, Mapping) else preprocess
     if isinstance(spec, nn.Module):
         return _opened(unwrapped(spec), tokenizer, own, parity)
@@ -116,6 +112,15 @@ def load(
         words = own_tokenizer(tokenizer, host.text_tower.grid[1])
         loaded = replace(loaded, tokenizer=words, inputs=replace(loaded.inputs, ids=None))
     return replace(_clip(name, host, loaded, own, parity), origin=Origin.of(name, weights))
+
+
+def refuse_stray_weights(spec: "str | Path | nn.Module | Clip", weights: str | Path | None) -> None:
+    """Raise BadSpec where a checkpoint is given with a model that has weights of its own, so that it is never left unused in silence."""
+    if weights is not None and (isinstance(spec, Clip) or not str(spec).startswith("open_clip:")):
+        given = f"a live {type(spec).__name__}" if isinstance(spec, nn.Module | Clip) else repr(str(spec))
+        raise BadSpec(
+            f"weights={str(weights)!r} goes with open_clip:NAME, not with {given}. Type: open_clip:NAME, or leave weights out"
+        )
 
 
 def _opened(module: nn.Module, tokenizer: Any, preprocess: Preprocess | None, parity: bool) -> Clip:

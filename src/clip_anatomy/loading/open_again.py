@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load_recorded
+from clip_anatomy.loading.load import load_recorded, refuse_stray_weights
 from clip_anatomy.loading.origin import Origin
 
 __all__ = ["opened_again"]
@@ -15,7 +15,7 @@ def opened_again(
     places: Mapping[str, str],
     beside: Path,
     spec: str,
-    model: str | None = None,
+    model: "Clip | str | None" = None,
     weights: str | Path | None = None,
     *,
     device: str = "auto",
@@ -27,14 +27,17 @@ def opened_again(
         places: its `Origin.to_dict`; empty in files that are older than it.
         beside: the folder of the file that says it.
         spec: the model's name, where nothing else is said.
-        model: the model under another name or path instead.
+        model: the model, or another name or path of it, instead.
         weights: a checkpoint file instead.
         device: where to.
         dtype: in which precision.
 
     Raises:
-        BadSpec: it is not where it was; says what was looked for, and how to pass it.
+        BadSpec: it is not where it was, says what was looked for, and how to pass it; or a checkpoint for a model that takes none.
     """
+    refuse_stray_weights(places.get("spec", spec) if model is None else model, weights)
+    if isinstance(model, Clip):
+        return model
     if model is not None:
         return load_recorded(model, spec, weights=weights, device=device, dtype=dtype)
     known = {key: value for key, value in places.items() if weights is None or not key.startswith("weights")}

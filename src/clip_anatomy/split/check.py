@@ -14,7 +14,7 @@ from clip_anatomy.boundary import public
 from clip_anatomy.errors import ParityError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.live_models import read_host
-from clip_anatomy.loading.load import ModelSource, load
+from clip_anatomy.loading.load import ModelSource, load, refuse_stray_weights
 from clip_anatomy.loading.parity import TOLERANCE, Proof, compare, random_pixels, random_texts, relative
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result, text_table
@@ -143,6 +143,7 @@ def check(
     """
     why, tell = "", progress or silent
     if isinstance(model, Clip):
+        refuse_stray_weights(model, weights)
         clip = model
     else:
         try:

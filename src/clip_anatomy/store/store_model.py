@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load
 from clip_anatomy.loading.open_again import opened_again
 from clip_anatomy.store.manifest import NAME, Manifest
 from clip_anatomy.store.store import Store
@@ -12,13 +11,13 @@ __all__ = ["model_of", "model_to_index"]
 
 
 def model_of(
-    store: Store, model: str | None = None, *, weights: str | Path | None = None, device: str = "auto"
+    store: Store, model: Clip | str | None = None, *, weights: str | Path | None = None, device: str = "auto"
 ) -> Clip:
     """Open the model that a store was made with.
 
     Args:
         store: the store.
-        model: its model under another name or path; by default as it was indexed.
+        model: its model, or another name or path of it; by default as it was indexed.
         weights: a checkpoint file for it.
         device: where to.
 
@@ -33,10 +32,10 @@ def model_of(
 
 
 def model_to_index(
-    folder: Path, model: str | None = None, *, weights: str | Path | None = None, device: str = "auto"
+    folder: Path, model: Clip | str | None = None, *, weights: str | Path | None = None, device: str = "auto"
 ) -> Clip:
     """Open the model to index with: the one that is named, else that of the store that is there, else the bundled one."""
     if model is None and (folder / NAME).exists():
         manifest = Manifest.load(folder)
         return opened_again(manifest.origin, folder, manifest.model, None, weights, device=device)
-    return load(model or "demo", weights=weights, device=device)
+    return opened_again({}, folder, "demo", model or "demo", weights, device=device)

@@ -121,8 +121,6 @@ def ablate(
 
     @cache
     def opened_model() -> Clip:
-        if isinstance(model, Clip):
-            return model
         return model_of(opened, model, weights=weights, device=device)
 
     options: dict[str, Any] = {

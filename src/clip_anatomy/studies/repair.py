@@ -12,13 +12,12 @@ from clip_anatomy.edits.replacement import EFFECTS
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.load import load
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store
-from clip_anatomy.store.store_model import model_of
+from clip_anatomy.store.store_model import model_of, model_to_index
 from clip_anatomy.studies.cue_scores import MOST, Budget, Score
 from clip_anatomy.studies.find_cue import CueSearch, find_cue
 from clip_anatomy.studies.image_split import halves_of
@@ -268,11 +267,11 @@ def _opened(
     """Open the store and its model; a world is indexed first."""
     if isinstance(source, Store) or not str(source).startswith("world:") or Path(source).is_dir():
         store = source if isinstance(source, Store) else Store.open(source)
-        return store, model if isinstance(model, Clip) else model_of(store, model, **options)
+        return store, model_of(store, model, **options)
     # A repair needs groups of some size: unseen pictures, where either background is as likely, if nothing else is said.
     spec = str(source) if str(source).count(":") > 1 else f"{source}:val:balanced"
     pictures, place = open_dataset(spec), out / spec.replace(":", "-")
-    clip = model if isinstance(model, Clip) else load(model or "demo", **options)
+    clip = model_to_index(place, model or "demo", **options)
     index(clip, pictures, place, keep="heads,mlps", progress=progress)
     return Store.open(place, clip), clip
 

@@ -69,7 +69,7 @@ def run_protocol(
     if model is None and not (place / NAME).is_file():
         models = ", ".join(one.spec for one in PAPER.values())
         raise BadSpec(f"the protocol is of three models. Type --model with one of: {models}")
-    clip = model if isinstance(model, Clip) else model_to_index(place, model, weights=weights, device=device)
+    clip = model_to_index(place, model, weights=weights, device=device)
     paper_heads_of(clip)  # refused before anything is indexed
     failed: tuple[tuple[str, str], ...] = ()
     if pictures is not None:
