@@ -218,7 +218,7 @@ def test_what_does_not_fit_is_refused(demo: SimpleNamespace, tmp_path: Path) -> 
         atlas(demo.store, other)
     with pytest.raises(StoreError, match="is no store"):
         atlas(tmp_path, demo.clip)
-    with pytest.raises(BadInput, match="--llm http"):
+    with pytest.raises(BadInput, match="llm='http"):
         atlas(demo.store, demo.clip, task="counting")
     index(demo.clip, "world:1:test", tmp_path / "one", workers=1)
     with pytest.raises(BadInput, match="holds 1 images"):

@@ -265,7 +265,7 @@ def test_without_groups_a_cue_in_words_is_enough(store, demo):
             return [""] * len(self) if name == "group" else super().column(name)
 
     bare = Groupless(store.path, store.manifest, store.blocks, store.epoch)
-    with pytest.raises(BadInput, match=r"in no groups, and no cue is suspected. Type --group COLUMN"):
+    with pytest.raises(BadInput, match=r"in no groups, and no cue is suspected. Type group=COLUMN"):
         find_cue(bare, demo)
     told = find_cue(bare, demo, TaskSettings(cue="sky, water, night, grass"))
     assert told.task.rule == "guessed"
@@ -287,7 +287,7 @@ def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo,
     assert again.candidates[:3] == found.candidates[:3]  # by name and by variance: their heads are all there
     assert again.best.score.objective == pytest.approx(found.best.score.objective, abs=0.03)
     monkeypatch.setattr("clip_anatomy.studies.repair_ablations.BYTES", 2 * each)
-    with pytest.raises(BadInput, match=r"parts × .* would take .* GB.*type fewer --images"):
+    with pytest.raises(BadInput, match=r"parts × .* would take .* GB.*type fewer images="):
         find_cue(store, demo)
 
 
@@ -297,9 +297,9 @@ def test_a_store_too_large_to_hold_is_gone_through_in_pieces(found, store, demo,
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"label": "nothing"}, r"column 'nothing' is empty.* Type --label COLUMN with one of: label, group, shape"),
+        ({"label": "nothing"}, r"column 'nothing' is empty.* Type label=COLUMN with one of: label, group, shape"),
         ({"label": "bad'name\""}, r"is no column"),
-        ({"classes": "bird, fish"}, r"match no class name: .* Type --classes"),
+        ({"classes": "bird, fish"}, r"match no class name: .* Type classes="),
         ({"classes": "bird"}, r"two or more are needed"),
         ({"classes": "bird, Bird"}, r"one stands twice"),
         ({"group": "nothing"}, r"in no groups, and no cue"),
@@ -326,7 +326,7 @@ def test_halves_that_cannot_be_made_are_named(store, settings, said):
 
 
 def test_a_budget_of_more_than_all_is_refused():
-    with pytest.raises(BadInput, match=r"--cost 300.*type --cost 2"):
+    with pytest.raises(BadInput, match=r"cost=300.*type cost=2"):
         Budget(3.0)
 
 
@@ -355,7 +355,7 @@ def test_one_group_only_is_named(store, demo):
             shapes = super().column("shape")
             return ["birds" if shape == "bird" else "" for shape in shapes] if name == "group" else values
 
-    with pytest.raises(BadInput, match=r"only one is not .*Type --group COLUMN"):
+    with pytest.raises(BadInput, match=r"only one is not .*Type group=COLUMN"):
         find_cue(Alone(store.path, store.manifest, store.blocks, store.epoch), demo)
 
 
@@ -372,7 +372,7 @@ def test_parts_that_are_not_there_are_named(found, store, demo, tmp_path):
 
 def test_a_store_of_the_other_convention_is_refused(demo, tmp_path):
     ca.index(demo, "world:40:val:balanced", tmp_path / "official", convention="official")
-    with pytest.raises(StoreError, match=r"--convention official; a repair needs .*--convention centered"):
+    with pytest.raises(StoreError, match=r"convention='official'; a repair needs .*--convention centered"):
         find_cue(Store.open(tmp_path / "official"), demo)
 
 

@@ -192,9 +192,9 @@ def test_from_head_coordinates_alone(clip: Any, means: Means) -> None:
     with pytest.raises(BadInput, match=r"only heads can be replaced.*Type EditedClip"):
         Edit.of(clip, "mlp=0", by="zero").shift({}, basis)
     some = {pair: u[:, pair[0], pair[1]] for pair in edit.parts.heads}
-    with pytest.raises(BadInput, match=r"layers 0 are edited, the store keeps 1, 2. Index with --layers all"):
+    with pytest.raises(BadInput, match=r"layers 0 are edited, the store keeps 1, 2. Index with layers='all'"):
         edit.shift(some, basis_of(clip.image_tower, "centered", [1, 2]))
-    with pytest.raises(BadInput, match=r"of the convention 'official'.*Index with --convention centered"):
+    with pytest.raises(BadInput, match=r"of the convention 'official'.*Index with convention='centered'"):
         edit.shift(some, basis_of(clip.image_tower, "official"))
     with pytest.raises(BadInput, match=r"coordinates of 3 and 4 images"):
         edit.shift(some | {(0, 1): u[:3, 0, 1]}, basis)
@@ -290,7 +290,7 @@ BAD_MAKING = {
     ),
     "another convention": (
         lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3), "official"))),
-        r"under the convention 'official'.*Index with --convention centered",
+        r"under the convention 'official'.*Index with convention='centered'",
     ),
     "another convention's means": (
         lambda c, m: Edit.of(c, "0.1", Means.of(c, pixels(3), convention="official")),
@@ -298,7 +298,7 @@ BAD_MAKING = {
     ),
     "another convention's texts": (
         lambda c, m: Edit.of(c, "0.1", m, "texts", span=official_span(c)),
-        r"the span was found under the convention 'official'.*--convention centered",
+        r"the span was found under the convention 'official'.*convention='centered'",
     ),
     "another convention's means, in an ablation": (
         lambda c, m: ca.replace_parts(c, pixels(2), "0.1", over=Means.of(c, pixels(3), convention="official")),
@@ -306,7 +306,7 @@ BAD_MAKING = {
     ),
     "layers not kept": (
         lambda c, m: Edit.of(c, "0.1", ca.Moments.of(ca.decompose(c, pixels(3))).select([1, 2])),
-        r"head 0\.1 is not in the means: they hold layers 1, 2. Index with --layers all",
+        r"head 0\.1 is not in the means: they hold layers 1, 2. Index with layers='all'",
     ),
     "no images": (lambda c, m: Means.of(c, []), r"no image to take means of"),
     "not means": (lambda c, m: Edit.of(c, "0.1", {"mean": 1}), r"means of type dict"),

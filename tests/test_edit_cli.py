@@ -138,7 +138,7 @@ def test_a_folder_in_the_place_of_a_file_and_a_batch_of_none_are_named_before_an
 ) -> None:
     model = EditedClip(demo, Edit.load(files / "a.json"))
     (tmp_path / "e.npz").mkdir()
-    with pytest.raises(OutputError, match=r"is a folder; a file was expected. Type --out .*e\.npz/embeddings\.npz"):
+    with pytest.raises(OutputError, match=r"is a folder; a file was expected. Type out='.*e\.npz/embeddings\.npz'"):
         apply(model, open_dataset("world:2"), out=tmp_path / "e.npz")
     with pytest.raises(BadInput, match=r"batch=0: .* Type batch=1,"):
         apply(model, open_dataset("world:2"), out=tmp_path / "f.npz", batch=0)

@@ -189,7 +189,7 @@ def test_only_its_own_export_is_replaced(
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match=r"is no exported model. Type another folder: --out NAME"):
+    with pytest.raises(OutputError, match=r"is no exported model. Type another folder: out=NAME"):
         export(edit, out=mine, model=clip)
     assert (mine / "thesis.txt").exists()
     (tmp_path / "file").write_text("")
@@ -198,7 +198,7 @@ def test_only_its_own_export_is_replaced(
     for here in (folder, folder / "inside"):
         here.mkdir(exist_ok=True)
         monkeypatch.chdir(here)
-        with pytest.raises(OutputError, match=r"is where you are.*Type a folder in it: --out NAME"):
+        with pytest.raises(OutputError, match=r"is where you are.*Type a folder in it: out=NAME"):
             export(edit, out=folder if here != folder else ".", model=clip)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)

@@ -83,7 +83,7 @@ def test_contrast_is_the_text_minus_the_mean_of_the_others() -> None:
 
 def test_one_text_has_no_contrast() -> None:
     found, _ = answers(1, texts=1)
-    with pytest.raises(BadInput, match="--text"):
+    with pytest.raises(BadInput, match="texts="):
         found[0].contrast()
     assert float(found[0].probability[0]) == 1.0
 

@@ -102,7 +102,7 @@ def test_links_in_an_output_folder_are_not_followed(tmp_path: Path) -> None:
     assert not (out / "a.txt").is_symlink()
     (out / "parts").rmdir()
     (out / "parts").symlink_to(home)
-    with pytest.raises(OutputError, match=r"parts is a link, which is not followed. Type another folder: --out NAME"):
+    with pytest.raises(OutputError, match=r"parts is a link, which is not followed. Type another folder: out=NAME"):
         write(out, ["parts/precious.txt"])
     assert (home / "precious.txt").read_text() == "x"
 

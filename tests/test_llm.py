@@ -146,7 +146,7 @@ def test_answers_that_are_none_are_asked_again_and_then_named(server: Server, mo
     [
         (401, {}, "refuses the key .HTTP 401: the reason.*export CLIP_ANATOMY_LLM_KEY"),
         (403, {}, "refuses the key"),
-        (404, {}, "has no model 'tiny'.*--llm-model NAME"),
+        (404, {}, "has no model 'tiny'.*llm_model=NAME"),
         (400, {}, "refuses the question .HTTP 400: the reason"),
         (302, {"Location": "http://evil.example/"}, "sends us on to http://evil.example/"),
     ],
@@ -170,9 +170,9 @@ def test_nobody_there(tmp_path: Path, waits: list[float], monkeypatch: pytest.Mo
 
 def test_settings_that_cannot_work_are_refused() -> None:
     for url in ("", "example.com", "ftp://example.com", "http://"):
-        with pytest.raises(BadInput, match="--llm http://127.0.0.1:8000/v1"):
+        with pytest.raises(BadInput, match="llm='http://127.0.0.1:8000/v1'"):
             LanguageModel(url, "tiny")
-    with pytest.raises(BadInput, match="--llm-model NAME"):
+    with pytest.raises(BadInput, match="llm_model=NAME"):
         LanguageModel("http://127.0.0.1", "")
     with pytest.raises(BadInput, match="timeout=60"):
         LanguageModel("http://127.0.0.1", "tiny", timeout=0.0)
@@ -238,7 +238,7 @@ def test_spurious_cues(server: Server, model: LanguageModel) -> None:
     )
     server.answer = lambda _: "Perhaps."
     assert spurious(model, "another task", ["shape"])[0].spurious == "unclear"
-    with pytest.raises(BadInput, match="--task"):
+    with pytest.raises(BadInput, match="task="):
         spurious(model, " ", ["shape"])
 
 

@@ -50,7 +50,7 @@ def test_a_store_opens_its_model_from_another_folder_and_after_a_move(
     with pytest.raises(BadSpec) as refused:
         model_of(Store.open("elsewhere"))
     assert f"looked for {place}/work/models/small and " in str(refused.value)
-    assert "Type: --model FILE, with where it is now" in str(refused.value)
+    assert "Type: model=FILE, with where it is now" in str(refused.value)
     assert model_of(Store.open("elsewhere"), "moved/models/small").digest == wanted
 
 
@@ -78,7 +78,7 @@ def test_a_store_keeps_the_checkpoint_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path / "other")
     assert model_of(Store.open("../s")).digest == clip.digest
     (tmp_path / "mine.safetensors").rename(tmp_path / "yours.safetensors")
-    with pytest.raises(BadSpec, match=r"looked for .*mine\.safetensors.* Type: --model open_clip:tiny --weights FILE"):
+    with pytest.raises(BadSpec, match=r"looked for .*mine\.safetensors.* Type: model='open_clip:tiny', weights=FILE"):
         model_of(Store.open("../s"))
     assert model_of(Store.open("../s"), weights="../yours.safetensors").digest == clip.digest
 

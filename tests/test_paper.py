@@ -41,7 +41,7 @@ def test_the_lists_fit_the_architectures_they_are_of(name):
 def test_a_model_without_a_list_is_refused():
     with pytest.raises(BadSpec, match=r"names heads of ViT-B-16, ViT-L-14, ViT-H-14; this model has 12 layers"):
         paper_heads(12, 12, 64, 32)  # B/32 has as many heads, but other ones
-    with pytest.raises(BadSpec, match="--model open_clip:ViT-B-16/laion2b_s34b_b88k"):
+    with pytest.raises(BadSpec, match="model='open_clip:ViT-B-16/laion2b_s34b_b88k'"):
         paper_heads_of(ca.load("demo"))
 
 
@@ -177,9 +177,9 @@ def test_what_cannot_be_measured_is_named(small, tmp_path):
 
 def test_the_command_refuses_before_it_works(tmp_path, capsys):
     root = mini.waterbirds(tmp_path / "w", each=1)
-    with pytest.raises(BadSpec, match="Type --protocol paper"):
+    with pytest.raises(BadSpec, match="Type protocol='paper'"):
         run_protocol(str(root), "poster")
-    with pytest.raises(BadSpec, match="is of three models. Type --model with one of: open_clip:ViT-B-16/"):
+    with pytest.raises(BadSpec, match="is of three models. Type model= with one of: open_clip:ViT-B-16/"):
         run_protocol(f"waterbirds:{root}:partial", out=tmp_path / "out")
     with pytest.raises(BadSpec, match="names heads of ViT-B-16"):
         run_protocol(f"waterbirds:{root}:partial", model="demo", out=tmp_path / "out")

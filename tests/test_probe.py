@@ -262,14 +262,14 @@ def test_what_cannot_be_probed_is_named(clip, tmp_path):
     assert "1 images without a label were left out." in found.notes
     assert "Classes without a training image, always wrong: c." in found.notes
     for more, says in (
-        ({"label": "colour"}, "column 'colour' .* no labels. Type --label with one of: label, group, split"),
+        ({"label": "colour"}, "column 'colour' .* no labels. Type label= with one of: label, group, split"),
         ({"group": "place"}, "column 'place' .* is empty or not there"),
         ({"split": "label"}, "does not say train and test; it holds: .*a, b"),
         ({"label": 'x"y'}, "is no column"),
     ):
         with pytest.raises(BadInput, match=says):
             probe(store, last=[1], **more)
-    with pytest.raises(BadSpec, match="--last 3: the store holds layers .* Type a number of 1 to 2"):
+    with pytest.raises(BadSpec, match="last=3: the store holds layers .* Type a number of 1 to 2"):
         probe(store, last=[3])
     with pytest.raises(BadSpec, match="heads that do not exist: 7.7"):
         probe(store, without=["7.7"])

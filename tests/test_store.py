@@ -227,7 +227,7 @@ def test_rows_are_filtered_by_sql_that_can_do_nothing_else(made):
 def test_another_model_is_refused_by_name(made, other, clip):
     with pytest.raises(StoreError, match=f"{clip.digest[:8]}.*this is CLIP.*{other.digest[:8]}"):
         Store.open(made, other)
-    with pytest.raises(StoreError, match="Type --model"):
+    with pytest.raises(StoreError, match="Type model="):
         index(other, "world:3", made)
     assert Manifest.load(made).model == "CLIP"
 

@@ -346,19 +346,19 @@ def test_accuracies_of_the_official_code_from_a_store(shared: Path, tmp_path: Pa
         ({"select": ["token=65"]}, BadSpec, "images have 65. Type token=0-64"),
         ({"select": ["7.0+class-to-class=7"]}, BadSpec, "replaced twice"),
         ({"by": "median"}, BadSpec, "Type one of: mean, zero, texts, swap"),
-        ({"by": "swap"}, BadSpec, "Type --other ID"),
+        ({"by": "swap"}, BadSpec, "Type other=ID"),
         ({"by": "swap", "other": "nobody"}, BadInput, "there is no image 'nobody'"),
         ({"by": "zero", "other": 3}, BadSpec, "type by='swap'"),
         ({"by": "texts", "name": "mlps"}, BadSpec, "only heads have texts"),
         (
             {"label": "nothing"},
             BadInput,
-            "column 'nothing' is empty for these images. Type --label COLUMN with one of: label, group",
+            "column 'nothing' is empty for these images. Type label=COLUMN with one of: label, group",
         ),
         ({"classes": "bird"}, BadInput, "two or more are needed"),
         ({"classes": ["bird", "bird"]}, BadInput, "two or more are needed"),
-        ({"classes": ["bird", "dog"]}, BadInput, "match no class name: .*arrow.*Type --classes"),
-        ({"group": "nothing"}, BadInput, "the groups are empty: column 'nothing'.* Type --group COLUMN with one of"),
+        ({"classes": ["bird", "dog"]}, BadInput, "match no class name: .*arrow.*Type classes="),
+        ({"group": "nothing"}, BadInput, "the groups are empty: column 'nothing'.* Type group=COLUMN with one of"),
         ({"group": "id"}, BadInput, "these name images"),
         ({"texts": torch.full((12, 48), torch.nan), "classes": None}, BadInput, "not finite"),
     ],
@@ -382,13 +382,13 @@ def test_one_class_only_is_named(clip: Any, tmp_path: Path) -> None:
             tmp_path / "photos" / "bird" / f"{at}.png"
         )
     ca.index(clip, tmp_path / "photos", tmp_path / "store", layers="last:2")
-    with pytest.raises(BadInput, match="names one class only .bird.*Type --classes"):
+    with pytest.raises(BadInput, match="names one class only .bird.*Type classes="):
         study(tmp_path / "store", "heads", clip=clip)
     found = study(tmp_path / "store", "heads", clip=clip, classes="bird, fish")
     assert "all images are of one class, bird" in found.notes[0]
     assert len(found.effects) == 2 * clip.image_tower.heads
     with pytest.raises(
-        StoreError, match=r"holds layers 6, 7 of 8; 0, 1, 2, 3, 4, 5 are needed.*--layers all.*Or type --study heads"
+        StoreError, match=r"holds layers 6, 7 of 8; 0, 1, 2, 3, 4, 5 are needed.*--layers all.*Or type study='heads'"
     ):
         study(tmp_path / "store", "layers", clip=clip, classes="bird, fish")
     with pytest.raises(StoreError, match=r"holds no MLPs.*--keep heads,mlps"):

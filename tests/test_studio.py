@@ -264,7 +264,7 @@ def test_only_its_own_page_and_name_are_answered(clip: ca.Clip) -> None:
     for path in ("/static/../server.py", "/static/%2e%2e/server.py", "/static/..%5cserver.py", "/static/%00"):
         assert local.get(path).status_code in (400, 404)
     assert "default-src 'none'" in local.get("/").headers["content-security-policy"]
-    with pytest.raises(BadInput, match="--token SECRET"):
+    with pytest.raises(BadInput, match="token=SECRET"):
         check_host("0.0.0.0", None)
 
 

@@ -133,13 +133,13 @@ def atomic_output(out: Path, kind: Kind) -> Generator[AtomicOutput]:
 
 def _refuse_foreign(out: Path, kind: Kind) -> None:
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file; a folder was expected. Type: --out {out}-{kind.noun}")
+        raise OutputError(f"{out} is a file; a folder was expected. Type: out='{out}-{kind.noun}'")
     if out.is_dir() and not kind.owns(out):
         theirs = [name for name in (REPORT, kind.mark, *kind.names) if (out / name).exists()]
         if theirs:
             raise OutputError(
                 f"{out} holds files of something else: {theirs[0]} was not written by clip-anatomy as its "
-                f"{kind.noun}. Type another folder: --out NAME"
+                f"{kind.noun}. Type another folder: out=NAME"
             )
 
 
@@ -186,7 +186,7 @@ def _refuse_links(out: Path, name: str) -> None:
     """Raise OutputError where a folder on the way to a file is a link: what it leads to is not ours."""
     for parent in list(PurePosixPath(name).parents)[:-1]:
         if (out / parent).is_symlink():
-            raise OutputError(f"{out / parent} is a link, which is not followed. Type another folder: --out NAME")
+            raise OutputError(f"{out / parent} is a link, which is not followed. Type another folder: out=NAME")
 
 
 def _is_inside(name: object) -> bool:
@@ -244,4 +244,4 @@ def slug(text: str, most: int = 60) -> str:
 
 def _failed(place: Path, error: Exception) -> OutputError:
     why = (getattr(error, "strerror", None) or str(error)).lower()
-    return OutputError(f"{place} cannot be written: {why}. Type a folder that you may write: --out NAME")
+    return OutputError(f"{place} cannot be written: {why}. Type a folder that you may write: out=NAME")

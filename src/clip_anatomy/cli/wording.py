@@ -1,21 +1,24 @@
-"""Hints of the Python API in the words of the command line."""
+"""Messages of the Python API in the words of the command line."""
 
 import re
+import shlex
 
-QUOTE = "'"
+QUOTES = "'\""
+_NAMES = """
+adaptive against allow_urls also approximate atlas background batch by calibrate classes colours convention cost count cue device draws
+dtype effect epochs focus folds forwards group heads host how images k keep kept label labels last layers llm llm_model logit_scale
+means method mode model most other out over penalty pictures pool port prompts protocol prune_all refine registers resamples rounds
+sanity_pictures seed select side size split stride study task templates texts threshold token truth weights where window without yes
+"""
+OPTIONS = frozenset(_NAMES.split())  # keywords of Python that are options of some verb; a test holds the two together
 _HERE = {
-    "allow_urls=True": "--allow-urls",
     "'with clip_anatomy.allow_network():' around it": "--allow-network",
-    "prune_all=True": "--prune-all",
-    "device='cpu'": "--device cpu",
     "or weights=FILE": "or add --weights FILE",
-    "weights=FILE": "--weights FILE",
-    "texts=20 images=6 resamples=50 rounds=6": "--texts 20 --images 6 --resamples 50 --rounds 6",
 }
 _OPENED = re.compile(r"(?:clip_anatomy\.)?load\('(?P<spec>[^']+)'(?:, weights=(?P<weights>'[^']+'|\w+))?\)")
-_OPTION = re.compile(
-    r"(?P<lead>[Tt]ype:? |\bor )(?P<name>size|window|stride|registers|threshold|batch|method|how|effect|kept|forwards|penalty|count)=(?P<value>'[\w-]+'|\w+(?:\.\d+)?)"
-)
+_NAMED = rf"(?P<name>{'|'.join(sorted(OPTIONS, key=len, reverse=True))})="
+_VALUE = r"""(?P<value>'[^']*'|"[^"]*"|[\w-](?:[\w./:+-]*\w)?(?![\w(\[]|\.\w)|(?=[\s.,;:)]|$))"""
+_OPTION = re.compile(rf"(?P<call>\w\([^()]*\))|(?<![\w.'\"/=-]){_NAMED}{_VALUE}(?P<next>,(?= \w+=))?")
 _PYTHON_ALONE = re.compile(r"(?<![\w.])(?=load\(\.\.\.)")
 
 
@@ -27,16 +30,29 @@ def in_cli_words(message: str) -> str:
         'none is fetched. Type: --allow-urls'
         >>> in_cli_words("no network. Type: load('open_clip:RN50', weights=FILE)")
         'no network. Type: --model open_clip:RN50 --weights FILE'
-        >>> in_cli_words("leaves gaps. Type: window=112"), in_cli_words("type: load(..., parity=False)")
-        ('leaves gaps. Type: --window 112', 'type: in Python load(..., parity=False)')
+        >>> in_cli_words("study='x' is not known. Leave where= away"), in_cli_words("type: load(..., parity=False)")
+        ('--study x is not known. Leave --where away', 'type: in Python load(..., parity=False)')
+        >>> in_cli_words("Type cue='sky, water', most=10; or leave approximate=True away")
+        "Type --cue 'sky, water' --most 10; or leave --approximate away"
     """
     message = _OPENED.sub(_opening_options, message)
     for there, here in _HERE.items():
         message = message.replace(there, here)
-    message = _OPTION.sub(lambda found: f"{found['lead']}--{found['name']} {found['value'].strip(QUOTE)}", message)
+    message = _OPTION.sub(_option, message)
     return " ".join(_PYTHON_ALONE.sub("in Python ", message).split())
 
 
+def _option(found: re.Match[str]) -> str:
+    """Put one keyword and its value as an option; calls, which only Python has, stay."""
+    if found["call"]:
+        return found["call"]
+    flag, value = f"--{found['name'].replace('_', '-')}", found["value"]
+    if value in ("", "True"):
+        return flag
+    plain = value[1:-1] if value[0] in QUOTES else value
+    return f"{flag} {plain if shlex.quote(plain) == plain else value}"
+
+
 def _opening_options(found: re.Match[str]) -> str:
-    weights = found["weights"]
-    return f"--model {found['spec']}{'' if weights is None else f' --weights {weights.strip(QUOTE)}'}"
+    weights = "" if found["weights"] is None else f" --weights {found['weights'].strip(QUOTES)}"
+    return f"--model {found['spec']}{weights}"

@@ -186,9 +186,9 @@ def _output_file(out: str | Path) -> Path:
     """
     path = path_of(out)
     if path.suffix not in FORMATS:
-        raise OutputError(f"{path}: embeddings are kept as {', '.join(FORMATS)}. Type --out embeddings.npz")
+        raise OutputError(f"{path}: embeddings are kept as {', '.join(FORMATS)}. Type out='embeddings.npz'")
     if path.is_dir():
-        raise OutputError(f"{path} is a folder; a file was expected. Type --out {path / 'embeddings'}{path.suffix}")
+        raise OutputError(f"{path} is a folder; a file was expected. Type out='{path / 'embeddings'}{path.suffix}'")
     return path
 
 
@@ -269,7 +269,7 @@ def _writing(out: Path, model: EditedClip, texts: Sequence[str]) -> Generator[Ca
         "texts": list(texts),
     }
     # A place that cannot be written is said before the work, not after it.
-    with written_whole(out, "Type a file in a folder that exists: --out NAME.npz") as temporary:
+    with written_whole(out, "Type a file in a folder that exists: out='NAME.npz'") as temporary:
         if out.suffix == ".jsonl":
             with temporary.open("w", encoding="utf-8") as handle:
                 handle.write(json.dumps({**header, "embed": model.edit.embed}, ensure_ascii=False) + "\n")

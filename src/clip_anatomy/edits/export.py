@@ -230,12 +230,12 @@ def _refuse(folder: Path) -> None:
         foreign = folder.exists() and not KIND.owns(folder) and (not folder.is_dir() or any(folder.iterdir()))
         here = folder.resolve() in (Path.cwd(), *Path.cwd().parents)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be read ({error}). Type another folder: --out NAME") from error
+        raise OutputError(f"{folder} cannot be read ({error}). Type another folder: out=NAME") from error
     if foreign:
-        raise OutputError(f"{folder} is there and is no exported model. Type another folder: --out NAME")
+        raise OutputError(f"{folder} is there and is no exported model. Type another folder: out=NAME")
     if here:
         raise OutputError(
-            f"{folder} is where you are: an export has a folder of its own. Type a folder in it: --out NAME"
+            f"{folder} is where you are: an export has a folder of its own. Type a folder in it: out=NAME"
         )
 
 

@@ -117,7 +117,7 @@ def check_source(
     noun = "span was found" if isinstance(source, TextSpanResult) else "means were taken"
     if source.convention != convention:
         raise BadInput(
-            f"the {noun} under the convention {source.convention!r}; {convention!r} is needed here. Index with --convention {convention} "
+            f"the {noun} under the convention {source.convention!r}; {convention!r} is needed here. Index with convention={convention!r} "
             f"and take them again, or type convention={source.convention!r} where that can be said"
         )
     if isinstance(source, TextSpanResult):
@@ -155,7 +155,7 @@ def _head_mean(source: Moments | Means | TextSpanResult, layer: int, head: int, 
     if layer not in source.layers or head >= source.mean.shape[1]:
         raise BadInput(
             f"head {layer}.{head} is not in the means: they hold layers {', '.join(map(str, source.layers))}. Index with "
-            "--layers all"
+            "layers='all'"
         )
     row = source.layers.index(layer)
     joint = _restored(source.mean[row, head][None], source.basis, layer, head)

@@ -65,11 +65,11 @@ def change_of_coordinates(
         )
     if basis.convention != "centered":
         raise BadInput(
-            f"the coordinates are of the convention {basis.convention!r}; an edit needs 'centered'. Index with --convention centered"
+            f"the coordinates are of the convention {basis.convention!r}; an edit needs 'centered'. Index with convention='centered'"
         )
     if gone := sorted({one.layer for one in replacements} - set(basis.layers)):
         raise BadInput(
-            f"layers {', '.join(map(str, gone))} are edited, the store keeps {', '.join(map(str, basis.layers))}. Index with --layers all"
+            f"layers {', '.join(map(str, gone))} are edited, the store keeps {', '.join(map(str, basis.layers))}. Index with layers='all'"
         )
     if missing := [f"{one.layer}.{one.head}" for one in replacements if (one.layer, one.head) not in coordinates]:
         raise BadInput(

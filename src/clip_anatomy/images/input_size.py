@@ -80,7 +80,7 @@ def parse_size(text: str | None) -> Size:
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
         raise BadSpec(
-            f"--size {text}: pixels were expected. Type --size 336 (short side), --size 336x448 or --size whole"
+            f"size={text!r}: pixels were expected. Type size=336 (short side), size='336x448' or size='whole'"
         )
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 

@@ -48,6 +48,6 @@ def opened_again(
         )
     except BadSpec as error:
         raise BadSpec(
-            f"{beside} was made with a model called {origin.spec!r}, which cannot be opened by that name here ({error}). Type --model and "
-            "what it was loaded from; in Python pass the opened model"
+            f"{beside} was made with a model called {origin.spec!r}, which cannot be opened by that name here ({error}). Type model= "
+            "with what it was loaded from, or in Python with the opened model"
         ) from error

@@ -49,16 +49,16 @@ class Origin:
             BadSpec: neither leads anywhere; says what was looked for, and how to pass it.
         """
         places: dict[str, str] = {}
-        for name, option in (("place", "--model"), ("weights", "--weights")):
+        for name, option in (("place", "model"), ("weights", "weights")):
             candidates = (
                 [saved[name], os.path.normpath(beside.absolute() / saved[f"{name}_from_here"])] if name in saved else []
             )
             there = [way for way in dict.fromkeys(candidates) if Path(way).exists()]
             if candidates and not there:
                 looked = " and ".join(dict.fromkeys(candidates))
-                model = "" if name == "place" else f"--model {saved['spec']} "
+                model = "" if name == "place" else f"model={saved['spec']!r}, "
                 raise BadSpec(
-                    f"{beside} is of the model {saved['spec']!r}; looked for {looked}, and nothing is there. Type: {model}{option} FILE, with "
+                    f"{beside} is of the model {saved['spec']!r}; looked for {looked}, and nothing is there. Type: {model}{option}=FILE, with "
                     "where it is now"
                 )
             places[name] = there[0] if there else ""

@@ -94,11 +94,11 @@ def checked_texts(texts: Sequence[str], tokenizer: Tokenizer | None) -> list[Typ
         BadText: no text, or one without a single visible character.
     """
     if not texts:
-        raise BadText('no text was given. Type what to look for: --text "a photo of a dog"')
+        raise BadText('no text was given. Type what to look for: texts="a photo of a dog"')
     clean = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in texts]
     for i, text in enumerate(clean, 1):
         if not shorten(text):
-            raise BadText(f'text {i} is empty. Type what to look for: --text "a photo of a dog"')
+            raise BadText(f'text {i} is empty. Type what to look for: texts="a photo of a dog"')
     return [TypedText(text, tuple(_notes(text, tokenizer))) for text in dict.fromkeys(clean)]
 
 

@@ -194,7 +194,7 @@ def map_set(
     wanted = Texts.of(clip, texts, templates)
     given = {name: {"against": against} if method_of(clip, name).contrasts else {} for name in methods}
     if not any(given.values()) and not (layers or against == NEUTRAL):
-        raise BadSpec(f"none of {', '.join(methods)} compares texts with anything. Type also: --method decomposition")
+        raise BadSpec(f"none of {', '.join(methods)} compares texts with anything. Type also: method='decomposition'")
     failed: list[Failed] | None = [] if skip_bad else None
     notes: list[str] = []
     places: list[int] = []

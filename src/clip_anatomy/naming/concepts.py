@@ -303,7 +303,7 @@ def _image_mean(over: object, vectors: Tensor, clip: Clip, notes: list[str]) -> 
         return normalize(vectors, dim=-1).mean(0)
     notes.append(
         f"The gap between pictures and texts is not taken off: {len(vectors)} pictures have no mean that says something. "
-        "Type --over STORE, or give eight pictures or more"
+        "Type over=STORE, or give eight pictures or more"
     )
     return torch.zeros(embed, dtype=torch.float64)
 

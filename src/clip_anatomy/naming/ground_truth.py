@@ -241,7 +241,7 @@ def truth_of(store: Store, columns: Sequence[str] | None = None) -> GroundTruth:
     world = columns is None and is_world(store)
     names = tuple(columns) if columns else (WORLD if world else ROW_COLUMNS)
     if odd := [name for name in names if not name or '"' in name]:
-        raise BadInput(f"{odd[0]!r} is no column. Type, for example: --truth label,group")
+        raise BadInput(f"{odd[0]!r} is no column. Type, for example: truth='label,group'")
     values = {name: _column(store, name, meta=world) for name in names}
     if world:
         values["digit"] = ["none" if value is None else value for value in values["digit"]]

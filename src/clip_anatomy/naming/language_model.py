@@ -133,10 +133,10 @@ class LanguageModel:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BadInput(
-                f"{self.url!r} is no address of a language model. Type, for example: --llm http://127.0.0.1:8000/v1"
+                f"{self.url!r} is no address of a language model. Type, for example: llm='http://127.0.0.1:8000/v1'"
             )
         if not self.name:
-            raise BadInput("no model of that endpoint was named. Type: --llm-model NAME")
+            raise BadInput("no model of that endpoint was named. Type: llm_model=NAME")
         if self.timeout <= 0 or self.tries < 1:
             raise BadInput(
                 f"timeout={self.timeout}, tries={self.tries}: give more than nothing. Type timeout=60, tries=5"
@@ -234,10 +234,10 @@ class LanguageModel:
             )
         if error.code == 404:
             raise EndpointError(
-                f"{self.endpoint} is not there, or has no model {self.name!r} (HTTP 404: {reason}). Type --llm URL/v1 --llm-model NAME"
+                f"{self.endpoint} is not there, or has no model {self.name!r} (HTTP 404: {reason}). Type llm='URL/v1', llm_model=NAME"
             )
         raise EndpointError(
-            f"{self.endpoint} refuses the question (HTTP {error.code}: {reason}). Type another --llm-model"
+            f"{self.endpoint} refuses the question (HTTP {error.code}: {reason}). Type another llm_model="
         )
 
 
@@ -265,11 +265,11 @@ def language_model(
     if llm is None:
         if name or price or task:
             raise BadInput(
-                "a model's name, its price and a task need a language model to ask. Type: --llm http://127.0.0.1:8000/v1 --llm-model NAME"
+                "a model's name, its price and a task need a language model to ask. Type: llm='http://127.0.0.1:8000/v1', llm_model=NAME"
             )
         return None
     if not name:
-        raise BadInput(f"which model at {llm}? Type: --llm-model NAME")
+        raise BadInput(f"which model at {llm}? Type: llm_model=NAME")
     return LanguageModel(llm, name, timeout=timeout, price=price)
 
 

@@ -188,7 +188,7 @@ def spurious(model: LanguageModel, task: str, cues: Sequence[str]) -> list[CueJu
         BadInput: no task.
     """
     if not task.strip():
-        raise BadInput('no task was given. Type, for example: --task "telling landbirds from waterbirds"')
+        raise BadInput('no task was given. Type, for example: task="telling landbirds from waterbirds"')
     judgements: list[CueJudgement] = []
     for cue in cues:
         answer = model.ask(SPURIOUS_PROMPT.format(task=_plain(task), cue=_plain(cue)), most_tokens=150)

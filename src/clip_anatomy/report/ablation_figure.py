@@ -97,7 +97,7 @@ def check_folder(folder: Path, store: str | Path) -> None:
     """
     others = {one["store"] for one in _earlier(folder).values()} - {str(store)}
     if others := [other for other in others if Path(other).absolute() != Path(store).absolute()]:
-        raise OutputError(f"{folder} holds studies of another store, {others[0]}. Type another folder: --out NAME")
+        raise OutputError(f"{folder} holds studies of another store, {others[0]}. Type another folder: out=NAME")
 
 
 def figure(result: Ablation | Study) -> "Figure":

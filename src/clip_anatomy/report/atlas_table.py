@@ -65,7 +65,7 @@ def write_parquet(atlas: Atlas, path: Path) -> None:
     try:
         pq.write_table(table, path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error}). Type a folder with room: --out NAME") from error
+        raise OutputError(f"{path} cannot be written ({error}). Type a folder with room: out=NAME") from error
 
 
 def _head_values(head: AtlasHead) -> tuple[object, ...]:

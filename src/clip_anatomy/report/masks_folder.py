@@ -84,7 +84,7 @@ def write(
         write_npz(output.folder / NPZ, masks)
     except OSError as error:
         raise OutputError(
-            f"{output.out / NPZ} cannot be written: {error.strerror}. Type another place: --out NAME"
+            f"{output.out / NPZ} cannot be written: {error.strerror}. Type another place: out=NAME"
         ) from error
     output.write(COCO, as_json(numbers.pop("coco")))
     fields = ("image", "width", "height", "prompts", "together")

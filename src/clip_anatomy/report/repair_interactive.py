@@ -117,5 +117,5 @@ def _drawn(image: Image.Image) -> Text:
 def _answer(question: str) -> str:
     """Read one line that a person typed; the question goes to stderr."""
     if (answer := ask(question)) is None:
-        raise BadInput("nobody answered. Type --yes to ablate what is suggested, or --select 7.0,7.3")
+        raise BadInput("nobody answered. Type yes=True to ablate what is suggested, or select='7.0,7.3'")
     return answer

@@ -129,7 +129,9 @@ def approximate_index(
     """
     faiss = _need_faiss()
     if space.mode != "heads" or space.focus is not None:
-        raise BadInput("an approximate index serves whole heads. Type --heads 9.3,10.1 or role=ROLE, without --focus")
+        raise BadInput(
+            "an approximate index serves whole heads. Type heads='9.3,10.1' or heads='role=ROLE', without focus="
+        )
     folder = store.path / FOLDER / _name(space, cosine=cosine)
     with suppress(BadInput):  # there is none, or a damaged one: built anew
         record = _read_record(folder)
@@ -217,7 +219,7 @@ def _keep(faiss: Any, index: Any, record: IndexRecord, store: Store, name: str) 
             output.write(RECORD, as_json({"schema": FORMAT, **asdict(complete)}))
     except (OSError, RuntimeError) as error:
         raise OutputError(
-            f"{store.path / FOLDER / name} cannot be written ({error}). Leave --approximate away: the exact scan writes nothing"
+            f"{store.path / FOLDER / name} cannot be written ({error}). Leave approximate= away: the exact scan writes nothing"
         ) from error
 
 

@@ -191,7 +191,7 @@ def _direction(
     length = float(total.norm())
     if length < 1e-12:
         raise BadInput(
-            "nothing is left to look for: in what is compared the query is an average image. Type --mode whole"
+            "nothing is left to look for: in what is compared the query is an average image. Type mode='whole'"
         )
     return total / length if cosine else total
 

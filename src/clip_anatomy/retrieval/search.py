@@ -119,7 +119,7 @@ def search(
         nearest = partial(best, all_scores, allowed=allowed)
     elif allowed is not None or prepared.choice == "auto":
         raise BadInput(
-            "an approximate index serves fixed heads and cannot filter rows. Type --heads 9.3,10.1, without --where"
+            "an approximate index serves fixed heads and cannot filter rows. Type heads='9.3,10.1', without where="
         )
     else:
         index = approximate_index(opened, prepared.space, cosine=cosine, progress=progress)

@@ -89,7 +89,7 @@ class PictureExplanation(Compact):
         """
         count = self.cosine.shape[0]
         if count < 2:
-            raise BadInput('one text cannot be compared with others. Type a second one: --text "..."')
+            raise BadInput('one text cannot be compared with others. Type a second one: texts="..."')
 
         def less(x: Tensor) -> Tensor:
             return (count * x - x.sum(-1, keepdim=True)) / (count - 1)

@@ -122,7 +122,7 @@ class Manifest:
         if digest != self.digest:
             raise StoreError(
                 f"{where} was made with {self.model} (weights {self.digest[:8]}); this is {model} (weights {digest[:8]}). "
-                f"Type --model {self.model}, or the path of another store"
+                f"Type model={self.model!r}, or the path of another store"
             )
 
     def refuse_unlike(self, other: "Manifest", where: Path) -> None:

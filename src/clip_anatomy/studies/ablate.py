@@ -111,11 +111,11 @@ def ablate(
         8
     """
     if study is not None and select:
-        raise BadSpec("--study and --select exclude each other. Type one of them")
+        raise BadSpec("study= and select= exclude each other. Type one of them")
     if texts is not None and texts < 1:
-        raise BadSpec(f"--texts {texts}: at least one text of each head. Type --texts 20")
+        raise BadSpec(f"texts={texts!r}: at least one text of each head. Type texts=20")
     if (pool is not None or texts is not None) and by != "texts":
-        raise BadSpec("--pool and --texts are for heads that are replaced by their texts. Type --by texts")
+        raise BadSpec("pool= and texts= are for heads that are replaced by their texts. Type by='texts'")
     opened = store if isinstance(store, Store) else Store.open(store)
     names = [SELECTED] if select else _names(study)
 
@@ -151,7 +151,7 @@ def _names(study: str | None) -> list[str]:
         return list(STUDIES)
     if wrong := [name for name in names if name not in STUDIES] or not names:
         problem = f"{', '.join(wrong)} is not known" if isinstance(wrong, list) else "no study is named"
-        raise BadSpec(f"--study {study}: {problem}. Type one of: {', '.join(STUDIES)}, all")
+        raise BadSpec(f"study={study!r}: {problem}. Type one of: {', '.join(STUDIES)}, all")
     return list(dict.fromkeys(names))
 
 

@@ -179,7 +179,7 @@ def study(
     begun, tell = time.perf_counter(), progress or silent
     model = _StoreModel(opened, clip)
     if select and name in STUDIES and name != "layers":
-        raise BadSpec(f"the study {name!r} has its own sets. Type --study {name} or --select SPEC, not both")
+        raise BadSpec(f"the study {name!r} has its own sets. Type study={name!r} or select=SPEC, not both")
     kind, title, sets = _sets(opened, model, name, select, atlas=atlas, tell=tell)
     union = reduce(or_, (one for _, one in sets), Selection())
     if effect == "direct":
@@ -276,7 +276,7 @@ def _sets(
     manifest = store.manifest
     if not select:
         if name not in STUDIES:
-            hint = "it needs parts: type --select SPEC" if name == SELECTED else f"Type one of: {', '.join(STUDIES)}"
+            hint = "it needs parts: type select=SPEC" if name == SELECTED else f"Type one of: {', '.join(STUDIES)}"
             raise BadSpec(f"the study {name!r} is not known. {hint}" if name != SELECTED else f"{name!r}: {hint}")
         return name, STUDIES[name].title, STUDIES[name].sets(manifest)
     named_heads: Atlas | None = None
@@ -298,7 +298,7 @@ def _refuse(store: Store, kind: str, union: Selection) -> None:
     try:
         refuse_missing(store, union)
     except StoreError as error:
-        other = " Or type --study heads, which takes those that it holds" if kind in ("layers", "last") else ""
+        other = " Or type study='heads', which takes those that it holds" if kind in ("layers", "last") else ""
         raise StoreError(f"{error}.{other}" if other else str(error)) from None
 
 

@@ -85,7 +85,7 @@ def baseline_of(
         return Baseline(replacements, f"their first {span.texts_per_head} texts")
     if by == "swap":
         if other is None:
-            raise BadSpec("by='swap' needs the other image. Type --other ID, an image of the store")
+            raise BadSpec("by='swap' needs the other image. Type other=ID, an image of the store")
         at = np.array([other])
         replacements = [_at(one, "swap", stored_contribution(store, one, at, extra)) for one in parts]
         return Baseline(tuple(replacements), f"what image {store.column('id')[other]} has")
@@ -103,7 +103,7 @@ def baseline_of(
     if not len(source):
         raise BadInput(f"{source.path} holds no image to take means of. Type: clip-anatomy index SOURCE {source.path}")
     if (selection.tokens or selection.class_to_class) and (source is not store or not extra):
-        raise BadInput("means of tokens are taken over the store itself. Leave --means away for these")
+        raise BadInput("means of tokens are taken over the store itself. Leave means= away for these")
     heads = Selection(selection.heads)
     replacements = replacements_of(heads, source.moments(), embed=embed) if heads else ()
     others = [_at(one, "mean", _mean(source, one, extra)[None]) for one in parts if one.kind != "head"]

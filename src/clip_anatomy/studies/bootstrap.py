@@ -77,10 +77,10 @@ def accuracy_changes(
     """
     if empty := [name for name, (before, _) in groups.items() if not len(before)]:
         raise BadInput(
-            f"groups without a test image: {', '.join(empty[:5])}. Leave them out, or type --group with another column"
+            f"groups without a test image: {', '.join(empty[:5])}. Leave them out, or type group= with another column"
         )
     if not groups:
-        raise BadInput("there is no group to measure. Type --group COLUMN")
+        raise BadInput("there is no group to measure. Type group=COLUMN")
     random = np.random.default_rng(seed)
     drawn = [_draws(before, after, random, resamples) for before, after in groups.values()]
     each = [

@@ -40,7 +40,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Refuse what is no share, and no part at all."""
         if not 0 <= self.cost <= 1 or self.most < 1:
-            raise BadInput(f"--cost {100 * self.cost:g}, --most {self.most}: type --cost 2 --most 10")
+            raise BadInput(f"cost={100 * self.cost:g}, most={self.most!r}: type cost=2, most=10")
 
 
 BUDGET = Budget()
@@ -81,7 +81,7 @@ class AblatedLogits:
                 "damage with: clip-anatomy verify STORE"
             )
         if not bool((self.labels[0] >= 0).any()):
-            raise BadInput("no image has a label to be right about. Type --label COLUMN with a column that is filled")
+            raise BadInput("no image has a label to be right about. Type label=COLUMN with a column that is filled")
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def find_cue(
     store.manifest.refuse_other(clip.name, clip.digest, store.path)
     if store.manifest.convention != "centered":
         raise StoreError(
-            f"{store.path} was made with --convention {store.manifest.convention}; a repair needs one in which a part that writes nothing "
+            f"{store.path} was made with convention={store.manifest.convention!r}; a repair needs one in which a part that writes nothing "
             "contributes nothing. Type: clip-anatomy index SOURCE NEW-STORE --convention centered"
         )
     halves = halves or halves_of(store)
@@ -236,7 +236,7 @@ def _atlas(store: Store, clip: Clip, rows: np.ndarray, given: "Atlas | str | Pat
     opened = given if isinstance(given, Atlas) else Atlas.load(given)
     if opened.digest != store.manifest.digest:
         raise StoreError(
-            f"this atlas is of {opened.model}, {store.path} of {store.manifest.model}. Leave --atlas away, or make one: clip-anatomy atlas "
+            f"this atlas is of {opened.model}, {store.path} of {store.manifest.model}. Leave atlas= away, or make one: clip-anatomy atlas "
             f"{store.path}"
         )
     return opened

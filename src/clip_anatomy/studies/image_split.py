@@ -71,11 +71,11 @@ def halves_of(store: Store, column: str | None = None, seed: int = 0, most: int 
         if not is_test.any() or not is_validation.any():
             raise BadInput(
                 f"{source} holds {few(sorted(set(values)))}; 'test' for the images to report on and 'val' for those to choose on were "
-                "expected. Type --split COLUMN with another column"
+                "expected. Type split=COLUMN with another column"
             )
     elif column is not None:
         raise BadInput(
-            f"column {column!r} is empty or not there. Type one of: {columns_of(store)}; or leave --split away"
+            f"column {column!r} is empty or not there. Type one of: {columns_of(store)}; or leave split= away"
         )
     else:
         is_test, source = hashes % np.uint64(2) == 1, f"halves by id (seed {seed})"
@@ -116,7 +116,7 @@ def train_test_of(store: Store, labelled: np.ndarray, column: str | None = None,
     elif column is not None:
         raise BadInput(
             f"column {column!r} of {store.path} does not say train and test; it holds: {', '.join(sorted(set(values))[:5])}. Type "
-            f"one of: {columns_of(store)}; or leave --split away"
+            f"one of: {columns_of(store)}; or leave split= away"
         )
     else:
         train, validation, test = tenth > 2, tenth == 2, tenth < 2
@@ -125,7 +125,7 @@ def train_test_of(store: Store, labelled: np.ndarray, column: str | None = None,
     if not len(train) or not len(test):
         raise BadInput(
             f"{store.path} has {len(train):,} labelled images to train on and {len(test):,} to test on. Index more of them, or "
-            "type --split with another column"
+            "type split= with another column"
         )
     return Split(train, validation, test, source)
 

@@ -221,7 +221,7 @@ def fit_probe(
     if len(sums.present) < 2:
         raise BadInput(
             f"the {sums.count:,} training images are of {len(sums.present)} class: a probe tells two or more apart. Index images "
-            "of other classes too, or type another --label"
+            "of other classes too, or type another label="
         )
     settings = _Settings(classes, epochs, seed, progress or silent)
     routes = {"logistic": _logistic, "sgd": _sgd, "ridge": _ridge}
@@ -299,7 +299,7 @@ def _logistic(train: Batches, validation: Batches, sums: ClassSums, settings: _S
 def _sgd(train: Batches, validation: Batches, sums: ClassSums, settings: _Settings) -> LinearProbe:
     linear = _sklearn()
     if settings.epochs < 1:
-        raise BadInput(f"epochs={settings.epochs}: at least one pass. Type --epochs 10")
+        raise BadInput(f"epochs={settings.epochs}: at least one pass. Type epochs=10")
     models = {
         a: linear.SGDClassifier(loss="log_loss", alpha=a, average=True, random_state=settings.seed) for a in ALPHA
     }

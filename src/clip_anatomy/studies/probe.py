@@ -85,7 +85,7 @@ def probe(
         (['full embedding', 'attention of the last layer only'], 120)
     """
     if method is not None and method not in METHODS:
-        raise BadSpec(f"--method {method} is not known. Type one of: {', '.join(METHODS)}")
+        raise BadSpec(f"method={method!r} is not known. Type one of: {', '.join(METHODS)}")
     tell = progress or silent
     layers = _layer_counts(last)
     opened = store if isinstance(store, Store) else Store.open(store)
@@ -167,8 +167,8 @@ def _classes(store: Store, label: str) -> tuple[Int64[np.ndarray, " image"], tup
     codes, names = text_codes(text_column(store, label))
     if len(names) < 2:
         raise BadInput(
-            f"column {label!r} of {store.path} holds {'one class: ' + names[0] if names else 'no labels'}. Type --label with one "
-            f"of: {columns_of(store)}; or index with --labels TABLE"
+            f"column {label!r} of {store.path} holds {'one class: ' + names[0] if names else 'no labels'}. Type label= with one "
+            f"of: {columns_of(store)}; or index with labels=TABLE"
         )
     return codes, names
 
@@ -191,7 +191,7 @@ def _layer_counts(last: Sequence[int] | str | None) -> Sequence[int] | None:
         return last
     counts = [] if last == "none" else last.split(",")
     if not all(one.strip().isdecimal() for one in counts):
-        raise BadSpec(f"--last {last}: numbers of layers were expected. Type --last 1,4 or --last none")
+        raise BadSpec(f"last={last!r}: numbers of layers were expected. Type last='1,4' or last='none'")
     return [int(one) for one in counts]
 
 
@@ -210,7 +210,7 @@ def _features(
         layers = range(manifest.depth - k, manifest.depth)
         if k < 1 or any(layer not in manifest.layers for layer in layers):
             raise BadSpec(
-                f"--last {k}: the store holds layers {list(manifest.layers)} of {manifest.depth}. Type a number of 1 to "
+                f"last={k!r}: the store holds layers {list(manifest.layers)} of {manifest.depth}. Type a number of 1 to "
                 f"{at_end}"
             )
         which = f"last {k} layers" if k > 1 else "last layer"
@@ -223,7 +223,7 @@ def _features(
         chosen = Selection.parse(spec, manifest.layers, heads, named_heads)
         if not chosen.heads or len(chosen) != len(chosen.heads):
             raise BadSpec(
-                f"--without {spec}: a probe without heads was expected. Type, for example: --without layer=0-3"
+                f"without={spec!r}: a probe without heads was expected. Type, for example: without='layer=0-3'"
             )
         features.append(_Feature(f"without {spec}", chosen.heads, only=False))
     return features

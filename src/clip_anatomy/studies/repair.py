@@ -197,7 +197,7 @@ def repair(
             source, protocol, model=model, weights=weights, device=device, out=out or PROTOCOL_OUT, progress=progress
         )
     if images < 1:
-        raise BadInput(f"--images {images} of each half: type --images 20000")
+        raise BadInput(f"images={images!r} of each half: type images=20000")
     if effect not in EFFECTS:
         raise BadSpec(f"effect={effect!r} is not known. Type one of: {', '.join(map(repr, EFFECTS))}")
     budget = Budget(cost / 100, most)
@@ -237,7 +237,7 @@ def ablation_in(select: str, store: Store, cue_search: CueSearch | None = None) 
     spec = " ".join(select.split())
     along_cue = spec.endswith(ALONG)
     if along_cue and cue_search is not None and len(cue_search.task.cue) < 2:
-        raise BadInput(f"{select}: the cue is not known in words. Type --cue 'sky, water', or leave{ALONG} away")
+        raise BadInput(f"{select}: the cue is not known in words. Type cue='sky, water', or leave{ALONG} away")
     atlas = None if cue_search is None else cue_search.atlas
     parts = Selection.parse(spec.removesuffix(ALONG), store.manifest.layers, store.manifest.heads, atlas)
     ablation = PartAblation(parts, along_cue)

@@ -104,7 +104,7 @@ def checked_parts(store: Store, what: PartAblation | Selection) -> tuple[HeadOrM
     selection.checked(store.manifest.layers, store.manifest.heads)
     if selection.class_to_class or selection.input_embedding or selection.tokens:
         raise BadSpec(
-            f"{selection.description}: a repair ablates heads and MLPs, as a store holds them. Type --select 7.0,7.3+mlp=2"
+            f"{selection.description}: a repair ablates heads and MLPs, as a store holds them. Type select='7.0,7.3+mlp=2'"
         )
     if selection.mlps and "mlps" not in store.manifest.keep:
         raise StoreError(
@@ -162,8 +162,8 @@ def ablated_logits(
     texts, read = task.texts, task.along_cue if along_cue else task.texts
     if (needed := 4 * len(parts) * len(rows) * len(texts)) > BYTES:
         raise BadInput(
-            f"{len(parts)} parts × {len(rows):,} images × {len(texts):,} class texts would take {needed / 1e9:.0f} GB. Leave --also away, "
-            "or type fewer --images"
+            f"{len(parts)} parts × {len(rows):,} images × {len(texts):,} class texts would take {needed / 1e9:.0f} GB. Leave also= away, "
+            "or type fewer images="
         )
     deltas = torch.empty(len(parts), len(rows), len(texts))
     for at, part in enumerate(parts):

@@ -124,9 +124,7 @@ def measure_repair(
         if bool((has_label & (groups == at)).any())
     }
     if not by_group:
-        raise BadInput(
-            "no test image is in any of the groups. Type --group COLUMN with another column, or --split COLUMN"
-        )
+        raise BadInput("no test image is in any of the groups. Type group=COLUMN with another column, or split=COLUMN")
     each, worst, mean = accuracy_changes(by_group, seed=seed)
     of_tasks = [(one.column, _right(ablated, after, at, labels[at] >= 0)) for at, one in enumerate(task.tasks)]
     average, *others = (accuracy_changes({name: pair}, seed=seed)[0][0] for name, pair in of_tasks if len(pair[0]))

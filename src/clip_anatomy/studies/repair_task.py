@@ -184,7 +184,7 @@ def repair_task(
     if len(set(labelled.tolist())) < 2:
         held = f"one class only ({main.classes[int(labelled[0])]})" if len(labelled) else "no class"
         raise BadInput(
-            f"column {main.column!r} of the validation images holds {held}; two or more are needed. Type --label COLUMN, one of: "
+            f"column {main.column!r} of the validation images holds {held}; two or more are needed. Type label=COLUMN, one of: "
             f"{columns_of(store)}"
         )
     values = text_column(store, group or "group", rows)
@@ -200,7 +200,7 @@ def repair_task(
     if len(task.group_names) < 2 or sum(count > 0 for count in counts) < 2:
         raise BadInput(
             f"the groups of the validation images are empty, or only one is not ({few(task.group_names)}), so that nothing can be found by "
-            "comparing them. Type --group COLUMN with another column, or --cue WORDS, or index more pictures"
+            "comparing them. Type group=COLUMN with another column, or cue=WORDS, or index more pictures"
         )
     if empty := [name for name, count in zip(task.group_names, counts, strict=True) if not count]:
         note = f"no validation image is in {few(empty)}: they count in the test only"
@@ -216,8 +216,8 @@ def _grouped(main: ZeroShotTask, column: str, values: Sequence[str], cue: tuple[
     if not kinds:
         if len(cue) < 2:
             raise BadInput(
-                "the images are in no groups, and no cue is suspected. Type --group COLUMN (where the cue is), or say what may mislead "
-                "the model: --cue 'sky, water'"
+                "the images are in no groups, and no cue is suspected. Type group=COLUMN (where the cue is), or say what may mislead "
+                "the model: cue='sky, water'"
             )
         note = "groups are class and cue, the cue as the model itself sees it by the words given"
         return replace(task, rule="guessed", column="", group_names=_crossed(main.classes, cue), notes=(note,))

@@ -100,12 +100,12 @@ def codes_in(
     if unknown and strict:
         numbers = [number for text in unknown if (number := class_number(text)) is not None]
         fix = (
-            f"Numbers count the classes from 0: type --classes with {max(numbers) + 1:,} names in their order"
+            f"Numbers count the classes from 0: type classes= with {max(numbers) + 1:,} names in their order"
             if len(numbers) == len(unknown)
-            else f"Type --classes {', '.join(unknown[:3])!r},... with the names that the labels have"
+            else f"Type classes='{', '.join(unknown[:3])}, ...' with the names that the labels have"
         )
         raise BadInput(
-            f"labels of column {column!r} that match no class name: {few(unknown)}. The classes are: {few(classes)}. {fix}, or another --label"
+            f"labels of column {column!r} that match no class name: {few(unknown)}. The classes are: {few(classes)}. {fix}, or another label="
         )
     return torch.tensor([place.get(comparable(text), -1) if text else -1 for text in texts], dtype=torch.int64)
 
@@ -143,16 +143,16 @@ def classes_of(given: Sequence[str] | str | None) -> tuple[str, ...]:
         BadInput: a file that cannot be read, fewer than two names, a name twice.
     """
     if isinstance(given, str) and Path(given).suffix and Path(given).is_file():
-        with reading(f"{given} as class names", "Type --classes 'a, b, c'"):
+        with reading(f"{given} as class names", "Type classes='a, b, c'"):
             lines = Path(given).read_text(encoding="utf-8").splitlines()
         names = tuple(line.strip() for line in lines if line.strip())
     else:
         names = listed(given)
     if len(names) == 1 and Path(names[0]).suffix == ".txt" and not Path(names[0]).is_file():
-        raise BadInput(f"{names[0]}: there is no such file of class names. Type its path, or --classes 'a, b, c'")
+        raise BadInput(f"{names[0]}: there is no such file of class names. Type its path, or classes='a, b, c'")
     if len(names) < 2:
         raise BadInput(
-            f"classes {', '.join(names) or '(none)'}: two or more are needed. Type --classes 'landbird, waterbird'"
+            f"classes {', '.join(names) or '(none)'}: two or more are needed. Type classes='landbird, waterbird'"
         )
     if len({comparable(name) for name in names}) < len(names):
         raise BadInput(f"classes {', '.join(names)}: one stands twice. Type each once")

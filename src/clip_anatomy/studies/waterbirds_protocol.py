@@ -58,7 +58,7 @@ def run_protocol(
         BadInput: no copy of Waterbirds, or not a whole one.
     """
     if protocol not in PROTOCOLS:
-        raise BadSpec(f"protocol {protocol!r} is not known. Type --protocol {' or '.join(PROTOCOLS)}")
+        raise BadSpec(f"protocol {protocol!r} is not known. Type protocol={' or '.join(map(repr, PROTOCOLS))}")
     tell = progress or silent
     place = source.path if isinstance(source, Store) else Path(source)
     stored = (place / NAME).is_file()
@@ -68,7 +68,7 @@ def run_protocol(
     )  # a wrong path is said before minutes of loading
     if model is None and not (place / NAME).is_file():
         models = ", ".join(one.spec for one in PAPER.values())
-        raise BadSpec(f"the protocol is of three models. Type --model with one of: {models}")
+        raise BadSpec(f"the protocol is of three models. Type model= with one of: {models}")
     clip = model_to_index(place, model, weights=weights, device=device)
     paper_heads_of(clip)  # refused before anything is indexed
     failed: tuple[tuple[str, str], ...] = ()

@@ -95,7 +95,7 @@ def paper_heads(layers: int, heads: int, d: int, patch: int) -> PaperHeads:
     if not matching:
         raise BadSpec(
             f"the published protocol names heads of {', '.join(PAPER)}; this model has {layers} layers of {heads} heads of "
-            f"{d}, patches of {patch}. Type, for example: --model {PAPER['ViT-B-16'].spec}"
+            f"{d}, patches of {patch}. Type, for example: model={PAPER['ViT-B-16'].spec!r}"
         )
     return matching[0]
 

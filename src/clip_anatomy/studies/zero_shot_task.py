@@ -122,7 +122,7 @@ def zero_shot_task(
     values = _values(store, column, rows, one_object=one_object)
     if not any(value not in (None, "") for value in values):
         raise BadInput(
-            f"column {label!r} is empty for these images. Type --label COLUMN with one of: {columns_of(store)}; or index with --labels TABLE"
+            f"column {label!r} is empty for these images. Type label=COLUMN with one of: {columns_of(store)}; or index with labels=TABLE"
         )
     own = world and column in WORLD and classes is None and templates is None and texts is None
     if own:
@@ -196,7 +196,7 @@ def ablation_task(
     if len(whole.classes) < 2:
         raise BadInput(
             f"column {whole.column!r} names one class only ({few(whole.classes)}): every image is right whatever is replaced. Type "
-            f"--classes '{few(whole.classes)}, another name', or another --label: {columns_of(store)}"
+            f"classes='{few(whole.classes)}, another name', or another label=: {columns_of(store)}"
         )
     labelled = (whole.labels >= 0).numpy()
     rows, labels = whole.rows[labelled], whole.labels[torch.from_numpy(labelled)]
@@ -233,19 +233,19 @@ def _groups(
             if group is None:
                 return (), None, []
             raise BadInput(
-                f"the groups are empty: column {name!r} has no value for any image that is asked. Type --group COLUMN with one of: "
+                f"the groups are empty: column {name!r} has no value for any image that is asked. Type group=COLUMN with one of: "
                 f"{columns_of(store)}; or leave it away"
             )
     crossed = [", ".join(each) if all(each) else "" for each in zip(*values, strict=True)]
     counts = Counter(name for name in crossed if name)
     if not counts:
         raise BadInput(
-            f"the groups are empty: no image has a value in all of {', '.join(columns)}. Type --group {columns[0]}"
+            f"the groups are empty: no image has a value in all of {', '.join(columns)}. Type group={columns[0]!r}"
         )
     if len(counts) > max(64, len(rows) // 2):
         raise BadInput(
             f"column {group or 'group'!r} has {len(counts):,} values for {len(rows):,} images: these name images, they are no groups. Type "
-            f"--group COLUMN with one of: {columns_of(store)}"
+            f"group=COLUMN with one of: {columns_of(store)}"
         )
     codes, names = text_codes(crossed)
     small = [f"{name} ({counts[name]})" for name in names if counts[name] < LEAST_IMAGES]

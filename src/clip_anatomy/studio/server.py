@@ -123,4 +123,4 @@ def check_host(host: str, token: str | None) -> None:
         BadInput: says what to type.
     """
     if host not in LOCAL and not token:
-        raise BadInput(f"--host {host} can be reached by other machines. Type also: --token SECRET")
+        raise BadInput(f"host={host!r} can be reached by other machines. Type also: token=SECRET")
