@@ -14,6 +14,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from PIL import Image
 
 import clip_anatomy as ca
@@ -292,6 +293,14 @@ def test_a_result_is_printed_saved_and_drawn(photos: list[Path], tmp_path: Path)
         ca.explain("demo", torch.randn(1, 3, 64, 64), ["a"]).save(tmp_path / "other")
 
 
+def texts_that_overlap(figure: Any) -> list[tuple[str, str]]:
+    """Pairs of the table of sums that are drawn over each other."""
+    figure.canvas.draw()  # places are known then
+    (table,) = (axes for axes in figure.axes if any(one.get_text() == "MLPs" for one in axes.texts))
+    boxes = [(one.get_text(), one.get_window_extent()) for one in table.texts]
+    return [(a, b) for i, (a, here) in enumerate(boxes) for b, there in boxes[i + 1 :] if here.overlaps(there)]
+
+
 def test_two_pictures_differ_exactly_by_their_parts(photos: list[Path], tmp_path: Path) -> None:
     texts = ["a bird", "the sky", "a moon"]
     found, other = ca.explain("demo", photos[:2], texts, versus=photos[2]), ca.explain("demo", photos[2], texts)[0]
@@ -317,7 +326,8 @@ def test_two_pictures_differ_exactly_by_their_parts(photos: list[Path], tmp_path
     page = (tmp_path / "report" / "index.html").read_text()
     assert f"In {photos[2].name}, which is taken away" in page
     assert "Every number here is a difference" in page
-    assert found.figure() is not None
+    assert texts_that_overlap(found.figure()) == []
+    assert f"{photos[0].name} minus {photos[2].name} · demo" in {one.get_text() for one in found.figure().findobj(Text)}
     alike = ca.explain("demo", photos[0], texts, versus=Image.open(photos[0]))[0]
     assert alike.cosine.abs().max() < 1e-7
     with pytest.raises(BadInput, match="versus is a list.*another picture, or another model"):

@@ -176,12 +176,13 @@ def _sums(axes: "Axes", explanation: PictureExplanation, text: int) -> None:
     total = "cosine" if explanation.versus is None else "difference"
     _heading(axes, f"what adds up to the {total}")
     lines = [*summands(explanation, text), Share(total, float(explanation.cosine[text]))]
+    pitch = min(0.125, 0.875 / len(lines))  # under another picture there is a line more
     for i, (name, value) in enumerate(lines):
-        y = 0.93 - 0.125 * i - (0.03 if name == total else 0)
+        y = 0.93 - pitch * i - (0.03 if name == total else 0)
         weight = "bold" if name == total else "normal"
         axes.text(0.0, y, name, fontsize=9, fontweight=weight, va="center")
         axes.text(1.0, y, signed(value), fontsize=9, fontweight=weight, ha="right", va="center", color=ink(value))
-    axes.plot([0, 1], [0.93 - 0.125 * (len(lines) - 1) + 0.035] * 2, color=LINE, linewidth=0.8)
+    axes.plot([0, 1], [0.93 - pitch * (len(lines) - 1) + 0.28 * pitch] * 2, color=LINE, linewidth=0.8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.text(0.0, 0.0, f"left over (float error): {float(explanation.residue[text]):.0e}", fontsize=8.5, color=FAINT)

@@ -98,7 +98,9 @@ def _page(explanation: Explanation, explained: list[ExplainedPicture]) -> str:
 
 def _drawn(explanation: Explanation, each: ExplainedPicture, text: int) -> tuple[Any, ...]:
     less = "" if each.explanation.versus is None else f" minus {each.explanation.versus}"
-    caption = f"{Path(each.picture.label).name} · {explanation.clip.name}{less}"
+    name, other_picture = Path(each.picture.label).name, each.explanation.other_patches is not None
+    model = explanation.clip.name
+    caption = f"{name}{less} · {model}" if other_picture else f"{name} · {model}{less}"
     return each.picture, each.explanation, text, explanation.texts[text].text, caption
 
 

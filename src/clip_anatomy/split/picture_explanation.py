@@ -229,7 +229,7 @@ def summands(explanation: PictureExplanation, text: int) -> list[Share]:
     if explanation.other_patches is not None:
         places.append(
             Share(
-                "heads reading patches of the other picture",
+                "heads reading the other picture",
                 -float(explanation.other_patches[..., text].double().sum()),
             )
         )
