@@ -128,6 +128,9 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     ca.index(clip, "world:40:test", store)
     opened, picture, texts = ca.Store.open(store, clip), examples()[:1], ["a bird", "a fish"]
     maps = ca.heatmap(clip, picture, texts[:1])
+    pool = store.with_name("pool.txt")
+    pool.write_text("a red circle\na blue star\na photo of the night\n")
+    named = ca.atlas(opened, clip, pool, texts=1, images=1, resamples=0, picks=1, cache=False)
     return {
         "textspan": {"moments": opened.moments(), "pool_embeddings": clip.encode_text(texts), "texts_per_head": 1, "heads": [(0, 0)]},
         "decompose": {"clip": clip, "images": picture},
@@ -144,18 +147,58 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         "search_captions": {"store": opened, "query": opened.rows()[0].id, "clip": clip},
         "align": {"store": opened, "recordings": torch.randn(40, 2), "permutations": 5, "folds": 2},
         "study": {"store": opened, "clip": clip, "label": "shape", "select": ["0.1"]},
+        "search": {"store": opened, "query": "a bird", "k": 2, "clip": clip},
+        "replace_parts": {"clip": clip, "images": picture, "selection": "7.3", "over": opened.moments()},
+        "probe": {"store": opened, "last": "1", "label": "shape", "epochs": 1},
+        "check": {"model": clip},
+        "registered": {"clip": clip, "neurons": [(5, 0)]},
+        "ablate": {"store": opened, "study": "last", "label": "shape", "model": clip},
+        "atlas": {"store": opened, "clip": clip, "pool": pool, "texts": 1, "images": 1, "resamples": 0, "picks": 1, "cache": False},
+        "repair": {"source": opened, "label": "shape", "select": "7.3", "also": [], "model": clip, "atlas": named},
     }  # fmt: skip
 
 
-SOON = ["textspan", "decompose", "decompose_text", "sinks", "word_maps", "prompts", "verify"]
-LATER = ["explain", "heatmap", "segment", "layer_maps", "pairs", "search_captions", "align", "study"]
+def test_seeds_and_counts_below_their_least_are_named(valid: dict[str, dict[str, Any]]) -> None:
+    for name, argument in (("probe", "seed"), ("align", "seed"), ("atlas", "picks"), ("atlas", "texts")):
+        with pytest.raises(ca.errors.BadInput, match=f"{argument}=-1: a whole number from . to .* Type {argument}="):
+            FUNCTIONS[name](**{**valid[name], argument: -1})
+
+
+SOON = [
+    "textspan",
+    "decompose",
+    "decompose_text",
+    "sinks",
+    "word_maps",
+    "prompts",
+    "verify",
+    "registered",
+    "replace_parts",
+]
+LATER = [
+    "explain",
+    "heatmap",
+    "segment",
+    "layer_maps",
+    "pairs",
+    "search_captions",
+    "align",
+    "study",
+    "search",
+    "probe",
+    "check",
+    "ablate",
+    "atlas",
+    "repair",
+]
 
 
 @pytest.mark.parametrize("name", [*SOON, *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)])
 @pytest.mark.filterwarnings("ignore")
 def test_one_odd_argument_among_good_ones_is_read_or_named(
-    name: str, valid: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    name: str, valid: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # some of the odd values are names of new folders
     monkeypatch.setattr(
         jaxtyping.config, "jaxtyping_disable", True
     )  # as people run it: the checks of conftest.py are not there

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from clip_anatomy import bounds
 from clip_anatomy.boundary import public
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
@@ -86,6 +87,7 @@ def probe(
     """
     if method is not None and method not in METHODS:
         raise BadSpec(f"method={method!r} is not known. Type one of: {', '.join(METHODS)}")
+    bounds.whole("seed", seed, 0)
     tell = progress or silent
     layers = _layer_counts(last)
     opened = store if isinstance(store, Store) else Store.open(store)
