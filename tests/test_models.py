@@ -34,7 +34,9 @@ def agree(clip: ca.Clip, encode_image: Any, encode_text: Any, size: int) -> None
     assert clip.proof.holds
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow) if one == "ViT-L-14-CLIPA" else one for one in REAL]
+)
 def test_open_clip(name: str) -> None:
     model = create(name)
     agree(ca.load(model), model.encode_image, model.encode_text, model.visual.image_size[0])
@@ -46,7 +48,7 @@ def test_open_clip_huge() -> None:
     agree(ca.load(model), model.encode_image, model.encode_text, 224)
 
 
-@pytest.mark.parametrize("name", ["B/32", "L/14"])
+@pytest.mark.parametrize("name", ["B/32", pytest.param("L/14", marks=pytest.mark.slow)])
 def test_transformers(name: str) -> None:
     from transformers import CLIPConfig, CLIPModel
 
