@@ -209,7 +209,7 @@ def whole_patches(height: int, width: int, side: int, most: int) -> tuple[int, i
 
     Example:
         >>> whole_patches(480, 640, 16, 256)
-        (208, 304)
+        (224, 288)
     """
 
     def sides(scale: float) -> tuple[int, int]:

@@ -137,7 +137,7 @@ def align(
             .npz file with `recordings` and, if the order is another one, `ids` of the store's images. Or another model's store of the
             same pictures: then embeddings of `store` are as long as the model makes them, and `Clip.read_through` takes the map.
         folds: of the cross-validation.
-        permutations: shuffles for p and for the chance level.
+        permutations: shuffles for p and for the chance level; 0 for neither.
         seed: of folds and shuffles.
         channels: their names.
         progress: told as it goes.
@@ -163,7 +163,7 @@ def align(
     names = tuple(channels) if channels is not None else names or tuple(f"channel {at}" for at in range(y.shape[1]))
     if len(names) != y.shape[1]:
         raise BadInput(f"{len(names)} names for {y.shape[1]} channels. Type one name for each")
-    bounds.whole("permutations", permutations, 1, 10**7)
+    bounds.whole("permutations", permutations, 0, 10**7)
     rng = np.random.default_rng(bounds.whole("seed", seed, 0))
     fold = rng.permutation(np.arange(len(x)) % folds)
     predicted, true = np.empty_like(y), np.empty_like(y)
