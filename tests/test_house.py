@@ -187,6 +187,14 @@ def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400, "at 400 lines something is split or deleted"
 
 
+def test_the_root_holds_what_the_readme_lists() -> None:
+    """What a test or a trial leaves behind in the working folder is not committed with it."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {"src", "training", "bench", "docs", "examples", "tests", "tools", ".ci"}
+    files = {".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml"}
+    assert {name.partition("/")[0] for name in tracked} == folders | files
+
+
 def test_no_path_of_a_machine_and_no_registry_host_is_written() -> None:
     hosts = [
         "pypi" + ".org",
