@@ -158,6 +158,13 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     }  # fmt: skip
 
 
+def test_half_a_character_stands_on_no_page() -> None:
+    clip, text = ca.load("demo", parity=False), "a \ud800bird"
+    for call in (lambda t: ca.heatmap(clip, examples()[:1], t), lambda t: ca.explain(clip, examples()[:1], t)):  # fmt: skip
+        with pytest.raises(ca.errors.BadText, match=r"holds half a character: 'a \\ud800bird'. Type it in UTF-8"):
+            call([text])
+
+
 def test_seeds_and_counts_below_their_least_are_named(valid: dict[str, dict[str, Any]]) -> None:
     for name, argument in (("probe", "seed"), ("align", "seed"), ("atlas", "picks"), ("atlas", "texts")):
         with pytest.raises(ca.errors.BadInput, match=f"{argument}=-1: a whole number from . to .* Type {argument}="):

@@ -125,6 +125,15 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     return items
 
 
+def check_printable(texts: Sequence[str]) -> list[str]:
+    """Return the texts as a list, or raise BadText: what `check_texts` refuses, or half a character, which no page and no file can hold."""
+    items = check_texts(texts)
+    for i, text in enumerate(items):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise BadText(f"text {i} holds half a character: {text!r}. Type it in UTF-8")
+    return items
+
+
 def fill_templates(text: str, templates: Sequence[str]) -> list[str]:
     """Put a text into prompt templates, each with one `{}`."""
     if isinstance(templates, str):

@@ -10,7 +10,7 @@ import torch
 from clip_anatomy.errors import BadText, reading
 from clip_anatomy.files import path_of
 from clip_anatomy.loading.imagenet_texts import imagenet_templates
-from clip_anatomy.loading.tokenizer import Tokenizer
+from clip_anatomy.loading.tokenizer import Tokenizer, check_printable
 
 __all__ = ["PAPER", "TypedText", "checked_texts", "foreign_share", "read_templates", "read_texts", "shorten", "typed_texts", "words_read"]  # fmt: skip
 
@@ -95,7 +95,10 @@ def checked_texts(texts: Sequence[str], tokenizer: Tokenizer | None) -> list[Typ
     """
     if not texts:
         raise BadText('no text was given. Type what to look for: texts="a photo of a dog"')
-    clean = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in texts]
+    try:  # what a terminal without UTF-8 made of letters is put together again
+        clean = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in texts]
+    except UnicodeEncodeError:
+        clean = check_printable(texts)
     for i, text in enumerate(clean, 1):
         if not shorten(text):
             raise BadText(f'text {i} is empty. Type what to look for: texts="a photo of a dog"')

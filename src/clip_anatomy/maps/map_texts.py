@@ -11,7 +11,7 @@ from torch import Tensor
 from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadText
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.tokenizer import check_texts
+from clip_anatomy.loading.tokenizer import check_printable
 from clip_anatomy.loading.typed_texts import read_templates, read_texts
 from clip_anatomy.maps.contrast import EACH_OTHER, NOTHING, Against, Contrast, contrast_of
 
@@ -53,7 +53,7 @@ class Texts:
             templates: prompts with one `{}` each, averaged as CLIP's own recipe does.
 
         Raises:
-            BadText: no text, one that is blank or stands twice, or embeddings that are none.
+            BadText: no text, one that is blank, stands twice or holds half a character, or embeddings that are none.
         """
         if isinstance(texts, Texts):
             if templates is not None and read_templates(templates) != texts.templates:
@@ -98,9 +98,9 @@ def checked_names(texts: Sequence[str]) -> tuple[str, ...]:
     """Return the texts, if each says something and none stands twice.
 
     Raises:
-        BadText: no text, something that is none, one that is blank or stands twice.
+        BadText: no text, something that is none, one that is blank, stands twice or holds half a character.
     """
-    names = tuple(check_texts(texts))
+    names = tuple(check_printable(texts))
     if blank := [i for i, text in enumerate(names) if not text.strip()]:
         raise BadText(f"text {blank[0]} is blank: there is nothing to look for. Type a word or a sentence")
     if twice := [text for i, text in enumerate(names) if text in names[:i]]:
