@@ -166,9 +166,11 @@ def test_half_a_character_stands_on_no_page() -> None:
 
 
 def test_seeds_and_counts_below_their_least_are_named(valid: dict[str, dict[str, Any]]) -> None:
-    for name, argument in (("probe", "seed"), ("align", "seed"), ("atlas", "picks"), ("atlas", "texts")):
+    for name, argument in (("probe", "seed"), ("align", "seed")):
         with pytest.raises(ca.errors.BadInput, match=f"{argument}=-1: a whole number from . to .* Type {argument}="):
             FUNCTIONS[name](**{**valid[name], argument: -1})
+    with pytest.raises(ca.errors.BadInput, match="picks=-1: type .* picks=6"):
+        ca.atlas(**{**valid["atlas"], "picks": -1})
 
 
 SOON = [

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy import __version__, bounds
+from clip_anatomy import __version__
 from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
@@ -110,8 +110,7 @@ def atlas(
     tell = progress or silent
     llm_client = language_model(llm, llm_model, llm_price, llm_timeout, task)
     opened = _checked(store, clip)
-    for name, number, low in (("texts", texts, 1), ("rounds", rounds if adaptive else 1, 1), ("images", images, 0), ("resamples", resamples, 0), ("picks", picks, 0)):  # fmt: skip
-        bounds.whole(name, number, low)
+    _refuse_numbers(texts, images, resamples, rounds if adaptive else 1, picks)
     moments = _moments(opened, resamples, tell)
     first, grammar = pool_of(pool, clip)
 
@@ -155,6 +154,14 @@ def _stability(moments: Moments, grown: AdaptivePool, resamples: int, tell: Prog
     if not resamples or not _resampled(moments):
         return None
     return stability(moments, grown.span, grown.embeddings, resamples, progress=tell)
+
+
+def _refuse_numbers(texts: int, images: int, resamples: int, rounds: int, picks: int) -> None:
+    if texts < 1 or images < 0 or resamples < 0 or rounds < 1 or picks < 0:
+        raise BadInput(
+            f"texts={texts}, images={images}, resamples={resamples}, rounds={rounds}, picks={picks}: "
+            "type texts=20 images=6 resamples=50 rounds=6 picks=6"
+        )
 
 
 def _judged(llm_client: LanguageModel | None, task: str, head_roles: dict[tuple[int, int], Role]) -> list[CueJudgement]:
