@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from pictures import encoded, noise, written
+from PIL import Image
 from stores import clip, photos, saved
 
 from clip_anatomy import progress
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.images.batch_size import BatchSize, is_out_of_memory, split_when_out_of_memory
 from clip_anatomy.split.basis import basis_of
 from clip_anatomy.store.head_coordinates import image_arrays
@@ -224,3 +225,13 @@ def test_the_verb_index_and_the_verb_verify(saved, photos, tmp_path, capsys):
     assert "delete the store and index again" in told.err
     with pytest.raises(BadInput, match="there is no"):
         verb("nowhere", store)
+
+
+def test_nothing_that_can_be_used_is_an_error_and_the_next_run_tries_again(clip, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"no picture")
+    with pytest.raises(BadImage, match=r"none of the 1 pictures could be used. The first: a.png.*type the same again"):
+        index(clip, photos, tmp_path / "s")
+    Image.new("RGB", (80, 80), "red").save(photos / "a.png")
+    assert index(clip, photos, tmp_path / "s").images == 1

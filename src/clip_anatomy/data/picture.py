@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from clip_anatomy.errors import BadImage, BadInput
@@ -154,6 +154,10 @@ def read_data(
             return read_image(image, keep_mode=keep_mode)
     except BadImage as error:
         raise BadImage(f"{name}: {error}") from error
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise BadImage(
+            f"{name} is not a picture that can be read here. Put a JPEG, PNG or WebP in its place"
+        ) from error
     except Exception as error:  # decoders raise anything at all on damaged data
         raise BadImage(f"{name} is not a picture that can be read here ({type(error).__name__}: {error})") from error
 

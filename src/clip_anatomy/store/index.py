@@ -15,6 +15,7 @@ from clip_anatomy.boundary import public
 from clip_anatomy.bounds import whole
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_batches import no_picture
+from clip_anatomy.errors import BadImage
 from clip_anatomy.images.prefetch import MOST_WORKERS
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.progress import Progress, silent
@@ -74,6 +75,7 @@ def index(
 
     Raises:
         BadInput: no such source.
+        BadImage: the store holds no image, because none of them could be used.
         StoreError: the store is in use, of another model, or was made with other settings.
         OutputError: it cannot be written (any more); what was committed is kept.
         KeyboardInterrupt, Ended: after Ctrl-C or SIGTERM, once everything that was finished has been committed.
@@ -98,7 +100,13 @@ def index(
     basis = basis_of(clip.vision, manifest.convention, manifest.layers)
     with Writer.open(folder, manifest, basis) as writer, _stop_on_signal() as stopped:
         run = IndexRun(writer, clip, basis, opened, stopped, progress or silent, commit_seconds, workers)
-        return run.run(batch, prune=prune or prune_all, most=prune_all)
+        summary = run.run(batch, prune=prune or prune_all, most=prune_all)
+    if summary.failed and not summary.images:
+        first = "".join(f" The first: {name}: {error}." for name, error in summary.errors[:1])
+        raise BadImage(
+            f"none of the {summary.failed:,} pictures could be used.{first} {folder} keeps their names; type the same again when they are mended"
+        )
+    return summary
 
 
 def _settings(
