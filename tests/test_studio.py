@@ -21,7 +21,7 @@ from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.studio.jobs import Jobs
 from clip_anatomy.studio.server import check_host, create_app
-from clip_anatomy.studio.session import Session
+from clip_anatomy.studio.session import MOST_MEANS, Session
 
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
@@ -85,7 +85,7 @@ def test_heads_off_is_the_ordinary_edit(api: TestClient, clip: ca.Clip, store: c
 def test_heads_off_for_later_blocks_too(api: TestClient, clip: ca.Clip, store: ca.Store, by: str) -> None:
     question = {"picture": picture(api), "texts": TEXTS, "select": "1.4,2.0", "by": by, "effect": "rerun"}
     found = api.post("/api/v1/explain", json=question).json()
-    some = store.rows()[:: max(1, len(store) // 256)]
+    some = store.rows()[:: max(1, len(store) // MOST_MEANS)]
     means = None if by == "zero" else ca.Means.of(clip, [picture_of(row.source, row.path, row.id) for row in some])
     edit = ca.Edit.of(clip, "1.4,2.0", means, by=by, effect="rerun")
     edited = ca.EditedClip(clip, edit).encode_image(clip.pixels(examples()[0]))

@@ -37,7 +37,7 @@ __all__ = ["Busy", "HeldPicture", "Session"]
 
 MOST_PICTURES = 64  # kept; the one that was looked at longest ago goes first
 MOST_SHARES = 16  # pairs of a picture and texts whose shares of every head and patch are kept
-MOST_MEANS = 256  # images that a mean of what parts write is taken of
+MOST_MEANS = 96  # images that a mean of what parts write is taken of
 MOST_BYTES = 20_000_000  # of one upload
 WAITING = 32  # requests that wait for the model; more are turned away
 SHOWN = 448  # pixels of the longest side of what is drawn
