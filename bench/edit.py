@@ -38,7 +38,7 @@ def measure(name: str, batch: int, repeat: int) -> dict[str, Any]:
                 start = time.perf_counter()
                 model.encode_image(pixels)
                 middle = time.perf_counter()
-                one.image_tower(pixels, one.replaced)
+                one.replaced.encode_both(one.image_tower.weights(), pixels)
                 end = time.perf_counter()
                 if turn:
                     plain.append(middle - start)
