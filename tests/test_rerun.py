@@ -220,3 +220,15 @@ def test_repair_by_rerun_measures_the_edit_that_it_writes(store: ca.Store) -> No
     assert torch.equal(found.effect.predicted[0], direct.effect.predicted[0])
     with pytest.raises(BadSpec, match="holds parts whole"):
         ca.repair(store, label="count", select="0.1 along cue", effect="rerun", also=[])
+
+
+def test_onnx_holds_them_for_any_batch(clip: ca.Clip, host: Any, pixels: Tensor, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    edit = Edit.of(clip, "1.0+mlp=2", by="zero", effect="rerun")
+    folder = ca.export(edit, out=tmp_path / "out", onnx=True, model=clip).folder
+    session = onnxruntime.InferenceSession(str(folder / "image.onnx"), providers=["CPUExecutionProvider"])
+    wanted = hooked(host, pixels, {(1, 0): torch.zeros(8)}, {2: torch.zeros(24)})
+    for count in (1, 5):
+        given = session.run(None, {"image": pixels[:count].numpy()})[0]
+        torch.testing.assert_close(torch.tensor(given), wanted[:count], atol=1e-4, rtol=1e-3)

@@ -69,8 +69,7 @@ def scaled(image: Image.Image, side: int, preprocess: Preprocess) -> Float[Tenso
     size = max(1, int(rows * factor + 0.5)), max(1, int(cols * factor + 0.5))
     levels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float()
     small = F.interpolate(levels, size, mode="bilinear", align_corners=False)[0].round()
-    mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (preprocess.mean, preprocess.std))
-    return (small / 255 - mean) / std
+    return preprocess.normalised(small)
 
 
 def sliding_scores(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
@@ -114,9 +114,12 @@ class Preprocess:
         where = self.geometry(*image.size)
         # torchvision's order of operations, so that every float rounds as it does there.
         levels = np.array(to_rgb(_scaled_and_cropped(image, where, self._filter, self.fill)))
-        pixels = torch.from_numpy(levels).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
+        return self.normalised(torch.from_numpy(levels).permute(2, 0, 1).contiguous())
+
+    def normalised(self, levels: Shaped[Tensor, "3 row col"]) -> Float[Tensor, "3 row col"]:
+        """Turn levels of 0 to 255 into what the model takes."""
         mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (self.mean, self.std))
-        return pixels.sub_(mean).div_(std)
+        return (levels.to(torch.float32) / 255).sub_(mean).div_(std)
 
     @property
     def _filter(self) -> Image.Resampling:

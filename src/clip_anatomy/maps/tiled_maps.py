@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadImage, BadSpec
+from clip_anatomy.files import written_whole
 from clip_anatomy.images.geometry import window_starts
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
@@ -105,7 +106,7 @@ def tiled_maps(
         Maps on disk. Where tiles overlap they are averaged, each value weighed by how far it lies from its tile's edge.
 
     Raises:
-        BadImage: a source without pixels, or smaller than a patch.
+        BadImage: a source without pixels, of more than 8 bits a channel, or smaller than a patch.
         BadSpec: tiles that do not fit.
 
     Example:
@@ -128,35 +129,37 @@ def tiled_maps(
     wanted, path = Texts.of(clip, texts), Path(file)
     if path.suffix != ".npy":
         raise BadSpec(f"{path} is no .npy file. Type: file='maps.npy'")
-    on_disk = np.lib.format.open_memmap(path, "w+", np.float32, (len(wanted), *grid))
     rows, cols = (window_starts(*each) for each in zip(grid, tile, windows.stride, strict=True))
     blend = _blend(tile)
     total, weight, name = torch.zeros(len(wanted), tile[0], grid[1]), torch.zeros(tile[0], grid[1]), method
     tell = progress or silent
-    for number, row in enumerate(rows):
-        tell("looking at rows of tiles", number, len(rows))
-        for first in range(0, len(cols), BATCH):
-            some = cols[first : first + BATCH]
-            pixels = torch.stack([_tile(clip, source, (row, col), tile) for col in some])
-            maps = heatmap(clip, clip.pixels(pixels), wanted, method, **options)
-            name = maps.method
-            for col, values in zip(some, maps.values.cpu(), strict=True):
-                total[:, :, col : col + tile[1]] += values * blend
-                weight[:, col : col + tile[1]] += blend
-        after = rows[number + 1] if number + 1 < len(rows) else row + tile[0]
-        done = after - row  # these rows lie in no later tile
-        on_disk[:, row:after] = (total[:, :done] / weight[:done]).numpy()
-        total = torch.cat([total[:, done:], torch.zeros_like(total[:, :done])], 1)
-        weight = torch.cat([weight[done:], torch.zeros_like(weight[:done])])
-    on_disk.flush()
+    with written_whole(path) as temporary:
+        on_disk = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(wanted), *grid))
+        for number, row in enumerate(rows):
+            tell("looking at rows of tiles", number, len(rows))
+            for first in range(0, len(cols), BATCH):
+                some = cols[first : first + BATCH]
+                pixels = torch.stack([_tile(clip, source, (row, col), tile) for col in some])
+                maps = heatmap(clip, clip.pixels(pixels), wanted, method, **options)
+                name = maps.method
+                for col, values in zip(some, maps.values.cpu(), strict=True):
+                    total[:, :, col : col + tile[1]] += values * blend
+                    weight[:, col : col + tile[1]] += blend
+            after = rows[number + 1] if number + 1 < len(rows) else row + tile[0]
+            done = after - row  # these rows lie in no later tile
+            on_disk[:, row:after] = (total[:, :done] / weight[:done]).numpy()
+            total = torch.cat([total[:, done:], torch.zeros_like(total[:, :done])], 1)
+            weight = torch.cat([weight[done:], torch.zeros_like(weight[:done])])
+        on_disk.flush()
     return TiledMaps(np.load(path, mmap_mode="r"), wanted.names, patch, name, path)
 
 
 def _tile(clip: Clip, source: TileSource, place: tuple[int, int], tile: tuple[int, int]) -> Float[Tensor, "3 row col"]:
     spans = [slice(at * of, (at + count) * of) for at, count, of in zip(place, tile, clip.patch, strict=True)]
-    levels = torch.from_numpy(np.array(source[spans[0], spans[1]])[..., :3].astype(np.float32) / 255).permute(2, 0, 1)
-    mean, std = (torch.tensor(x)[:, None, None] for x in (clip.preprocess.mean, clip.preprocess.std))
-    return (levels - mean) / std
+    levels = np.array(source[spans[0], spans[1]])[..., :3]
+    if levels.dtype != np.uint8:
+        raise BadImage(f"pixels of {levels.dtype}: 8 bits a channel were expected. Type: a source that gives uint8")
+    return clip.preprocess.normalised(torch.from_numpy(levels).permute(2, 0, 1))
 
 
 def _blend(tile: tuple[int, int]) -> Float[Tensor, "row col"]:

@@ -32,7 +32,7 @@ from clip_anatomy.store.store import Store
 
 __all__ = ["Concepts", "concepts", "sparse_weights"]
 
-SCHEMA = "clip-anatomy concepts 1"
+SCHEMA = "clip-anatomy/concepts/1"
 LEAST = 1e-5  # weights below are rounding of the solver
 FEW = 8  # images whose mean says something about the modality gap
 DRAWS = 16  # random directions for the chance level

@@ -29,7 +29,7 @@ from clip_anatomy.towers.transformer import as_transformer
 __all__ = ["How", "Pairs", "pairs"]
 
 How = Literal["split", "removal"]
-SCHEMA = "clip-anatomy pairs 1"
+SCHEMA = "clip-anatomy/pairs/1"
 PRECISE = 0.1  # a standard error of this share of the largest interaction is small enough
 MOST = 8192  # forwards a side, if that is not reached
 SHOWN = 12  # pairs of a summary

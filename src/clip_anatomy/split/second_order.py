@@ -66,7 +66,8 @@ class SecondOrder(Compact):
         Raises:
             BadSpec: there is no such neuron.
         """
-        return self._directions([self._checked(neuron)])[:, 0]
+        wrote = self._writes([self._checked(neuron)])
+        return torch.cat([self._joint(pair, wrote) for pair in self.heads])
 
     def effects(self, neuron: int) -> Float[Tensor, "image embed"]:
         """Return what one neuron does through all later heads, as a part of the unit embedding."""
@@ -75,8 +76,8 @@ class SecondOrder(Compact):
     def toward(self, text: Float[Tensor, "text embed"]) -> Float[Tensor, "image path neuron text"]:
         """Return every path's share of the cosine with each text (without `shared`)."""
         unit = unit_texts(text, self.tower.embed).to(self.scalars)
-        every = range(self.scalars.shape[2])
-        return self.scalars[..., None] * (self._directions(list(every)) @ unit.T)
+        wrote = self._writes(slice(None))
+        return self.scalars[..., None] * torch.stack([self._joint(pair, wrote) @ unit.T for pair in self.heads])
 
     def principal(self, neuron: int) -> tuple[Float64[Tensor, " embed"], float]:
         """Return a neuron's principal direction over these images, and the share of its variance along it.
@@ -108,13 +109,17 @@ class SecondOrder(Compact):
             )
         return neuron
 
-    def _directions(self, chosen: list[int]) -> Float[Tensor, "path neuron embed"]:
-        tower, block = self.tower, self.tower.blocks[self.layer]
+    def _writes(self, chosen: slice | list[int]) -> Float[Tensor, "neuron width"]:
+        """Return what neurons write into the stream when their activation is 1."""
+        block = self.tower.blocks[self.layer]
         wrote = block.down.weight[:, chosen].T.float()
         wrote = wrote if block.scale_mlp is None else wrote * block.scale_mlp.float()
-        own = self.convention == "centered"
-        paths = [_through_head(tower, *pair, centre(wrote) if own else wrote) for pair in self.heads]
-        return torch.stack([(centered_to_joint if own else to_joint)(tower, path) for path in paths])
+        return centre(wrote) if self.convention == "centered" else wrote
+
+    def _joint(self, pair: tuple[int, int], wrote: Float[Tensor, "neuron width"]) -> Float[Tensor, "neuron embed"]:
+        """Carry writes through one head into the joint space, a head at a time: all heads' would be [path, neuron, embed]."""
+        joint = centered_to_joint if self.convention == "centered" else to_joint
+        return joint(self.tower, _through_head(self.tower, *pair, wrote))
 
 
 @public

@@ -28,7 +28,7 @@ from clip_anatomy.store.store import Store
 
 __all__ = ["Alignment", "align"]
 
-SCHEMA = "clip-anatomy align 1"
+SCHEMA = "clip-anatomy/align/1"
 PENALTIES = np.logspace(-3, 6, 19)
 FALSE_DISCOVERIES = 0.05
 HALVES = 20  # random halves of the repeats, for the noise ceiling

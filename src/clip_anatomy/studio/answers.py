@@ -121,7 +121,7 @@ def map_of(
         weight = torch.zeros(tower.layers, tower.heads)
         for layer, head in chosen.heads:
             weight[layer, head] = 1
-        shares = session.run(lambda: session.shares(picture, texts))
+        shares = session.shares(picture, texts)
         values = torch.einsum("lhpt,lh->tp", shares, weight).unflatten(1, patch_grid(picture.pixels.shape, clip.patch))
     else:
         options: dict[str, Any] = {"heads": heads} if heads else {}
@@ -140,7 +140,7 @@ def patch_of(session: Session, picture: HeldPicture, texts: tuple[str, ...], row
     rows, cols = patch_grid(picture.pixels.shape, session.clip.patch)
     if not (0 <= row < rows and 0 <= col < cols):
         raise BadInput(f"patch ({row}, {col}): rows 0 to {rows - 1} and columns 0 to {cols - 1} were expected")
-    shares = session.run(lambda: session.shares(picture, texts))
+    shares = session.shares(picture, texts)
     return {"texts": list(texts), "row": row, "col": col, "heads": numbers(shares[:, :, row * cols + col])}
 
 
@@ -170,7 +170,7 @@ def segmented(
 def _texts(session: Session, texts: tuple[str, ...]) -> Tensor:
     if not 1 <= len(texts) <= MOST_TEXTS or any(not text.strip() for text in texts):
         raise BadInput(f"1 to {MOST_TEXTS} texts that say something were expected, not {len(texts)}. Type a text")
-    return session.run(lambda: session.texts(texts))
+    return session.texts(texts)
 
 
 def numbers(values: Tensor) -> Any:

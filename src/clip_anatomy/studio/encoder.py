@@ -29,12 +29,10 @@ class Encoder:
     Attributes:
         clip: the model.
         model: held while the model runs.
-        batches: how many pictures each forward had, for the bench.
     """
 
     clip: Clip
     model: threading.Lock
-    batches: list[int] = field(default_factory=list[int], repr=False)
     _waiting: list[_Waiting] = field(default_factory=list[_Waiting], repr=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -56,7 +54,6 @@ class Encoder:
             alike = [one for one in self._waiting if one is not first and one.pixels.shape == first.pixels.shape]
             together = [first, *alike[: MOST - 1]]
             self._waiting = [one for one in self._waiting if one not in together]
-        self.batches[:] = [*self.batches[-999:], len(together)]
         try:
             parts = decompose(self.clip, cat([one.pixels for one in together]))
             for at, one in enumerate(together):

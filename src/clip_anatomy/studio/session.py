@@ -9,13 +9,13 @@ from functools import cached_property
 from io import BytesIO
 from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clip_anatomy.data.open_dataset import picture_of
 from clip_anatomy.data.picture import read_data
 from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.files import digest as digest_of
@@ -30,12 +30,14 @@ from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.split.parts import Parts
 from clip_anatomy.store.store import Store
+from clip_anatomy.studies.rerun_embeddings import written_means
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
 from clip_anatomy.studio.encoder import Encoder
 
 __all__ = ["Busy", "HeldPicture", "Session"]
 
 MOST_PICTURES = 64  # kept; the one that was looked at longest ago goes first
+MOST_EMBEDDED = 10_000  # texts
 MOST_SHARES = 16  # pairs of a picture and texts whose shares of every head and patch are kept
 MOST_MEANS = 96  # images that a mean of what parts write is taken of
 MOST_BYTES = 20_000_000  # of one upload
@@ -157,19 +159,25 @@ class Session:
         return held
 
     def texts(self, texts: tuple[str, ...]) -> Float[Tensor, "text embed"]:
-        """Embed texts, each once."""
+        """Embed texts, each once; known ones do not wait for the model."""
+        known = [self._texts.get(text) for text in texts]
+        if any(one is None for one in known):
+            known = self.run(lambda: self._embedded(texts))
+        return torch.stack([one for one in known if one is not None])
+
+    def _embedded(self, texts: tuple[str, ...]) -> list[Tensor]:
         new = [text for text in texts if text not in self._texts]
+        if new and len(self._texts) > MOST_EMBEDDED:
+            self._texts.clear()
+            new = list(texts)
         if new:
-            if len(self._texts) > 10_000:
-                self._texts.clear()
-                new = list(texts)
             self._texts.update(zip(new, embed_texts(self.clip, new, cache=False), strict=True))
-        return torch.stack([self._texts[text] for text in texts])
+        return [self._texts[text] for text in texts]
 
     def shares(self, picture: HeldPicture, texts: tuple[str, ...]) -> Float[Tensor, "layer head patch text"]:
-        """Say what every head read from every patch toward every text, as the decomposition's map adds it up: computed once.
+        """Say what every head read from every patch toward every text, as the decomposition's map adds it up.
 
-        Call it where the model may run (`run`).
+        Computed once: then heads go off and on without waiting for the model.
         """
         key = (picture.digest, texts)
         with self._held:
@@ -177,8 +185,12 @@ class Session:
                 self._shares.move_to_end(key)
                 return self._shares[key]
         unit = normalize(self.texts(texts).float(), dim=-1)
-        toward = contrast_of(self.clip, NEUTRAL).subtracted_from(unit)
-        tokens = picture.parts.tokens(toward)[0, :, :, self.clip.vision.own :].cpu() * toward.norm(dim=-1).cpu()
+
+        def read() -> Tensor:
+            toward = contrast_of(self.clip, NEUTRAL).subtracted_from(unit)
+            return picture.parts.tokens(toward)[0, :, :, self.clip.vision.own :].cpu() * toward.norm(dim=-1).cpu()
+
+        tokens = self.run(read)
         with self._held:
             self._shares[key] = tokens
             while len(self._shares) > MOST_SHARES:
@@ -211,8 +223,8 @@ class Session:
             raise BadInput(
                 "without a store there is no mean to hold a part at. Choose zero, or start: clip-anatomy serve STORE"
             )
-        some = self.store.rows()[:: max(1, len(self.store) // MOST_MEANS)]
-        return Means.of(self.clip, (self.clip.pixels(picture_of(row.source, row.path, row.id)) for row in some))
+        some = np.linspace(0, len(self.store) - 1, min(MOST_MEANS, len(self.store))).astype(int)
+        return written_means(self.store, self.clip, some)
 
     @cached_property
     def atlas(self) -> Atlas | None:

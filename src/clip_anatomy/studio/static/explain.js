@@ -114,7 +114,7 @@ async function showDetail(part) { // what the atlas says of the head that is poi
   if (pointed !== part) return;
   $("detail").replaceChildren(...headDetail(details.get(part), 6));
 }
-export function headDetail(found, pictures) {
+function headDetail(found, pictures) {
   const first = found.texts[0];
   return [
     el("p", { className: "hint", textContent: `${found.part} · ${plain(found.role)} (${percent(found.confidence)} of its evidence) · its texts explain ${percent(found.explained)}`
