@@ -4,6 +4,7 @@ A writer fills a folder and returns {id of an entry: class numbers, −1 where n
 """
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -319,6 +320,68 @@ def sample(root: Path) -> Truth:
     return truth
 
 
+def refcoco(root: Path, *, by: str = "unc", protocol: int = 2) -> Truth:
+    """References as a pickle, as the refer project ships them; objects are rectangles, the second of each picture a list of two polygons."""
+    rng, truth = np.random.default_rng(14), Truth()
+    images, objects, refs = [], [], []
+    splits = ("train", "val", "test") if by != "unc" else ("val", "testA", "testB")
+    for at, size in enumerate(SIZES):
+        name = f"COCO_train2014_{at + 1:012d}.jpg"
+        picture(rng, size, root / "train2014" / name)
+        images.append({"id": at + 1, "file_name": name, "height": size[0], "width": size[1]})
+        for kind, boxes in enumerate([[(4, 6, 20, 22)], [(2, 2, 9, 7), (20, 4, 8, 30)]]):
+            mask = np.zeros(size, bool)
+            for top, left, high, wide in boxes:
+                mask[top : top + high, left : left + wide] = True
+            corners = [[x, y, x + w, y, x + w, y + h, x, y + h] for y, x, h, w in boxes]
+            number = 10 * (at + 1) + kind
+            objects.append(
+                {"id": number, "image_id": at + 1, "category_id": 1, "segmentation": corners, "area": float(mask.sum())}
+            )
+            sentences = [
+                {"sent_id": 2 * number + k, "sent": words, "raw": words.upper(), "tokens": words.split()}
+                for k, words in enumerate(("the large box", "box on the left"))
+            ]
+            for split in splits if by == "unc" else ("val", "test"):
+                refs.append(
+                    {"ref_id": len(refs), "ann_id": number, "image_id": at + 1, "category_id": 1, "split": split, "file_name": name,
+                     "sent_ids": [one["sent_id"] for one in sentences], "sentences": sentences}
+                )  # fmt: skip
+            truth |= {f"{name} {one['sent_id']}": mask for one in sentences}
+    (root / f"refs({by}).p").write_bytes(pickle.dumps(refs, protocol=protocol))
+    (root / "instances.json").write_text(json.dumps({"images": images, "annotations": objects, "categories": []}))
+    return truth
+
+
+def phrasecut(root: Path) -> Truth:
+    rng, truth, tasks = np.random.default_rng(15), Truth(), []
+    for at, size in enumerate(SIZES):
+        picture(rng, size, root / "images" / f"{at + 1}.jpg")
+        mask, polygons = np.zeros(size, bool), []
+        for top, left, high, wide in ((4, 6, 20, 12), (25, 2, 6, 30)):
+            mask[top : top + high, left : left + wide] = True
+            corners = [[left, top], [left + wide, top], [left + wide, top + high], [left, top + high]]
+            polygons.append([corners, [[1.0, 1.0], [2.0, 1.0]]])  # two corners cover nothing
+        tasks.append(
+            {
+                "task_id": f"{at + 1}__0",
+                "image_id": at + 1,
+                "ann_ids": [1, 2],
+                "Polygons": polygons,
+                "phrase": "grey boxes",
+            }
+        )
+        truth[f"{at + 1}__0"] = mask
+    (root / "refer_test.json").write_text(json.dumps(tasks))
+    return truth
+
+
+REFERRING: dict[str, Callable[[Path], Truth]] = {
+    **{f"refcoco-{split}": refcoco for split in ("val", "testA", "testB")},
+    **{f"refcocog-{split}": lambda root: refcoco(root, by="umd") for split in ("val", "test")},
+    "refcocog-google": lambda root: refcoco(root, by="google"),
+    "phrasecut": phrasecut,
+}
 MASKED: dict[str, Callable[[Path], Truth]] = {
     "imagenet-segmentation": imagenet_seg,
     "voc21": lambda root: voc(root, background=True),

@@ -24,11 +24,13 @@ from clip_anatomy.data.mask_folder import open_sample
 from clip_anatomy.data.matlab import matlab_table
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.pickle_reader import read_safe_pickle
+from clip_anatomy.data.referring import open_phrasecut, open_refcoco
 from clip_anatomy.data.tables import read_table
 from clip_anatomy.files import write_safetensors
 from clip_anatomy.images.decode import read_image
 from clip_anatomy.loading.checkpoint import read_state
 from clip_anatomy.loading.disk_cache import DiskCache
+from clip_anatomy.maps import regions
 from clip_anatomy.naming.language_model import _answer_of, _RetryableError
 from clip_anatomy.naming.pool import read_pool
 from clip_anatomy.report.ablation_figure import check_folder
@@ -161,6 +163,27 @@ def names_of_masks(file: Path) -> None:
     open_sample(file.parent)
 
 
+def references() -> bytes:
+    sentences = [{"sent_id": 3, "sent": "a cat", "tokens": ["a", "cat"]}]
+    refs = [{"ann_id": at + 1, "image_id": at, "split": "val", "sentences": sentences} for at in range(2)]
+    return pickle.dumps(refs, protocol=2)
+
+
+def read_references(file: Path) -> None:
+    """Read references beside good instances, and draw every region."""
+    (file.parent / "train2014").mkdir(exist_ok=True)
+    (file.parent / "instances.json").write_text(json.dumps(COCO))
+    for entry in open_refcoco(file.parent, split="val").entries:
+        entry.mask()
+
+
+def read_phrases(file: Path) -> None:
+    (file.parent / "images").mkdir(exist_ok=True)
+    (file.parent / "images" / "1.jpg").write_bytes(encoded(noise(8, 8), "JPEG"))
+    for entry in open_phrasecut(file.parent).entries:
+        entry.mask()
+
+
 def moments() -> bytes:
     return written(lambda path: Store.open(store()).moments().save(path), "m.safetensors")
 
@@ -177,6 +200,7 @@ COCO = {
         {"id": 2, "image_id": 1, "category_id": 2, "area": 5, "segmentation": [[0, 0, 4, 0, 4, 4]]},
     ],
 }
+PHRASES = [{"task_id": "1__0", "image_id": 1, "phrase": "a cat", "Polygons": [[[[0, 0], [4, 0], [4, 4]]], []]}]
 TABLE = [{"path": "a.png", "label": "cat", "captions": ["a cat", "a tabby"], "size": 3}]
 READERS = {
     "picture": Reader(lambda: encoded(noise(20, 20), "PNG"), read_image, "a.png"),
@@ -187,6 +211,9 @@ READERS = {
     "CSV": Reader(lambda: b"path,label,caption\na.png,cat,a cat\nb.png,dog,\n", read_table, "a.csv"),
     "list": Reader(lambda: b"a.png\n# no\nb.png\n", walk, "a.txt"),
     "masks": Reader(text(COCO), read_masks, "instances.json"),
+    "regions": Reader(text(COCO), lambda path: regions.read_masks(path, "0.jpg", (5, 10)), "regions.json"),
+    "references": Reader(references, read_references, "refs(unc).p"),
+    "PhraseCut": Reader(text(PHRASES), read_phrases, "refer_test.json"),
     "names of masks": Reader(text({"1": "cat", "2": "wall-brick"}), names_of_masks, "mask_classes.json"),
     "pickle": Reader(lambda: pickle.dumps({"data": [1, 2], "labels": b"x", "size": 3.5}, protocol=2), read_safe_pickle),
     "MATLAB": Reader(lambda: written(lambda path: savemat(path, {"x": np.arange(6.0)}), "a.mat"), lambda path: matlab_table(path, "x"), "a.mat"),

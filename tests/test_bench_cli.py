@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def mini(tmp_path: Path) -> Any:
     def write(protocol: str) -> Path:
-        (minis.MASKED | minis.LABELLED)[PROTOCOLS[protocol].dataset](tmp_path)
+        (minis.MASKED | minis.LABELLED | minis.REFERRING)[PROTOCOLS[protocol].dataset](tmp_path)
         return tmp_path
 
     return write

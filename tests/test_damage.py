@@ -11,7 +11,7 @@ import pytest
 from stores import clip, photos
 
 from clip_anatomy.cli.main import main
-from clip_anatomy.data.coco import _decoded
+from clip_anatomy.data.coco import decoded
 from clip_anatomy.errors import StoreError
 from clip_anatomy.loading.disk_cache import DiskCache
 from clip_anatomy.store.index import index
@@ -36,8 +36,8 @@ def test_run_lengths_are_what_pycocotools_makes_of_them() -> None:
         size = tuple(int(side) for side in rng.integers(1, 70, 2))
         mask = (rng.random(size) < share).astype(np.uint8)
         letters = native.encode(np.asfortranarray(mask))["counts"].decode()
-        assert (_decoded({"size": [*size], "counts": letters}, size) == mask).all()
-        assert (_decoded({"size": [*size], "counts": runs_of(mask)}, size) == mask).all()
+        assert (decoded({"size": [*size], "counts": letters}, size) == mask).all()
+        assert (decoded({"size": [*size], "counts": runs_of(mask)}, size) == mask).all()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_run_lengths_are_what_pycocotools_makes_of_them() -> None:
 def test_masks_that_do_not_fit_the_picture_are_refused_before_native_code_sees_them(shape: Any) -> None:
     pytest.importorskip("pycocotools")
     with pytest.raises((ValueError, TypeError, AttributeError)):
-        _decoded(shape, SIZE)
+        decoded(shape, SIZE)
 
 
 def test_one_bad_annotation_is_skipped_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,11 +23,52 @@ from clip_anatomy.data.class_names import (
 from clip_anatomy.data.masked import MaskedDataset, TaggedDataset, check_sizes, read_ids
 from clip_anatomy.data.masked_datasets import READERS, open_masked
 from clip_anatomy.data.matlab import matlab_table
+from clip_anatomy.data.referring import ReferringDataset
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, ClipAnatomyError
 
 
 def test_every_reader_has_a_miniature() -> None:
-    assert set(READERS) == {*minis.MASKED, *minis.LABELLED}
+    assert set(READERS) == {*minis.MASKED, *minis.LABELLED, *minis.REFERRING}
+
+
+@pytest.mark.parametrize("name", minis.REFERRING)
+def test_phrases_and_regions_come_as_they_were_written(name: str, tmp_path: Path) -> None:
+    truth = minis.REFERRING[name](tmp_path)
+    data = open_masked(name, tmp_path)
+    assert isinstance(data, ReferringDataset)
+    assert {entry.id for entry in data.entries} == set(truth)
+    assert len({entry.phrase for entry in data.entries}) == (1 if name == "phrasecut" else 2)
+    for entry in data.entries:
+        image = entry.picture()
+        assert (image.mode, (image.height, image.width)) == ("RGB", truth[entry.id].shape)
+        np.testing.assert_array_equal(entry.mask(), truth[entry.id])
+        if entry.objects is not None:
+            assert any((one == truth[entry.id]).all() for one in entry.objects())
+            assert len(entry.objects()) == 2
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_references_are_read_whatever_pickle_wrote_them(protocol: int, tmp_path: Path) -> None:
+    truth = minis.refcoco(tmp_path, protocol=protocol)
+    assert {entry.id for entry in open_masked("refcoco-testA", tmp_path).entries} == set(truth)
+
+
+def test_references_that_run_something_are_refused(tmp_path: Path) -> None:
+    minis.refcoco(tmp_path)
+    (tmp_path / "refs(unc).p").write_bytes(b"\x80\x02cos\nsystem\nX\x01\x00\x00\x00x\x85R.")
+    with pytest.raises(BadInput, match="asks for os.system.*Nothing of it was run"):
+        open_masked("refcoco-val", tmp_path)
+
+
+def test_references_without_pictures_or_of_another_split_say_what_to_get(tmp_path: Path) -> None:
+    minis.refcoco(tmp_path / "refcoco+")
+    (tmp_path / "refcoco+" / "train2014").rename(tmp_path / "train2014")
+    assert open_masked("refcoco-val", tmp_path / "refcoco+").name == "refcoco+ val (unc)"
+    (tmp_path / "train2014").rename(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match="train2014 is not there"):
+        open_masked("refcoco-val", tmp_path / "refcoco+")
+    with pytest.raises(BadInput, match="umd"):
+        open_masked("refcocog-val", tmp_path / "refcoco+")
 
 
 @pytest.mark.parametrize("name", minis.MASKED)

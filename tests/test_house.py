@@ -58,6 +58,8 @@ MAY_NAME = {
         "report/pairs_figure.py",
         "report/pairs_page.py",
         "report/repair_figure.py",
+        "report/refer_folder.py",
+        "report/text_page.py",
     },
     "ray": set(),
 }

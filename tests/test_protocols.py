@@ -20,7 +20,7 @@ from torch import Tensor
 import clip_anatomy as ca
 from clip_anatomy.data.masked_datasets import open_masked
 from clip_anatomy.evaluation.protocol_settings import class_texts
-from clip_anatomy.evaluation.protocols import PAPERS, PROTOCOLS, SemanticSettings, paper_settings
+from clip_anatomy.evaluation.protocols import PAPERS, PROTOCOLS, ReferringSettings, SemanticSettings, paper_settings
 from clip_anatomy.evaluation.run_protocol import run_protocol
 from clip_anatomy.evaluation.sliding_windows import Sliding
 from clip_anatomy.images.geometry import window_starts
@@ -43,7 +43,7 @@ def clip() -> Any:
 @pytest.fixture
 def mini(tmp_path: Path) -> Any:
     def write(protocol: str) -> Path:
-        (minis.MASKED | minis.LABELLED)[PROTOCOLS[protocol].dataset](tmp_path)
+        (minis.MASKED | minis.LABELLED | minis.REFERRING)[PROTOCOLS[protocol].dataset](tmp_path)
         return tmp_path
 
     return write
@@ -51,7 +51,9 @@ def mini(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_runs_and_says_all_that_decides_it(protocol: str, clip: Any, mini: Any) -> None:
-    settings = SMALL if isinstance(PROTOCOLS[protocol].settings, SemanticSettings) else {"prompts": 1}
+    kind = PROTOCOLS[protocol].settings
+    prompts = {} if isinstance(kind, ReferringSettings) else {"prompts": 1}
+    settings = SMALL if isinstance(kind, SemanticSettings) else prompts
     place = mini(protocol)
     found = run_protocol(clip, protocol, place, **settings)
     assert not found.partial
@@ -59,7 +61,7 @@ def test_every_protocol_runs_and_says_all_that_decides_it(protocol: str, clip: A
     assert found.pictures == len(open_masked(PROTOCOLS[protocol].dataset, place))
     assert all(0 <= value <= 1 for value in found.figures.values())
     told = json.dumps(found.to_dict(), allow_nan=False)
-    for word in ("method", "prompts", "model", "weights", "patch", "data", "changed from the preset"):
+    for word in ("method", *prompts, "model", "weights", "patch", "data", "changed from the preset"):
         assert f'"{word}"' in told
     assert set(found.configuration["changed from the preset"]) <= {*settings}
 

@@ -26,6 +26,7 @@ HERE_ONLY = {  # what only a command line needs
 }
 HERE_ONLY_OF_VERB: dict[str, set[str]] = {
     "search": {"captions"},  # search_captions
+    "explain": {"text_tower"},  # explain_text
     "bench": {"list_them", "classes", "dtype"},  # what there is to ask for; how the model is opened
     "pairs": {"images", "texts"},  # in Python the two are a and b
     "repair": {"yes"},  # whether a person is asked; in Python RepairResult.selecting

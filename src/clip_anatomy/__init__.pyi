@@ -24,6 +24,8 @@ from clip_anatomy.maps.map_result import Maps as Maps
 from clip_anatomy.maps.map_texts import Texts as Texts
 from clip_anatomy.maps.masks import Masks as Masks
 from clip_anatomy.maps.point_prompts import prompts as prompts
+from clip_anatomy.maps.refer import Referred as Referred
+from clip_anatomy.maps.refer import refer as refer
 from clip_anatomy.maps.segment import segment as segment
 from clip_anatomy.maps.tiled_maps import TiledMaps as TiledMaps
 from clip_anatomy.maps.tiled_maps import tiled_maps as tiled_maps
@@ -33,6 +35,8 @@ from clip_anatomy.naming.atlas import Atlas as Atlas
 from clip_anatomy.naming.build_atlas import atlas as atlas
 from clip_anatomy.naming.concepts import Concepts as Concepts
 from clip_anatomy.naming.concepts import concepts as concepts
+from clip_anatomy.naming.text_explanation import TextExplanation as TextExplanation
+from clip_anatomy.naming.text_explanation import explain_text as explain_text
 from clip_anatomy.naming.textspan import textspan as textspan
 from clip_anatomy.network import allow_network as allow_network
 from clip_anatomy.retrieval.ranking import Ranking as Ranking

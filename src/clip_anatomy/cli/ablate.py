@@ -30,6 +30,7 @@ def ablate(
     templates: Annotated[list[str] | None, Parameter(name=["--template", "--templates"])] = None,
     group: Annotated[str | None, Parameter(alias="-g")] = None,
     atlas: AtlasFile = None,
+    tower: str = "image",
     output: OutputOptions = OutputOptions(),
     opening: StoreModelOptions = StoreModelOptions(),
 ) -> int:
@@ -41,6 +42,7 @@ def ablate(
         clip-anatomy ablate STORE                        heads up to each layer
         clip-anatomy ablate STORE --study heads,mlps     every head; the MLPs
         clip-anatomy ablate STORE --select role=background --group background
+        clip-anatomy ablate STORE --tower text --study layers,heads
         clip-anatomy ablate STORE --select layer=0-7+mlp=all --template imagenet
 
     Args:
@@ -56,6 +58,7 @@ def ablate(
         classes: names of the classes, 'a, b, c', or a text file of one a line; by default the values of the column. Labels that are numbers count them from 0.
         templates: prompt with one {}, repeat it for several; imagenet for the 80 of CLIP's own recipe. By default 'a photo of a {}.'
         group: column of the groups, or several joined by +; by default group, where it is filled.
+        tower: image | text (parts of the text tower are replaced in every class text, by their mean over the classes or by zero).
         out: folder for figures and JSON, added to those of earlier studies there (the same question again takes the place of its answer); by default clip-anatomy-ablate, and none with --json.
 
     Returns:
@@ -81,7 +84,7 @@ def ablate(
             target = stack.enter_context(atomic_output(folder, KIND))
         result = run(
             store, study=study, select=select, by=by, effect=effect, means=means, other=other, pool=pool, texts=texts, label=label, classes=classes,
-            templates=templates, group=group, atlas=atlas, **vars(opening), progress=progress,
+            templates=templates, group=group, atlas=atlas, tower=tower, **vars(opening), progress=progress,
         )  # fmt: skip
         if target is not None:
             write(result, target)

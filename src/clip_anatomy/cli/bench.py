@@ -31,6 +31,7 @@ def bench(
     size: int | None = None,
     draws: int | None = None,
     calibrate: int | None = None,
+    proposals: str | None = None,
     classes: bool = False,
     model: Model = "demo",
     weights: Weights = None,
@@ -71,6 +72,7 @@ def bench(
         size: pixels of a side to which pictures are squashed, for cod10k.
         draws: of synonyms, which are measured beside the class names; 5 by default, 0 for none.
         calibrate: choose logit scale and threshold on so many pictures, which are held out and not measured.
+        proposals: for refcoco and phrasecut, the regions to choose from: maps (our own) | objects (all that are annotated) | a folder with NAME.json (COCO's format) or NAME/*.png for each picture.
         classes: print the figure of every class too.
 
     Returns:
@@ -87,7 +89,7 @@ def bench(
     given: dict[str, Any] = {
         "like": like, "names": names, "prompts": prompts, "area": area, "background": background, "side": side,
         "window": window, "stride": stride, "logit_scale": logit_scale, "text": text, "size": size,
-        "draws": draws, "calibrate": calibrate,
+        "draws": draws, "calibrate": calibrate, "proposals": proposals,
     }  # fmt: skip
     from clip_anatomy.errors import BadInput, BadSpec
     from clip_anatomy.evaluation import bench as library
@@ -117,9 +119,7 @@ def _as_options(message: str) -> str:
     """Return a message with options as they are typed here: "window=96" → "--window 96"."""
     import re
 
-    names = (
-        "like|names|pictures|prompts|threshold|area|background|side|window|stride|logit_scale|text|size|draws|calibrate"
-    )
+    names = "like|names|pictures|prompts|threshold|area|background|side|window|stride|logit_scale|text|size|draws|calibrate|proposals"
     return re.sub(
         rf"\b({names})=([^\s.,:]*(?:\.\d+)?)",
         lambda m: f"--{m[1].replace('_', '-')} {m[2]}".rstrip(),

@@ -41,6 +41,7 @@ VERBS = {  # name → (where its function is, what it answers)
         "clip_anatomy.cli.segment:segment",
         "Cut out of pictures what texts name: masks, points and boxes.",
     ),
+    "refer": ("clip_anatomy.cli.refer:refer", "Find the region of a picture that a phrase names."),
     "check": ("clip_anatomy.cli.check:check", "Prove that a model is opened and split exactly."),
     "index": (
         "clip_anatomy.cli.index:index",

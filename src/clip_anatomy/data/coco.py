@@ -144,7 +144,7 @@ def _read(path: Path, split: str, kinds: tuple[str, ...]) -> dict[str, list[dict
     for name in names:
         with reading(path / name, f"It is no COCO file. {WHERE}"):
             found = read_json(path / name, f"It is no COCO file. {WHERE}", largest=LARGEST)
-            images |= {one["id"]: _image(one) for one in found["images"]}
+            images |= {one["id"]: image_entry(one) for one in found["images"]}
             known = [{**one, "image_id": one["image_id"]} for one in found["annotations"]]
             annotations += sorted(known, key=lambda one: -float(one.get("area", 0)))
     if not images:
@@ -152,7 +152,7 @@ def _read(path: Path, split: str, kinds: tuple[str, ...]) -> dict[str, list[dict
     return {"images": list(images.values()), "annotations": annotations}
 
 
-def _image(one: Mapping[str, Any]) -> dict[str, Any]:
+def image_entry(one: Mapping[str, Any]) -> dict[str, Any]:
     """Check what a file says of one picture."""
     rows, cols = (whole(name, one[name], 1) for name in ("height", "width"))
     if rows * cols > (Image.MAX_IMAGE_PIXELS or MOST_PIXELS):
@@ -183,7 +183,7 @@ def _painted(
         with reading(f"annotation {one.get('id')}", "Bring back the original JSON file"):
             number = _category(one, table, other=183)
             if number is not None:
-                canvas[_decoded(one["segmentation"], size)] = table[number]
+                canvas[decoded(one["segmentation"], size)] = table[number]
     return canvas
 
 
@@ -206,7 +206,7 @@ def _masks() -> Any:
         raise MissingExtra("pycocotools", "measure") from error
 
 
-def _decoded(shape: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
+def decoded(shape: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
     """Turn polygons, run lengths as a list, or run lengths as COCO's string into pixels.
 
     Native code sees polygons only, and only those that lie about the picture: it checks nothing.

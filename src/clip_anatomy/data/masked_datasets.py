@@ -18,6 +18,7 @@ from clip_anatomy.data import (
     potsdam,
 )
 from clip_anatomy.data.masked import MaskedDataset, TaggedDataset
+from clip_anatomy.data.referring import PHRASECUT_WHERE, REFCOCO_WHERE, ReferringDataset, open_phrasecut, open_refcoco
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.files import path_of
 
@@ -33,7 +34,7 @@ class Reader:
         where: how to get it and what to type.
     """
 
-    open: Callable[[Path], MaskedDataset | TaggedDataset] = field(repr=False)
+    open: Callable[[Path], MaskedDataset | TaggedDataset | ReferringDataset] = field(repr=False)
     where: str
 
 
@@ -52,11 +53,23 @@ READERS: dict[str, Reader] = {
     "coco-labels": Reader(coco.open_coco_labels, coco.WHERE),
     "nus-wide": Reader(nus_wide.open_nuswide, nus_wide.WHERE),
     "cod10k": Reader(cod10k.open_cod10k, cod10k.WHERE),
+    **{
+        name: Reader(partial(open_refcoco, split=split, by=by), REFCOCO_WHERE)
+        for name, split, by in (
+            ("refcoco-val", "val", "unc"),
+            ("refcoco-testA", "testA", "unc"),
+            ("refcoco-testB", "testB", "unc"),
+            ("refcocog-val", "val", "umd"),
+            ("refcocog-test", "test", "umd"),
+            ("refcocog-google", "val", "google"),
+        )
+    },
+    "phrasecut": Reader(open_phrasecut, PHRASECUT_WHERE),
     "sample": Reader(mask_folder.open_sample, mask_folder.WHERE),
 }
 
 
-def open_masked(name: str, path: str | Path) -> MaskedDataset | TaggedDataset:
+def open_masked(name: str, path: str | Path) -> MaskedDataset | TaggedDataset | ReferringDataset:
     """Open a data set by name.
 
     Args:

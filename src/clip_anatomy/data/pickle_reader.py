@@ -75,23 +75,27 @@ class _Refused(ValueError):
     """An instruction that no plain value needs."""
 
 
-def read_safe_pickle(path: Path) -> dict[str, Any]:
-    """Read a pickled dict of plain values; nothing in the file is executed.
+def read_safe_pickle(path: Path, kind: type = dict, *, most: int = MOST) -> Any:
+    """Read a pickled dict or list of plain values; nothing in the file is executed.
 
     Args:
         path: a file of any pickle protocol, by Python 2 or 3.
+        kind: dict or list.
+        most: instructions of a file that is read.
 
     Returns:
-        The dict; keys as texts, numpy arrays as read-only arrays, texts of Python 2 as latin-1.
+        The dict, its keys as texts and its arrays read-only, or the list; texts of Python 2 as latin-1.
 
     Raises:
-        BadInput: not a pickle, not a dict, damaged, or it holds something else than plain values.
+        BadInput: not a pickle, of another kind, damaged, or it holds something else than plain values.
     """
     try:
         with path.open("rb") as file:
-            found = _run(file)
+            found = _run(file, most)
+        if not isinstance(found, kind):
+            raise _Refused(f"it holds a {type(found).__name__}, a {kind.__name__} was expected")
         if not isinstance(found, dict):
-            raise _Refused(f"it holds a {type(found).__name__}, a dict was expected")
+            return found
         return {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
     except _Refused as error:
         raise BadInput(
@@ -101,7 +105,7 @@ def read_safe_pickle(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} is damaged or no pickle file ({error}). Fetch a fresh copy") from error
 
 
-def _run(file: Any) -> Any:
+def _run(file: Any, most: int) -> Any:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -152,8 +156,8 @@ def _run(file: Any) -> Any:
     for name in ("GET", "BINGET", "LONG_BINGET"):
         steps[name] = lambda at: stack.append(memo[int(at)])
     for done, (kind, argument, _) in enumerate(pickletools.genops(file)):
-        if done > MOST:
-            raise _Refused(f"it has more than {MOST:,} instructions")
+        if done > most:
+            raise _Refused(f"it has more than {most:,} instructions")
         if kind.name == "STOP":
             return pop(1)[0]
         if kind.name in VALUES:

@@ -44,6 +44,7 @@ def bench(
     size: int | None = None,
     draws: int | None = None,
     calibrate: int | None = None,
+    proposals: str | None = None,
     progress: Progress | None = None,
 ) -> ProtocolResult | MethodComparison | MapTable:
     """Measure a model by a published protocol, or all map methods on pictures whose objects are known.
@@ -74,6 +75,8 @@ def bench(
         size: pixels of a side to which pictures are squashed, for cod10k.
         draws: of synonyms, which are measured beside the class names; 5 by default, 0 for none.
         calibrate: choose logit scale and threshold on so many pictures, which are held out and not measured.
+        proposals: of refcoco and phrasecut, the regions to choose from: "maps" (our own), "objects" (all that are annotated), or a folder with
+            NAME.json (COCO's format) or NAME/*.png for each picture.
         progress: told texts, pictures and maps.
 
     Returns:
@@ -91,7 +94,7 @@ def bench(
     given = {
         "prompts": prompts, "side": side, "window": window, "stride": stride, "logit_scale": logit_scale, "text": text,
         "size": size, "area": area, "background": None if background is None else tuple(background), "like": like,
-        "names": names, "draws": draws, "calibrate": calibrate,
+        "names": names, "draws": draws, "calibrate": calibrate, "proposals": proposals,
     }  # fmt: skip
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     check_options(name, path, pictures, settings)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import clip_anatomy
 from clip_anatomy.data.masked import MaskedDataset, TaggedDataset, lines_of
+from clip_anatomy.data.referring import ReferringDataset
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.class_lists import ClassTexts, text_lists
 from clip_anatomy.evaluation.protocols import (
@@ -21,11 +22,13 @@ from clip_anatomy.evaluation.protocols import (
     PROTOCOLS,
     ForegroundSettings,
     LabelsSettings,
+    ReferringSettings,
     SaliencySettings,
     SemanticSettings,
     Settings,
     paper_settings,
 )
+from clip_anatomy.evaluation.referring_task import OBJECTS, OWN, ReferringTask
 from clip_anatomy.evaluation.semantic_task import SemanticTask
 from clip_anatomy.evaluation.sliding_windows import Sliding
 from clip_anatomy.evaluation.tasks import ForegroundTask, LabelTask, ProtocolTask, SaliencyTask
@@ -33,10 +36,13 @@ from clip_anatomy.files import digest, path_of
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.imagenet_texts import imagenet_names, imagenet_templates
 from clip_anatomy.loading.text_cache import embed_texts
+from clip_anatomy.maps.refer import checked_method
 from clip_anatomy.maps.registry import method_of, methods_of
 from clip_anatomy.progress import Progress, silent
 
 __all__ = ["ClassTexts", "chosen_settings", "class_texts", "configuration_of", "task_of"]
+
+Data = MaskedDataset | TaggedDataset | ReferringDataset
 
 
 def chosen_settings(
@@ -60,6 +66,13 @@ def chosen_settings(
         if name not in known:
             raise BadSpec(f"protocol {protocol!r} has no setting {name!r}. Type one of: {', '.join(known)}")
     chosen = replace(settings, **({} if like is None else paper_settings(like, protocol)) | given)
+    if isinstance(chosen, ReferringSettings):
+        checked_method(chosen.method)
+        if chosen.proposals not in (OWN, OBJECTS) and not path_of(chosen.proposals).is_dir():
+            raise BadSpec(
+                f"proposals={chosen.proposals!r} is no folder. Type one of: {OWN}, {OBJECTS}, a folder of masks"
+            )
+        return chosen
     if not (isinstance(chosen, LabelsSettings) and chosen.method == "embedding"):
         options = dict(chosen.options) if isinstance(chosen, SemanticSettings) else {}
         method_of(clip, chosen.method).chosen(chosen.method, options)
@@ -82,7 +95,7 @@ def chosen_settings(
     return chosen
 
 
-def class_texts(data: MaskedDataset | TaggedDataset, settings: Settings, names: str | Path | None = None) -> ClassTexts:
+def class_texts(data: Data, settings: Settings, names: str | Path | None = None) -> ClassTexts:
     """Return the texts of each class: the data set's own names and the preset's background, or a file's.
 
     Args:
@@ -117,7 +130,7 @@ def class_texts(data: MaskedDataset | TaggedDataset, settings: Settings, names: 
 
 def task_of(
     clip: Clip,
-    data: MaskedDataset | TaggedDataset,
+    data: Data,
     names: ClassTexts,
     settings: Settings,
     *,
@@ -134,6 +147,8 @@ def task_of(
         progress: told the texts that are embedded.
         plain: the data set's own class names, where others were asked for.
     """
+    if isinstance(settings, ReferringSettings):
+        return ReferringTask(clip, settings.method, settings.proposals)
     tell = progress or silent
 
     def embed(texts: tuple[str, ...]) -> Float[Tensor, "text embed"]:
@@ -159,7 +174,7 @@ def configuration_of(
     clip: Clip,
     protocol: str,
     settings: Settings,
-    data: MaskedDataset | TaggedDataset,
+    data: Data,
     *,
     known: dict[str, str],
     like: str | None = None,
@@ -230,6 +245,12 @@ def _fixed(chosen: Settings) -> dict[str, str]:
             "scores": "bilinear to the window's pixels, averaged where windows overlap, bilinear to the original size",
             "refinement": "none",
             "mIoU": "over the data set; classes neither there nor predicted are left out",
+        }
+    if isinstance(chosen, ReferringSettings):
+        return {
+            "sample": "every sentence of every object",
+            "oIoU": "intersections over unions, both summed over the samples; mIoU: mean IoU; P@k: share of samples with an IoU of k or more",
+            "random proposal": "IoU of the mean proposal: what chance would have; best proposal: what a perfect choice would have",
         }
     if isinstance(chosen, LabelsSettings):
         return {"picture": "the model's own scaling and crop", "mAP": "scikit-learn's definition, mean over classes"}

@@ -18,6 +18,7 @@ __all__ = [
     "LabelsSettings",
     "PaperSettings",
     "Protocol",
+    "ReferringSettings",
     "SaliencySettings",
     "SemanticSettings",
     "Settings",
@@ -86,7 +87,20 @@ class SaliencySettings:
     size: int | None = None
 
 
-Settings = ForegroundSettings | SemanticSettings | LabelsSettings | SaliencySettings
+@dataclass(frozen=True)
+class ReferringSettings:
+    """Settings of finding the region that a phrase names.
+
+    Attributes:
+        method: of `refer`.
+        proposals: "maps" (our own), "objects" (all that the data set annotates in the picture), or a folder with NAME.json or NAME/*.png for each picture.
+    """
+
+    method: str = "split"
+    proposals: str = "maps"
+
+
+Settings = ForegroundSettings | SemanticSettings | LabelsSettings | SaliencySettings | ReferringSettings
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,7 @@ class Protocol:
     description: str
 
 
+_REFERRING = "oIoU, mIoU and P@k of the region that a phrase names: {}"
 _BACKED = SemanticSettings(threshold=0.1, background=("background", *OUTDOORS))
 PROTOCOLS: dict[str, Protocol] = {
     "imagenet-seg-paper": Protocol(
@@ -135,6 +150,15 @@ PROTOCOLS: dict[str, Protocol] = {
     "coco-labels": Protocol("coco-labels", LabelsSettings(), "multi-label mAP on COCO's 80 things"),
     "nus-wide": Protocol("nus-wide", LabelsSettings(), "multi-label mAP on NUS-WIDE's 81 concepts"),
     "cod10k": Protocol("cod10k", SaliencySettings(), "S-, E-, F-measure and MAE on COD10K"),
+    "refcoco-val": Protocol("refcoco-val", ReferringSettings(), _REFERRING.format("RefCOCO or RefCOCO+, val")),
+    "refcoco-testA": Protocol("refcoco-testA", ReferringSettings(), _REFERRING.format("RefCOCO or RefCOCO+, people")),
+    "refcoco-testB": Protocol(
+        "refcoco-testB", ReferringSettings(), _REFERRING.format("RefCOCO or RefCOCO+, other things")
+    ),
+    "refcocog-val": Protocol("refcocog-val", ReferringSettings(), _REFERRING.format("RefCOCOg (umd), val")),
+    "refcocog-test": Protocol("refcocog-test", ReferringSettings(), _REFERRING.format("RefCOCOg (umd), test")),
+    "refcocog-google": Protocol("refcocog-google", ReferringSettings(), _REFERRING.format("RefCOCOg (google), val")),
+    "phrasecut": Protocol("phrasecut", ReferringSettings(), _REFERRING.format("PhraseCut, test")),
     "coco-sample": Protocol(
         "sample", SemanticSettings(), "mIoU on a folder of your own: images/, masks/, mask_classes.json"
     ),

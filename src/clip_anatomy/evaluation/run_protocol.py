@@ -16,7 +16,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.calibrate import calibrated, held_out
 from clip_anatomy.evaluation.metrics import RESAMPLES
 from clip_anatomy.evaluation.protocol_settings import chosen_settings, class_texts, configuration_of, task_of
-from clip_anatomy.evaluation.protocols import PROTOCOLS, LabelsSettings, SemanticSettings
+from clip_anatomy.evaluation.protocols import PROTOCOLS, LabelsSettings, ReferringSettings, SemanticSettings
 from clip_anatomy.evaluation.semantic_task import NamesScore, SemanticTask
 from clip_anatomy.evaluation.text_tables import (
     LABEL,
@@ -27,6 +27,7 @@ from clip_anatomy.evaluation.text_tables import (
     table_lines,
 )
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.maps.refer import METHODS
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
@@ -266,5 +267,7 @@ def methods_for(clip: Clip, protocol: str) -> list[str]:
         >>> methods_for(ca.load("demo"), "nus-wide")[:3]
         ['embedding', 'decomposition', 'surgery']
     """
+    if isinstance(PROTOCOLS[protocol].settings, ReferringSettings):
+        return [*METHODS]
     own = ["embedding"] if isinstance(PROTOCOLS[protocol].settings, LabelsSettings) else []
     return [*own, *(name for name, method in methods_of(clip).items() if not method.needs)]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_anatomy.data.masked import IGNORED, LabelledPicture, MaskedPicture, check_sizes
+from clip_anatomy.data.referring import ReferredPicture
 from clip_anatomy.evaluation.class_lists import TextList
 from clip_anatomy.evaluation.metrics import Confusion, bootstrap_miou
 from clip_anatomy.evaluation.protocols import SemanticSettings
@@ -86,8 +87,9 @@ class SemanticTask:
         self.embeddings = self.embeddings.to(self.clip.device)
         self._rows = [torch.tensor([self.texts.index(t) for t in one.words.texts]) for one in self.lists]
 
-    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture | ReferredPicture) -> None:
         """Score windows, decide per original pixel under each naming, count."""
+        assert not isinstance(entry, ReferredPicture)
         scores, truth = self.scored(entry, len(self.lists))
         settings, size = self.settings, (truth.shape[0], truth.shape[1])
         for one, own, counted in zip(self.lists, scores, self.counts, strict=True):

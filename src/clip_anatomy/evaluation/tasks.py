@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.data.masked import LabelledPicture, MaskedPicture, check_sizes
+from clip_anatomy.data.referring import ReferredPicture
 from clip_anatomy.evaluation.foreground import (
     Foreground,
     aligned_mask,
@@ -34,7 +35,7 @@ __all__ = ["ForegroundTask", "LabelTask", "ProtocolTask", "SaliencyTask"]
 class ProtocolTask(Protocol):
     """One run of one protocol."""
 
-    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture | ReferredPicture) -> None:
         """Measure one picture. Raises BadInput when it cannot be."""
         ...
 
@@ -64,7 +65,7 @@ class ForegroundTask:
     mask: Literal["misaligned", "aligned"]
     measured: Foreground = field(default_factory=Foreground.empty)
 
-    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture | ReferredPicture) -> None:
         """Predict, map, compare."""
         assert isinstance(entry, MaskedPicture)
         image, mask = entry.picture(), entry.mask()
@@ -108,7 +109,7 @@ class LabelTask:
     method: str
     measured: MultiLabel = field(default_factory=MultiLabel)
 
-    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture | ReferredPicture) -> None:
         """Score every class."""
         assert isinstance(entry, LabelledPicture)
         pixels = self.clip.preprocess(entry.picture())[None].to(self.clip.device, self.clip.vision.dtype)
@@ -153,7 +154,7 @@ class SaliencyTask:
     size: int | None
     measured: Saliency = field(default_factory=Saliency)
 
-    def measure(self, entry: MaskedPicture | LabelledPicture) -> None:
+    def measure(self, entry: MaskedPicture | LabelledPicture | ReferredPicture) -> None:
         """Draw the map, stretch it to 0..1, enlarge it to the mask."""
         assert isinstance(entry, MaskedPicture)
         image, mask = entry.picture(), entry.mask()

@@ -65,6 +65,7 @@ def ablate(
     templates: Sequence[str] | None = None,
     group: str | None = None,
     atlas: "Atlas | str | Path | None" = None,
+    tower: str = "image",
     model: "Clip | str | None" = None,
     weights: str | None = None,
     device: str = "auto",
@@ -88,6 +89,7 @@ def ablate(
         templates: prompts with one {}; "imagenet" for the 80 of CLIP's own recipe.
         group: column of the groups, or several joined by +; by default "group", where it is filled.
         atlas: names of the heads; by default the one kept in the store.
+        tower: "image", or "text": parts of the text tower are replaced in every class text, by their mean over the classes or by zero.
         model: the store's model; by default as it was indexed.
         weights: a checkpoint file for open_clip:NAME.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -118,6 +120,8 @@ def ablate(
         raise BadSpec("pool= and texts= are for heads that are replaced by their texts. Type by='texts'")
     opened = store if isinstance(store, Store) else Store.open(store)
     names = [SELECTED] if select else _names(study)
+    if tower == "text" and study == "all":
+        names.remove("class-to-class")  # a text has no class token
 
     @cache
     def opened_model() -> Clip:
@@ -125,7 +129,7 @@ def ablate(
 
     options: dict[str, Any] = {
         "clip": opened_model, "by": by, "effect": effect, "over": _means(means), "other": other, "pool": pool, "texts_per_head": texts or 20,
-        "atlas": atlas, "label": label, "classes": classes, "group": group, "progress": progress,
+        "atlas": atlas, "label": label, "classes": classes, "group": group, "tower": tower, "progress": progress,
         "templates": templates[0] if templates and len(templates) == 1 else templates,
     }  # fmt: skip
     results: list[Study] = []

@@ -1,7 +1,7 @@
 """One study of a store: which layers, heads, MLPs and tokens the answers hang on. No image is read, but for tokens."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -33,6 +33,7 @@ from clip_anatomy.studies.ablated_predictions import predictions
 from clip_anatomy.studies.baseline import baseline_of, refuse_missing
 from clip_anatomy.studies.rerun_embeddings import rerun_embeddings, rerun_means
 from clip_anatomy.studies.study_result import Effect, Study, effects_of
+from clip_anatomy.studies.text_ablation import TextTower, text_predictions
 from clip_anatomy.studies.token_parts import tokens_of
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
 
@@ -55,17 +56,17 @@ class NamedStudy:
 
     title: str
     answers: str
-    sets: Callable[[Manifest], Sets]
+    sets: Callable[[Manifest | TextTower], Sets]
 
 
-def _layers(manifest: Manifest) -> Sets:
+def _layers(manifest: Manifest | TextTower) -> Sets:
     def name(layer: int) -> str:
         return "heads of layer 0" if not layer else f"heads of layers 0-{layer}"
 
     return [(name(layer), Selection.every(layer + 1, manifest.heads)) for layer in range(manifest.depth)]
 
 
-def _last(manifest: Manifest) -> Sets:
+def _last(manifest: Manifest | TextTower) -> Sets:
     def name(k: int) -> str:
         kept = f" (the last {k} keep theirs)" if k > 1 else " (the last one keeps its own)" if k else ""
         return _layers(manifest)[manifest.depth - k - 1][0] + kept
@@ -73,12 +74,12 @@ def _last(manifest: Manifest) -> Sets:
     return [(name(k), Selection.every(manifest.depth - k, manifest.heads)) for k in range(manifest.depth - 1, -1, -1)]
 
 
-def _heads(manifest: Manifest) -> Sets:
+def _heads(manifest: Manifest | TextTower) -> Sets:
     every = [(layer, head) for layer in manifest.layers for head in range(manifest.heads)]
     return [(f"head {layer}.{head}", Selection(((layer, head),))) for layer, head in every]
 
 
-def _mlps(manifest: Manifest) -> Sets:
+def _mlps(manifest: Manifest | TextTower) -> Sets:
     every = tuple(range(manifest.depth))
     start = "the input embedding" if manifest.convention == "official" else "the input embedding, with the biases"
     together = [
@@ -88,7 +89,7 @@ def _mlps(manifest: Manifest) -> Sets:
     return together + [(f"MLP {layer}", Selection(mlps=(layer,))) for layer in every]
 
 
-def _class_to_class(manifest: Manifest) -> Sets:
+def _class_to_class(manifest: Manifest | TextTower) -> Sets:
     every = tuple(range(manifest.depth))
     return [("class-to-class attention, all layers", Selection(class_to_class=every))] + [
         (f"class-to-class attention {layer}", Selection(class_to_class=(layer,))) for layer in every
@@ -130,6 +131,7 @@ def study(
     pool: "str | Path | None" = None,
     texts_per_head: int = 20,
     atlas: "Atlas | str | Path | None" = None,
+    tower: str = "image",
     progress: Progress | None = None,
 ) -> Study:
     """Replace parts of every image of a store and see which answers change (direct effects; Gandelsman et al. 2024, §3.2).
@@ -155,6 +157,7 @@ def study(
         pool: texts for it, as in `atlas`.
         texts_per_head: how many of them.
         atlas: names of the heads, for "role=" and "words="; by default the one kept in the store, or a quick one.
+        tower: "image", or "text": parts of the text tower are replaced in every class text, by their mean over the classes or by zero.
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
@@ -180,9 +183,17 @@ def study(
     model = _StoreModel(opened, clip)
     if select and name in STUDIES and name != "layers":
         raise BadSpec(f"the study {name!r} has its own sets. Type study={name!r} or select=SPEC, not both")
-    kind, title, sets = _sets(opened, model, name, select, atlas=atlas, tell=tell)
+    of_images = {
+        "effect='rerun'": effect != "direct",
+        "class-to-class attention": name == "class-to-class",
+        f"by={by!r}": by not in ("mean", "zero"),
+        "over=": over is not None,
+        "a role": any(isinstance(one, str) and ("role=" in one or "words=" in one) for one in select),
+    }
+    of_texts = _text_tower(tower, model, of_images)
+    kind, title, sets = _sets(opened, model, name, select, tower=of_texts, atlas=atlas, tell=tell)
     union = reduce(or_, (one for _, one in sets), Selection())
-    if effect == "direct":
+    if effect == "direct" and of_texts is None:
         _refuse(opened, kind, union)
     question = task or ablation_task(
         opened, model, label=label, classes=classes, group=group, templates=templates, texts=texts
@@ -190,7 +201,10 @@ def study(
     if by == "texts" and span is None:
         span = _span(opened, model(), pool, texts_per_head, tell)
     sets = [("nothing", Selection()), *sets]
-    if effect == "direct":
+    if of_texts is not None:
+        picks = text_predictions(opened, model(), question, [one for _, one in sets], by, progress=tell)
+        described = "their mean over the classes" if by == "mean" else by
+    elif effect == "direct":
         tokens = tokens_of(opened, model, union, tell)
         baseline = baseline_of(opened, union, by, over=over, other=_place(opened, other), span=span, tokens=tokens)
         described = baseline.description
@@ -203,7 +217,11 @@ def study(
         held = [rerun_replacements(model(), one, means, by, effect) for _, one in sets]
         embeddings = rerun_embeddings(opened, model(), held, question.rows, tell)
         picks, described = (embeddings @ question.texts.float().T).argmax(-1).int(), f"{by}, felt by later blocks"
-    biases = [BIASES] if union.input_embedding and opened.manifest.convention == "centered" else []
+    biases = (
+        [BIASES.replace("a store keeps no biases", "no biases are kept") if of_texts else BIASES]
+        if union.input_embedding and opened.manifest.convention == "centered"
+        else []
+    )
     seconds = time.perf_counter() - begun - model.seconds
     return _result(
         opened, question, effects_of(picks, question, sets), (kind, title, by, described), notes=biases, seconds=seconds
@@ -269,16 +287,18 @@ def _sets(
     name: str,
     select: Sequence[Selection | str],
     *,
+    tower: TextTower | None,
     atlas: Atlas | str | Path | None,
     tell: Progress,
 ) -> tuple[str, str, Sets]:
     """Name, title and sets of a study."""
-    manifest = store.manifest
+    manifest = tower or store.manifest
+    of = "" if tower is None else " (text tower)"
     if not select:
         if name not in STUDIES:
             hint = "it needs parts: type select=SPEC" if name == SELECTED else f"Type one of: {', '.join(STUDIES)}"
             raise BadSpec(f"the study {name!r} is not known. {hint}" if name != SELECTED else f"{name!r}: {hint}")
-        return name, STUDIES[name].title, STUDIES[name].sets(manifest)
+        return name, STUDIES[name].title + of, STUDIES[name].sets(manifest)
     named_heads: Atlas | None = None
     sets: Sets = []
     for spec in select:
@@ -291,7 +311,24 @@ def _sets(
         many = "heads" if len(whole) == len(whole.heads) else "parts"
         more = f" ({whole.description})" if len(whole) <= 4 else f" ({len(whole)} {many})"
         sets.append((spec + (more if "=" in spec else ""), whole))
-    return SELECTED, "Selected parts", sets
+    return SELECTED, "Selected parts" + of, sets
+
+
+def _text_tower(tower: str, clip: Callable[[], Clip], refused: Mapping[str, bool]) -> TextTower | None:
+    """Describe the text tower where it is the one that is asked about.
+
+    Raises:
+        BadSpec: no such tower, or what only the image tower has.
+    """
+    if tower not in ("image", "text"):
+        raise BadSpec(f"tower={tower!r} is not known. Type tower='image' or tower='text'")
+    if tower == "image":
+        return None
+    if asked := [what for what, given in refused.items() if given]:
+        raise BadSpec(
+            f"{asked[0]} is for the image tower. Type study='layers', 'last', 'heads', 'mlps' or select='9.3+mlp=4' of the text tower"
+        )
+    return TextTower.of(clip())
 
 
 def _refuse(store: Store, kind: str, union: Selection) -> None:

@@ -55,6 +55,7 @@ class ZeroShotTask:
         groups: of the images; −1 for none.
         notes: what a reader must know.
         one_object: not asked of pictures of the demo world that show two different objects.
+        prompts: of each class; () where its embedding was made elsewhere.
     """
 
     column: str
@@ -67,6 +68,7 @@ class ZeroShotTask:
     groups: Int64[Tensor, " image"] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     one_object: bool = False
+    prompts: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
 
     @property
     def group_sizes(self) -> tuple[tuple[str, int], ...]:
@@ -133,10 +135,12 @@ def zero_shot_task(
         names = tuple(sorted({str(value) for value in values if value not in (None, "")}))
     labels = codes_in(values, names, column)
     notes = () if own or texts is not None else _number_notes(values, names, column)
+    asked: tuple[tuple[str, ...], ...] = ()
     if texts is None:
-        texts = class_texts(clip(), names, templates, column if own else "")
+        asked = class_prompts(names, templates, column if own else "")
+        texts = embed_prompts(clip(), asked)
     unit = torch.nn.functional.normalize(torch.as_tensor(texts).detach().cpu().float(), dim=-1)
-    return ZeroShotTask(column, names, unit, rows, labels, notes=notes, one_object=one_object)
+    return ZeroShotTask(column, names, unit, rows, labels, notes=notes, one_object=one_object, prompts=asked)
 
 
 def _number_notes(values: Sequence[Any], names: Sequence[str], column: str) -> tuple[str, ...]:
@@ -273,10 +277,16 @@ def values_of(attribute: str) -> tuple[str, ...]:
 def class_texts(
     clip: Clip, names: Sequence[str], templates: Sequence[str] | str | None = None, attribute: str = ""
 ) -> Float[Tensor, "text embed"]:
-    """Embed each name as the mean of its prompts' unit embeddings.
+    """Embed each name as the mean of its prompts' unit embeddings; see `class_prompts`."""
+    return embed_prompts(clip, class_prompts(names, templates, attribute))
+
+
+def class_prompts(
+    names: Sequence[str], templates: Sequence[str] | str | None = None, attribute: str = ""
+) -> tuple[tuple[str, ...], ...]:
+    """Return the prompts of each name.
 
     Args:
-        clip: the model.
         names: of the classes; underscores are read as spaces.
         templates: prompts with one {} each, or "imagenet" for the 80 of CLIP's own recipe; by default "a photo of a {}."
         attribute: an attribute of the demo world whose values the names are: asked with prompts that it was never trained on.
@@ -286,10 +296,13 @@ def class_texts(
     """
     if attribute:
         known = dict(zip(values_of(attribute), prompts(attribute), strict=True))
-        filled = [known[name] for name in names]
-    else:
-        given = (templates,) if isinstance(templates, str) else tuple(templates or TEMPLATES)
-        given = tuple(imagenet_templates()) if given == (PAPER,) else given
-        filled = [fill_templates(name.replace("_", " "), given) for name in names]
-    embeddings = embed_texts(clip, [text for some in filled for text in some]).cpu()
-    return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in filled])])
+        return tuple(tuple(known[name]) for name in names)
+    given = (templates,) if isinstance(templates, str) else tuple(templates or TEMPLATES)
+    given = tuple(imagenet_templates()) if given == (PAPER,) else given
+    return tuple(tuple(fill_templates(name.replace("_", " "), given)) for name in names)
+
+
+def embed_prompts(clip: Clip, asked: Sequence[Sequence[str]]) -> Float[Tensor, "text embed"]:
+    """Embed each class as the mean of its prompts' unit embeddings, made unit again."""
+    embeddings = embed_texts(clip, [text for some in asked for text in some]).cpu()
+    return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in asked])])
