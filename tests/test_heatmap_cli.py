@@ -326,4 +326,4 @@ def test_photographs_run_through_every_method(shared: Path, tmp_path: Path) -> N
     for one in held["images"]:
         for maps in one["maps"]:
             assert np.isfinite(maps["values"]).all()
-        assert one["seen"] == pytest.approx([0, 0, one["height"], one["width"]], abs=0.01)
+        assert one["visible"] == pytest.approx([0, 0, one["height"], one["width"]], abs=0.01)

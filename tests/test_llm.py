@@ -73,7 +73,7 @@ def test_a_question_is_asked_once_and_answered_from_disk_afterwards(server: Serv
     LanguageModel(server.url, "another", cache=model.cache).ask("one")
     assert len(server.seen) == 3, "another model is another question"
     bill = LlmUsage.of([first, again, other], price=(100.0, 1000.0))
-    assert (bill.asked, bill.cached, bill.tokens_in, bill.tokens_out) == (2, 1, 40, 10)
+    assert (bill.sent, bill.cached, bill.tokens_in, bill.tokens_out) == (2, 1, 40, 10)
     assert bill.cost == pytest.approx((40 * 100 + 10 * 1000) / 1e6)
     assert str(bill) == "language model: 2 questions asked, 1 answered from disk; 40 tokens in, 10 out, cost 0.0140"
 

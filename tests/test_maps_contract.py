@@ -49,7 +49,7 @@ def test_a_marked_pixel_is_brightest_where_it_stands_in_the_picture(rows: int, c
         maps = Maps(light[None, None], "light", ("mark",), (where,))
         on = maps.on_picture(0)[0]
         assert on.shape == (rows, cols)
-        assert torch.equal(on.isnan(), ~maps.seen(0))
+        assert torch.equal(on.isnan(), ~maps.visible(0))
         patch = where.patch_at(row, col, (8, 8))
         assert (patch is None) == bool(on[row, col].isnan())
         if patch is None:
@@ -82,7 +82,7 @@ def test_without_a_crop_every_pixel_is_seen_and_shapes_may_differ(clip: ca.Clip)
         alone = heatmap(clip, one, ["a", "bc"], size=40)
         torch.testing.assert_close(maps[i].values, alone.values, atol=1e-5, rtol=1e-4)
         assert maps[i].geometries == alone.geometries
-        assert maps.seen(i).all()
+        assert maps.visible(i).all()
         torch.testing.assert_close(maps.on_picture(i), alone.on_picture(), atol=1e-5, rtol=1e-4)
         assert maps.on_picture(i).shape == (2, one.height, one.width)
     with pytest.raises(BadSpec, match=r"Type: maps\[0\].resized\(\(8, 8\)\)"):
@@ -168,7 +168,7 @@ def test_windows_are_averaged_where_they_overlap(clip: ca.Clip) -> None:
             count[row : row + 4, col : col + 4] += 1
     for i in range(2):
         torch.testing.assert_close(maps.values[i], total / count, atol=1e-5, rtol=1e-4)
-    assert maps.seen(1).all()
+    assert maps.visible(1).all()
 
 
 def test_one_window_over_everything_is_no_window(clip: ca.Clip) -> None:

@@ -104,12 +104,12 @@ def test_the_dataset_that_a_store_names_is_not_fetched(hub: Any) -> None:
 
 
 def test_the_switch_is_one_for_all() -> None:
-    assert may_fetch(asked=True)
-    assert not may_fetch(asked=False)
+    assert may_fetch(requested=True)
+    assert not may_fetch(requested=False)
     with named_by_a_file():
-        assert not may_fetch(asked=True)
+        assert not may_fetch(requested=True)
         with ca.allow_network():
-            assert may_fetch(asked=False)
+            assert may_fetch(requested=False)
     with pytest.raises(BadImage, match="none is fetched unless asked"):
         read_image("http://127.0.0.1:1/a.png")
     with ca.allow_network(), pytest.raises(BadImage, match="cannot be fetched"):
@@ -120,7 +120,7 @@ def test_the_command_line_has_the_same_switch(monkeypatch: Any) -> None:
     seen: list[bool] = []
 
     def run(words: list[str]) -> int:
-        seen.append(may_fetch(asked=False))
+        seen.append(may_fetch(requested=False))
         assert words == ["check"]
         return 0
 

@@ -93,7 +93,7 @@ def test_agreement_counts_clear_and_named_heads_only() -> None:
     x[:, 0, 2, 0] = codes[:, 1].float()
     truth = attribute_shares([(x, codes)], ["parity", "half"], layers=[5])
     told = agreement({(5, 0): "parity", (5, 1): "parity", (5, 2): UNNAMED}, truth)
-    assert (told.asked, told.right, told.rate) == (2, 1, 0.5)
+    assert (told.tested, told.right, told.rate) == (2, 1, 0.5)
     assert told.rows[1] == (5, 1, "parity", "half", pytest.approx(1.0), True)
     assert np.isnan(agreement({(5, 2): UNNAMED}, truth).rate)
 

@@ -134,7 +134,7 @@ def test_masks_are_as_large_as_their_pictures_and_see_all_of_them(clip: Any) -> 
         assert labels.max() <= 2
     cropped = segment(clip, pictures, ["a", "bc"], size=None)
     assert (cropped.labels[1] == UNSEEN).sum() > 0
-    assert np.array_equal(cropped.labels[1] != UNSEEN, cropped.maps.seen(1).numpy())
+    assert np.array_equal(cropped.labels[1] != UNSEEN, cropped.maps.visible(1).numpy())
     patches = segment(clip, pictures[:1], ["a"], at="patch")
     assert patches.labels[0].shape == patches.maps.values.shape[2:]
 

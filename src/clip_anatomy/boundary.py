@@ -131,7 +131,7 @@ def _outline(signature: inspect.Signature) -> str:
 
 def _said_of(function: Callable[..., Any], name: str) -> str:
     """Find what a docstring says of an argument, its first sentence."""
-    found = re.search(
+    match = re.search(
         rf"^\s*{name}: (.+?)(?:[.;:] |\.?\n\s+\w+: |\.?\n\s*\n|\.?$)", inspect.getdoc(function) or "", re.M | re.S
     )
-    return " ".join(found[1].split()) if found else ""
+    return " ".join(match[1].split()) if match else ""

@@ -32,7 +32,7 @@ def visible(text: str) -> str:
         >>> visible("a\\x1b[2J.png")
         'a\\\\x1b[2J.png'
     """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class ClipAnatomyError(Exception):

@@ -163,10 +163,10 @@ def read_json(
         size = path.stat().st_size
         if size > largest:
             raise kind(f"{path} has {size:,} bytes, {largest:,} are read. {instead}")
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(found, of):
-            raise kind(f"{path} holds a JSON {type(found).__name__}; a {of.__name__} was expected. {instead}")
-        return found
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, of):
+            raise kind(f"{path} holds a JSON {type(content).__name__}; a {of.__name__} was expected. {instead}")
+        return content
 
 
 def read_safetensors(path: Path, kind: str, made_by: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -67,10 +67,10 @@ def held_folder(beside: Path, name: str) -> Generator[Path]:
 def sweep(folder: Path, name: str | None = None) -> None:
     """Take away what killed runs left in a folder while they wrote `name`, or anything; what is being written now stays."""
     try:
-        found = [path for path in folder.iterdir() if is_partial(path, name) and path.is_file()]
+        partial = [path for path in folder.iterdir() if is_partial(path, name) and path.is_file()]
     except OSError:
         return
-    for path in found:
+    for path in partial:
         try:
             lock = _hold(path)
         except OSError:  # being written

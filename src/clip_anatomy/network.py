@@ -26,10 +26,10 @@ def allow_network() -> Generator[None]:
     """Let stores, edits, folders and lists of pictures fetch what they name, inside the block; on the command line: --allow-network.
 
     Example:
-        >>> may_fetch(asked=False)
+        >>> may_fetch(requested=False)
         False
         >>> with allow_network():
-        ...     may_fetch(asked=False)
+        ...     may_fetch(requested=False)
         True
     """
     before = _ALLOWED.set(True)
@@ -49,23 +49,23 @@ def named_by_a_file() -> Generator[None]:
         _ONLY_LOCAL.reset(before)
 
 
-def may_fetch(*, asked: bool) -> bool:
+def may_fetch(*, requested: bool) -> bool:
     """Tell whether something may be fetched now.
 
     Args:
-        asked: whether a person named it, as far as its reader can tell.
+        requested: whether a person named it, as far as its reader can tell.
     """
-    return _ALLOWED.get() or (asked and not _ONLY_LOCAL.get())
+    return _ALLOWED.get() or (requested and not _ONLY_LOCAL.get())
 
 
 @contextmanager
-def reaching(*, asked: bool) -> Generator[None]:
+def reaching(*, requested: bool) -> Generator[None]:
     """Run libraries of the hub inside, which find what was downloaded before, and fetch only what may be fetched.
 
     Args:
-        asked: as for `may_fetch`.
+        requested: as for `may_fetch`.
     """
-    if may_fetch(asked=asked) or find_spec("huggingface_hub") is None:
+    if may_fetch(requested=requested) or find_spec("huggingface_hub") is None:
         yield
         return
     known: Any = import_module("huggingface_hub.constants")  # asked before every request, by all libraries that use it

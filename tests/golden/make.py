@@ -188,7 +188,7 @@ def explain_numbers(m: Made) -> Found:
     for i, picture in enumerate(said["images"]):
         found |= {
             f"said/{i}/picture": [picture["image"].split("/")[-1], picture["width"], picture["height"]],
-            f"said/{i}/seen": picture["seen"],
+            f"said/{i}/seen": picture["visible"],
         }
         answers = picture["texts"]
         for name, key in (
@@ -330,7 +330,11 @@ def atlas_numbers(m: Made) -> Found:
         "picks": [[text["text"] for text in h["texts"]] for h in heads],
         "properties": [[text["property"] for text in h["texts"][:3]] for h in heads],
         "evidence": [[seen["id"] for text in h["texts"][:1] for seen in text["top_images"][:3]] for h in heads],
-        "agreement": {k: m.atlas["agreement"][k] for k in ("right", "asked", "mixed")} if m.atlas["agreement"] else {},
+        "agreement": {
+            one: m.atlas["agreement"][key] for one, key in (("right", "right"), ("asked", "tested"), ("mixed", "mixed"))
+        }
+        if m.atlas["agreement"]
+        else {},
         "sure": np.array([h["role"]["confidence"] for h in heads]),
         "explained_in_all": m.atlas["explained"],
         "truth_of_first": np.array([share for _, share in heads[0]["truth"]]),

@@ -63,14 +63,14 @@ def pairs(
             figures.need_matplotlib()
         target = stack.enter_context(output_beside(folder, pairs_page.KIND, images))
         clip = opening.load()
-        found = run(
+        result = run(
             clip, *items, how=cast("Any", how), kept=kept, forwards=forwards, seed=seed, allow_urls=allow_urls, progress=progress
         )  # fmt: skip
-        found = replace(found, notes=(*demo_notes(opening.model, images), *found.notes))
+        result = replace(result, notes=(*demo_notes(opening.model, images), *result.notes))
         if target is not None:
-            pairs_page.write(found, target)
-    print_notes(found.notes)
-    output.show(found)
+            pairs_page.write(result, target)
+    print_notes(result.notes)
+    output.show(result)
     if folder is not None:
         note(f"report: {folder / 'index.html'}")
     return 0

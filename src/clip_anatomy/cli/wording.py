@@ -42,17 +42,17 @@ def in_cli_words(message: str) -> str:
     return " ".join(_PYTHON_ALONE.sub("in Python ", message).split())
 
 
-def _option(found: re.Match[str]) -> str:
+def _option(match: re.Match[str]) -> str:
     """Put one keyword and its value as an option; calls, which only Python has, stay."""
-    if found["call"]:
-        return found["call"]
-    flag, value = f"--{found['name'].replace('_', '-')}", found["value"]
+    if match["call"]:
+        return match["call"]
+    flag, value = f"--{match['name'].replace('_', '-')}", match["value"]
     if value in ("", "True"):
         return flag
     plain = value[1:-1] if value[0] in QUOTES else value
     return f"{flag} {plain if shlex.quote(plain) == plain else value}"
 
 
-def _opening_options(found: re.Match[str]) -> str:
-    weights = "" if found["weights"] is None else f" --weights {found['weights'].strip(QUOTES)}"
-    return f"--model {found['spec']}{weights}"
+def _opening_options(match: re.Match[str]) -> str:
+    weights = "" if match["weights"] is None else f" --weights {match['weights'].strip(QUOTES)}"
+    return f"--model {match['spec']}{weights}"

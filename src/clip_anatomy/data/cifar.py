@@ -220,10 +220,10 @@ def _words(copy: DatasetCopy, layout: Layout, file: str, key: str) -> tuple[str,
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
             if line.strip()
         )
-    found = read_safe_pickle(path).get(key)
-    if not isinstance(found, list):
+    words = read_safe_pickle(path).get(key)
+    if not isinstance(words, list):
         raise copy.wrong(f"{path} has no {key}")
-    return tuple((name.decode("latin-1") if isinstance(name, bytes) else str(name)).replace("_", " ") for name in found)
+    return tuple((name.decode("latin-1") if isinstance(name, bytes) else str(name)).replace("_", " ") for name in words)
 
 
 def _length(source: Cifar, file: str) -> int:
@@ -244,13 +244,13 @@ def _batch_of(path: Path, _: int, keys: tuple[str, ...], binary: bool) -> Batch:
         # In the binary CIFAR-100 the superclass comes first.
         labels = tuple(tuple(raw[:, at].tolist()) for at in reversed(range(len(keys))))
         return Batch(_upright(raw[:, len(keys) :]), labels, ())
-    found = read_safe_pickle(path)
-    data = found["data"]
+    batch = read_safe_pickle(path)
+    data = batch["data"]
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != VALUES:
         raise ValueError(f"its data are not [image, {VALUES}] bytes")
-    labels = tuple(tuple(int(label) for label in found[key]) for key in keys)
+    labels = tuple(tuple(int(label) for label in batch[key]) for key in keys)
     names = tuple(
-        name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in found.get("filenames", ())
+        name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in batch.get("filenames", ())
     )
     if {len(one) for one in (*labels, names or labels[0])} != {len(data)}:
         raise ValueError(f"it holds {len(data)} images and another number of labels")

@@ -31,7 +31,7 @@ def cub(rest: str) -> LabelledDataset:
         raise copy.wrong(f"classes.txt names {len(classes)} species, {SPECIES} were expected")
     labels = _by_image(copy, "image_class_labels.txt")
     splits = _by_image(copy, "train_test_split.txt")
-    seen = _attributes(copy) if "attributes" in copy.options else {}
+    attributes = _attributes(copy) if "attributes" in copy.options else {}
     entries: list[ImageEntry] = []
     for image, path in read_words(copy, "images.txt", 2):
         for name, table in (("image_class_labels.txt", labels), ("train_test_split.txt", splits)):
@@ -45,7 +45,7 @@ def cub(rest: str) -> LabelledDataset:
             raise copy.wrong(
                 f"train_test_split.txt gives image {image} {splits[image]!r}, 0 (test) or 1 (train) was expected"
             )
-        meta = {"split": "train" if splits[image] == "1" else "test", **seen.get(image, {})}
+        meta = {"split": "train" if splits[image] == "1" else "test", **attributes.get(image, {})}
         entries.append(ImageEntry(path, classes[labels[image]], "", meta))
     return LabelledDataset.of_entries(copy, tuple(classes.values()), entries, copy.root / "images")
 

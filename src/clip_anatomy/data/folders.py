@@ -51,13 +51,13 @@ class Folder:
         given, root = root.absolute(), root.resolve()
         own = next((root / name for name in NAMES if (root / name).is_file()), None)
         table = {} if own is None else read_table(own)
-        found = Folder(root, {_within(name, given, root): note for name, note in table.items()})
-        if table and not found.knows_any():
+        source = Folder(root, {_within(name, given, root): note for name, note in table.items()})
+        if table and not source.knows_any():
             raise BadInput(
                 f"none of the {len(table)} paths in the table (first: {next(iter(table))!r}) is a file under {root}. "
                 "Write them relative to that folder, or as plain file names"
             )
-        return found
+        return source
 
     @property
     def spec(self) -> str:
@@ -255,7 +255,7 @@ def pictures_under(
     try:
         facts = (root / folder).stat()
         with os.scandir(root / folder) as entries:
-            found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+            members = sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError as error:
         if folder:
             passed_over[UNREADABLE] += 1
@@ -264,11 +264,11 @@ def pictures_under(
     here = (facts.st_dev, facts.st_ino)
     if here in above:
         return
-    if folder and made_here(root / folder, [name for name, is_dir in found if not is_dir]):
+    if folder and made_here(root / folder, [name for name, is_dir in members if not is_dir]):
         passed_over[OURS] += 1
         return
-    shown = [(name, is_dir) for name, is_dir in found if not name.startswith(".")]
-    passed_over[HIDDEN] += sum(name.startswith(".") and not is_partial(root / folder / name) for name, _ in found)
+    shown = [(name, is_dir) for name, is_dir in members if not name.startswith(".")]
+    passed_over[HIDDEN] += sum(name.startswith(".") and not is_partial(root / folder / name) for name, _ in members)
     for name, is_dir in shown:
         if is_dir or (not folder and name in NAMES):  # a table of labels is read, not passed over
             continue

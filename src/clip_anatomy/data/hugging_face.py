@@ -49,7 +49,7 @@ class HubDataset:
             "'with clip_anatomy.allow_network():' around it"
         )
         # Typed, it is asked for; a folder of that name has files of its own.
-        with reaching(asked=not Path(name).exists()), reading(f"the dataset {name!r}", instead):
+        with reaching(requested=not Path(name).exists()), reading(f"the dataset {name!r}", instead):
             opened = library.load_from_disk(name) if saved else library.load_dataset(name)
         if hasattr(opened, "keys"):
             splits = list(opened.keys())

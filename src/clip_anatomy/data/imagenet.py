@@ -82,13 +82,13 @@ def _images(copy: DatasetCopy, split: str) -> Path:
         if root.name in ("train", "val") and root.name != split:
             raise BadInput(f"{root} is the {root.name} folder. Type: imagenet:{root}:{root.name}")
         return root
-    found = next((root / name for name in FOLDERS[split] if (root / name).is_dir()), None)
-    if found is None:
+    images = next((root / name for name in FOLDERS[split] if (root / name).is_dir()), None)
+    if images is None:
         raise BadInput(
             f"{root} has neither synset folders (n01440764 …) nor a {split} folder. ImageNet is to be had {IMAGENET.where}. "
             f"Type: {IMAGENET.form}"
         )
-    return found
+    return images
 
 
 def _names(folder: Path) -> list[str]:
@@ -99,8 +99,8 @@ def _names(folder: Path) -> list[str]:
 
 def _place(name: str) -> int:
     """Return the number in a validation image's name."""
-    found = FLAT.match(name)
-    return int(found[1]) if found else 0
+    match = FLAT.match(name)
+    return int(match[1]) if match else 0
 
 
 def _truth(copy: DatasetCopy, folder: Path) -> Mapping[int, str]:
@@ -152,8 +152,8 @@ def _meta(path: Path) -> dict[int, str]:
     except ImportError as error:
         raise MissingExtra("scipy (for the development kit's meta.mat)", "measure") from error
     try:
-        found = loadmat(path, squeeze_me=True)["synsets"]
-        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in found if int(row["num_children"]) == 0}
+        synsets = loadmat(path, squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
     except Exception as error:  # SciPy raises kinds of its own on damaged files
         raise BadInput(f"{path} is not the development kit's meta.mat ({error}). Unpack the kit again") from error
 
@@ -179,8 +179,8 @@ def _all_synsets(copy: DatasetCopy, inside: list[str]) -> tuple[str, ...] | None
     around = (copy.root, copy.root.parent, copy.root.parent.parent)
     for table in (at / "LOC_synset_mapping.txt" for at in around):
         if table.is_file():
-            found = sorted({line.split()[0] for line in lines_of(table)})
-            if len(found) != CLASSES:
-                raise copy.wrong(f"{table} names {len(found)} synsets, {CLASSES:,} were expected")
-            return tuple(found)
+            synsets = sorted({line.split()[0] for line in lines_of(table)})
+            if len(synsets) != CLASSES:
+                raise copy.wrong(f"{table} names {len(synsets)} synsets, {CLASSES:,} were expected")
+            return tuple(synsets)
     return tuple(inside) if len(inside) == CLASSES else imagenet_synsets()

@@ -80,9 +80,9 @@ def _followed(file: Path, name: str, at: int) -> np.ndarray:
 
     opened = _open(file)
     with reading(f"entry {at} of {name} in {file}", "Bring back the original file", BadImage):
-        found = np.asarray(opened[name][at])
+        value = np.asarray(opened[name][at])
         for _ in range(DEEPEST):  # references, which a damaged file may lead round in a circle
-            if found.dtype != h5py.ref_dtype:
-                return found
-            found = np.asarray(opened[found.ravel()[0]])
+            if value.dtype != h5py.ref_dtype:
+                return value
+            value = np.asarray(opened[value.ravel()[0]])
         raise ValueError("references that lead nowhere")

@@ -65,7 +65,7 @@ class LabelledSource:
                 group=row.group or picture.group,
                 captions=row.captions or picture.captions,
                 meta={**picture.meta, **row.meta},
-                told=picture.told or row is not NOTHING,
+                labelled=picture.labelled or row is not NOTHING,
             )
         if last and not matched:
             raise BadInput(

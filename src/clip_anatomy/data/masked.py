@@ -201,10 +201,10 @@ def paired(
         picture, mask = picture_of(name), mask_of(name)
         return MaskedPicture(name, lambda: read_picture(picture), lambda: relabel(numbers(mask), table, str(mask)))
 
-    found = tuple(entry(name) for name in ids)
-    if not found:
+    pairs = tuple(entry(name) for name in ids)
+    if not pairs:
         raise BadInput(f"{what} lists no pictures: it is empty. Type the folder of the whole data set")
-    return found
+    return pairs
 
 
 def read_picture(path: Path) -> Image.Image:

@@ -56,8 +56,8 @@ def matlab_table(path: Path, name: str) -> Shaped[np.ndarray, "row col"]:
         order = "<" if raw[126:128] == b"IM" else ">"
         for kind, data in _elements(raw[HEADER:], order):
             inner = next(iter(_elements(_unpacked(data), order)), (0, b"")) if kind == PACKED else (kind, data)
-            if inner[0] == MATRIX and (found := _variable(inner[1], order, name)) is not None:
-                return found
+            if inner[0] == MATRIX and (table := _variable(inner[1], order, name)) is not None:
+                return table
     except Exception as error:  # whatever a damaged length or kind leads to
         raise BadInput(f"{path} cannot be read ({error}). Bring back the original file") from error
     raise BadInput(f"{path} holds no {name}. Bring back the original file")
@@ -76,10 +76,10 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _unpacked(data: bytes) -> bytes:
-    found = zlib.decompressobj().decompress(data, LARGEST)
-    if len(found) == LARGEST:
+    inflater = zlib.decompressobj().decompress(data, LARGEST)
+    if len(inflater) == LARGEST:
         raise _Damaged("a variable of more than 256 MB")
-    return found
+    return inflater
 
 
 def _variable(data: bytes, order: str, name: str) -> Shaped[np.ndarray, "row col"] | None:

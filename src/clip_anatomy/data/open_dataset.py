@@ -104,12 +104,12 @@ def typed_lines() -> list[str]:
     """
     content = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
     between = b"\0" if b"\0" in content else b"\n"
-    found = [os.fsdecode(line.rstrip(b"\r")) for line in content.split(between) if line.strip()]
-    if not found:
+    lines = [os.fsdecode(line.rstrip(b"\r")) for line in content.split(between) if line.strip()]
+    if not lines:
         raise BadInput(
             "- reads paths from standard input, and none came. Type: find photos -name '*.jpg' | clip-anatomy …"
         )
-    return found
+    return lines
 
 
 def _named_collections() -> dict[str, Callable[[str], Source]]:

@@ -90,8 +90,8 @@ def _numbers(root: Path, names: tuple[str, ...]) -> tuple[tuple[int, ...], set[i
         raise BadInput(
             f"{', '.join(missing)} of 59_labels.txt are not in labels.txt of {root}. Bring back the original files"
         )
-    found = tuple(every[IN_FULL.get(name, name)] for name in names)
-    return found, {0, *every.values()} - set(found)
+    numbers = tuple(every[IN_FULL.get(name, name)] for name in names)
+    return numbers, {0, *every.values()} - set(numbers)
 
 
 def _named(root: Path, name: str, count: int) -> dict[int, str]:

@@ -37,7 +37,7 @@ class Picture:
         group: its group (for worst-group figures), "" if not known.
         captions: texts that describe it.
         meta: whatever else the table says: column → text or number.
-        told: whether a table says something about it: then a store that knows it follows. Class folders may have been overruled by one.
+        labelled: whether a table says something about it: then a store that knows it follows. Class folders may have been overruled by one.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Picture:
     group: str = ""
     captions: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    told: bool = False
+    labelled: bool = False
 
     def __post_init__(self) -> None:
         """Keep out what no store, table or page can hold: names and words that are not Unicode."""

@@ -78,11 +78,11 @@ def _numbers(file: Path) -> "Int[np.ndarray, 'row col']":
     packed = np.zeros(colours.shape[:2], np.int32)
     for channel in range(3):  # one at a time: a tile has 36 million pixels
         packed = packed << 8 | colours[..., channel]
-    found = np.full(packed.shape, IGNORED, np.int32)
+    numbers = np.full(packed.shape, IGNORED, np.int32)
     known = np.zeros(packed.shape, bool)
     for at, (red, green, blue) in enumerate(POTSDAM):
         here = packed == (red << 16 | green << 8 | blue)
-        found[here] = at
+        numbers[here] = at
         known |= here
     known |= packed == 0  # black: borders, in the labels without boundaries
     if not known.all():
@@ -90,7 +90,7 @@ def _numbers(file: Path) -> "Int[np.ndarray, 'row col']":
             f"the labels {file} hold {int((~known).sum()):,} pixels of other colours than the six classes'. "
             "Type the folder with the original TIFFs, not a copy saved as JPEG"
         )
-    return found
+    return numbers
 
 
 def _classes(image: Image.Image, size: tuple[int, int], file: Path) -> "Int[np.ndarray, 'row col']":

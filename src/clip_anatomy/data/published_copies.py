@@ -117,7 +117,7 @@ class DatasetCopy:
         """Tell what is wrong with a file of the copy, and what to do about it."""
         return BadInput(f"{message}. Put a fresh copy of {self.of.title} in its place; it is to be had {self.of.where}")
 
-    def hold_to(self, found: Mapping[str, int], more: str = "") -> None:
+    def hold_to(self, counts: Mapping[str, int], more: str = "") -> None:
         """Compare what was found with a whole copy.
 
         Args:
@@ -129,10 +129,10 @@ class DatasetCopy:
         """
         wanted = {split: self.of.images[split] for split in self.splits}
         again = ":".join((self.of.scheme, str(self.root), *self.options, PARTIAL))
-        if not sum(found.get(split, 0) for split in wanted):
+        if not sum(counts.get(split, 0) for split in wanted):
             raise self.wrong(f"{self.root} holds no {' or '.join(wanted)} images of {self.of.title}")
         odd = [
-            f"{found.get(s, 0):,} {s} images, {n:,} were expected" for s, n in wanted.items() if found.get(s, 0) != n
+            f"{counts.get(s, 0):,} {s} images, {n:,} were expected" for s, n in wanted.items() if counts.get(s, 0) != n
         ]
         if odd and not self.partial:
             raise BadInput(
@@ -226,14 +226,14 @@ class LabelledDataset:
 
 def _files_under(root: Path, folders: Iterable[str]) -> set[str]:
     """List files in these folders, each folder read once: asking for every file by itself takes long over a network."""
-    found: set[str] = set()
+    files: set[str] = set()
     for folder in folders:
         try:
             with os.scandir(root / folder) as entries:
-                found.update(f"{folder}/{entry.name}" if folder else entry.name for entry in entries if entry.is_file())
+                files.update(f"{folder}/{entry.name}" if folder else entry.name for entry in entries if entry.is_file())
         except OSError:
             continue
-    return found
+    return files
 
 
 def read_table_of(copy: DatasetCopy, name: str, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -55,9 +55,9 @@ class Tars:
             pattern = Path(glob.escape(str(pattern)))
         elif pattern.parent.is_dir():
             pattern = Path(glob.escape(str(pattern.parent)), pattern.name)
-        found = Tars(pattern)
-        found.check()
-        return found
+        source = Tars(pattern)
+        source.check()
+        return source
 
     @property
     def spec(self) -> str:
@@ -101,10 +101,10 @@ class Tars:
             reading(path, f"It should be in the tars of {self.pattern}: put a whole copy in its place"),
             tarfile.open(self.root / name, "r:*") as tar,
         ):
-            found = _read(tar, tar.getmember(member), IMAGE_LIMIT)
-        if isinstance(found, BadImage):
-            raise found
-        return found
+            content = _read(tar, tar.getmember(member), IMAGE_LIMIT)
+        if isinstance(content, BadImage):
+            raise content
+        return content
 
 
 def only_tars(folder: Path) -> bool:
@@ -133,11 +133,11 @@ def _samples(file: Path, called: str, passed_over: Counter[str]) -> Iterator[Pic
                     yield from _sample(called, key, members, passed_over)
                     key, members = here, {}
                 ending = ending.lower() if ending.lower() in NOTES else ending  # a.jpg and a.JPG are two pictures
-                found = _member(tar, member, ending)
-                if found is None:
+                part = _member(tar, member, ending)
+                if part is None:
                     passed_over[not_a_picture(base)] += 1
                 else:
-                    members[ending] = (member.name, found)
+                    members[ending] = (member.name, part)
     except Exception as error:  # tarfile, gzip, zlib and lzma each fail in ways of their own
         # The sample under way may lack members: it waits for a whole copy. The other tars are walked all the same.
         yield Picture(called, BadImage(f"{file} is not a whole tar file ({error}). Put a whole copy in its place"))

@@ -28,18 +28,18 @@ def waterbirds(rest: str) -> LabelledDataset:
     """
     copy = WATERBIRDS.copy_at(rest, ("waterbird_complete95_forest2water2",))
     entries: list[ImageEntry] = []
-    seen: set[str] = set()
+    ids: set[str] = set()
     for at, row in enumerate(read_table_of(copy, "metadata.csv", COLUMNS)):
         line = at + 2
         bird = CLASSES[_code(copy, row, "y", line, CLASSES)]
         place = PLACES[_code(copy, row, "place", line, PLACES)]
         split = tuple(WATERBIRDS.images)[_code(copy, row, "split", line, tuple(WATERBIRDS.images))]
         path = row["img_filename"] or ""
-        if not path or path in seen:
+        if not path or path in ids:
             raise copy.wrong(
                 f"metadata.csv, line {line}: img_filename {path!r} is {'empty' if not path else 'there twice'}"
             )
-        seen.add(path)
+        ids.add(path)
         meta = {"split": split, "place": place, "species": path.partition("/")[0].partition(".")[2].replace("_", " ")}
         behind = row.get("place_filename")
         entries.append(ImageEntry(path, bird, f"{bird} on {place}", meta | ({"background": behind} if behind else {})))

@@ -164,9 +164,9 @@ def apply(
             edited.clip, source, None, batch_size, failed=failed, notes=notes, workers=workers,
             progress=lambda _, done, total: tell("embedding", done, total),
         ):  # fmt: skip
-            found = _embed(edited, batch_of_pictures, prompts, failed, batch_size)
-            write(found)
-            changes.add(found)
+            embedded = _embed(edited, batch_of_pictures, prompts, failed, batch_size)
+            write(embedded)
+            changes.add(embedded)
         if not changes.done:
             raise BadInput(
                 f"no picture of {source.spec} could be used ({len(failed)} tried; the first: {failed[0][0]}: {failed[0][1]}). "
@@ -273,31 +273,31 @@ def _writing(out: Path, model: EditedClip, texts: Sequence[str]) -> Generator[Ca
         if out.suffix == ".jsonl":
             with temporary.open("w", encoding="utf-8") as handle:
                 handle.write(json.dumps({**header, "embed": model.edit.embed}, ensure_ascii=False) + "\n")
-                yield lambda found: handle.writelines(_lines(found, texts))
+                yield lambda batch: handle.writelines(_lines(batch, texts))
             return
         batches: list[_Batch] = []
-        yield lambda found: batches.append(replace(found, unedited=found.unedited[:0]))  # what is written, no more
+        yield lambda batch: batches.append(replace(batch, unedited=batch.unedited[:0]))  # what is written, no more
         _save(temporary, out.suffix, batches, header)
 
 
-def _lines(found: _Batch, texts: Sequence[str]) -> Iterator[str]:
-    for row, name in enumerate(found.ids):
-        line: dict[str, Any] = {"id": name, "path": found.paths[row]}
-        for key, chances in (("before", found.before), ("after", found.after)):
+def _lines(batch: _Batch, texts: Sequence[str]) -> Iterator[str]:
+    for row, name in enumerate(batch.ids):
+        line: dict[str, Any] = {"id": name, "path": batch.paths[row]}
+        for key, chances in (("before", batch.before), ("after", batch.after)):
             if chances is not None:
                 line[key] = {text: round(p, 6) for text, p in zip(texts, chances[row].tolist(), strict=True)}
-        yield json.dumps({**line, "embedding": found.embedding[row].tolist()}, ensure_ascii=False) + "\n"
+        yield json.dumps({**line, "embedding": batch.embedding[row].tolist()}, ensure_ascii=False) + "\n"
 
 
 def _save(path: Path, suffix: str, batches: list[_Batch], header: dict[str, Any]) -> None:
     if not batches:
         return
-    arrays = {"embedding": torch.cat([found.embedding for found in batches])}
+    arrays = {"embedding": torch.cat([batch.embedding for batch in batches])}
     for key in ("before", "after"):
         if getattr(batches[0], key) is not None:
-            arrays[key] = torch.cat([getattr(found, key) for found in batches])
-    ids = [name for found in batches for name in found.ids]
-    paths = [name for found in batches for name in found.paths]
+            arrays[key] = torch.cat([getattr(batch, key) for batch in batches])
+    ids = [name for batch in batches for name in batch.ids]
+    paths = [name for batch in batches for name in batch.paths]
     if suffix == ".npz":
         named = {"ids": ids, "paths": paths, "texts": header["texts"]}
         plain: dict[str, Any] = {name: np.array(value, dtype=str) for name, value in named.items()}

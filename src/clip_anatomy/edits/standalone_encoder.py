@@ -310,8 +310,10 @@ def check(folder: str | Path) -> float:
 
     model, known = load(folder), load_file(Path(folder) / CHECK)
     with torch.no_grad():
-        found = model.encode_image(known["pixels"])
-    return float(((found - known["embedding"]).float().norm(dim=-1) / known["embedding"].float().norm(dim=-1)).max())
+        embeddings = model.encode_image(known["pixels"])
+    return float(
+        ((embeddings - known["embedding"]).float().norm(dim=-1) / known["embedding"].float().norm(dim=-1)).max()
+    )
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def calibrated(
             failed.append(f"{entry.id}: {error}")
             continue
         for scale in SCALES:
-            said, chance = likeliest_classes(
+            predicted, chance = likeliest_classes(
                 scores,
                 (truth.shape[0], truth.shape[1]),
                 owner,
@@ -77,13 +77,13 @@ def calibrated(
                 background=task.background,
             )
             for least in THRESHOLDS:
-                cut = torch.where(chance < least, task.background, said)
+                cut = torch.where(chance < least, task.background, predicted)
                 counts[scale, least] = counts[scale, least].add(cut, truth)
     if len(failed) == len(entries):
         raise BadInput(f"none of the {len(entries)} held-out pictures could be read. The first, {failed[0]}")
     best = max(grid, key=lambda point: counts[point].mean_iou)
-    told = (
+    note = (
         f"logit scale and threshold chosen on {len(entries) - len(failed)} held-out pictures, {len(grid)} pairs "
         f"(mIoU there {100 * counts[best].mean_iou:.2f} %)"
     )
-    return replace(task, settings=replace(settings, logit_scale=best[0], threshold=best[1])), told
+    return replace(task, settings=replace(settings, logit_scale=best[0], threshold=best[1])), note

@@ -114,7 +114,7 @@ class Faithfulness(Result):
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
         areas = {"deletion": self.deletion_area, "insertion": self.insertion_area}
-        found: dict[str, Any] = {
+        content: dict[str, Any] = {
             "method": self.method,
             "model": self.model,
             "occlusion": self.occlusion,
@@ -134,8 +134,8 @@ class Faithfulness(Result):
             },
         }
         if self.pointing is not None:
-            found["pointing"] = {"hits": self.pointing.hits, "total": self.pointing.total}
-        return found
+            content["pointing"] = {"hits": self.pointing.hits, "total": self.pointing.total}
+        return content
 
 
 @public
@@ -186,8 +186,8 @@ def faithfulness(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = faithfulness(ca.load("demo"), examples()[1:2], ["a bird", "a square"], occlusion="mean")
-        >>> found.deletion.shape, found.orders
+        >>> result = faithfulness(ca.load("demo"), examples()[1:2], ["a bird", "a square"], occlusion="mean")
+        >>> result.deletion.shape, result.orders
         (torch.Size([3, 1, 11]), ('map', 'raw cosine', 'random'))
     """
     _check(steps, draws, score, occlusion)

@@ -35,8 +35,8 @@ class Confusion:
         counts: pixels, [true class, predicted class].
 
     Example:
-        >>> seen = Confusion.empty(2).add(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
-        >>> [round(float(v), 2) for v in seen.iou], round(seen.pixel_accuracy, 2)
+        >>> result = Confusion.empty(2).add(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
+        >>> [round(float(v), 2) for v in result.iou], round(result.pixel_accuracy, 2)
         ([0.5, 0.5], 0.67)
     """
 
@@ -118,14 +118,14 @@ def bootstrap_miou(
     if len(pictures) < 2:
         return float("nan"), float("nan")
     generator = torch.Generator().manual_seed(seed)
-    found: list[float] = []
+    scores: list[float] = []
     flat = pictures.double().flatten(1)
     for _ in range(draws):
         times = torch.bincount(torch.randint(len(flat), (len(flat),), generator=generator), minlength=len(flat))
-        both, said, there = (times.double() @ flat).view(3, -1)
-        union = said + there - both
-        found.append(float(torch.where(union > 0, both / union, torch.nan).nanmean()))
-    low, high = torch.tensor(found).nanquantile(torch.tensor([0.025, 0.975])).tolist()
+        both, predicted, there = (times.double() @ flat).view(3, -1)
+        union = predicted + there - both
+        scores.append(float(torch.where(union > 0, both / union, torch.nan).nanmean()))
+    low, high = torch.tensor(scores).nanquantile(torch.tensor([0.025, 0.975])).tolist()
     return low, high
 
 
@@ -205,8 +205,8 @@ class MultiLabel:
         labels: likewise.
 
     Example:
-        >>> seen = MultiLabel().add(torch.tensor([0.9, 0.2]), torch.tensor([True, False]))
-        >>> seen.add(torch.tensor([0.1, 0.7]), torch.tensor([False, True])).mean_ap
+        >>> result = MultiLabel().add(torch.tensor([0.9, 0.2]), torch.tensor([True, False]))
+        >>> result.add(torch.tensor([0.1, 0.7]), torch.tensor([False, True])).mean_ap
         1.0
     """
 

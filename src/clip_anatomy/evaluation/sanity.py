@@ -123,8 +123,8 @@ def sanity(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = sanity(ca.load("demo"), examples()[:2], ["a bird", "the sky"], "attention")
-        >>> found.checks[0].verdict
+        >>> result = sanity(ca.load("demo"), examples()[:2], ["a bird", "the sky"], "attention")
+        >>> result.checks[0].verdict
         'changes with the text: no, it never looks at the text'
     """
     _refuse_nothing(draws, contrast)

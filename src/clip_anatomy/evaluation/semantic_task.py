@@ -162,8 +162,8 @@ class SemanticTask:
         draws = [one for one in scores if one.names.startswith("synonyms")]
         if draws:
             worst = min(draws, key=lambda one: one.mean_iou)
-            told = NamesScore(f"worst of {len(draws)} synonym draws", *_fields(worst))
-            scores = [told if one is draws[0] else one for one in scores if one is draws[0] or one not in draws]
+            worst_score = NamesScore(f"worst of {len(draws)} synonym draws", *_fields(worst))
+            scores = [worst_score if one is draws[0] else one for one in scores if one is draws[0] or one not in draws]
         return tuple(scores)
 
 

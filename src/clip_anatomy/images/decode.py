@@ -140,7 +140,7 @@ def as_8bit(image: Image.Image, label: str | None = None) -> Image.Image:
 
 def _read_file(name: str, label: str, *, allow_urls: bool, upright: bool) -> Image.Image:
     if _URL.match(name):
-        if not may_fetch(asked=allow_urls):
+        if not may_fetch(requested=allow_urls):
             raise BadImage(f"{label} is an address, and none is fetched unless asked. Type: allow_urls=True")
         return _decoded(BytesIO(fetch(name)), label, upright=upright)
     path = Path(name)
@@ -217,8 +217,8 @@ def _decoding(label: str) -> Generator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        asked = re.search(r"\d+", str(error))
-        pixels = int(asked.group()) if asked else 0
+        size = re.search(r"\d+", str(error))
+        pixels = int(size.group()) if size else 0
         raise BadImage(
             f"{label} has {pixels:,} pixels, and Pillow's guard against decompression bombs allows "
             f"{Image.MAX_IMAGE_PIXELS or 0:,}. Scale it down, or, if you trust it, type first: "

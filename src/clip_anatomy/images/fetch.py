@@ -31,8 +31,8 @@ def fetch(url: str, *, timeout: float = TIMEOUT_SECONDS, largest: int = LARGEST_
         raise BadImage(f"{url[:200]}: only http and https addresses are fetched. Download the file and type its path")
     deadline = time.monotonic() + timeout
     try:
-        asked = request.Request(url, headers={"User-Agent": "clip-anatomy"})
-        with opener(timeout, request.HTTPRedirectHandler()).open(asked, timeout=timeout) as answer:
+        query = request.Request(url, headers={"User-Agent": "clip-anatomy"})
+        with opener(timeout, request.HTTPRedirectHandler()).open(query, timeout=timeout) as answer:
             return read_bounded(answer, largest, deadline)
     except TooLargeError as error:
         raise BadImage(

@@ -69,10 +69,10 @@ class Geometry:
         size: the model's input in pixels.
 
     Example:
-        >>> seen = Geometry(picture=(200, 300), resized=(224, 336), offset=(0, 56), size=(224, 224))
-        >>> seen.box  # the middle of a wide picture
+        >>> result = Geometry(picture=(200, 300), resized=(224, 336), offset=(0, 56), size=(224, 224))
+        >>> result.box  # the middle of a wide picture
         Box(top=0.0, left=50.0, bottom=200.0, right=250.0)
-        >>> seen.patch_at(0, 249, grid=(7, 7)), seen.patch_at(0, 10, grid=(7, 7))
+        >>> result.patch_at(0, 249, grid=(7, 7)), result.patch_at(0, 10, grid=(7, 7))
         ((0, 6), None)
     """
 
@@ -92,7 +92,7 @@ class Geometry:
         return self.patch_box(0, 0, grid=(1, 1))
 
     @property
-    def seen(self) -> Box:
+    def visible(self) -> Box:
         """The rectangle of the original that the model's input covers; beyond the picture's edges where it is padded."""
         return Box(*self.to_picture(0, 0), *self.to_picture(*self.size))
 

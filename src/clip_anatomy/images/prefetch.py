@@ -58,13 +58,13 @@ def batches_ahead(
     window = max(2 * workers, min(2 * size.largest, MOST_AHEAD))
     waiting: dict[Hashable, list[tuple[T, R | Exception]]] = {}
     with closing(prefetched(items, work, workers=workers, window=window, gentle=gentle)) as stream:
-        for item, found in stream:
-            if on_error is not None and isinstance(found, Exception):
-                on_error(item, found)
+        for item, decoded in stream:
+            if on_error is not None and isinstance(decoded, Exception):
+                on_error(item, decoded)
                 continue
-            key = None if shape is None or isinstance(found, Exception) else shape(found)
+            key = None if shape is None or isinstance(decoded, Exception) else shape(decoded)
             group = waiting.setdefault(key, [])
-            group.append((item, found))
+            group.append((item, decoded))
             if len(group) >= size.current:
                 yield waiting.pop(key)
     yield from waiting.values()

@@ -70,17 +70,17 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 def _state_inside(loaded: Any, path: Path) -> dict[str, Tensor]:
     """Find the state dict of a checkpoint: the whole of it, or the one entry that is one (`state_dict`, `model`, `ema` …)."""
-    found = {"": loaded} if _is_state(loaded) else {}
-    if not found and isinstance(loaded, Mapping):
-        found = {str(key): value for key, value in loaded.items() if _is_state(value)}
-    if not found:
+    states = {"": loaded} if _is_state(loaded) else {}
+    if not states and isinstance(loaded, Mapping):
+        states = {str(key): value for key, value in loaded.items() if _is_state(value)}
+    if not states:
         raise BadCheckpoint(f"{path} holds no state dict (a {type(loaded).__name__} instead). Save model.state_dict().")
-    if len(found) > 1 and "state_dict" not in found:
+    if len(states) > 1 and "state_dict" not in states:
         raise BadCheckpoint(
-            f"{path} holds several state dicts: {', '.join(found)}. "
-            f"Save the one you mean: torch.save(torch.load(FILE)[{next(iter(found))!r}], 'weights.pt')"
+            f"{path} holds several state dicts: {', '.join(states)}. "
+            f"Save the one you mean: torch.save(torch.load(FILE)[{next(iter(states))!r}], 'weights.pt')"
         )
-    state = found.get("state_dict", next(iter(found.values())))
+    state = states.get("state_dict", next(iter(states.values())))
     return {k: v if isinstance(v, Tensor) else torch.tensor(v) for k, v in state.items()}
 
 

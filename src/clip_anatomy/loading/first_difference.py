@@ -54,18 +54,18 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operation and look at what it gives."""
-        found = func(*args, **(kwargs or {}))
+        value = func(*args, **(kwargs or {}))
         self.now += 1
-        for one in found if isinstance(found, tuple | list) else (found,):
+        for one in value if isinstance(value, tuple | list) else (value,):
             if isinstance(one, Tensor) and one.dtype == torch.float64 and one.numel():
                 self._compare(one.detach())
-        return found
+        return value
 
-    def _compare(self, found: Tensor) -> None:
+    def _compare(self, value: Tensor) -> None:
         for at, (_, ours, row, _) in enumerate(self.sought):
-            if found.numel() != (ours.numel() if row is None else ours.numel() * self.tokens):
+            if value.numel() != (ours.numel() if row is None else ours.numel() * self.tokens):
                 continue
-            theirs = found.reshape(-1) if row is None else found.reshape(self.tokens, -1)[row]
+            theirs = value.reshape(-1) if row is None else value.reshape(self.tokens, -1)[row]
             known, apart = self.apart[at], theirs - ours
             if known is None or apart.norm() < known.norm():
                 self.apart[at], self.when[at] = apart, self.now

@@ -208,9 +208,9 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return {**held, **dequantised(module)}
 
 
-def unsupported(found: str) -> UnsupportedModel:
+def unsupported(reason: str) -> UnsupportedModel:
     """Make the error that names what was found in a model, and what is supported."""
-    return UnsupportedModel(f"found {found}. {PLAIN}")
+    return UnsupportedModel(f"found {reason}. {PLAIN}")
 
 
 def library_version(name: str) -> str:

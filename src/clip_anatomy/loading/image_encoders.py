@@ -82,5 +82,5 @@ def _alone(module: nn.Module, tower: Tower, library: str, instead: str) -> Host:
 
 
 def _encoded(module: nn.Module, pixels: Tensor) -> Tensor:
-    found = module(pixels)
-    return found[0] if isinstance(found, tuple) else found
+    output = module(pixels)
+    return output[0] if isinstance(output, tuple) else output

@@ -45,10 +45,10 @@ def imagenet_names() -> tuple[str, ...]:
 def imagenet_synsets() -> tuple[str, ...] | None:
     """Return the 1,000 synset numbers (n01440764 …) in ascending order, from timm, which open_clip brings along; None without it."""
     try:
-        found = tuple(str(name) for name in import_module("timm.data").ImageNetInfo("imagenet-1k").label_names())
+        labels = tuple(str(name) for name in import_module("timm.data").ImageNetInfo("imagenet-1k").label_names())
     except (ImportError, AttributeError, OSError):
         return None
-    return found if len(found) == 1000 and list(found) == sorted(found) else None
+    return labels if len(labels) == 1000 and list(labels) == sorted(labels) else None
 
 
 def unique_names(names: Sequence[str], codes: Sequence[str]) -> tuple[str, ...]:
@@ -58,9 +58,9 @@ def unique_names(names: Sequence[str], codes: Sequence[str]) -> tuple[str, ...]:
         >>> unique_names(["crane", "ship", "crane"], ["n1", "n2", "n3"])
         ('crane', 'ship', 'crane (n3)')
     """
-    seen: set[str] = set()
+    taken: set[str] = set()
     unique: list[str] = []
     for name, code in zip(names, codes, strict=True):
-        unique.append(f"{name} ({code})" if name in seen else name)
-        seen.add(name)
+        unique.append(f"{name} ({code})" if name in taken else name)
+        taken.add(name)
     return tuple(unique)

@@ -136,9 +136,9 @@ def _reader_of(module: nn.Module) -> Callable[[Any], Host] | None:
 
 def _refuse_altered(tensors: Mapping[str, Tensor]) -> None:
     for name in tensors:
-        for part, (found, way_out) in ALTERED.items():
+        for part, (pattern, way_out) in ALTERED.items():
             if part in name:
                 raise UnsupportedModel(
-                    f"found {found} in the model ('{name}'): its layers compute something else than their weights say. "
+                    f"found {pattern} in the model ('{name}'): its layers compute something else than their weights say. "
                     f"Type: {way_out}"
                 )

@@ -46,7 +46,7 @@ def model_from(name: str, weights: str | Path | None) -> LoadedModel:
         "It holds no model that can be read, or names files of a hub that are not on this machine: these are fetched with "
         "'with clip_anatomy.allow_network():' around it"
     )
-    with reaching(asked=of_hub), no_foreign_code(), reading(f"the model {name}", local, BadCheckpoint):
+    with reaching(requested=of_hub), no_foreign_code(), reading(f"the model {name}", local, BadCheckpoint):
         return _model_of(name, weights)
 
 

@@ -56,13 +56,15 @@ def published_preprocess(name: str, tag: str, weights: Path) -> Mapping[str, Any
         )
     wanted = {one: dict(open_clip.get_pretrained_cfg(name, one)) for one in tags}
     keys = ("mean", "std", "interpolation", "resize_mode", "size", "fill_color")
-    pixels = {one: {key: found[key] for key in keys if found.get(key) is not None} for one, found in wanted.items()}
+    pixels = {
+        one: {key: settings[key] for key in keys if settings.get(key) is not None} for one, settings in wanted.items()
+    }
     named = tag or (weights.stem if weights.stem in tags else "")
     if named:
         return pixels[named]
-    kinds = [found for i, found in enumerate(pixels.values()) if found not in list(pixels.values())[:i]]
+    kinds = [settings for i, settings in enumerate(pixels.values()) if settings not in list(pixels.values())[:i]]
     if len(kinds) > 1:
-        examples = [next(one for one, found in pixels.items() if found == kind) for kind in kinds]
+        examples = [next(one for one, settings in pixels.items() if settings == kind) for kind in kinds]
         raise BadSpec(
             f"weights published for {name} want different preprocessing ({'; '.join(f'{one}: {pixels[one]}' for one in examples)}), "
             f"and {weights.name} does not say which. Type the tag that they come from: open_clip:{name}/{examples[0]} with weights=FILE"

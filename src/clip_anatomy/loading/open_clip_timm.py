@@ -71,16 +71,16 @@ def refuse_batch_norm(module: nn.Module) -> None:
 
 def _map(trunk: Any, pixels: Tensor) -> Tensor:
     """Run the trunk up to its places: [image, channel, row, col]."""
-    seen = trunk.forward_features(pixels)
-    return seen.permute(0, 3, 1, 2) if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else seen
+    features = trunk.forward_features(pixels)
+    return features.permute(0, 3, 1, 2) if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else features
 
 
 def _shape(visual: Any, size: tuple[int, int]) -> tuple[int, int, int] | None:
     """Width and grid of the trunk's places, from one empty picture; None where it has none."""
     first = next(visual.parameters())
     with torch.no_grad():
-        found = _map(visual.trunk, torch.zeros(1, 3, *size, dtype=first.dtype, device=first.device))
-    return (found.shape[1], found.shape[2], found.shape[3]) if found.dim() == 4 else None
+        features = _map(visual.trunk, torch.zeros(1, 3, *size, dtype=first.dtype, device=first.device))
+    return (features.shape[1], features.shape[2], features.shape[3]) if features.dim() == 4 else None
 
 
 def _embed_width(visual: Any) -> int:

@@ -55,9 +55,9 @@ def read_open_clip(model: Any) -> Host:
 def towers_of(model: Any) -> tuple[Tower, Tower]:
     """Read image and text tower of a live model, also where its tensors have shapes and no numbers (the meta device)."""
     tensors = BorrowedTensors(tensors_of(model))
-    found = image_tower_of(tensors, model.visual), _read_text(tensors, model)
+    towers = image_tower_of(tensors, model.visual), _read_text(tensors, model)
     tensors.refuse_left_over(f"open_clip {type(model).__name__}", APART)
-    return found
+    return towers
 
 
 def image_tower_of(tensors: BorrowedTensors, visual: Any) -> Tower:

@@ -102,7 +102,7 @@ class Proof:
         """All of them, the embeddings first."""
         claim = f"embedding = {self.against}"
         sides: tuple[tuple[Literal["image", "text"], float | None], ...] = (("image", self.image), ("text", self.text))
-        exact = [Comparison(claim, side, found, self.tolerance) for side, found in sides if found is not None]
+        exact = [Comparison(claim, side, error, self.tolerance) for side, error in sides if error is not None]
         return (*exact, *self.rounding, *self.inputs)
 
     @property

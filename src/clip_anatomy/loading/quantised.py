@@ -23,25 +23,25 @@ def is_quantised(tensor: Tensor) -> bool:
 
 def quantised_formats(module: nn.Module) -> str:
     """Name the formats of a module's quantised weights, as its libraries call them; "" where all are plain."""
-    found = {type(p).__name__ for p in module.parameters() if is_quantised(p)}
-    found |= {"qint8" for _ in _dynamic(module)}
-    return ", ".join(sorted(found))
+    formats = {type(p).__name__ for p in module.parameters() if is_quantised(p)}
+    formats |= {"qint8" for _ in _dynamic(module)}
+    return ", ".join(sorted(formats))
 
 
 def dequantised(module: nn.Module) -> dict[str, Tensor]:
     """Give the quantised weights of a module by name, each as the numbers that it stands for, in the type of the plain ones."""
     plain = next((p.dtype for p in module.parameters() if type(p) in PLAIN and p.is_floating_point()), torch.float32)
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     with torch.no_grad():
         for at, layer in module.named_modules():
             for name, tensor in layer.named_parameters(recurse=False):
                 if is_quantised(tensor):
-                    found[f"{at}.{name}".lstrip(".")] = _numbers(layer, tensor).detach().to(plain)
+                    tensors[f"{at}.{name}".lstrip(".")] = _numbers(layer, tensor).detach().to(plain)
         for at, layer in _dynamic(module):
-            found[f"{at}.weight"] = layer.weight().dequantize().to(plain)
+            tensors[f"{at}.weight"] = layer.weight().dequantize().to(plain)
             if layer.bias() is not None:
-                found[f"{at}.bias"] = layer.bias().detach().to(plain)
-    return found
+                tensors[f"{at}.bias"] = layer.bias().detach().to(plain)
+    return tensors
 
 
 def _numbers(layer: Any, tensor: Any) -> Tensor:

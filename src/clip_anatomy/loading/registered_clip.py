@@ -53,19 +53,21 @@ def registered(
     tower, moved = clip.image_tower, neurons
     if moved is None:
         key = f"_register_neurons_{count}"
-        found = vars(clip).get(key) if pictures is None else None
-        if found is None:
+        moved_neurons = vars(clip).get(key) if pictures is None else None
+        if moved_neurons is None:
             pixels = clip.pixels(examples() if pictures is None else pictures)
-            found = tuple((one.layer, one.neuron) for one in register_neurons(tower, pixels.split(BATCH), count))
+            moved_neurons = tuple(
+                (one.layer, one.neuron) for one in register_neurons(tower, pixels.split(BATCH), count)
+            )
             if pictures is None:
-                vars(clip)[key] = found
-        moved = found
+                vars(clip)[key] = moved_neurons
+        moved = moved_neurons
     if not moved:
         raise UnsupportedModel(
             f"no patch of {clip.name} grows far longer than the others: it keeps nothing in patches, and registers would change nothing. "
             "Type: registers=0, or registered(clip, pictures=[...]) with photographs of yours"
         )
-    told = ", ".join(f"{layer}.{neuron}" for layer, neuron, *_ in moved)
-    name = f"{clip.name} with {tokens} register{'s' if tokens > 1 else ''} (neurons {told})"
+    listed = ", ".join(f"{layer}.{neuron}" for layer, neuron, *_ in moved)
+    name = f"{clip.name} with {tokens} register{'s' if tokens > 1 else ''} (neurons {listed})"
     # Its weights are borrowed, its forward is not the host's: so it has no host, and no proof of being equal to it.
     return replace(clip, name=name, vision=with_registers(tower, moved, tokens, shared=shared), host=None, proof=None)

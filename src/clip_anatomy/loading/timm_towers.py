@@ -97,10 +97,10 @@ class _Reader:
         return self.tensors.linear(self.prefix + name)
 
     def need(self, module: Any, name: str) -> Linear:
-        found = self.linear(module, name)
-        if found is None:
+        linear = self.linear(module, name)
+        if linear is None:
             raise NotSplit(f"{name}, which is missing")
-        return found
+        return linear
 
     def norm(self, module: Any, name: str) -> Norm | None:
         if module is None or isinstance(module, nn.Identity):

@@ -15,7 +15,7 @@ from clip_anatomy.towers.transformer import Transformer
 _PAD = "Let it pad: tokenizer(texts, padding='max_length', truncation=True, max_length=...)"
 
 
-def ids_of(found: Any, texts: int) -> Int[Tensor, "text token"]:
+def ids_of(output: Any, texts: int) -> Int[Tensor, "text token"]:
     """Take the ids out of what a tokenizer returned: a tensor, an array, lists, or a mapping that holds them as `input_ids`.
 
     Args:
@@ -25,12 +25,12 @@ def ids_of(found: Any, texts: int) -> Int[Tensor, "text token"]:
     Raises:
         BadText: no ids, of another number of texts, or rows of several lengths.
     """
-    held = found["input_ids"] if isinstance(found, Mapping) and "input_ids" in found else found
+    held = output["input_ids"] if isinstance(output, Mapping) and "input_ids" in output else output
     try:
         ids = held if isinstance(held, Tensor) else torch.as_tensor(held)
     except (TypeError, ValueError, RuntimeError) as error:
         ragged = isinstance(held, list | tuple) and all(isinstance(row, list | tuple) for row in held)
-        why = f"rows of {sorted({len(row) for row in held})} ids" if ragged else f"a {type(found).__name__}"
+        why = f"rows of {sorted({len(row) for row in held})} ids" if ragged else f"a {type(output).__name__}"
         raise BadText(f"the tokenizer returned {why}; integers [text, token] were expected. {_PAD}") from error
     if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool or len(ids) != texts:
         raise BadText(

@@ -168,13 +168,13 @@ def _bert_like(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
     inner, project = getattr(model, "text_encoder", model), getattr(model, "text_proj", None)
 
     def run(ids: Tensor) -> Tensor:
-        seen = ids != pad
-        length = max(1, int(seen.any(0).nonzero().max()) + 1) if bool(seen.any()) else 1
-        given = {"input_ids": ids[:, :length], "attention_mask": seen[:, :length].long()}
+        not_padding = ids != pad
+        length = max(1, int(not_padding.any(0).nonzero().max()) + 1) if bool(not_padding.any()) else 1
+        given = {"input_ids": ids[:, :length], "attention_mask": not_padding[:, :length].long()}
         if hasattr(model, "get_text_features"):
             return _embedding(model.get_text_features(**given))
-        found = inner(**given)
-        return found.pooler_output if kind == "altclip_text_model" else _first(found, project)
+        output = inner(**given)
+        return output.pooler_output if kind == "altclip_text_model" else _first(output, project)
 
     embed = next((len(one.weight) for one in _ends(model)), int(config.hidden_size))
     tower = HostTower(
@@ -210,8 +210,8 @@ def _align_image(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
 
     side, first = int(config.image_size), next(one for one in state if one.is_floating_point())
     with torch.no_grad():
-        seen = places(torch.zeros(1, 3, side, side, dtype=first.dtype, device=first.device))
-    _, width, rows, cols = seen.shape
+        features = places(torch.zeros(1, 3, side, side, dtype=first.dtype, device=first.device))
+    _, width, rows, cols = features.shape
     tower = HostTower(
         what="AlignVisionModel",
         kind="image",

@@ -63,9 +63,9 @@ def _config(name: str | Path) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except ValueError:
-        said, _ = transformers.PretrainedConfig.get_config_dict(name)
+        config, _ = transformers.PretrainedConfig.get_config_dict(name)
         alone: Any = next(
-            (getattr(transformers, one, None) for one in CLASSES.get(said.get("model_type", ""), ())), None
+            (getattr(transformers, one, None) for one in CLASSES.get(config.get("model_type", ""), ())), None
         )
         if alone is None:
             raise

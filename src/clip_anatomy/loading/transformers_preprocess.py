@@ -83,11 +83,11 @@ def default_processor(config: Any) -> Any:
 
 def processor_pixels(processor: Any, picture: Image.Image) -> Tensor:
     """Run transformers' own code on one picture → [3, row, col], for the proof; patches are put together again."""
-    found = processor(picture, return_tensors="np")
-    pixels = torch.as_tensor(np.array(found["pixel_values"][0]))
-    if "spatial_shapes" not in found:
+    output = processor(picture, return_tensors="np")
+    pixels = torch.as_tensor(np.array(output["pixel_values"][0]))
+    if "spatial_shapes" not in output:
         return pixels
-    rows, cols = (int(n) for n in found["spatial_shapes"][0])
+    rows, cols = (int(n) for n in output["spatial_shapes"][0])
     side = int(processor.patch_size)
     return pixels[: rows * cols].view(rows, cols, side, side, -1).permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)
 
@@ -103,61 +103,63 @@ def read_processor(processor: Any) -> Preprocess:
     """
     import transformers
 
-    found: Mapping[str, Any] = processor.to_dict()
-    more = [flag for flag, on in found.items() if flag.startswith("do_") and on and flag not in _READ | _WITHOUT_EFFECT]
+    settings: Mapping[str, Any] = processor.to_dict()
+    more = [
+        flag for flag, on in settings.items() if flag.startswith("do_") and on and flag not in _READ | _WITHOUT_EFFECT
+    ]
     if more:
-        raise _refusal(found, more[0])
-    if not found.get("do_resize", True):
-        raise _refusal(found, "do_resize")
-    if found.get("resample", 3) not in _INTERPOLATION:
-        raise _refusal(found, "resample")
+        raise _refusal(settings, more[0])
+    if not settings.get("do_resize", True):
+        raise _refusal(settings, "do_resize")
+    if settings.get("resample", 3) not in _INTERPOLATION:
+        raise _refusal(settings, "resample")
     # Pixels are rescaled from 0..255, ours from 0..1; what the two factors differ by goes into mean and deviation.
-    factor = 255 * (found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 1.0)
-    normalized = found.get("do_normalize", True)
-    mean, std = (found["image_mean"], found["image_std"]) if normalized else ((0.0,) * 3, (1.0,) * 3)
+    factor = 255 * (settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0)
+    normalized = settings.get("do_normalize", True)
+    mean, std = (settings["image_mean"], settings["image_std"]) if normalized else ((0.0,) * 3, (1.0,) * 3)
     return Preprocess.from_dict(
         {
             "mean": [float(x) / factor for x in mean],
             "std": [float(x) / factor for x in std],
-            "interpolation": _INTERPOLATION[found.get("resample", 3)],
+            "interpolation": _INTERPOLATION[settings.get("resample", 3)],
             "crop": "floor",
             "transparent": "white" if int(transformers.__version__.split(".")[0]) >= 5 else "dropped",
-            **_shape(found),
+            **_shape(settings),
         }
     )
 
 
-def _shape(found: Mapping[str, Any]) -> dict[str, Any]:
+def _shape(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Give `size`, `resize` and what belongs to it: scaled by the short side and cropped, squashed, or as many patches as fit."""
-    if found.get("max_num_patches"):
-        side, most = int(found["patch_size"]), int(found["max_num_patches"])
+    if settings.get("max_num_patches"):
+        side, most = int(settings["patch_size"]), int(settings["max_num_patches"])
         square = int(most**0.5) * side
         return {"size": (square, square), "resize": "patches", "patches": (side, most)}
-    size, crop = _sides(found, "size"), _sides(found, "crop_size") if found.get("do_center_crop") else None
+    size, crop = _sides(settings, "size"), _sides(settings, "crop_size") if settings.get("do_center_crop") else None
     if set(size) == {"height", "width"}:
         if crop not in (None, size):
-            raise _refusal(found, "crop_size")
+            raise _refusal(settings, "crop_size")
         return {"size": (size["height"], size["width"]), "resize": "squash"}
     if set(size) != {"shortest_edge"}:
-        raise _refusal(found, "size")
+        raise _refusal(settings, "size")
     if crop is None:  # pictures of every shape
-        raise _refusal(found, "do_center_crop")
+        raise _refusal(settings, "do_center_crop")
     if set(crop) != {"height", "width"}:
-        raise _refusal(found, "crop_size")
+        raise _refusal(settings, "crop_size")
     rows, cols, edge = crop["height"], crop["width"], size["shortest_edge"]
     return {"size": (rows, cols), "short_side": None if rows == cols == edge else edge}
 
 
-def _sides(found: Mapping[str, Any], key: str) -> dict[str, int]:
-    value = found.get(key) or {}
+def _sides(settings: Mapping[str, Any], key: str) -> dict[str, int]:
+    value = settings.get(key) or {}
     if isinstance(value, int):
         value = {"shortest_edge": value} if key == "size" else {"height": value, "width": value}
     return {side: int(length) for side, length in value.items() if length is not None}
 
 
-def _refusal(found: Mapping[str, Any], flag: str) -> UnsupportedModel:
-    kind = found.get("image_processor_type", "image processor")
+def _refusal(settings: Mapping[str, Any], flag: str) -> UnsupportedModel:
+    kind = settings.get("image_processor_type", "image processor")
     return UnsupportedModel(
-        f"the {kind} of this model has {flag}: {found.get(flag)!r} (size {found.get('size')}), which is not supported. "
+        f"the {kind} of this model has {flag}: {settings.get(flag)!r} (size {settings.get('size')}), which is not supported. "
         "Type: load(..., preprocess=Preprocess(size=(...), mean=..., std=...))"
     )

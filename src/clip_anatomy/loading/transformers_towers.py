@@ -142,10 +142,13 @@ def patches_of(pixels: Tensor, side: int, least: int) -> dict[str, Tensor]:
         pixels.unflatten(2, (rows, side)).unflatten(4, (cols, side)).permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     )
     grid = torch.tensor([[rows, cols]], device=pixels.device).expand(len(pixels), -1)
-    seen = torch.ones(patches.shape[:2], dtype=torch.int64, device=pixels.device)
+    not_padding = torch.ones(patches.shape[:2], dtype=torch.int64, device=pixels.device)
     padding = max(0, least - rows * cols)
-    patches, seen = torch.nn.functional.pad(patches, (0, 0, 0, padding)), torch.nn.functional.pad(seen, (0, padding))
-    return {"pixel_values": patches, "pixel_attention_mask": seen, "spatial_shapes": grid}
+    patches, not_padding = (
+        torch.nn.functional.pad(patches, (0, 0, 0, padding)),
+        torch.nn.functional.pad(not_padding, (0, padding)),
+    )
+    return {"pixel_values": patches, "pixel_attention_mask": not_padding, "spatial_shapes": grid}
 
 
 def activation(config: Any) -> Activation:

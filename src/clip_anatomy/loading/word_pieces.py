@@ -22,8 +22,8 @@ def word_tokens(tokenizer: Any, sentence: str, tokens: int) -> list[tuple[str, l
         BadText: the tokenizer does not tell its pieces.
     """
     if hasattr(tokenizer, "positions"):  # the bundled model's tokenizer knows
-        found = zip(tokenizer.split(sentence), tokenizer.positions(sentence), strict=True)
-        return [(word, list(range(*span))) for word, span in found]
+        pieces = zip(tokenizer.split(sentence), tokenizer.positions(sentence), strict=True)
+        return [(word, list(range(*span))) for word, span in pieces]
     if not hasattr(tokenizer, "pieces"):
         raise BadText(
             "this model's tokenizer does not tell its pieces. Type: load(..., tokenizer=one with .pieces(text))"
@@ -45,7 +45,7 @@ def align(sentence: str, pieces: list[str]) -> list[tuple[str, list[int]]]:
     words = sentence.split()
     letters = "".join(words).lower()
     owner = [at for at, word in enumerate(words) for _ in word.lower()]
-    found: list[list[int]] = [[] for _ in words]
+    tokens_of: list[list[int]] = [[] for _ in words]
     at = 0
     for number, piece in enumerate(pieces):
         clean = piece.lower()
@@ -54,8 +54,8 @@ def align(sentence: str, pieces: list[str]) -> list[tuple[str, list[int]]]:
         clean = clean.strip()
         place = letters.find(clean, at, at + _AHEAD + len(clean)) if clean else -1
         if place >= 0:
-            found[owner[place]].append(number)
+            tokens_of[owner[place]].append(number)
             at = place + len(clean)
         elif 0 < number < len(pieces) - 1 and at < len(letters):
-            found[owner[at]].append(number)  # a piece that is no readable text: a byte of the word that comes next
-    return list(zip(words, found, strict=True))
+            tokens_of[owner[at]].append(number)  # a piece that is no readable text: a byte of the word that comes next
+    return list(zip(words, tokens_of, strict=True))

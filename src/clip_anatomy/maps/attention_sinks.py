@@ -38,8 +38,8 @@ class AttentionSinks(Compact):
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = sinks(ca.load("demo"), examples()[:2])
-        >>> found.mask.shape
+        >>> result = sinks(ca.load("demo"), examples()[:2])
+        >>> result.mask.shape
         torch.Size([2, 8, 8])
     """
 

@@ -23,9 +23,9 @@ def class_prior(text: Float[Tensor, "text embed"], prior: str) -> Float[Tensor, 
     if prior not in ("released", "full"):
         raise BadSpec(f"prior={prior!r} is not known. Type: prior='released', 'full' or 'none'")
     unit = F.normalize(text.float(), dim=-1)
-    found = (unit @ unit.T / TEMPERATURE).softmax(-1) + OWN * torch.eye(len(text), device=text.device)
-    found = found / found.sum(-1, keepdim=True)
-    return found if prior == "full" else found.diagonal().diag()
+    affinity = (unit @ unit.T / TEMPERATURE).softmax(-1) + OWN * torch.eye(len(text), device=text.device)
+    affinity = affinity / affinity.sum(-1, keepdim=True)
+    return affinity if prior == "full" else affinity.diagonal().diag()
 
 
 def grey_levels(
@@ -65,16 +65,16 @@ def spread_along(
             total = total - F.pad(flow, pad).diff(dim=axis)
         return total
 
-    found = logits
-    rest = sure * logits - applied(found)
+    spread = logits
+    rest = sure * logits - applied(spread)
     way, square = rest, rest.square().sum((1, 2, 3), keepdim=True)
     for _ in range(rounds):
         ahead = applied(way)
         step = square / ((way * ahead).sum((1, 2, 3), keepdim=True) + 1e-12)
-        found, rest = found + step * way, rest - step * ahead
+        spread, rest = spread + step * way, rest - step * ahead
         fresh = rest.square().sum((1, 2, 3), keepdim=True)
         way, square = rest + fresh / (square + 1e-12) * way, fresh
-    return found
+    return spread
 
 
 def _edges(grey: Tensor, chance: Tensor, spoken: Tensor, axis: int) -> Tensor:

@@ -162,9 +162,9 @@ class Maps(Result):
         across = _weights(where, self._grid, first, axis=0)[rows].to(self.values)
         down = _weights(where, self._grid, last, axis=1)[cols].to(self.values)
         part = self.values[image][:, first.start : first.stop, last.start : last.stop]
-        return (across @ part @ down.T).masked_fill_(~self.seen(image, rows, cols), torch.nan)
+        return (across @ part @ down.T).masked_fill_(~self.visible(image, rows, cols), torch.nan)
 
-    def seen(self, image: int = 0, rows: slice = slice(None), cols: slice = slice(None)) -> Bool[Tensor, "row col"]:
+    def visible(self, image: int = 0, rows: slice = slice(None), cols: slice = slice(None)) -> Bool[Tensor, "row col"]:
         """Mark the pixels of the original picture that the model looked at.
 
         Args:
@@ -276,8 +276,8 @@ class Maps(Result):
         if self.geometries is None:
             return {"image": self.names[0]}
         where = self.geometries[0]
-        visible = [round(edge, 3) for edge in where.seen]
-        return {"image": self.names[0], "width": where.picture[1], "height": where.picture[0], "seen": visible}
+        visible = [round(edge, 3) for edge in where.visible]
+        return {"image": self.names[0], "width": where.picture[1], "height": where.picture[0], "visible": visible}
 
     def to_dict(self) -> dict[str, Any]:
         """Return every map as plain numbers, per image."""

@@ -186,8 +186,8 @@ def map_set(
 
     Example:
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = map_set("demo", examples()[:2], ["a bird"], ["raw", "surgery"])
-        >>> [maps.method for maps in found.methods], len(found)
+        >>> result = map_set("demo", examples()[:2], ["a bird"], ["raw", "surgery"])
+        >>> [maps.method for maps in result.methods], len(result)
         (['raw', 'surgery'], 2)
     """
     clip = as_clip(clip)

@@ -65,11 +65,11 @@ def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str,
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = word_maps(ca.load("demo"), examples()[:1], "a bird on the water")
-        >>> found.words.texts
+        >>> result = word_maps(ca.load("demo"), examples()[:1], "a bird on the water")
+        >>> result.words.texts
         ('a', 'bird', 'on', 'the', 'water')
-        >>> total = found.words.values.sum(1, keepdim=True) + found.rest.values
-        >>> bool((total - found.sentence.values).abs().max() < 1e-5)
+        >>> total = result.words.values.sum(1, keepdim=True) + result.rest.values
+        >>> bool((total - result.sentence.values).abs().max() < 1e-5)
         True
     """
     for name in ("method", "against"):

@@ -260,7 +260,7 @@ class Atlas(Result):
             + self.at_chance,
         ]
         if self.agreement:
-            right, tested = int(self.agreement["right"]), int(self.agreement["asked"])
+            right, tested = int(self.agreement["right"]), int(self.agreement["tested"])
             lines.append(f"{right} of {tested} named heads that one attribute drives have it as their role")
         return "\n".join([*lines, *([self.llm_usage] if self.llm_usage else [])])
 

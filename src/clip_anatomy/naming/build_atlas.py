@@ -103,8 +103,8 @@ def atlas(
         >>> clip = ca.load("demo")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = ca.index(clip, "world:40:test", folder + "/store")
-        ...     found = atlas(folder + "/store", clip, texts=5, resamples=0, cache=False)
-        >>> len(found.heads) == clip.image_tower.layers * clip.image_tower.heads
+        ...     result = atlas(folder + "/store", clip, texts=5, resamples=0, cache=False)
+        >>> len(result.heads) == clip.image_tower.layers * clip.image_tower.heads
         True
     """
     tell = progress or silent
@@ -239,7 +239,7 @@ def _agreement(head_roles: dict[tuple[int, int], Role], truth: GroundTruth) -> d
     result = agreement({at: role.name for at, role in head_roles.items()}, truth, unnamed=(UNNAMED, MIXED))
     clear = [row for row in result.rows if row[4] >= result.bar]
     mixed = sum(row[2] == MIXED for row in clear)
-    return {"bar": result.bar, "clear": len(clear), "asked": result.asked, "right": result.right, "mixed": mixed}
+    return {"bar": result.bar, "clear": len(clear), "tested": result.tested, "right": result.right, "mixed": mixed}
 
 
 def _notes(clip: Clip, store: Store, pool: Pool, stable: Stability | None) -> tuple[str, ...]:

@@ -167,8 +167,8 @@ def concepts(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = ca.concepts(ca.load("demo"), examples()[:8], count=2)
-        >>> len(found), len(found.of(0)) <= 2, 0 <= float(found.explained.min())
+        >>> result = ca.concepts(ca.load("demo"), examples()[:8], count=2)
+        >>> len(result), len(result.of(0)) <= 2, 0 <= float(result.explained.min())
         (6, True, True)
     """
     if sum(one is not None for one in (images, texts, directions)) != 1:

@@ -62,21 +62,21 @@ class Agreement:
     """How often the names by text agree with what truly drives the heads.
 
     Attributes:
-        asked: heads that are named and whose dominant attribute explains at least `bar`.
+        tested: heads that are named and whose dominant attribute explains at least `bar`.
         right: those whose role is that attribute.
         bar: least share of the dominant attribute.
-        rows: of every head: layer, head, role, dominant attribute, its share, whether it was asked.
+        rows: of every head: layer, head, role, dominant attribute, its share, whether it was tested.
     """
 
-    asked: int
+    tested: int
     right: int
     bar: float
     rows: tuple[tuple[int, int, str, str, float, bool], ...]
 
     @property
     def rate(self) -> float:
-        """Share of right roles, NaN where nothing was asked."""
-        return self.right / self.asked if self.asked else float("nan")
+        """Share of right roles, NaN where nothing was tested."""
+        return self.right / self.tested if self.tested else float("nan")
 
 
 def codes_of(columns: Mapping[str, Sequence[object]]) -> tuple[Int64[Tensor, "image attribute"], tuple[str, ...]]:
@@ -204,8 +204,8 @@ def agreement(
     Args:
         roles: (layer, head) → role.
         truth: what drives the heads.
-        bar: heads are asked whose dominant attribute explains at least this share.
-        unnamed: roles that are no name, so that their heads are not asked.
+        bar: heads are tested whose dominant attribute explains at least this share.
+        unnamed: roles that are no name, so that their heads are not tested.
 
     Returns:
         Agreement. "mixed" is a name unless it is in `unnamed`: then it counts as wrong where one attribute dominates.

@@ -63,14 +63,14 @@ class LlmUsage:
     """Tokens and cost of some answers.
 
     Attributes:
-        asked: questions that went out.
+        sent: questions that went out.
         cached: questions answered from disk.
         tokens_in: tokens sent, of those that went out.
         tokens_out: tokens received.
         price: of a million tokens in and out, in whatever currency; None when not known.
     """
 
-    asked: int = 0
+    sent: int = 0
     cached: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
@@ -99,7 +99,7 @@ class LlmUsage:
         """Write one line for people."""
         spent = "" if self.cost is None else f", cost {self.cost:.4f}"
         return (
-            f"language model: {self.asked} questions asked, {self.cached} answered from disk; "
+            f"language model: {self.sent} questions asked, {self.cached} answered from disk; "
             f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out{spent}"
         )
 

@@ -114,7 +114,7 @@ def print_atlas(atlas: Atlas) -> None:
     if doubted := [head.name for head in atlas.heads if head.doubts]:
         say(f"≠: role, texts, pictures or truth do not agree ({len(doubted)} heads); the page of the head says where.")
     if agreement := atlas.agreement:
-        tested, right = int(agreement["asked"]), int(agreement["right"])
+        tested, right = int(agreement["tested"]), int(agreement["right"])
         rate = f" ({right / tested:.0%})" if tested else ""
         say(
             f"{right} of {tested}{rate} named heads that one attribute drives (it explains {agreement['bar']:.0%} or more) have it as their "

@@ -111,7 +111,7 @@ def _picture(axes: "Axes", picture: ShownPicture) -> None:
 def _map(axes: "Axes", picture: ShownPicture, explanation: PictureExplanation, text: int) -> None:
     limit = limit_of(explanation.patches)
     axes.imshow(picture.shown.convert("L"), extent=_extent(picture.view), cmap="gray", vmin=-190, vmax=285)
-    axes.imshow(colour(explanation.patches[..., text], limit), extent=_extent(picture.seen), interpolation="nearest")
+    axes.imshow(colour(explanation.patches[..., text], limit), extent=_extent(picture.visible), interpolation="nearest")
     _frame(axes, picture)
     _heading(axes, "where it says yes and no" if explanation.against is None else "where, against the other texts")
     _highlight(axes, picture)
@@ -120,7 +120,7 @@ def _map(axes: "Axes", picture: ShownPicture, explanation: PictureExplanation, t
 
 def _highlight(axes: "Axes", picture: ShownPicture) -> None:
     """Whiten what the model does not see."""
-    a, b = picture.canvas, picture.seen
+    a, b = picture.canvas, picture.visible
     for left, right, top, bottom in (
         (a.left, a.right, a.top, b.top),
         (a.left, a.right, b.bottom, a.bottom),

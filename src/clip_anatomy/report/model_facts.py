@@ -12,9 +12,9 @@ def model_facts(clip: Clip) -> list[tuple[str, str]]:
     rows, cols = pre.size
     proof = "skipped"
     if clip.proof is not None:
-        found = {"a random picture": clip.proof.image, "text": clip.proof.text}
-        said = " and ".join(f"{what} ({error:.0e})" for what, error in found.items() if error is not None)
-        proof = f"same as {clip.proof.against} on {said}, relative"
+        errors = {"a random picture": clip.proof.image, "text": clip.proof.text}
+        errors_text = " and ".join(f"{what} ({error:.0e})" for what, error in errors.items() if error is not None)
+        proof = f"same as {clip.proof.against} on {errors_text}, relative"
     shape = f"{tower.layers} layers × {tower.heads} heads of {tower.d}, {rows} × {cols} pixels, patch {clip.patch[0]}"
     return [
         ("model", clip.name),

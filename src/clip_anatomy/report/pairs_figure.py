@@ -29,12 +29,12 @@ SIDE, MOST, PALE = (
 )  # pixels of a picture; parts with a panel of their own; how far it is faded below the colours
 
 
-def pairs_figure(found: Pairs) -> "Figure":
+def pairs_figure(pairs: Pairs) -> "Figure":
     """Draw what two things have in common, part by part."""
-    if "picture" not in (found.a.kind, found.b.kind):
-        return _words_figure(found)
+    if "picture" not in (pairs.a.kind, pairs.b.kind):
+        return _words_figure(pairs)
     pictured, other, values = (
-        (found.a, found.b, found.values) if found.a.kind == "picture" else (found.b, found.a, found.values.T)
+        (pairs.a, pairs.b, pairs.values) if pairs.a.kind == "picture" else (pairs.b, pairs.a, pairs.values.T)
     )
     strongest = values.abs().sum(0).argsort(descending=True)[:MOST].tolist()
     if other.kind == "text":
@@ -43,7 +43,7 @@ def pairs_figure(found: Pairs) -> "Figure":
     down = -(-panels // ACROSS)
     high = HEAD + down * (PANEL + 0.5) + 0.1
     with canvas(ACROSS * (PANEL + GAP) + GAP, high) as sheet:
-        _head(sheet, found)
+        _head(sheet, pairs)
         limit, whole = (limit_of(values), limit_of(values.sum(1))) if values.numel() else (1.0, 1.0)
         picture = _seen(pictured)
         if other.kind == "picture":
@@ -57,12 +57,12 @@ def pairs_figure(found: Pairs) -> "Figure":
     return sheet.figure
 
 
-def _head(sheet: Canvas, found: Pairs) -> None:
-    what = "exact shares of the cosine" if found.how == "split" else "interactions: what both do together (FIxLIP)"
-    limit = f"full colour ±{limit_of(found.values):.4f}" if found.values.numel() else ""
-    sheet.text(GAP, 0.4, shorten(f"{_called(found.a)} and {_called(found.b)}", 90), 12, weight="bold")
+def _head(sheet: Canvas, pairs: Pairs) -> None:
+    what = "exact shares of the cosine" if pairs.how == "split" else "interactions: what both do together (FIxLIP)"
+    limit = f"full colour ±{limit_of(pairs.values):.4f}" if pairs.values.numel() else ""
+    sheet.text(GAP, 0.4, shorten(f"{_called(pairs.a)} and {_called(pairs.b)}", 90), 12, weight="bold")
     sheet.text(
-        GAP, 0.68, f"cosine {signed(found.cosine)}; {what}; orange raises it, blue lowers it; {limit}", 8.5, color=FAINT
+        GAP, 0.68, f"cosine {signed(pairs.cosine)}; {what}; orange raises it, blue lowers it; {limit}", 8.5, color=FAINT
     )
 
 
@@ -119,17 +119,17 @@ def _numbered(axes: Any, side: Side, strongest: list[int]) -> None:
     axes.set_ylim(rows, 0)
 
 
-def _words_figure(found: Pairs) -> "Figure":
-    rows, cols = found.values.shape
+def _words_figure(pairs: Pairs) -> "Figure":
+    rows, cols = pairs.values.shape
     cell = min(0.5, 6.0 / max(rows, cols, 1))
     with canvas(max(6.5, 2.2 + cell * cols), HEAD + 0.9 + cell * rows + 0.2) as sheet:
-        _head(sheet, found)
-        if found.values.numel():
+        _head(sheet, pairs)
+        if pairs.values.numel():
             axes = sheet.axes(1.8, HEAD + 0.8, cell * cols, cell * rows)
-            limit = limit_of(found.values)
-            axes.imshow(colour(found.values, limit), aspect="auto", interpolation="nearest")
-            axes.set_xticks(range(cols), [shorten(word, 16) for word in found.b.parts], rotation=45, ha="left", **PLAIN)
-            axes.set_yticks(range(rows), [shorten(word, 18) for word in found.a.parts], **PLAIN)
+            limit = limit_of(pairs.values)
+            axes.imshow(colour(pairs.values, limit), aspect="auto", interpolation="nearest")
+            axes.set_xticks(range(cols), [shorten(word, 16) for word in pairs.b.parts], rotation=45, ha="left", **PLAIN)
+            axes.set_yticks(range(rows), [shorten(word, 18) for word in pairs.a.parts], **PLAIN)
             axes.xaxis.tick_top()
             axes.tick_params(length=0)
     return sheet.figure

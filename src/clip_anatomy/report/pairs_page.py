@@ -24,47 +24,47 @@ NUMBERS, FIGURE = "pairs.json", "pairs.png"
 KIND = Kind("pairs", NUMBERS, SCHEMA, (NUMBERS, FIGURE, REPORT))
 
 
-def save(found: Pairs, folder: Path) -> Path:
+def save(pairs: Pairs, folder: Path) -> Path:
     """Write page, figure and numbers into a folder; see `Result.save`."""
     need_matplotlib()
     with atomic_output(folder, KIND) as output:
-        write(found, output)
+        write(pairs, output)
     return folder
 
 
-def write(found: Pairs, output: AtomicOutput) -> None:
+def write(pairs: Pairs, output: AtomicOutput) -> None:
     """Write the same into an atomic output."""
-    output.write(FIGURE, png(figure(found)))
-    output.write(NUMBERS, as_json(found.to_dict()))
-    output.write(REPORT, _page(found))
+    output.write(FIGURE, png(figure(pairs)))
+    output.write(NUMBERS, as_json(pairs.to_dict()))
+    output.write(REPORT, _page(pairs))
 
 
-def figure(found: Pairs) -> "Figure":
+def figure(pairs: Pairs) -> "Figure":
     """Draw both sides, with what the strongest parts of one say of the other."""
-    return pairs_figure(found)
+    return pairs_figure(pairs)
 
 
-def html(found: Pairs) -> str:
+def html(pairs: Pairs) -> str:
     """Return the page, in a frame for notebooks."""
-    return framed(_page(found))
+    return framed(_page(pairs))
 
 
-def _page(found: Pairs) -> str:
-    values = found.values
+def _page(pairs: Pairs) -> str:
+    values = pairs.values
     sums = (values.sum(1), values.sum(0))
     limits = [limit_of(one) if len(one) else 1.0 for one in sums]
-    layers = found.table("layers")[: found.a.views["layers"].count, : found.b.views["layers"].count]
+    layers = pairs.table("layers")[: pairs.a.views["layers"].count, : pairs.b.views["layers"].count]
     return page(
         "pairs.html",
         kind="pairs",
         script="pairs.js",
         title="Why these two are similar",
-        found=found,
-        sides=[_side(side, one, limit) for side, one, limit in zip((found.a, found.b), sums, limits, strict=True)],
+        pairs=pairs,
+        sides=[_side(side, one, limit) for side, one, limit in zip((pairs.a, pairs.b), sums, limits, strict=True)],
         table=ValueGrid(values, limit_of(values) if values.numel() else 1.0),
         layers=ValueGrid(layers, limit_of(layers)) if layers.numel() else None,
-        made_of=found.made_of(),
-        rest=_rest(found),
+        made_of=pairs.made_of(),
+        rest=_rest(pairs),
     )
 
 
@@ -79,10 +79,10 @@ def _side(side: Side, sums: Float[Tensor, " part"], limit: float) -> dict[str, A
     return {"kind": side.kind, "name": side.name, "grid": side.grid, "picture": picture, "parts": shown, "limit": limit}
 
 
-def _rest(found: Pairs) -> list[tuple[str, float]]:
+def _rest(pairs: Pairs) -> list[tuple[str, float]]:
     """Return what remains of each side, with its share of the cosine with all of the other."""
-    table, rows = found.table(), []
-    for name, side, shares in (("a", found.a, table.sum(1)), ("b", found.b, table.sum(0))):
+    table, rows = pairs.table(), []
+    for name, side, shares in (("a", pairs.a, table.sum(1)), ("b", pairs.b, table.sum(0))):
         view = side.views["tokens"]
         rows += [(f"{view.labels[at]} of {name}", float(shares[at])) for at in range(view.count, len(view.labels))]
     return rows

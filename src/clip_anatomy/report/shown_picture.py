@@ -23,24 +23,24 @@ class ShownPicture:
         size: (width, height) of the original in pixels.
         encoded: the part that figures show, scaled down: PNG for small drawings, JPEG for photographs.
         view: that part in pixels of the original.
-        seen: what the model saw, in pixels of the original; beyond its edges where the model pads.
+        visible: what the model saw, in pixels of the original; beyond its edges where the model pads.
     """
 
     label: str
     size: tuple[int, int]
     encoded: bytes = field(repr=False)
     view: Box
-    seen: Box
+    visible: Box
 
     @property
     def cropped(self) -> bool:
         """Whether figures show more than the model saw."""
-        return self.view != self.seen
+        return self.view != self.visible
 
     @property
     def canvas(self) -> Box:
         """The smallest rectangle around what is shown and what the model saw."""
-        a, b = self.view, self.seen
+        a, b = self.view, self.visible
         return Box(min(a.top, b.top), min(a.left, b.left), max(a.bottom, b.bottom), max(a.right, b.right))
 
     @property
@@ -67,7 +67,7 @@ class ShownPicture:
 def view_of(image: Image.Image, label: str, where: Geometry) -> ShownPicture:
     """Choose what figures show of a picture: all of it, or what the model saw of a long and thin one."""
     width, height = image.size
-    visible, view = where.seen, Box(0.0, 0.0, float(height), float(width))
+    visible, view = where.visible, Box(0.0, 0.0, float(height), float(width))
     if max(width / height, height / width) > LONGEST:
         view = where.box
         if abs((visible.bottom - visible.top) - (view.bottom - view.top)) < 1e-6:

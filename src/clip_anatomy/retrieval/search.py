@@ -99,8 +99,8 @@ def search(
         >>> clip = ca.load("demo")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = ca.index(clip, "world:40:test", folder + "/store")
-        ...     found = search(folder + "/store", "world-0-test-3", heads="1.0,2.0", k=5)
-        >>> len(found), "world-0-test-3" in found.ids
+        ...     result = search(folder + "/store", "world-0-test-3", heads="1.0,2.0", k=5)
+        >>> len(result), "world-0-test-3" in result.ids
         (5, False)
     """
     opened = _checked(store, clip, k)

@@ -133,8 +133,8 @@ def search_texts(
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
         >>> clip = ca.load("demo")
-        >>> found = search_texts(clip, clip.encode_image(examples()[:1])[0], ["a red circle", "a star", "grass"], k=2)
-        >>> len(found.hits)
+        >>> result = search_texts(clip, clip.encode_image(examples()[:1])[0], ["a red circle", "a star", "grass"], k=2)
+        >>> len(result.hits)
         2
     """
     if measure not in MEASURES:

@@ -131,9 +131,9 @@ class Explanation(Result):
         if self.pictures is None or self.geometries is None:
             return {}
         where = self.geometries[image]
-        edges = [round(edge, 3) for edge in where.seen]
+        edges = [round(edge, 3) for edge in where.visible]
         height, width = where.picture
-        return {"caption": self.pictures[image].caption, "width": width, "height": height, "seen": edges}
+        return {"caption": self.pictures[image].caption, "width": width, "height": height, "visible": edges}
 
     def summary(self) -> str:
         """Return the texts of each picture with what says most for and against them; of many pictures a line each."""
@@ -231,16 +231,16 @@ def explain(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = ca.explain("demo", examples()[:2], ["a bird", "the sky"])
-        >>> found[0].heads.shape, bool(found[0].residue.abs().max() < 1e-5)
+        >>> result = ca.explain("demo", examples()[:2], ["a bird", "the sky"])
+        >>> result[0].heads.shape, bool(result[0].residue.abs().max() < 1e-5)
         (torch.Size([8, 6, 2]), True)
     """
     clip = as_clip(clip)
     if versus is not None:
         images = images if isinstance(images, Tensor | Source | str | Path) else listed(images)[1]
         options: dict[str, Any] = {"templates": templates, "size": size, "allow_urls": allow_urls, "progress": progress}
-        found = explain(clip, images, texts, skip_bad=skip_bad, **options)
-        return _differences(found, versus, images, options)
+        explanation = explain(clip, images, texts, skip_bad=skip_bad, **options)
+        return _differences(explanation, versus, images, options)
     typed, notes = typed_texts(texts, clip.tokenizer)
     prompts = read_templates(templates)
     embeddings = clip.encode_text([text.text for text in typed], prompts)
@@ -262,18 +262,18 @@ def explain(
     )  # fmt: skip
 
 
-def _differences(found: Explanation, versus: Versus, images: Pictures, options: Mapping[str, Any]) -> Explanation:
+def _differences(explanation: Explanation, versus: Versus, images: Pictures, options: Mapping[str, Any]) -> Explanation:
     """Return the same pictures as differences to another picture, or to what another model says of them."""
-    texts, model = [text.text for text in found.texts], other_model(versus, str(found.clip.device))
+    texts, model = [text.text for text in explanation.texts], other_model(versus, str(explanation.clip.device))
     if model is None:
-        other = explain(found.clip, cast("Pictures", versus), texts, **options)
+        other = explain(explanation.clip, cast("Pictures", versus), texts, **options)
         if len(other) != 1:
             raise BadInput(f"versus is one picture, not {len(other)}. Give the path of a picture")
-        name, others = Path(other.names[0]).name, [other.images[0]] * len(found)
+        name, others = Path(other.names[0]).name, [other.images[0]] * len(explanation)
     else:
-        again = images if found.pictures is None else found.pictures
+        again = images if explanation.pictures is None else explanation.pictures
         other = explain(model, again, texts, **options)
         name, others = model.name, list(other.images)
-    each = zip(found.images, others, strict=True)
+    each = zip(explanation.images, others, strict=True)
     split = tuple(minus(own, theirs, name, other_picture=model is None) for own, theirs in each)
-    return replace(found, images=split, versus=other)
+    return replace(explanation, images=split, versus=other)

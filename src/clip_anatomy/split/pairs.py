@@ -190,8 +190,8 @@ def pairs(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = ca.pairs(ca.load("demo"), examples()[0], "a red bird")
-        >>> found.values.shape, bool(abs(float(found.table().sum()) - found.cosine) < 1e-5)
+        >>> result = ca.pairs(ca.load("demo"), examples()[0], "a red bird")
+        >>> result.values.shape, bool(abs(float(result.table().sum()) - result.cosine) < 1e-5)
         (torch.Size([64, 3]), True)
     """
     _check(how, kept, forwards)
@@ -239,15 +239,15 @@ def _remove(clip: Clip, sides: list[Side], run: RemovalRun, progress: Progress) 
 
 
 def _notes(sides: list[Side], clip: Clip) -> tuple[str, ...]:
-    said: list[str] = []
+    notes: list[str] = []
     for side in sides:
         if side.kind == "text":
-            said += (
+            notes += (
                 f"“{shorten(side.name, 40)}”: {note}" for note in checked_texts([side.name], clip.tokenizer)[0].notes
             )
         if not side.parts:
-            said.append(f"“{shorten(side.name, 40)}” has no parts: its tower is run by its own library, as one")
-    return tuple(dict.fromkeys(said))
+            notes.append(f"“{shorten(side.name, 40)}” has no parts: its tower is run by its own library, as one")
+    return tuple(dict.fromkeys(notes))
 
 
 def _plural(side: Side) -> str:

@@ -88,7 +88,7 @@ class RemovalGame:
 
     def fit(self) -> Removal:
         """Fit the embeddings by the players that were kept."""
-        masks, found = self._masks.double(), self._embeddings
+        masks, embeddings = self._masks.double(), self._embeddings
         size = masks.sum(1)
         weights = (
             self.kept**size * (1 - self.kept) ** (masks.shape[1] - size) if self.complete else torch.ones(len(masks))
@@ -96,12 +96,12 @@ class RemovalGame:
         weights = weights.double() / weights.sum()
         design = torch.cat([torch.ones(len(masks), 1), masks], 1).double()
         pull = torch.linalg.pinv(design * weights.sqrt()[:, None]) * weights.sqrt()
-        rest = found - design @ (pull @ found)
-        spread = found - weights @ found
+        rest = embeddings - design @ (pull @ embeddings)
+        spread = embeddings - weights @ embeddings
         share = 1 - float((weights @ rest.square()).sum() / (weights @ spread.square()).sum().clamp_min(1e-300))
         free = len(masks) - design.shape[1]
         scaled = rest * 0 if self.complete else rest * (len(masks) / max(free, 1)) ** 0.5
-        return Removal((pull @ found)[1:], len(masks), share, pull[1:], scaled)
+        return Removal((pull @ embeddings)[1:], len(masks), share, pull[1:], scaled)
 
     def _run(self, masks: Bool[Tensor, "mask player"], tell: Progress) -> None:
         at = torch.full((self.tower.token_count(self.inputs),), -1)
@@ -116,9 +116,9 @@ class RemovalGame:
                 rows.append(normalize(encode(self.tower, same, some).double(), dim=-1).cpu())
                 tell("taking parts away", first + len(some), len(there))
         empty = ~there.any(1)  # of nothing at all there is no embedding
-        found = torch.cat(rows) if rows else self._embeddings
-        found[empty] = 0
-        self._masks, self._embeddings = torch.cat([self._masks, masks]), torch.cat([self._embeddings, found])
+        embeddings = torch.cat(rows) if rows else self._embeddings
+        embeddings[empty] = 0
+        self._masks, self._embeddings = torch.cat([self._masks, masks]), torch.cat([self._embeddings, embeddings])
 
 
 def interactions(a: Removal, b: Removal) -> tuple[Float64[Tensor, "part_a part_b"], Float64[Tensor, "part_a part_b"]]:

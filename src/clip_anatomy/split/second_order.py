@@ -144,8 +144,8 @@ def second_order(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = second_order(ca.load("demo"), examples()[:2], layer=4)
-        >>> found.scalars.shape[1] == 3 * 6, found.directions(7).shape
+        >>> result = second_order(ca.load("demo"), examples()[:2], layer=4)
+        >>> result.scalars.shape[1] == 3 * 6, result.directions(7).shape
         (True, torch.Size([18, 128]))
     """
     check_convention(convention)

@@ -78,14 +78,14 @@ class StoreBlock:
         """Return coordinates of one head (place of its layer, its number); stays mapped for the next time."""
         heads, d = self.manifest.heads, self.manifest.d
         numbers = self.count * d
-        found = mapped_and_cached(
+        array = mapped_and_cached(
             f"{self.folder}/heads/c/{at[0]}/0/0/0",
             np.float16,
             numbers,
             2 * at[1] * numbers,
             lambda path: self._check(path, 2 * numbers * heads, heads),
         )
-        return self._living(found.reshape(self.count, d), 0)
+        return self._living(array.reshape(self.count, d), 0)
 
     def mlps(self, at: int) -> Float16[np.ndarray, "image embed"]:
         """Tell what the MLP of the `at`-th kept layer wrote."""
@@ -114,11 +114,11 @@ class StoreBlock:
             self._check(path, count * kind.itemsize, 0)
 
         if keep:
-            found = mapped_and_cached(str(path), kind, count, 0, check)
+            array = mapped_and_cached(str(path), kind, count, 0, check)
         else:
             check(path)
-            found = mapped(path, kind, count)
-        return self._living(found.reshape(self.count, width) if width else found, 0)
+            array = mapped(path, kind, count)
+        return self._living(array.reshape(self.count, width) if width else array, 0)
 
     def _living(self, array: np.ndarray, axis: int) -> np.ndarray:
         return array if self.alive is None else np.take(array, self.alive, axis)
@@ -137,12 +137,12 @@ class StoreBlock:
                     f"{path} is missing: the store was changed since it was opened, or is damaged. Open it again; to look for "
                     f"damage, type: clip-anatomy verify {self.folder.parents[1]}"
                 )
-            found = path.stat().st_size
+            on_disk = path.stat().st_size
             with path.open("rb"):
                 pass
-        if found != expected:
+        if on_disk != expected:
             raise StoreError(
-                f"{path} has {found:,} bytes instead of {expected:,}: it is damaged. Type: clip-anatomy verify "
+                f"{path} has {on_disk:,} bytes instead of {expected:,}: it is damaged. Type: clip-anatomy verify "
                 f"{self.folder.parents[1]}"
             )
         if indexed:
@@ -218,13 +218,13 @@ def mapped_and_cached(
             _CACHE.move_to_end(key)
             return _CACHE[key]
     check(Path(path))
-    found = mapped(Path(path), dtype, count, first, read_now=True)
+    data = mapped(Path(path), dtype, count, first, read_now=True)
     with _LOCK:
-        _CACHE[key] = found
+        _CACHE[key] = data
         total = sum(array.nbytes for array in _CACHE.values())
         while total > CACHE_BYTES and len(_CACHE) > 1:
             total -= _CACHE.popitem(last=False)[1].nbytes
-    return found
+    return data
 
 
 def need_zarr() -> Any:

@@ -63,11 +63,11 @@ def decode(arrays: Mapping[str, np.ndarray]) -> Float32[np.ndarray, "image embed
     whole <<= 4
     whole[:, :half] |= low & 15
     whole[:, half:] |= (low >> 4)[:, : embed - half]
-    found = whole.astype(np.float32)
+    values = whole.astype(np.float32)
     factors = _factors(scale).astype(np.float32)
     for group in range(scale.shape[1]):
-        found[:, group * GROUP : (group + 1) * GROUP] *= factors[:, group, None]
-    return found
+        values[:, group * GROUP : (group + 1) * GROUP] *= factors[:, group, None]
+    return values
 
 
 def _factors(scale: np.ndarray) -> np.ndarray:

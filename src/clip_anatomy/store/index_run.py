@@ -111,7 +111,7 @@ class IndexRun:
     entries: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     arrays: dict[str, list[np.ndarray]] = field(default_factory=dict[str, list[np.ndarray]])
     flying: set[str] = field(default_factory=set[str])
-    said: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    changed_labels: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     relabelled: int = 0
     replaced: set[str] = field(default_factory=set[str])
     times: dict[str, int] = field(default_factory=dict[str, int])
@@ -135,10 +135,10 @@ class IndexRun:
         self.total = source.count()
         source.check()
         gone = 0
-        with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as seen:
-            seen.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+        with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as walked:
+            walked.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
             try:
-                self._all_passes(seen if prune else None)
+                self._all_passes(walked if prune else None)
             except BadInput:  # the source has gone: what is finished is kept, then it is said
                 self._commit()
                 raise
@@ -147,7 +147,7 @@ class IndexRun:
                 if not self.done + self.failed + self.known:
                     raise no_picture(source)
                 self._tell("moments", force=True)
-                leaving = self._leaving(seen) if prune else []
+                leaving = self._leaving(walked) if prune else []
                 refused = None if most else self._refusal(leaving)
                 gone = writer.remove(leaving, "gone", "no longer in its source") if leaving and refused is None else 0
                 writer.tidy(end=True)
@@ -163,31 +163,36 @@ class IndexRun:
             tuple(self.errors), dict(passed_over_of(source)),
         )  # fmt: skip
 
-    def _all_passes(self, seen: sqlite3.Connection | None) -> None:
-        self._pass(self._new_pictures(seen))
+    def _all_passes(self, walked: sqlite3.Connection | None) -> None:
+        self._pass(self._new_pictures(walked))
         again = "SELECT count(*) FROM images WHERE status = 'error' AND source = ? AND key <= ?"
         if not self.stopped.is_set() and self.writer.rows.execute(again, (self.key, self.last)).fetchone()[0]:
             self._pass(self._failed_before())
 
     # ---- which pictures
 
-    def _new_pictures(self, seen: sqlite3.Connection | None) -> Iterator[Picture]:
+    def _new_pictures(self, walked: sqlite3.Connection | None) -> Iterator[Picture]:
         """Return pictures that the store does not know; each id once."""
         with closing(sql.connect_to_read(self.writer.folder)) as rows:
             rows.row_factory = sqlite3.Row
             for picture in self.source:
                 if self.stopped.is_set():
                     return
-                if seen is not None:
-                    seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (picture.id,))
+                if walked is not None:
+                    walked.execute("INSERT OR IGNORE INTO seen VALUES (?)", (picture.id,))
                 # In this order: an id leaves `flying` only after its row is committed.
                 flying = picture.id in self.flying
-                found = rows.execute("SELECT * FROM images WHERE id = ?", (picture.id,)).fetchone()
-                changed = found is not None and not flying and self._is_changed(picture, found)
-                if flying or (found is not None and found["status"] != "gone" and not changed):
+                row = rows.execute("SELECT * FROM images WHERE id = ?", (picture.id,)).fetchone()
+                changed = row is not None and not flying and self._is_changed(picture, row)
+                if flying or (row is not None and row["status"] != "gone" and not changed):
                     self.known += 1
-                    if picture.told and not flying and found is not None and (said := sql.newly_said(found, picture)):
-                        self.said[picture.id] = said
+                    if (
+                        picture.labelled
+                        and not flying
+                        and row is not None
+                        and (labels := sql.changed_labels(row, picture))
+                    ):
+                        self.changed_labels[picture.id] = labels
                     continue
                 if changed:
                     self.replaced.add(picture.id)
@@ -220,21 +225,16 @@ class IndexRun:
             for picture in self.source:
                 if self.stopped.is_set():
                     return
-                found = rows.execute("SELECT status, key FROM images WHERE id = ?", (picture.id,)).fetchone()
-                if (
-                    found is not None
-                    and found[0] == "error"
-                    and found[1] <= self.last
-                    and picture.id not in self.flying
-                ):
+                row = rows.execute("SELECT status, key FROM images WHERE id = ?", (picture.id,)).fetchone()
+                if row is not None and row[0] == "error" and row[1] <= self.last and picture.id not in self.flying:
                     self.flying.add(picture.id)
                     self.known -= 1
                     yield picture
 
-    def _leaving(self, seen: sqlite3.Connection) -> list[int]:
+    def _leaving(self, walked: sqlite3.Connection) -> list[int]:
         """Return the keys of images that the source had and has no longer."""
         rows = self.writer.rows.execute("SELECT key, id FROM images WHERE source = ? AND status = 'done'", (self.key,))
-        return [key for key, id in rows if seen.execute("SELECT 1 FROM seen WHERE id = ?", (id,)).fetchone() is None]
+        return [key for key, id in rows if walked.execute("SELECT 1 FROM seen WHERE id = ?", (id,)).fetchone() is None]
 
     def _refusal(self, leaving: list[int]) -> BadInput | None:
         """Return what is said where most images of a source would be taken out: a drive that is not mounted looks the same."""
@@ -265,29 +265,29 @@ class IndexRun:
                     return
 
     def _batch(self, work: list[Work]) -> None:
-        good = [found for _, found in work if isinstance(found, Decoded)]
+        good = [decoded for _, decoded in work if isinstance(decoded, Decoded)]
         if len(good) < len(work):
             self.source.check()  # a vanished folder is not a thousand bad images
-        shapes = list(dict.fromkeys(found.pixels.shape for found in good))
+        shapes = list(dict.fromkeys(decoded.pixels.shape for decoded in good))
         place = {shape: i for i, shape in enumerate(shapes)}  # pictures of one shape go through the model together
         work = sorted(work, key=lambda one: place[one[1].pixels.shape] if isinstance(one[1], Decoded) else 0)
         arrays: list[ImageArrays] = []
         if good:
             began = time.monotonic()
             for shape in shapes:
-                alike = [found.pixels for found in good if found.pixels.shape == shape]
+                alike = [decoded.pixels for decoded in good if decoded.pixels.shape == shape]
                 arrays += split_when_out_of_memory(self._step, torch.stack(alike), self.batch_size.ran_out)
             if len(shapes) == 1 and len(good) == len(work) == self.batch_size.current:
                 self.batch_size.record(len(work), time.monotonic() - began)
         finite = np.concatenate([part.finite for part in arrays]) if arrays else np.zeros(0, bool)
         at = 0
-        for picture, found in work:
-            if isinstance(found, Decoded):
+        for picture, decoded in work:
+            if isinstance(decoded, Decoded):
                 error = "" if finite[at] else "the model's output is not finite. Load it with dtype='float32'"
                 at += 1
             else:
-                error = failure_text(found)
-            self.entries.append(self._entry(picture, found, error))
+                error = failure_text(decoded)
+            self.entries.append(self._entry(picture, decoded, error))
             if error and len(self.errors) < 20:
                 self.errors.append((picture.id, error))
             self.failed += bool(error)
@@ -304,8 +304,8 @@ class IndexRun:
     def _step(self, pixels: Tensor) -> ImageArrays:
         return image_arrays(self.clip, self.basis, self.writer.manifest, pixels)
 
-    def _entry(self, picture: Picture, found: Decoded | Exception, error: str) -> dict[str, Any]:
-        known = found if isinstance(found, Decoded) else None
+    def _entry(self, picture: Picture, decoded: Decoded | Exception, error: str) -> dict[str, Any]:
+        known = decoded if isinstance(decoded, Decoded) else None
         return {
             "id": picture.id,
             "source": self.key,
@@ -324,8 +324,10 @@ class IndexRun:
         }
 
     def _commit(self) -> None:
-        said = {id: self.said.pop(id) for id in list(self.said)}  # the thread that walks the source may add to it
-        self.relabelled += self.writer.relabel(said)
+        labels = {
+            id: self.changed_labels.pop(id) for id in list(self.changed_labels)
+        }  # the thread that walks the source may add to it
+        self.relabelled += self.writer.relabel(labels)
         if self.times:
             self.writer.set_times({id: self.times.pop(id) for id in list(self.times)})
         if self.entries:

@@ -132,7 +132,7 @@ class Manifest:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise StoreError(
-                    f"{where} was made with {name} {_said(mine)}, {_said(theirs)} was asked for. Leave it away to go on, or "
+                    f"{where} was made with {name} {_in_words(mine)}, {_in_words(theirs)} was asked for. Leave it away to go on, or "
                     "type the path of a new store"
                 )
 
@@ -189,12 +189,14 @@ class Manifest:
             )
 
 
-def _checked(found: Manifest) -> Manifest:
+def _checked(manifest: Manifest) -> Manifest:
     """Refuse numbers that no model has."""
-    numbers = (found.heads, found.d, found.embed, found.depth)
-    if not all(0 < number < MOST for number in numbers) or not all(0 <= layer < found.depth for layer in found.layers):
-        raise ValueError(f"heads, d, embed, depth = {numbers} and layers {list(found.layers)[:5]} are of no model")
-    return found
+    numbers = (manifest.heads, manifest.d, manifest.embed, manifest.depth)
+    if not all(0 < number < MOST for number in numbers) or not all(
+        0 <= layer < manifest.depth for layer in manifest.layers
+    ):
+        raise ValueError(f"heads, d, embed, depth = {numbers} and layers {list(manifest.layers)[:5]} are of no model")
+    return manifest
 
 
 def save_basis(basis: HeadBasis, folder: Path) -> None:
@@ -272,7 +274,7 @@ def parts_of(keep: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in PARTS if name in names)
 
 
-def _said(value: Any) -> str:
+def _in_words(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 

@@ -224,7 +224,7 @@ def write_row(rows: sqlite3.Connection, values: Mapping[str, Any]) -> None:
     )
 
 
-def newly_said(row: sqlite3.Row, picture: Picture) -> dict[str, str]:
+def changed_labels(row: sqlite3.Row, picture: Picture) -> dict[str, str]:
     """Return columns of a known image that its source says something else about now; what it is silent about stays."""
     old = {name: row[name] for name in ("label", "group", "captions", "meta")}
     captions = json.dumps(list(picture.captions), ensure_ascii=False) if picture.captions else old["captions"]
@@ -238,11 +238,11 @@ def newly_said(row: sqlite3.Row, picture: Picture) -> dict[str, str]:
     return new if new != old else {}
 
 
-def relabel(rows: sqlite3.Connection, id: str, said: Mapping[str, str]) -> None:
+def relabel(rows: sqlite3.Connection, id: str, labels: Mapping[str, str]) -> None:
     """Write what is said of a known image; everything else of its row stays."""
     names = ", ".join(f'"{name}"' for name in COLUMNS)
-    found = rows.execute(f"SELECT {names} FROM images WHERE id = ?", (id,)).fetchone()
-    write_row(rows, {**dict(zip(COLUMNS, found, strict=True)), **said})
+    row = rows.execute(f"SELECT {names} FROM images WHERE id = ?", (id,)).fetchone()
+    write_row(rows, {**dict(zip(COLUMNS, row, strict=True)), **labels})
 
 
 def query(
@@ -267,8 +267,8 @@ def query_places(
         BadInput: the condition is not SQL over these columns.
     """
     pieces = _select(rows, "(block << 32) | place", "done", (where, parameters))
-    found = np.concatenate([np.zeros(0, np.int64), *(np.array(piece, np.int64)[:, 0] for piece in pieces)])
-    return np.sort(found)
+    places = np.concatenate([np.zeros(0, np.int64), *(np.array(piece, np.int64)[:, 0] for piece in pieces)])
+    return np.sort(places)
 
 
 def _select(
@@ -289,8 +289,8 @@ def _select(
     rows.set_authorizer(_allow)
     rows.row_factory = sqlite3.Row if what == "*" else None
     try:
-        found = rows.execute(text, parameters)
-        while piece := found.fetchmany(AT_ONCE):
+        cursor = rows.execute(text, parameters)
+        while piece := cursor.fetchmany(AT_ONCE):
             yield piece
     except (sqlite3.Error, sqlite3.Warning, OverflowError, TypeError) as error:
         known = 'id, path, size, "row", "col", digest, label, "group", captions, meta'
@@ -311,17 +311,17 @@ def _allow(action: int, first: str | None, second: str | None, *_: str | None) -
     return sqlite3.SQLITE_DENY
 
 
-def row_of(index: int, found: Any, specs: Mapping[int, str]) -> ImageRow:
+def row_of(index: int, row: Any, specs: Mapping[int, str]) -> ImageRow:
     """Turn a row of SQLite into an `ImageRow`."""
     same = ("id", "path", "size", "row", "col", "digest", "label", "group", "status", "error")
-    captions, meta = json.loads(found["captions"]), json.loads(found["meta"])
-    words = (found["id"], found["label"], found["group"], found["error"], *captions, *meta)
+    captions, meta = json.loads(row["captions"]), json.loads(row["meta"])
+    words = (row["id"], row["label"], row["group"], row["error"], *captions, *meta)
     if not isinstance(captions, list) or not isinstance(meta, dict) or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"the row of {found['id']!r} is not what was written")
+        raise ValueError(f"the row of {row['id']!r} is not what was written")
     return ImageRow(
         index=index,
         captions=tuple(captions),
         meta=meta,
-        source=specs.get(found["source"], ""),
-        **{name: found[name] for name in same},
+        source=specs.get(row["source"], ""),
+        **{name: row[name] for name in same},
     )

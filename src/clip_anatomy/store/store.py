@@ -190,8 +190,8 @@ class Store(Result):
             name: self.gather(partial(StoreBlock.stored, name=name, keep=True), rows, (width,), np.dtype(dtype)).numpy()
             for name, (dtype, width) in self.manifest.coded_embedding.items()
         }
-        found = torch.from_numpy(decode(coded))
-        return torch.nn.functional.normalize(found, dim=-1) if unit else found * self.norms(rows)[:, None]
+        embeddings = torch.from_numpy(decode(coded))
+        return torch.nn.functional.normalize(embeddings, dim=-1) if unit else embeddings * self.norms(rows)[:, None]
 
     def norms(self, rows: Rows = None) -> Float32[Tensor, " image"]:
         """‖embedding‖: multiply with it to undo the division of the parts."""
@@ -259,8 +259,8 @@ class Store(Result):
         with sql.reading_rows(self.path) as rows:
             sql.refuse_changed(rows, self.epoch, self.path)
             specs = dict(rows.execute("SELECT key, spec FROM sources").fetchall())
-            found = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
-            return [row_of(index, r, specs) for index, r in found if index >= 0 or status != "done"]
+            matching = [(self._index_of(r["block"], r["place"]), r) for r in sql.query(rows, status, where, parameters)]
+            return [row_of(index, r, specs) for index, r in matching if index >= 0 or status != "done"]
 
     def places(
         self, where: str | None = None, parameters: Sequence[Any] | Mapping[str, Any] = ()
@@ -276,11 +276,11 @@ class Store(Result):
         """
         with sql.reading_rows(self.path) as rows:
             sql.refuse_changed(rows, self.epoch, self.path)
-            found = sql.query_places(rows, where, parameters)
+            indices = sql.query_places(rows, where, parameters)
         pieces: list[np.ndarray] = []
         for block in self.blocks:
-            first, last = np.searchsorted(found, [block.key << 32, (block.key + 1) << 32])
-            inside = found[first:last] & 0xFFFFFFFF
+            first, last = np.searchsorted(indices, [block.key << 32, (block.key + 1) << 32])
+            inside = indices[first:last] & 0xFFFFFFFF
             pieces.append(block.start + (inside if block.alive is None else np.searchsorted(block.alive, inside)))
         return np.concatenate([np.zeros(0, np.int64), *pieces])
 
@@ -344,9 +344,9 @@ class Store(Result):
         wanted = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows).reshape(-1)
         if wanted.size and (wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.max() >= len(self)):
             raise BadInput(f"rows {wanted[:5].tolist()} …: whole numbers from 0 to {len(self) - 1} were expected")
-        found = np.zeros((len(wanted), *shape), dtype)
+        gathered = np.zeros((len(wanted), *shape), dtype)
         for block in self.blocks:
             here = np.flatnonzero((wanted >= block.start) & (wanted < block.start + len(block)))
             if len(here):
-                found[here] = read(block)[wanted[here].astype(np.int64) - block.start]
-        return torch.from_numpy(found)
+                gathered[here] = read(block)[wanted[here].astype(np.int64) - block.start]
+        return torch.from_numpy(gathered)

@@ -89,11 +89,11 @@ def wanted(rows: sqlite3.Connection, manifest: Manifest) -> list[tuple[str, int]
 
 def read_stored_moments(rows: sqlite3.Connection) -> list[StoredMoments]:
     """List the moments that are stored; an entry that is damaged is none, for moments can be taken again."""
-    found: list[StoredMoments] = []
+    stored: list[StoredMoments] = []
     for (text,) in rows.execute("SELECT about FROM kept ORDER BY name"):
         with suppress(BadInput):
-            found.append(moments_entry(text))
-    return found
+            stored.append(moments_entry(text))
+    return stored
 
 
 def moments_entry(text: str) -> StoredMoments:
@@ -103,11 +103,13 @@ def moments_entry(text: str) -> StoredMoments:
         BadInput: it is damaged.
     """
     with reading("an entry of moments", "They are taken again from the arrays"):
-        said = json.loads(text)
-        names, covers = tuple(map(str, said["names"])), tuple(int(key) for key in said["covers"])
-        if not FILE_NAME.fullmatch(said["file"]):
-            raise ValueError(f"file {said['file']!r}")
-        return StoredMoments(str(said["column"]), int(said["chunks"]), names, covers, said["file"], str(said["digest"]))
+        entry = json.loads(text)
+        names, covers = tuple(map(str, entry["names"])), tuple(int(key) for key in entry["covers"])
+        if not FILE_NAME.fullmatch(entry["file"]):
+            raise ValueError(f"file {entry['file']!r}")
+        return StoredMoments(
+            str(entry["column"]), int(entry["chunks"]), names, covers, entry["file"], str(entry["digest"])
+        )
 
 
 def write_stored_moments(rows: sqlite3.Connection, stored: StoredMoments) -> None:
@@ -121,7 +123,7 @@ def save_moments(
     """Write moments to a new file (without the frames, which the store has anyway); it counts once its entry is committed."""
     folder = store / FOLDER
     folder.mkdir(exist_ok=True)
-    numbers = [int(found[1]) for path in folder.iterdir() if (found := FILE_NAME.fullmatch(path.name))]
+    numbers = [int(match[1]) for path in folder.iterdir() if (match := FILE_NAME.fullmatch(path.name))]
     name = f"{column or 'all'}-{chunks}.{max(numbers, default=0) + 1:06d}.safetensors"
     path = replace(moments, basis=None).save(folder / name)
     return StoredMoments(column, chunks, tuple(names), tuple(covers), name, digest_of_file(path))
@@ -197,14 +199,14 @@ def moments_of_store(
             fits = stored.column == column and (chunks is None or chunks == stored.chunks)
             if not fits or not {*stored.covers} <= keys or {*stored.names} - {*names}:
                 continue
-            found = stored.load(folder)
-            if found is None:
+            moments = stored.load(folder)
+            if moments is None:
                 continue
-            found = renumbered(found, stored.names, names)
+            moments = renumbered(moments, stored.names, names)
             if rest := [block for block in blocks if block.key not in stored.covers]:
                 more = moments_of_blocks(rest, manifest, rows, column=column, chunks=stored.chunks, names=names)
-                found = found.merge(more)
-            return found
+                moments = moments.merge(more)
+            return moments
         number = chunks or (1 if column else chunks_for(manifest))
         return moments_of_blocks(blocks, manifest, rows, column=column, chunks=number, names=names)
 
@@ -213,9 +215,9 @@ def names_of(rows: sqlite3.Connection, column: str, keys: Iterable[int] | None =
     """Return the different values of a column among the images that are there, sorted."""
     if not column:
         return ()
-    found = rows.execute(f"""SELECT DISTINCT "{column}", block FROM images WHERE status = 'done'""").fetchall()
+    names = rows.execute(f"""SELECT DISTINCT "{column}", block FROM images WHERE status = 'done'""").fetchall()
     known = None if keys is None else {*keys}
-    return tuple(sorted({str(value) for value, block in found if known is None or block in known}))
+    return tuple(sorted({str(value) for value, block in names if known is None or block in known}))
 
 
 def renumbered(moments: Moments, old: Sequence[str], new: Sequence[str]) -> Moments:
@@ -229,11 +231,11 @@ def _keys_and_codes(
     block: StoreBlock, rows: sqlite3.Connection, column: str, names: Sequence[str]
 ) -> tuple[Int64[torch.Tensor, " image"], Int64[torch.Tensor, " image"] | None]:
     what = f'"{column}"' if column else "''"
-    found = rows.execute(
+    cursor = rows.execute(
         f"SELECT place, key, {what} FROM images WHERE block = ? ORDER BY place", (block.key,)
     ).fetchall()
     places = np.arange(block.count) if block.alive is None else block.alive
-    by_place = {place: (key, value) for place, key, value in found}
+    by_place = {place: (key, value) for place, key, value in cursor}
     if missing := [place for place in places.tolist() if place not in by_place]:
         raise StoreError(f"{block.folder} has no row for its image {missing[0]}. Type: clip-anatomy verify STORE")
     chosen = [by_place[place] for place in places.tolist()]

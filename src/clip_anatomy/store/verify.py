@@ -91,10 +91,10 @@ def verify(store: str | Path, progress: Progress | None = None) -> VerifyReport:
             problems += _entries(rows)
             files = list(_files(folder, rows))
             for at, (path, expected, digest) in enumerate(files, 1):
-                problem, found = _problem(path, expected, digest)
+                problem, digest_read = _problem(path, expected, digest)
                 if problem:
                     problems.append(f"{path.relative_to(folder).as_posix()}: {problem}")
-                count, size = count + (found is not None), size + (found or 0)
+                count, size = count + (digest_read is not None), size + (digest_read or 0)
                 tell("files", at, len(files))
             problems += _rows(rows)
             images, errors = (
@@ -110,10 +110,10 @@ def verify(store: str | Path, progress: Progress | None = None) -> VerifyReport:
 def _problem(path: Path, expected: int | None, digest: str) -> tuple[str, int | None]:
     """Say what is wrong with a file, and its bytes."""
     try:
-        found = path.stat().st_size
-        if expected is not None and found != expected:
-            return f"{found:,} bytes instead of {expected:,}", found
-        return "" if digest_of_file(path) == digest else "its bytes are not those that were written", found
+        size = path.stat().st_size
+        if expected is not None and size != expected:
+            return f"{size:,} bytes instead of {expected:,}", size
+        return "" if digest_of_file(path) == digest else "its bytes are not those that were written", size
     except OSError as error:
         return "missing" if isinstance(error, FileNotFoundError) else str(error), None
 
@@ -157,8 +157,8 @@ def _rows(rows: sqlite3.Connection) -> Iterator[str]:
     names: list[str] = [*sql.MARKED, "mark", "status", "block", "place"]
     columns = ", ".join(f'"{name}"' for name in names)
     previous = (None, None)
-    for found in rows.execute(f"SELECT {columns} FROM images ORDER BY block, place"):
-        values = dict(zip(names, found, strict=True))
+    for row in rows.execute(f"SELECT {columns} FROM images ORDER BY block, place"):
+        values = dict(zip(names, row, strict=True))
         name, block, place = values["id"], values["block"], values["place"]
         if not _is_marked(values):
             yield f"{sql.NAME}: the row of {name!r} is not what was written"

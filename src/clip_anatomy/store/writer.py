@@ -80,12 +80,12 @@ class Writer:
                 assert manifest is not None
                 assert basis is not None
                 _make(folder, basis, manifest)
-            found = Manifest.load(folder)
+            existing = Manifest.load(folder)
             if manifest is not None:
-                found.refuse_unlike(manifest, folder)
+                existing.refuse_unlike(manifest, folder)
             rows = sql.connect(folder)
             try:
-                writer = Writer(folder, found, rows)
+                writer = Writer(folder, existing, rows)
                 writer._sweep()
                 yield writer
             finally:
@@ -124,24 +124,24 @@ class Writer:
                 sql.write_row(self.rows, {**entry, "block": key if done else None, "place": place if done else None})
                 place += done
 
-    def relabel(self, said: Mapping[str, Mapping[str, str]]) -> int:
+    def relabel(self, labels: Mapping[str, Mapping[str, str]]) -> int:
         """Write other labels, groups, captions and columns into rows of known images, all of them or none.
 
         Args:
-            said: id → columns.
+            labels: id → columns.
 
         Returns:
             How many there were.
         """
-        if said:
+        if labels:
             with self._transaction():
-                for id, columns in said.items():
+                for id, columns in labels.items():
                     sql.relabel(self.rows, id, columns)
                 for stored in read_stored_moments(self.rows):
                     if stored.column:  # its images may be of other groups now: taken again from the arrays
                         self.rows.execute("DELETE FROM kept WHERE name = ?", (stored.name,))
                 self._next_epoch()
-        return len(said)
+        return len(labels)
 
     def set_times(self, times: Mapping[str, int]) -> None:
         """Keep new times of files whose bytes are the same: the next run need not read them."""
@@ -216,11 +216,11 @@ class Writer:
         """
         chosen = "key IN (SELECT value FROM json_each(?))"
         text = f"SELECT key, block, place FROM images WHERE status = 'done' AND {chosen} ORDER BY block, place"
-        found = self.rows.execute(text, (json.dumps([*keys]),)).fetchall()
-        if not found:
+        removed = self.rows.execute(text, (json.dumps([*keys]),)).fetchall()
+        if not removed:
             return 0
         out: dict[int, list[int]] = {}
-        for _, block, place in found:
+        for _, block, place in removed:
             out.setdefault(block, []).append(place)
         blocks = {block.key: block for block in self.blocks()}
         leaving = [
@@ -241,13 +241,13 @@ class Writer:
             self.rows.executemany(
                 "INSERT INTO holes VALUES (?, ?)", [(b, p) for b, places in out.items() for p in places]
             )
-            for key, *_ in found:
+            for key, *_ in removed:
                 self._mark_removed(key, status, why)
             for new in corrected:
                 write_stored_moments(self.rows, new)
             self._next_epoch()
         self._sweep()
-        return len(found)
+        return len(removed)
 
     # ---- within
 

@@ -108,8 +108,8 @@ def ablate(
         >>> import clip_anatomy as ca
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = ca.index(ca.load("demo"), "world:40:test", folder + "/store")
-        ...     found = ca.ablate(folder + "/store", study="layers")
-        >>> len(found.studies[0].effects)
+        ...     result = ca.ablate(folder + "/store", study="layers")
+        >>> len(result.studies[0].effects)
         8
     """
     if study is not None and select:

@@ -209,12 +209,12 @@ def _pieces(
     means = [_coordinates(store, one) for one in heads]
     centres = torch.stack(means)[:, None] if means else torch.zeros(0, 1, store.manifest.d)
     at = 0
-    for start, found in store.scan(pairs, PIECE) if pairs else _empty(store):
-        stop = start + found.shape[1]
+    for start, shares in store.scan(pairs, PIECE) if pairs else _empty(store):
+        stop = start + shares.shape[1]
         here = np.arange(start, stop) if rows is None else rows[slice(*np.searchsorted(rows, (start, stop)))]
         if not len(here):
             continue
-        u = (found if len(here) == stop - start else found[:, here - start]).float()
+        u = (shares if len(here) == stop - start else shares[:, here - start]).float()
         unit = store.embeddings(here, unit=True)
         joint: dict[Key, Tensor] = {}
         for one in others:

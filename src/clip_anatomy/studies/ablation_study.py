@@ -174,8 +174,8 @@ def study(
         >>> clip = ca.load("demo")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = ca.index(clip, "world:40:test", folder + "/store")
-        ...     found = study(folder + "/store", "layers", clip=clip)
-        >>> len(found.effects) == clip.image_tower.layers
+        ...     result = study(folder + "/store", "layers", clip=clip)
+        >>> len(result.effects) == clip.image_tower.layers
         True
     """
     opened = store if isinstance(store, Store) else Store.open(store)

@@ -151,8 +151,8 @@ def align(
         >>> generator = torch.Generator().manual_seed(0)
         >>> x = torch.randn(200, 8, generator=generator)
         >>> y = x @ torch.randn(8, 3, generator=generator) + 0.1 * torch.randn(200, 3, generator=generator)
-        >>> found = align(x, y, permutations=99)
-        >>> bool((found.r > 0.98).all()), found.predicted.tolist()
+        >>> result = align(x, y, permutations=99)
+        >>> bool((result.r > 0.98).all()), result.predicted.tolist()
         (True, [True, True, True])
     """
     tell = progress or silent
@@ -172,11 +172,11 @@ def align(
         tell("cross-validation", at, folds)
         held = fold == at
         # Centred within each fold: the mean of the training stimuli is off the held-out ones' in the other direction.
-        found = _ridge(x[~held], y[~held]).predict(x[held]).reshape(-1, y.shape[1])
-        left += float(np.square(y[held] - found).sum())
+        predictions = _ridge(x[~held], y[~held]).predict(x[held]).reshape(-1, y.shape[1])
+        left += float(np.square(y[held] - predictions).sum())
         around += float(np.square(y[held] - y[~held].mean(0)).sum())
-        cosines[held] = (_unit(found.T) * _unit(y[held].T)).sum(0)
-        predicted[held] = _centred(found)
+        cosines[held] = (_unit(predictions.T) * _unit(y[held].T)).sum(0)
+        predicted[held] = _centred(predictions)
         true[held] = _centred(y[held])
     a, b = _unit(predicted), _unit(true)
     r = (a * b).sum(0)

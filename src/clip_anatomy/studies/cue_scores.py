@@ -149,8 +149,8 @@ def score(ablated: AblatedLogits, logits: Float[Tensor, "image text"]) -> Score:
     Example:
         >>> labels, groups = torch.tensor([[0, 0]]), torch.tensor([0, 1])
         >>> ablated = AblatedLogits(torch.eye(2), torch.zeros(1, 2, 2), (2,), labels, groups, ("a", "b"))
-        >>> found = score(ablated, ablated.base)
-        >>> found.average, found.groups, found.worst, found.objective
+        >>> result = score(ablated, ablated.base)
+        >>> result.average, result.groups, result.worst, result.objective
         (0.5, (1.0, 0.0), 0.0, 0.25)
     """
     return _scores(ablated, logits[None])[0]

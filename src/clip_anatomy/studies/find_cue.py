@@ -158,8 +158,8 @@ def find_cue(
         >>> clip = ca.load("demo")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = ca.index(clip, "world:300:test:balanced", folder + "/store")
-        ...     found = find_cue(ca.Store.open(folder + "/store"), clip)
-        >>> "7.3" in [part.name for part in found.best.parts]
+        ...     result = find_cue(ca.Store.open(folder + "/store"), clip)
+        >>> "7.3" in [part.name for part in result.best.parts]
         True
     """
     tell = progress or silent

@@ -281,14 +281,14 @@ def _logistic(train: Batches, validation: Batches, sums: ClassSums, settings: _S
     frame = _Whitening.of_sums(sums)
     x, y = _gathered(train, frame)
     z, t = _gathered(validation, frame)
-    found: list[tuple[float, float]] = []
+    scores: list[tuple[float, float]] = []
     model = linear.LogisticRegression(max_iter=STEPS, warm_start=True, tol=1e-4)
     for at, strength in enumerate(C if len(t) else (1.0,)):
         model.set_params(C=strength)
         _fitted(model, x, y)
-        found.append((float((model.predict(z) == t).mean()) if len(t) else float("nan"), strength))
+        scores.append((float((model.predict(z) == t).mean()) if len(t) else float("nan"), strength))
         settings.tell("training", at + 1, len(C) + 1)
-    best, strength = max(found, key=lambda one: (one[0], -one[1])) if len(t) else found[0]
+    best, strength = max(scores, key=lambda one: (one[0], -one[1])) if len(t) else scores[0]
     model.set_params(C=strength, warm_start=False)  # the validation images may bring classes that training has not
     done = _fitted(model, np.concatenate([x, z]), np.concatenate([y, t]))
     settings.tell("training", len(C) + 1, len(C) + 1)

@@ -81,8 +81,8 @@ def probe(
         >>> import clip_anatomy as ca
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = ca.index(ca.load("demo"), "world:120:test", folder + "/store")
-        ...     found = probe(folder + "/store", label="background", method="ridge", last=[1])
-        >>> [row.name for row in found.rows], found.train + found.test
+        ...     result = probe(folder + "/store", label="background", method="ridge", last=[1])
+        >>> [row.name for row in result.rows], result.train + result.test
         (['full embedding', 'attention of the last layer only'], 120)
     """
     if method is not None and method not in METHODS:

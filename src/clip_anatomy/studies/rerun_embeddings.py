@@ -44,16 +44,16 @@ def rerun_embeddings(
         StoreError: a picture is gone, or another one now.
     """
     towers = [rerun_tower(clip.image_tower, one) for one in sets]
-    found = torch.empty(len(sets), len(rows), store.manifest.embed)
+    embeddings = torch.empty(len(sets), len(rows), store.manifest.embed)
     tell, at = progress or silent, 0
     for some, pixels in _batches(store, clip, rows):
         refuse_changed(store, some, clip.image_tower.encode(pixels).float().cpu(), WHY)
         here = slice(at, at + len(some))
         for row, tower in enumerate(towers):
-            found[row, here] = normalize(tower.encode(pixels).float(), dim=-1).cpu()
+            embeddings[row, here] = normalize(tower.encode(pixels).float(), dim=-1).cpu()
         at += len(some)
         tell("running the model again", at, len(rows))
-    return found
+    return embeddings
 
 
 def written_means(store: Store, clip: Clip, rows: np.ndarray, progress: Progress | None = None) -> Means:

@@ -155,5 +155,5 @@ def _read(store: Store, clip: Clip, rows: list[ImageRow], tokens: tuple[int, ...
     parts = decompose(clip, pixels, "official" if store.manifest.convention == "official" else "centered")
     length = parts.embedding.norm(dim=-1)
     refuse_changed(store, rows, parts.embedding.cpu(), why)
-    found = token_parts(parts, dict.fromkeys(range(store.manifest.depth), tokens)).sum(2)
-    return (found / length[:, None, None]).cpu().numpy().astype(np.float16)
+    summed = token_parts(parts, dict.fromkeys(range(store.manifest.depth), tokens)).sum(2)
+    return (summed / length[:, None, None]).cpu().numpy().astype(np.float16)

@@ -175,8 +175,8 @@ def atlas_head(session: Held, part: Annotated[str, InPath(max_length=20)]) -> di
 @router.post("/search")
 def search(session: Held, question: SearchQuestion) -> dict[str, Any]:
     """Find images of the store like a text, a picture or another image of it, and say why."""
-    asked = _one_query(session, question)
-    return store_answers.like(session, asked, question.heads, question.mode, question.k)
+    query = _one_query(session, question)
+    return store_answers.like(session, query, question.heads, question.mode, question.k)
 
 
 def _one_query(session: Session, question: SearchQuestion) -> Any:

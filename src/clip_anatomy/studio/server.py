@@ -94,14 +94,14 @@ def create_app(session: Session, *, host: str = "127.0.0.1", token: str | None =
 
 def _refusal(request: Request, host: str, token: str | None, cookie: str) -> Response | None:
     """Refuse another Host (DNS rebinding), another Origin (a foreign page), and whoever lacks the token."""
-    asked = request.headers.get("host", "")
-    name = asked.rsplit(":", 1)[0] if not asked.endswith("]") else asked
+    host_header = request.headers.get("host", "")
+    name = host_header.rsplit(":", 1)[0] if not host_header.endswith("]") else host_header
     if name not in {*LOCAL, host}:
         return JSONResponse(
             {"error": f"this studio is not called {name[:80]!r}. Open the address that it printed"}, 403
         )
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != asked:
+    if origin is not None and urlsplit(origin).netloc != host_header:
         return JSONResponse({"error": "this studio answers its own page only"}, 403)
     if token is None:
         return None

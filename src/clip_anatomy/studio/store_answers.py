@@ -60,12 +60,12 @@ def head_of(session: Session, part: str) -> dict[str, Any]:
     if session.atlas is None:
         raise BadInput("the heads have no names yet. Press: Name the heads")
     ((layer, head),) = session.atlas.select(part)[:1]
-    found = session.atlas.head(layer, head)
+    entry = session.atlas.head(layer, head)
     return {
-        "part": found.name,
-        **_short(found),
-        "texts": [asdict(text) for text in found.ordered],
-        "doubts": found.doubts,
+        "part": entry.name,
+        **_short(entry),
+        "texts": [asdict(text) for text in entry.ordered],
+        "doubts": entry.doubts,
     }
 
 
@@ -77,16 +77,16 @@ def like(session: Session, query: str | HeldPicture, heads: str, mode: str, k: i
         BadSpec: heads that there are none of.
     """
     store = _store(session)
-    asked = query if isinstance(query, str) else Image.open(BytesIO(query.png)).convert("RGB")
-    found = session.run(
+    query_image = query if isinstance(query, str) else Image.open(BytesIO(query.png)).convert("RGB")
+    result = session.run(
         lambda: search(
-            store, asked, heads or None, min(k, MOST_HITS), mode=mode, clip=session.clip, atlas=session.atlas
+            store, query_image, heads or None, min(k, MOST_HITS), mode=mode, clip=session.clip, atlas=session.atlas
         )
     )
-    heads_named = [{**asdict(one), "name": one.name, "word": one.word} for one in found.heads]
-    reasons = {"heads": heads_named, "title": found.title, "comparison": found.comparison, "counted": found.counted}
-    hits = [hit.to_dict(found.heads) | {"reason": found.reason(hit)} for hit in found.hits]
-    return found.to_dict() | reasons | {"store": store.path.name, "hits": hits}
+    heads_named = [{**asdict(one), "name": one.name, "word": one.word} for one in result.heads]
+    reasons = {"heads": heads_named, "title": result.title, "comparison": result.comparison, "counted": result.counted}
+    hits = [hit.to_dict(result.heads) | {"reason": result.reason(hit)} for hit in result.hits]
+    return result.to_dict() | reasons | {"store": store.path.name, "hits": hits}
 
 
 def stored_query(session: Session, at: int) -> str:
@@ -136,15 +136,15 @@ def accuracy(session: Session, select: str, by: str) -> dict[str, Any]:
     if session.store is None or session.task is None:
         raise BadInput("accuracies need a store with labels. Start: clip-anatomy serve STORE")
     chosen = Selection.parse(select or "none", session.clip.vision.layers, session.clip.vision.heads, session.atlas)
-    found = study(session.store, select=[chosen], clip=session.clip, task=session.task, by=by, atlas=session.atlas)
-    shown = {"whole": found.whole, "edited": found.effects[0]}
+    result = study(session.store, select=[chosen], clip=session.clip, task=session.task, by=by, atlas=session.atlas)
+    shown = {"whole": result.whole, "edited": result.effects[0]}
     return {
-        "images": found.images,
-        "label": found.column,
-        "groups": [{"name": name, "images": count} for name, count in found.groups],
-        "chance": 1 / len(found.classes),
+        "images": result.images,
+        "label": result.column,
+        "groups": [{"name": name, "images": count} for name, count in result.groups],
+        "chance": 1 / len(result.classes),
         **{
-            name: {"average": one.accuracy, "groups": list(one.groups), "worst": found.worst(one)}
+            name: {"average": one.accuracy, "groups": list(one.groups), "worst": result.worst(one)}
             for name, one in shown.items()
         },
     }
@@ -179,7 +179,7 @@ def _suspects(session: Session, progress: Progress) -> dict[str, Any]:
     if session.task is None:
         raise BadInput("suspects need a store with labels and groups. Start: clip-anatomy serve STORE")
     result = repair(_store(session), model=session.clip, also=[], progress=progress)
-    found: CueSearch = result.cue  # pyright: ignore[reportAttributeAccessIssue]
+    cue: CueSearch = result.cue  # pyright: ignore[reportAttributeAccessIssue]
     rows = [
         {
             "part": one.part.name,
@@ -187,6 +187,6 @@ def _suspects(session: Session, progress: Progress) -> dict[str, Any]:
             "texts": list(one.texts[:3]),
             "worst_alone": min(one.ablated_alone.filled),
         }
-        for one in found.suspected(10)
+        for one in cue.suspected(10)
     ]
-    return {"suggestion": found.best.ablation.selection.spec, "suspects": rows, "before": min(found.before.filled)}
+    return {"suggestion": cue.best.ablation.selection.spec, "suspects": rows, "before": min(cue.before.filled)}

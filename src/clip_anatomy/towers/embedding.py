@@ -46,8 +46,8 @@ def embed_text(tower: TransformerWeights, ids: Int[Tensor, "text token"]) -> Flo
     x = F.embedding(ids, e.weight).to(tower.dtype)
     x = x if e.scale == 1 else x * e.scale
     if e.counted:
-        seen = (ids != e.pad).int()
-        places = F.embedding(seen.cumsum(1) * seen, e.position).to(tower.dtype)
+        not_padding = (ids != e.pad).int()
+        places = F.embedding(not_padding.cumsum(1) * not_padding, e.position).to(tower.dtype)
         return x + places if tower.ln_pre is None else norm(tower.ln_pre, x + places)
     if e.class_token is not None:
         x = torch.cat([x, e.class_token.to(x.dtype).expand(x.shape[0], 1, -1)], 1)

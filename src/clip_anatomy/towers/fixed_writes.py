@@ -28,16 +28,16 @@ def check_rerun(tower: Tower) -> Transformer:
     Raises:
         UnsupportedModel: it is no transformer, reads many rows, or a norm stands between what its heads compute and what they write.
     """
-    found = as_transformer(tower)
-    if not found.has_class_token:
+    transformer = as_transformer(tower)
+    if not transformer.has_class_token:
         raise UnsupportedModel(
             "this tower reads all patches, it has no row of its own whose writes could be held. Type effect='direct'"
         )
-    if any(block.norm_mixed is not None or block.norm_written is not None for block in found.blocks):
+    if any(block.norm_mixed is not None or block.norm_written is not None for block in transformer.blocks):
         raise UnsupportedModel(
             "a norm stands behind this tower's heads, so that what one writes depends on the others. Type effect='direct'"
         )
-    return found
+    return transformer
 
 
 def with_fixed(

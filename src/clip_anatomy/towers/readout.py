@@ -90,8 +90,8 @@ def keeping(readout: Readout, kept: Bool[Tensor, "image token"]) -> Readout:
 def _not_padding(embedding: WordEmbedding, ids: Tensor, tokens: int) -> Bool[Tensor, "text token"] | None:
     if embedding.pad is None:
         return None
-    seen = ids != embedding.pad
-    return F.pad(seen, (embedding.pad_shift, tokens - ids.shape[1] - embedding.pad_shift), value=True)
+    not_padding = ids != embedding.pad
+    return F.pad(not_padding, (embedding.pad_shift, tokens - ids.shape[1] - embedding.pad_shift), value=True)
 
 
 def visible_to_row(tower: TransformerWeights, readout: Readout, tokens: int) -> Bool[Tensor, "image token"] | None:

@@ -62,14 +62,14 @@ def register_neurons(
     for pixels in batches:
         with torch.no_grad():
             loud, outliers = _forward(tower, pixels, longer)
-        found = outliers[-1]
-        some = found.any(1)
+        outlier = outliers[-1]
+        some = outlier.any(1)
         if not some.any():
             continue
-        counts = found[some].float()
+        counts = outlier[some].float()
         per_picture = [torch.einsum("bn,bnk->bk", counts, one[some]) / counts.sum(1, keepdim=True) for one in loud]
         total.append(torch.stack([one.sum(0) for one in per_picture]))
-        born += torch.stack([one[found].float().mean() for one in outliers]).cpu() * int(some.sum())
+        born += torch.stack([one[outlier].float().mean() for one in outliers]).cpu() * int(some.sum())
         pictures += int(some.sum())
     if not pictures:
         return ()

@@ -314,15 +314,17 @@ def features(
     return x
 
 
-def pool_tokens(resnet: ResNet, seen: Float[Tensor, "image channel row col"]) -> Float[Tensor, "image token channel"]:
+def pool_tokens(
+    resnet: ResNet, features: Float[Tensor, "image channel row col"]
+) -> Float[Tensor, "image token channel"]:
     """Tell what the pool attends over: the mean over the places, then each place, plus position vectors.
 
     Position vectors of another grid are resampled into a new tensor; the mean token keeps its own.
     """
-    places = seen.flatten(2).transpose(1, 2)
+    places = features.flatten(2).transpose(1, 2)
     tokens = torch.cat([places.mean(1, keepdim=True), places], 1)
     pool = resnet.pool
-    grid = (seen.shape[2], seen.shape[3])
+    grid = (features.shape[2], features.shape[3])
     return tokens + resample_position(pool.position, pool.grid, grid, pool.resampling).to(tokens.dtype)
 
 

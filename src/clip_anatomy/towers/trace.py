@@ -89,8 +89,8 @@ def read_step(
 
     def shares() -> Tensor:
         if readout.index is not None:
-            seen = readout_attention(tower, step, readout)[:, :, None]
-            return seen if step.gain is None else seen * step.gain[:, None, None, None]
+            attention = readout_attention(tower, step, readout)[:, :, None]
+            return attention if step.gain is None else attention * step.gain[:, None, None, None]
         counts = weights if weights is not None else readout.weights
         assert counts is not None
         counts = counts if counts.dim() == 3 else counts[:, None]

@@ -146,15 +146,15 @@ def evaluate(
     heads = {name: classifier(encode_text, name) for name in (*ATTRIBUTES, "digit")}
     for name, texts in heads.items():
         wanted = target(facts, name)
-        asked = wanted >= 0
-        right = (images @ texts.T).argmax(dim=1).numpy()[asked] == wanted[asked]
-        accuracy[name], count[name] = _share(right), int(asked.sum())
+        answerable = wanted >= 0
+        right = (images @ texts.T).argmax(dim=1).numpy()[answerable] == wanted[answerable]
+        accuracy[name], count[name] = _share(right), int(answerable.sum())
 
     # The balanced draw: 8 groups as likely, true and false labels as likely.
     fair = World(seed=seed, split=split, balanced=True, length=20 * n)
     pool = fair.facts(np.arange(20 * n))
     tied = np.flatnonzero(pool.group >= 0)[: n // 2]
-    told = np.flatnonzero(~pool.mixed & (pool.digit > 0) & (pool.group < 0))[: n // 3]
+    misled = np.flatnonzero(~pool.mixed & (pool.digit > 0) & (pool.group < 0))[: n // 3]
     untold = np.flatnonzero(~pool.mixed & (pool.digit == 0) & (pool.group < 0))[: n // 6]
     images = _embed(encode_image, fair, tied, batch)
     right = (images @ heads["shape"].T).argmax(dim=1).numpy() == pool.shape[tied, 0]
@@ -162,7 +162,7 @@ def evaluate(
     for code, name in enumerate(GROUPS):
         here = pool.group[tied] == code
         groups[name], count[name] = _share(right[here]), int(here.sum())
-    indices = np.concatenate([told, untold])
+    indices = np.concatenate([misled, untold])
     some = pool[indices]
     images = _embed(encode_image, fair, indices, batch)
     right = (images @ heads["count"].T).argmax(dim=1).numpy() == some.count - 1

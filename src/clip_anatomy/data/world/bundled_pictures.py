@@ -24,13 +24,13 @@ def bundled() -> dict[Path, tuple[str, str]]:
 
     paths = examples()
     known = json.loads((paths[0].parent / "captions.json").read_text(encoding="utf-8")) if paths else {}
-    found: dict[Path, tuple[str, str]] = {}
+    pictures: dict[Path, tuple[str, str]] = {}
     for path in paths:
         if path.name in known:
             text = describe(known[path.name])
             digit = known[path.name].get("digit")
-            found[path] = text, f"In truth: {text}{f', and a printed {digit}' if digit else ''}."
-    return found
+            pictures[path] = text, f"In truth: {text}{f', and a printed {digit}' if digit else ''}."
+    return pictures
 
 
 def describe(labels: dict[str, str]) -> str:

@@ -110,11 +110,11 @@ def truth(facts: SceneAttributes, claims: list[Claim]) -> Bool[np.ndarray, "imag
     """
     true = np.ones((len(facts), len(claims)), dtype=bool)
     for name in ("size", "position", "background", "digit"):
-        said = np.array([getattr(claim, name) for claim in claims])
-        true &= (said == -1) | (getattr(facts, name)[:, None] == said)
-    said = np.array([claim.count for claim in claims])
+        claimed = np.array([getattr(claim, name) for claim in claims])
+        true &= (claimed == -1) | (getattr(facts, name)[:, None] == claimed)
+    claimed = np.array([claim.count for claim in claims])
     count = facts.count[:, None]
-    true &= (said == -1) | (count == said) | ((said == PLURAL) & (count > 1) & ~facts.mixed[:, None])
+    true &= (claimed == -1) | (count == claimed) | ((claimed == PLURAL) & (count > 1) & ~facts.mixed[:, None])
     blank: Kind = (-1, -1, -1)
     pairs = np.array([(*claim.kinds, blank, blank)[:2] for claim in claims])  # [text, 2, 3]
     drawn = np.stack([facts.shape, facts.colour, facts.texture], axis=-1)[:, :, None, None]  # [image, 2, 1, 1, 3]
@@ -159,24 +159,24 @@ def describe(facts: SceneAttributes, row: int, rng: random.Random) -> tuple[str,
         topics.append("digit")
     chance = rng.random()
     if chance < 0.45:
-        said = {rng.choice(topics)}
+        chosen = {rng.choice(topics)}
     elif chance < 0.70:
-        said = set(rng.sample(topics, 2))
+        chosen = set(rng.sample(topics, 2))
     else:
-        said = {topic for topic in topics if rng.random() < 0.6} or {"shape"}
-    if len(said) == 1 and rng.random() < 0.35:
-        special = _plain_statement(facts, row, next(iter(said)), mixed, rng)
+        chosen = {topic for topic in topics if rng.random() < 0.6} or {"shape"}
+    if len(chosen) == 1 and rng.random() < 0.35:
+        special = _plain_statement(facts, row, next(iter(chosen)), mixed, rng)
         if special is not None:
             return special
-    return _sentence(facts, row, said, mixed, rng)
+    return _sentence(facts, row, chosen, mixed, rng)
 
 
-def _kind(facts: SceneAttributes, row: int, column: int, said: set[str]) -> Kind:
+def _kind(facts: SceneAttributes, row: int, column: int, topics: set[str]) -> Kind:
     shape, colour, texture = facts.shape[row, column], facts.colour[row, column], facts.texture[row, column]
     return (
-        int(shape) if "shape" in said else -1,
-        int(colour) if "colour" in said else -1,
-        int(texture) if "texture" in said else -1,
+        int(shape) if "shape" in topics else -1,
+        int(colour) if "colour" in topics else -1,
+        int(texture) if "texture" in topics else -1,
     )
 
 
@@ -201,20 +201,20 @@ def _noun_phrase(kind: Kind, size: int, number: str | None, rng: random.Random) 
     return " ".join([number, *words, plural(noun)]).strip() + after
 
 
-def _sentence(facts: SceneAttributes, row: int, said: set[str], mixed: bool, rng: random.Random) -> tuple[str, Claim]:
+def _sentence(facts: SceneAttributes, row: int, topics: set[str], mixed: bool, rng: random.Random) -> tuple[str, Claim]:
     """Write a noun phrase with what goes around it, in a frame."""
-    count, size = -1, int(facts.size[row]) if "size" in said else -1
+    count, size = -1, int(facts.size[row]) if "size" in topics else -1
     if mixed:
         first = rng.randrange(2)
         columns = (first, 1 - first) if rng.random() < 0.75 else (first,)
-        kinds = tuple(_kind(facts, row, column, said) for column in columns)
+        kinds = tuple(_kind(facts, row, column, topics) for column in columns)
         kinds = tuple(kind for kind in kinds if kind != (-1, -1, -1)) or ((-1, -1, -1),)
         joint = rng.choice((" and ", " and ", " next to ", " beside "))
         phrase = joint.join(_noun_phrase(kind, size, None, rng) for kind in kinds)
     else:
-        kinds = (_kind(facts, row, 0, said),)
+        kinds = (_kind(facts, row, 0, topics),)
         number: str | None = None
-        if "count" in said:
+        if "count" in topics:
             count = int(facts.count[row])
             number = "a single" if count == 1 and rng.random() < 0.3 else COUNTS[count - 1]
         elif facts.count[row] > 1 and rng.random() < 0.6:
@@ -222,16 +222,16 @@ def _sentence(facts: SceneAttributes, row: int, said: set[str], mixed: bool, rng
         phrase = _noun_phrase(kinds[0], size, number, rng)
     position, background, digit = -1, -1, -1
     around = []
-    if "position" in said:
+    if "position" in topics:
         position = int(facts.position[row])
         place = rng.choice(_PLACES[position])
         around.append(rng.choice((f"in the {place}", f"at the {place}", f"in the {place} of the picture")))
         if position < 4 and rng.random() < 0.3:
             around[-1] = f"in the {place} corner"
-    if "background" in said:
+    if "background" in topics:
         background = int(facts.background[row])
         around.insert(rng.randrange(len(around) + 1), rng.choice(_SETTINGS[background]))
-    if "digit" in said:
+    if "digit" in topics:
         digit = int(facts.digit[row])
         around.append(
             rng.choice((f"with the number {digit}", f"and the number {digit}", f"labelled {digit}"))
