@@ -17,14 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "clip_anatomy"
 ORDER = [
     "errors",
-    "kinds",
+    "argument_kinds",
     "torch_state",
-    "boundary",
-    "bounds",
+    "public_functions",
+    "number_ranges",
     "network",
     "progress",
     "results",
-    "leftovers",
+    "partial_output",
     "files",
     "atomic_output",
     "images",

@@ -10,7 +10,7 @@ from typing import Any
 
 from clip_anatomy.errors import ClipAnatomyError, OutputError
 from clip_anatomy.files import path_of, read_json, written_whole
-from clip_anatomy.leftovers import held_folder, sweep
+from clip_anatomy.partial_output import held_folder, sweep
 
 REPORT = "index.html"
 MARKS = ("explain.json", "heatmap.json", "segment.json", "search.json", "ablate.json", "atlas.json", "repair.json")

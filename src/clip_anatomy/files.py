@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput, ClipAnatomyError, OutputError, reading
-from clip_anatomy.leftovers import held_file, sweep
+from clip_anatomy.partial_output import held_file, sweep
 
 __all__ = [
     "digest", "digest_of_file", "is_there", "path_of", "random_number", "read_json", "read_safetensors", "write_safetensors", "write_text",

@@ -100,7 +100,7 @@ def app(verb: str = "") -> Any:
     """
     from cyclopts import App, Parameter
 
-    from clip_anatomy.bounds import finite
+    from clip_anatomy.number_ranges import finite
 
     built = App(
         name="clip-anatomy",

@@ -12,8 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 from PIL import Image
 
-from clip_anatomy.bounds import LARGEST as MOST_PIXELS
-from clip_anatomy.bounds import whole
 from clip_anatomy.data.class_names import COCO_STUFF, COCO_THINGS
 from clip_anatomy.data.masked import (
     IGNORED,
@@ -28,6 +26,8 @@ from clip_anatomy.data.masked import (
 )
 from clip_anatomy.errors import BadInput, MissingExtra, reading
 from clip_anatomy.files import read_json
+from clip_anatomy.number_ranges import LARGEST as MOST_PIXELS
+from clip_anatomy.number_ranges import whole
 
 WHERE = (
     "Get val2017.zip and annotations_trainval2017.zip from the COCO site, for stuff also stuff_annotations_trainval2017.zip, or "

@@ -17,7 +17,7 @@ from clip_anatomy.data.picture_files import HIDDEN, OURS, UNREADABLE, head_of, i
 from clip_anatomy.data.tables import NAMES, NOTHING, Table, TableRow, merged, read_rows, read_table, row_for
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import is_there, path_of
-from clip_anatomy.leftovers import is_partial
+from clip_anatomy.partial_output import is_partial
 
 __all__ = ["PYTHON_LIST", "Folder", "ImageList", "PythonList", "pictures_under"]
 

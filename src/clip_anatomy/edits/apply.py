@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
-from clip_anatomy.bounds import whole
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture import Source
 from clip_anatomy.data.picture_batches import Failed, PictureBatch, picture_batches
@@ -26,7 +24,9 @@ from clip_anatomy.files import path_of, written_whole
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.typed_texts import shorten, typed_texts
+from clip_anatomy.number_ranges import whole
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 
 __all__ = ["FORMATS", "Applied", "apply"]

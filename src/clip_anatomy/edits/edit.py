@@ -7,7 +7,6 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.edits.edit_files import read_edit, write_edit
 from clip_anatomy.edits.measured_replacements import MEASURE, check_options, check_source, replacements_of
 from clip_anatomy.edits.replacement import EDIT_BYS, EditBy, Effect, Replacement
@@ -16,8 +15,9 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.edits.split_contributions import change_of_coordinates, change_of_parts
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.origin import Origin
+from clip_anatomy.loading.model_origin import Origin
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.public_functions import public
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments

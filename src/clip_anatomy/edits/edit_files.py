@@ -17,7 +17,7 @@ from clip_anatomy.edits.replacement import EDIT_BYS, KINDS, Replacement
 from clip_anatomy.edits.selection_parser import POOL
 from clip_anatomy.errors import BadInput, BadSpec, OutputError
 from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, write_text
-from clip_anatomy.loading.origin import Origin
+from clip_anatomy.loading.model_origin import Origin
 
 __all__ = ["SCHEMA", "read_edit", "remove_unnamed", "write_edit"]
 

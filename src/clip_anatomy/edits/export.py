@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from clip_anatomy.atomic_output import Kind, atomic_output
-from clip_anatomy.boundary import public
 from clip_anatomy.edits import standalone_encoder as standalone
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
@@ -25,6 +24,7 @@ from clip_anatomy.files import path_of, write_safetensors
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.parity import random_ids, random_pixels
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 
 __all__ = ["MODULE", "ONNX_TOLERANCE", "Exported", "export"]

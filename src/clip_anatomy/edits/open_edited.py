@@ -8,7 +8,7 @@ from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import refuse_stray_weights
-from clip_anatomy.loading.open_again import opened_again
+from clip_anatomy.loading.reopen_model import opened_again
 
 __all__ = ["open_edited", "read_edits"]
 

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.edits.measured_replacements import (
     check_class_token,
     check_options,
@@ -23,6 +22,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import BATCH, Clip, Images
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.public_functions import public
 from clip_anatomy.split.layernorm import Convention, check_convention
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments

@@ -10,7 +10,7 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.split.means import Means
-from clip_anatomy.towers.fixed_writes import check_rerun, with_fixed
+from clip_anatomy.towers.ablated_writes import check_rerun, with_fixed
 from clip_anatomy.towers.transformer import Transformer
 
 __all__ = ["direct_only", "rerun_replacements", "rerun_tower"]

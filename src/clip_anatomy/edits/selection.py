@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from clip_anatomy.boundary import public
 from clip_anatomy.edits.selection_parser import POOL, joined, layer_numbers, parse_parts
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.public_functions import public
 
 __all__ = ["Selection"]
 

@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.masked import MaskedDataset
 from clip_anatomy.data.masked_datasets import READERS, open_masked
 from clip_anatomy.errors import BadInput, BadSpec
@@ -16,6 +15,7 @@ from clip_anatomy.evaluation.run_protocol import MethodComparison, ProtocolResul
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.progress import Progress
+from clip_anatomy.public_functions import public
 
 __all__ = ["bench", "check_options"]
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.foreground import aligned_mask
@@ -29,6 +28,7 @@ from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 
 __all__ = ["Faithfulness", "curves", "faithfulness"]

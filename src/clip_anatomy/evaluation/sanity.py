@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import PictureBatch, picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.evaluation.sanity_result import (
@@ -53,6 +52,7 @@ from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.registry import dense_method, method_of
 from clip_anatomy.naming.bundled_pools import general_pool, world_pool
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.towers.randomize_weights import count_blocks, randomize_weights
 from clip_anatomy.towers.untrained import looks_untrained
 

@@ -3,9 +3,9 @@
 from operator import index
 from typing import Annotated, Literal
 
+from clip_anatomy.argument_kinds import OWN_CHECK
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.preprocess import Preprocess
-from clip_anatomy.kinds import OWN_CHECK
 
 __all__ = ["Size", "describe_size", "parse_size", "sized"]
 

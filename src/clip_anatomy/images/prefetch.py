@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import torch
 
-from clip_anatomy.bounds import whole
 from clip_anatomy.images.batch_size import BatchSize
+from clip_anatomy.number_ranges import whole
 
 __all__ = ["batches_ahead", "prefetched"]
 

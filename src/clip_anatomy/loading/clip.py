@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadImage, BadInput, BadText
 from clip_anatomy.files import digest
 from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import ImageLike, Preprocess, listed, prepare
 from clip_anatomy.loading.live_models import read_host
-from clip_anatomy.loading.origin import Origin
+from clip_anatomy.loading.model_origin import Origin
 from clip_anatomy.loading.parity import Proof
 from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.token_ids import checked_ids, ids_of
 from clip_anatomy.loading.tokenizer import Tokenizer, average_prompts, check_texts, fill_templates
+from clip_anatomy.public_functions import public
 from clip_anatomy.towers.absent_tower import refuse_absent
-from clip_anatomy.towers.mapped import LinearMap, mapped
+from clip_anatomy.towers.linear_map import LinearMap, mapped
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer, as_transformer
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 
-from clip_anatomy.boundary import public
 from clip_anatomy.loading.open_clip_models import need_open_clip
+from clip_anatomy.public_functions import public
 
 __all__ = ["imagenet_names", "imagenet_synsets", "imagenet_templates", "unique_names"]
 

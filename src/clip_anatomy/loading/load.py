@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import Preprocess
@@ -17,11 +16,12 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.host import Host, LoadedModel, tensors_of
 from clip_anatomy.loading.input_parity import with_inputs
 from clip_anatomy.loading.live_models import check_weights, read_host, refuse_dropout, unwrapped
+from clip_anatomy.loading.model_origin import Origin
 from clip_anatomy.loading.model_sources import live_model, model_from
-from clip_anatomy.loading.origin import Origin
 from clip_anatomy.loading.parity import prove
 from clip_anatomy.loading.tokenizer import own_tokenizer
 from clip_anatomy.network import named_by_a_file
+from clip_anatomy.public_functions import public
 from clip_anatomy.towers.protocol import Tower
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from clip_anatomy.boundary import public
-from clip_anatomy.bounds import whole
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.loading.clip import BATCH, Clip, Images
 from clip_anatomy.loading.demo import examples
+from clip_anatomy.number_ranges import whole
+from clip_anatomy.public_functions import public
 from clip_anatomy.towers.registers import FEWEST, register_neurons, with_registers
 from clip_anatomy.towers.transformer import Transformer
 

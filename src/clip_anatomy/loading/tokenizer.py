@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from clip_anatomy.argument_kinds import described
 from clip_anatomy.errors import BadText, MissingExtra, reading
-from clip_anatomy.kinds import described
 from clip_anatomy.loading.token_ids import ids_of
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")

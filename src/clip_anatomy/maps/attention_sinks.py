@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Compact
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.registers import LONGER, far_longer

@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.public_functions import public
 from clip_anatomy.towers.embedding import embed_image
 from clip_anatomy.towers.forward import Step, walk
 from clip_anatomy.towers.operations import linear, mlp, project_in, project_out

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
@@ -25,6 +24,7 @@ from clip_anatomy.maps.proxyclip import ProxyOptions
 from clip_anatomy.maps.registry import CUSTOM, METHODS, Method, dense_method, method_of
 from clip_anatomy.maps.windows import Windows, WindowSize, slid
 from clip_anatomy.progress import Progress
+from clip_anatomy.public_functions import public
 
 __all__ = ["METHODS", "Maps", "heatmap"]
 

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Pictures, picture_batches
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
@@ -16,6 +15,7 @@ from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
+from clip_anatomy.public_functions import public
 from clip_anatomy.split.tokens import TokenSource, token_contributions
 
 __all__ = ["cumulative", "layer_maps"]

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, NamedPicture
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 
 DIGITS = 6  # significant digits of stored numbers

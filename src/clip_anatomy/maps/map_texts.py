@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadText
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import check_printable
 from clip_anatomy.loading.typed_texts import read_templates, read_texts
 from clip_anatomy.maps.contrast import EACH_OTHER, NOTHING, Against, Contrast, contrast_of
+from clip_anatomy.public_functions import public
 
 __all__ = ["Texts"]
 

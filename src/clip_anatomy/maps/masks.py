@@ -8,7 +8,6 @@ from typing import Any, ClassVar, overload
 import numpy as np
 from jaxtyping import Bool, Int16
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.typed_texts import TypedText, shorten
@@ -16,6 +15,7 @@ from clip_anatomy.maps.coco_masks import coco
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.point_prompts import Prompts, prompts
 from clip_anatomy.maps.thresholds import UNSEEN
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 
 __all__ = ["MaskSettings", "Masks", "PackedLabels"]

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clip_anatomy.boundary import public
+from clip_anatomy.argument_kinds import described
 from clip_anatomy.errors import BadInput
 from clip_anatomy.images.geometry import Geometry
-from clip_anatomy.kinds import described
+from clip_anatomy.public_functions import public
 
 __all__ = ["Prompts", "boxes", "combined_points", "components", "points", "prompts"]
 

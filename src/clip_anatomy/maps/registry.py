@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 import numpy as np
 from torch import Tensor
 
+from clip_anatomy.argument_kinds import expected, fits
 from clip_anatomy.errors import BadSpec, UnsupportedModel
-from clip_anatomy.kinds import expected, fits
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps import (
     attention,

@@ -10,7 +10,6 @@ from jaxtyping import Float, Int16
 from PIL import Image
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.images.batch_size import is_out_of_memory
@@ -32,6 +31,7 @@ from clip_anatomy.maps.resnet_maps import POOL_VARIANTS
 from clip_anatomy.maps.thresholds import RULES, UNSEEN, checked_rule, cut, cut_chunks, cut_strips, otsu
 from clip_anatomy.maps.windows import WindowSize
 from clip_anatomy.progress import Progress
+from clip_anatomy.public_functions import public
 
 __all__ = ["RULES", "UNSEEN", "MaskSettings", "Masks", "cut", "otsu", "segment"]
 

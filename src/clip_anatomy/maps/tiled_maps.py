@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadImage, BadSpec
 from clip_anatomy.files import written_whole
 from clip_anatomy.images.geometry import window_starts
@@ -27,6 +26,7 @@ from clip_anatomy.maps.heatmap import BATCH, heatmap
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.windows import Windows
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Compact
 
 __all__ = ["TileSource", "TiledMaps", "tiled_maps"]

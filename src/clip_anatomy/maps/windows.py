@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.argument_kinds import OWN_CHECK
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid, window_starts
-from clip_anatomy.kinds import OWN_CHECK
 
 WindowSize = Annotated[int | tuple[int, int] | None, OWN_CHECK]
 """Pixels of a side, or (row, col)."""

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import PictureBatch
 from clip_anatomy.errors import BadSpec, BadText
 from clip_anatomy.loading.clip import Clip, Images
@@ -24,6 +23,7 @@ from clip_anatomy.loading.word_pieces import word_tokens
 from clip_anatomy.maps.contrast import NOTHING
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.public_functions import public
 from clip_anatomy.split.tokens import token_map
 
 

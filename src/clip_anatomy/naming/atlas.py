@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, BadSpec, reading
 from clip_anatomy.files import read_json
 from clip_anatomy.naming.roles import Role
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 
 __all__ = ["Atlas", "AtlasHead", "AtlasImage", "AtlasText", "PoolRound"]

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy import __version__
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
@@ -32,6 +31,7 @@ from clip_anatomy.naming.stability import Stability, stability
 from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.naming.top_images import rows_at, top_images
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store.store import Store
 from clip_anatomy.towers.untrained import looks_untrained

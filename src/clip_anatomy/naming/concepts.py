@@ -19,7 +19,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra
 from clip_anatomy.loading.clip import Clip
@@ -27,6 +26,7 @@ from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.store.store import Store
 

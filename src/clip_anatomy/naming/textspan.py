@@ -24,13 +24,13 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_anatomy.boundary import public
-from clip_anatomy.bounds import whole
 from clip_anatomy.errors import BadInput, reading
 from clip_anatomy.naming.greedy_selection import greedy
 from clip_anatomy.naming.head_frames import NOISE, frame_of_head, ranks_of_heads
 from clip_anatomy.naming.textspan_result import TextSpanResult
+from clip_anatomy.number_ranges import whole
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments
 

@@ -12,9 +12,9 @@ from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, PLAIN, Canvas, canvas
 from clip_anatomy.report.palette import colour, limit_of
 from clip_anatomy.report.shown_picture import model_view
+from clip_anatomy.split.pair_sides import Side
 from clip_anatomy.split.pairs import Pairs
 from clip_anatomy.split.picture_explanation import signed
-from clip_anatomy.split.sides import Side
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ from clip_anatomy.report.html import framed, page
 from clip_anatomy.report.pairs_figure import pairs_figure
 from clip_anatomy.report.palette import NO, STRONGEST, YES, ValueGrid, limit_of
 from clip_anatomy.report.shown_picture import view_of
+from clip_anatomy.split.pair_sides import Side
 from clip_anatomy.split.pairs import SCHEMA, Pairs
-from clip_anatomy.split.sides import Side
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from textwrap import fill
 from typing import Any, ClassVar
 
-from clip_anatomy.boundary import public
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.retrieval.automatic_heads import ChosenHead
 from clip_anatomy.retrieval.hits import Hit

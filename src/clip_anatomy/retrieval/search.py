@@ -10,11 +10,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress
+from clip_anatomy.public_functions import public
 from clip_anatomy.retrieval.approximate import approximate_index
 from clip_anatomy.retrieval.head_choice import HeadSpec
 from clip_anatomy.retrieval.hits import Hit, hits_of

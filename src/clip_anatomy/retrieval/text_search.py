@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.tokenizer import check_texts
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.retrieval.automatic_heads import ChosenHead, heads_varying_along
 from clip_anatomy.retrieval.query_pictures import read_query

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import ParityError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.live_models import read_host
 from clip_anatomy.loading.load import ModelSource, load, refuse_stray_weights
 from clip_anatomy.loading.parity import TOLERANCE, Proof, compare, random_pixels, random_texts, relative
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.layernorm import CONVENTIONS
 from clip_anatomy.split.parts import Parts, decompose_tower

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, cast
 from torch import Tensor
 
 from clip_anatomy import __version__
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture import Source
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
 from clip_anatomy.errors import BadInput
@@ -19,6 +18,7 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.loading.typed_texts import TypedText, read_templates, shorten, typed_texts
 from clip_anatomy.progress import Progress
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.picture_explanation import (
     PictureExplanation,

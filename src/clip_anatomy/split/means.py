@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import BATCH, Clip, Images
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Compact
 from clip_anatomy.split.layernorm import Convention
 from clip_anatomy.split.parts import decompose

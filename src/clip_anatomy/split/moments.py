@@ -18,9 +18,9 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, reading
 from clip_anatomy.files import read_safetensors, write_safetensors
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Compact
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.head_batches import HasFrames, HasHeads, chunk_of, contributions_of, one_each

@@ -14,16 +14,16 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from jaxtyping import Float64
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.images.decode import ImageLike
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.typed_texts import checked_texts, shorten
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
+from clip_anatomy.split.pair_sides import VIEWS, Side, read_side, tokens_of_parts
 from clip_anatomy.split.picture_explanation import signed
 from clip_anatomy.split.removal import RemovalGame, interactions
-from clip_anatomy.split.sides import VIEWS, Side, read_side, tokens_of_parts
 from clip_anatomy.towers.transformer import as_transformer
 
 __all__ = ["How", "Pairs", "pairs"]

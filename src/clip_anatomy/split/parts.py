@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Compact
 from clip_anatomy.split.basis import HeadBasis, basis_of
 from clip_anatomy.split.layernorm import (

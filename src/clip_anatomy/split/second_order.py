@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.loading.clip import Clip, Images
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Compact
 from clip_anatomy.split.layernorm import (
     Convention,
@@ -29,8 +29,8 @@ from clip_anatomy.split.layernorm import (
     to_joint,
 )
 from clip_anatomy.split.tokens import unit_texts
+from clip_anatomy.towers.ablated_writes import check_rerun
 from clip_anatomy.towers.embedding import embed_inputs
-from clip_anatomy.towers.fixed_writes import check_rerun
 from clip_anatomy.towers.forward import Step, readout_attention, walk
 from clip_anatomy.towers.operations import inverse_deviation, neurons, project_out
 from clip_anatomy.towers.readout import Readout, embed_readout, readout_of

@@ -11,14 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from clip_anatomy.boundary import public
-from clip_anatomy.bounds import whole
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_batches import no_picture
 from clip_anatomy.errors import BadImage
 from clip_anatomy.images.prefetch import MOST_WORKERS
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.number_ranges import whole
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.split.basis import basis_of
 from clip_anatomy.store.index_run import IndexRun, IndexSummary, StopRequest
 from clip_anatomy.store.manifest import NAME, Manifest, layers_of, parts_of

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float16, Float32, Float64, Int64
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments

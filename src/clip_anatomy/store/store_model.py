@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from clip_anatomy.loading.clip import Clip
-from clip_anatomy.loading.open_again import opened_again
+from clip_anatomy.loading.reopen_model import opened_again
 from clip_anatomy.store.manifest import NAME, Manifest
 from clip_anatomy.store.store import Store
 

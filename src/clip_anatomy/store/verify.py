@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import digest_of_file
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, folder_of

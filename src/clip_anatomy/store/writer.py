@@ -18,7 +18,7 @@ import numpy as np
 
 from clip_anatomy.errors import OutputError, StoreError
 from clip_anatomy.files import digest_of_file
-from clip_anatomy.leftovers import is_partial, sweep
+from clip_anatomy.partial_output import is_partial, sweep
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, StoreBlock, folder_of, need_zarr, read_blocks, write_block

@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from clip_anatomy.boundary import public
 from clip_anatomy.errors import BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
+from clip_anatomy.argument_kinds import described
 from clip_anatomy.edits.rerun import rerun_replacements
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
-from clip_anatomy.kinds import described
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.atlas import Atlas
@@ -23,6 +22,7 @@ from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.textspan import textspan
 from clip_anatomy.naming.textspan_result import TextSpanResult
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.retrieval.store_atlas import atlas_of
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments

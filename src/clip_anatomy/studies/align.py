@@ -18,11 +18,11 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_anatomy import bounds
-from clip_anatomy.boundary import public
+from clip_anatomy import number_ranges
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, reading
 from clip_anatomy.files import path_of
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.store.store import Store
 
@@ -163,8 +163,8 @@ def align(
     names = tuple(channels) if channels is not None else names or tuple(f"channel {at}" for at in range(y.shape[1]))
     if len(names) != y.shape[1]:
         raise BadInput(f"{len(names)} names for {y.shape[1]} channels. Type one name for each")
-    bounds.whole("permutations", permutations, 0, 10**7)
-    rng = np.random.default_rng(bounds.whole("seed", seed, 0))
+    number_ranges.whole("permutations", permutations, 0, 10**7)
+    rng = np.random.default_rng(number_ranges.whole("seed", seed, 0))
     fold = rng.permutation(np.arange(len(x)) % folds)
     predicted, true = np.empty_like(y), np.empty_like(y)
     left, around, cosines = 0.0, 0.0, np.empty(len(x))

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from clip_anatomy import bounds
-from clip_anatomy.boundary import public
+from clip_anatomy import number_ranges
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.retrieval.store_atlas import atlas_of
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.store_model import model_of
@@ -87,7 +87,7 @@ def probe(
     """
     if method is not None and method not in METHODS:
         raise BadSpec(f"method={method!r} is not known. Type one of: {', '.join(METHODS)}")
-    bounds.whole("seed", seed, 0)
+    number_ranges.whole("seed", seed, 0)
     tell = progress or silent
     layers = _layer_counts(last)
     opened = store if isinstance(store, Store) else Store.open(store)

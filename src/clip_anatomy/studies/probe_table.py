@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_anatomy.atomic_output import as_json, write_file
-from clip_anatomy.boundary import public
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 
 __all__ = ["ProbeRow", "ProbeTable"]

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.replacement import EFFECTS
@@ -14,6 +13,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.store.index import index
 from clip_anatomy.store.store import Store

@@ -16,7 +16,7 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.means import Means
 from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.pictures_again import pictures_again, refuse_changed
+from clip_anatomy.studies.reread_pictures import pictures_again, refuse_changed
 
 __all__ = ["rerun_embeddings", "rerun_means", "written_means"]
 

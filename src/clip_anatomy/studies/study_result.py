@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.edits.selection import Selection
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.studies.worst_group import worst_group
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask

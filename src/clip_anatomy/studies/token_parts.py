@@ -19,14 +19,14 @@ from clip_anatomy.edits.measured_replacements import check_class_token
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.files import digest
-from clip_anatomy.leftovers import held_file, sweep
 from clip_anatomy.loading.clip import BATCH, Clip
+from clip_anatomy.partial_output import held_file, sweep
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.split.parts import decompose
 from clip_anatomy.split.source_tokens import token_parts
 from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
-from clip_anatomy.studies.pictures_again import pictures_again, refuse_changed
+from clip_anatomy.studies.reread_pictures import pictures_again, refuse_changed
 
 __all__ = ["TokenParts", "token_parts_of", "tokens_of"]
 

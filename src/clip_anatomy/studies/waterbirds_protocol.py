@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.waterbirds import CLASSES, GROUPS
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
@@ -17,6 +16,7 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.store.index import index
 from clip_anatomy.store.manifest import NAME
 from clip_anatomy.store.store import Store

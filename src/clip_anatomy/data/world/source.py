@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clip_anatomy.bounds import LARGEST
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.data.world import World
 from clip_anatomy.errors import BadInput
+from clip_anatomy.number_ranges import LARGEST
 
 __all__ = ["WorldSource"]
 

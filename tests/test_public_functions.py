@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.boundary import _signature, public
-from clip_anatomy.kinds import fits
+from clip_anatomy.argument_kinds import fits
 from clip_anatomy.loading.demo import examples
+from clip_anatomy.public_functions import _signature, public
 
 FUNCTIONS = {
     name: getattr(ca, name) for name in ca.__all__ if inspect.isfunction(getattr(ca, name)) and name != "allow_network"

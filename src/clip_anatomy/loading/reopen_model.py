@@ -6,7 +6,7 @@ from pathlib import Path
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import load_recorded, refuse_stray_weights
-from clip_anatomy.loading.origin import Origin
+from clip_anatomy.loading.model_origin import Origin
 
 __all__ = ["opened_again"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast, get_type_hints
 
+from clip_anatomy.argument_kinds import described, expected, fits, way_out
 from clip_anatomy.errors import BadInput, BadText
-from clip_anatomy.kinds import described, expected, fits, way_out
 from clip_anatomy.torch_state import plain_torch
 
 __all__ = ["public"]

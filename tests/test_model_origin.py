@@ -12,7 +12,7 @@ from clip_anatomy.cli.main import main
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.open_edited import open_edited
 from clip_anatomy.errors import BadSpec, StoreError
-from clip_anatomy.loading.origin import Origin
+from clip_anatomy.loading.model_origin import Origin
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.store_model import model_of
 

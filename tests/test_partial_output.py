@@ -11,7 +11,7 @@ import pytest
 from clip_anatomy.atomic_output import Kind, as_json, atomic_output
 from clip_anatomy.errors import OutputError
 from clip_anatomy.files import written_whole
-from clip_anatomy.leftovers import held_file, held_folder, sweep
+from clip_anatomy.partial_output import held_file, held_folder, sweep
 
 KIND = Kind("note", "note.json", "a-note/1")
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.chmod"}
