@@ -20,12 +20,17 @@ from clip_anatomy.store.verify import verify
 __all__ = ["clip", "photos"]  # fixtures
 
 
+def by_id(folder: Path) -> dict[str, torch.Tensor]:
+    store = Store.open(folder)
+    return {row.id: store.embeddings([row.index])[0] for row in store.rows()}
+
+
 def test_a_changed_picture_is_done_again_and_the_others_are_not_read(
     clip, photos: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     store = tmp_path / "store"
     index(clip, photos, store)
-    before = Store.open(store).embeddings()
+    before = by_id(store)
     written(photos / "03.png", encoded(noise(90, 41), "PNG"))  # another size
     old = photos / "05.png"
     facts, size = old.stat(), old.stat().st_size
@@ -43,12 +48,13 @@ def test_a_changed_picture_is_done_again_and_the_others_are_not_read(
     assert sorted(read) == ["03.png", "05.png"]
     fresh = tmp_path / "fresh"
     index(clip, photos, fresh)
-    now = Store.open(store)
-    at = {row.id: row.index for row in now.rows()}
-    again = Store.open(fresh)
-    for row in again.rows():
-        assert torch.equal(now.embeddings([at[row.id]]), again.embeddings([row.index]))
-    assert not torch.equal(now.embeddings([at["03.png"]])[0], before[3])
+    now, again, after = Store.open(store), Store.open(fresh), by_id(store)
+    for id, embedding in by_id(fresh).items():
+        if id in ("03.png", "05.png"):  # in a batch of their own, which some processors round otherwise
+            assert torch.allclose(after[id], embedding, rtol=1e-5, atol=1e-5)
+        else:
+            assert torch.equal(after[id], embedding) and torch.equal(after[id], before[id])
+    assert not torch.allclose(after["03.png"], before["03.png"], rtol=1e-2)
     assert {row.id: row.digest for row in now.rows()} == {row.id: row.digest for row in again.rows()}
     assert torch.allclose(now.moments().mean, again.moments().mean, atol=1e-12)
     assert verify(store).holds

@@ -16,8 +16,8 @@ RIGHTED = ("chefer_depth", "other_size", "whole", "prompts", "surgery_against")
 """What was wrong before, and must differ from what is stored: relevance over several layers (the rule is written out in
 test_gradients.py), position vectors at another size (the hosts' own are asked in test_position_resampling.py), points for SAM
 outside their mask (test_points.py), what several texts were compared with by surgery (test_contrast.py)."""
-LOOSER = {"search/less/shares": 1e-4}
-"""Quotients of small numbers, which another processor rounds otherwise."""
+LOOSER = {"search/less/shares": 1e-4, "atlas/texts_margin": 1e-4}
+"""Quotients of small numbers and differences of near ones, which another processor rounds otherwise (1.8e-5 was seen)."""
 CHAOTIC = ("probe/sgd/accuracy", "probe/sgd/interval", "probe/sgd/by_group")
 """Three epochs of scikit-learn's SGD amplify rounding: the same code gives other figures on another processor (and did, before any
 change). How well it learns is tested in test_probe.py."""
