@@ -1,8 +1,6 @@
 """`clip-anatomy explain photo.jpg --text … --model hf:FOLDER` on SigLIP 2 as transformers saves it, of a fixed size and of any."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,8 @@ import torch
 import transformers
 from PIL import Image
 from tiny_transformers import TEXT, tiny_transformers
+
+from clip_anatomy.cli.main import main
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
@@ -32,7 +32,9 @@ def trained_tokenizer() -> Any:
 
 
 @pytest.mark.parametrize("naflex", [False, True])
-def test_explain_a_photo_from_a_folder_with_sigmoid_scores(naflex: bool, tmp_path: Path) -> None:
+def test_explain_a_photo_from_a_folder_with_sigmoid_scores(
+    naflex: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = tiny_transformers("Siglip2Model" if naflex else "SiglipModel")
     model.logit_scale.data.fill_(1.5)
     model.logit_bias.data.fill_(-2.0)
@@ -47,13 +49,10 @@ def test_explain_a_photo_from_a_folder_with_sigmoid_scores(naflex: bool, tmp_pat
     levels = np.random.default_rng(0).integers(0, 256, (*((16, 48) if naflex else (32, 32)), 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "photo.png")
     texts = ["a photo of a dog", "a red bird"]
-    command = [sys.executable, "-m", "clip_anatomy", "explain", "photo.png", "--model", "hf:model", "--json"]
-    run = subprocess.run(
-        [*command, *(word for text in texts for word in ("--text", text))],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)["images"][0]
+    monkeypatch.chdir(tmp_path)
+    words = (word for text in texts for word in ("--text", text))
+    assert main(["explain", "photo.png", "--model", "hf:model", "--json", *words]) == 0
+    found = json.loads(capsys.readouterr().out)["images"][0]
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")  # of SigLIP 2 a class of its own
     padded = theirs(texts, padding="max_length", max_length=TEXT["max_position_embeddings"], return_tensors="pt")
     given = processor(Image.fromarray(levels), return_tensors="pt")
