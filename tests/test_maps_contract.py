@@ -123,7 +123,7 @@ def test_parts_of_maps(clip: ca.Clip) -> None:
 def test_preprocessed_tensors_have_no_original(clip: ca.Clip) -> None:
     maps = heatmap(clip, torch.randn(1, 3, 32, 32), ["a"])
     assert maps.geometries is None
-    for ask in (maps.on_picture, maps.seen):
+    for ask in (maps.on_picture, maps.visible):
         with pytest.raises(BadSpec, match="Type: heatmap"):
             ask(0)
     assert maps.resized((32, 32)).values.shape == (1, 1, 32, 32)

@@ -166,7 +166,7 @@ def test_wrong_types_are_told_in_words_where_nobody_checks_them_before() -> None
 def test_whole_is_the_models_own_short_side_and_bounded(clip: ca.Clip) -> None:
     maps = heatmap(clip, picture(40, 90), ["a", "bc"], size="whole")
     assert torch.equal(maps.values, heatmap(clip, picture(40, 90), ["a", "bc"], size=32).values)
-    assert maps.seen(0).all()
+    assert maps.visible(0).all()
     strip = heatmap(clip, picture(6, 4000), ["a"], "raw", size="whole")
     assert 2048 <= strip.values[0, 0].numel() <= 2 * 4096
     assert layer_maps(clip, picture(40, 90), ["a"], size="whole")[0].values.shape == (1, 1, 4, 9)
