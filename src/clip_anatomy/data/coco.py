@@ -60,10 +60,10 @@ def open_coco_object(path: Path, *, split: str = "val2017") -> MaskedDataset:
         return MaskedDataset(
             f"COCO-Object {split}, 81 classes", classes, _mapped(path, split, table), 0, (_SAID[MAPS],)
         )
-    found = _read(path, split, ("instances",))
+    annotations = _read(path, split, ("instances",))
     painted = partial(_painted, table=order, rest=0)
     return MaskedDataset(
-        f"COCO-Object {split}, 81 classes", classes, _drawn(path, split, found, painted), 0, (_SAID["json"],)
+        f"COCO-Object {split}, 81 classes", classes, _drawn(path, split, annotations, painted), 0, (_SAID["json"],)
     )
 
 
@@ -85,9 +85,9 @@ def open_coco_stuff(path: Path, *, split: str = "val2017") -> MaskedDataset:
     if (path / MAPS / split).is_dir():
         table = {number - 1: order.get(number, IGNORED) for number in range(1, 183)} | {255: IGNORED}
         return MaskedDataset(name, tuple(known.values()), _mapped(path, split, table), None, (_SAID[MAPS],))
-    found = _read(path, split, ("stuff", "instances"))
+    annotations = _read(path, split, ("stuff", "instances"))
     painted = partial(_painted, table=order, rest=IGNORED)
-    return MaskedDataset(name, tuple(known.values()), _drawn(path, split, found, painted), None, (_SAID["json"],))
+    return MaskedDataset(name, tuple(known.values()), _drawn(path, split, annotations, painted), None, (_SAID["json"],))
 
 
 def open_coco_labels(path: Path, *, split: str = "val2017") -> TaggedDataset:
@@ -100,16 +100,16 @@ def open_coco_labels(path: Path, *, split: str = "val2017") -> TaggedDataset:
     Raises:
         BadInput: something is missing.
     """
-    found = _read(path, split, ("instances",))
+    annotations = _read(path, split, ("instances",))
     order = {number: at for at, number in enumerate(COCO_THINGS)}
     labels: dict[int, set[int]] = defaultdict(set)
-    for one in found["annotations"]:
+    for one in annotations["annotations"]:
         labels[one["image_id"]].add(order[_category(one, order)])
     entries = tuple(
         LabelledPicture(
             one["file_name"], partial(read_picture, path / split / one["file_name"]), tuple(sorted(labels[one["id"]]))
         )
-        for one in found["images"]
+        for one in annotations["images"]
     )
     return TaggedDataset(f"COCO {split}, {len(order)} classes", tuple(COCO_THINGS.values()), entries)
 
@@ -143,9 +143,9 @@ def _read(path: Path, split: str, kinds: tuple[str, ...]) -> dict[str, list[dict
     annotations: list[dict[str, Any]] = []
     for name in names:
         with reading(path / name, f"It is no COCO file. {WHERE}"):
-            found = read_json(path / name, f"It is no COCO file. {WHERE}", largest=LARGEST)
-            images |= {one["id"]: image_entry(one) for one in found["images"]}
-            known = [{**one, "image_id": one["image_id"]} for one in found["annotations"]]
+            content = read_json(path / name, f"It is no COCO file. {WHERE}", largest=LARGEST)
+            images |= {one["id"]: image_entry(one) for one in content["images"]}
+            known = [{**one, "image_id": one["image_id"]} for one in content["annotations"]]
             annotations += sorted(known, key=lambda one: -float(one.get("area", 0)))
     if not images:
         raise BadInput(f"{path / names[0]} lists no pictures: it is empty. {WHERE}")
@@ -160,10 +160,12 @@ def image_entry(one: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": one["id"], "file_name": str(one["file_name"]), "height": rows, "width": cols}
 
 
-def _drawn(path: Path, split: str, found: dict[str, list[dict[str, Any]]], painted: Any) -> tuple[MaskedPicture, ...]:
+def _drawn(
+    path: Path, split: str, annotations: dict[str, list[dict[str, Any]]], painted: Any
+) -> tuple[MaskedPicture, ...]:
     _masks()  # say now, not at the first picture, that pycocotools is missing
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for one in found["annotations"]:
+    for one in annotations["annotations"]:
         by_image[one["image_id"]].append(one)
     return tuple(
         MaskedPicture(
@@ -171,7 +173,7 @@ def _drawn(path: Path, split: str, found: dict[str, list[dict[str, Any]]], paint
             partial(read_picture, path / split / one["file_name"]),
             partial(painted, by_image[one["id"]], (one["height"], one["width"])),
         )
-        for one in found["images"]
+        for one in annotations["images"]
     )
 
 

@@ -32,9 +32,9 @@ class Overlap:
         best: IoU of the best proposal that there was.
 
     Example:
-        >>> seen, truth = Overlap(), np.array([[True, True, False, False]])
-        >>> seen.add(np.array([[True, False, False, False]]), truth, [0.5, 0.0])
-        >>> seen.figures()["oIoU"], seen.figures()["P@0.5"], seen.figures()["mIoU of a random proposal"]
+        >>> result, truth = Overlap(), np.array([[True, True, False, False]])
+        >>> result.add(np.array([[True, False, False, False]]), truth, [0.5, 0.0])
+        >>> result.figures()["oIoU"], result.figures()["P@0.5"], result.figures()["mIoU of a random proposal"]
         (0.5, 1.0, 0.25)
     """
 

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from clip_anatomy.boundary import public
 from clip_anatomy.data.picture_batches import NamedPicture, PictureBatch, picture_batches
 from clip_anatomy.data.typed_pictures import named_picture
 from clip_anatomy.errors import BadImage, BadSpec
@@ -35,6 +34,7 @@ from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.phrases import ReadPhrase, read_phrase
 from clip_anatomy.maps.regions import Regions, coverage, proposals, read_masks
 from clip_anatomy.maps.word_maps import word_directions
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.tokens import token_map
 
@@ -168,8 +168,8 @@ def refer(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = ca.refer("demo", examples()[0], "a bird")
-        >>> found.mask.shape, len(found.words)
+        >>> result = ca.refer("demo", examples()[0], "a bird")
+        >>> result.mask.shape, len(result.words)
         ((64, 64), 2)
     """
     clip, method = as_clip(clip), checked_method(method)

@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.boundary import public
-from clip_anatomy.bounds import whole
 from clip_anatomy.data.masked import spread
 from clip_anatomy.data.picture_batches import NamedPicture, Pictures, picture_batches
 from clip_anatomy.errors import BadText
@@ -30,7 +28,9 @@ from clip_anatomy.loading.word_pieces import word_tokens
 from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.textspan import textspan
+from clip_anatomy.number_ranges import whole
 from clip_anatomy.progress import Progress, silent
+from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.basis import basis_of, coordinates_of
 from clip_anatomy.split.moments import Moments
@@ -152,8 +152,8 @@ def explain_text(
 
     Example:
         >>> import clip_anatomy as ca
-        >>> found = ca.explain_text("demo", "a dotted purple bird", texts=["a bird", "a fish"])
-        >>> found.words, bool(found.shares.residue.abs().max() < 1e-5)
+        >>> result = ca.explain_text("demo", "a dotted purple bird", texts=["a bird", "a fish"])
+        >>> result.words, bool(result.shares.residue.abs().max() < 1e-5)
         (('a', 'dotted', 'purple', 'bird'), True)
     """
     clip, tell = as_clip(clip), progress or silent
