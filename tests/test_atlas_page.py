@@ -1,7 +1,6 @@
 """The atlas in a real browser, opened from a folder: it shows, filters, searches, sorts, and says nothing on the console."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,18 +76,6 @@ def folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
         missing = write_atlas(atlas, rows, staging.folder)
     assert len(missing) == 1
     return out
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on this machine. Type: apt-get install chromium")
-    with sync.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture

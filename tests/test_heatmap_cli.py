@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,31 +290,25 @@ def test_ctrl_c_leaves_nothing_half_written(folder: Path, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_page_in_a_browser(folder: Path, tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on this machine. Type: apt-get install chromium")
+def test_the_page_in_a_browser(folder: Path, tmp_path: Path, browser: Any) -> None:
     out = tmp_path / "out"
     assert main(["heatmap", str(folder), "-t", "a bird", "--layers", "--words", "--out", str(out)]) == 0
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto((out / "index.html").as_uri())
-        assert page.locator("section").count() == 3
-        block = page.locator(".layers").first
-        assert block.locator("img.map.now").first.get_attribute("data-layer") == "7"
-        block.locator("input").evaluate("e => { e.value = 2; e.dispatchEvent(new Event('input')) }")
-        assert block.locator("img.map.now").first.get_attribute("data-layer") == "2"
-        assert block.locator("output").inner_text() == "layer 2 (of 0 to 7)"
-        page.locator("#maps").uncheck()
-        page.wait_for_function("getComputedStyle(document.querySelector('img.map')).opacity == '0'")
-        for width in (1280, 390):
-            page.set_viewport_size({"width": width, "height": 800})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((out / "index.html").as_uri())
+    assert page.locator("section").count() == 3
+    block = page.locator(".layers").first
+    assert block.locator("img.map.now").first.get_attribute("data-layer") == "7"
+    block.locator("input").evaluate("e => { e.value = 2; e.dispatchEvent(new Event('input')) }")
+    assert block.locator("img.map.now").first.get_attribute("data-layer") == "2"
+    assert block.locator("output").inner_text() == "layer 2 (of 0 to 7)"
+    page.locator("#maps").uncheck()
+    page.wait_for_function("getComputedStyle(document.querySelector('img.map')).opacity == '0'")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
     assert errors == []
 
 

@@ -2,9 +2,9 @@
 
 import base64
 import re
-import shutil
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,37 +158,30 @@ def test_regions_have_names(at: tuple[int, int], words: str) -> None:
     assert strongest_region(patches) == (words, 1.0)
 
 
-def test_in_a_browser_numbers_appear_and_views_switch(tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine: the page's own script is not run")
-    from playwright.sync_api import sync_playwright
-
+def test_in_a_browser_numbers_appear_and_views_switch(tmp_path: Path, browser: Any) -> None:
     (tmp_path / "index.html").write_text(page(), encoding="utf-8")
     found = answered()
     best = int(found.cosine.argmax())
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1200, "height": 900})
-        errors: list[str] = []
-        tab.on("pageerror", lambda e: errors.append(str(e)))
-        tab.on("request", lambda r: errors.append(r.url) if r.url.startswith("http") else None)
-        tab.goto((tmp_path / "index.html").as_uri())
-        for view, answer_ in (("versus", found.contrast()), ("alone", found)):
-            tab.click(f"label[for=see-{view}]")
-            other = "alone" if view == "versus" else "versus"
-            assert tab.locator(f".{view}").first.is_visible()
-            assert not tab.locator(f".{other}").first.is_visible()
-            overlay = tab.locator(f".{view} .map[data-of=patch]").first
-            box = overlay.bounding_box()
-            assert box is not None
-            overlay.hover(position={"x": box["width"] * 0.9, "y": box["height"] * 0.4})  # row 1, col 3 of 4 × 4
-            value = float(answer_.patches[1, 3, best])
-            shown = tab.locator("#tip").inner_text()
-            assert shown.startswith("patch row 1, col 3: ")
-            assert float(shown.split(": ")[1].replace("−", "-")) == pytest.approx(value, abs=6e-5)
-        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        tab.set_viewport_size({"width": 390, "height": 800})
-        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out on a telephone
-        browser.close()
+    tab = browser.new_page(viewport={"width": 1200, "height": 900})
+    errors: list[str] = []
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.on("request", lambda r: errors.append(r.url) if r.url.startswith("http") else None)
+    tab.goto((tmp_path / "index.html").as_uri())
+    for view, answer_ in (("versus", found.contrast()), ("alone", found)):
+        tab.click(f"label[for=see-{view}]")
+        other = "alone" if view == "versus" else "versus"
+        assert tab.locator(f".{view}").first.is_visible()
+        assert not tab.locator(f".{other}").first.is_visible()
+        overlay = tab.locator(f".{view} .map[data-of=patch]").first
+        box = overlay.bounding_box()
+        assert box is not None
+        overlay.hover(position={"x": box["width"] * 0.9, "y": box["height"] * 0.4})  # row 1, col 3 of 4 × 4
+        value = float(answer_.patches[1, 3, best])
+        shown = tab.locator("#tip").inner_text()
+        assert shown.startswith("patch row 1, col 3: ")
+        assert float(shown.split(": ")[1].replace("−", "-")) == pytest.approx(value, abs=6e-5)
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    tab.set_viewport_size({"width": 390, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out on a telephone
+    tab.close()
     assert errors == []

@@ -221,27 +221,21 @@ def test_photographs_are_indexed_searched_and_drawn(shared, tmp_path):
     assert first not in {hit["id"] for hit in told["hits"]}
 
 
-def test_the_page_in_a_browser(store, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on this machine. Type: apt-get install chromium")
+def test_the_page_in_a_browser(store, tmp_path, browser):
     assert (
         main(["search", str(store), "05.png", "--heads", "role=colour", "-k", "4", "--out", str(tmp_path / "out")]) == 0
     )
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page()
-        errors = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto((tmp_path / "out" / "index.html").as_uri())
-        assert page.locator("ol.grid > li").count() == 4
-        over = page.locator("img.map").first
-        assert over.evaluate("e => getComputedStyle(e).opacity") == "1"
-        page.locator("#maps").uncheck()
-        page.wait_for_function("getComputedStyle(document.querySelector('img.map')).opacity == '0'")
-        for width in (1280, 390):
-            page.set_viewport_size({"width": width, "height": 800})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
+    page = browser.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "out" / "index.html").as_uri())
+    assert page.locator("ol.grid > li").count() == 4
+    over = page.locator("img.map").first
+    assert over.evaluate("e => getComputedStyle(e).opacity") == "1"
+    page.locator("#maps").uncheck()
+    page.wait_for_function("getComputedStyle(document.querySelector('img.map')).opacity == '0'")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
     assert errors == []

@@ -1,6 +1,5 @@
 """The studio's page in a real browser: each view by clicking and by the keyboard, barriers, weight."""
 
-import shutil
 import threading
 from collections.abc import Iterator
 from importlib.resources import files
@@ -19,19 +18,6 @@ from clip_anatomy.studio.session import Session
 __all__ = ["api", "clip", "store"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on this machine. Type: apt-get install chromium")
-    with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
