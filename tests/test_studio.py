@@ -1,9 +1,8 @@
 """The studio: its API, its jobs, its checks."""
 
+import builtins
 import io
 import json
-import threading
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,18 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
-from studios import api, clip, store
+from studios import api, clip, ended, picture, store
 
 import clip_anatomy as ca
 from clip_anatomy.data.open_dataset import picture_of
-from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.demo import examples
-from clip_anatomy.studio import encoder
-from clip_anatomy.studio.jobs import Jobs
-from clip_anatomy.studio.server import check_host, create_app
 from clip_anatomy.studio.session import MOST_MEANS, Session
 
 __all__ = ["api", "clip", "store"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = ["a bird", "the sky", "water"]
-
-
-def picture(api: TestClient) -> str:
-    return api.get("/api/v1/model").json()["examples"][0]["id"]
 
 
 def test_explain_is_the_exact_split(api: TestClient, clip: ca.Clip) -> None:
@@ -129,89 +120,113 @@ def test_search_is_that_of_the_function(api: TestClient, clip: ca.Clip, store: c
     assert api.get("/api/v1/images/999999").status_code == 400
 
 
-def test_pictures_that_wait_together_are_encoded_together(clip: ca.Clip, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(clip)
-    pixels = [clip.pixels(path) for path in examples()[:4]]
-    alone = [ca.decompose(clip, one) for one in pixels]
-    batches: list[int] = []
-    monkeypatch.setattr(encoder, "decompose", lambda *args: batches.append(len(args[1])) or ca.decompose(*args))
-    found: dict[int, ca.Parts] = {}
-    with session._model:  # the model is busy: all four wait
-        threads = [
-            threading.Thread(target=lambda at=at: found.update({at: session.encoder.split(pixels[at])}))
-            for at in range(len(pixels))
+def test_words_meet_patches_as_pairs_says(api: TestClient, clip: ca.Clip, tmp_path: Path) -> None:
+    text = "a purple bird in the sky"
+    found = api.post("/api/v1/pairs", json={"picture": picture(api), "text": text}).json()
+    expected = ca.pairs(clip, examples()[0], text)
+    assert found["words"] == text.split() == list(expected.b.parts)
+    values = torch.tensor(found["values"], dtype=torch.float64)
+    torch.testing.assert_close(values.flatten(1).T, expected.values, rtol=0, atol=1e-5)
+    assert found["cosine"] == pytest.approx(expected.cosine, abs=1e-5)
+    assert values.shape == (6, *patch_grid((1, 3, *clip.preprocess.size), clip.patch))
+    called_like_a_file = str(examples()[1])
+    again = api.post("/api/v1/pairs", json={"picture": picture(api), "text": called_like_a_file})
+    assert again.json()["text"] == called_like_a_file
+    assert len(again.json()["words"]) >= 1
+
+
+@pytest.mark.parametrize("by", ["zero", "mean"])
+def test_accuracies_felt_by_later_blocks(api: TestClient, clip: ca.Clip, store: ca.Store, by: str) -> None:
+    started = api.post("/api/v1/jobs", json={"verb": "ablate", "select": "1.4,7.0", "by": by, "images": 60}).json()
+    ended(api.app.state.jobs, started["id"])  # pyright: ignore[reportAttributeAccessIssue]
+    direct = api.get(f"/api/v1/jobs/{started['id']}").json()["result"]
+    asked = {"verb": "ablate", "select": "1.4,7.0", "by": by, "effect": "rerun", "images": 60}
+    job = api.post("/api/v1/jobs", json=asked).json()
+    assert job["given"] == {name: asked[name] for name in ("select", "by", "effect", "images")}
+    ended(api.app.state.jobs, job["id"])  # pyright: ignore[reportAttributeAccessIssue]
+    found = api.get(f"/api/v1/jobs/{job['id']}").json()["result"]
+    session: Session = api.app.state.session  # pyright: ignore[reportAttributeAccessIssue]
+    task = session.task
+    assert task is not None
+    assert task.groups is not None
+    means = None if by == "zero" else session.written_means
+    edit = ca.Edit.of(clip, "1.4,7.0", means, by=by, effect="rerun")
+    right, groups, whole = [], [], []
+    for group, (name, images) in enumerate(task.group_sizes):  # the same part of every group
+        members = np.flatnonzero(task.groups.numpy() == group)
+        kept = int(np.ceil(images * 60 / len(task.rows)))
+        told = next(one for one in found["groups"] if one["name"] == name)
+        assert told["images"] == kept
+        for at in members[np.linspace(0, images - 1, kept).astype(int)]:
+            row = store.rows()[int(task.rows[at])]
+            pixels = clip.pixels(picture_of(row.source, row.path, row.id))
+            for kept_right, model in ((right, ca.EditedClip(clip, edit)), (whole, clip)):
+                pick = (model.encode_image(pixels) @ task.texts.T).argmax()
+                kept_right.append(bool(pick == task.labels[at]))
+            groups.append(group)
+    for name, expected in (("edited", right), ("whole", whole)):
+        each = [
+            np.mean([r for r, g in zip(expected, groups, strict=True) if g == one])
+            for one in range(len(task.group_names))
         ]
-        for thread in threads:
-            thread.start()
-        while len(session.encoder._waiting) < len(pixels):
-            time.sleep(0.01)
-    for thread in threads:
-        thread.join()
-    assert batches == [len(pixels)]
-    texts = torch.eye(clip.image_tower.embed)[:2]
-    for at, one in enumerate(alone):
-        torch.testing.assert_close(found[at].heads, one.heads, rtol=0, atol=1e-5)
-        torch.testing.assert_close(found[at].tokens(texts), one.tokens(texts), rtol=0, atol=1e-5)
+        assert found[name]["groups"] == pytest.approx(each, abs=1e-6)
+    of_no_group = int((task.groups < 0).sum())
+    assert found["images"] == len(right) + int(np.ceil(of_no_group * 60 / len(task.rows)))
+    assert (found["effect"], direct["effect"], found["of"]) == ("rerun", "direct", len(task.rows))
+    assert api.post("/api/v1/ablate", json={"select": "1.4", "effect": "rerun"}).status_code == 400
 
 
-def test_jobs_are_cancelled_fail_in_one_sentence_and_outlive_a_restart(tmp_path: Path) -> None:
-    running, go_on = threading.Event(), threading.Event()
-
-    def slow(progress: Any) -> dict[str, Any]:
-        for done in range(1000):
-            progress("counting", done, 1000)
-            running.set()
-            if not go_on.is_set():
-                go_on.wait(0.01)
-        return {"counted": 1000}
-
-    def broken(progress: Any) -> dict[str, Any]:
-        raise BadInput("no store. Type another")
-
-    jobs = Jobs({"slow": slow, "broken": broken}, tmp_path)
-    first, same = jobs.start("slow"), jobs.start("slow")
-    assert first.id == same.id
-    assert running.wait(5)
-    jobs.cancel(first.id)
-    failed = jobs.start("broken")
-    ended(jobs, failed.id)
-    assert (jobs.job(first.id).state, jobs.job(failed.id).error) == ("cancelled", "no store. Type another")
-    running.clear()
-    again = jobs.start("slow")
-    assert running.wait(5)
-    jobs.close()
-    assert jobs.job(again.id).state == "running"
-    go_on.set()
-    after = Jobs({"slow": slow, "broken": broken}, tmp_path)  # the next start of the server
-    ended(after, again.id)
-    assert after.job(again.id).result == {"counted": 1000}
-    assert [job.state for job in after.all()] == ["done", "failed", "cancelled"]
-    after.close()
-    (tmp_path / "studio-jobs.json").write_text('[{"verb": "slow", "nonsense": 1}]')
-    assert Jobs({"slow": slow}, tmp_path).all() == []
-    with pytest.raises(BadSpec, match="Type one of: slow"):
-        Jobs({"slow": slow}).start("magic")
+NAMES = [
+    "../../etc/passwd",
+    "..\\..\\boot.ini",
+    "C:\\Windows\\con",
+    "nul",
+    "a\0b.png",
+    "/",
+    "..",
+    "name\n.png",
+    "a" * 200,
+    "\u202egnp.exe",
+]
 
 
-def ended(jobs: Jobs, number: int) -> None:
-    for _ in range(1000):
-        if jobs.job(number).state not in ("waiting", "running"):
-            return
-        time.sleep(0.01)
-    raise AssertionError(jobs.job(number))
+def test_no_path_of_a_request_is_opened(api: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret, link = tmp_path / "secret.json", tmp_path / "link.png"
+    secret.write_text("{}")
+    link.symlink_to(secret)
+    opened: list[str] = []
+    real = builtins.open
 
+    def noted(file: Any, *args: Any, **more: Any) -> Any:
+        opened.append(str(file))
+        return real(file, *args, **more)
 
-def test_pictures_are_sent_and_refused(api: TestClient) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (90, 60), "red").save(file, "PNG")
-    sent = api.post("/api/v1/pictures", params={"name": "../../<b>.png"}, content=file.getvalue()).json()
-    assert sent["name"] == "<b>.png"
-    shown = Image.open(io.BytesIO(api.get(f"/api/v1/pictures/{sent['id']}").content))
-    assert shown.size == (448, 448)
-    for data in (b"", b"no picture", file.getvalue()[:40]):
-        refused = api.post("/api/v1/pictures", content=data)
-        assert refused.status_code == 400, refused.text
-        assert "error" in refused.json()
+    monkeypatch.setattr(builtins, "open", noted)
+    monkeypatch.setattr(io, "open", noted)
+    held, body = picture(api), api.get(f"/api/v1/pictures/{picture(api)}").content
+    for name in [*NAMES, str(secret), str(link)]:
+        sent = api.post("/api/v1/pictures", params={"name": name}, content=body)
+        assert sent.status_code == 200
+        assert "/" not in sent.json()["name"]
+        assert "\\" not in sent.json()["name"]
+    for path in (str(secret), str(link)):
+        for question in (
+            ("pairs", {"picture": held, "text": path}),
+            ("explain", {"picture": held, "texts": [path], "select": path}),
+            ("explain", {"picture": held, "texts": [path], "by": path}),
+            ("heatmap", {"picture": held, "texts": [path], "method": path}),
+            ("heatmap", {"picture": held, "texts": [path], "heads": path}),
+            ("segment", {"picture": held, "texts": [path], "threshold": path}),
+            ("search", {"text": path, "heads": path}),
+            ("search", {"text": path, "k": 2}),
+            ("search", {"picture": path, "mode": path}),
+            ("ablate", {"select": path, "by": path}),
+            ("edit", {"select": "7.0", "by": path}),
+            ("jobs", {"verb": path}),
+        ):
+            assert api.post(f"/api/v1/{question[0]}", json=question[1]).status_code < 500
+        assert api.get("/api/v1/atlas", params={"words": path}).status_code == 200
+    assert [one for one in opened if one.startswith(str(tmp_path)) or "passwd" in one or "boot.ini" in one] == []
 
 
 @pytest.mark.parametrize(
@@ -236,20 +251,3 @@ def test_odd_requests_are_one_sentence(
     answer = api.post(f"/api/v1/{path}", json=body)
     assert answer.status_code == status, answer.text
     assert message in answer.text
-
-
-def test_only_its_own_page_and_name_are_answered(clip: ca.Clip) -> None:
-    app = create_app(Session(clip), token="s3cret")
-    local = TestClient(app, base_url="http://127.0.0.1:7860")
-    assert local.get("/api/v1/model").status_code == 401
-    assert local.get("/api/v1/model", headers={"authorization": "Bearer s3cret"}).status_code == 200
-    assert local.get("/?token=s3cret").status_code == 200
-    assert local.get("/api/v1/model").status_code == 200  # by the cookie
-    assert TestClient(app, base_url="http://evil.example").get("/?token=s3cret").status_code == 403
-    foreign = {"authorization": "Bearer s3cret", "origin": "http://evil.example"}
-    assert local.post("/api/v1/ablate", json={}, headers=foreign).status_code == 403
-    for path in ("/static/../server.py", "/static/%2e%2e/server.py", "/static/..%5cserver.py", "/static/%00"):
-        assert local.get(path).status_code in (400, 404)
-    assert "default-src 'none'" in local.get("/").headers["content-security-policy"]
-    with pytest.raises(BadInput, match="token=SECRET"):
-        check_host("0.0.0.0", None)

@@ -26,7 +26,7 @@ from clip_anatomy.split.parts import Parts, decompose_tower
 from clip_anatomy.split.removal import Removal
 from clip_anatomy.split.tokens import token_map
 
-__all__ = ["VIEWS", "Side", "SideView", "View", "is_picture_name", "read_side", "tokens_of_parts"]
+__all__ = ["VIEWS", "Side", "SideView", "View", "is_picture_name", "read_side", "text_side", "tokens_of_parts"]
 
 View = Literal["tokens", "heads", "layers"]
 VIEWS: tuple[View, ...] = ("tokens", "heads", "layers")
@@ -104,14 +104,24 @@ def read_side(clip: Clip, item: ImageLike, *, allow_urls: bool = False) -> Side:
     """
     if is_picture_name(item):
         return _picture_side(clip, item, allow_urls=allow_urls)
-    if not isinstance(item, str) or not item.strip():
-        raise BadText(f"{item!r} holds no word. Type a sentence, e.g. 'a red circle on the grass'")
-    ids = clip.ids([item])
-    spans = word_tokens(clip.tokenizer, item, ids.shape[1])
+    assert isinstance(item, str)
+    return text_side(clip, item)
+
+
+def text_side(clip: Clip, text: str) -> Side:
+    """Split one text, also one that is called like a file.
+
+    Raises:
+        BadText: it holds no word.
+    """
+    if not text.strip():
+        raise BadText(f"{text!r} holds no word. Type a sentence, e.g. 'a red circle on the grass'")
+    ids = clip.ids([text])
+    spans = word_tokens(clip.tokenizer, text, ids.shape[1])
     words = [(word, tokens) for word, tokens in spans if tokens]
     parts = decompose_tower(clip.text_tower, ids, "centered")
     views = _views(parts, [tokens for _, tokens in words], [word for word, _ in words], "start and end marks")
-    return Side(item, "text", views, None, ids)
+    return Side(text, "text", views, None, ids)
 
 
 def _picture_side(clip: Clip, item: Any, *, allow_urls: bool) -> Side:

@@ -47,10 +47,11 @@ def rerun_embeddings(
     embeddings = torch.empty(len(sets), len(rows), store.manifest.embed)
     tell, at = progress or silent, 0
     for some, pixels in _batches(store, clip, rows):
-        refuse_changed(store, some, clip.image_tower.encode(pixels).float().cpu(), WHY)
+        whole = clip.image_tower.encode(pixels).float()
+        refuse_changed(store, some, whole.cpu(), WHY)
         here = slice(at, at + len(some))
-        for row, tower in enumerate(towers):
-            embeddings[row, here] = normalize(tower.encode(pixels).float(), dim=-1).cpu()
+        for row, (tower, held) in enumerate(zip(towers, sets, strict=True)):
+            embeddings[row, here] = normalize(tower.encode(pixels).float() if held else whole, dim=-1).cpu()
         at += len(some)
         tell("running the model again", at, len(rows))
     return embeddings

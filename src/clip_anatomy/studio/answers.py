@@ -19,10 +19,11 @@ from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.maps.segment import segment
 from clip_anatomy.report.palette import limit_of
+from clip_anatomy.split.pairs import pairs
 from clip_anatomy.studio.session import HeldPicture, Session
 from clip_anatomy.towers.protocol import has_pool_mlp
 
-__all__ = ["edit_of", "explained", "facts", "map_of", "numbers", "patch_of", "segmented"]
+__all__ = ["edit_of", "explained", "facts", "map_of", "numbers", "paired", "patch_of", "segmented"]
 
 MOST_TEXTS = 20
 
@@ -142,6 +143,26 @@ def patch_of(session: Session, picture: HeldPicture, texts: tuple[str, ...], row
         raise BadInput(f"patch ({row}, {col}): rows 0 to {rows - 1} and columns 0 to {cols - 1} were expected")
     shares = session.shares(picture, texts)
     return {"texts": list(texts), "row": row, "col": col, "heads": numbers(shares[:, :, row * cols + col])}
+
+
+def paired(session: Session, picture: HeldPicture, text: str) -> dict[str, Any]:
+    """Tell which patches every word of a text meets: shares of the cosine over (word, patch), those of `pairs`.
+
+    Raises:
+        BadText: a tokenizer that does not tell words.
+    """
+    _texts(session, (text,))
+    found = pairs(session.clip, session.side(picture), session.side(text))
+    rows, cols = patch_grid(picture.pixels.shape, session.clip.patch)
+    return {
+        "text": text,
+        "words": list(found.b.parts),
+        "values": numbers(found.values.T.unflatten(1, (rows, cols))) if found.values.numel() else [],
+        "limit": float(limit_of(found.values)) if found.values.numel() else 0.0,
+        "cosine": found.cosine,
+        "made_of": found.made_of(),
+        "notes": list(found.notes),
+    }
 
 
 def segmented(

@@ -5,20 +5,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from clip_anatomy.errors import BadInput, BadSpec, ClipAnatomyError
 from clip_anatomy.files import read_json, write_text
-from clip_anatomy.progress import Progress
 
 __all__ = ["Job", "Jobs", "State"]
 
 NAME = "studio-jobs.json"
 MOST_JOBS = 50  # remembered
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-Work = Callable[[Progress], dict[str, Any]]
+Work = Callable[..., dict[str, Any]]  # told its progress, and by name what it was given
 
 
 class _Cancelled(Exception):
@@ -36,6 +35,7 @@ class Job:
     Attributes:
         id: its number.
         verb: which function it runs.
+        given: with which arguments.
         state: how far it is.
         step: what is being done.
         done: how much of the step.
@@ -47,6 +47,7 @@ class Job:
 
     id: int
     verb: str
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
     state: State = "waiting"
     step: str = ""
     done: int = 0
@@ -63,7 +64,7 @@ class Jobs:
         """Take up what an earlier run of the server left unfinished.
 
         Args:
-            verbs: name → what it does, told its progress.
+            verbs: name → what it does, told its progress and what was given.
             folder: where the record is kept; None to keep none.
         """
         self.verbs = verbs
@@ -78,8 +79,12 @@ class Jobs:
         self._thread = threading.Thread(target=self._work, name="studio-jobs", daemon=True)
         self._thread.start()
 
-    def start(self, verb: str) -> Job:
-        """Put a job in the queue; one that waits or runs already is returned as it is.
+    def start(self, verb: str, given: Mapping[str, Any] | None = None) -> Job:
+        """Put a job in the queue; the same one that waits or runs already is returned as it is.
+
+        Args:
+            verb: which function.
+            given: its arguments, of the kinds that JSON knows.
 
         Raises:
             BadSpec: no such verb.
@@ -88,9 +93,9 @@ class Jobs:
             raise BadSpec(f"{verb[:40]!r} is no job. Type one of: {', '.join(self.verbs)}")
         with self._change:
             for job in self._jobs.values():
-                if job.verb == verb and job.state in ("waiting", "running"):
+                if job.verb == verb and job.given == (given or {}) and job.state in ("waiting", "running"):
                     return job
-            job = Job(max(self._jobs, default=0) + 1, verb)
+            job = Job(max(self._jobs, default=0) + 1, verb, given or {})
             self._jobs[job.id] = job
             for old in [one.id for one in self._jobs.values() if one.state not in ("waiting", "running")][:-MOST_JOBS]:
                 del self._jobs[old]
@@ -160,7 +165,7 @@ class Jobs:
 
         end: dict[str, Any]
         try:
-            end = {"state": "done", "result": self.verbs[job.verb](progress)}
+            end = {"state": "done", "result": self.verbs[job.verb](progress, **job.given)}
         except _Closing:
             return
         except _Cancelled:

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.studio import answers, store_answers
 from clip_anatomy.studio.jobs import Jobs
 from clip_anatomy.studio.session import MOST_BYTES, Session
@@ -58,6 +59,13 @@ class PatchQuestion(PictureTexts):
     col: Number
 
 
+class PairsQuestion(BaseModel):
+    """A picture that was sent, and one text."""
+
+    picture: Digest
+    text: Text
+
+
 class SegmentQuestion(PictureTexts):
     """Also a method, a rule of the cut (or a share of the map's range), and whether masks follow the picture's edges."""
 
@@ -85,10 +93,11 @@ class Replaced(BaseModel):
     effect: MapName = "direct"
 
 
-class JobQuestion(BaseModel):
-    """Which long work: atlas, index or repair."""
+class JobQuestion(Replaced):
+    """Which long work: ablate, atlas, index or repair; of ablate also which parts, and of how many images (null: all)."""
 
     verb: MapName
+    images: Annotated[int, Field(ge=1, le=LARGEST)] | None = store_answers.SAMPLE
 
 
 def _session(request: Request) -> Session:
@@ -150,6 +159,12 @@ def patch(session: Held, question: PatchQuestion) -> dict[str, Any]:
     return answers.patch_of(session, held, tuple(question.texts), question.row, question.col)
 
 
+@router.post("/pairs")
+def pairs(session: Held, question: PairsQuestion) -> dict[str, Any]:
+    """Say which patches every word of a text meets: shares of the cosine."""
+    return answers.paired(session, session.picture(question.picture), question.text)
+
+
 @router.post("/segment")
 def segment(session: Held, question: SegmentQuestion) -> dict[str, Any]:
     """Say which pixels belong to which text: runs of equal labels, row by row; 0 is none of them."""
@@ -203,7 +218,9 @@ def image_taken(session: Held, at: AtNumber) -> dict[str, str]:
 
 @router.post("/ablate")
 def ablate(session: Held, replaced: Replaced) -> dict[str, Any]:
-    """Measure accuracy on the store, average and of the worst group, with some parts replaced."""
+    """Measure accuracy on the store, average and of the worst group, with some parts replaced; a re-run is a job."""
+    if replaced.effect != "direct":
+        raise BadSpec(f"effect={replaced.effect!r}: pictures are run again as a job. POST /api/v1/jobs: verb=ablate")
     return session.run(lambda: store_answers.accuracy(session, replaced.select, replaced.by))
 
 
@@ -228,8 +245,9 @@ def jobs(queue: Queue) -> dict[str, Any]:
 
 @router.post("/jobs", status_code=202)
 def start_job(queue: Queue, question: JobQuestion) -> dict[str, Any]:
-    """Start long work: atlas (names the heads), index (looks for new images), repair (finds what misleads)."""
-    return asdict(queue.start(question.verb))
+    """Start long work: ablate (accuracies of a re-run), atlas (names the heads), index (new images), repair (what misleads)."""
+    given = question.model_dump(exclude={"verb"}) if question.verb == "ablate" else {}
+    return asdict(queue.start(question.verb, given))
 
 
 @router.get("/jobs/{number}")

@@ -2,12 +2,12 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from clip_anatomy.retrieval.store_atlas import kept_atlas
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.split.parts import Parts
+from clip_anatomy.split.sides import Side, read_side, text_side
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.rerun_embeddings import written_means
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
@@ -38,7 +39,7 @@ __all__ = ["Busy", "HeldPicture", "Session"]
 
 MOST_PICTURES = 64  # kept; the one that was looked at longest ago goes first
 MOST_EMBEDDED = 10_000  # texts
-MOST_SHARES = 16  # pairs of a picture and texts whose shares of every head and patch are kept
+MOST_KEPT = 32  # answers that are asked for again and again: shares of a picture's patches, sides of pairs
 MOST_MEANS = 96  # images that a mean of what parts write is taken of
 MOST_BYTES = 20_000_000  # of one upload
 WAITING = 32  # requests that wait for the model; more are turned away
@@ -82,9 +83,7 @@ class Session:
     store: Store | None = None
     pictures: "OrderedDict[str, HeldPicture]" = field(default_factory=OrderedDict[str, HeldPicture])
     _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
-    _shares: "OrderedDict[tuple[str, tuple[str, ...]], Tensor]" = field(
-        default_factory=OrderedDict[tuple[str, tuple[str, ...]], Tensor], repr=False
-    )
+    _kept: "OrderedDict[Hashable, Any]" = field(default_factory=OrderedDict[Hashable, Any], repr=False)
     _model: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _held: threading.Lock = field(
         default_factory=threading.Lock, repr=False
@@ -179,23 +178,32 @@ class Session:
 
         Computed once: then heads go off and on without waiting for the model.
         """
-        key = (picture.digest, texts)
-        with self._held:
-            if key in self._shares:
-                self._shares.move_to_end(key)
-                return self._shares[key]
         unit = normalize(self.texts(texts).float(), dim=-1)
 
         def read() -> Tensor:
             toward = contrast_of(self.clip, NEUTRAL).subtracted_from(unit)
             return picture.parts.tokens(toward)[0, :, :, self.clip.vision.own :].cpu() * toward.norm(dim=-1).cpu()
 
-        tokens = self.run(read)
+        return self._once(("shares", picture.digest, texts), read)
+
+    def side(self, of: "HeldPicture | str") -> Side:
+        """Split a picture into what is read from its patches, or a text into its words, once."""
+        if isinstance(of, str):
+            return self._once(("words", of), lambda: text_side(self.clip, of))
+        return self._once(("patches", of.digest), lambda: read_side(self.clip, of.pixels))
+
+    def _once(self, key: Hashable, work: Callable[[], T]) -> T:
+        """Run something on the model, unless it is among the answers that are kept."""
         with self._held:
-            self._shares[key] = tokens
-            while len(self._shares) > MOST_SHARES:
-                self._shares.popitem(last=False)
-        return tokens
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        answer = self.run(work)
+        with self._held:
+            self._kept[key] = answer
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return answer
 
     def reopen(self) -> None:
         """Read the store again, after something was added to it."""

@@ -1,9 +1,11 @@
 """What the studio answers about a whole store: names of heads, similar images, accuracies, what misleads; and its long work."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import BytesIO
+from math import ceil
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from clip_anatomy.data.open_dataset import picture_of
@@ -11,7 +13,7 @@ from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput
 from clip_anatomy.naming.atlas import AtlasHead
 from clip_anatomy.naming.build_atlas import atlas as make_atlas
-from clip_anatomy.progress import Progress
+from clip_anatomy.progress import Progress, silent
 from clip_anatomy.report.thumbnails import thumbnails
 from clip_anatomy.retrieval.hits import rows_at
 from clip_anatomy.retrieval.search import search
@@ -22,12 +24,14 @@ from clip_anatomy.store.store import Store
 from clip_anatomy.studies.ablation_study import study
 from clip_anatomy.studies.find_cue import CueSearch
 from clip_anatomy.studies.repair import repair
+from clip_anatomy.studies.zero_shot_task import ZeroShotTask
 from clip_anatomy.studio.session import HeldPicture, Session
 
 __all__ = ["accuracy", "atlas_of_heads", "head_of", "jobs_of", "like", "picture_from", "stored_query", "thumbnail"]
 
 SIDE = 160  # pixels of a thumbnail
 MOST_HITS = 100
+SAMPLE = 256  # images that a re-run is measured on, unless all are wanted
 
 
 def atlas_of_heads(session: Session, words: str = "") -> dict[str, Any]:
@@ -127,8 +131,24 @@ def _store(session: Session) -> Store:
     return session.store
 
 
-def accuracy(session: Session, select: str, by: str) -> dict[str, Any]:
+def accuracy(
+    session: Session,
+    select: str,
+    by: str,
+    *,
+    effect: str = "direct",
+    images: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
     """Measure accuracy on the store, average and of every group, whole and with some parts replaced.
+
+    Args:
+        session: with a store.
+        select: the parts.
+        by: "mean" or "zero".
+        effect: "direct", from the store alone, or "rerun": the pictures are read again.
+        images: how many, spread evenly over every group; all by default.
+        progress: told as it goes.
 
     Raises:
         BadInput: no store, or one without labels.
@@ -136,9 +156,16 @@ def accuracy(session: Session, select: str, by: str) -> dict[str, Any]:
     if session.store is None or session.task is None:
         raise BadInput("accuracies need a store with labels. Start: clip-anatomy serve STORE")
     chosen = Selection.parse(select or "none", session.clip.vision.layers, session.clip.vision.heads, session.atlas)
-    result = study(session.store, select=[chosen], clip=session.clip, task=session.task, by=by, atlas=session.atlas)
+    task = session.task if images is None else _some(session.task, images)
+    over = session.written_means if effect == "rerun" and by == "mean" else None
+    result = study(
+        session.store, select=[chosen], clip=session.clip, task=task, by=by, effect=effect, over=over, progress=progress
+    )
     shown = {"whole": result.whole, "edited": result.effects[0]}
     return {
+        "effect": effect,
+        "seconds": result.seconds,
+        "of": len(session.task.rows),
         "images": result.images,
         "label": result.column,
         "groups": [{"name": name, "images": count} for name, count in result.groups],
@@ -150,10 +177,22 @@ def accuracy(session: Session, select: str, by: str) -> dict[str, Any]:
     }
 
 
+def _some(task: ZeroShotTask, images: int) -> ZeroShotTask:
+    """Ask of fewer images: the same part of every group (at least one image), spread evenly over its images."""
+    part = min(1.0, images / len(task.rows))
+    groups = np.zeros(len(task.rows)) if task.groups is None else task.groups.numpy()
+    each = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    spread = [some[np.linspace(0, len(some) - 1, ceil(part * len(some))).astype(int)] for some in each]
+    at = np.sort(np.concatenate(spread))
+    kept = None if task.groups is None else task.groups[at]
+    return replace(task, rows=task.rows[at], labels=task.labels[at], groups=kept)
+
+
 def jobs_of(session: Session) -> dict[str, Any]:
     """Return the long work that a studio with a store can do: verb → function."""
     return {
         "atlas": lambda progress: _name_heads(session, progress),
+        "ablate": lambda progress, **given: accuracy(session, **given, progress=progress),
         "index": lambda progress: _index_again(session, progress),
         "repair": lambda progress: _suspects(session, progress),
     }

@@ -1,4 +1,6 @@
 // The API of the studio: every call is one request; what goes wrong is one sentence to show.
+const TRIES = 8; // where the queue is full
+
 async function answered(response) {
   if (response.ok) return response;
   let text = `the studio answered ${response.status}`;
@@ -6,8 +8,13 @@ async function answered(response) {
   throw new Error(text);
 }
 async function ask(path, options) {
-  try { return await answered(await fetch(`/api/v1/${path}`, options)); }
-  catch (error) { throw error instanceof TypeError ? new Error("the studio does not answer. Is it still running?") : error; }
+  try {
+    for (let tried = 1; ; tried++) {
+      const response = await fetch(`/api/v1/${path}`, options);
+      if (response.status !== 429 || tried === TRIES) return await answered(response);
+      await new Promise(resolve => setTimeout(resolve, 1000 * Number(response.headers.get("Retry-After") ?? 1)));
+    }
+  } catch (error) { throw error instanceof TypeError ? new Error("the studio does not answer. Is it still running?") : error; }
 }
 const send = (path, body, signal) => ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
 export const get = async path => (await ask(path)).json();

@@ -2,47 +2,48 @@
 import { get } from "./api.js";
 import { $, bar, el, percent, plain, signed } from "./draw.js";
 import { waited } from "./jobs.js";
-import { changed, facts, latest, names, onChange, state, turn } from "./state.js";
+import { changed, facts, latest, names, onChange, remember, state, turn } from "./state.js";
 
-let role = "", words = "", chosen = null, found = null;
+let found = null;
 
-export function draw(all) { found = all; drawRoles(); list(); }
+export function draw(all) { found = all; $("word").value = state.words; drawRoles(); list(); }
 function drawRoles() {
   const chip = (name, count) => {
-    const button = el("button", { type: "button", textContent: `${name ? plain(name) : "all"} ${count}`, onclick: () => { role = name; drawRoles(); list(); } });
-    button.setAttribute("aria-pressed", role === name);
+    const button = el("button", { type: "button", textContent: `${name ? plain(name) : "all"} ${count}`, onclick: () => { state.role = name; drawRoles(); list(); remember(); } });
+    button.setAttribute("aria-pressed", state.role === name);
     return button;
   };
   const total = Object.keys(names).length;
   $("roles").replaceChildren(...(total ? [chip("", total), ...Object.entries(found.roles).map(([name, count]) => chip(name, count))] : []));
   $("atlas-empty").hidden = Boolean(total);
   $("atlas-full").hidden = !total;
-  $("atlas-empty-text").textContent = facts.store ? "The heads of this model have no names yet: their texts are found on the pictures of the store."
-    : "Names of heads are found on a collection of pictures. Index one, and start: clip-anatomy serve STORE";
   $("name-heads").hidden = !facts.store;
+  for (const one of $("atlas-empty").querySelectorAll("code, #atlas-index")) one.hidden = Boolean(facts.store);
+  $("head").hidden = !total;
 }
 async function list() {
   if (!Object.keys(names).length) return;
-  const answer = words ? await latest("atlas", () => get(`atlas?words=${encodeURIComponent(words)}`)) : { heads: names };
+  const answer = state.words ? await latest("atlas", () => get(`atlas?words=${encodeURIComponent(state.words)}`)) : { heads: names };
   if (!answer) return;
-  const heads = Object.entries(answer.heads).filter(([, one]) => !role || one.role === role);
+  const heads = Object.entries(answer.heads).filter(([, one]) => !state.role || one.role === state.role);
   $("cards").replaceChildren(...heads.map(([part, one]) => {
     const card = el("button", { type: "button", className: "card", onclick: () => show(part) },
       el("strong", { textContent: part }), el("span", { className: "soft", textContent: plain(one.role) }),
       bar(one.explained, one.chance, `its texts explain ${percent(one.explained)}${one.chance === null ? "" : `, shuffled texts ${percent(one.chance)} (the mark)`}`),
       el("span", { className: "small", textContent: one.texts.join(" · ") }));
-    card.setAttribute("aria-pressed", chosen === part);
+    card.setAttribute("aria-pressed", state.head === part);
     return card;
   }));
   $("cards-count").textContent = heads.length ? `${heads.length} heads. The bar is the share of what a head writes that its texts explain; the mark is what shuffled texts would.`
-    : words ? `No text of any head holds “${words}”.` : "No head has this role.";
-  if (heads.length && (chosen === null || !answer.heads[chosen])) show(heads[0][0]);
+    : state.words ? `No text of any head holds “${state.words}”.` : "No head has this role.";
+  if (heads.length) show(answer.heads[state.head] ? state.head : heads[0][0]);
 }
 async function show(part) {
-  chosen = part;
+  state.head = part;
+  remember();
   for (const card of $("cards").children) card.setAttribute("aria-pressed", card.firstChild.textContent === part);
   const head = await latest("head", () => get(`atlas/${part}`));
-  if (!head || chosen !== part) return;
+  if (!head || state.head !== part) return;
   const off = state.off.includes(part);
   $("head").replaceChildren(
     el("h2", { textContent: `Head ${part}: ${plain(head.role)}` }),
@@ -66,8 +67,8 @@ function ends(text) { // images at either end of a text's direction
 }
 
 onChange(what => { if (what === "view" && state.view === "atlas" && found) list(); });
-$("words").onsubmit = event => { event.preventDefault(); words = $("word").value.trim(); chosen = null; list(); };
-$("word").oninput = () => { if (!$("word").value.trim() && words) { words = ""; list(); } };
+$("words").onsubmit = event => { event.preventDefault(); state.words = $("word").value.trim(); list(); };
+$("word").oninput = () => { if (!$("word").value.trim() && state.words) { state.words = ""; list(); } };
 $("name-heads").onclick = async () => {
   await waited("atlas", $("name-heads"), "Name the heads");
 };

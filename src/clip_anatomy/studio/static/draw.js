@@ -5,6 +5,18 @@ export function el(tag, properties = {}, ...children) {
   element.append(...children);
   return element;
 }
+export function hover(element, enter, leave) { // with the mouse or the keyboard
+  for (const name of ["mouseenter", "focus"]) element.addEventListener(name, enter);
+  for (const name of ["mouseleave", "blur"]) element.addEventListener(name, leave);
+}
+export function show(element, text) { // a few words beside what is pointed at
+  const box = element.getBoundingClientRect(), tip = $("tip");
+  tip.textContent = text;
+  tip.hidden = false;
+  tip.style.left = Math.max(8, Math.min(box.left, innerWidth - tip.offsetWidth - 8)) + "px";
+  tip.style.top = (box.bottom + 8 + tip.offsetHeight > innerHeight ? box.top - 8 - tip.offsetHeight : box.bottom + 8) + "px";
+}
+export const hide = () => { $("tip").hidden = true; };
 export const signed = (value, digits = 4) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 export const percent = value => (100 * value).toFixed(1) + " %";
 export const plain = name => name.replaceAll("_", " ");

@@ -3,14 +3,14 @@ import { address, upload } from "./api.js";
 import { $, el } from "./draw.js";
 import { changed, say, state } from "./state.js";
 
-export function thumbnail({ id, name }) {
+export function thumbnail({ id, name }, image = -1) {
   if ([...$("gallery").children].some(button => button.dataset.id === id)) return;
-  const button = el("button", { type: "button", title: name, onclick: () => choose(id) }, el("img", { src: address(id), alt: name }));
+  const button = el("button", { type: "button", title: name, onclick: () => choose({ id, name }, image) }, el("img", { src: address(id), alt: name }));
   button.dataset.id = id;
   $("gallery").append(button);
 }
-export function choose(id) {
-  state.picture = id;
+export function choose({ id, name }, image = -1) { // `image`: its place in the store, if it is from there
+  Object.assign(state, { picture: id, name, image });
   changed("picture");
 }
 export async function send(files) {
@@ -18,7 +18,7 @@ export async function send(files) {
     try {
       const held = await upload(file);
       thumbnail(held);
-      choose(held.id);
+      choose(held);
     } catch (error) { say(new Error(`${file.name}: ${error.message}`)); }
   }
 }

@@ -3,7 +3,7 @@ import { del, get, post } from "./api.js";
 import { $, el } from "./draw.js";
 import { say } from "./state.js";
 
-const NAMES = { atlas: "Naming the heads", index: "Looking for new images", repair: "Looking for what misleads" };
+const NAMES = { atlas: "Naming the heads", index: "Looking for new images", repair: "Looking for what misleads", ablate: "Running pictures again" };
 const listeners = [];
 let polling = false, known = new Map();
 export const onDone = listener => listeners.push(listener);
@@ -36,11 +36,15 @@ function draw(jobs) {
       el("button", { type: "button", textContent: "Cancel", onclick: () => del(`jobs/${job.id}`).then(poll, say) }));
   }));
 }
-export async function waited(verb, button, label) { // start a job and wait for its end; null if it did not get there
+export async function last(verb) { // what the latest of its kind said, also before this page was opened
+  try { return (await get("jobs")).jobs.find(job => job.verb === verb && job.state === "done")?.result; } catch { return null; }
+}
+export async function waited(verb, button, label, given = {}, started = () => {}) { // start a job and wait for its end; null if it did not get there
   button.disabled = true;
   button.textContent = (NAMES[verb] ?? verb) + " …";
   try {
-    const { id } = await post("jobs", { verb });
+    const { id } = await post("jobs", { verb, ...given });
+    started(id);
     const done = new Promise(resolve => {
       const listener = job => { if (job.id === id) { listeners.splice(listeners.indexOf(listener), 1); resolve(job); } };
       onDone(listener);

@@ -1,13 +1,15 @@
 // The studio's page: texts, which all views share; the view that is chosen; the start.
-import { get } from "./api.js";
+import { get, post } from "./api.js";
 import * as atlas from "./atlas.js";
 import { $, el } from "./draw.js";
+import * as collection from "./collection.js";
 import * as explain from "./explain.js";
 import { drawGallery, send, thumbnail } from "./gallery.js";
+import * as heads from "./heads.js";
 import { onDone, poll } from "./jobs.js";
-import "./search.js";
-import "./segment.js";
-import { changed, facts, names, onChange, recall, say, state } from "./state.js";
+import * as search from "./search.js";
+import * as segment from "./segment.js";
+import { changed, facts, names, onChange, recall, refill, say, state } from "./state.js";
 
 const VIEWS = ["explain", "atlas", "search", "segment"];
 
@@ -41,6 +43,11 @@ function firstTexts() {
   if (!facts.store?.task) return ["a bird", "a circle", "the sky", "water"];
   return facts.store.task.classes.slice(0, 8).map(one => (/^[aeiou]/i.test(one) ? "an " : "a ") + one);
 }
+async function firstPicture() { // of the link; one of the store is taken from there again, where the server has forgotten it
+  if (state.image >= 0 && facts.store) try { state.picture = (await post(`images/${state.image}`, {})).id; } catch { state.picture = null; }
+  state.picture ??= facts.examples[0]?.id ?? null;
+  if (state.picture) thumbnail({ id: state.picture, name: state.name || "picture" });
+}
 async function readModel() {
   Object.assign(facts, await get("model"));
   const store = facts.store ? ` · ${facts.store.images.toLocaleString("en")} pictures in ${facts.store.path}` : "";
@@ -50,8 +57,8 @@ async function readNames() {
   const found = await get("atlas");
   for (const part of Object.keys(names)) delete names[part];
   Object.assign(names, found.heads);
-  explain.forget();
-  explain.drawRoles();
+  heads.forget();
+  heads.drawRoles();
   atlas.draw(found);
 }
 
@@ -86,10 +93,15 @@ onDone(async job => {
 
 try {
   await readModel();
-  if (!recall() || !state.texts.length) state.texts = firstTexts();
+  if (!recall()) state.texts = firstTexts();
   explain.build();
+  heads.build();
+  segment.build();
+  search.build();
+  await collection.build();
+  refill();
   facts.examples.forEach(thumbnail);
-  state.picture ??= facts.examples[0]?.id ?? null;
+  await firstPicture();
   $("opacity").oninput();
   drawView();
   drawGallery();

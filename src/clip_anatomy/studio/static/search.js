@@ -5,20 +5,22 @@ import { choose, thumbnail } from "./gallery.js";
 import { waited } from "./jobs.js";
 import { changed, facts, latest, names, onChange, say, state } from "./state.js";
 
-let stored = null; // an image of the store that is asked for: { index, id }
-
 function query() {
   const like = $("like").value;
-  if (like === "stored" && stored) return { image: stored.index };
+  if (like === "stored" && state.stored >= 0) return { image: state.stored };
   if (like === "picture" && state.picture) return { picture: state.picture };
   return { text: state.texts[state.focus] ?? "" };
+}
+export function build() {
+  drawForm();
+  if (state.stored >= 0) $("like").value = "stored";
 }
 function drawForm() {
   const like = $("like").value || "text";
   $("like").replaceChildren(el("option", { value: "text", textContent: `the text “${state.texts[state.focus] ?? ""}”`, disabled: !state.texts.length }),
     el("option", { value: "picture", textContent: "the picture on the left", disabled: !state.picture }),
-    ...(stored ? [el("option", { value: "stored", textContent: `image ${stored.id}` })] : []));
-  $("like").value = like === "stored" && !stored ? "text" : like;
+    ...(state.stored >= 0 ? [el("option", { value: "stored", textContent: `image ${state.stored} of the store` })] : []));
+  $("like").value = like === "stored" && state.stored < 0 ? "text" : like;
   const roles = [...new Set(Object.values(names).map(one => one.role))].sort();
   $("known-heads").replaceChildren(...["auto", "all", ...roles.map(role => `role=${role}`)].map(value => el("option", { value })));
   $("search-empty").hidden = Boolean(facts.store);
@@ -30,6 +32,7 @@ async function run() {
   const asked = query();
   if (asked.text === "") { $("search-how").textContent = "Add a text on the left, or search by a picture."; return; }
   $("hits").classList.add("waiting");
+  if (!$("hits").children.length) $("search-how").textContent = "Searching …";
   const found = await latest("search", signal => post("search", { ...asked, heads: $("heads-of-search").value || "auto", mode: $("mode").value, k: 24 }, signal));
   $("hits").classList.remove("waiting");
   if (found) draw(found);
@@ -49,15 +52,15 @@ function draw(found) {
       el("span", { className: "soft small", textContent: hit.reason })),
     el("div", { className: "row tight" },
       el("button", { type: "button", textContent: "Explain", onclick: () => take(hit) }),
-      el("button", { type: "button", textContent: "More like it", onclick: () => { stored = { index: hit.index, id: hit.id }; drawForm(); $("like").value = "stored"; run(); } })))));
+      el("button", { type: "button", textContent: "More like it", onclick: () => { state.stored = hit.index; drawForm(); $("like").value = "stored"; run(); } })))));
   if (!found.hits.length) $("hits").replaceChildren(el("p", { className: "hint", textContent: "Nothing was found." }));
 }
 async function take(hit) {
   try {
     const held = await post(`images/${hit.index}`, {});
-    thumbnail(held);
+    thumbnail(held, hit.index);
     state.view = "explain";
-    choose(held.id);
+    choose(held, hit.index);
     changed("view");
   } catch (error) { say(error); }
 }

@@ -12,6 +12,7 @@ async function run() {
   $("segment-picture").src = address(state.picture);
   $("segment-picture").alt = $("picture").alt;
   $("labels").classList.add("waiting");
+  if (!masks) $("segment-hint").textContent = "Cutting out …";
   const rule = $("rule").value, threshold = rule === "share" ? Number($("cut").value) / 100 : rule;
   const found = await latest("segment", signal => post("segment", {
     ...question(), method: $("segment-method").value || "decomposition", threshold, refine: $("refine").checked }, signal));
@@ -39,8 +40,7 @@ function drawPoints() {
       return dot;
     })) : []));
 }
-function fill() {
-  if ($("segment-method").children.length) return;
+export function build() {
   $("segment-method").replaceChildren(...facts.methods.filter(one => one.per_text).map(one => el("option", { value: one.name, textContent: one.name, title: one.description })));
   $("rule").replaceChildren(...RULES.map(rule => el("option", { value: rule, textContent: rule })), el("option", { value: "share", textContent: "a share of the range" }));
 }
@@ -61,7 +61,6 @@ $("take-mask").onclick = () => { // the labels as a picture: grey level = number
 
 onChange(what => {
   if (state.view !== "segment") return;
-  fill();
   if (["view", "picture", "texts"].includes(what)) run();
 });
 for (const id of ["segment-method", "rule", "refine", "cut"]) $(id).onchange = () => { $("cut").hidden = $("rule").value !== "share"; run(); };

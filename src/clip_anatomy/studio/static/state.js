@@ -1,11 +1,13 @@
-// What the page holds: the view, a picture, texts, heads that are off. The address keeps it, so that a link restores it.
+// What the page holds: the view, a picture, texts, heads that are off, what is set in forms. The address keeps it, so that a link restores it.
 import { $ } from "./draw.js";
 
 export const state = {
-  view: "explain", picture: null, texts: [], focus: 0, against: -1, off: [], by: "zero", effect: "direct", method: "decomposition",
+  view: "explain", picture: null, name: "", image: -1, texts: [], focus: 0, against: -1, off: [], by: "", effect: "direct", method: "decomposition",
+  role: "", words: "", head: "", stored: -1, form: {},
 };
 export const facts = {}; // of the model and the store, from the API
 export const names = {}; // part → what the atlas says of it
+export const look = { answer: null, maps: null, pairs: null, patch: null, suspects: new Set() }; // what is being looked at
 const past = [], future = [], calls = {}, listeners = [];
 
 export const onChange = listener => listeners.push(listener);
@@ -47,7 +49,9 @@ export function remaining() { // heads that are on; null for all of them
   return on.length ? on.join(",") : null;
 }
 export const question = () => ({ picture: state.picture, texts: state.texts });
+export const edited = () => ({ select: select(), by: state.by, effect: state.effect });
 export const complete = () => Boolean(state.picture && state.texts.length);
+export const toward = values => values[state.focus] - (state.against >= 0 ? values[state.against] : 0);
 
 export function say(error) {
   $("problem").hidden = !error;
@@ -62,16 +66,29 @@ export async function latest(name, work) { // of several calls of one kind only 
   } catch (error) { if (error.name !== "AbortError" && calls[name] === call) say(error); }
   return undefined;
 }
-function remember() { history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify(state))); }
+
+const kept = () => [...document.querySelectorAll("[data-keep]")], kind = control => control.type === "checkbox" ? "checked" : "value";
+export function remember() {
+  state.form = Object.fromEntries(kept().map(control => [control.id, control[kind(control)]]));
+  history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify(state)));
+}
+export function refill() { // forms as the link had them, once they know their choices
+  const held = state.form;
+  for (const control of kept()) if (typeof held[control.id] === typeof control[kind(control)]) control[kind(control)] = held[control.id];
+}
 export function recall() {
   try {
     const old = JSON.parse(decodeURIComponent(location.hash.slice(1)));
     for (const key of Object.keys(state)) {
-      const fits = key === "picture" ? typeof old[key] === "string" : typeof old[key] === typeof state[key];
+      const fits = key === "picture" ? typeof old[key] === "string" : old[key] !== null && typeof old[key] === typeof state[key];
       if (fits && Array.isArray(old[key]) === Array.isArray(state[key])) state[key] = old[key];
     }
     state.texts = state.texts.filter(text => typeof text === "string").slice(0, 20);
     state.off = state.off.filter(part => typeof part === "string");
+    state.focus = Math.max(0, Math.min(Math.trunc(state.focus), state.texts.length - 1));
+    if (!(state.against in state.texts)) state.against = -1;
     return true;
   } catch { return false; }
 }
+document.addEventListener("change", event => { if (event.target.matches("[data-keep]")) remember(); });
+window.addEventListener("hashchange", () => location.reload()); // another link, put into the same window
