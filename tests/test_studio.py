@@ -137,10 +137,10 @@ def test_words_meet_patches_as_pairs_says(api: TestClient, clip: ca.Clip, tmp_pa
 
 @pytest.mark.parametrize("by", ["zero", "mean"])
 def test_accuracies_felt_by_later_blocks(api: TestClient, clip: ca.Clip, store: ca.Store, by: str) -> None:
-    started = api.post("/api/v1/jobs", json={"verb": "ablate", "select": "1.4,7.0", "by": by, "images": 60}).json()
+    started = api.post("/api/v1/jobs", json={"verb": "ablate", "select": "1.4,7.0", "by": by, "images": 30}).json()
     ended(api.app.state.jobs, started["id"])  # pyright: ignore[reportAttributeAccessIssue]
     direct = api.get(f"/api/v1/jobs/{started['id']}").json()["result"]
-    asked = {"verb": "ablate", "select": "1.4,7.0", "by": by, "effect": "rerun", "images": 60}
+    asked = {"verb": "ablate", "select": "1.4,7.0", "by": by, "effect": "rerun", "images": 30}
     job = api.post("/api/v1/jobs", json=asked).json()
     assert job["given"] == {name: asked[name] for name in ("select", "by", "effect", "images")}
     ended(api.app.state.jobs, job["id"])  # pyright: ignore[reportAttributeAccessIssue]
@@ -151,14 +151,14 @@ def test_accuracies_felt_by_later_blocks(api: TestClient, clip: ca.Clip, store: 
     assert task.groups is not None
     means = None if by == "zero" else session.written_means
     edit = ca.Edit.of(clip, "1.4,7.0", means, by=by, effect="rerun")
-    right, groups, whole = [], [], []
+    right, groups, whole, rows = [], [], [], store.rows()
     for group, (name, images) in enumerate(task.group_sizes):  # the same part of every group
         members = np.flatnonzero(task.groups.numpy() == group)
-        kept = int(np.ceil(images * 60 / len(task.rows)))
+        kept = int(np.ceil(images * 30 / len(task.rows)))
         told = next(one for one in found["groups"] if one["name"] == name)
         assert told["images"] == kept
         for at in members[np.linspace(0, images - 1, kept).astype(int)]:
-            row = store.rows()[int(task.rows[at])]
+            row = rows[int(task.rows[at])]
             pixels = clip.pixels(picture_of(row.source, row.path, row.id))
             for kept_right, model in ((right, ca.EditedClip(clip, edit)), (whole, clip)):
                 pick = (model.encode_image(pixels) @ task.texts.T).argmax()
@@ -171,7 +171,7 @@ def test_accuracies_felt_by_later_blocks(api: TestClient, clip: ca.Clip, store: 
         ]
         assert found[name]["groups"] == pytest.approx(each, abs=1e-6)
     of_no_group = int((task.groups < 0).sum())
-    assert found["images"] == len(right) + int(np.ceil(of_no_group * 60 / len(task.rows)))
+    assert found["images"] == len(right) + int(np.ceil(of_no_group * 30 / len(task.rows)))
     assert (found["effect"], direct["effect"], found["of"]) == ("rerun", "direct", len(task.rows))
     assert api.post("/api/v1/ablate", json={"select": "1.4", "effect": "rerun"}).status_code == 400
 

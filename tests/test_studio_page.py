@@ -14,6 +14,7 @@ from studios import api, clip, store
 
 import clip_anatomy as ca
 from clip_anatomy.loading.demo import examples
+from clip_anatomy.studio import answers
 from clip_anatomy.studio.server import create_app
 from clip_anatomy.studio.session import Session
 
@@ -32,7 +33,9 @@ def served(clip: ca.Clip, store: ca.Store) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(create_app(Session(clip, store)), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    with pytest.MonkeyPatch.context() as fewer:
+        fewer.setattr(answers, "SAMPLE", 40)  # of the store's pictures, run again by clicking
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     server.should_exit = True
     thread.join(10)
 
@@ -132,6 +135,8 @@ def test_words_light_up_their_patches_and_patches_their_words(browser: Any, serv
 
 def test_a_link_restores_everything(browser: Any, served: str) -> None:
     page, problems = opened(browser, served)
+    for _ in range(5):
+        page.locator("#texts li").last.get_by_role("button").last.click()
     page.locator("#texts").get_by_role("button", name="a star", exact=True).click()
     page.locator("#against").select_option("a fish")
     page.locator("#by").select_option("zero")
@@ -147,8 +152,9 @@ def test_a_link_restores_everything(browser: Any, served: str) -> None:
     page.wait_for_selector("#picture:not([hidden])")
     taken = page.locator("#picture").get_attribute("alt")
     chosen_view(page, "segment")
-    page.locator("#rule").select_option("otsu")
     page.locator("#refine").uncheck()
+    page.locator("#rule").select_option("otsu")
+    page.locator("#segment-hint:not(:has-text('refined'))", has_text="otsu").wait_for()
     link, said = page.url, page.locator("#legend").inner_text()
     page.close()
     again, more = opened(browser, link, waits=False)
@@ -180,6 +186,7 @@ def test_a_link_restores_everything(browser: Any, served: str) -> None:
 
 def test_accuracies_felt_by_later_blocks_are_run_by_clicking(browser: Any, served: str) -> None:
     page, problems = opened(browser, served)
+    page.locator("#by").select_option("zero")
     page.locator("#effect").select_option("rerun")
     page.locator('.head[data-part="7.0"]').click()
     page.locator("#measured", has_text="direct effects").wait_for()

@@ -120,9 +120,11 @@ def test_ctrl_c_ends_cleanly_with_a_slow_client(tmp_path: Path) -> None:
         said = iter(server.stderr.readline, "")
         address = next(line for line in said if "http://" in line).split()[1]
         base, token = address.split("?token=")
+        sent = f"Host: 127.0.0.1\r\nContent-Length: 999999\r\nAuthorization: Bearer {token}\r\n\r\na few bytes"
+        with socket.create_connection(("127.0.0.1", urlsplit(base).port), 10) as gone:
+            gone.sendall(f"POST /api/v1/pictures HTTP/1.1\r\n{sent}".encode())
         with socket.create_connection(("127.0.0.1", urlsplit(base).port), 10) as slow:
-            slow.sendall(b"POST /api/v1/pictures HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999999\r\n")
-            slow.sendall(f"Authorization: Bearer {token}\r\n\r\n".encode() + b"a few bytes of a picture, and no more")
+            slow.sendall(f"POST /api/v1/pictures HTTP/1.1\r\n{sent}".encode())
             with httpx.Client(base_url=base, headers={"authorization": f"Bearer {token}"}, timeout=20) as at:
                 assert at.get("api/v1/model").json()["model"] == "demo"  # the slow one blocks nobody
                 assert at.get("/").status_code == 404  # --no-ui

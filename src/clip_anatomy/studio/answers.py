@@ -26,6 +26,7 @@ from clip_anatomy.towers.protocol import has_pool_mlp
 __all__ = ["edit_of", "explained", "facts", "map_of", "numbers", "paired", "patch_of", "segmented"]
 
 MOST_TEXTS = 20
+SAMPLE = 256  # images that a re-run of the store is measured on, unless all are wanted
 
 
 def facts(session: Session) -> dict[str, Any]:
@@ -44,7 +45,9 @@ def facts(session: Session) -> dict[str, Any]:
         "mlps": tower.has_mlps,
         "methods": methods,
         "examples": [{"id": one.digest, "name": one.name} for one in session.examples],
-        "store": None if store is None else {"path": store.path.name, "images": len(store), "task": _task(session)},
+        "store": None
+        if store is None
+        else {"path": store.path.name, "images": len(store), "task": _task(session), "sample": SAMPLE},
         "baselines": ["zero"] if session.means is None else ["mean", "zero"],
     }
 

@@ -12,8 +12,9 @@ from fastapi import Path as InPath
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
 
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.studio import answers, store_answers
 from clip_anatomy.studio.jobs import Jobs
 from clip_anatomy.studio.session import MOST_BYTES, Session
@@ -97,7 +98,7 @@ class JobQuestion(Replaced):
     """Which long work: ablate, atlas, index or repair; of ablate also which parts, and of how many images (null: all)."""
 
     verb: MapName
-    images: Annotated[int, Field(ge=1, le=LARGEST)] | None = store_answers.SAMPLE
+    images: Annotated[int, Field(ge=1, le=LARGEST)] | None = answers.SAMPLE
 
 
 def _session(request: Request) -> Session:
@@ -123,10 +124,13 @@ def model(session: Held) -> dict[str, Any]:
 async def pictures(request: Request, session: Held, name: Name = "picture") -> dict[str, str]:
     """Send a picture as the body of the request; its id names it afterwards."""
     data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MOST_BYTES:
-            break
+    try:
+        async for piece in request.stream():
+            data += piece
+            if len(data) > MOST_BYTES:
+                break
+    except ClientDisconnect:
+        raise BadInput(f"the picture ended after {len(data)} bytes. Send it again") from None
     held = await run_in_threadpool(session.add, bytes(data), PurePath(name.replace("\\", "/")).name or "picture")
     return {"id": held.digest, "name": held.name}
 

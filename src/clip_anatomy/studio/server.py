@@ -2,16 +2,18 @@
 
 import hmac
 import secrets
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clip_anatomy import __version__
 from clip_anatomy.errors import BadInput, ClipAnatomyError
@@ -59,16 +61,7 @@ def create_app(session: Session, *, host: str = "127.0.0.1", token: str | None =
         lifespan=running,
     )
     app.state.session, app.state.jobs = session, jobs
-    cookie = secrets.token_urlsafe(16)
-
-    @app.middleware("http")
-    async def guard(request: Request, go_on: Any) -> Response:  # pyright: ignore[reportUnusedFunction]
-        response = _refusal(request, host, token, cookie) or await go_on(request)
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-        if token is not None and request.query_params.get("token") and response.status_code < 400:
-            response.set_cookie("studio", cookie, httponly=True, samesite="strict")
-        return response
+    app.add_middleware(_Guard, host=host, token=token)
 
     @app.exception_handler(ClipAnatomyError)
     async def refused(_: Request, error: ClipAnatomyError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
@@ -90,6 +83,40 @@ def create_app(session: Session, *, host: str = "127.0.0.1", token: str | None =
 
         app.mount("/static", StaticFiles(directory=str(HERE.joinpath("static"))))
     return app
+
+
+class _Guard:
+    """Turn away who may not ask; put the headers on every answer; end a request that is cut off with an answer, not a traceback."""
+
+    def __init__(self, app: ASGIApp, *, host: str, token: str | None) -> None:
+        self.app, self.host, self.token = app, host, token
+        self.cookie = secrets.token_urlsafe(16)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if self.token is not None and request.query_params.get("token") and message["status"] < 400:
+                    headers.append("set-cookie", f"studio={self.cookie}; HttpOnly; Path=/; SameSite=strict")
+            await send(message)
+
+        refused = _refusal(request, self.host, self.token, self.cookie)
+        try:
+            await (refused or self.app)(scope, receive, answer)
+        except CancelledError:  # the server stops while somebody still sends
+            if not started:
+                await JSONResponse({"error": "the studio stops"}, 503)(scope, receive, answer)
 
 
 def _refusal(request: Request, host: str, token: str | None, cookie: str) -> Response | None:

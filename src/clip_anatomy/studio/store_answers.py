@@ -31,7 +31,6 @@ __all__ = ["accuracy", "atlas_of_heads", "head_of", "jobs_of", "like", "picture_
 
 SIDE = 160  # pixels of a thumbnail
 MOST_HITS = 100
-SAMPLE = 256  # images that a re-run is measured on, unless all are wanted
 
 
 def atlas_of_heads(session: Session, words: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ import { drawHeads } from "./heads.js";
 import { last, waited } from "./jobs.js";
 import { edited, facts, latest, look, partsOf, state, turn } from "./state.js";
 
-const SAMPLE = 256, LIVE = 10; // images that are run again; seconds within which that happens by itself
+const LIVE = 10; // seconds within which pictures are run again by themselves
 let suggestion = "", running = null, took = Infinity;
 
 export async function measure() {
@@ -18,7 +18,7 @@ export async function measure() {
   $("accuracy").classList.remove("waiting");
   if (!found) return;
   draw(found);
-  if (felt && took < LIVE) await again(SAMPLE);
+  if (felt && took < LIVE) await again(facts.store.sample);
 }
 async function again(images) { // parts felt by later blocks: no store holds that
   const asked = JSON.stringify(edited());
@@ -78,7 +78,7 @@ export async function build() {
   if (!task) return;
   $("asked").textContent = `Which ${task.label}? ${task.classes.join(", ")}`;
   $("suspect").hidden = !task.groups.length;
-  const images = Math.min(SAMPLE, facts.store.images);
+  const images = Math.min(facts.store.sample, facts.store.images);
   $("rerun").textContent = $("rerun").dataset.label = `Run ${images.toLocaleString("en")} again`;
   $("rerun-all").textContent = `Run all ${facts.store.images.toLocaleString("en")}`;
   $("rerun-all").hidden = images === facts.store.images;
@@ -90,5 +90,5 @@ $("suspect").onclick = async () => {
   if (job?.result) drawSuspects(job.result);
 };
 $("suggest").onclick = () => turn(partsOf(suggestion), true);
-$("rerun").onclick = () => again(SAMPLE);
+$("rerun").onclick = () => again(facts.store.sample);
 $("rerun-all").onclick = () => again(null);

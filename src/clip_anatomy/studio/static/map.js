@@ -69,7 +69,7 @@ function drawWords() { // coloured by what each word shares with all patches, or
     }));
   }
   [...$("sentence").children].forEach((button, n) => {
-    button.style.background = pairs ? shade(0.7 * shares[n], limit) : "";
+    button.style.background = pairs ? shade(0.45 * shares[n], limit) : "";
     button.setAttribute("aria-label", pairs ? `${words[n]}: ${signed(shares[n])} of the cosine ${asked ? "from this patch" : "from all patches"}` : words[n]);
   });
 }
