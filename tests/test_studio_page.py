@@ -154,7 +154,7 @@ def test_a_link_restores_everything(browser: Any, served: str) -> None:
     chosen_view(page, "segment")
     page.locator("#refine").uncheck()
     page.locator("#rule").select_option("otsu")
-    page.locator("#segment-hint:not(:has-text('refined'))", has_text="otsu").wait_for()
+    page.locator("#segment-hint", has_text="otsu; at picture resolution, not refined").wait_for()
     link, said = page.url, page.locator("#legend").inner_text()
     page.close()
     again, more = opened(browser, link, waits=False)
