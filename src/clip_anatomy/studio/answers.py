@@ -155,16 +155,16 @@ def paired(session: Session, picture: HeldPicture, text: str) -> dict[str, Any]:
         BadText: a tokenizer that does not tell words.
     """
     _texts(session, (text,))
-    found = pairs(session.clip, session.side(picture), session.side(text))
+    result = pairs(session.clip, session.side(picture), session.side(text))
     rows, cols = patch_grid(picture.pixels.shape, session.clip.patch)
     return {
         "text": text,
-        "words": list(found.b.parts),
-        "values": numbers(found.values.T.unflatten(1, (rows, cols))) if found.values.numel() else [],
-        "limit": float(limit_of(found.values)) if found.values.numel() else 0.0,
-        "cosine": found.cosine,
-        "made_of": found.made_of(),
-        "notes": list(found.notes),
+        "words": list(result.b.parts),
+        "values": numbers(result.values.T.unflatten(1, (rows, cols))) if result.values.numel() else [],
+        "limit": float(limit_of(result.values)) if result.values.numel() else 0.0,
+        "cosine": result.cosine,
+        "made_of": result.made_of(),
+        "notes": list(result.notes),
     }
 
 

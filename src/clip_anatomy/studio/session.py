@@ -28,8 +28,8 @@ from clip_anatomy.report.shown_picture import model_view
 from clip_anatomy.retrieval.store_atlas import kept_atlas
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
+from clip_anatomy.split.pair_sides import Side, read_side, text_side
 from clip_anatomy.split.parts import Parts
-from clip_anatomy.split.sides import Side, read_side, text_side
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.rerun_embeddings import written_means
 from clip_anatomy.studies.zero_shot_task import ZeroShotTask, ablation_task
