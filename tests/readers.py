@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from pictures import encoded, noise
-from tiny import open_clip_model
+from tiny import open_clip_model, transformers_model
 
 import clip_anatomy as ca
 from clip_anatomy.data.coco import open_coco_object
 from clip_anatomy.data.mask_folder import open_sample
-from clip_anatomy.data.matlab import matlab_table
+from clip_anatomy.data.matlab import matlab_records, matlab_table
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.pickle_reader import read_safe_pickle
 from clip_anatomy.data.referring import open_phrasecut, open_refcoco
@@ -30,6 +30,7 @@ from clip_anatomy.files import write_safetensors
 from clip_anatomy.images.decode import read_image
 from clip_anatomy.loading.checkpoint import read_state
 from clip_anatomy.loading.disk_cache import DiskCache
+from clip_anatomy.loading.typed_texts import read_texts
 from clip_anatomy.maps import regions
 from clip_anatomy.naming.language_model import _answer_of, _RetryableError
 from clip_anatomy.naming.pool import read_pool
@@ -37,6 +38,8 @@ from clip_anatomy.report.ablation_figure import check_folder
 from clip_anatomy.store.manifest import Manifest
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.verify import verify
+from clip_anatomy.studies.align import _given
+from clip_anatomy.studio.jobs import Jobs
 
 DEMO = Path(ca.__file__).parent / "loading" / "demo"
 
@@ -79,6 +82,47 @@ def read_model(config: Path) -> None:
         ca.load(folder, parity=False)
     finally:
         shutil.rmtree(folder)
+
+
+@cache
+def saved_model() -> Path:
+    """Return a folder that transformers saved, with the processor of its pictures."""
+    from transformers import CLIPImageProcessor
+
+    folder = Path(mkdtemp()) / "model"
+    transformers_model().save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def read_saved_model(config: Path) -> None:
+    """Open the folder that transformers saved, with this file of it damaged."""
+    folder = Path(mkdtemp(dir=config.parent))
+    try:
+        for file in saved_model().iterdir():
+            (folder / file.name).symlink_to(file)
+        (folder / config.name).unlink()
+        shutil.copy(config, folder / config.name)
+        ca.load(folder, parity=False)
+    finally:
+        shutil.rmtree(folder)
+
+
+def of_saved(name: str) -> bytes:
+    """Return a file of the folder that transformers saved."""
+    return (saved_model() / name).read_bytes()
+
+
+def read_jobs(record: Path) -> None:
+    """Take up the jobs that a server of before left, and start another."""
+    queue = Jobs({"name heads": lambda _: {}}, record.parent)
+    queue.start("name heads")
+    queue.close()
+
+
+def recordings() -> bytes:
+    values = {"recordings": np.random.default_rng(0).normal(size=(8, 2)), "channels": np.array(["a", "b"])}
+    return written(lambda path: np.savez(path, **values), "r.npz")
 
 
 def read_masks(annotations: Path) -> None:
@@ -149,6 +193,12 @@ def edit() -> bytes:
     return written(lambda path: ca.Edit.of(clip, "7.0", by="zero").save(path), "e.json")
 
 
+def rerun() -> bytes:
+    clip = ca.load(open_clip_model(layers=2, heads=1, d=8), parity=False)
+    means = ca.Means.of(clip, torch.zeros(2, 3, *clip.preprocess.size))
+    return written(lambda path: ca.Edit.of(clip, "0.0+mlp=1", means, effect="rerun").save(path), "e.json")
+
+
 def atlas() -> bytes:
     clip, place = ca.load("demo", parity=False), Path(mkdtemp()) / "store"
     ca.index(clip, "world:12", place)
@@ -202,6 +252,7 @@ COCO = {
 }
 PHRASES = [{"task_id": "1__0", "image_id": 1, "phrase": "a cat", "Polygons": [[[[0, 0], [4, 0], [4, 4]]], []]}]
 TABLE = [{"path": "a.png", "label": "cat", "captions": ["a cat", "a tabby"], "size": 3}]
+RECORDS = np.array([(1, "n01"), (2, "n02")], dtype=[("number", "O"), ("name", "O")])
 READERS = {
     "picture": Reader(lambda: encoded(noise(20, 20), "PNG"), read_image, "a.png"),
     "photograph": Reader(lambda: encoded(noise(20, 20), "JPEG"), read_image, "a.jpg"),
@@ -217,6 +268,7 @@ READERS = {
     "names of masks": Reader(text({"1": "cat", "2": "wall-brick"}), names_of_masks, "mask_classes.json"),
     "pickle": Reader(lambda: pickle.dumps({"data": [1, 2], "labels": b"x", "size": 3.5}, protocol=2), read_safe_pickle),
     "MATLAB": Reader(lambda: written(lambda path: savemat(path, {"x": np.arange(6.0)}), "a.mat"), lambda path: matlab_table(path, "x"), "a.mat"),
+    "structure": Reader(lambda: written(lambda path: savemat(path, {"x": RECORDS}), "a.mat"), lambda path: matlab_records(path, "x"), "a.mat"),
     "weights": Reader(lambda: written(lambda path: torch.save({"a": torch.zeros(4)}, path)), read_state, "w.pt"),
     "safetensors": Reader(lambda: written(lambda path: write_safetensors(path, {"a": torch.zeros(4)}, {}), "w.safetensors"), read_state, "w.safetensors"),
     "config": Reader((DEMO / "open_clip_config.json").read_bytes, read_model, "config.json"),
@@ -224,6 +276,12 @@ READERS = {
     "rows": Reader(lambda: of_store("rows.sqlite"), read_store, "rows.sqlite"),
     "moments": Reader(moments, ca.Moments.load, "m.safetensors"),
     "edit": Reader(edit, ca.Edit.load, "e.json"),
+    "edit of a re-run": Reader(rerun, ca.Edit.load, "e.json"),
+    "recordings": Reader(recordings, lambda path: _given(torch.ones(8, 3), path), "r.npz"),
+    "config of transformers": Reader(partial(of_saved, "config.json"), read_saved_model, "config.json"),
+    "processor": Reader(partial(of_saved, "preprocessor_config.json"), read_saved_model, "preprocessor_config.json"),
+    "texts": Reader(lambda: b"a dog\n\na cat\n", lambda path: read_texts([f"@{path}"]), "t.txt"),
+    "jobs": Reader(text([{"id": 1, "verb": "name heads", "state": "running"}]), read_jobs, "studio-jobs.json"),
     "atlas": Reader(atlas, ca.Atlas.load, "atlas.json"),
     "studies": Reader(text({"schema": "clip-anatomy/ablate/1", "studies": [{"name": "a", "by": "mean", "store": "s"}]}), lambda path: check_folder(path.parent, "s"), "ablate.json"),
     "pool": Reader(lambda: b"a red circle\tcolour\na star\n", read_pool, "pool.txt"),

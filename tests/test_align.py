@@ -1,7 +1,9 @@
 """Alignment: a linear map is found, noise is not, the ceiling is the noise's, and a channel is used like a text."""
 
 import json
+from importlib import import_module
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -107,3 +109,17 @@ def test_a_channel_is_used_like_a_text(
 def test_what_does_not_fit_is_refused(x, y, options, message) -> None:
     with pytest.raises((BadInput, BadSpec), match=message):
         align(x, y, **options)
+
+
+def test_a_stores_folder_is_a_store_and_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = ca.load("demo", parity=False)
+    for name in ("s", "t"):
+        ca.index(clip, "world:24:test", tmp_path / name, layers="last:1")
+    one, other = (ca.Store.open(tmp_path / name) for name in ("s", "t"))
+    found = align(tmp_path / "s", str(tmp_path / "t"), permutations=0, folds=2)
+    torch.testing.assert_close(found.weight, align(one, other, permutations=0, folds=2).weight)
+    with ZipFile(tmp_path / "bomb.npz", "w", ZIP_DEFLATED) as packed, packed.open("recordings.npy", "w") as file:
+        file.write(bytes(2**21))
+    monkeypatch.setattr(import_module("clip_anatomy.studies.align"), "LARGEST", 2**20)
+    with pytest.raises(BadInput, match=r"2,097,152 bytes when unpacked, 1,048,576 are read"):
+        align(torch.ones(8, 3), tmp_path / "bomb.npz")

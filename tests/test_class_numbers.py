@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
+from clip_anatomy.cli.options import print_notes
 from clip_anatomy.errors import BadInput
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.store_columns import codes_in
@@ -43,10 +44,12 @@ def test_numbers_count_the_names_that_are_given(store: Path, label: str) -> None
     )
 
 
-def test_digits_as_class_texts_are_said(store: Path) -> None:
+def test_digits_as_class_texts_are_said(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (note,) = task(store).notes
     assert "class names are numbers (0, 1)" in note
-    assert "--classes 'name of 0, ...'" in note
+    assert ": classes='name of 0, ...'" in note
+    print_notes([note])
+    assert ": --classes 'name of 0, ...'" in capsys.readouterr().err
 
 
 def test_numbers_beyond_the_names_are_refused_with_a_count(store: Path) -> None:

@@ -125,3 +125,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert printed["rows"][0]["name"] == "a red star"
     assert main(["concepts", str(examples()[0]), "--text", "a"]) == 2
     assert "two commands" in capsys.readouterr().err
+
+
+def test_what_would_divide_by_nothing_is_named(tmp_path: Path) -> None:
+    clip = ca.load("demo", parity=False)
+    with pytest.raises(BadInput, match="direction 1 is zero: it points nowhere"):
+        ca.concepts(clip, directions=torch.stack([torch.ones(128), torch.zeros(128)]), count=1)
+    with pytest.raises(BadInput, match="the finite mean of unit embeddings"):
+        ca.concepts(clip, examples()[:1], over=torch.full((128,), torch.nan), count=1)
+    with pytest.raises(BadInput, match="nowhere.jpg: no such file"):
+        ca.concepts(clip, ["nowhere.jpg"], skip_bad=True, count=1)
+    (tmp_path / "pool.txt").write_text("a dog\n")
+    with pytest.raises(BadInput, match="a vocabulary of one text"):
+        ca.concepts(clip, texts=["a cat"], pool=tmp_path / "pool.txt", count=1)

@@ -18,8 +18,9 @@ from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.maps.contrast import contrast_of, neutral_texts
 from clip_anatomy.maps.layer_maps import cumulative, layer_maps
-from clip_anatomy.maps.map_set import map_set
-from clip_anatomy.report.map_overlay import ShadedSet, overlay, shades_of
+from clip_anatomy.maps.map_set import MapSet, map_set
+from clip_anatomy.report import maps_folder
+from clip_anatomy.report.map_overlay import ShadedSet, empty_maps, overlay, shades_of
 from clip_anatomy.split.picture_explanation import PictureExplanation
 from clip_anatomy.split.tokens import token_map
 
@@ -173,6 +174,16 @@ def test_a_map_of_any_unit_that_points_nowhere_or_is_faint_on_its_page_looks_emp
     assert shades.limits == pytest.approx((0.12,) * 4)
     assert [one["empty"] for one in _figures(maps, shades, "signed")] == [True, False, True, True]
     assert [saturation(overlay(grey, shades, k)) < 5 for k in range(4)] == [True, False, True, True]
+    assert [one.split(" in ")[0] for one in empty_maps(MapSet((maps,)))] == [
+        f"{method} of “{one}”" for one in ("a bird", "a dog", "a cat")
+    ]
+    (row,) = maps_folder._rows(MapSet((maps,))[0], ShadedSet.of(MapSet((maps,)))[0], grey)
+    assert [cell.caption for cell in row.cells[1:]] == [
+        "a bird: nothing to show",
+        "a moon",
+        "a dog: nothing to show",
+        "a cat: nothing to show",
+    ]
     alone = type(maps)(values[:, :1], maps.method, maps.texts[:1], maps.geometries, maps.pictures, maps.run)
     assert not shades_of(alone)[0].says_nothing(0)  # no unit to hold it against: its scale stands beside it
 

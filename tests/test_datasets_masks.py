@@ -3,6 +3,7 @@
 import io
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import minis
@@ -323,3 +324,26 @@ def test_an_empty_matlab_file(tmp_path: Path) -> None:
         file.create_group("value")
     with pytest.raises(BadInput, match="no /value/img and /value/gt"):
         open_masked("imagenet-segmentation", tmp_path)
+
+
+def test_records_of_a_matlab_file_are_what_scipy_reads(tmp_path: Path) -> None:
+    scipy = pytest.importorskip("scipy.io")
+    from clip_anatomy.data.matlab import matlab_records
+
+    kinds = [("number", "O"), ("name", "O"), ("table", "O")]
+    given = np.array([(1, "n01", np.eye(2)), (2.5, "nö", ""), (-3, "日本", [1, 2])], dtype=kinds)
+    for packed in (False, True):
+        scipy.savemat(tmp_path / "a.mat", {"before": np.eye(2), "x": given}, do_compression=packed)
+        read = scipy.loadmat(tmp_path / "a.mat", squeeze_me=True)["x"]
+        found = matlab_records(tmp_path / "a.mat", "x")
+        assert [(one["number"], one["name"]) for one in found] == [
+            (float(one["number"]), str(one["name"])) for one in read
+        ]
+        assert found[0]["table"] is None
+        whole = (tmp_path / "a.mat").read_bytes()
+        for at in range(130, len(whole), 3):
+            (tmp_path / "b.mat").write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+            with suppress(BadInput):
+                matlab_records(tmp_path / "b.mat", "x")
+    with pytest.raises(BadInput, match="before is no structure"):
+        matlab_records(tmp_path / "a.mat", "before")

@@ -145,6 +145,16 @@ def test_a_folder_in_the_place_of_a_file_and_a_batch_of_none_are_named_before_an
     assert [p.name for p in tmp_path.iterdir()] == ["e.npz"]
 
 
+def test_another_model_beside_an_edited_one_is_never_left_unused_in_silence(
+    files: Path, tmp_path: Path, demo: Any
+) -> None:
+    edited, other = EditedClip(demo, Edit.load(files / "a.json")), ca.load("demo", parity=False)
+    apply(edited, "world:2", out=tmp_path / "e.npz", model=demo)
+    for model in (other, "demo"):
+        with pytest.raises(BadInput, match=r"would not be used: this edited model is open, on demo. Leave model= away"):
+            apply(edited, "world:2", out=tmp_path / "e.npz", model=model)
+
+
 def test_the_function_takes_what_the_verb_takes(files: Path, tmp_path: Path, demo: Any) -> None:
     found = ca.apply(
         files / "a.json", "world:4", out=tmp_path / "f.jsonl", texts=["a bird", "a fish", "a bird"], model=demo

@@ -322,3 +322,12 @@ def test_photographs_run_through_every_method(shared: Path, tmp_path: Path) -> N
         for maps in one["maps"]:
             assert np.isfinite(maps["values"]).all()
         assert one["visible"] == pytest.approx([0, 0, one["height"], one["width"]], abs=0.01)
+
+
+def test_maps_with_nothing_to_show_are_named_at_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Nothing stands in a black picture, whatever is asked."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    black, bird = str(tmp_path / "black.png"), str(next(p for p in examples() if p.name == "bird_on_water.png"))
+    assert main(["heatmap", black, bird, "-t", "a bird", "--method", "raw", "--out", str(tmp_path / "o")]) == 0
+    said = capsys.readouterr().out
+    assert "nothing to show on the scale of its method: raw of “a bird” in black.png" in said

@@ -129,3 +129,22 @@ def test_a_checkpoint_beside_a_model_with_weights_of_its_own_is_never_left_unuse
         with pytest.raises(BadSpec, match=rf"not with {given}\."):
             ca.ablate(tmp_path / "s", model=model, weights="x.pt")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["e.json", "s"]
+
+
+def test_the_studio_opens_a_stores_model_likewise(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All is opened before a port that is taken is tried."""
+    import socket
+
+    pytest.importorskip("uvicorn")
+    monkeypatch.chdir(place)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "work/stores/s", "--port", port]) == 2
+        assert f"127.0.0.1:{port} cannot be listened at" in capsys.readouterr().err
+        (place / "work/models").rename(place / "gone")
+        assert main(["serve", "work/stores/s", "--port", port]) == 2
+        assert "models/small" in capsys.readouterr().err
+    assert main(["serve", "--port", "99999"]) == 2
+    assert "--port 99999: a whole number from 0 to 65,535 was expected" in capsys.readouterr().err

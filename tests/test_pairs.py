@@ -257,3 +257,11 @@ def test_command_line_and_page(
     assert len(json.loads(capsys.readouterr().out)["views"]["tokens"]["a"]) == 68
     assert main(["pairs", str(examples()[0])]) == 2
     assert "two were expected" in capsys.readouterr().err
+
+
+def test_parts_taken_away_at_another_rate_are_taken_away_anew(demo: ca.Clip) -> None:
+    first = ca.pairs(demo, "a red bird", "a blue star", how="removal")
+    again = ca.pairs(demo, first.a, first.b, how="removal", kept=0.8)
+    alone = ca.pairs(demo, "a red bird", "a blue star", how="removal", kept=0.8)
+    torch.testing.assert_close(again.values, alone.values)
+    assert not torch.allclose(again.values, first.values, atol=1e-3)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import torch
 import clip_anatomy as ca
 from clip_anatomy.argument_kinds import fits
 from clip_anatomy.loading.demo import examples
+from clip_anatomy.maps.registry import METHODS as METHODS_OF_MAPS
 from clip_anatomy.public_functions import _signature, public
 
 FUNCTIONS = {
@@ -155,6 +157,16 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         "ablate": {"store": opened, "study": "last", "label": "shape", "model": clip},
         "atlas": {"store": opened, "clip": clip, "pool": pool, "texts": 1, "images": 1, "resamples": 0, "picks": 1, "cache": False},
         "repair": {"source": opened, "label": "shape", "select": "7.3", "also": [], "model": clip, "atlas": named},
+        "concepts": {"clip": clip, "texts": texts, "pool": pool, "count": 2},
+        "second_order": {"clip": clip, "images": picture, "layer": 6},
+        "tiled_maps": {"clip": clip, "source": np.zeros((64, 72, 3), np.uint8), "texts": texts[:1], "file": store.with_name("m.npy"), "method": "raw"},
+        "apply": {"edit": ca.Edit.of(clip, "7.0", by="zero"), "source": "world:2", "out": store.with_name("e.npz"), "model": clip},
+        "export": {"edit": ca.Edit.of(clip, "7.0", by="zero"), "out": store.with_name("x"), "model": clip},
+        "bench": {"clip": clip, "name": "maps", "pictures": 1, "method": "raw"},
+        "sanity": {"clip": clip, "images": picture, "texts": texts[:1], "method": "raw", "draws": 1},
+        "faithfulness": {"clip": clip, "images": picture, "texts": texts[:1], "method": "raw", "draws": 1, "steps": 2},
+        "index": {"clip": clip, "source": "world:3:test", "store": store.with_name("new"), "layers": "last:1"},
+        "load": {"spec": "demo", "parity": False},
     }  # fmt: skip
 
 
@@ -166,7 +178,9 @@ def test_half_a_character_stands_on_no_page() -> None:
 
 
 def test_seeds_and_counts_below_their_least_are_named(valid: dict[str, dict[str, Any]]) -> None:
-    for name, argument in (("probe", "seed"), ("align", "seed")):
+    seeded = [name for name, one in FUNCTIONS.items() if "seed" in inspect.signature(inspect.unwrap(one)).parameters]
+    assert {"probe", "align", "repair", "pairs", "sanity", "faithfulness"} <= {*seeded}
+    for name, argument in ((name, "seed") for name in seeded if name in valid):
         with pytest.raises(ca.errors.BadInput, match=f"{argument}=-1: a whole number from . to .* Type {argument}="):
             FUNCTIONS[name](**{**valid[name], argument: -1})
     with pytest.raises(ca.errors.BadInput, match="picks=-1: type .* picks=6"):
@@ -199,6 +213,16 @@ LATER = [
     "ablate",
     "atlas",
     "repair",
+    "concepts",
+    "second_order",
+    "tiled_maps",
+    "apply",
+    "export",
+    "bench",
+    "sanity",
+    "faithfulness",
+    "index",
+    "load",
 ]
 
 
@@ -222,4 +246,92 @@ def test_one_odd_argument_among_good_ones_is_read_or_named(
                 pass
             except Exception as error:
                 found.append(f"{one.name}={odd!r:.40}: {error!r:.120}")
-    assert found == []
+    assert "\n".join(found) == ""
+
+
+@pytest.fixture(scope="module")
+def made(valid: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One of each class whose methods people call."""
+    clip, store = valid["search"]["clip"], valid["search"]["store"]
+    found = {name: FUNCTIONS[name](**valid[name]) for name in MAKERS}
+    maps, parts = found["heatmap"], found["decompose"]
+    edit, means = valid["apply"]["edit"], ca.Means.of(clip, examples()[:2])
+    return {
+        **{type(one).__name__: one for one in found.values()},
+        "Clip": clip, "Store": store, "Moments": store.moments(), "Means": means, "Edit": edit, "Contributions": parts.toward(clip.encode_text(["a bird"])),
+        "Selection": ca.Selection.parse("7.0", clip.image_tower.layers, clip.image_tower.heads), "Texts": ca.Texts.of(clip, ["a bird"]), "Atlas": valid["repair"]["atlas"], "Maps": maps,
+    }  # fmt: skip
+
+
+MAKERS = ["decompose", "explain", "heatmap", "segment", "pairs", "align", "study", "search", "probe", "ablate", "repair", "concepts", "second_order", "tiled_maps"]  # fmt: skip
+GIVEN = {
+    "view": "heads",
+    "layer": 7,
+    "head": 0,
+    "text": "a bird",
+    "texts": ["a bird"],
+    "layers": 8,
+    "heads": 6,
+    "name": "shape",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_one_odd_argument_of_a_method_is_read_or_named(
+    made: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    found: list[str] = []
+    for name, method in METHODS.items():
+        kind, called = name.split(".")
+        if kind not in made or not hasattr(method, "__wrapped__"):
+            continue
+        named = [
+            one
+            for one in inspect.signature(getattr(made[kind], called)).parameters.values()
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        ]
+        good = {one.name: GIVEN[one.name] for one in named if one.default is one.empty and one.name in GIVEN}
+        for one in named:
+            for odd in ODD if one.name not in ("progress", "compute") else ():
+                try:
+                    returned = getattr(made[kind], called)(**{**good, one.name: odd})
+                    if inspect.isgenerator(returned):
+                        next(returned, None)
+                except ca.errors.ClipAnatomyError:
+                    pass
+                except Exception as error:
+                    found.append(f"{name}({one.name}={odd!r:.40}): {error!r:.120}")
+    assert "\n".join(found) == ""
+
+
+def test_a_dense_attention_of_ones_own_is_held_to_its_kinds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for name in vars(ca.DenseAttention()):
+        for odd in (Foreign(), [[]], "x", {}, float("nan"), 1e300):
+            with pytest.raises(ca.errors.BadSpec):
+                ca.DenseAttention(**{name: odd})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS_OF_MAPS)
+def test_odd_options_of_a_method_are_read_or_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is read gives numbers; where patches are whole, each of them."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    clip, picture, texts = ca.load("demo"), examples()[:1], ["a bird", "a fish"]
+    good = {"affinity": torch.rand(1, 64, 64)} if "affinity" in METHODS_OF_MAPS[name].needs else {}
+    ca.heatmap(clip, picture, texts, name, **good)
+    found: list[str] = []
+    for one in fields(METHODS_OF_MAPS[name].options):
+        for odd in (*ODD, 1e300, 1e-300, float("inf"), -(10**9), 1, 1e-5, 3000.0, "v", ("vv",)):
+            try:
+                maps = ca.heatmap(clip, picture, texts, name, **{**good, one.name: odd})
+                if not bool(maps.values.isfinite().all()):
+                    found.append(f"{one.name}={odd!r:.40}: not finite")
+            except ca.errors.ClipAnatomyError:
+                pass
+            except Exception as error:
+                found.append(f"{one.name}={odd!r:.40}: {error!r:.120}")
+    assert "\n".join(found) == ""

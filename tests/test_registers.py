@@ -1,5 +1,7 @@
 """Test-time registers: planted neurons are found, moved as a longhand forward moves them, and every verb sees the same model."""
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -153,3 +155,16 @@ def test_the_model_itself_is_untouched(host) -> None:
     ca.heatmap(clip, clip.pixels(examples()[:1]), torch.randn(1, 12).double(), registers=1)
     assert all(torch.equal(before[name], p) for name, p in host.state_dict().items())
     assert "register" not in clip.name
+
+
+def test_neurons_are_looked_for_again_once_the_model_was_changed(host) -> None:
+    """Training in place moves them; a switch of two rows of weights is the smallest such change."""
+    model = copy.deepcopy(host)
+    clip = ca.load(model, tokenizer=None, parity=False, dtype="float64")
+    assert ca.registered(clip, count=2).name.endswith("(neurons 1.5, 1.9)")
+    mlp = model.visual.transformer.resblocks[1].mlp
+    with torch.no_grad():
+        for weight in (mlp.c_fc.weight, mlp.c_fc.bias):
+            weight[[9, 20]] = weight[[20, 9]]
+        mlp.c_proj.weight[:, [9, 20]] = mlp.c_proj.weight[:, [20, 9]]
+    assert ca.registered(clip, count=2).name.endswith("(neurons 1.5, 1.20)")

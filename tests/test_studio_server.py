@@ -163,3 +163,19 @@ def test_only_its_own_page_and_name_are_answered(clip: ca.Clip) -> None:
     assert "default-src 'none'" in local.get("/").headers["content-security-policy"]
     with pytest.raises(BadInput, match="token=SECRET"):
         check_host("0.0.0.0", None)
+
+
+def test_a_damaged_record_of_jobs_is_no_record(tmp_path: Path) -> None:
+    for record in (
+        '[{"id": "x", "verb": "slow"}]',
+        '[{"id": 1, "verb": ["slow"]}]',
+        '[{"id": 1e99, "verb": "slow"}]',
+        "[[[",
+        "[3]",
+        '[{"id": 1, "verb": "slow", "state": 7}]',
+        '[{"id": 1, "verb": "slow", "given": 7}]',
+    ):
+        (tmp_path / "studio-jobs.json").write_text(record)
+        jobs = Jobs({"slow": lambda _: {}}, tmp_path)
+        assert jobs.start("slow").id == 1
+        jobs.close()

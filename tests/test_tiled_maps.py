@@ -8,7 +8,7 @@ import tiny
 import torch
 
 import clip_anatomy as ca
-from clip_anatomy.errors import BadImage, BadSpec
+from clip_anatomy.errors import BadImage, BadInput, BadSpec
 from clip_anatomy.images.geometry import window_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,3 +88,25 @@ def test_what_cannot_be_tiled_says_what_to_type(clip: ca.Clip, tmp_path: Path) -
         ca.tiled_maps(clip, pixels, text, tmp_path / "maps.png")
     with pytest.raises(BadSpec, match="Type: window=32"):
         ca.tiled_maps(clip, pixels, text, tmp_path / "maps.npy", window=30)
+
+
+def test_a_source_that_fails_or_is_smaller_than_it_says_is_named(clip: ca.Clip, tmp_path: Path) -> None:
+    class Broken(Counted):
+        def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
+            raise OSError("the share is gone")
+
+    class Small(Counted):
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return (200, 200, 3)
+
+    texts = torch.randn(1, clip.vision.embed)
+    for source, says in (
+        (Broken, r"pixels 0:32 × 0:32 of the source cannot be read \(OSError: the share is gone\)"),
+        (Small, r"pixels .* of the source are \[32, 8, 3\]. Type a source as large as its shape says"),
+    ):
+        with pytest.raises(BadImage, match=says):
+            ca.tiled_maps(clip, source(np.zeros((40, 40, 3), np.uint8)), texts, tmp_path / "m.npy", "raw", stride=32)
+    maps = ca.tiled_maps(clip, np.zeros((40, 40, 3), np.uint8), texts, tmp_path / "m.npy", "raw")
+    with pytest.raises(BadInput, match="number=-1: a whole number from 0 to 60"):
+        maps.level(-1)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,7 @@ import torch
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.demo import examples
+from clip_anatomy.naming.pool import Pool
 from clip_anatomy.torch_state import plain_torch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,6 +53,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "half by default": lambda: dtype(torch.bfloat16),
     "the meta device by default": lambda: torch.device("meta"),
     "coarse products": lambda: products("medium"),
+    "numpy that raises": lambda: np.errstate(all="raise"),
     "anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
 }
 
@@ -67,6 +70,14 @@ def edited(clip: ca.Clip) -> Any:
     return ca.Edit.of(clip, "3.0,3.1", by="zero").apply(ca.decompose(clip, PICTURES))
 
 
+def tiled(clip: ca.Clip) -> ca.TiledMaps:
+    slide = np.zeros((64, 72, 3), np.uint8)
+    slide[20:40, 30:50] = 200
+    return ca.tiled_maps(clip, slide, TEXTS, Path(tempfile.mkdtemp()) / "m.npy", "raw")
+
+
+WORDS = Pool(("a bird", "a fish", "a red circle", "a tree at night"))
+GIVEN = np.random.default_rng(0).normal(size=(24, 5))
 CALLS: dict[str, Callable[[ca.Clip], Any]] = {
     "load": lambda _: ca.load("demo").encode_text(TEXTS),
     "encode_image": lambda clip: clip.encode_image(PICTURES),
@@ -86,6 +97,19 @@ CALLS: dict[str, Callable[[ca.Clip], Any]] = {
     "textspan": lambda clip: ca.textspan(moments(clip), clip.encode_text(["a", "b", "c d"]), 2).cumulative,
     "replace_parts": lambda clip: ca.replace_parts(clip, PICTURES, "3.0", "zero"),
     "edit": edited,
+    "rerun": lambda clip: ca.replace_parts(clip, PICTURES, "3.0+mlp=4", "zero", effect="rerun"),
+    "layer_maps": lambda clip: ca.layer_maps(clip, PICTURES[:1], TEXTS)[0].values,
+    "scclip": maps("scclip"),
+    "rfclip": maps("rfclip"),
+    "sinks": lambda clip: ca.sinks(clip, PICTURES).mask,
+    "pairs": lambda clip: ca.pairs(clip, PICTURES[0], "a red bird").values,
+    "removal": lambda clip: ca.pairs(clip, "a blue fish", "a red bird", how="removal").values,
+    "second_order": lambda clip: ca.second_order(clip, PICTURES, 6).effects(3),
+    "principal": lambda clip: ca.second_order(clip, PICTURES, 6, convention="official").principal(3)[0],
+    "concepts": lambda clip: ca.concepts(clip, texts=TEXTS, pool=WORDS, count=2).weights,
+    "align": lambda _: ca.align(GIVEN, GIVEN[:, :2] ** 2, permutations=3, folds=2).weight,
+    "registered": lambda clip: ca.registered(clip, neurons=[(5, 0)]).encode_image(PICTURES),
+    "tiled_maps": lambda clip: np.array(tiled(clip).values),
 }
 
 

@@ -12,8 +12,10 @@ from test_verbs import with_groups_opened
 import clip_anatomy
 from clip_anatomy.cli.main import VERBS, main
 from clip_anatomy.cli.wording import OPTIONS, in_cli_words
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadSpec, BadText
 
+VISION = {"image_size": 32, "patch_size": 8, "layers": 2, "width": 16, "head_width": 8}
+TEXT = {"context_length": 12, "vocab_size": 100, "width": 16, "heads": 2, "layers": 2}
 ROOT = Path(clip_anatomy.__file__).parent
 TYPED = re.compile(r"(?<![\w-])--[a-z]")
 SELECTIONS = {"words"}  # also a kind of heads, "words=TEXT"
@@ -44,6 +46,25 @@ def _words(node: ast.AST) -> str:
             return "".join(_words(one) for one in ast.iter_child_nodes(node))
 
 
+def written() -> Iterator[tuple[str, str]]:
+    """Where each string outside cli/ stands that is no docstring, and the string, what is filled in as {}."""
+    for path in sorted(ROOT.rglob("*.py")):
+        if "cli" in path.relative_to(ROOT).parts:
+            continue
+        tree = ast.parse(path.read_text())
+        statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        inside = {
+            id(part)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.JoinedStr)
+            for part in ast.walk(node)
+            if part is not node
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in statements | inside:
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", _words(node)
+
+
 def options_of_verbs() -> set[str]:
     found: set[str] = set()
     for place, _ in VERBS.values():
@@ -52,9 +73,9 @@ def options_of_verbs() -> set[str]:
     return found
 
 
-def test_what_python_raises_names_no_option_but_in_a_command_to_type() -> None:
-    messages = list(raised())
-    assert len(messages) > 500
+def test_what_python_says_names_no_option_but_in_a_command_to_type() -> None:
+    messages = [*raised(), *((where, text) for where, text in written() if " " in text)]
+    assert len(messages) > 5000
     odd = {
         where: text
         for where, text in messages
@@ -106,3 +127,28 @@ def test_python_and_the_command_line_say_the_same_each_in_its_own_words(
         clip_anatomy.probe(tmp_path / "s", last="x")
     assert main(["probe", str(tmp_path / "s"), "--last", "x"]) == 2
     assert "error: --last x: numbers of layers were expected. Type --last 1,4 or --last none" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_tokenizer_says_on_the_command_line_where_to_put_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    import tiny
+    from safetensors.torch import save_file
+
+    model = tiny.open_clip_model()
+    config = {"model_cfg": {"embed_dim": 12, "vision_cfg": VISION, "text_cfg": TEXT}, "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(
+        {name: one.contiguous() for name, one in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors"
+    )
+    assert main(["heatmap", "--demo", "--model", str(tmp_path), "-t", "a bird", "--json"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"came without a tokenizer. Put the files of one (tokenizer.json, ...) into {tmp_path}, and its hf_tokenizer_name"
+        in said
+    )
+    assert "load(" not in said
+    with pytest.raises(BadText, match=r"Type: load\(model, tokenizer=...\), or put the files of one"):
+        clip_anatomy.load(tmp_path).encode_text(["a bird"])

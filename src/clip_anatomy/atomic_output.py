@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clip_anatomy.errors import ClipAnatomyError, OutputError
-from clip_anatomy.files import path_of, read_json, written_whole
+from clip_anatomy.files import opened, path_of, read_json, written_whole
 from clip_anatomy.partial_output import held_folder, sweep
 
 REPORT = "index.html"
@@ -37,7 +37,7 @@ class Kind:
     def owns(self, folder: Path) -> bool:
         """Tell whether the mark of this kind is in a folder."""
         try:
-            with (folder / self.mark).open("rb") as file:
+            with opened(folder / self.mark) as file:
                 return self.schema.encode() in file.read(200)
         except OSError:
             return False

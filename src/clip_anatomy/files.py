@@ -1,14 +1,17 @@
 """Names of files as people type them, the hash of the project, and the one way to read JSON and to write a file whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterable
+import stat
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +19,14 @@ from clip_anatomy.errors import BadInput, ClipAnatomyError, OutputError, reading
 from clip_anatomy.partial_output import held_file, sweep
 
 __all__ = [
-    "digest", "digest_of_file", "is_there", "path_of", "random_number", "read_json", "read_safetensors", "write_safetensors", "write_text",
-    "written_whole",
+    "digest", "digest_of_file", "is_there", "mapped_array", "opened", "path_of", "random_number", "read_json", "read_lines", "read_safetensors", "text_lines",
+    "write_safetensors", "write_text", "written_whole",
 ]  # fmt: skip
 
 HashInput = str | bytes | memoryview
 FILE_CHUNK = 2**20  # bytes read at once
 LARGEST_JSON = 2**30  # bytes
+LONGEST_LINE, LARGEST_TEXT = 2**20, 2**28  # characters of a line, and of a text that is read whole
 
 
 def path_of(name: str | Path) -> Path:
@@ -44,6 +48,20 @@ def is_there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file to read its bytes. A pipe that lies where a file belongs is not waited for, unless it was typed as /dev/stdin or /dev/fd/N.
+
+    Raises:
+        OSError: it cannot be opened, or is no file.
+    """
+    piped = path.parent in (Path("/dev"), Path("/dev/fd"))
+    handle = os.open(path, os.O_RDONLY | (0 if piped else getattr(os, "O_NONBLOCK", 0)) | getattr(os, "O_BINARY", 0))
+    if piped or stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is no file", str(path))
 
 
 def digest(
@@ -78,7 +96,7 @@ def digest(
 
 def digest_of_file(path: Path) -> str:
     """Hash the bytes of a file, a chunk at a time."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return digest(iter(partial(file.read, FILE_CHUNK), b""))
 
 
@@ -122,6 +140,21 @@ def written_whole(path: Path, instead: str = "Give a path in a folder that exist
         raise OutputError(f"{path} cannot be written ({error}). {instead}") from error
 
 
+def mapped_array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> "np.memmap[Any, Any]":
+    """Map a new `.npy` file for writing, its room on the disk taken at once.
+
+    A mapped file is full of holes: a disk that fills up while they are written ends the process (SIGBUS), no exception does.
+
+    Raises:
+        OSError: there is no room.
+    """
+    values = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return values
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; see `written_whole`."""
     with written_whole(path) as temporary:
@@ -163,10 +196,56 @@ def read_json(
         size = path.stat().st_size
         if size > largest:
             raise kind(f"{path} has {size:,} bytes, {largest:,} are read. {instead}")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(content, of):
-            raise kind(f"{path} holds a JSON {type(content).__name__}; a {of.__name__} was expected. {instead}")
-        return content
+        with opened(path) as file:
+            found = json.loads(file.read().decode("utf-8-sig"))
+        if not isinstance(found, of):
+            raise kind(f"{path} holds a JSON {type(found).__name__}; a {of.__name__} was expected. {instead}")
+        return found
+
+
+def text_lines(
+    path: Path,
+    instead: str = "Type a text file in UTF-8",
+    kind: type[ClipAnatomyError] = BadInput,
+    errors: str = "strict",
+) -> Iterator[str]:
+    """Read a text file line by line, each of bounded length: the one boundary of lists and tables, however large they are.
+
+    Args:
+        path: the file.
+        instead: what to do or type instead, where it cannot be read.
+        kind: the error to raise.
+        errors: what becomes of bytes that are no UTF-8, as for `open`.
+
+    Raises:
+        ClipAnatomyError: of that kind: no such file, not text, or a line without an end.
+    """
+    with reading(path, instead, kind), path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
+        while line := file.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE:
+                raise kind(f"{path} has a line of more than {LONGEST_LINE:,} characters. {instead}")
+            yield line
+
+
+def read_lines(
+    path: Path,
+    instead: str = "Type a text file in UTF-8",
+    kind: type[ClipAnatomyError] = BadInput,
+    errors: str = "strict",
+) -> list[str]:
+    """Read the lines of a text file that hold something, stripped; see `text_lines`.
+
+    Raises:
+        ClipAnatomyError: as there, or too large a file.
+    """
+    lines, size = list[str](), 0
+    for line in text_lines(path, instead, kind, errors):
+        size += len(line)
+        if size > LARGEST_TEXT:
+            raise kind(f"{path} has more than {LARGEST_TEXT:,} characters, which are read at most. {instead}")
+        if line.strip():
+            lines.append(line.strip())
+    return lines
 
 
 def read_safetensors(path: Path, kind: str, made_by: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -181,6 +260,7 @@ def read_safetensors(path: Path, kind: str, made_by: str) -> tuple[dict[str, Ten
         raise BadInput(f"{path} does not exist. Make it with {made_by}")
     with (
         reading(path, f"It is not a readable safetensors file: make it anew with {made_by}"),
+        opened(path),
         safe_open(path, "pt") as handle,
     ):
         about = dict(handle.metadata() or {})

@@ -2,12 +2,13 @@
 
 import operator
 
-from clip_anatomy.errors import BadInput
+from clip_anatomy.errors import BadInput, BadSpec
 
-__all__ = ["LARGEST", "finite", "whole"]
+__all__ = ["LARGEST", "finite", "moderate", "whole"]
 
 LARGEST = 10**9
 """The largest number that any option takes."""
+LEAST, MOST = 1e-6, 10_000  # of a setting of a method
 
 
 def whole(name: str, value: object, low: int, high: int = LARGEST) -> int:
@@ -37,6 +38,23 @@ def whole(name: str, value: object, low: int, high: int = LARGEST) -> int:
             f"{name}={value!r}: a whole number from {low:,} to {high:,} was expected. Type {name}={nearest}, or leave it away"
         )
     return number
+
+
+def moderate(name: str, value: object) -> None:
+    """Refuse a number of a method that leads nowhere: none, beyond ten thousand, or so small that it is lost in rounding.
+
+    Raises:
+        BadSpec: such a number.
+
+    Example:
+        >>> moderate("temperature", 1e300)
+        Traceback (most recent call last):
+        clip_anatomy.errors.BadSpec: temperature=1e+300: 0, or a number from 1e-06 to 10,000 in size was expected. Type temperature=1
+    """
+    if isinstance(value, int | float) and value and not LEAST <= abs(value) <= MOST:
+        raise BadSpec(
+            f"{name}={value!r}: 0, or a number from {LEAST:g} to {MOST:,} in size was expected. Type {name}=1"
+        )
 
 
 def finite(_: object, value: object) -> None:

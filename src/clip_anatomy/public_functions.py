@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from clip_anatomy.argument_kinds import described, expected, fits, way_out
 from clip_anatomy.errors import BadInput, BadText
+from clip_anatomy.number_ranges import whole
 from clip_anatomy.torch_state import plain_torch
 
 __all__ = ["public"]
@@ -91,6 +92,8 @@ def _check(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
                 f"{_name(function)}: {name} is {described(value)}; {expected(hints[name])} was expected"
                 f"{f' ({says})' if says else ''}. {way_out(value, hints[name]) or f'Type: help({_name(function)})'}"
             )
+        if name == "seed":
+            whole(name, value, 0)
 
 
 @cache

@@ -22,7 +22,7 @@ def align(
         clip-anatomy align STORE recordings.npz --folds 10
 
     Args:
-        recordings: a .npy file [stimulus, channel] or [repeat, stimulus, channel] in the order of the store, or a .npz file with recordings, ids of the store's images and names of the channels.
+        recordings: a .npy file [stimulus, channel] or [repeat, stimulus, channel] in the order of the store, or a .npz file with recordings, ids of the store's images and names of the channels; or another model's store of the same pictures.
         folds: of the cross-validation.
         permutations: shuffles for p and the chance level.
         seed: of folds and shuffles.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import OutputOptions, StoreFolder, StoreModelOptions, print_json
+from clip_anatomy.cli.options import OutputOptions, StoreFolder, StoreModelOptions, print_json, print_notes
 
 
 def atlas(
@@ -77,8 +77,7 @@ def atlas(
                 missing = write_atlas(result, list(rows_at(opened, result.evidence).values()), part, tell)
     for step in result.curve:
         note(f"pool of {step.texts:,} texts: {100 * step.explained:.2f} % explained")
-    for message in [*result.notes, *(f"picture missing: {why}" for why in missing[:5])]:
-        note(f"note: {message}")
+    print_notes([*result.notes, *(f"picture missing: {why}" for why in missing[:5])])
     if result.llm_usage:
         note(result.llm_usage)
     if output.as_json:

@@ -78,6 +78,7 @@ def bench(
     Returns:
         Exit code: 0 done, 130 stopped with Ctrl-C after some pictures.
     """
+    from clip_anatomy.cli.wording import in_cli_words
     from clip_anatomy.evaluation.protocols import protocol_list, protocol_summary
     from clip_anatomy.progress import note, say, shown
 
@@ -91,37 +92,21 @@ def bench(
         "window": window, "stride": stride, "logit_scale": logit_scale, "text": text, "size": size,
         "draws": draws, "calibrate": calibrate, "proposals": proposals,
     }  # fmt: skip
-    from clip_anatomy.errors import BadInput, BadSpec
     from clip_anatomy.evaluation import bench as library
     from clip_anatomy.evaluation.run_protocol import ProtocolResult
 
-    try:
-        library.check_options(name, path, pictures, {key: value for key, value in given.items() if value is not None})
-        with shown(f"opening {model}") as progress:
-            from clip_anatomy.loading.load import load
+    library.check_options(name, path, pictures, {key: value for key, value in given.items() if value is not None})
+    with shown(f"opening {model}") as progress:
+        from clip_anatomy.loading.load import load
 
-            clip = load(model, weights=weights, device=device, dtype=dtype)
-            result = library.bench(
-                clip, name, path, method=method, pictures=pictures, threshold=threshold, progress=progress, **given
-            )
-    except (BadInput, BadSpec) as error:
-        raise type(error)(_as_options(str(error))) from error
+        clip = load(model, weights=weights, device=device, dtype=dtype)
+        result = library.bench(
+            clip, name, path, method=method, pictures=pictures, threshold=threshold, progress=progress, **given
+        )
     if as_json:
         print_json(result.to_dict())
     else:
         say(result.summary(classes=classes) if isinstance(result, ProtocolResult) else result.summary())
     for line in result.notes():
-        note(line)
+        note(in_cli_words(line))
     return STOPPED if result.partial else 0
-
-
-def _as_options(message: str) -> str:
-    """Return a message with options as they are typed here: "window=96" → "--window 96"."""
-    import re
-
-    names = "like|names|pictures|prompts|threshold|area|background|side|window|stride|logit_scale|text|size|draws|calibrate|proposals"
-    return re.sub(
-        rf"\b({names})=([^\s.,:]*(?:\.\d+)?)",
-        lambda m: f"--{m[1].replace('_', '-')} {m[2]}".rstrip(),
-        message.replace("method=,", "--method,"),
-    )

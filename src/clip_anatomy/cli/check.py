@@ -19,6 +19,7 @@ def check(
     Returns:
         Exit code: 0 everything holds, 1 something does not.
     """
+    from clip_anatomy.cli.wording import in_cli_words
     from clip_anatomy.progress import note, shown
 
     with shown(f"checking {model}") as progress:
@@ -27,5 +28,5 @@ def check(
         result = run(model, weights=weights, device=device, dtype=dtype, progress=progress)
     print_result(result, as_json=as_json)
     if not result.holds:
-        note(f"clip-anatomy: {model} does not hold. {result.why}")
+        note(f"clip-anatomy: {model} does not hold. {in_cli_words(result.why)}")
     return 0 if result.holds else 1

@@ -109,14 +109,25 @@ def heatmap(
 
 
 def _print(result: "MapSet", checks: "MethodChecks | None", folder: Path | None, *, as_json: bool) -> None:
+    from clip_anatomy.evaluation.sanity_result import counted
     from clip_anatomy.progress import note, say
+    from clip_anatomy.report.map_overlay import empty_maps
+    from clip_anatomy.studies.store_columns import few
 
     if as_json:
         print_json(result.to_dict() if checks is None else {**result.to_dict(), "sanity": checks.to_list()})
     else:
         say(result.table("" if folder is None else str(folder / "heatmap.json")))
+        if empty := empty_maps(result):
+            say(f"nothing to show on the scale of its method: {few(empty)}")
         if checks is not None:
             say(f"\n{checks.table()}")
+            if checks.left:
+                every = checks.images + checks.left
+                say(
+                    f"\n(the first {counted(checks.images, 'picture')}; {checks.left:,} more drawn and not judged: "
+                    f"--sanity-pictures {every})"
+                )
     if folder is not None:
         note(f"maps: {folder / 'index.html'}")
 

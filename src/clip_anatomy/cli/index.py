@@ -52,6 +52,7 @@ def index(
     Returns:
         Exit code: 0 done, 1 an image could not be used under --strict, 130 stopped with Ctrl-C (what was finished is kept).
     """
+    from clip_anatomy.cli.wording import in_cli_words
     from clip_anatomy.errors import Ended
     from clip_anatomy.progress import note, shown
 
@@ -72,7 +73,7 @@ def index(
         note(f"clip-anatomy: {stop}" if str(stop) else "clip-anatomy: stopped; what was committed is kept")
         return ENDED if isinstance(stop, Ended) else STOPPED
     for name, message in done.errors:
-        note(f"not used: {name}: {message}")
+        note(f"not used: {name}: {in_cli_words(message)}")
     if done.failed > len(done.errors):
         note(f"... and {done.failed - len(done.errors):,} more; all of them: Store.open(...).rows(status='error')")
     print_result(done, as_json=as_json)

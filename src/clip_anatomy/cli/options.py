@@ -188,12 +188,14 @@ class OutputOptions:
 
 def print_result(result: "Result", *, as_json: bool) -> None:
     """Print a result on stdout, as JSON or as its summary."""
+    from clip_anatomy.cli.wording import in_cli_words
     from clip_anatomy.progress import say
 
     if as_json:
         print_json(result.to_dict())
     else:
-        say(result.summary())
+        lines = result.summary().split("\n")
+        say("\n".join(in_cli_words(line) if line.startswith("note: ") else line for line in lines))
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -206,11 +208,12 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_notes(notes: Iterable[str] = (), failed: Iterable[tuple[str, str]] = (), most: int = 20) -> None:
     """Print on stderr what a reader must know, each once, and which pictures could not be used."""
+    from clip_anatomy.cli.wording import in_cli_words
     from clip_anatomy.progress import note
 
     for one in dict.fromkeys(notes):
-        note(f"note: {one}")
-    lost = list(failed)
+        note(f"note: {in_cli_words(one)}")
+    lost = [(name, in_cli_words(error)) for name, error in failed]
     for name, error in lost[:most]:
         note(f"not read: {error if name in error else f'{name}: {error}'}")
     if len(lost) > most:

@@ -64,6 +64,7 @@ def repair(
         Exit code 0.
     """
     from clip_anatomy.cli.options import print_json, print_notes
+    from clip_anatomy.cli.wording import in_cli_words
     from clip_anatomy.progress import note, say, shown
     from clip_anatomy.report.repair_folder import EDIT, repair_folder
     from clip_anatomy.report.repair_interactive import show
@@ -82,7 +83,7 @@ def repair(
             )  # fmt: skip
         if isinstance(result, RepairResult):
             if not output.as_json:
-                result = show(result, asking=select is None and not yes)
+                result = show(result, asking=select is None and not yes, words=in_cli_words)
             write(result)
     if output.as_json:
         print_json(result.to_dict())

@@ -49,7 +49,10 @@ def search(
     Returns:
         Exit code 0.
     """
+    from dataclasses import replace
+
     from clip_anatomy.cli.options import print_notes
+    from clip_anatomy.cli.wording import in_cli_words
     from clip_anatomy.progress import note, shown
     from clip_anatomy.retrieval.search import search as find
     from clip_anatomy.retrieval.text_search import search_captions
@@ -74,6 +77,7 @@ def search(
                 opened, [*query], heads, k, negative=negative, mode=mode, focus=focus, measure=measure, where=where,
                 atlas=atlas, approximate=approximate, allow_urls=allow_urls, clip=clip, device=opening.device, progress=tell,
             )  # fmt: skip
+            result = replace(result, notes=tuple(map(in_cli_words, result.notes)))  # of the page too
             print_notes(result.notes)
     if folder is not None:
         with shown("drawing the page"):

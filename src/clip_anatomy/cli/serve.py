@@ -45,6 +45,7 @@ def serve(
     import webbrowser
 
     from clip_anatomy.errors import BadInput, MissingExtra
+    from clip_anatomy.number_ranges import whole
     from clip_anatomy.progress import note, shown
 
     try:
@@ -55,21 +56,22 @@ def serve(
     from clip_anatomy.studio.session import Session
 
     check_host(host, token)
+    whole("port", port, 0, 65_535)
     with shown(f"opening {model or store or 'demo'}"):
         from clip_anatomy.loading.load import load
         from clip_anatomy.store.store import Store
+        from clip_anatomy.store.store_model import model_of
 
         opened = None if store is None else Store.open(store)
-        clip = load(model or (opened.manifest.model if opened else "demo"), weights=weights, device=device)
-        if opened is not None:
-            opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
+        if opened is None:
+            clip = load(model or "demo", weights=weights, device=device)
+        else:
+            clip = model_of(opened, model, weights=weights, device=device)
         app = create_app(Session(clip, opened), host=host, token=token, page=not no_ui)
     try:
         listening = socket.create_server((host, port))
-    except OSError as error:
-        raise BadInput(
-            f"{host}:{port} cannot be listened at ({error.strerror}). Type another port: --port 0"
-        ) from error
+    except (OSError, UnicodeError) as error:  # a name that can be none of a machine
+        raise BadInput(f"{host}:{port} cannot be listened at ({error}). Type another port: --port 0") from error
     address = f"http://{host}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
     note(f"studio: {address}  (Ctrl-C stops it)")
     if open_it:

@@ -5,21 +5,23 @@ import shlex
 
 QUOTES = "'\""
 _NAMES = """
-adaptive against allow_urls also approximate atlas background batch by calibrate classes colours convention cost count cue device draws
-dtype effect epochs focus folds forwards group heads host how images k keep kept label labels last layers llm llm_model logit_scale
-means method mode model most other out over penalty pictures pool port prompts protocol prune_all refine registers resamples rounds
-sanity_pictures seed select side size split stride study task templates texts threshold token truth weights where window without yes
+adaptive against allow_urls also approximate area atlas background batch by calibrate classes colours convention cost count cue device
+draws dtype effect epochs focus folds forwards group heads host how images k keep kept label labels last layers like llm llm_model
+logit_scale masks means method mode model most names other out over penalty pictures pool port prompts proposals protocol prune_all
+refine registers resamples rounds sanity_pictures seed select side size split stride study task templates text texts threshold token
+tower truth weights where window without yes
 """
 OPTIONS = frozenset(_NAMES.split())  # keywords of Python that are options of some verb; a test holds the two together
 _HERE = {
     "'with clip_anatomy.allow_network():' around it": "--allow-network",
     "or weights=FILE": "or add --weights FILE",
+    "Type: load(model, tokenizer=...), or put": "Put",
 }
 _OPENED = re.compile(r"(?:clip_anatomy\.)?load\('(?P<spec>[^']+)'(?:, weights=(?P<weights>'[^']+'|\w+))?\)")
 _NAMED = rf"(?P<name>{'|'.join(sorted(OPTIONS, key=len, reverse=True))})="
 _VALUE = r"""(?P<value>'[^']*'|"[^"]*"|[\w-](?:[\w./:+-]*\w)?(?![\w(\[]|\.\w)|(?=[\s.,;:)]|$))"""
-_OPTION = re.compile(rf"(?P<call>\w\([^()]*\))|(?<![\w.'\"/=-]){_NAMED}{_VALUE}(?P<next>,(?= \w+=))?")
-_PYTHON_ALONE = re.compile(r"(?<![\w.])(?=load\(\.\.\.)")
+_OPTION = re.compile(rf"(?P<call>\w\([^()]*\))|(?<![\w.'\"“/=-]){_NAMED}{_VALUE}(?P<next>,(?= \w+=))?")
+_PYTHON_ALONE = re.compile(r"(?<![\w.])(?=load\((?:\.\.\.|model, tokenizer))")
 
 
 def in_cli_words(message: str) -> str:
@@ -48,7 +50,7 @@ def _option(match: re.Match[str]) -> str:
         return match["call"]
     flag, value = f"--{match['name'].replace('_', '-')}", match["value"]
     if value in ("", "True"):
-        return flag
+        return flag if value else flag + (match["next"] or "")
     plain = value[1:-1] if value[0] in QUOTES else value
     return f"{flag} {plain if shlex.quote(plain) == plain else value}"
 

@@ -13,6 +13,7 @@ from clip_anatomy.data.pickle_reader import read_safe_pickle
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.data.published_copies import DatasetCopy, PublishedDataset
 from clip_anatomy.errors import BadInput
+from clip_anatomy.files import read_lines
 
 __all__ = ["CIFAR10", "CIFAR100", "Cifar", "cifar10", "cifar100"]
 
@@ -215,11 +216,7 @@ def _open(published: PublishedDataset, rest: str) -> Cifar:
 def _words(copy: DatasetCopy, layout: Layout, file: str, key: str) -> tuple[str, ...]:
     path = copy.need(file)
     if layout.binary:
-        return tuple(
-            line.strip().replace("_", " ")
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if line.strip()
-        )
+        return tuple(line.replace("_", " ") for line in read_lines(path, errors="replace"))
     words = read_safe_pickle(path).get(key)
     if not isinstance(words, list):
         raise copy.wrong(f"{path} has no {key}")

@@ -2,6 +2,7 @@
 
 from clip_anatomy.data.masked import lines_of
 from clip_anatomy.data.published_copies import DatasetCopy, ImageEntry, LabelledDataset, PublishedDataset, read_words
+from clip_anatomy.files import text_lines
 
 __all__ = ["CUB", "cub"]
 
@@ -77,17 +78,17 @@ def _attributes(copy: DatasetCopy) -> dict[str, dict[str, str]]:
         if code:
             known[code] = what.replace("_", " "), value.replace("_", " ")
     attributes: dict[str, dict[str, str]] = {}
-    with copy.need("attributes/image_attribute_labels.txt").open(encoding="utf-8") as file:
-        for line in file:  # 3.7 million lines; some have a word too many, which is not among the first four
-            cells = line.split()
-            if (
-                len(cells) >= 4
-                and cells[2] == "1"
-                and cells[3].isdecimal()
-                and int(cells[3]) >= LIKELY
-                and cells[1] in known
-            ):
-                what, value = known[cells[1]]
-                of_image = attributes.setdefault(cells[0], {})
-                of_image[what] = f"{of_image[what]}, {value}" if what in of_image else value
+    table = copy.need("attributes/image_attribute_labels.txt")
+    for line in text_lines(table):  # 3.7 million; some have a word too many, which is not among the first four
+        cells = line.split()
+        if (
+            len(cells) >= 4
+            and cells[2] == "1"
+            and cells[3].isdecimal()
+            and int(cells[3]) >= LIKELY
+            and cells[1] in known
+        ):
+            what, value = known[cells[1]]
+            of_image = attributes.setdefault(cells[0], {})
+            of_image[what] = f"{of_image[what]}, {value}" if what in of_image else value
     return attributes

@@ -16,7 +16,7 @@ from clip_anatomy.data.picture import ImageData, Picture, hash_of, unreachable
 from clip_anatomy.data.picture_files import HIDDEN, OURS, UNREADABLE, head_of, is_picture, not_a_picture
 from clip_anatomy.data.tables import NAMES, NOTHING, Table, TableRow, merged, read_rows, read_table, row_for
 from clip_anatomy.errors import BadInput
-from clip_anatomy.files import is_there, path_of
+from clip_anatomy.files import is_there, path_of, text_lines
 from clip_anatomy.partial_output import is_partial
 
 __all__ = ["PYTHON_LIST", "Folder", "ImageList", "PythonList", "pictures_under"]
@@ -146,14 +146,10 @@ class ImageList:
         if self.tabular:
             yield from merged(read_rows(self.file)).items()
             return
-        try:
-            with self.file.open(encoding="utf-8-sig") as lines:
-                for line in lines:
-                    path = line.strip()
-                    if path and not path.startswith("#"):
-                        yield path, NOTHING
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{self.file} is not a text file with one path a line ({error})") from error
+        for line in text_lines(self.file, "It is not a text file with one path a line"):
+            path = line.strip()
+            if path and not path.startswith("#"):
+                yield path, NOTHING
 
     def count(self) -> int:
         """Count the entries."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from clip_anatomy.data.masked import lines_of
+from clip_anatomy.data.matlab import matlab_records
 from clip_anatomy.data.published_copies import DatasetCopy, ImageEntry, LabelledDataset, PublishedDataset
-from clip_anatomy.errors import BadInput, MissingExtra
+from clip_anatomy.errors import BadInput
+from clip_anatomy.files import text_lines
 from clip_anatomy.loading.imagenet_texts import imagenet_names, imagenet_synsets, unique_names
 
 __all__ = ["IMAGENET", "imagenet"]
@@ -117,7 +119,7 @@ def _truth(copy: DatasetCopy, folder: Path) -> Mapping[int, str]:
                 f"{folder} holds the validation images in one folder, which says nothing about their classes. Put "
                 "LOC_val_solution.csv (Kaggle) or ILSVRC2012_devkit_t12 beside them, or sort them into synset folders"
             )
-        ids = (kit / "ILSVRC2012_validation_ground_truth.txt").read_text(encoding="utf-8", errors="replace").split()
+        ids = lines_of(kit / "ILSVRC2012_validation_ground_truth.txt")
         synsets = _meta(kit / "meta.mat")
         if odd := [one for one in ids if not one.isdecimal() or int(one) not in synsets]:
             raise copy.wrong(f"{kit}: the ground truth names class {odd[0]}, which meta.mat does not know")
@@ -133,14 +135,13 @@ def _solution(copy: DatasetCopy, path: Path) -> dict[int, str]:
     """Read Kaggle's table: number in an image's name → synset, the first word of PredictionString."""
     truth: dict[int, str] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for at, row in enumerate(csv.DictReader(file)):
-                columns = (row.get("PredictionString") or "").split()
-                name = f"{row.get('ImageId') or ''}.jpeg"
-                if not columns or not SYNSET.match(columns[0]) or not FLAT.match(name):
-                    raise copy.wrong(f"{path}, line {at + 2}: 'ILSVRC2012_val_00000001,n01751748 …' was expected")
-                truth[_place(name)] = columns[0]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        for at, row in enumerate(csv.DictReader(text_lines(path))):
+            columns = (row.get("PredictionString") or "").split()
+            name = f"{row.get('ImageId') or ''}.jpeg"
+            if not columns or not SYNSET.match(columns[0]) or not FLAT.match(name):
+                raise copy.wrong(f"{path}, line {at + 2}: 'ILSVRC2012_val_00000001,n01751748 …' was expected")
+            truth[_place(name)] = columns[0]
+    except csv.Error as error:
         raise copy.wrong(f"{path} is not a readable table ({error})") from error
     return truth
 
@@ -148,13 +149,9 @@ def _solution(copy: DatasetCopy, path: Path) -> dict[int, str]:
 def _meta(path: Path) -> dict[int, str]:
     """Read the development kit's class numbers (which are not in the order of synsets) → synset."""
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise MissingExtra("scipy (for the development kit's meta.mat)", "measure") from error
-    try:
-        synsets = loadmat(path, squeeze_me=True)["synsets"]
-        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
-    except Exception as error:  # SciPy raises kinds of its own on damaged files
+        found = matlab_records(path, "synsets")
+        return {int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in found if int(one["num_children"]) == 0}
+    except (BadInput, KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"{path} is not the development kit's meta.mat ({error}). Unpack the kit again") from error
 
 

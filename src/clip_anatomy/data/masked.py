@@ -10,6 +10,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from clip_anatomy.errors import BadImage, BadInput, reading
+from clip_anatomy.files import read_lines
 from clip_anatomy.images.decode import read_image
 
 __all__ = [
@@ -121,10 +122,7 @@ def need(root: Path, *inside: str, what: str, where: str) -> None:
 
 def lines_of(path: Path) -> list[str]:
     """List the non-empty lines of a text file, stripped."""
-    with reading(path, "Bring it back, and type the same again"):
-        return [
-            line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()
-        ]
+    return read_lines(path, "Bring it back, and type the same again", errors="replace")
 
 
 def read_ids(path: Path, *, grey: bool = False) -> "Int[np.ndarray, 'row col']":

@@ -12,7 +12,7 @@ from PIL import Image
 from clip_anatomy.data.picture import Source, read_data
 from clip_anatomy.data.picture_files import head_of, is_picture
 from clip_anatomy.errors import BadImage, BadInput
-from clip_anatomy.files import path_of
+from clip_anatomy.files import LARGEST_TEXT, path_of
 from clip_anatomy.network import named_by_a_file
 
 STDIN = ("-", "/dev/stdin")
@@ -102,7 +102,7 @@ def typed_lines() -> list[str]:
     Raises:
         BadInput: nothing came.
     """
-    content = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    content = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read(LARGEST_TEXT)
     between = b"\0" if b"\0" in content else b"\n"
     lines = [os.fsdecode(line.rstrip(b"\r")) for line in content.split(between) if line.strip()]
     if not lines:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from clip_anatomy.errors import BadInput
+from clip_anatomy.files import opened
 
 __all__ = ["read_safe_pickle"]
 
@@ -90,13 +91,13 @@ def read_safe_pickle(path: Path, kind: type = dict, *, most: int = MOST) -> Any:
         BadInput: not a pickle, of another kind, damaged, or it holds something else than plain values.
     """
     try:
-        with path.open("rb") as file:
-            content = _run(file, most)
-        if not isinstance(content, kind):
-            raise _Refused(f"it holds a {type(content).__name__}, a {kind.__name__} was expected")
-        if not isinstance(content, dict):
-            return content
-        return {_text(key): value.value if isinstance(value, _Array) else value for key, value in content.items()}
+        with opened(path) as file:
+            found = _run(file, most)
+        if not isinstance(found, kind):
+            raise _Refused(f"it holds a {type(found).__name__}, a {kind.__name__} was expected")
+        if not isinstance(found, dict):
+            return found
+        return {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
     except _Refused as error:
         raise BadInput(
             f"{path} is not read: {error}. Nothing of it was run. Fetch a fresh copy from the data set's own page"

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_anatomy.data.picture import ImageData, Picture, unreachable
 from clip_anatomy.errors import BadInput
-from clip_anatomy.files import path_of
+from clip_anatomy.files import path_of, read_lines, text_lines
 
 __all__ = ["DatasetCopy", "ImageEntry", "LabelledDataset", "PublishedDataset", "read_table_of", "read_words"]
 
@@ -244,11 +244,10 @@ def read_table_of(copy: DatasetCopy, name: str, columns: Sequence[str]) -> list[
     """
     path = copy.need(name)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            rows = list(table)
-            has = [str(column) for column in table.fieldnames or ()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = csv.DictReader(text_lines(path))
+        rows = list(table)
+        has = [str(column) for column in table.fieldnames or ()]
+    except (BadInput, csv.Error) as error:
         raise copy.wrong(f"{path} is not a readable table ({error})") from error
     if missing := [column for column in columns if column not in has]:
         raise copy.wrong(f"{path} has no column {', '.join(missing)}; it has: {', '.join(has) or 'none'}")
@@ -263,8 +262,8 @@ def read_words(copy: DatasetCopy, name: str, fields: int) -> list[list[str]]:
     """
     path = copy.need(name)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(path)
+    except BadInput as error:
         raise copy.wrong(f"{path} is not a readable text file ({error})") from error
     rows = [line.split(maxsplit=fields - 1) for line in lines]
     at = next((at for at, row in enumerate(rows) if len(row) != fields), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from clip_anatomy.errors import BadInput, reading
-from clip_anatomy.files import read_json
+from clip_anatomy.files import read_json, text_lines
 
 __all__ = ["Table", "TableRow", "normalised_path", "read_rows", "read_table", "row_for"]
 
@@ -89,13 +89,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
     with reading(path, "It is not a readable table: save it as CSV or JSON in UTF-8"):
         kind = path.suffix.lower()
         if kind in {".csv", ".tsv"}:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                between = "\t" if kind == ".tsv" else _between(file.readline())
-                file.seek(0)
-                yield from _of_records(path, csv.DictReader(file, delimiter=between, skipinitialspace=True))
+            between = "\t" if kind == ".tsv" else _between(next(text_lines(path), ""))
+            yield from _of_records(path, csv.DictReader(text_lines(path), delimiter=between, skipinitialspace=True))
         elif kind == ".jsonl":
-            with path.open(encoding="utf-8-sig") as file:
-                yield from _of_records(path, (json.loads(line) for line in file if line.strip()))
+            yield from _of_records(path, (json.loads(line) for line in text_lines(path) if line.strip()))
         elif kind == ".json":
             yield from _of_json(path, read_json(path, "Save it as CSV or JSON in UTF-8", of=object))
         else:

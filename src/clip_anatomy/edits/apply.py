@@ -90,7 +90,7 @@ class Applied(Result):
                 f"  {shorten(text, 60):<{width}}  first for {before} → {after}{' with the edit' if not at else ''}"
             )
         if len(self.first) > SHOWN:
-            lines.append(f"  … and {len(self.first) - SHOWN:,} more texts: --json has all")
+            lines.append(f"  … and {len(self.first) - SHOWN:,} more texts (all of them are in the JSON)")
         return "\n".join(lines)
 
 

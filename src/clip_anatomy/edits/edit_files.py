@@ -89,7 +89,7 @@ def _remove_unnamed(tensors: Path) -> None:
         return
     for other in tensors.parent.glob("*.json*"):
         try:
-            if other.stat().st_size < LARGEST and tensors.name.encode() in other.read_bytes():
+            if other.is_file() and other.stat().st_size < LARGEST and tensors.name.encode() in other.read_bytes():
                 return
         except OSError:
             continue

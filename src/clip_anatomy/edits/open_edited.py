@@ -4,8 +4,10 @@ from functools import reduce
 from operator import add
 from pathlib import Path
 
+from clip_anatomy.argument_kinds import described
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
+from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import refuse_stray_weights
 from clip_anatomy.loading.reopen_model import opened_again
@@ -41,6 +43,11 @@ def open_edited(
     """
     if isinstance(edit, EditedClip):
         refuse_stray_weights(edit.clip, weights)
+        if model is not None and model is not edit.clip:
+            raise BadInput(
+                f"model={described(model)} would not be used: this edited model is open, on {edit.clip.name}. Leave model= away, or "
+                "type its edit with another model: EditedClip(clip, edited.edit)"
+            )
         return edit
     read = edit if isinstance(edit, Edit) else read_edits(edit)
     beside = Path() if isinstance(edit, Edit) else Path(edit).parent

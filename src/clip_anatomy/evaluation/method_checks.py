@@ -9,7 +9,6 @@ from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.evaluation.faithfulness import Faithfulness, faithfulness
 from clip_anatomy.evaluation.occlusion import OCCLUSIONS
 from clip_anatomy.evaluation.sanity import Sanity, sanity
-from clip_anatomy.evaluation.sanity_result import counted
 from clip_anatomy.maps.map_set import MapSet
 from clip_anatomy.maps.registry import method_of
 from clip_anatomy.progress import Progress, silent
@@ -38,12 +37,6 @@ class MethodChecks:
     def table(self) -> str:
         """Everything for people."""
         lines = [text for one, further in self.methods for text in (one.summary(), *(f.summary() for f in further), "")]
-        if self.left:
-            every = self.images + self.left
-            lines.append(
-                f"(the first {counted(self.images, 'picture')}; {self.left:,} more drawn and not judged: "
-                f"--sanity-pictures {every})"
-            )
         return "\n".join(lines).rstrip("\n")
 
     def to_list(self) -> list[dict[str, Any]]:

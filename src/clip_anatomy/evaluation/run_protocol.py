@@ -96,7 +96,7 @@ class ProtocolResult(Result):
             for one in self.names
         ]
         if not any(one.names.startswith("official") for one in self.names):
-            rows.insert(0, ["official", "–", "(a paper's renamed list: --names FILE)", ""])
+            rows.insert(0, ["official", "–", "(a paper's renamed list, to be given as names)", ""])
         chosen = ", ".join(
             f"{name.replace('_', ' ')} {self.configuration[name]}" for name in ("logit_scale", "threshold")
         )

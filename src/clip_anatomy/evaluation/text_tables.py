@@ -59,7 +59,9 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def skipped_lines(skipped: Sequence[tuple[str, str]]) -> list[str]:
     """Return id and reason of what could not be measured, the first few one by one."""
     lines = [f"skipped {name}: {why}" for name, why in skipped[:SHOWN]]
-    return lines + ([f"and {len(skipped) - SHOWN} more were skipped: --json names them all"] if skipped[SHOWN:] else [])
+    return lines + (
+        [f"and {len(skipped) - SHOWN} more were skipped (all of them are in the JSON)"] if skipped[SHOWN:] else []
+    )
 
 
 def percent(value: float, digits: int = 2) -> str:

@@ -13,7 +13,7 @@ from clip_anatomy.files import digest
 from clip_anatomy.images.geometry import patch_grid, pixels_of_grid
 from clip_anatomy.images.pixels import ImageLike, Preprocess, listed, prepare
 from clip_anatomy.loading.live_models import read_host
-from clip_anatomy.loading.model_origin import Origin
+from clip_anatomy.loading.model_origin import Origin, tokenizer_wanted
 from clip_anatomy.loading.parity import Proof
 from clip_anatomy.loading.score_rule import ScoreRule
 from clip_anatomy.loading.token_ids import checked_ids, ids_of
@@ -193,7 +193,7 @@ class Clip:
         if isinstance(texts, Tensor):
             return checked_ids(self.text_tower, texts)
         if self.tokenizer is None:
-            raise BadText("this model came without a tokenizer. Type: load(model, tokenizer=...), or pass token ids.")
+            raise BadText(f"this model came without a tokenizer. {tokenizer_wanted(self.origin)}")
         checked = check_texts(texts)
         return checked_ids(self.text_tower, ids_of(self.tokenizer(checked), len(checked)))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.files import path_of
 
-__all__ = ["Origin"]
+__all__ = ["Origin", "tokenizer_wanted"]
 
 SCHEMES_OF_PLACES = ("hf", "local-dir")  # what may stand before a colon and a folder
 
@@ -73,3 +73,14 @@ class Origin:
 def _without_scheme(spec: str) -> str:
     scheme, colon, rest = spec.partition(":")
     return rest if colon and scheme in SCHEMES_OF_PLACES else spec
+
+
+def tokenizer_wanted(origin: Origin | None) -> str:
+    """Say what to type where a model came without a tokenizer."""
+    if origin is None or not origin.place:
+        return "Type: load(model, tokenizer=...), or pass token ids"
+    place = Path(origin.place)
+    folder = place if place.is_dir() else place.parent
+    config = folder / "open_clip_config.json"
+    name = f", and its hf_tokenizer_name into text_cfg of {config.name}" if config.is_file() else ""
+    return f"Type: load(model, tokenizer=...), or put the files of one (tokenizer.json, ...) into {folder}{name}"

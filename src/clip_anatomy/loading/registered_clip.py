@@ -52,16 +52,13 @@ def registered(
         )
     tower, moved = clip.image_tower, neurons
     if moved is None:
-        key = f"_register_neurons_{count}"
-        moved_neurons = vars(clip).get(key) if pictures is None else None
-        if moved_neurons is None:
+
+        def looked_for() -> tuple[tuple[int, int], ...]:
             pixels = clip.pixels(examples() if pictures is None else pictures)
-            moved_neurons = tuple(
-                (one.layer, one.neuron) for one in register_neurons(tower, pixels.split(BATCH), count)
-            )
-            if pictures is None:
-                vars(clip)[key] = moved_neurons
-        moved = moved_neurons
+            return tuple((one.layer, one.neuron) for one in register_neurons(tower, pixels.split(BATCH), count))
+
+        of_bundled = pictures is None
+        moved = clip.remembered(f"register neurons {count}", looked_for, tower) if of_bundled else looked_for()
     if not moved:
         raise UnsupportedModel(
             f"no patch of {clip.name} grows far longer than the others: it keeps nothing in patches, and registers would change nothing. "

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_anatomy.errors import BadText, reading
-from clip_anatomy.files import path_of
+from clip_anatomy.errors import BadText
+from clip_anatomy.files import LARGEST_TEXT, path_of, read_lines
 from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.loading.tokenizer import Tokenizer, check_printable
 
@@ -56,10 +56,10 @@ def read_texts(texts: Sequence[str]) -> list[str]:
     for text in [texts] if isinstance(texts, str) else texts:
         name = text.removeprefix("@") if isinstance(text, str) else ""
         if name in ("-", "/dev/stdin") and text != "-":
-            read += _lines(sys.stdin.read(), "standard input")
+            given = sys.stdin.read(LARGEST_TEXT)  # it may have no end
+            read += _some([line.strip() for line in given.splitlines() if line.strip()], "standard input")
         elif name.lower().endswith(".txt") or (name != text and path_of(name).is_file()):
-            with reading(name, "Type a text file in UTF-8 with one text a line", BadText):
-                read += _lines(path_of(name).read_text(encoding="utf-8-sig"), name)
+            read += _some(read_lines(path_of(name), "Type a text file in UTF-8 with one text a line", BadText), name)
         else:
             read.append(text)
     return read
@@ -73,8 +73,7 @@ def read_templates(templates: Sequence[str] | str | None) -> tuple[str, ...] | N
     return tuple(imagenet_templates()) if given == (PAPER,) else given
 
 
-def _lines(content: str, name: str) -> list[str]:
-    lines = [line.strip() for line in content.splitlines() if line.strip()]
+def _some(lines: list[str], name: str) -> list[str]:
     if not lines:
         raise BadText(f"{name} holds no text. Type a file with one text a line")
     return lines

@@ -18,16 +18,18 @@ The original path is the model's own forward, whose last block runs for the read
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.argument_kinds import described, expected, fits
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.number_ranges import moderate
 from clip_anatomy.public_functions import public
 from clip_anatomy.towers.embedding import embed_image
 from clip_anatomy.towers.forward import Step, walk
@@ -80,8 +82,14 @@ class DenseAttention:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
-        kinds = get_args(Attention)
-        if isinstance(self.attention, str) or not self.attention or set(self.attention) - set(kinds):
+        kinds, hints = get_args(Attention), get_type_hints(DenseAttention)
+        for name, value in vars(self).items():
+            if name != "attention" and not fits(value, hints[name]):
+                raise BadSpec(
+                    f"{name} is {described(value)}; {expected(hints[name])} was expected. Type: {name}={getattr(DenseAttention, name)!r}"
+                )
+            moderate(name, value)
+        if not fits(self.attention, hints["attention"]) or not self.attention or set(self.attention) - set(kinds):
             raise BadSpec(
                 f"attention {self.attention!r}: names were expected. Type: attention=('qq', 'kk'), of {', '.join(kinds)}"
             )

@@ -27,6 +27,7 @@ from clip_anatomy.maps import (
 from clip_anatomy.maps.contrast import EACH_OTHER
 from clip_anatomy.maps.decomposition import DecompositionOptions, decomposition
 from clip_anatomy.maps.dense_attention import VARIANTS, DenseAttention
+from clip_anatomy.number_ranges import moderate
 from clip_anatomy.towers.absent_tower import refuse_absent
 from clip_anatomy.towers.transformer import KINDS
 
@@ -107,6 +108,7 @@ class Method:
                 raise BadSpec(
                     f"method {name!r}: {key}={value!r} is a {type(value).__name__}; {expected(hints[key])} was expected. Type: {key}={fix}"
                 )
+            moderate(key, value)
         return replace(self.options, **plain)
 
 

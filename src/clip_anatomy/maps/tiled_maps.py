@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from clip_anatomy.errors import BadImage, BadSpec
-from clip_anatomy.files import written_whole
+from clip_anatomy.errors import BadImage, BadSpec, reading
+from clip_anatomy.files import mapped_array, written_whole
 from clip_anatomy.images.geometry import window_starts
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
@@ -25,6 +25,7 @@ from clip_anatomy.maps.automatic import AUTO
 from clip_anatomy.maps.heatmap import BATCH, heatmap
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.windows import Windows
+from clip_anatomy.number_ranges import whole
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Compact
@@ -46,6 +47,7 @@ class TileSource(Protocol):
         ...
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class TiledMaps(Compact):
     """Maps of one large picture, on disk.
@@ -66,7 +68,7 @@ class TiledMaps(Compact):
 
     def level(self, number: int) -> Float[np.ndarray, "text row col"]:
         """Return a level of the image pyramid: 0 is the maps, each next one half as large, the mean of two by two."""
-        maps, step = self.values, 2**number
+        maps, step = self.values, 2 ** whole("number", number, 0, 60)
         rows, cols = (max(1, side // step) for side in maps.shape[1:])
         reach = min(step, *maps.shape[1:])
         small = np.empty((len(maps), rows, cols), np.float32)
@@ -134,7 +136,7 @@ def tiled_maps(
     total, weight, name = torch.zeros(len(wanted), tile[0], grid[1]), torch.zeros(tile[0], grid[1]), method
     tell = progress or silent
     with written_whole(path) as temporary:
-        on_disk = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(wanted), *grid))
+        on_disk = mapped_array(temporary, np.float32, (len(wanted), *grid))
         for number, row in enumerate(rows):
             tell("looking at rows of tiles", number, len(rows))
             for first in range(0, len(cols), BATCH):
@@ -156,7 +158,13 @@ def tiled_maps(
 
 def _tile(clip: Clip, source: TileSource, place: tuple[int, int], tile: tuple[int, int]) -> Float[Tensor, "3 row col"]:
     spans = [slice(at * of, (at + count) * of) for at, count, of in zip(place, tile, clip.patch, strict=True)]
-    levels = np.array(source[spans[0], spans[1]])[..., :3]
+    where = " × ".join(f"{one.start}:{one.stop}" for one in spans)
+    with reading(f"pixels {where} of the source", "Type a source that gives pixels for two slices", BadImage):
+        levels = np.array(source[spans[0], spans[1]])[..., :3]
+    if levels.shape != (*(one.stop - one.start for one in spans), 3):
+        raise BadImage(
+            f"pixels {where} of the source are {list(levels.shape)}. Type a source as large as its shape says"
+        )
     if levels.dtype != np.uint8:
         raise BadImage(f"pixels of {levels.dtype}: 8 bits a channel were expected. Type: a source that gives uint8")
     return clip.preprocess.normalised(torch.from_numpy(levels).permute(2, 0, 1))

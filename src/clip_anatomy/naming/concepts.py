@@ -124,7 +124,6 @@ class Concepts(Result):
 
 
 @public
-@public
 def concepts(
     clip: Clip,
     images: Pictures | None = None,
@@ -176,6 +175,10 @@ def concepts(
     _check(penalty, count)
     tell, failed, notes = progress or silent, list[Failed](), list[str]()
     vocabulary, _ = pool_of(pool, clip)
+    if len(vocabulary) < 2:
+        raise BadInput(
+            "a vocabulary of one text leaves nothing when its mean is taken off. Type pool=FILE with many texts"
+        )
     dictionary, text_mean = _dictionary(
         normalize(embed_texts(clip, vocabulary.texts, progress=tell).double().cpu(), dim=-1)
     )
@@ -284,7 +287,10 @@ def _directions(given: Tensor, embed: int) -> Float64[Tensor, "row embed"]:
         raise BadInput(
             f"directions are {list(given.shape)}; finite [row, {embed}] were expected. Type: direction[None]"
         )
-    return given.detach().double().cpu()
+    found = given.detach().double().cpu()
+    if not bool(found.any(1).all()):
+        raise BadInput(f"direction {int((~found.any(1)).int().argmax())} is zero: it points nowhere. Leave it out")
+    return found
 
 
 def _image_mean(over: object, vectors: Tensor, clip: Clip, notes: list[str]) -> Float64[Tensor, " embed"]:
@@ -294,8 +300,10 @@ def _image_mean(over: object, vectors: Tensor, clip: Clip, notes: list[str]) -> 
         store.manifest.refuse_other(clip.name, clip.digest, store.path)
         return store.embeddings(unit=True).double().mean(0)
     if isinstance(over, Tensor):
-        if tuple(over.shape) != (embed,):
-            raise BadInput(f"over is {list(over.shape)}; the mean of unit embeddings [{embed}] was expected")
+        if tuple(over.shape) != (embed,) or not bool(over.isfinite().all()):
+            raise BadInput(
+                f"over is {list(over.shape)}; the finite mean of unit embeddings [{embed}] was expected. Type: over=STORE"
+            )
         return over.double().cpu()
     if over is not None:
         raise BadInput(f"over is a {type(over).__name__}; a store or a tensor [{embed}] was expected. Type: over=STORE")

@@ -16,6 +16,8 @@ __all__ = ["frame_of_head", "numerical_rank", "ranks_of_heads"]
 # Float32 contributions carry a relative noise of 2⁻²³ per coordinate; an eigenvalue of E[xxᵀ] sees its square.
 NOISE = 4 * torch.finfo(torch.float32).eps ** 2
 
+ROUNDING = 64 * torch.finfo(torch.float32).eps  # weights are multiplied in float32
+
 
 def numerical_rank(uncentred: Float64[Tensor, "*batch d d"]) -> Int64[Tensor, "*batch"]:
     """Count the eigenvalues of E[xxᵀ] that stand above the rounding noise of float32 contributions."""
@@ -31,8 +33,10 @@ def ranks_of_heads(moments: Moments) -> Int64[Tensor, "layer head"]:
     frames = _frames_of(moments)
     if frames is None:
         return numerical_rank(moments.uncentred)
-    rounding = max(frames.factor.shape[-2:]) * torch.finfo(torch.float32).eps  # weights are multiplied in float32
-    known = torch.linalg.matrix_rank(frames.factor, rtol=rounding).clamp(max=moments.count)
+    # The factor is triangular: its diagonal says how far each of a head's inputs writes from what those before it span. Held against that
+    # input's own length, not against the largest singular value, which a few large channels of the last norm multiply.
+    apart = frames.factor.diagonal(dim1=-2, dim2=-1).abs()
+    known = (apart > ROUNDING * frames.factor.norm(dim=-1)[..., : apart.shape[-1]]).sum(-1).clamp(max=moments.count)
     return torch.where(moments.uncentred.diagonal(dim1=-2, dim2=-1).sum(-1) > 0, known, 0)
 
 

@@ -10,6 +10,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.maps.layer_maps import cumulative
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_set import MapSet
@@ -17,7 +18,7 @@ from clip_anatomy.maps.registry import COSINES
 from clip_anatomy.report.mask_files import pale
 from clip_anatomy.report.palette import colour, limit_of
 
-__all__ = ["ShadedSet", "Shades", "colour_range", "colours_of", "least_share", "overlay", "shades_of"]
+__all__ = ["ShadedSet", "Shades", "colour_range", "colours_of", "empty_maps", "least_share", "overlay", "shades_of"]
 
 WORDS = "words"  # a sentence, its words, and what is left, in this order
 # From "nothing here" to "here": dark and see-through to bright.
@@ -163,6 +164,17 @@ class ShadedSet:
         return ShadedSet(
             *(tuple(one[image] for one in some) for some in (self.methods, self.words, self.layers, self.sums))
         )
+
+
+def empty_maps(map_set: MapSet) -> list[str]:
+    """Name the maps that look empty on their scale, by method, text and picture."""
+    return [
+        f"{shades.maps.method} of “{shorten(text, 40)}” in {map_set.first.short_names[i]}"
+        for shades in map(shades_of, map_set.methods)
+        for i in range(len(map_set))
+        for k, text in enumerate(shades.maps.texts)
+        if shades[i].says_nothing(k)
+    ]
 
 
 def colours_of(

@@ -38,6 +38,7 @@ from clip_anatomy.split.picture_explanation import signed
 __all__ = ["KIND", "figure", "html", "overlaid", "save", "write"]
 
 KIND = Kind("maps", "heatmap.json", SCHEMA)
+EMPTY = ": nothing to show"
 LEGENDS = {
     "signed": [
         (
@@ -207,14 +208,22 @@ def _rows(one: MapSet, shaded: ShadedSet, image: Image.Image) -> list[SheetRow]:
     rows: list[SheetRow] = []
     if len(shaded.methods) > 1:
         for k, text in enumerate(texts):
-            heads = [f"{shades.maps.method}  {colour_range(shades, k, colours)}" for shades in shaded.methods]
+            heads = [
+                f"{shades.maps.method}{EMPTY}"
+                if shades.says_nothing(k)
+                else f"{shades.maps.method}  {colour_range(shades, k, colours)}"
+                for shades in shaded.methods
+            ]
             cells = [
                 Cell(overlay(small, one, k, colours), head) for one, head in zip(shaded.methods, heads, strict=True)
             ]
             rows.append(SheetRow(f"{name}:  {shorten(text)}", [first, *cells]))
     else:
         shades = next(iter(shaded.methods))
-        cells = [Cell(overlay(small, shades, k, colours), shorten(text)) for k, text in enumerate(texts)]
+        names = [
+            f"{shorten(text, 18)}{EMPTY}" if shades.says_nothing(k) else shorten(text) for k, text in enumerate(texts)
+        ]
+        cells = [Cell(overlay(small, shades, k, colours), names[k]) for k in range(len(texts))]
         rows.append(SheetRow(f"{name}:  colours {colour_range(shades, 0, colours)}", [first, *cells]))
     for maps, shades, text in zip(one.words, shaded.words, texts, strict=False):
         shares = [signed(float(share)) for share in maps.values[0].sum((1, 2))]

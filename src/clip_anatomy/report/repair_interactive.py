@@ -1,6 +1,6 @@
 """A repair at the terminal: one screen, and a person in the loop who tries parts until one choice is kept."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -28,12 +28,13 @@ SHOWN = 6
 UPPER = "▀"
 
 
-def show(result: RepairResult, *, asking: bool) -> RepairResult:
+def show(result: RepairResult, *, asking: bool, words: Callable[[str], str] = str) -> RepairResult:
     """Print a repair on one screen.
 
     Args:
         result: with the parts that are suggested, or were asked for.
         asking: ask which parts to ablate before what that does to the test images is printed.
+        words: puts what an error tells people to type into the words of whoever asks.
 
     Returns:
         The result with the parts that were chosen.
@@ -48,13 +49,13 @@ def show(result: RepairResult, *, asking: bool) -> RepairResult:
     if asking:
         for piece in pictures(store, cue_search, page):
             say_drawn(page, piece)
-        result = _chosen(result)
+        result = _chosen(result, words)
     for piece in screen.after(cue_search, result.effect, result.alternatives):
         say_drawn(page, piece)
     return result
 
 
-def _chosen(result: RepairResult) -> RepairResult:
+def _chosen(result: RepairResult, words: Callable[[str], str]) -> RepairResult:
     """Ask which parts to ablate, showing what each answer does on the validation half, until one is kept."""
     before, chosen, spec = result.cue.before, "", result.effect.ablation.spec
     question = f"Ablate which? Enter takes {spec}; or type 7.0,7.3+mlp=2, role=ROLE, none: "
@@ -67,7 +68,7 @@ def _chosen(result: RepairResult) -> RepairResult:
             )
             after = validation_score(result.store, result.cue, ablation, result.clip)
         except ClipAnatomyError as error:
-            note(f"{error}")
+            note(words(str(error)))
             continue
         chosen = answer
         note(

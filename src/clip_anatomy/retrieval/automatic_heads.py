@@ -133,7 +133,7 @@ def automatic_heads(
         "these pictures agree in no head more than chance does" if several else "this picture is unusual in no head"
     )
     return every, (
-        f"{reason}; all heads are compared. Type --heads colour, or another property, to say what to compare",
+        f"{reason}; all heads are compared. Type heads='colour', or another property, to say what to compare",
     )
 
 

@@ -218,7 +218,7 @@ def _remove(clip: Clip, sides: list[Side], run: RemovalRun, progress: Progress) 
     games: list[RemovalGame | None] = []
     for side in sides:
         tower = as_transformer(clip.vision if side.kind == "picture" else clip.text_tower)
-        if side.removal is not None:
+        if side.removal is not None and side.removal.kept == run.kept:
             games.append(None)
             continue
         seed = 2 * run.seed + len(games)  # two sides draw different subsets

@@ -35,6 +35,7 @@ class Removal(Compact):
 
     Attributes:
         effects: β.
+        kept: the probability of a player to be kept.
         forwards: how many subsets were run.
         explained: share of the variance over subsets that the first-order fit explains.
         pull: how each subset's embedding enters each effect: effects = pull @ embeddings.
@@ -42,6 +43,7 @@ class Removal(Compact):
     """
 
     effects: Float64[Tensor, "player embed"]
+    kept: float
     forwards: int
     explained: float
     pull: Float64[Tensor, "player mask"] = field(repr=False)
@@ -101,7 +103,7 @@ class RemovalGame:
         share = 1 - float((weights @ rest.square()).sum() / (weights @ spread.square()).sum().clamp_min(1e-300))
         free = len(masks) - design.shape[1]
         scaled = rest * 0 if self.complete else rest * (len(masks) / max(free, 1)) ** 0.5
-        return Removal((pull @ embeddings)[1:], len(masks), share, pull[1:], scaled)
+        return Removal((pull @ embeddings)[1:], self.kept, len(masks), share, pull[1:], scaled)
 
     def _run(self, masks: Bool[Tensor, "mask player"], tell: Progress) -> None:
         at = torch.full((self.tower.token_count(self.inputs),), -1)

@@ -160,7 +160,7 @@ def second_order(
         )
     pixels = clip.pixels(images)
     scalars: list[Tensor] = []
-    shared = torch.zeros(len(pixels), tower.width)
+    shared = torch.zeros(len(pixels), tower.width, device=pixels.device)
     with torch.no_grad():
         x = embed_inputs(tower, pixels)
         readout = readout_of(tower, pixels, x.shape[1])

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
 from clip_anatomy.errors import MissingExtra, StoreError, reading
+from clip_anatomy.files import opened
 from clip_anatomy.store.fixed_point import decode
 from clip_anatomy.store.manifest import Manifest
 
@@ -137,9 +138,8 @@ class StoreBlock:
                     f"{path} is missing: the store was changed since it was opened, or is damaged. Open it again; to look for "
                     f"damage, type: clip-anatomy verify {self.folder.parents[1]}"
                 )
-            on_disk = path.stat().st_size
-            with path.open("rb"):
-                pass
+            with opened(path) as file:
+                on_disk = os.fstat(file.fileno()).st_size
         if on_disk != expected:
             raise StoreError(
                 f"{path} has {on_disk:,} bytes instead of {expected:,}: it is damaged. Type: clip-anatomy verify "
@@ -150,7 +150,7 @@ class StoreBlock:
 
     def _check_index(self, path: Path, chunks: int, size: int) -> None:
         """Zarr may put chunks anywhere in a shard; we rely on the order in which it does."""
-        with path.open("rb") as file:
+        with opened(path) as file:
             file.seek(-(chunks * INDEX_ENTRY + INDEX_SUM), 2)
             index = np.frombuffer(file.read(chunks * INDEX_ENTRY), "<u8").reshape(chunks, 2)
         if index[:, 0].tolist() != [at * size for at in range(chunks)] or (index[:, 1] != size).any():
@@ -184,7 +184,7 @@ def mapped(path: Path, dtype: np.typing.DTypeLike, count: int, first: int = 0, *
     Returns:
         An array that can be written to without reaching the file (torch takes no other).
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         start = first // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         length = first - start + count * np.dtype(dtype).itemsize
         pages = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start)

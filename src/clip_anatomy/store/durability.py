@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_anatomy.errors import MissingExtra, OutputError, StoreError
+from clip_anatomy.files import opened
 from clip_anatomy.store import rows as sql
 
 __all__ = ["LOCK", "flush", "is_marked", "one_clear_error", "sole_writer"]
@@ -63,7 +64,7 @@ def sole_writer(folder: Path) -> Generator[None]:
 def is_marked(folder: Path) -> bool:
     """Whether a writer of ours was here: before `store.json` is there, its lock is the only mark of a store."""
     try:
-        with (folder / LOCK).open("rb") as file:
+        with opened(folder / LOCK) as file:
             return f'"{MARK}": "store"'.encode() in file.read(200)
     except OSError:
         return False
@@ -71,7 +72,8 @@ def is_marked(folder: Path) -> bool:
 
 def _holder(path: Path) -> str:
     try:
-        holder: dict[str, Any] = json.loads(path.read_text())
+        with opened(path) as file:
+            holder: dict[str, Any] = json.loads(file.read(10_000))
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "unknown"

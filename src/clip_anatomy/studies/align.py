@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ __all__ = ["Alignment", "align"]
 SCHEMA = "clip-anatomy/align/1"
 PENALTIES = np.logspace(-3, 6, 19)
 FALSE_DISCOVERIES = 0.05
+LARGEST = 2**32  # bytes of a packed file of recordings
 HALVES = 20  # random halves of the repeats, for the noise ceiling
 
 
@@ -134,8 +136,8 @@ def align(
     Args:
         store: embeddings of the stimuli: a store (unit length, in the order of its rows), or rows [stimulus, embed] of any space.
         recordings: [stimulus, channel] in the same order, or [repeat, stimulus, channel]; a tensor, an array, a .npy file, or a
-            .npz file with `recordings` and, if the order is another one, `ids` of the store's images. Or another model's store of the
-            same pictures: then embeddings of `store` are as long as the model makes them, and `Clip.read_through` takes the map.
+            .npz file with `recordings` and, if the order is another one, `ids` of the store's images. Or another model's store (or its
+            folder) of the same pictures: then embeddings of `store` are as long as the model makes them, and `Clip.read_through` takes the map.
         folds: of the cross-validation.
         permutations: shuffles for p and for the chance level; 0 for neither.
         seed: of folds and shuffles.
@@ -164,7 +166,7 @@ def align(
     if len(names) != y.shape[1]:
         raise BadInput(f"{len(names)} names for {y.shape[1]} channels. Type one name for each")
     number_ranges.whole("permutations", permutations, 0, 10**7)
-    rng = np.random.default_rng(number_ranges.whole("seed", seed, 0))
+    rng = np.random.default_rng(seed)
     fold = rng.permutation(np.arange(len(x)) % folds)
     predicted, true = np.empty_like(y), np.empty_like(y)
     left, around, cosines = 0.0, 0.0, np.empty(len(x))
@@ -229,20 +231,15 @@ def _ceiling(repeats: NDArray[np.float64], rng: np.random.Generator) -> Float64[
 def _given(store: Any, recordings: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]:
     names: tuple[str, ...] = ()
     opened = Store.open(store) if isinstance(store, str | Path) else store if isinstance(store, Store) else None
+    if isinstance(recordings, str | Path) and path_of(recordings).is_dir():
+        recordings = Store.open(recordings)
     of_model = isinstance(recordings, Store)
     x = _array(store if opened is None else opened.embeddings(unit=not of_model), "embeddings", (2,))
     ids: list[str] | None = None
     if isinstance(recordings, Store):
         ids, recordings = recordings.column("id"), recordings.embeddings(unit=True)
     if isinstance(recordings, str | Path):
-        path = path_of(recordings)
-        with reading(path, "Save [stimulus, channel] with numpy.save, or numpy.savez(file, recordings=..., ids=...)"):
-            loaded = np.load(path, allow_pickle=False)
-            if not isinstance(loaded, np.ndarray):
-                ids = [str(one) for one in loaded["ids"]] if "ids" in loaded else None
-                names = tuple(str(one) for one in loaded["channels"]) if "channels" in loaded else ()
-                loaded = loaded["recordings"]
-        recordings = loaded
+        recordings, ids, names = _read(path_of(recordings))
     y = _array(recordings, "recordings", (2, 3))
     y = y if y.ndim == 3 else y[None]
     if ids is not None and not (of_model and opened is None):
@@ -252,6 +249,21 @@ def _given(store: Any, recordings: Any) -> tuple[NDArray[np.float64], NDArray[np
     if still := [at for at, spread in enumerate(y.mean(0).std(0)) if spread == 0]:
         raise BadInput(f"channel {still[0]} has one value for all stimuli: nothing can be predicted. Leave it out")
     return x, y, names
+
+
+def _read(path: Path) -> tuple[NDArray[Any], list[str] | None, tuple[str, ...]]:
+    """Read recordings, ids of their stimuli and names of their channels, as far as a file has them."""
+    with reading(path, "Save [stimulus, channel] with numpy.save, or numpy.savez(file, recordings=..., ids=...)"):
+        if is_zipfile(path):
+            with ZipFile(path) as packed:
+                size = sum(one.file_size for one in packed.infolist())
+            if size > LARGEST:
+                raise ValueError(f"{size:,} bytes when unpacked, {LARGEST:,} are read")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, None, ()
+        ids = [str(one) for one in loaded["ids"]] if "ids" in loaded else None
+        return loaded["recordings"], ids, tuple(str(one) for one in loaded["channels"]) if "channels" in loaded else ()
 
 
 def _in_order(x: NDArray[np.float64], ids: list[str], store: Store | None) -> NDArray[np.float64]:

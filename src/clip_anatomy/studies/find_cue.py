@@ -290,6 +290,6 @@ def _notes(store: Store, task: RepairTask, ablated: AblatedLogits, *, heads_only
         notes.append(f"few validation images in {', '.join(small[:4])}: the choice hangs on them.{more}")
     if "mlps" not in store.manifest.keep and not heads_only:
         notes.append(
-            "the store holds no MLPs, so only heads are looked at; index with --keep heads,mlps to see them too"
+            "the store holds no MLPs, so only heads are looked at; index with keep='heads,mlps' to see them too"
         )
     return notes

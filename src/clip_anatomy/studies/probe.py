@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
-from clip_anatomy import number_ranges
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.naming.atlas import Atlas
@@ -87,7 +86,6 @@ def probe(
     """
     if method is not None and method not in METHODS:
         raise BadSpec(f"method={method!r} is not known. Type one of: {', '.join(METHODS)}")
-    number_ranges.whole("seed", seed, 0)
     tell = progress or silent
     layers = _layer_counts(last)
     opened = store if isinstance(store, Store) else Store.open(store)

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from clip_anatomy.errors import BadInput, reading
+from clip_anatomy.errors import BadInput
+from clip_anatomy.files import read_lines
 from clip_anatomy.store.store import Store
 
 __all__ = [
@@ -143,9 +144,7 @@ def classes_of(given: Sequence[str] | str | None) -> tuple[str, ...]:
         BadInput: a file that cannot be read, fewer than two names, a name twice.
     """
     if isinstance(given, str) and Path(given).suffix and Path(given).is_file():
-        with reading(f"{given} as class names", "Type classes='a, b, c'"):
-            lines = Path(given).read_text(encoding="utf-8").splitlines()
-        names = tuple(line.strip() for line in lines if line.strip())
+        names = tuple(read_lines(Path(given), "Type classes='a, b, c'"))
     else:
         names = listed(given)
     if len(names) == 1 and Path(names[0]).suffix == ".txt" and not Path(names[0]).is_file():

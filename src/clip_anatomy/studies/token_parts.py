@@ -18,7 +18,7 @@ from torch import Tensor
 from clip_anatomy.edits.measured_replacements import check_class_token
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.files import digest
+from clip_anatomy.files import digest, mapped_array
 from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.partial_output import held_file, sweep
 from clip_anatomy.progress import Progress, silent
@@ -132,7 +132,7 @@ def _room(store: Store, place: Path, shape: tuple[int, int, int]) -> Generator[t
         try:
             sweep(store.beside(FOLDER))
             part = stack.enter_context(held_file(place.parent, place.name))
-            room: tuple[np.ndarray, Path | None] = np.lib.format.open_memmap(part, "w+", np.float16, shape), part
+            room: tuple[np.ndarray, Path | None] = mapped_array(part, np.float16, shape), part
         except OSError:
             room = np.zeros(shape, np.float16), None
         yield room

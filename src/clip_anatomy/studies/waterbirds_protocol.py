@@ -221,7 +221,7 @@ def _notes(store: Store, clip: Clip, heads: PaperHeads, split: str, images: int)
         )
     if store.manifest.convention != "official":
         notes.append(
-            "The published code shares LayerNorm's mean evenly (index with --convention official); this store does not."
+            "The published code shares LayerNorm's mean evenly (index with convention='official'); this store does not."
         )
     if split == "test" and images != 5794:
         notes.append(f"These are {images:,} test images; the published table is of all 5,794.")

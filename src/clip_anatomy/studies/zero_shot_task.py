@@ -148,7 +148,7 @@ def _number_notes(values: Sequence[Any], names: Sequence[str], column: str) -> t
     if numbers := [name for name in names if class_number(name) is not None]:
         return (
             f"the class names are numbers ({few(numbers)}), and the model is asked for these digits. If they stand for classes, name "
-            f"these in the order of the numbers: --classes 'name of {numbers[0]}, ...'",
+            f"these in the order of the numbers: classes='name of {numbers[0]}, ...'",
         )
     known = {str(value) for value in values if value not in (None, "")}
     typed_numbers = sorted({number for value in known if (number := class_number(value)) is not None})

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from clip_anatomy.errors import BadInput, BadSpec, ClipAnatomyError
+from clip_anatomy.errors import BadInput, BadSpec, ClipAnatomyError, reading
 from clip_anatomy.files import read_json, write_text
+from clip_anatomy.number_ranges import LARGEST
 
 __all__ = ["Job", "Jobs", "State"]
 
@@ -192,6 +193,15 @@ class Jobs:
         if self._file is None or not self._file.is_file():
             return []
         try:
-            return [Job(**one) for one in read_json(self._file, "Delete it", of=list) if one["verb"] in self.verbs]
-        except (ClipAnatomyError, TypeError, KeyError):
+            with reading(self._file, "Delete it"):
+                jobs = [Job(**one) for one in read_json(self._file, "Delete it", of=list) if one["verb"] in self.verbs]
+                sound = (
+                    isinstance(one.id, int)
+                    and 0 < one.id < LARGEST
+                    and one.state in get_args(State)
+                    and isinstance(one.given, dict)
+                    for one in jobs
+                )
+                return jobs if all(sound) else []
+        except ClipAnatomyError:
             return []  # damaged: nothing but old jobs are lost
