@@ -1,0 +1,70 @@
+"""Build the documentation as a site: `python -m sphinx -W docs site`.
+
+The pages are the Markdown files beside this one. Two are made anew by each build, so that they cannot say something else than the code:
+the reference of the public names, from `__init__.pyi` and docstrings, and that of the command line, from its own help.
+"""
+
+import io
+import re
+from pathlib import Path
+
+from rich.console import Console
+
+import clip_anatomy as ca
+from clip_anatomy.cli.main import VERBS, app
+
+project, author, copyright = "clip-anatomy", "the clip-anatomy team", "2026, the clip-anatomy team (MIT)"
+version = release = ca.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_theme, html_title = "furo", "clip-anatomy"
+root_doc, source_suffix, exclude_patterns = "index", {".md": "markdown"}, ["_build"]
+myst_enable_extensions, myst_heading_anchors = ["colon_fence", "dollarmath"], 4
+autodoc_typehints, autodoc_member_order, autodoc_preserve_defaults = "description", "bysource", True
+napoleon_google_docstring, napoleon_numpy_docstring, napoleon_use_rtype = True, False, False
+suppress_warnings = [
+    "myst.xref_missing",
+    "docutils",
+]  # links to files of the repository; docstrings are plain text, not reStructuredText
+
+HERE = Path(__file__).parent
+
+
+def api_page() -> str:
+    """List every public name with its docstring: functions first, then the classes of their arguments and results."""
+    functions = [name for name in ca.__all__ if name[0].islower() and name != "errors"]
+    classes = [name for name in ca.__all__ if name[0].isupper()]
+    listed = [f".. autofunction:: clip_anatomy.{name}" for name in functions]
+    listed += [f".. autoclass:: clip_anatomy.{name}\n   :members:\n" for name in classes]
+    listed += [".. automodule:: clip_anatomy.errors\n   :members:\n"]
+    body = "\n".join(listed)
+    return f"# Python reference\n\nEvery public name. Functions of verbs have the options and defaults of the command line.\n\n```{{eval-rst}}\n{body}\n```\n"
+
+
+def cli_page() -> str:
+    """Print the help of every verb, as the terminal shows it."""
+    pages = ["# Command line reference\n\nEach verb is a Python function of the same name with the same options.\n"]
+    for verb in VERBS:
+        screen = io.StringIO()
+        app(verb).help_print([verb], console=Console(file=screen, width=100, no_color=True, legacy_windows=False))
+        text = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).rstrip()
+        pages.append(f"## {verb}\n\n```text\n{text}\n```\n")
+    return "\n".join(pages)
+
+
+for name, page in (("api.md", api_page()), ("cli.md", cli_page())):
+    (HERE / name).write_text(page, encoding="utf-8")
+
+
+FIRST, LAST = (
+    ["tutorial", "explain", "studio", "maps", "atlas", "repair"],
+    ["cli", "api", "architecture", "decisions", "reliability"],
+)
+"""Pages at the two ends of the site's list; all others stand between them by name."""
+
+
+def setup(app: object) -> None:
+    """Give the index its list of pages, which on GitHub would show as code."""
+    pages = sorted({page.stem for page in HERE.glob("*.md")} - {"index", *FIRST, *LAST})
+    listed = "\n".join([*FIRST, *pages, *LAST])
+    tree = f"\n\n```{{toctree}}\n:hidden:\n{listed}\n```\n"
+    app.connect("source-read", lambda _, name, source: source.append(source.pop() + tree) if name == "index" else None)  # type: ignore[attr-defined]
