@@ -94,6 +94,10 @@ def main() -> None:
     for side in ("by_picks", "by_text_variance"):
         names = {(head.layer, head.head): getattr(head.role, side) for head in found.heads}
         print(line(f"{side.replace('_', ' ')} alone, truth ≥ 50 %", agreed(found, truth, names), clear))
+    third = {(head.layer, head.head): head.by_concept for head in found.heads}
+    for bar in (0.5, 0.3):
+        told_third = agreed(found, truth, third, bar)
+        print(line(f"words of one concept, truth ≥ {100 * bar:.0f} %", told_third, int((best >= bar).sum())))
     print(line(f"pool grown to {grown.pool_texts} texts, truth ≥ 50 %", agreed(grown, truth), clear))
     print("\nleft out: mixed or unnamed though one attribute drives them\n")
     print(f"{'pool':>8}{'explained':>12}")
@@ -109,6 +113,7 @@ def main() -> None:
         "asked": told.asked,
         "right": told.right,
         "rate": told.rate if told.asked else None,
+        "third_opinion": [agreed(found, truth, third).right, clear],
         "bar": BAR,
         "holds": bool(told.asked and told.rate >= BAR),
         "roles": found.roles,

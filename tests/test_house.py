@@ -55,6 +55,7 @@ MAY_NAME = {
         "report/ablation_figure.py",
         "report/alignment_figure.py",
         "report/concepts_figure.py",
+        "report/mutual_figure.py",
         "report/pairs_figure.py",
         "report/pairs_page.py",
         "report/repair_figure.py",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jaxtyping
 import numpy as np
 import pytest
+import tiny_resnet
 import torch
 
 import clip_anatomy as ca
@@ -144,6 +145,8 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         "layer_maps": {"clip": clip, "images": picture, "texts": texts},
         "word_maps": {"clip": clip, "images": picture, "sentence": "a red bird"},
         "prompts": {"maps": maps.values[0], "texts": texts[:1], "geometry": maps.geometries[0]},
+        "mutual": {"clip": clip, "image": picture[0], "classes": "bird, fish", "descriptors": ["red", "blue", "in the sky"], "expected": 1, "details": 1},
+        "neuron_heads": {"clip": ca.load(tiny_resnet.resnet_model()), "images": torch.randn(1, 3, 96, 96)},
         "pairs": {"clip": clip, "a": picture[0], "b": "a bird"},
         "verify": {"store": store},
         "search_captions": {"store": opened, "query": opened.rows()[0].id, "clip": clip},
@@ -204,6 +207,8 @@ LATER = [
     "segment",
     "layer_maps",
     "pairs",
+    "mutual",
+    "neuron_heads",
     "search_captions",
     "align",
     "study",

@@ -15,6 +15,7 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.loading.word_tokenizer import WordTokenizer
 from clip_anatomy.naming.bundled_pools import general_grammar, general_pool, world_grammar, world_pool
+from clip_anatomy.naming.concept_shares import concept_shares
 from clip_anatomy.naming.grammar import tag
 from clip_anatomy.naming.ground_truth import agreement, attribute_shares, codes_of
 from clip_anatomy.naming.roles import MIXED, UNNAMED, roles
@@ -242,3 +243,52 @@ def test_two_writers_of_embeddings_do_not_disturb_each_other(tmp_path: Path) -> 
     assert len(found) == 2
     assert torch.allclose(found[0], found[1], atol=1e-6)
     assert torch.allclose(embed_texts(clip, texts, cache=tmp_path / "t.sqlite"), clip.encode_text(texts), atol=1e-6)
+
+
+# ---- the words of one concept
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.booleans(), st.integers(1, 6))
+def test_shares_of_concepts_are_those_of_a_regression_on_all_images(seed: int, framed: bool, words: int) -> None:
+    """Head Pursuit step by step over the images: the word that the residuals lie along most, all weights anew, what is left."""
+    generator = torch.Generator().manual_seed(seed)
+    frame = torch.linalg.qr(torch.randn(12, 5, generator=generator, dtype=torch.float64))[0].T
+    u = torch.randn(60, 1, 3, 5, generator=generator, dtype=torch.float64) * torch.rand(5, generator=generator)
+    pool = torch.nn.functional.normalize(torch.randn(9, 12, generator=generator, dtype=torch.float64), dim=1)
+    pool[4] = pool[3]  # a word twice adds nothing
+    properties = ["a"] * 5 + ["b"] * 3 + ["a + b"]
+    rows = frame.expand(1, 3, 5, 12)
+    basis = HeadBasis(rows, torch.eye(5).double().expand(1, 3, 5, 5)) if framed else None
+    moments = Moments.of(u, basis=basis) if framed else Moments.of(u @ frame)
+    found = concept_shares(moments, pool, properties, words)
+    for head in range(3):
+        x = (u @ frame)[:, 0, head]
+        x = x - x.mean(0)
+        for concept, texts in (("a", pool[:5]), ("b", pool[5:8])):
+            picked: list[int] = []
+            left, apart = x, texts
+            for _ in range(min(words, len(texts))):
+                score = (x @ apart.T).square().sum(0)
+                score[apart.norm(dim=1) < 1e-6] = -1
+                if float(score.max()) < 0:
+                    break
+                picked.append(int(score.argmax()))
+                q = torch.linalg.qr(texts[picked].T)[0]
+                left, apart = x - x @ q @ q.T, texts - texts @ q @ q.T
+            one = next(one for one in found[0, head] if one.concept == concept)
+            assert one.share == pytest.approx(1 - float(left.square().sum() / x.square().sum()), abs=1e-9)
+            others = [
+                next(each.share for each in found[0, h] if each.concept == concept) for h in range(3) if h != head
+            ]
+            assert one.others == pytest.approx(sum(others) / 2)
+        beyond = [one.share - (one.others or 0) for one in found[0, head]]
+        assert beyond == sorted(beyond, reverse=True)
+
+
+def test_one_head_has_no_others_and_a_pool_without_concepts_has_no_opinion() -> None:
+    moments, pool, properties = two_properties(0, 1)
+    found = concept_shares(moments, pool, properties)[0, 0]
+    assert [one.others for one in found] == [None, None]
+    assert found[0].concept == "shape"
+    assert concept_shares(moments, pool, [""] * len(pool)) == {(0, 0): ()}

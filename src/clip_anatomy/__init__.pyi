@@ -48,6 +48,8 @@ from clip_anatomy.split.explanation import Explanation as Explanation
 from clip_anatomy.split.explanation import explain as explain
 from clip_anatomy.split.means import Means as Means
 from clip_anatomy.split.moments import Moments as Moments
+from clip_anatomy.split.neuron_heads import NeuronHeads as NeuronHeads
+from clip_anatomy.split.neuron_heads import neuron_heads as neuron_heads
 from clip_anatomy.split.pairs import Pairs as Pairs
 from clip_anatomy.split.pairs import pairs as pairs
 from clip_anatomy.split.parts import Contributions as Contributions
@@ -64,6 +66,8 @@ from clip_anatomy.studies.ablate import ablate as ablate
 from clip_anatomy.studies.ablation_study import study as study
 from clip_anatomy.studies.align import Alignment as Alignment
 from clip_anatomy.studies.align import align as align
+from clip_anatomy.studies.mutual import Mutual as Mutual
+from clip_anatomy.studies.mutual import mutual as mutual
 from clip_anatomy.studies.probe import probe as probe
 from clip_anatomy.studies.probe_table import ProbeTable as ProbeTable
 from clip_anatomy.studies.repair import RepairResult as RepairResult

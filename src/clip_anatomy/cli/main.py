@@ -57,6 +57,10 @@ VERBS = {  # name → (where its function is, what it answers)
         "clip_anatomy.cli.concepts:concepts",
         "Write pictures as sums of few texts.",
     ),
+    "mutual": (
+        "clip_anatomy.cli.mutual:mutual",
+        "Say which details a picture and its label share, and which they do not.",
+    ),
     "ablate": (
         "clip_anatomy.cli.ablate:ablate",
         "Say which layers, heads and MLPs the answers hang on.",

@@ -17,6 +17,7 @@ from clip_anatomy.maps import (
     grad_eclip,
     gradients,
     maskclip,
+    neuron_head_maps,
     pearl,
     proxyclip,
     resclip,
@@ -45,6 +46,7 @@ __all__ = [
 
 # Why the rest is refused there.
 _NOT_OF = {
+    "transformer": "a transformer: it has no attention pool behind convolutions",
     "resnet": "a CLIP-ResNet: its only attention is one pool, without a residual stream, an MLP or a block before it",
     "places": "a tower whose places are averaged: its own library runs what lies before, and only their exact shares are known",
 }
@@ -241,6 +243,11 @@ RESNET: dict[str, Method] = {
         resnet_maps.gradcam, "last stage's map, weighed by the gradient of the cosine (Grad-CAM)", alone=True
     ),
     "chefer": Method(resnet_maps.chefer, "attention of the pool times the gradient of the logit (Chefer)", alone=True),
+    "neuron_heads": Method(
+        neuron_head_maps.neuron_heads_map,
+        "where the neurons fire that write the text through heads that read it there (neuron–attention pairs)",
+        neuron_head_maps.NeuronHeadOptions(),
+    ),
     "attention": Method(resnet_maps.attention, "where the attention pool looked, whatever the text", per_text=False),
 }
 
@@ -254,7 +261,7 @@ PLACES: dict[str, Method] = {
 
 CUSTOM = "dense attention"  # what maps of a `DenseAttention` of one's own are called
 CONTRASTED = frozenset(
-    name for name, method in METHODS.items() if method.contrasts
+    name for name, method in (METHODS | RESNET).items() if method.contrasts
 )  # from whose texts something is subtracted
 COSINES = frozenset({*_FAMILY, CUSTOM})  # methods of which only differences within a picture mean something
 
@@ -280,7 +287,7 @@ def method_of(clip: Clip, name: str) -> Method:
     """
     known = methods_of(clip)
     if name not in known:
-        if name in METHODS:
+        if name in METHODS or name in RESNET:
             raise UnsupportedModel(
                 f"method {name!r} has no meaning on {_NOT_OF[clip.vision.architecture]}. Type one of: {', '.join(known)}"
             )

@@ -56,6 +56,16 @@ def disagreements(head: AtlasHead, pictures: Mapping[str, float]) -> tuple[str, 
         doubts.append(
             f"its picked texts are about {role.by_picks}, the texts that it tells apart best about {role.by_text_variance}"
         )
+    if role.named and head.by_concept not in ("", role.name):
+        one, own = head.concepts[0], [each for each in head.concepts if each.concept == role.name]
+        other = (
+            f", those about {role.name} {own[0].share:.0%} ({own[0].others:.0%})"
+            if own and own[0].others is not None
+            else ""
+        )
+        doubts.append(
+            f"words about {one.concept} alone explain {one.share:.0%} of it ({one.others or 0:.0%} of other heads){other}"
+        )
     first = texts[0] if texts else None
     if first is not None and role.named and first.property and role.name not in first.property.split(" + "):
         doubts.append(f"its first text, “{first.text}”, is about {first.property} and not about {role.name}")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from clip_anatomy.errors import BadInput, BadSpec, reading
 from clip_anatomy.files import read_json
+from clip_anatomy.naming.concept_shares import ConceptShare
 from clip_anatomy.naming.roles import Role
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
@@ -82,6 +83,8 @@ class AtlasHead:
         chance: share that as many shuffled texts explain; None if not measured.
         role_chance: share of the evidence that the leading property of shuffled texts gets; likewise.
         doubts: where role, texts, pictures and truth do not agree, a sentence each.
+        concepts: what the words of one concept alone explain of it, and of the other heads of its layer; those first that explain most beyond
+            them. Empty where no text says what it is about.
     """
 
     layer: int
@@ -96,6 +99,13 @@ class AtlasHead:
     chance: float | None = None
     role_chance: float | None = None
     doubts: tuple[str, ...] = ()
+    concepts: tuple[ConceptShare, ...] = ()
+
+    @property
+    def by_concept(self) -> str:
+        """The concept whose words explain most of it beyond the other heads of its layer: a third opinion of its role; "" for none."""
+        first = self.concepts[0] if self.concepts else None
+        return first.concept if first is not None and first.share > (first.others or 0.0) else ""
 
     @property
     def leading(self) -> AtlasText | None:
@@ -310,6 +320,7 @@ def _head(given: Mapping[str, Any]) -> AtlasHead:
     texts = tuple(_text(text) for text in given["texts"])
     values: dict[str, Any] = {**given, "role": Role(**role), "texts": texts, "truth": _pairs(given["truth"])}
     values["doubts"] = tuple(given.get("doubts", ()))
+    values["concepts"] = tuple(ConceptShare(*one) for one in given.get("concepts", ()))
     return AtlasHead(**values)
 
 

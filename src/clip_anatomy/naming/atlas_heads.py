@@ -7,6 +7,7 @@ from torch import Tensor
 
 from clip_anatomy.naming.atlas import AtlasHead, AtlasImage, AtlasText
 from clip_anatomy.naming.chance import ChanceLevel
+from clip_anatomy.naming.concept_shares import ConceptShare
 from clip_anatomy.naming.ground_truth import GroundTruth
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.roles import Role
@@ -33,6 +34,7 @@ class HeadMeasurements:
         rows: place in the store → what is known of that image.
         truth: share of each head's variance that known attributes explain, where they are known.
         chance: what shuffled texts reach.
+        concepts: what the words of each concept explain.
     """
 
     span: TextSpanResult
@@ -44,6 +46,9 @@ class HeadMeasurements:
     rows: Mapping[int, ImageRow]
     truth: GroundTruth | None
     chance: Mapping[tuple[int, int], ChanceLevel] = field(default_factory=dict[tuple[int, int], ChanceLevel])
+    concepts: Mapping[tuple[int, int], tuple[ConceptShare, ...]] = field(
+        default_factory=dict[tuple[int, int], tuple[ConceptShare, ...]]
+    )
 
 
 def atlas_heads(measured: HeadMeasurements, images: int) -> tuple[AtlasHead, ...]:
@@ -74,6 +79,7 @@ def atlas_heads(measured: HeadMeasurements, images: int) -> tuple[AtlasHead, ...
                 truth=tuple(sorted(shares, key=lambda one: -one[1])),
                 chance=None if level is None else level.explained,
                 role_chance=None if level is None else level.role,
+                concepts=measured.concepts.get((layer, head), ()),
             )
         )
     return tuple(heads)

@@ -22,6 +22,7 @@ from clip_anatomy.naming.atlas import Atlas, AtlasHead
 from clip_anatomy.naming.atlas_heads import HeadMeasurements, atlas_heads
 from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.chance import chance_levels
+from clip_anatomy.naming.concept_shares import concept_shares
 from clip_anatomy.naming.ground_truth import GroundTruth, agreement, is_world, truth_of
 from clip_anatomy.naming.language_model import LanguageModel, LlmUsage, language_model
 from clip_anatomy.naming.llm_prompts import CueJudgement, name_heads, spurious
@@ -130,7 +131,8 @@ def atlas(
     top, known = top_images(opened, span, picks, images, progress=tell), _truth(opened, truth)
     level = chance_levels(span, moments, grown.embeddings, grown.pool.properties, progress=tell)
     rows = rows_at(opened, top.rows())
-    figures = HeadMeasurements(span, moments, grown.pool, head_roles, stable, top, rows, known, level)
+    concepts = concept_shares(moments, grown.embeddings, grown.pool.properties)
+    figures = HeadMeasurements(span, moments, grown.pool, head_roles, stable, top, rows, known, level, concepts)
     heads = _with_doubts(opened, atlas_heads(figures, images), grown)
     judged = _judged(llm_client, task, head_roles)
     answers += [one.answer for one in judged]

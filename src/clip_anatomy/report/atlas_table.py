@@ -11,7 +11,7 @@ __all__ = ["has_parquet", "print_atlas", "write_parquet"]
 
 COLUMNS = {
     "layer": int, "head": int, "role": str, "confidence": float, "role_source": str, "variance": float, "explained": float,
-    "pca_explained": float, "chance": float, "role_chance": float, "doubts": list, "truth": str, "truth_share": float, "place": int, "text": str, "property": str,
+    "pca_explained": float, "chance": float, "role_chance": float, "by_concept": str, "concept_share": float, "concept_share_others": float, "doubts": list, "truth": str, "truth_share": float, "place": int, "text": str, "property": str,
     "explained_alone": float, "gain": float, "cumulative": float, "runner_up": str, "margin": float, "stability": float,
     "stability_in_place": float, "top_images": list, "bottom_images": list,
 }  # fmt: skip
@@ -70,9 +70,10 @@ def write_parquet(atlas: Atlas, path: Path) -> None:
 
 def _head_values(head: AtlasHead) -> tuple[object, ...]:
     role, truth = head.role, head.truth[0] if head.truth else (None, None)
+    concept = head.concepts[0][1:] if head.by_concept else (None, None)
     return (
         head.layer, head.head, role.name, role.confidence, role.source, head.variance, head.explained, head.pca_explained,
-        head.chance, head.role_chance, list(head.doubts), *truth,
+        head.chance, head.role_chance, head.by_concept, *concept, list(head.doubts), *truth,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from clip_anatomy.loading.typed_texts import TypedText
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_set import MapSet
-from clip_anatomy.maps.registry import METHODS
+from clip_anatomy.maps.registry import METHODS, RESNET
 from clip_anatomy.maps.thresholds import UNSEEN
 from clip_anatomy.report.contact_sheet import Cell, fitted
 from clip_anatomy.report.html import data_uri, encoded, fragment, page
@@ -106,7 +106,8 @@ def _figures(maps: Maps, shades: Shades, colours: str) -> list[dict[str, Any]]:
 
 
 def _block(maps: Maps, shades: Shades, colours: str) -> dict[str, Any]:
-    description = METHODS[maps.method].description if maps.method in METHODS else ""
+    known = (RESNET | METHODS).get(maps.method)
+    description = "" if known is None else known.description
     return {
         "method": maps.method,
         "about": description,
