@@ -1,6 +1,7 @@
 """What `mutual` gets right on the demo world, where it is known what each picture shows.
 
     python bench/mutual.py                   # 60 unseen pictures of one object, labels are the twelve shapes
+    python bench/mutual.py --figure docs/mutual.png    # a bird on water, where birds belong to the sky: as a picture
 
 For both ways of describing parts: `precision`, how many of the named details are true of the picture; `recall`, how many of its
 attributes (colour, texture, background, size, position, count, digit) are named by a true one; `named`, attribute by attribute. Beside them
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.data.world.attribute_names import SHAPES
+from clip_anatomy.data.world.attribute_names import BACKGROUNDS, SHAPES
 from clip_anatomy.data.world.scenes import World
 from clip_anatomy.evaluation.known_objects import patch_mask
 from clip_anatomy.naming.bundled_pools import world_pool
@@ -46,10 +47,26 @@ def measured(texts: list[str], about: dict[str, str], facts: dict[str, str]) -> 
     return [float(np.mean(true)), float(np.mean(named)), *map(float, named)]
 
 
+def draw(path: str) -> None:
+    """Draw the first bird of one object that stands on water."""
+    world = World(seed=7, split="test", length=4000)
+    facts = world.facts(np.arange(len(world)))
+    bird, water = SHAPES.index("bird"), BACKGROUNDS.index("water")
+    at = np.flatnonzero((facts.count == 1) & (facts.shape[:, 0] == bird) & (facts.background == water))[:1]
+    picture = Image.fromarray(world.batch(at).images[0])
+    found = ca.mutual(ca.load("demo"), picture, SHAPES)
+    found.figure().savefig(path)
+    print(found.summary())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=60)
+    parser.add_argument("--figure")
     asked = parser.parse_args()
+    if asked.figure:
+        draw(asked.figure)
+        return
     clip, pool, rng = ca.load("demo"), world_pool(), random.Random(0)
     about = dict(zip(pool.texts, pool.properties, strict=True))
     details = without_classes(pool.texts, SHAPES)
