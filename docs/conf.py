@@ -17,6 +17,7 @@ project, author, copyright = "clip-anatomy", "the clip-anatomy team", "2026, the
 version = release = ca.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme, html_title = "furo", "clip-anatomy"
+html_extra_path = ["llms.txt"]
 root_doc, source_suffix, exclude_patterns = "index", {".md": "markdown"}, ["_build"]
 myst_enable_extensions, myst_heading_anchors = ["colon_fence", "dollarmath"], 4
 autodoc_typehints, autodoc_member_order, autodoc_preserve_defaults = "description", "bysource", True
@@ -45,7 +46,7 @@ def cli_page() -> str:
     pages = ["# Command line reference\n\nEach verb is a Python function of the same name with the same options.\n"]
     for verb in VERBS:
         screen = io.StringIO()
-        app(verb).help_print([verb], console=Console(file=screen, width=100, no_color=True, legacy_windows=False))
+        app(verb).help_print([verb], console=Console(file=screen, width=86, no_color=True, legacy_windows=False))
         text = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).rstrip()
         pages.append(f"## {verb}\n\n```text\n{text}\n```\n")
     return "\n".join(pages)

@@ -60,11 +60,10 @@ def test_everything_public_is_on_a_page() -> None:
     assert not missing
 
 
-def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    assert [
-        page.name for page in PAGES if page.name not in ("index.md", "README.md") and f"({page.name})" not in index
-    ] == []
+def test_every_page_is_in_the_index_and_in_the_list_for_programs() -> None:
+    index, listed = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("index.md", "llms.txt"))
+    names = {page.stem for page in PAGES} - {"index", "README"}
+    assert not {name for name in names if f"({name}.md)" not in index or f"({name}.html)" not in listed}
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

@@ -193,8 +193,8 @@ def test_files_stay_readable(path: Path) -> None:
 def test_the_root_holds_what_the_readme_lists() -> None:
     """What a test or a trial leaves behind in the working folder is not committed with it."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    folders = {"src", "training", "bench", "docs", "examples", "tests", "tools", ".ci"}
-    files = {".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml"}
+    folders = {"src", "training", "bench", "docs", "examples", "tests", "tools", ".ci", ".github"}
+    files = {".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml"}
     assert {name.partition("/")[0] for name in tracked} == folders | files
 
 
