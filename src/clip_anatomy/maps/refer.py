@@ -64,8 +64,8 @@ class Referred(Result):
         masks: the regions, in pixels of the original, the best first.
         names: what each is called.
         scores: how well the phrase fits each, in standard deviations over the regions: comparable within this picture only.
-        by_word: how each word's own score differs from its mean over the regions, in the same unit: over the words that name the thing they sum to
-            its part of the score. Without columns for "global-local".
+        by_word: how each word's own score differs from its mean over the regions: over the words that name the thing they sum to its standard score, over
+            those that name the other thing to that. Without columns for "global-local".
         words: of the phrase.
         read: which of the words name the thing, which its place, which another thing.
         method: of METHODS.
@@ -187,7 +187,9 @@ def refer(
         vectors = global_local(clip, named.read(), batch.pixels, regions, cover)
         thing, other = (vectors @ _texts(clip, typed.text, words, read).T).T
         by_word = vectors.new_zeros(len(vectors), 0)
-    by_word = (by_word - by_word.mean(0)) / _spread(thing)
+    by_word = by_word - by_word.mean(0)
+    beside = [at in read.other for at in range(by_word.shape[1])]
+    by_word = torch.where(torch.tensor(beside, dtype=torch.bool), by_word / _spread(other), by_word / _spread(thing))
     scores = _standard(thing) + _place(_standard(other), read, centres(regions))
     order = scores.argsort(descending=True, stable=True)
     at = order.tolist()

@@ -8,7 +8,7 @@ import torch
 from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.naming.text_explanation import SCHEMA, TextExplanation
-from clip_anatomy.report.figures import FAINT, INK, LINE, PLAIN, Canvas, canvas, draw_grid, ink, png
+from clip_anatomy.report.figures import FAINT, INK, LINE, PLAIN, Canvas, canvas, draw_grid, ink, png, ticks
 from clip_anatomy.report.html import data_uri, encoded, framed, page
 from clip_anatomy.report.pairs_page import css_colour
 from clip_anatomy.report.palette import ValueGrid, limit_of
@@ -116,6 +116,7 @@ def _draw_target(sheet: Canvas, found: TextExplanation, at: int, top: float) -> 
     _draw_words(sheet, found, at, left, top + 0.4)
     grid = sheet.axes(6.5, top + 0.08, 1.4, 1.25)
     draw_grid(grid, found.shares.heads[..., at], limit_of(found.shares.heads))
+    grid.set_yticks(ticks(len(found.shares.heads)))
     grid.set_ylabel("layer", fontsize=7, color=FAINT)
     grid.tick_params(labelsize=6, colors=FAINT)
     for line, (part, value) in enumerate(found.loudest(at, 4)):
