@@ -37,9 +37,9 @@ weights and normalisation scales are frozen at their values; whatever is not lin
   attention and the norm in front of it are frozen, so heads of all layers sum to the embedding; the MLP behind the pool is one more part.
 - **the mean of places**: each place of the last map has its exact share; the trunk that made it runs in its own library. What needs heads
   says what to type instead.
-- **one part**: trunks with an MLP behind the pooling (ConvNeXt-large-d), and foreign text towers with one (RoBERTa, XLM-RoBERTa, mT5) or whose norms stand
-  in the residual stream (CoCa's RoBERTa). NLLB's is split block by block.
-  The image side never depends on the text side.
+- **one part**: where an MLP stands behind the pooling (ConvNeXt-large-d; the RoBERTa, XLM-RoBERTa and mT5 towers of open_clip's configurations),
+  everything that the blocks wrote passes through it: its output is the whole embedding. With a linear projection BERT's and RoBERTa's post-LN
+  blocks are split (CoCa's RoBERTa), as NLLB's are. The image side never depends on the text side.
 
 proof: the larger of both towers' relative differences from the host in double precision; sum: the parts against the host's embedding;
 cost: `decompose`, and heads × tokens toward ten texts, over the host's own `encode_image`, one image. Where they are empty the

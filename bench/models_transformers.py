@@ -35,8 +35,10 @@ code in double precision, sum the parts against its own embedding.
 
 - ViTs without text (`ViTModel`, DINOv2, DINOv3) give the class token behind the last norm. The pooler of a `ViTModel` is a tanh, which no
   sum goes through: it is left out.
-- BERT-like text towers (ChineseCLIP, AltCLIP, ALIGN, BLIP) are one part: a norm stands behind every sum of their stream. Padding is masked
-  as their tokenizers do.
+- BERT-like text towers (ChineseCLIP, AltCLIP, ALIGN, BLIP) have a norm behind every sum of their stream. All are frozen, and what a layer
+  writes passes those of the later layers on its way, so every head and every MLP has its part. Padding is masked as their tokenizers do.
+- timm's ConvNeXt and Swin open alone too, split where their places are averaged; parallel blocks of several attentions
+  (`ParallelThingsBlock`) leave one part.
 - Sharded folders, merged adapters (PEFT) and accelerate's hooks open as they are; adapters that are not merged, and weights that accelerate
   keeps elsewhere, say what to type. Weights in 8 or 4 bits (torchao, bitsandbytes, torch's dynamic quantisation) are dequantised for the
   split, and `check` says so; the proof then compares in the model's own precision, to 5 %, since such layers may round what they read.

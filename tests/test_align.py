@@ -123,3 +123,43 @@ def test_a_stores_folder_is_a_store_and_a_bomb_is_not_unpacked(tmp_path: Path, m
     monkeypatch.setattr(import_module("clip_anatomy.studies.align"), "LARGEST", 2**20)
     with pytest.raises(BadInput, match=r"2,097,152 bytes when unpacked, 1,048,576 are read"):
         align(torch.ones(8, 3), tmp_path / "bomb.npz")
+
+
+def test_a_vit_is_read_through_a_saved_map_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two stores, `align`, `explain --through`: cosines are those of the map, by hand; another model is refused."""
+    from tiny_transformers import tiny_transformers
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("ViTModel", "Dinov2Model"):
+        tiny_transformers(name).save_pretrained(tmp_path / name)
+    world = open_dataset("world:60:test")
+    for at, one in enumerate(list(world)[:40]):
+        one.data.resize((32, 32)).save(tmp_path / f"{at:02d}.png")
+    for store, model in (("VIT-STORE", "ViTModel"), ("CLIP-STORE", "demo")):
+        assert main(["index", ".", store, "--model", model]) == 0
+    assert main(["align", "VIT-STORE", "CLIP-STORE", "--permutations", "0", "--out", "map"]) == 0
+    capsys.readouterr()
+    texts = ["a red circle", "a blue square"]
+    asked = ["explain", "00.png", *(word for text in texts for word in ("--text", text)), "--json", "--through", "map"]
+    assert main([*asked, "--model", "ViTModel"]) == 0
+    told = json.loads(capsys.readouterr().out)["images"][0]["texts"]
+    vit, clip, found = ca.load("ViTModel"), ca.load("demo"), ca.Alignment.load("map")
+    direct = ca.align("VIT-STORE", "CLIP-STORE", permutations=0)
+    torch.testing.assert_close(found.weight, direct.weight, rtol=0, atol=0)
+    assert (found.channels, found.stimuli, found.digest) == (direct.channels, 40, vit.digest)
+    torch.testing.assert_close(found.r, direct.r, rtol=0, atol=1e-6)
+    predicted = found.predict(vit.encode_image("00.png"))[0]
+    by_hand = torch.nn.functional.cosine_similarity(predicted[None], clip.encode_text(texts).double(), dim=-1)
+    assert [one["cosine"] for one in told] == pytest.approx(by_hand.tolist(), abs=1e-5)
+    read = found.read(vit)
+    assert float(ca.decompose(read, "00.png").residue.max()) < 1e-5
+    assert main([*asked, "--model", "Dinov2Model"]) == 2
+    assert "fitted on embeddings of other weights" in capsys.readouterr().err
+    np.save("recordings.npy", np.random.default_rng(0).normal(size=(40, 3)))
+    align("VIT-STORE", "recordings.npy", permutations=0).save("brain")
+    with pytest.raises(BadInput, match=r"leads to no CLIP.*Type align\(STORE_OF_THIS_MODEL, STORE_OF_A_CLIP\)"):
+        ca.Alignment.load("brain").read(vit)
+    with pytest.raises(BadInput, match=r"align\.json"):
+        ca.Alignment.load("nowhere")

@@ -41,7 +41,7 @@ def test_a_configuration_of_each_kind_is_read_on_the_meta_device(bench: Any, nam
         "ViT-B-16-SigLIP": "every block, 12 × 12 heads; through an attention pool, whose MLP is a part",
         "EVA02-B-16": "every block, 12 × 12 heads",
         "PE-Core-B-16": "every block, 12 × 12 heads; through an attention pool, whose MLP is a part",
-        "convnext_large_d": "one part, not split",
+        "convnext_large_d": "one part, not split: an MLP stands behind its pooling",
         "nllb-clip-base": "every block, 12 × 12 heads",
     }
     _, cells = bench.row(name)

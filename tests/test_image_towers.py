@@ -13,6 +13,7 @@ from tiny_families import SMALL, TIMM, family, randomized
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadInput, UnsupportedModel
+from clip_anatomy.towers.split_kind import split_kind
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {**SMALL, "num_classes": 0}
@@ -45,6 +46,37 @@ def test_a_transformer_of_timm_opens_and_sums(name: str) -> None:
     ):
         clip.encode_text(["a dog"])
     assert clip.encode_image(Image.new("RGB", (50, 40), "red")).shape == (1, clip.vision.embed)
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
+def test_a_trunk_of_convolutions_or_windows_alone_is_split_at_its_places(name: str, classes: int) -> None:
+    from test_host_towers import TRUNKS as SMALLER
+
+    given = SMALLER.get(name, SMALLER["swin_tiny_patch4_window7_224"])
+    trunk = randomized(timm.create_model(name, num_classes=classes, **given))
+    clip = ca.load(trunk)
+    assert (
+        split_kind(clip.vision)
+        == f"the mean of {' × '.join(map(str, clip.vision.grid))} places; what makes them is one part"
+    )
+    rows, cols = (n * side for n, side in zip(clip.vision.grid, clip.patch, strict=True))
+    pixels = torch.randn(2, 3, rows, cols, generator=torch.Generator().manual_seed(0))
+    parts = ca.decompose(clip, pixels)
+    with torch.no_grad():
+        torch.testing.assert_close(parts.total(), trunk(pixels), atol=1e-5, rtol=1e-4)
+    texts = torch.randn(2, clip.vision.embed, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(parts.tokens(texts).sum(3), parts.toward(texts).heads, rtol=1e-4, atol=1e-5)
+    assert clip.encode_image(Image.new("RGB", (50, 40), "red")).shape == (1, clip.vision.embed)
+
+
+def test_blocks_of_several_attentions_are_one_part_and_say_so() -> None:
+    trunk = randomized(timm.create_model("vit_small_patch16_18x2_224", **TINY))
+    clip = ca.load(trunk)
+    assert split_kind(clip.vision) == "one part, not split: it has blocks of type ParallelThingsBlock"
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ca.decompose(clip, pixels).total(), trunk(pixels), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["siglip", "pe", "coca", "open_clip"])

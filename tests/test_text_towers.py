@@ -54,10 +54,11 @@ def test_a_foreign_text_tower_is_equal_to_its_host_and_sums(name: str, pooler: s
     parts = ca.decompose_text(clip, ids)
     assert float(parts.residue.max()) < 1e-5
     images = clip.encode_image(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
-    if name != "nllb":
-        assert split_kind(clip.text_tower) == "one part, not split"
+    if projection == "mlp":
+        assert split_kind(clip.text_tower) == "one part, not split: an MLP stands behind its pooling"
         return
-    assert split_kind(clip.text_tower) == "every block, 2 × 2 heads"
+    mean = "; through the mean of the words" if pooler == "mean_pooler" else ""
+    assert split_kind(clip.text_tower) == f"every block, 2 × 2 heads{mean}"
     toward = parts.toward(images)
     torch.testing.assert_close(parts.tokens(images).sum(3), toward.heads, atol=1e-6, rtol=1e-4)
     assert float(toward.heads.abs().min()) > 0
@@ -92,7 +93,7 @@ def test_a_trunk_with_an_mlp_behind_it_is_one_part_and_its_texts_are_split() -> 
     model.visual = visual
     model = randomized(model)
     clip = ca.load(model)
-    assert split_kind(clip.vision) == "one part, not split"
+    assert split_kind(clip.vision) == "one part, not split: an MLP stands behind its pooling"
     assert split_kind(clip.text_tower) == "every block, 2 × 2 heads"
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     parts = ca.decompose(clip, pixels)

@@ -20,6 +20,7 @@ HERE_ONLY = {  # what only a command line needs
     "model": "how the model is opened; in Python `load` does",
     "weights": "likewise",
     "device": "likewise",
+    "through": "likewise; in Python `Alignment.load(folder).read(vit)`",
     "dtype": "likewise",
     "demo": "the bundled pictures",
     "pictures": "which files are written; in Python found.save(folder, pictures=...)",

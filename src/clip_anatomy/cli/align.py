@@ -16,10 +16,12 @@ def align(
 ) -> int:
     """Fit recordings (of a brain, of another model) by the embeddings of a store; no image is read.
 
-    Writes align.png and align.json into a folder.
+    Writes align.png, align.json and the map into a folder. `explain`, `heatmap`, `segment`, `pairs` and `concepts` read a model without
+    texts through it: --through FOLDER.
 
         clip-anatomy align STORE recordings.npy
         clip-anatomy align STORE recordings.npz --folds 10
+        clip-anatomy align VIT-STORE CLIP-STORE --permutations 0 --out vit-to-clip
 
     Args:
         recordings: a .npy file [stimulus, channel] or [repeat, stimulus, channel] in the order of the store, or a .npz file with recordings, ids of the store's images and names of the channels; or another model's store of the same pictures.

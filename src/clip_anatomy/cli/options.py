@@ -36,6 +36,12 @@ Weights = Annotated[
     str | None,
     Parameter(help="a checkpoint file for open_clip:NAME; NAME/TAG keeps the preprocessing published for that tag."),
 ]
+Through = Annotated[
+    Path | None,
+    Parameter(
+        help="a folder that `align VIT-STORE CLIP-STORE` wrote: read an image model without texts in the space of that CLIP."
+    ),
+]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, Parameter(help="float32, float16, bfloat16 or float64.")]
 
@@ -133,16 +139,22 @@ class ModelOptions:
     model: Model = "demo"
     weights: Weights = None
     device: Device = "auto"
+    through: Through = None
 
     def load(self) -> "Clip":
         """Open the model.
 
         Raises:
-            ClipAnatomyError: what `clip_anatomy.load` raises.
+            ClipAnatomyError: what `clip_anatomy.load` and `Alignment.read` raise.
         """
         from clip_anatomy.loading.load import load
 
-        return load(self.model, weights=self.weights, device=self.device)
+        clip = load(self.model, weights=self.weights, device=self.device)
+        if self.through is None:
+            return clip
+        from clip_anatomy.studies.align import Alignment
+
+        return Alignment.load(self.through).read(clip, device=self.device)
 
 
 @Parameter(name="*")

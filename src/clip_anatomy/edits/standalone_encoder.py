@@ -159,7 +159,7 @@ class ReplacedParts(nn.Module):
             return y, y
         wide = torch.promote_types(y.dtype, torch.float32)
         if readout.late:
-            weights = row_weights(tower, stream).to(wide)  # [image, row, token], 1/σ of every token in it
+            weights = row_weights(tower, stream, readout).to(wide)  # [image, row, token], 1/σ of every token in it
         else:
             spread = inverse_deviation(tower.ln_post, stream.to(wide))  # the last LayerNorm's 1/σ, frozen
             weights = spread[:, None, None]

@@ -1,4 +1,4 @@
-"""Image towers alone: `visual` taken out of an open_clip model, and timm's vision transformers, which have no texts at all."""
+"""Image towers alone: `visual` taken out of an open_clip model, and timm's models, which have no texts at all."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from clip_anatomy.images.preprocess import Preprocess
 from clip_anatomy.loading.host import BorrowedTensors, Host, HostInputs, LoadedModel, library_version, tensors_of
 from clip_anatomy.loading.open_clip_inputs import open_clip_pixels, open_clip_preprocess
+from clip_anatomy.loading.open_clip_timm import size_of, timm_alone
 from clip_anatomy.loading.open_clip_towers import image_tower_of
 from clip_anatomy.loading.score_rule import ScoreRule
-from clip_anatomy.loading.timm_towers import SPLIT_TRUNKS, timm_transformer
+from clip_anatomy.loading.timm_towers import PLACED_TRUNKS, SPLIT_TRUNKS
 from clip_anatomy.towers.absent_tower import beside
 from clip_anatomy.towers.protocol import Tower
 
@@ -30,16 +31,16 @@ def read_visual(visual: Any) -> Host:
 
 
 def read_timm(trunk: Any) -> Host:
-    """Read a vision transformer of timm; its embedding is what `trunk(pixels)` returns (with a classifier, the classes' logits)."""
+    """Read a vision transformer, a ConvNeXt or a Swin of timm; its embedding is what `trunk(pixels)` returns (with a classifier, the classes' logits)."""
     tensors = BorrowedTensors(tensors_of(trunk))
-    tower = timm_transformer(tensors, trunk, "")
+    tower = timm_alone(tensors, trunk)
     tensors.refuse_left_over(f"timm {type(trunk).__name__}")
     return _alone(trunk, tower, "timm", READ_THROUGH)
 
 
 ENCODERS: dict[tuple[str, str], Callable[[Any], Host]] = {
     **{("open_clip", name): read_visual for name in ("VisionTransformer", "TimmModel", "ModifiedResNet")},
-    **{("timm", name): read_timm for name in SPLIT_TRUNKS},
+    **{("timm", name): read_timm for name in (*SPLIT_TRUNKS, *PLACED_TRUNKS)},
 }
 """(library, class) → how it is read."""
 
@@ -54,10 +55,10 @@ def encoder_inputs(module: nn.Module) -> LoadedModel:
     own: Any = import_module("timm.data")
     data = own.resolve_model_data_config(module)
     transform = own.create_transform(**data, is_training=False)
-    rows, cols = one.patch_embed.img_size
+    rows, cols = size_of(one)
     covered = data["crop_mode"] == "center"
     preprocess = Preprocess(
-        size=(int(rows), int(cols)),
+        size=(rows, cols),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         interpolation=data["interpolation"],

@@ -23,8 +23,13 @@ READERS: dict[tuple[str, str], Callable[[Any], Host]] = {
 }
 """(library, class) → how it is read; a subclass is read as its base, and the parity proof says whether it changed anything."""
 
-WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-"""Wrappers of torch that change nothing of what is inside, and where it is."""
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+}
+"""Wrappers of torch that change nothing of what is inside, and where it is; of averaged weights the average."""
 
 ALTERED = {
     "lora_": ("adapters (LoRA)", "model = model.merge_and_unload()"),

@@ -4,30 +4,42 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clip_anatomy.loading.bert_towers import bert_tower
 from clip_anatomy.loading.host import BorrowedTensors, tensors_of
 from clip_anatomy.towers.host_tower import HostTower
-from clip_anatomy.towers.layers import Block, WordEmbedding
+from clip_anatomy.towers.layers import Block, Pool, WordEmbedding
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.transformer import Transformer
 
+BERTS = ("BertModel", "RobertaModel", "XLMRobertaModel")
 CONTEXT = 77  # of open_clip's tokenizers, for these too
 
 
 def foreign_text(tensors: BorrowedTensors, model: Any) -> Tower:
     """Build the text tower of a model whose `text` is an HFTextEncoder.
 
-    NLLB's encoder is pre-LN: every block is split. RoBERTa's norms stand in the residual stream, after every sum; T5's are no LayerNorms;
-    and open_clip puts an MLP behind both: nothing of these is linear, they are one part.
+    NLLB's encoder is pre-LN, BERT's and RoBERTa's are post-LN: every block is split. Where open_clip puts an MLP behind the pooling,
+    as in all its configurations with RoBERTa or T5 but CoCa's, everything that the blocks write passes through that: one part.
     """
     text = model.text
     encoder, pooler = type(text.transformer).__name__, type(text.pooler).__name__
-    linear = isinstance(text.proj, nn.Linear | nn.Identity)
-    if (encoder, pooler) == ("M2M100Encoder", "ClsPooler") and linear and text.config.activation_function == "relu":
-        return _nllb(tensors, text)
-    why = "an MLP stands behind its pooling" if isinstance(text.proj, nn.Sequential) else "norms stand in its stream"
+    if isinstance(text.proj, nn.Linear | nn.Identity):
+        if (encoder, pooler) == ("M2M100Encoder", "ClsPooler") and text.config.activation_function == "relu":
+            return _nllb(tensors, text)
+        if encoder in BERTS and (pool := _bert_pool(text)) is not None:
+            ends = [] if isinstance(text.proj, nn.Identity) else [tensors.linear("text.proj")]
+            prefix, context = "text.transformer.", min(CONTEXT, int(text.context_length))
+            return bert_tower(tensors, text.config, prefix=prefix, context=context, pool=pool, ends=ends)
+    why = (
+        f"its pooling is a {pooler} that is no sum"
+        if encoder in BERTS
+        else "its norms or positions are of another kind"
+    )
+    why = "an MLP stands behind its pooling" if isinstance(text.proj, nn.Sequential) else why
     state = tuple(tensors.take(f"text.{name}") for name in tensors_of(text))
     return HostTower(
-        what=f"{encoder}, a foreign text tower: {why}",
+        what=f"{encoder}, a foreign text tower",
+        why=why,
         kind="text",
         run=lambda ids: _first(model.encode_text(ids, normalize=False)),
         state=state,
@@ -35,6 +47,15 @@ def foreign_text(tensors: BorrowedTensors, model: Any) -> Tower:
         grid=(1, min(CONTEXT, int(text.context_length) or CONTEXT)),
         vocabulary=int(text.vocab_size),
     )
+
+
+def _bert_pool(text: Any) -> Pool | None:
+    """Tell how a BERT-like model's tokens become one; None where that is a maximum or goes through a tanh."""
+    pooler = type(text.pooler).__name__
+    if pooler == "ClsPooler" and text.pooler.use_pooler_output and text.transformer.pooler is not None:
+        return None
+    pools: dict[str, Pool] = {"MeanPooler": "mean", "ClsPooler": "first", "ClsLastHiddenStatePooler": "first"}
+    return pools.get(pooler)
 
 
 def _first(encoded: Any) -> Tensor:

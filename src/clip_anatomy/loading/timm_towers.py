@@ -26,6 +26,8 @@ from clip_anatomy.towers.layers import (
 from clip_anatomy.towers.transformer import Transformer
 
 SPLIT_TRUNKS = ("VisionTransformer", "VisionTransformerDistilled", "Eva")
+PLACED_TRUNKS = ("ConvNeXt", "SwinTransformer", "SwinTransformerV2")
+"""Those whose places are averaged, which open alone too."""
 
 
 class NotSplit(UnsupportedModel):
@@ -47,7 +49,7 @@ def timm_transformer(
         NotSplit: it holds something that cannot be split; the message names it.
     """
     if type(trunk).__name__ not in SPLIT_TRUNKS:
-        raise NotSplit(f"the trunk {type(trunk).__name__}")
+        raise NotSplit(f"a trunk of type {type(trunk).__name__}")
     read = _Reader(tensors, prefix)
     blocks = tuple(_block(read, block, f"blocks.{i}") for i, block in enumerate(trunk.blocks))
     pool, pooling = _pool(read, trunk)

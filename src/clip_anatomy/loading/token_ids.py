@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from clip_anatomy.errors import BadText
+from clip_anatomy.towers.layers import WordEmbedding
 from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.readout import readout_of
 from clip_anatomy.towers.transformer import Transformer
@@ -85,8 +86,12 @@ def read_as_far_as(tower: Tower, ids: Tensor) -> list[list[int]]:
 
 
 def _longest(tower: Tower, ids: Tensor) -> int:
-    if not isinstance(tower, Transformer) or not tower.causal:
+    if not isinstance(tower, Transformer) or not (tower.causal or tower.blocks[0].in_stream):
         return ids.shape[1]
+    if not tower.causal:  # padding that nothing looks at
+        assert isinstance(tower.embedding, WordEmbedding)
+        seen = (ids != tower.embedding.pad).any(0).nonzero()
+        return int(seen.max()) + 1 if len(seen) else 1
     return int(_ends(tower, ids).max()) + 1
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
+from clip_anatomy.loading.bert_towers import COUNTED, bert_tower
 from clip_anatomy.loading.host import BorrowedTensors, Host, library_version, tensors_of
 from clip_anatomy.loading.open_clip_timm import refuse_batch_norm
 from clip_anatomy.loading.score_rule import ScoreRule
@@ -57,7 +58,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 """Type of a config → the classes of it that open; the first one where a folder does not say which."""
 
 BERT_LIKE = ("chinese_clip_text_model", "altclip_text_model", "align_text_model", "blip_text_model")
-"""Text models with a norm behind every sum, which their library runs."""
+"""Text models with a norm behind every sum."""
 VITS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 """Vision transformers that were trained without texts."""
 OF_TOWER = {
@@ -124,7 +125,7 @@ def tower_configs(config: Any) -> dict[str, Any]:
 
 def context_of(config: Any) -> int:
     """Give the most tokens that a text tower takes; RoBERTa counts its places from behind the id of padding."""
-    shift = int(config.pad_token_id) + 1 if config.model_type == "altclip_text_model" else 0
+    shift = int(config.pad_token_id) + 1 if config.model_type in COUNTED else 0
     return int(config.max_position_embeddings) - shift
 
 
@@ -160,41 +161,29 @@ def text_side(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
 
 
 def _bert_like(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:
-    """Run a BERT-like text model whole, behind a mask over its padding as its own tokenizer makes."""
+    """Read a BERT-like text model; its library runs it behind a mask over its padding, as its own tokenizer makes one."""
     kind, pad = config.model_type, int(config.pad_token_id)
-    beginnings = ("text_model.", "text_encoder.", "text_projection.", "text_proj.")
-    alone = not any(name.startswith(beginnings) for name in tensors)
-    state = tuple(tensors.take(name) for name in tensors if alone or name.startswith(beginnings))
     inner, project = getattr(model, "text_encoder", model), getattr(model, "text_proj", None)
 
     def run(ids: Tensor) -> Tensor:
-        not_padding = ids != pad
-        length = max(1, int(not_padding.any(0).nonzero().max()) + 1) if bool(not_padding.any()) else 1
-        given = {"input_ids": ids[:, :length], "attention_mask": not_padding[:, :length].long()}
+        given = {"input_ids": ids, "attention_mask": (ids != pad).long()}
         if hasattr(model, "get_text_features"):
             return _embedding(model.get_text_features(**given))
         output = inner(**given)
         return output.pooler_output if kind == "altclip_text_model" else _first(output, project)
 
-    embed = next((len(one.weight) for one in _ends(model)), int(config.hidden_size))
-    tower = HostTower(
-        what=f"{type(model).__name__}'s text model",
-        kind="text",
-        run=run,
-        state=state,
-        embed=embed,
-        grid=(1, context_of(config)),
-        vocabulary=int(config.vocab_size),
-        pad=pad,
+    words = "embeddings.word_embeddings.weight"
+    prefix = next((name.removesuffix(words) for name in tensors if name.endswith(words)), "")
+    ends = [f"{prefix.removesuffix('roberta.')}transformation", "text_projection", "text_proj"]
+    tower = bert_tower(
+        tensors,
+        config,
+        prefix=prefix,
+        context=context_of(config),
+        pool="first",
+        ends=[tensors.linear(end) for end in ends if f"{end}.weight" in tensors],
     )
     return HostSide(tower, run)
-
-
-def _ends(model: Any) -> list[Any]:
-    """Give the last layers of a text model's embedding, where it has one behind its library's model."""
-    text = getattr(model, "text_model", model)
-    ends = [getattr(model, name, None) for name in ("text_projection", "text_proj")]
-    return [one for one in (*ends, getattr(text, "transformation", None)) if isinstance(one, torch.nn.Linear)]
 
 
 def _align_image(model: Any, tensors: BorrowedTensors, config: Any) -> HostSide:

@@ -7,20 +7,20 @@ from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_outpu
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, PLAIN, YES_INK, canvas, png
 from clip_anatomy.report.html import notebook_figures
-from clip_anatomy.studies.align import SCHEMA, Alignment
+from clip_anatomy.studies.align import MAP, MAP_FORMAT, NUMBERS, SCHEMA, Alignment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["FIGURE", "KIND", "figure", "html", "save", "write"]
 
-NUMBERS, FIGURE = "align.json", "align.png"
-KIND = Kind("alignment", NUMBERS, SCHEMA, (NUMBERS, FIGURE))
+FIGURE = "align.png"
+KIND = Kind("alignment", NUMBERS, SCHEMA, (NUMBERS, MAP, FIGURE))
 MOST, BAR, WIDE = 30, 0.28, 8.0  # channels drawn; inches
 
 
 def save(result: Alignment, folder: Path) -> Path:
-    """Write align.json and align.png into a folder; see `Result.save`."""
+    """Write align.json, the map and align.png into a folder; see `Result.save`."""
     with atomic_output(folder, KIND) as output:
         write(result, output)
     return folder
@@ -28,8 +28,13 @@ def save(result: Alignment, folder: Path) -> Path:
 
 def write(result: Alignment, output: AtomicOutput) -> None:
     """Write the same into an atomic output."""
+    from safetensors.torch import save
+
     output.write(FIGURE, png(figure(result)))
-    output.write(NUMBERS, as_json(result.to_dict()))
+    about = {"digest": result.digest} | ({} if result.space is None else {"space": result.space.to_dict(output.out)})
+    tensors = {"weight": result.weight.contiguous(), "intercept": result.intercept}
+    output.write(MAP, save(tensors, {"format": MAP_FORMAT}))
+    output.write(NUMBERS, as_json(result.to_dict() | about))
 
 
 def html(result: Alignment) -> str:

@@ -210,10 +210,10 @@ def basis_of(tower: Tower, convention: str = "centered", layers: Sequence[int] |
     with torch.no_grad():
         one_each = torch.eye(tower.d, device=tower.device)[:, None].expand(-1, tower.heads, -1)
         for layer in some:
-            wrote = linear.write_heads(tower, tower.blocks[layer], one_each)  # [d, head, width]
+            wrote = linear.write_heads(tower, layer, one_each)  # [d, head, width]
             joint = linear.centered_to_joint if convention == "centered" else linear.to_joint
             maps.append(joint(tower, wrote).transpose(0, 1))
-            biases.append(linear.to_joint(tower, linear.out_bias(tower.blocks[layer], tower.width, wrote.device)))
+            biases.append(linear.to_joint(tower, linear.out_bias(tower, layer)))
         if convention == "centered":
             return HeadBasis.of(torch.stack(maps), "centered", some)
         mean, beta = linear.shared_directions(tower)
@@ -226,11 +226,12 @@ def writes_anywhere(tower: Tower, convention: str) -> bool:
     """Say whether no frame smaller than the joint space holds what a head writes.
 
     Behind an attention pool a head writes through a map of each of the pool's heads: together they have the rank of the joint space,
-    or half of it (PE-Core), where frames of their own would be larger than what they save. Under "official", biases of a norm
+    or half of it (PE-Core), where frames of their own would be larger than what they save. Under "official", biases of norms
     behind the attention are no multiples of one vector.
     """
     return tower.rows > 1 or (
-        convention == "official" and any(block.norm_written is not None for block in tower.blocks)
+        convention == "official"
+        and any(block.norm_written is not None or block.norms_of_stream for block in tower.blocks)
     )
 
 

@@ -7,7 +7,8 @@ Residual stream at the readout row (design: Gandelsman et al. 2024, equations 1�
 
 Where an attention pool reads the tokens, there are several such rows, and each has its own map P_r = W_V^r W_O^r behind γ
 (`towers/readout.py`); a norm behind the pool is frozen and centred like the first one, and the pool's MLP is a part of its own. Norms
-inside a block, behind Σ a v, are frozen too: their γ and centring are folded into W_O, their 1/σ into z.
+inside a block, behind Σ a v, are frozen too: their γ and centring are folded into W_O, their 1/σ into z. So are the norms that BERT's
+stream goes through: what a layer writes passes all those of later layers on its way.
 
 The attention pool of a CLIP-ResNet writes into the joint space itself: no LayerNorm and no projection follow (σ, γ, P are 1,
 mean and β are 0), so that both sharings differ in b_O only.
@@ -20,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
-from clip_anatomy.towers.layers import Linear
-from clip_anatomy.towers.operations import widened
-from clip_anatomy.towers.protocol import AttentionOutput, Tower
+from clip_anatomy.towers.layers import Linear, norms_behind
+from clip_anatomy.towers.operations import frozen, widened
+from clip_anatomy.towers.protocol import Tower
 from clip_anatomy.towers.trace import Trace
 
 Convention = Literal["centered", "official"]
@@ -74,9 +75,10 @@ def pooled_to_joint(tower: Tower, pooled: Float[Tensor, "*part pooled"]) -> Floa
     return pooled if tower.projection is None else pooled @ tower.projection.float()
 
 
-def written_map(block: AttentionOutput) -> Linear:
-    """W_O and b_O of a block with the norms around them frozen: their γ and centring folded in, their 1/σ left out."""
-    if block.norm_mixed is None and block.norm_written is None:
+def written_map(tower: Tower, layer: int) -> Linear:
+    """W_O and b_O of a layer with the norms behind them frozen, also those of the stream: γ and centring folded in, 1/σ left out."""
+    block, behind = tower.blocks[layer], norms_behind(tower.blocks, layer)
+    if block.norm_mixed is None and block.norm_written is None and not behind:
         return block.out
     weight, bias = block.out.weight.float(), None if block.out.bias is None else block.out.bias.float()
     if block.norm_mixed is not None:
@@ -84,27 +86,24 @@ def written_map(block: AttentionOutput) -> Linear:
             beta = weight @ block.norm_mixed.bias.float()
             bias = beta if bias is None else bias + beta
         weight = centre(weight * block.norm_mixed.weight.float())
-    if block.norm_written is not None:
-        gain = block.norm_written.weight.float()
-        weight = (weight - weight.mean(0)) * gain[:, None]
-        bias = None if bias is None else centre(bias) * gain
+    for norm in behind if block.norm_written is None else (block.norm_written, *behind):
+        weight = frozen(norm, weight.T).T
+        bias = None if bias is None else frozen(norm, bias)
     return Linear(weight, bias)
 
 
 def write_heads(
-    tower: Tower, block: AttentionOutput, mixed: Float[Tensor, "image head source"]
+    tower: Tower, layer: int, mixed: Float[Tensor, "image head source"]
 ) -> Float[Tensor, "image head written"]:
     """Compute what each head writes into the residual stream, without b_O: z_h W_O^h (LayerScale folded in)."""
     if tower.rows > 1:
         rows = mixed.unflatten(-1, (tower.rows, tower.d)).transpose(1, 2).flatten(0, 1)
-        return _write_row(tower, block, rows).unflatten(0, (-1, tower.rows)).transpose(1, 2).flatten(2)
-    return _write_row(tower, block, mixed)
+        return _write_row(tower, layer, rows).unflatten(0, (-1, tower.rows)).transpose(1, 2).flatten(2)
+    return _write_row(tower, layer, mixed)
 
 
-def _write_row(
-    tower: Tower, block: AttentionOutput, mixed: Float[Tensor, "image head d"]
-) -> Float[Tensor, "image head width"]:
-    weight = written_map(block).weight.float()
+def _write_row(tower: Tower, layer: int, mixed: Float[Tensor, "image head d"]) -> Float[Tensor, "image head width"]:
+    weight, scale = written_map(tower, layer).weight.float(), tower.blocks[layer].scale_attention
     if len(mixed) == 1:
         # One product with the heads set apart reads W_O once and in order: half the time of one-row products per head.
         h = torch.arange(tower.heads, device=mixed.device)
@@ -114,23 +113,23 @@ def _write_row(
     else:
         each = weight.unflatten(1, (tower.heads, tower.d)).permute(1, 2, 0)  # [head, d, width], a view
         wrote = torch.bmm(mixed.transpose(0, 1), each).transpose(0, 1)
-    return wrote if block.scale_attention is None else wrote * block.scale_attention.float()
+    return wrote if scale is None else wrote * scale.float()
 
 
-def out_bias(block: AttentionOutput, width: int, device: torch.device) -> Float[Tensor, " width"]:
-    """b_O of one block (LayerScale folded in); zeros where the host has none."""
-    bias = written_map(block).bias
+def out_bias(tower: Tower, layer: int) -> Float[Tensor, " width"]:
+    """b_O of one layer (LayerScale folded in); zeros where the host has none."""
+    bias, scale = written_map(tower, layer).bias, tower.blocks[layer].scale_attention
     if bias is None:
-        return torch.zeros(width, device=device)
+        return torch.zeros(tower.width, device=tower.device)
     bias = bias.float()
-    return bias if block.scale_attention is None else bias * block.scale_attention.float()
+    return bias if scale is None else bias * scale.float()
 
 
 def written_biases(tower: Tower, trace: Trace) -> Float[Tensor, "image layer written"]:
     """Compute what every layer's biases wrote into the rows: b_O as often as their weights sum to, β of a norm over it likewise."""
     each: list[Tensor] = []
     for layer, block in enumerate(tower.blocks):
-        bias = out_bias(block, tower.width, trace.stream.device)
+        bias = out_bias(tower, layer)
         times = trace.mass if trace.spread is None else trace.spread[:, layer]
         wrote = times[:, :, None] * bias
         if block.norm_written is not None and block.norm_written.bias is not None:
@@ -138,7 +137,9 @@ def written_biases(tower: Tower, trace: Trace) -> Float[Tensor, "image layer wri
             beta = beta if block.scale_attention is None else beta * block.scale_attention.float()
             wrote = wrote + trace.mass[:, :, None] * beta
         each.append(wrote.flatten(1))
-    return torch.stack(each, 1) if each else trace.stream.new_zeros(len(trace.stream), 0, trace.stream.shape[1])
+    if not each:
+        return trace.stream.new_zeros(len(trace.stream), 0, trace.stream.shape[1])
+    return torch.stack(each, 1) if trace.betas is None else torch.stack(each, 1) + trace.betas
 
 
 def terms(tower: Tower) -> int:
@@ -192,7 +193,7 @@ def shared_term(tower: Tower, trace: Trace) -> Float[Tensor, "image embed"]:
 
 def heads_to_joint(tower: Tower, trace: Trace, layer: int, convention: str) -> Float[Tensor, "image head embed"]:
     """Compute what the heads of one layer wrote into the joint space, from what was recorded: `Parts.heads` of that layer."""
-    wrote = write_heads(tower, tower.blocks[layer], trace.mixed[:, layer]) * trace.scale[:, None, None]
+    wrote = write_heads(tower, layer, trace.mixed[:, layer]) * trace.scale[:, None, None]
     if convention == "centered":
         return centered_to_joint(tower, wrote)
     biases = to_joint(tower, written_biases(tower, trace)[:, layer] * trace.scale[:, None])

@@ -216,7 +216,7 @@ def decompose_tower(tower: Tower, inputs: Tensor, convention: Convention, texts:
     joint = centered_to_joint if convention == "centered" else to_joint
 
     def write(layer: int, mixed: Tensor) -> None:
-        wrote = write_heads(tower, tower.blocks[layer], mixed.float())
+        wrote = write_heads(tower, layer, mixed.float())
         each_wrote.append(wrote if tower.rows == 1 else joint(tower, wrote))  # of many rows only the sum is kept
 
     def read(reading: LayerReading) -> None:

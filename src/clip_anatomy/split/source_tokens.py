@@ -36,7 +36,7 @@ def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tens
         shares = reading.shares()[..., chosen].float()
         value = reading.values()[:, :, chosen].float()
         mixed = torch.einsum("ihrn,ihnd->ihrd", shares, value).flatten(2)
-        wrote.append(joint(tower, write_heads(tower, tower.blocks[reading.layer], mixed)))
+        wrote.append(joint(tower, write_heads(tower, reading.layer, mixed)))
 
     joint = centered_to_joint if parts.convention == "centered" else to_joint
     with torch.no_grad():

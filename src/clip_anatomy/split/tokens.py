@@ -53,7 +53,7 @@ def head_directions(
     block = tower.blocks[layer]
     rows = direction.unflatten(-1, (tower.rows, tower.width))
     scaled = rows if block.scale_attention is None else rows * block.scale_attention.to(direction.dtype)
-    back = (scaled @ written_map(block).weight.to(direction.dtype)).unflatten(
+    back = (scaled @ written_map(tower, layer).weight.to(direction.dtype)).unflatten(
         -1, (tower.heads, tower.d)
     )  # [text, row, head, d]
     return back.permute(2, 1, 3, 0).flatten(1, 2)

@@ -21,7 +21,10 @@ from torch import Tensor
 
 from clip_anatomy import number_ranges
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, reading
-from clip_anatomy.files import path_of
+from clip_anatomy.files import path_of, read_json, read_safetensors
+from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.load import load_recorded
+from clip_anatomy.loading.origin import Origin
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
@@ -30,6 +33,7 @@ from clip_anatomy.store.store import Store
 __all__ = ["Alignment", "align"]
 
 SCHEMA = "clip-anatomy/align/1"
+NUMBERS, MAP, MAP_FORMAT = "align.json", "align.safetensors", "clip-anatomy align 1"
 PENALTIES = np.logspace(-3, 6, 19)
 FALSE_DISCOVERIES = 0.05
 LARGEST = 2**32  # bytes of a packed file of recordings
@@ -53,6 +57,8 @@ class Alignment(Result):
         folds: of the cross-validation.
         explained: R² of all channels together, held out: 1 − Σ (y − ŷ)² / Σ (y − mean of the training folds)².
         cosine: of each held-out row with its prediction, on the mean: how near a predicted embedding is.
+        digest: of the model whose embeddings were fitted; "" where these came from no store.
+        space: where the model lies whose embeddings are predicted; None for recordings, and for a model that has no name.
     """
 
     presenter: ClassVar[str] = "alignment_figure"
@@ -68,6 +74,50 @@ class Alignment(Result):
     folds: int
     explained: float
     cosine: float
+    digest: str = ""
+    space: Origin | None = None
+
+    @staticmethod
+    def load(folder: str | Path) -> "Alignment":
+        """Read what `save` wrote: the map as it was, figures to six places.
+
+        Raises:
+            BadInput: no such folder, or not of an alignment.
+        """
+        path, again = path_of(folder), "Make it with align(STORE, RECORDINGS).save(FOLDER)"
+        with reading(path, again):
+            numbers, rows = read_json(path / NUMBERS, again), []
+            tensors, _ = read_safetensors(path / MAP, MAP_FORMAT, "align(STORE, RECORDINGS).save(FOLDER)")
+            rows, places = numbers["channels"], numbers.get("space")
+            figures = {name: torch.tensor([row[name] for row in rows]).double() for name in ("r", "p", "chance")}
+            ceiling = torch.tensor([row["ceiling"] for row in rows]).double() if "ceiling" in rows[0] else None
+            return Alignment(
+                tuple(row["channel"] for row in rows),
+                tensors["weight"],
+                tensors["intercept"],
+                **figures,
+                ceiling=ceiling,
+                **{name: numbers[name] for name in ("stimuli", "folds", "explained", "cosine")},
+                digest=numbers.get("digest", ""),
+                space=None if places is None else Origin.read(places, path, places["spec"]),
+            )
+
+    def read(self, model: Clip, *, device: str = "auto") -> Clip:
+        """Read an image model through the map, with the texts of the CLIP whose store it was fitted on: `Clip.read_through`.
+
+        Raises:
+            BadInput: another model than the one whose embeddings were fitted, or a map to something else than a CLIP's embeddings.
+        """
+        if self.digest and self.digest != model.digest:
+            raise BadInput(f"the map was fitted on embeddings of other weights than those of {model.name}. Type the model of its first store")  # fmt: skip
+        if self.space is None:
+            raise BadInput(
+                "this map leads to no CLIP that could be opened. Type align(STORE_OF_THIS_MODEL, STORE_OF_A_CLIP)"
+            )
+        space = self.space
+        return model.read_through(
+            self, load_recorded(None, space.spec_anywhere, weights=space.weights or None, device=device)
+        )
 
     def predict(self, x: Tensor) -> Float64[Tensor, "stimulus channel"]:
         """Predict the channels from rows of the space that was aligned from."""
@@ -158,6 +208,7 @@ def align(
         (True, [True, True, True])
     """
     tell = progress or silent
+    store, recordings = _opened(store), _opened(recordings)
     x, repeats, names = _given(store, recordings)
     y = repeats.mean(0)
     if not 2 <= folds <= len(x) // 4:
@@ -204,7 +255,21 @@ def align(
         folds,
         1 - left / around,
         float(cosines.mean()),
+        store.manifest.digest if isinstance(store, Store) else "",
+        _origin(recordings) if isinstance(recordings, Store) else None,
     )
+
+
+def _opened(given: Any) -> Any:
+    """Open a store by its folder; anything else is left as it is."""
+    is_folder = isinstance(given, str | Path) and path_of(given).is_dir()
+    return Store.open(given) if is_folder else given
+
+
+def _origin(store: Store) -> Origin | None:
+    """Tell where the model of a store lies; None where it was a live one."""
+    known = store.manifest.origin
+    return Origin.read(known, store.path, store.manifest.model) if known else None
 
 
 def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> Any:

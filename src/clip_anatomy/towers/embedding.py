@@ -45,6 +45,7 @@ def embed_text(tower: TransformerWeights, ids: Int[Tensor, "text token"]) -> Flo
     assert isinstance(e, WordEmbedding)
     x = F.embedding(ids, e.weight).to(tower.dtype)
     x = x if e.scale == 1 else x * e.scale
+    x = x if e.segment is None else x + e.segment.to(x.dtype)
     if e.counted:
         not_padding = (ids != e.pad).int()
         places = F.embedding(not_padding.cumsum(1) * not_padding, e.position).to(tower.dtype)

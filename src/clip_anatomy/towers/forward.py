@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_anatomy.towers.embedding import embed_inputs
-from clip_anatomy.towers.layers import Block, TransformerWeights
+from clip_anatomy.towers.layers import Block, Norm, TransformerWeights
 from clip_anatomy.towers.operations import (
     add_linear,
     before_attention,
@@ -60,6 +60,7 @@ class Step:
     spread: Float[Tensor, "image *row"] | None = (
         None  # 1/σ of the norm over what the attention wrote, in post-norm blocks
     )
+    passed: tuple[Float[Tensor, "image token"], ...] = ()  # 1/σ of the norms that the stream itself went through here
 
 
 def walk(
@@ -87,7 +88,8 @@ def walk(
 
 
 def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, readout: Readout) -> Step:
-    normed = before_attention(block, x)
+    passed: list[Tensor] = []
+    normed = _pass(block.ln1, x, passed) if block.in_stream else before_attention(block, x)
     q, k, v = project_in(tower, block, normed, readout.rotation)
     mask = _mask(tower, readout, x.shape[1])
     causal = tower.causal and mask is None
@@ -97,14 +99,19 @@ def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, r
         held = here & block.fixed.heads.repeat_interleave(tower.d)
         mixed = torch.where(held, block.fixed.mixed.to(mixed.dtype).flatten(), mixed)
     if block.norm_mixed is None and block.norm_written is None:
-        middle, gain, spread = add_linear(x, block.out, mixed, block.scale_attention), None, None
+        onto = normed if block.in_stream else x
+        middle, gain, spread = add_linear(onto, block.out, mixed, block.scale_attention), None, None
     else:
         wrote, gain, spread = _through_norms(block, mixed)
         middle = x + wrote
+    if block.in_stream:
+        middle = _pass(block.ln2, middle, passed)
     wrote = mlp(tower, block, x, middle)
     if block.fixed is not None and block.fixed.mlp is not None and here is not None:
         wrote = torch.where(here, block.fixed.mlp.to(wrote.dtype), wrote)
     after = middle + wrote
+    if block.norm_after is not None:
+        after = _pass(block.norm_after, after, passed)
     if gain is None or readout.index is None:
         z = readout.rows(mixed if gain is None else mixed * gain[..., None].to(mixed.dtype))
     else:
@@ -124,7 +131,15 @@ def _full_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor, r
         readout=readout.rows(after),
         gain=gain,
         spread=None if spread is None else readout.rows(spread),
+        passed=tuple(passed),
     )
+
+
+def _pass(layer: Norm, x: Float[Tensor, "image token width"], passed: list[Tensor]) -> Tensor:
+    """Normalise the stream itself, and keep the 1/σ that is frozen."""
+    y, inverse = norm_and_deviation(layer, x)
+    passed.append(inverse)
+    return y
 
 
 def _readout_rows(x: Float[Tensor, "image token width"], readout: Readout) -> Bool[Tensor, "image token 1"]:
@@ -201,11 +216,14 @@ def readout_attention(tower: TransformerWeights, step: Step, readout: Readout) -
             scores = scores.masked_fill(~mask[:, None], float("-inf"))
         return scores.softmax(-1)
     assert readout.weights is not None
-    return weighted_attention(tower, step, readout.weights[:, None])[:, :, 0]
+    return weighted_attention(tower, step, readout.weights[:, None], readout.visible)[:, :, 0]
 
 
 def weighted_attention(
-    tower: TransformerWeights, step: Step, weights: Float[Tensor, "image row token"]
+    tower: TransformerWeights,
+    step: Step,
+    weights: Float[Tensor, "image row token"],
+    visible: Bool[Tensor, "image token"] | None = None,
 ) -> Float[Tensor, "image head row token"]:
     """Attention of several weighted sums of rows, in float32 or better: never more than a few query rows of it are held at once."""
     assert step.query is not None
@@ -214,7 +232,10 @@ def weighted_attention(
     total = widened(key.new_zeros(*key.shape[:2], weights.shape[1], key.shape[-1]))
     for first in range(0, key.shape[-1], QUERY_BLOCK):
         block = slice(first, first + QUERY_BLOCK)
-        attention = (widened(step.query[:, :, block]) * tower.d**-0.5 @ widened(key)).softmax(-1)
+        scores = widened(step.query[:, :, block]) * tower.d**-0.5 @ widened(key)
+        if visible is not None:
+            scores = scores.masked_fill(~visible[:, None, None], float("-inf"))
+        attention = scores.softmax(-1)
         total += weights[:, None, :, block].to(attention.dtype) @ attention
     return total
 

@@ -35,6 +35,7 @@ class MeanOfPlaces:
     scale_attention: None = None
     norm_mixed: None = None
     norm_written: None = None
+    norms_of_stream: tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class HostTower:
 
     Attributes:
         what: what the host calls it.
+        why: why it is one part, where it is; a sentence that goes on from “one part, not split”.
         kind: what it reads.
         run: the host's own code: inputs → embeddings, or pixels → places [image, channel, row, col].
         state: its tensors, for the model's digest.
@@ -66,6 +68,7 @@ class HostTower:
     patch: tuple[int, int] = (1, 1)
     vocabulary: int = 0
     pad: int | None = None
+    why: str = ""
     blocks: Sequence[MeanOfPlaces] = ()
     ln_post: Norm | None = None
     projection: Float[Tensor, "width embed"] | None = None

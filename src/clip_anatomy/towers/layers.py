@@ -1,8 +1,8 @@
 """A CLIP transformer as plain data, image and text alike: its layers, and all of them together, over borrowed weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -85,6 +85,9 @@ class Block:
         norm_mixed: over Σ a v of all heads side by side, in front of `out`.
         norm_out: over what `out` writes, in front of LayerScale.
         post_norm: ln1 and ln2 stand behind attention and MLP, inside the branch: x + ln1(out(attention x)).
+        in_stream: ln1 and ln2 normalise the stream itself: x ← ln1(x), x + attention(x), x ← ln2(x), x + mlp(x). So are BERT's blocks,
+            each with the norm that ends the one before as its ln1.
+        norm_after: over the stream behind such a block, in front of ln_post (AltCLIP's last).
         parallel: the MLP reads what the attention reads, not what it left: ln2 is ln1, or stands beside it.
         registers: neurons whose activations are moved out of the patches; None for none.
         fixed: writes into the readout row that are held; None for none.
@@ -109,6 +112,8 @@ class Block:
     norm_mixed: Norm | None = None
     norm_out: Norm | None = None
     post_norm: bool = False
+    in_stream: bool = False
+    norm_after: Norm | None = None
     parallel: bool = False
     registers: Registers | None = None
     fixed: FixedWrites | None = None
@@ -117,6 +122,20 @@ class Block:
     def norm_written(self) -> Norm | None:
         """The LayerNorm over what the attention writes, where one stands there."""
         return self.ln1 if self.post_norm else self.norm_out
+
+    @property
+    def norms_of_stream(self) -> tuple[Norm, ...]:
+        """The LayerNorms that the stream itself goes through here, in order: in front of the attention, of the MLP, behind the block."""
+        if not self.in_stream:
+            return ()
+        return (self.ln1, self.ln2) if self.norm_after is None else (self.ln1, self.ln2, self.norm_after)
+
+
+def norms_behind(blocks: Sequence[Any], layer: int, *, mlp: bool = False) -> tuple[Norm, ...]:
+    """Give the norms of the stream between what one layer's attention writes (or its MLP) and the last norm: none but in BERT's blocks."""
+    after = 2 if mlp else 1
+    later = (one for block in blocks[layer + 1 :] for one in block.norms_of_stream)
+    return (*blocks[layer].norms_of_stream[after:], *later)
 
 
 @dataclass(frozen=True)
@@ -248,6 +267,7 @@ class WordEmbedding:
         pad: this id cannot be looked at; None where every one can.
         pad_shift: by how many places the host's mask of padding is moved (CoCa's first weights were trained so).
         scale: factor of the word pieces' vectors.
+        segment: a vector that every token gets (BERT's first segment).
         counted: a token's place counts those before it that are no padding, from row 1 of `position` on; padding has row 0.
     """
 
@@ -257,6 +277,7 @@ class WordEmbedding:
     pad: int | None = None
     pad_shift: int = 0
     scale: float = 1.0
+    segment: Float[Tensor, " width"] | None = None
     counted: bool = False
 
 
@@ -321,8 +342,9 @@ class TransformerWeights:
 
     @property
     def weighs_late(self) -> bool:
-        """Whether how much each token counts is known after the last block only: every token is normalised before they are summed."""
-        return self.pooling is not None or (self.pool == "mean" and not self.pool_before_norm)
+        """Whether how much each token counts is known after the last block only: norms follow that are not frozen yet."""
+        mean = self.pool == "mean" and not self.pool_before_norm
+        return self.pooling is not None or mean or self.blocks[0].in_stream
 
     @property
     def kind(self) -> Literal["image", "text"]:

@@ -44,6 +44,12 @@ def norm_and_deviation(
     return y.to(x.dtype), inverse[..., 0]
 
 
+def frozen(layer: Norm, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+    """Compute what a LayerNorm makes of a part when its 1/σ is frozen and left out: centred, times γ; in float32 or better."""
+    x = widened(x)
+    return (x - x.mean(-1, keepdim=True)) * layer.weight.to(x.dtype)
+
+
 def activate(kind: Activation, x: Tensor) -> Tensor:
     """Return the MLP's nonlinearity."""
     if kind == "quick_gelu":
@@ -79,7 +85,7 @@ def before_attention(block: Block, x: Float[Tensor, "*rows width"]) -> Float[Ten
 
 def neurons(tower: TransformerWeights, block: Block, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows neuron"]:
     """Compute the activations of a block's MLP, given the residual stream; moved into registers where the block has some."""
-    y = x if block.post_norm else norm(block.ln2, x)
+    y = x if block.post_norm or block.in_stream else norm(block.ln2, x)
     y = y if block.norm_up is None else norm(block.norm_up, y)
     if block.gate is None:
         y = activate(tower.activation, linear(block.up, y))

@@ -46,6 +46,11 @@ class AttentionOutput(Protocol):
         """A LayerNorm over what W_O writes, in front of LayerScale."""
         ...
 
+    @property
+    def norms_of_stream(self) -> Sequence[Norm]:
+        """LayerNorms that the stream itself goes through in this layer, in order (BERT's); none where it is a plain sum."""
+        ...
+
 
 @runtime_checkable
 class Tower(Protocol):

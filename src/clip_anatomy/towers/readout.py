@@ -66,6 +66,8 @@ def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readou
         first = tower.own if tower.pool == "mean" else 0
         weights = torch.full((n, tokens), 1 / (tokens - first), device=inputs.device)
         weights[:, :first] = 0
+        if visible is not None and tower.pool == "mean":
+            weights = visible / visible.sum(1, keepdim=True)
         return Readout(None, weights, None, tower.weighs_late, visible, rotation)
     if tower.pool == "argmax":
         index = inputs.argmax(1)
@@ -74,6 +76,9 @@ def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readou
     else:
         column = tokens - 1 if tower.pool == "last" else 0
         index = torch.full((n,), column, device=inputs.device)
+        if tower.weighs_late:  # one row of many that are normalised on
+            weights = F.one_hot(index, tokens).to(torch.promote_types(tower.dtype, torch.float32))
+            return Readout(None, weights, None, True, visible, rotation)
         return Readout(index, None, column, False, visible, rotation)
     return Readout(index, None, None, False, visible, rotation)
 
@@ -140,14 +145,14 @@ def pool_tokens(
 
 
 def row_weights(
-    tower: TransformerWeights, after: Float[Tensor, "image token width"]
+    tower: TransformerWeights, after: Float[Tensor, "image token width"], readout: Readout
 ) -> Float[Tensor, "image row token"]:
     """How much each token of the last stream counts in each row, the frozen 1/σ of its normalisation included."""
     if tower.pooling is not None:
         counts = pool_attention(tower.pooling, norm(tower.ln_post, after))
     else:
-        counts = widened(torch.zeros_like(after[:, None, :, 0]))
-        counts[:, :, tower.own :] = 1 / (after.shape[1] - tower.own)
+        assert readout.weights is not None
+        counts = widened(readout.weights[:, None])
     return counts * inverse_deviation(tower.ln_post, after)[:, None]
 
 
@@ -179,7 +184,7 @@ def embed_readout(
         return behind_pool(
             tower, pool_tokens(tower.pooling, normed, pool_attention(tower.pooling, normed, readout.visible))
         )
-    if readout.visible is None or readout.weights is None:
+    if readout.weights is None or (readout.visible is None and tower.pool == "mean"):
         return leave(tower, normed[:, tower.own :].mean(1))
     return leave(tower, torch.einsum("bn,bnw->bw", readout.weights.to(normed.dtype), normed))
 

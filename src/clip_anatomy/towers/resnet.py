@@ -82,6 +82,11 @@ class AttentionPool:
         """Neither of them."""
         return
 
+    @property
+    def norms_of_stream(self) -> tuple[()]:
+        """Nor in its stream."""
+        return ()
+
 
 @dataclass(frozen=True, repr=False)
 class ResNet(Compact):

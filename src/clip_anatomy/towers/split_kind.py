@@ -16,7 +16,8 @@ def split_kind(tower: Tower) -> str:
     if tower.architecture == "absent":
         return "none"
     if tower.architecture == "whole":
-        return "one part, not split"
+        why = getattr(tower, "why", "")
+        return f"one part, not split: {why}" if why else "one part, not split"
     if tower.architecture == "places":
         return f"the mean of {tower.grid[0]} × {tower.grid[1]} places; what makes them is one part"
     if not isinstance(tower, Transformer):
@@ -26,7 +27,7 @@ def split_kind(tower: Tower) -> str:
         mlp = ", whose MLP is a part" if tower.pooling.up is not None else ""
         phrases.append(f"through an attention pool{mlp}")
     elif tower.pool == "mean":
-        phrases.append("through the mean of the patches")
+        phrases.append(f"through the mean of the {'patches' if tower.kind == 'image' else 'words'}")
     stem = getattr(tower.embedding, "stem", None)
     if stem is not None:
         phrases.append("what makes the patches is one part, the input embedding")

@@ -1,6 +1,6 @@
 """What one forward recorded at the readout row: little enough to keep for every layer, enough to split the embedding exactly."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from clip_anatomy.towers.embedding import embed_inputs
 from clip_anatomy.towers.forward import Step, readout_attention, step_values, walk, weighted_attention
-from clip_anatomy.towers.layers import TransformerWeights
-from clip_anatomy.towers.operations import inverse_deviation, norm, pool_mlp
+from clip_anatomy.towers.layers import TransformerWeights, norms_behind
+from clip_anatomy.towers.operations import frozen, inverse_deviation, norm, pool_mlp
 from clip_anatomy.towers.readout import (
     Readout,
     embed_readout,
@@ -43,8 +43,9 @@ class Trace:
         Tensor, "image pool_mlp pooled"
     ]  # what the MLP behind an attention pool wrote; none where there is none
     spread: Float[Tensor, "image layer row"] | None = (
-        None  # Σ of row weights · 1/σ of post-norm attention, where blocks have it
+        None  # Σ of row weights · 1/σ of post-norm attention, or of the norms of the stream behind it, where blocks have some
     )
+    betas: Float[Tensor, "image layer written"] | None = None  # what β of the norms of the stream wrote
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_step(
         step: what the block computed.
         readout: which rows are read.
         mixed: what the heads wrote into the rows, where that was known at the end only.
-        weights: and the rows' weights.
+        weights: and the rows' weights, with what is frozen in the stream behind the layer.
     """
 
     def shares() -> Tensor:
@@ -94,7 +95,8 @@ def read_step(
         counts = weights if weights is not None else readout.weights
         assert counts is not None
         counts = counts if counts.dim() == 3 else counts[:, None]
-        return weighted_attention(tower, step, counts if step.gain is None else counts * step.gain[:, None])
+        counts = counts if step.gain is None else counts * step.gain[:, None]
+        return weighted_attention(tower, step, counts, readout.visible)
 
     return LayerReading(
         layer=step.layer,
@@ -165,24 +167,33 @@ def _late(tower: TransformerWeights, x: Tensor, readout: Readout, each: Callable
         after = step.after
         # What ln1 gave is not read again where values are there: every tensor that is held costs fresh pages of memory.
         kept = None if each is None else replace(step, normed=step.before)
-        held.append(_Held(step.mixed, step.mlp, step.spread, kept))
+        held.append(_Held(step.mixed, step.mlp, step.spread, kept, step.passed))
         del step
-    weights = row_weights(tower, after).float()
+    weights = row_weights(tower, after, readout).float()
+    passing, start = _passing(held, weights)
     mixed: list[Tensor] = []
     wrote: list[Tensor] = []
     spread: list[Tensor] = []
-    for one in _released(held):
-        rows = weights @ one.mixed.flatten(2).float()  # [image, row, head · d]
+    betas: list[Tensor] = []
+    for layer, one in enumerate(_released(held)):
+        attention, mlp = passing[layer]
+        rows = attention @ one.mixed.flatten(2).float()  # [image, row, head · d]
         mixed.append(rows.unflatten(-1, (tower.heads, tower.d)).transpose(1, 2).flatten(2))
-        wrote.append((weights @ one.mlp.float()).flatten(1))
-        if one.spread is not None:
+        wrote.append(_onwards(tower, layer, mlp @ one.mlp.float(), mlp=True).flatten(1))
+        if tower.blocks[layer].in_stream:
+            spread.append(attention.sum(-1))
+            betas.append(_betas(tower, layer, spread[-1], mlp.sum(-1), weights.sum(-1)).flatten(1))
+        elif one.spread is not None:
             spread.append((weights @ one.spread.float()[..., None])[..., 0])
         if each is not None and one.step is not None:
-            each(read_step(tower, one.step, readout, mixed[-1], weights))
+            each(read_step(tower, one.step, readout, mixed[-1], attention))
         del one
     embedding, added, scale = _behind(tower, after, readout)
+    first = start @ x.float()
+    if tower.blocks[0].in_stream:
+        first = _onwards(tower, 0, frozen(tower.blocks[0].ln1, first))
     return Trace(
-        input_embedding=(weights @ x.float()).flatten(1),
+        input_embedding=first.flatten(1),
         mixed=torch.stack(mixed, 1),
         mlp=torch.stack(wrote, 1),
         stream=(weights @ after.float()).flatten(1),
@@ -191,7 +202,40 @@ def _late(tower: TransformerWeights, x: Tensor, readout: Readout, each: Callable
         embedding=embedding,
         pool_mlp=added,
         spread=torch.stack(spread, 1) if spread else None,
+        betas=torch.stack(betas, 1) if betas else None,
     )
+
+
+def _passing(held: Sequence["_Held"], weights: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """How much each token of what every layer's attention and MLP write counts in the rows, and of the first stream.
+
+    The rows' weights, times 1/σ of each norm of the stream that is still to come.
+    """
+    each: list[tuple[Tensor, Tensor]] = []
+    for one in reversed(held):
+        passed = [inverse.to(weights.dtype)[:, None] for inverse in one.passed]
+        for inverse in passed[2:]:
+            weights = weights * inverse
+        mlp = weights
+        attention = mlp * passed[1] if passed else mlp
+        weights = attention * passed[0] if passed else mlp
+        each.append((attention, mlp))
+    return each[::-1], weights
+
+
+def _onwards(tower: TransformerWeights, layer: int, x: Tensor, *, mlp: bool = False) -> Tensor:
+    """Carry what stands in the stream behind a layer's attention, or behind its MLP, through the frozen norms to come."""
+    for one in norms_behind(tower.blocks, layer, mlp=mlp):
+        x = frozen(one, x)
+    return x
+
+
+def _betas(tower: TransformerWeights, layer: int, attention: Tensor, mlp: Tensor, last: Tensor) -> Tensor:
+    """Compute what β of a layer's own norms of the stream write into the rows, given how often each counts there [image, row]."""
+    block = tower.blocks[layer]
+    wrote = _onwards(tower, layer, block.ln1.bias.float()) * attention[..., None]
+    wrote = wrote + _onwards(tower, layer, block.ln2.bias.float(), mlp=True) * mlp[..., None]
+    return wrote if block.norm_after is None else wrote + block.norm_after.bias.float() * last[..., None]
 
 
 @dataclass(frozen=True)
@@ -202,6 +246,7 @@ class _Held:
     mlp: Float[Tensor, "image token width"]
     spread: Float[Tensor, "image token"] | None
     step: Step | None
+    passed: tuple[Float[Tensor, "image token"], ...] = ()
 
 
 def _released(held: list[_Held]) -> Iterator[_Held]:
