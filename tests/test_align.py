@@ -8,6 +8,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import clip_anatomy as ca
 from clip_anatomy.cli.main import main
@@ -134,15 +135,21 @@ def test_a_vit_is_read_through_a_saved_map_from_the_command_line(
     monkeypatch.chdir(tmp_path)
     for name in ("ViTModel", "Dinov2Model"):
         tiny_transformers(name).save_pretrained(tmp_path / name)
-    world = open_dataset("world:60:test")
-    for at, one in enumerate(list(world)[:40]):
-        one.data.resize((32, 32)).save(tmp_path / f"{at:02d}.png")
+    levels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    Image.fromarray(levels).save("photo.png")
     for store, model in (("VIT-STORE", "ViTModel"), ("CLIP-STORE", "demo")):
-        assert main(["index", ".", store, "--model", model]) == 0
+        assert main(["index", "world:40:test", store, "--model", model]) == 0
     assert main(["align", "VIT-STORE", "CLIP-STORE", "--permutations", "0", "--out", "map"]) == 0
     capsys.readouterr()
     texts = ["a red circle", "a blue square"]
-    asked = ["explain", "00.png", *(word for text in texts for word in ("--text", text)), "--json", "--through", "map"]
+    asked = [
+        "explain",
+        "photo.png",
+        *(word for text in texts for word in ("--text", text)),
+        "--json",
+        "--through",
+        "map",
+    ]
     assert main([*asked, "--model", "ViTModel"]) == 0
     told = json.loads(capsys.readouterr().out)["images"][0]["texts"]
     vit, clip, found = ca.load("ViTModel"), ca.load("demo"), ca.Alignment.load("map")
@@ -150,11 +157,11 @@ def test_a_vit_is_read_through_a_saved_map_from_the_command_line(
     torch.testing.assert_close(found.weight, direct.weight, rtol=0, atol=0)
     assert (found.channels, found.stimuli, found.digest) == (direct.channels, 40, vit.digest)
     torch.testing.assert_close(found.r, direct.r, rtol=0, atol=1e-6)
-    predicted = found.predict(vit.encode_image("00.png"))[0]
+    predicted = found.predict(vit.encode_image("photo.png"))[0]
     by_hand = torch.nn.functional.cosine_similarity(predicted[None], clip.encode_text(texts).double(), dim=-1)
     assert [one["cosine"] for one in told] == pytest.approx(by_hand.tolist(), abs=1e-5)
     read = found.read(vit)
-    assert float(ca.decompose(read, "00.png").residue.max()) < 1e-5
+    assert float(ca.decompose(read, "photo.png").residue.max()) < 1e-5
     assert main([*asked, "--model", "Dinov2Model"]) == 2
     assert "fitted on embeddings of other weights" in capsys.readouterr().err
     np.save("recordings.npy", np.random.default_rng(0).normal(size=(40, 3)))

@@ -143,6 +143,22 @@ def test_a_store_holds_what_every_head_and_layer_wrote(clip: Any, store: Any, fo
             ca.ablate(store, select=["input-embedding"], by="zero", classes=["left", "right"], model=clip)
 
 
+def test_an_ablation_of_the_store_counts_what_replaced_parts_change(clip: Any, store: Any, folder: Path) -> None:
+    classes, parts = ["left", "right"], "1.1,1.3+mlp=all"
+    parts = parts if clip.vision.pooling is None else "1.1,1.3+mlp=0-1"  # a store has nothing of the pool's MLP
+    study = ca.ablate(store, select=[parts], by="zero", classes=classes, templates=["{}"], model=clip).studies[0]
+    names, labels = store.column("path"), store.column("label")
+    pixels, texts = clip.pixels([folder / name for name in names]), clip.encode_text(classes, templates=["{}"])
+    right = torch.tensor([classes.index(one) for one in labels])
+    for found, embedding in (
+        (study.whole.accuracy, clip.encode_image(pixels)),
+        (study.effects[0].accuracy, ca.replace_parts(clip, pixels, parts, "zero")),
+    ):
+        margin = (embedding @ torch.nn.functional.normalize(texts, dim=-1).T).diff(dim=1)[:, 0]
+        unsure = float((margin.abs() < 1e-3 * embedding.norm(dim=-1)).float().mean())
+        assert abs(found - float(((margin > 0).long() == right).float().mean())) <= unsure + 1e-9
+
+
 def test_pictures_are_found_by_what_some_heads_wrote(clip: Any, store: Any, folder: Path) -> None:
     names = store.column("path")
     parts = ca.decompose(clip, [folder / name for name in names])

@@ -28,7 +28,7 @@ def bert_tower(
         prefix: how names of that model's tensors begin.
         context: tokens of a text at most.
         pool: "first" (the class token) or "mean" (of what is no padding).
-        ends: linear layers behind the pooling, one after another; two become one product, a tensor of its own.
+        ends: linear layers behind the pooling, one after another; two become their product, a tensor of its own.
     """
     e, pad, counted = f"{prefix}embeddings", int(config.pad_token_id), config.model_type in COUNTED
     table = tensors.take(f"{e}.position_embeddings.weight")
@@ -38,12 +38,7 @@ def bert_tower(
     for name in tensors:
         if name.startswith(prefix) and any(part in f".{name}" for part in UNREAD):
             tensors.take(name)
-    projection = ends[0] if ends else None
-    for end in ends[1:]:
-        assert projection is not None
-        bias = projection.bias if projection.bias is None else projection.bias @ end.weight.T
-        added = end.bias if bias is None or end.bias is None else bias + end.bias
-        projection = Linear(end.weight @ projection.weight, bias if added is None else added)
+    projection = _product(*ends) if len(ends) > 1 else next(iter(ends), None)
     return Transformer(
         embedding=WordEmbedding(
             tensors.take(f"{e}.word_embeddings.weight"),
@@ -63,6 +58,14 @@ def bert_tower(
         pool_before_norm=False,
         causal=False,
     )
+
+
+def _product(first: Linear, second: Linear) -> Linear:
+    """Join two linear layers, in double precision so that nothing is rounded away."""
+    weight = second.weight.double()
+    biases = [] if first.bias is None else [weight @ first.bias.double()]
+    biases += [] if second.bias is None else [second.bias.double()]
+    return Linear(weight @ first.weight.double(), sum(biases[1:], biases[0]) if biases else None)
 
 
 def _blocks(tensors: BorrowedTensors, prefix: str, eps: float) -> tuple[tuple[Block, ...], Norm]:

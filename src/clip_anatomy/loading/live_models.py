@@ -97,6 +97,11 @@ def check_weights(module: nn.Module, what: str) -> None:
     places: set[torch.device] = set()
     for name, tensor in module.named_parameters():
         places.add(tensor.device)
+        if tensor.device.type == "meta" and any(hasattr(part, "_hf_hook") for part in module.modules()):
+            raise UnsupportedModel(
+                f"{what}: '{name}' is kept elsewhere by accelerate (offloading). Type: "
+                "accelerate.hooks.remove_hook_from_submodules(model), which brings the weights back"
+            )
         if tensor.device.type == "meta":
             raise UnsupportedModel(
                 f"{what}: '{name}' is on the meta device, where tensors have shapes and no numbers. "

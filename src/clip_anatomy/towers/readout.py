@@ -67,7 +67,8 @@ def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readou
         weights = torch.full((n, tokens), 1 / (tokens - first), device=inputs.device)
         weights[:, :first] = 0
         if visible is not None and tower.pool == "mean":
-            weights = visible / visible.sum(1, keepdim=True)
+            seen = visible.float()
+            weights = seen / seen.sum(1, keepdim=True)
         return Readout(None, weights, None, tower.weighs_late, visible, rotation)
     if tower.pool == "argmax":
         index = inputs.argmax(1)
@@ -159,7 +160,7 @@ def row_weights(
 def leave(tower: TransformerWeights, row: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows embed"]:
     """Return the projection into the joint space."""
     y = row if tower.projection is None else row @ tower.projection.to(row.dtype)
-    return y if tower.projection_bias is None else y + tower.projection_bias
+    return y if tower.projection_bias is None else y + tower.projection_bias.to(y.dtype)
 
 
 def embed_readout(
