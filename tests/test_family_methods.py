@@ -156,7 +156,7 @@ def test_an_ablation_of_the_store_counts_what_replaced_parts_change(clip: Any, s
     ):
         margin = (embedding @ torch.nn.functional.normalize(texts, dim=-1).T).diff(dim=1)[:, 0]
         unsure = float((margin.abs() < 1e-3 * embedding.norm(dim=-1)).float().mean())
-        assert abs(found - float(((margin > 0).long() == right).float().mean())) <= unsure + 1e-9
+        assert abs(found - float(((margin > 0).long() == right).double().mean())) <= unsure + 1e-9
 
 
 def test_pictures_are_found_by_what_some_heads_wrote(clip: Any, store: Any, folder: Path) -> None:

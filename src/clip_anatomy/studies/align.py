@@ -58,7 +58,7 @@ class Alignment(Result):
         explained: R² of all channels together, held out: 1 − Σ (y − ŷ)² / Σ (y − mean of the training folds)².
         cosine: of each held-out row with its prediction, on the mean: how near a predicted embedding is.
         digest: of the model whose embeddings were fitted; "" where these came from no store.
-        space: where the model lies whose embeddings are predicted; None for recordings, and for a model that has no name.
+        space: where the model lies whose embeddings are predicted; None for recordings.
     """
 
     presenter: ClassVar[str] = "alignment_figure"
@@ -256,7 +256,9 @@ def align(
         1 - left / around,
         float(cosines.mean()),
         store.manifest.digest if isinstance(store, Store) else "",
-        _origin(recordings) if isinstance(recordings, Store) else None,
+        None
+        if not isinstance(recordings, Store)
+        else Origin.read(recordings.manifest.origin, recordings.path, recordings.manifest.model),
     )
 
 
@@ -264,12 +266,6 @@ def _opened(given: Any) -> Any:
     """Open a store by its folder; anything else is left as it is."""
     is_folder = isinstance(given, str | Path) and path_of(given).is_dir()
     return Store.open(given) if is_folder else given
-
-
-def _origin(store: Store) -> Origin | None:
-    """Tell where the model of a store lies; None where it was a live one."""
-    known = store.manifest.origin
-    return Origin.read(known, store.path, store.manifest.model) if known else None
 
 
 def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> Any:
