@@ -1,5 +1,6 @@
 """Live models in the states that training programs leave them in: opened, or one sentence says what to pass."""
 
+import copy
 import json
 import pickle
 from collections.abc import Callable
@@ -86,6 +87,11 @@ def test_a_clip_inside_another_module_is_named_by_its_attribute() -> None:
     with pytest.raises(ca.errors.UnsupportedModel, match=r"holds a CLIP .*Type: load\(model\.backbone\.clip\)"):
         ca.load(task)
     assert ca.load(task.get_submodule("backbone.clip")).proof.holds, "what the message says to type works"
+    task.averaged = copy.deepcopy(task.backbone["clip"])
+    with pytest.raises(
+        ca.errors.UnsupportedModel, match=r"Type: load\(model\.backbone\.clip\) or load\(model\.averaged\)$"
+    ):
+        ca.load(task)
 
 
 def lora(model: Any) -> None:

@@ -75,10 +75,11 @@ def read_host(module: nn.Module) -> Host:
         library, name = type(module).__module__.split(".")[0], type(module).__name__
         inside = [(at, part) for at, part in module.named_modules() if _reader_of(part) is not None]
         if inside:
-            at, part = inside[0]
+            part = inside[0][1]
+            apart = [one for one, _ in inside if not any(one.startswith(f"{other}.") for other, _ in inside)]
+            ways = " or ".join(f"load(model.{one})" for one in apart[:3])
             raise UnsupportedModel(
-                f"found {library}.{name}, which holds a {type(part).__name__} and does something of its own with it. "
-                f"Type: load(model.{at})"
+                f"found {library}.{name}, which holds a {type(part).__name__} and does something of its own with it. Type: {ways}"
             )
         raise unsupported(f"{library}.{name}")
     host, formats = reader(module), quantised_formats(module)

@@ -113,10 +113,10 @@ def _from_folder(path: Path) -> LoadedModel:
     if config.is_file():
         raise BadCheckpoint(f"{path} has open_clip_config.json but none of {', '.join(OPEN_CLIP_WEIGHTS)} beside it.")
     if (path / "adapter_config.json").is_file():
-        base = read_json(path / "adapter_config.json").get("base_model_name_or_path") or "the model it was trained on"
+        base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
         raise BadCheckpoint(
-            f"{path} holds an adapter (PEFT) of {base}, without the model. Type in Python: "
-            f"load(peft.PeftModel.from_pretrained(MODEL, {str(path)!r}).merge_and_unload()), MODEL the live {base}"
+            f"{path} holds an adapter (PEFT){f' of {base}' if base else ''}, without the model. Type in Python: "
+            f"load(peft.PeftModel.from_pretrained(MODEL, {str(path)!r}).merge_and_unload()), MODEL the live one it was trained on"
         )
     inside = sorted(
         one.parent for one in path.glob("*/config.json")

@@ -24,7 +24,7 @@ from clip_anatomy.loading.word_pieces import word_tokens
 from clip_anatomy.results import Compact
 from clip_anatomy.split.parts import Parts, decompose_tower
 from clip_anatomy.split.removal import Removal
-from clip_anatomy.split.tokens import token_map
+from clip_anatomy.split.tokens import no_shares, token_map
 
 __all__ = ["VIEWS", "Side", "SideView", "View", "is_picture_name", "read_side", "text_side", "tokens_of_parts"]
 
@@ -113,10 +113,13 @@ def text_side(clip: Clip, text: str) -> Side:
 
     Raises:
         BadText: it holds no word.
+        UnsupportedModel: a text tower that is one part.
     """
     if not text.strip():
         raise BadText(f"{text!r} holds no word. Type a sentence, e.g. 'a red circle on the grass'")
     ids = clip.ids([text])
+    if not clip.text_tower.layers:
+        raise no_shares(clip.text_tower)
     spans = word_tokens(clip.tokenizer, text, ids.shape[1])
     words = [(word, tokens) for word, tokens in spans if tokens]
     parts = decompose_tower(clip.text_tower, ids, "centered")

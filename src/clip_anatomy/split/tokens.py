@@ -134,6 +134,14 @@ def _official_shares(
     return ((written + shared) / (tower.heads * tokens))[:, :, None, None]
 
 
+def no_shares(tower: Tower) -> UnsupportedModel:
+    """Make the error of a tower that is one part, where shares of its tokens are asked for."""
+    return UnsupportedModel(
+        f"this {tower.kind} tower is one part that its own library runs, not split: its tokens have no shares of their own. "
+        "Type explain, which says what the other tower's parts do"
+    )
+
+
 def token_map(
     tower: Tower,
     inputs: Float[Tensor, "image 3 row col"] | Int[Tensor, "image token"],
@@ -177,8 +185,5 @@ def token_map(
 
         trace = tower.trace(inputs, add)
         if total is None:
-            raise UnsupportedModel(
-                f"this {tower.kind} tower is one part that its own library runs, not split: its tokens have no shares of their own. "
-                "Type explain, which says what the other tower's parts do"
-            )
+            raise no_shares(tower)
         return total * (trace.scale / trace.embedding.norm(dim=-1)).view(-1, 1, 1)
