@@ -24,7 +24,7 @@ from clip_anatomy.errors import BadInput, BadSpec, MissingExtra, reading
 from clip_anatomy.files import path_of, read_json, read_safetensors
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import load_recorded
-from clip_anatomy.loading.origin import Origin
+from clip_anatomy.loading.model_origin import Origin
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table

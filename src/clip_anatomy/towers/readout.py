@@ -67,8 +67,8 @@ def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readou
         weights = torch.full((n, tokens), 1 / (tokens - first), device=inputs.device)
         weights[:, :first] = 0
         if visible is not None and tower.pool == "mean":
-            seen = visible.float()
-            weights = seen / seen.sum(1, keepdim=True)
+            counted = visible.float()
+            weights = counted / counted.sum(1, keepdim=True)
         return Readout(None, weights, None, tower.weighs_late, visible, rotation)
     if tower.pool == "argmax":
         index = inputs.argmax(1)
