@@ -292,8 +292,6 @@ def _ceiling(repeats: NDArray[np.float64], rng: np.random.Generator) -> Float64[
 def _given(store: Any, recordings: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]:
     names: tuple[str, ...] = ()
     opened = Store.open(store) if isinstance(store, str | Path) else store if isinstance(store, Store) else None
-    if isinstance(recordings, str | Path) and path_of(recordings).is_dir():
-        recordings = Store.open(recordings)
     of_model = isinstance(recordings, Store)
     x = _array(store if opened is None else opened.embeddings(unit=not of_model), "embeddings", (2,))
     ids: list[str] | None = None
