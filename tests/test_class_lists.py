@@ -87,8 +87,57 @@ def test_one_run_measures_what_runs_with_each_list_would(method: str, clip: Any,
     told = " ".join(found.summary().split())
     assert "worst of 5 synonym draws" in told
     assert "(logit scale 40.0, threshold 0.1; interval: 95 % of 1,000 resamples;" in told
-    assert "(a paper's renamed list: --names FILE)" in " ".join(plain.summary().split())
+    assert "(a paper's renamed list, to be given as names)" in " ".join(plain.summary().split())
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["names"][1]["names"] == "plain"
+
+
+def test_every_protocol_of_miou_asks_for_three_namings() -> None:
+    from clip_anatomy.evaluation.protocols import PROTOCOLS, SemanticSettings
+
+    settings = {name: one.settings for name, one in PROTOCOLS.items() if isinstance(one.settings, SemanticSettings)}
+    assert len(settings) == 11
+    assert {name for name, one in settings.items() if one.draws != 5} == set()
+
+
+def test_a_comparison_of_methods_prints_all_namings_of_each_with_intervals(clip: Any, tmp_path: Path) -> None:
+    minis.MASKED["voc21"](tmp_path)
+    data = open_masked("voc21", tmp_path)
+    official = tmp_path / "names.txt"
+    official.write_text("\n".join(["background, wall", *(f"{name}s" for name in data.classes[1:])]))
+    methods = ["naclip", "sclip"]
+    found = ca.bench(clip, "voc21", tmp_path, method=methods, names=official, **SMALL)
+    told = [" ".join(line.split()) for line in found.summary().splitlines()]
+    assert "mIoU in % official plain of 5 synonym draws" in told
+    assert told[told.index("mIoU in % official plain of 5 synonym draws") - 1] == "worst"
+    for outcome in found.outcomes:
+        cells = [f"{100 * n.mean_iou:.2f} ({100 * n.low:.2f} to {100 * n.high:.2f})" for n in outcome.names]
+        assert f"{outcome.configuration['method']} {' '.join(cells)}" in told
+    assert "(in brackets: 95 % of 1,000 resamples)" in told
+    assert any(line.startswith("logit_scale 40.0") for line in told)
+    assert max(map(len, found.summary().splitlines())) <= 104
+    chosen = ca.bench(clip, "voc21", tmp_path, method=methods, calibrate=1, **SMALL)
+    told = [" ".join(line.split()) for line in chosen.summary().splitlines()]
+    assert "(official: a paper's renamed list, to be given as names; in brackets: 95 % of 1,000 resamples)" in told
+    for outcome in chosen.outcomes:  # what was chosen for each method stands in its row, or above where it was the same
+        for name in ("logit_scale", "threshold"):
+            same = len({one.configuration[name] for one in chosen.outcomes}) == 1
+            value = str(outcome.configuration[name])
+            rows = [line for line in told if line.startswith(name if same else outcome.configuration["method"])]
+            assert value in rows[0].split()
+
+
+def test_real_photographs_run_through_a_protocol_with_models_that_know_nothing(clip: Any, shared: Path) -> None:
+    """The demo model knows a drawn world, the other one nothing: what this proves is that real files, masks and names go through."""
+    for model, method in ((clip, "naclip"), (ca.load("demo"), "decomposition")):
+        found = ca.bench(
+            model, "coco-sample", shared / "data" / "coco", method=method, pictures=3, draws=2, **SMALL | {"side": 64}
+        )
+        assert found.pictures == 3
+        assert found.skipped == ()
+        assert [one.names for one in found.names] == ["plain", "worst of 2 synonym draws"]
+        for one in found.names:
+            assert 0 <= one.low <= one.mean_iou + 0.2
+            assert one.mean_iou < 0.3
 
 
 def plain_background() -> tuple[str, ...]:
@@ -106,9 +155,11 @@ def test_the_vocabulary_of_context_grows(clip: Any, tmp_path: Path) -> None:
     for entry in data.entries:
         np.testing.assert_array_equal(entry.mask(), truth[entry.id])
     found = run_protocol(clip, "context459", tmp_path, **SMALL)
-    assert [one.names for one in found.names] == ["plain", "59 classes", "100 classes", "200 classes", "300 classes"]
+    assert [one.names for one in found.names] == [
+        "plain", "worst of 5 synonym draws", "59 classes", "100 classes", "200 classes", "300 classes",
+    ]  # fmt: skip
     few = run_protocol(clip, "context59", tmp_path, draws=0, **SMALL)  # the same 59 classes, the others left out
-    assert found.names[1].mean_iou == pytest.approx(few.figures["mIoU"], abs=1e-12)
+    assert found.names[2].mean_iou == pytest.approx(few.figures["mIoU"], abs=1e-12)
     (tmp_path / "trainval").rename(tmp_path / "59_context_labels")
     with pytest.raises(BadInput, match="only they hold all 459 labels"):
         open_masked("context459", tmp_path)

@@ -47,7 +47,9 @@ MAY_NAME = {
     "open_clip": {"loading/open_clip_models.py", "loading/open_clip_inputs.py", "loading/tokenizer.py"},
     "transformers": {"loading/transformers_models.py", "loading/transformers_preprocess.py"},
     "timm": set(),
-    "zarr": {"store/blocks.py"},
+    "zarr": {"store/blocks.py", "data/tile_source.py"},
+    "tifffile": {"data/tile_source.py"},
+    "av": {"data/video_file.py", "report/film_files.py"},
     "matplotlib": {
         "report/figures.py",
         "report/explain_figure.py",

@@ -1,5 +1,6 @@
 """`Maps`: from cells to original pixels through resize and crop, shown with marked pixels; shapes that differ; what is refused."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -213,3 +214,18 @@ def test_the_docs_table_is_the_registry() -> None:
             else [t for t in told if t.split("=", 1)[1][:-1] != repr(getattr(plain, t.split("=")[0][1:]))]
         )
         assert all(one in row for one in shown)
+
+
+def test_the_docs_name_the_cost_and_the_test_of_every_method() -> None:
+    folder = Path(__file__).parent
+    text = (folder.parent / "docs" / "maps.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.split("## What it costs")[1].splitlines() if line.startswith("| ")]
+    table = [row for row in rows if "test_" in row[-1]]
+    for name in METHODS:
+        row = next(row for row in table if re.search(rf"(?<!\w){name}(?!\w)", row[0]))
+        assert row[1].strip()
+        tests = re.findall(r"`(test_\w+\.py)`", row[2])
+        assert tests
+        assert all(
+            re.search(rf"\b{name}\b|METHODS|VARIANTS", (folder / one).read_text(encoding="utf-8")) for one in tests[:1]
+        )

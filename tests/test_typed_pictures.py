@@ -195,6 +195,7 @@ def test_a_folder_that_may_not_be_read_is_counted(photos: Path, monkeypatch: pyt
 
 def test_marks_are_those_of_all_folders_with_drawings() -> None:
     kinds = ["explain_folder", "maps_folder", "masks_folder", "search_folder", "ablation_figure", "repair_folder"]
+    kinds += ["film_folder", "tiles_folder"]
     marks = {importlib.import_module(f"clip_anatomy.report.{kind}").KIND.mark for kind in kinds}
     assert marks | {"atlas.json"} == set(MARKS)
 

@@ -37,7 +37,10 @@ HERE_ONLY_OF_VERB: dict[str, set[str]] = {
         "colours",
         "sanity",
         "sanity_pictures",
-    },  # layer_maps, word_maps, how it is drawn, sanity
+        "film",
+        "tiles",
+    },  # layer_maps, word_maps, how it is drawn, sanity, film_maps, tiled_maps
+    "segment": {"film", "tiles"},  # film_maps and tiled_maps, saved with threshold=
 }
 
 

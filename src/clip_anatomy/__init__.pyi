@@ -18,6 +18,8 @@ from clip_anatomy.loading.load import load as load
 from clip_anatomy.loading.registered_clip import registered as registered
 from clip_anatomy.maps.attention_sinks import sinks as sinks
 from clip_anatomy.maps.dense_attention import DenseAttention as DenseAttention
+from clip_anatomy.maps.film_maps import FilmMaps as FilmMaps
+from clip_anatomy.maps.film_maps import film_maps as film_maps
 from clip_anatomy.maps.heatmap import heatmap as heatmap
 from clip_anatomy.maps.layer_maps import layer_maps as layer_maps
 from clip_anatomy.maps.map_result import Maps as Maps
@@ -31,6 +33,8 @@ from clip_anatomy.maps.tiled_maps import TiledMaps as TiledMaps
 from clip_anatomy.maps.tiled_maps import tiled_maps as tiled_maps
 from clip_anatomy.maps.word_maps import WordMaps as WordMaps
 from clip_anatomy.maps.word_maps import word_maps as word_maps
+from clip_anatomy.maps.word_weights import WordWeights as WordWeights
+from clip_anatomy.maps.word_weights import word_weights as word_weights
 from clip_anatomy.naming.atlas import Atlas as Atlas
 from clip_anatomy.naming.build_atlas import atlas as atlas
 from clip_anatomy.naming.concepts import Concepts as Concepts

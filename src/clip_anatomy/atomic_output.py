@@ -13,7 +13,9 @@ from clip_anatomy.files import opened, path_of, read_json, written_whole
 from clip_anatomy.partial_output import held_folder, sweep
 
 REPORT = "index.html"
-MARKS = ("explain.json", "heatmap.json", "segment.json", "search.json", "ablate.json", "atlas.json", "repair.json")
+MARKS = (
+    "explain.json", "heatmap.json", "film.json", "tiles.json", "segment.json", "search.json", "ablate.json", "atlas.json", "repair.json",
+)  # fmt: skip
 """Files that mark folders with drawings in them."""
 
 

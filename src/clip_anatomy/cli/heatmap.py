@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip_anatomy.cli.large import FilmRate, LargeRequest, TilesLevel, draw_large, is_large
 from clip_anatomy.cli.options import (
     Images,
     ModelOptions,
@@ -38,6 +39,8 @@ def heatmap(
     layers: bool = False,
     words: bool = False,
     colours: str = "signed",
+    film: FilmRate = None,
+    tiles: TilesLevel = None,
     sanity: bool = False,
     sanity_pictures: int = 8,
     pictures: Pictures = None,
@@ -52,13 +55,15 @@ def heatmap(
         clip-anatomy heatmap photo.jpg --text "a dog" --text "a cat"
         clip-anatomy heatmap holiday/ --text "a dog" --method all --size whole
         clip-anatomy heatmap photo.jpg --text "a dog on a sofa" --layers --words
+        clip-anatomy heatmap walk.mp4 --text "a dog" --film 5
+        clip-anatomy heatmap scene.tif --text "a river" --tiles 0 --window 224 --stride 112
 
     Args:
         method: one method or several (repeat it, or separate by commas), or all; methods stand side by side on the contact sheet. By default auto, the decomposition: the exact share of the cosine that was read from each place. Which for what: decomposition to explain an answer; grad_eclip for what would change it; scclip for which text each place belongs to; attention for where the model looked whatever the text.
         against: what is subtracted from every text by decomposition and surgery: neutral (the mean of descriptions of anything) | "each other" (the mean of the texts, as published; of two texts the second map mirrors the first) | nothing | a text of your own ("" for the empty one).
         replace_sinks: give attention sinks (patches attended to whatever they show) the mean of the places around them.
         layers: also which layer read it: a GIF for each picture, a slider on the page.
-        words: also a map for every word of each text.
+        words: also a map for every word of each text, and how much the match hangs on it (Grad-ECLIP on the text side).
         colours: signed (orange for, blue against) | heat (each map from its lowest to its highest value).
         sanity: also check whether the maps mean anything: negative texts, random weights, a contrast text, sinks, and what happens to the model when patches are taken out in the order of the map.
         sanity_pictures: check the first so many; each costs some 150 forwards a method.
@@ -73,6 +78,16 @@ def heatmap(
     from clip_anatomy.progress import shown
 
     _refuse_contradictions(sanity_pictures, colours, window, stride, layers=layers)
+    if is_large(images, film, tiles):
+        typed_options = {
+            "window": window, "stride": stride, "templates": templates, "registers": registers or None,
+            "replace_sinks": replace_sinks or None, "against": None if against == "neutral" else against,
+        }  # fmt: skip
+        large = LargeRequest(
+            "heatmap", images, film, tiles, texts, ",".join(method or ["auto"]), colours=colours, pictures=pictures, size=size,
+            options=typed_options, refused={"layers": layers, "words": words, "sanity": sanity, "demo": reading.demo},
+        )  # fmt: skip
+        return draw_large(large, opening, output, reading)
     folder = output.folder("heatmap")
     collection, descriptions = asked_pictures(images, "heatmap", demo=reading.demo)
     with ExitStack() as stack:

@@ -1,5 +1,6 @@
 """`clip-anatomy segment`: cut out of these pictures what a text names."""
 
+from clip_anatomy.cli.large import FilmRate, LargeRequest, TilesLevel, draw_large, is_large
 from clip_anatomy.cli.options import (
     Images,
     ModelOptions,
@@ -30,6 +31,8 @@ def segment(
     stride: Stride = None,
     registers: Registers = 0,
     refine: str | None = None,
+    film: FilmRate = None,
+    tiles: TilesLevel = None,
     pictures: Pictures = None,
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
@@ -42,6 +45,7 @@ def segment(
 
         clip-anatomy segment photo.jpg --text "a dog"
         clip-anatomy segment holiday/ -t "a dog" -t "a cat" --background grass
+        clip-anatomy segment walk.mp4 -t "a dog" --background grass --film 5
 
     Args:
         background: a text that takes pixels and is no label; repeat it for several.
@@ -60,6 +64,13 @@ def segment(
     from clip_anatomy.errors import BadSpec
     from clip_anatomy.progress import note, say, shown
 
+    if is_large(images, film, tiles):
+        typed_options = {"window": window, "stride": stride, "templates": templates, "registers": registers or None}
+        large = LargeRequest(
+            "segment", images, film, tiles, texts, method, background or [], threshold, pictures=pictures, size=size,
+            options=typed_options, refused={"refine": refine, "together": together, "demo": reading.demo},
+        )  # fmt: skip
+        return draw_large(large, opening, output, reading)
     folder = output.folder("segment")
     collection, descriptions = asked_pictures(images, "segment", demo=reading.demo)
     with ExitStack() as stack:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clip_anatomy.data.picture import Source, read_data
 from clip_anatomy.data.picture_files import head_of, is_picture
+from clip_anatomy.data.video_file import VIDEOS, Video
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.files import LARGEST_TEXT, path_of
 from clip_anatomy.network import named_by_a_file
@@ -20,7 +21,7 @@ TABLES, LISTS = (".csv", ".tsv", ".json", ".jsonl"), (".txt", ".lst")
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 FORMS = (
     "a folder | - for paths on standard input | a list of paths in a .txt | a table .csv, .json or .jsonl | tar files (one, a folder "
-    "of them, or 'a-*.tar') | hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list | published data sets: "
+    "of them, or 'a-*.tar') | a video | hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list | published data sets: "
     "imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial]"
 )
 
@@ -31,7 +32,7 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     Args:
         source: a folder (class folders give the labels; a `metadata.csv`, `.json` or `.jsonl` in it gives more); "-" (paths on
             standard input, one a line); a text file with one path a line; a table (CSV, JSON, JSONL) with a column of paths; webdataset-style tars: one
-            file, a folder that holds nothing else, or a pattern such as `train-*.tar`; `hf-dataset:NAME[:SPLIT]` or a
+            file, a folder that holds nothing else, or a pattern such as `train-*.tar`; a video, frame by frame; `hf-dataset:NAME[:SPLIT]` or a
             folder that `save_to_disk` wrote; `world:COUNT[:SPLIT]`, the demo world; `imagenet:FOLDER`,
             `waterbirds:FOLDER`, `cub:FOLDER`, `cifar10:FOLDER` or `cifar100:FOLDER`, each also with a split and `partial`
             behind; a list of paths, images or `Picture`s; or any object that is a `Source` itself.
@@ -80,6 +81,8 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     ending = path.suffix.lower()
     if ending in TABLES:
         return folders.ImageList.of_table(path)
+    if ending in VIDEOS:
+        return Video.of(path)
     if is_picture(path.name, lambda: head_of(path)):
         return folders.PythonList.of([path])
     if ending in LISTS or not ending:
@@ -93,7 +96,7 @@ def is_collection(name: str | Path) -> bool:
     if rest and scheme in _named_collections():
         return True
     path = path_of(name)
-    return path.is_dir() or path.name.lower().endswith((*TABLES, *LISTS, *TARS))
+    return path.is_dir() or path.name.lower().endswith((*TABLES, *LISTS, *TARS, *VIDEOS))
 
 
 def typed_lines() -> list[str]:

@@ -10,7 +10,9 @@ from importlib.resources import files
 
 import numpy as np
 
-__all__ = ["ClassTexts", "TextList", "synonyms", "text_lists"]
+__all__ = ["OFFICIAL", "ClassTexts", "TextList", "synonyms", "text_lists"]
+
+OFFICIAL = "official"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def text_lists(
         vocabularies: how many classes each smaller vocabulary has, the first ones.
         background: class that keeps its texts.
     """
-    lists = [TextList("official" if main != plain else "plain", main)]
+    lists = [TextList(OFFICIAL if main != plain else "plain", main)]
     if main != plain:
         lists.append(TextList("plain", plain))
     lists += [TextList(f"synonyms, seed {seed}", drawn(plain, seed, background)) for seed in range(draws)]

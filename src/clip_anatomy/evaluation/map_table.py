@@ -35,8 +35,10 @@ THRESHOLDS = {
 VARIANTS: dict[str, tuple[str | DenseAttention, dict[str, Any]]] = {
     "surgery, all blocks": ("surgery", {"depth": 99}),
     "kk, all blocks": (DenseAttention(("kk",), residual=False, ffn=False, depth=99, minus_mean=True), {}),
+    "grad_eclip, one head": ("grad_eclip", {"heads": 1}),
+    "grad_eclip, without keys": ("grad_eclip", {"key_similarity": False}),
 }
-"""Rows beside METHODS: what the second path does when it runs through every block, not the published few."""
+"""Rows beside METHODS: the second path through every block, not the published few; Grad-ECLIP as released, and its paper's "w/o ksim"."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "context59": Protocol("context59", SemanticSettings(), "mIoU on PASCAL Context, 59 classes"),
     "context459": Protocol(
         "context459",
-        SemanticSettings(draws=0, vocabularies=(59, 100, 200, 300)),
+        SemanticSettings(vocabularies=(59, 100, 200, 300)),
         "mIoU on PASCAL Context, all 459 classes, and how it falls as the vocabulary grows from 59",
     ),
     "ade20k": Protocol("ade20k", SemanticSettings(), "mIoU on ADE20K, 150 classes"),

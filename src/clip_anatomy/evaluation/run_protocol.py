@@ -14,6 +14,7 @@ from clip_anatomy.data.masked import MaskedDataset, MaskedPicture, spread
 from clip_anatomy.data.masked_datasets import open_masked
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.calibrate import calibrated, held_out
+from clip_anatomy.evaluation.class_lists import OFFICIAL
 from clip_anatomy.evaluation.metrics import RESAMPLES
 from clip_anatomy.evaluation.protocol_settings import chosen_settings, class_texts, configuration_of, task_of
 from clip_anatomy.evaluation.protocols import PROTOCOLS, LabelsSettings, ReferringSettings, SemanticSettings
@@ -33,6 +34,10 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.results import Result
 
 __all__ = ["MethodComparison", "ProtocolResult", "methods_for", "run_protocol"]
+
+DECIDES = ("logit_scale", "threshold")
+INTERVAL = f"95 % of {RESAMPLES:,} resamples"
+MISSING = "a paper's renamed list, to be given as names"
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,15 +100,13 @@ class ProtocolResult(Result):
             [one.names, percent(one.mean_iou), f"{percent(one.low)} to {percent(one.high)}", percent(one.lost, 0)]
             for one in self.names
         ]
-        if not any(one.names.startswith("official") for one in self.names):
-            rows.insert(0, ["official", "–", "(a paper's renamed list, to be given as names)", ""])
-        chosen = ", ".join(
-            f"{name.replace('_', ' ')} {self.configuration[name]}" for name in ("logit_scale", "threshold")
-        )
+        if not any(one.names == OFFICIAL for one in self.names):
+            rows.insert(0, [OFFICIAL, "–", f"({MISSING})", ""])
+        chosen = ", ".join(f"{name.replace('_', ' ')} {self.configuration[name]}" for name in DECIDES)
         return [
             "",
             *table_lines(["names", "mIoU", "interval", "at 0"], rows),
-            f"({chosen}; interval: 95 % of {RESAMPLES:,} resamples; at 0: there, never found)",
+            f"({chosen}; interval: {INTERVAL}; at 0: there, never found)",
             "",
         ]
 
@@ -138,20 +141,49 @@ class MethodComparison(Result):
     def summary(self) -> str:
         """Return what the methods share once, then a row each."""
         last = self.outcomes[-1]
-        shared = {k: v for k, v in last.configuration.items() if k not in ("method", "method options")}
+        shared = {
+            k: v
+            for k, v in last.configuration.items()
+            if k not in ("method", "method options") and all(one.configuration.get(k) == v for one in self.outcomes)
+        }
+        apart = [name for name in DECIDES if name in last.configuration and name not in shared]  # calibrated one by one
         rows: list[list[str]] = []
         for one in self.outcomes:
             figures = [f"{v:.3f}" if one.as_shares else percent(v) for v in one.figures.values()]
+            chosen = [str(one.configuration[name]) for name in apart]
             mark = " (partial)" if one.partial else ""
-            rows.append([one.configuration["method"] + mark, *figures, f"{one.pictures:,}", f"{one.seconds:.1f}"])
-        table = table_lines(["method", *last.figures, "pictures", "seconds"], rows)
-        return "\n".join([*configuration_lines(shared), *table])
+            rows.append(
+                [one.configuration["method"] + mark, *figures, *chosen, f"{one.pictures:,}", f"{one.seconds:.1f}"]
+            )
+        head = ["method", *last.figures, *(name.replace("_", " ") for name in apart), "pictures", "seconds"]
+        return "\n".join([*configuration_lines(shared), *table_lines(head, rows), *self._names_lines()])
+
+    def _names_lines(self) -> list[str]:
+        """Return a row for each method, its mIoU and interval under every naming: three namings a table, or lines were too long."""
+        if not self.outcomes[-1].names:
+            return []
+        labels = [one.names for one in self.outcomes[-1].names]
+        labels = labels if OFFICIAL in labels else [OFFICIAL, *labels]
+        lines: list[str] = []
+        for first in range(0, len(labels), 3):
+            some, rows = labels[first : first + 3], list[list[str]]()
+            for outcome in self.outcomes:
+                by = {one.names: one for one in outcome.names}
+                cells = [_with_interval(by[label]) if label in by else "–" for label in some]
+                rows.append([outcome.configuration["method"], *cells])
+            lines += ["", *table_lines(["mIoU in %", *some], rows)]
+        missing = "" if OFFICIAL in [one.names for one in self.outcomes[-1].names] else f"{OFFICIAL}: {MISSING}; "
+        return [*lines, f"({missing}in brackets: {INTERVAL})"]
 
     def notes(self) -> list[str]:
         """Return what a reader must know: what was skipped, and whether the run was stopped."""
         last = self.outcomes[-1]
         stopped = ["stopped: the last method is PARTIAL, of the pictures measured so far"] if last.partial else []
         return skipped_lines(last.skipped) + stopped
+
+
+def _with_interval(one: NamesScore) -> str:
+    return f"{percent(one.mean_iou)} ({percent(one.low)} to {percent(one.high)})".replace(" %", "")
 
 
 def run_protocol(

@@ -1,6 +1,7 @@
 """Maps of the same pictures by several methods, layer by layer, and word by word: each picture is read once."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, PictureBatch, Pictures, picture_batches
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
@@ -21,6 +22,7 @@ from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.maps.registry import method_of, methods_of
 from clip_anatomy.maps.word_maps import word_maps
+from clip_anatomy.maps.word_weights import WordWeights, word_weights
 from clip_anatomy.progress import Progress
 from clip_anatomy.results import Result, text_table
 
@@ -39,6 +41,7 @@ class MapSet(Result):
         methods: one `Maps` per method.
         layers: the decomposition by layer, if it was asked for.
         words: per text the maps of its words, if they were asked for: the sentence, each word, the rest.
+        weights: per text how much the cosine hangs on each word, by gradients (`word_weights`); () where the model has no such weights.
         typed: the texts with what the model cannot make of them; () where nobody checked.
         notes: what else a reader must know.
         colours: how they are drawn: "signed" or "heat".
@@ -47,6 +50,7 @@ class MapSet(Result):
     methods: tuple[Maps, ...]
     layers: tuple[Maps, ...] = ()
     words: tuple[Maps, ...] = ()
+    weights: tuple[WordWeights, ...] = ()
     typed: tuple[TypedText, ...] = ()
     notes: tuple[str, ...] = ()
     colours: str = "signed"
@@ -94,7 +98,8 @@ class MapSet(Result):
     def __getitem__(self, image: int) -> "MapSet":
         """Return all maps of one picture, each on its own grid."""
         each = [tuple(maps[image] for maps in part) for part in (self.methods, self.layers, self.words)]
-        return replace(self, methods=each[0], layers=each[1], words=each[2])
+        weights = tuple(replace(one, values=one.values[image][None]) for one in self.weights)
+        return replace(self, methods=each[0], layers=each[1], words=each[2], weights=weights)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every map as plain numbers, and the model that they are of."""
@@ -123,6 +128,13 @@ class MapSet(Result):
         return {
             **one.first.place(),
             **{name: [row for maps in each for row in maps.numbers()] for name, each in parts.items()},
+            "word_weights": [
+                [
+                    {"word": word, "weight": round(share, 6)}
+                    for word, share in zip(w.words, w.values[0].tolist(), strict=True)
+                ]
+                for w in one.weights
+            ],
         }
 
     def summary(self) -> str:
@@ -175,7 +187,7 @@ def map_set(
         templates: as for `heatmap`.
         size: as for `heatmap`.
         layers: also the decomposition layer by layer.
-        words: also a map for every word of each text.
+        words: also a map for every word of each text, and how much the cosine hangs on it.
         allow_urls: fetch http(s) addresses.
         skip_bad: leave out pictures that cannot be used (`failed` names them) instead of raising at the first.
         progress: told how many pictures are done.
@@ -199,6 +211,7 @@ def map_set(
     notes: list[str] = []
     places: list[int] = []
     parts: dict[str, list[list[Maps]]] = {"methods": [], "layers": [], "words": []}
+    weighed: list[list[WordWeights]] = []
     for batch in picture_batches(
         clip, images, size, BATCH, own=options.get("window") is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
     ):  # fmt: skip
@@ -207,6 +220,7 @@ def map_set(
         )
         parts["layers"].append(layer_maps(clip, batch, wanted, against=against) if layers else [])
         parts["words"].append([_word_maps(clip, batch, text, options) for text in wanted.names] if words else [])
+        weighed.append(_word_weights(clip, batch, wanted.names, options) if words else [])
         places += batch.places
     joined = {
         name: tuple(Maps.joined(each).in_order(places) for each in zip(*batches, strict=True))
@@ -216,7 +230,12 @@ def map_set(
     assert run is not None
     changed = {} if isinstance(against, Tensor) or against == NEUTRAL else {"against": against}
     run = replace(run, failed=tuple(failed or ()), notes=tuple(notes), options={**run.options, **changed})
-    return MapSet(tuple(replace(maps, run=run) for maps in joined["methods"]), joined["layers"], joined["words"])
+    order = sorted(range(len(places)), key=places.__getitem__)
+    weights = tuple(
+        replace(each[0], values=torch.cat([one.values for one in each])[order]) for each in zip(*weighed, strict=True)
+    )
+    methods_run = tuple(replace(maps, run=run) for maps in joined["methods"])
+    return MapSet(methods_run, joined["layers"], joined["words"], weights)
 
 
 def checked_methods(clip: Clip, names: Sequence[str]) -> tuple[str, ...]:
@@ -234,6 +253,15 @@ def checked_methods(clip: Clip, names: Sequence[str]) -> tuple[str, ...]:
             why = "needs an argument that only Python can give" if name in known else "is not known for this model"
             raise BadSpec(f"method {name!r} {why}. Type one of: all, {', '.join(ready)}")
     return tuple(dict.fromkeys(part for name in wanted for part in (ready if name == "all" else [name])))
+
+
+def _word_weights(clip: Clip, batch: PictureBatch, texts: Sequence[str], options: dict[str, Any]) -> list[WordWeights]:
+    """Weigh the words of each text, where the model looks at a picture once and reads a text at one token."""
+    if options.get("window") is not None:
+        return []
+    with suppress(UnsupportedModel):
+        return [word_weights(clip, batch, text) for text in texts]
+    return []
 
 
 def _word_maps(clip: Clip, batch: PictureBatch, text: str, options: dict[str, Any]) -> Maps:

@@ -33,7 +33,7 @@ from clip_anatomy.maps.windows import WindowSize
 from clip_anatomy.progress import Progress
 from clip_anatomy.public_functions import public
 
-__all__ = ["RULES", "UNSEEN", "MaskSettings", "Masks", "cut", "otsu", "segment"]
+__all__ = ["RULES", "UNSEEN", "MaskSettings", "Masks", "cut", "method_for_masks", "otsu", "segment"]
 
 MOST_SCORES = 2**24  # numbers of maps at pixels held at once
 MOST_PIXELS = (
@@ -119,7 +119,7 @@ def segment(
     tensor = isinstance(images, Tensor) and is_preprocessed(images)
     if tensor and refine:
         raise BadSpec("refine= needs the pictures, and these are preprocessed tensors. Type: segment(clip, paths, ...)")
-    name, chosen, given = _method(clip, method, len(everything) > 1, options)
+    name, chosen, given = method_for_masks(clip, method, len(everything) > 1, options)
     input_size = None if isinstance(size, str) and size == "whole" and (window is not None or tensor) else size
     labels, levels, places, parts = PackedLabels(), list[float](), list[int](), list[Maps]()
     failed: list[Failed] | None = [] if skip_bad else None
@@ -216,7 +216,9 @@ def _checked(refine: str | None, at: str) -> None:
         raise BadSpec(f"at={at!r} is not known. Type: at='picture' or at='patch'")
 
 
-def _method(clip: Clip, method: str, several: bool, options: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+def method_for_masks(
+    clip: Clip, method: str, several: bool, options: dict[str, Any]
+) -> tuple[str, Any, dict[str, Any]]:
     """Tell what it is called, what is run, with which options."""
     method = chosen_method(clip, classes=several).method if method == AUTO else method
     known = methods_of(clip).get(method)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadSpec
 
-__all__ = ["NOTHING", "RULES", "UNSEEN", "checked_rule", "cut", "cut_chunks", "cut_strips", "otsu"]
+__all__ = ["NOTHING", "RULES", "UNSEEN", "checked_rule", "cut", "cut_chunks", "cut_strips", "labels_above", "level_of", "otsu"]  # fmt: skip
 
 UNSEEN = -1
 """The label of pixels that the model's crop left out."""
@@ -66,6 +66,16 @@ def cut_strips(
     """
     level = _answers(sample, texts).level(threshold)
     return np.concatenate([_answers(strip, texts).labels(level) for strip in strips]), level
+
+
+def level_of(sample: Float[Tensor, "text row col"], texts: int, threshold: str | float) -> float:
+    """Find the threshold of a film or a slide from some of its maps, to be used on all of it by `labels_above`."""
+    return _answers([sample], texts).level(threshold)
+
+
+def labels_above(scores: Float[Tensor, "text row col"], texts: int, level: float) -> Int16[np.ndarray, "row col"]:
+    """Label every pixel with its best text, where that is above a threshold that is known."""
+    return _answers([scores], texts).labels(level)
 
 
 @dataclass(frozen=True)

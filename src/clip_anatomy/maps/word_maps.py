@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import PictureBatch
@@ -89,7 +89,7 @@ def word_maps(clip: Clip, images: Images | Tensor | PictureBatch, sentence: str,
         return replace(maps, values=values[:, first:last], texts=texts, method="words")
 
     return WordMaps(
-        some(0, count, _apart(names)), some(count + 1, count + 2, (sentence,)), some(count, count + 1, ("(rest)",)), cut
+        some(0, count, names), some(count + 1, count + 2, (sentence,)), some(count, count + 1, ("(rest)",)), cut
     )
 
 
@@ -105,20 +105,28 @@ def word_directions(
     Raises:
         BadText: no word, or a model without a tokenizer.
     """
+    ids, names, spans, cut = split_words(clip, sentence)
+    embed = clip.text_tower.embed
+    per_token = token_map(clip.text_tower, ids, torch.eye(embed, device=clip.device))[0]
+    parts = torch.stack([per_token[tokens].sum(0) for tokens in spans]) if spans else per_token.new_zeros(0, embed)
+    unit = F.normalize(clip.encode_text(ids), dim=-1)
+    return names, parts, unit, cut
+
+
+def split_words(
+    clip: Clip, sentence: str
+) -> tuple[Int[Tensor, "1 token"], tuple[str, ...], list[list[int]], tuple[str, ...]]:
+    """Read a sentence: its token ids, its words, the tokens of each, and words beyond the context.
+
+    Raises:
+        BadText: no word, or a model without a tokenizer.
+    """
     if not isinstance(sentence, str) or not sentence.strip():
         raise BadText(f"{sentence!r} holds no word. Type a sentence, e.g. 'a red circle on the grass'")
     ids = clip.ids([sentence])
     spans = word_tokens(clip.tokenizer, sentence, ids.shape[1])
-    read_words = [(word, tokens) for word, tokens in spans if tokens]
-    embed = clip.text_tower.embed
-    per_token = token_map(clip.text_tower, ids, torch.eye(embed, device=clip.device))[0]
-    parts = (
-        torch.stack([per_token[tokens].sum(0) for _, tokens in read_words])
-        if read_words
-        else per_token.new_zeros(0, embed)
-    )
-    unit = F.normalize(clip.encode_text(ids), dim=-1)
-    return tuple(word for word, _ in read_words), parts, unit, tuple(word for word, tokens in spans if not tokens)
+    names = tuple(word for word, tokens in spans if tokens)
+    return ids, _apart(names), [tokens for _, tokens in spans if tokens], tuple(w for w, tokens in spans if not tokens)
 
 
 def _apart(names: tuple[str, ...]) -> tuple[str, ...]:

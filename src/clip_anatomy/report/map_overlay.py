@@ -18,7 +18,17 @@ from clip_anatomy.maps.registry import COSINES
 from clip_anatomy.report.mask_files import pale
 from clip_anatomy.report.palette import colour, limit_of
 
-__all__ = ["ShadedSet", "Shades", "colour_range", "colours_of", "empty_maps", "least_share", "overlay", "shades_of"]
+__all__ = [
+    "ShadedSet",
+    "Shades",
+    "blended",
+    "colour_range",
+    "colours_of",
+    "empty_maps",
+    "least_share",
+    "overlay",
+    "shades_of",
+]
 
 WORDS = "words"  # a sentence, its words, and what is left, in this order
 # From "nothing here" to "here": dark and see-through to bright.
@@ -222,12 +232,33 @@ def overlay(
     # The same place in a picture of another size: a geometry knows its picture by its size alone.
     one = replace(one, geometries=(replace(one.geometries[0], picture=(size[1], size[0])),))
     values = one.on_picture()[0].cpu()
-    rgba = colours_of(values, shades.limits[text], colours, shades.ends[text]).astype(np.float32)
     base = np.asarray(shown.convert("RGB"), dtype=np.float32)
-    if colours == "signed":
-        base = pale(base)
+    return Image.fromarray(blended(base, values, shades.limits[text], colours, shades.ends[text]))
+
+
+def blended(
+    picture: Float[ndarray, "row col 3"],
+    values: Float[Tensor, "row col"],
+    limit: float,
+    colours: str = "signed",
+    ends: tuple[float, float] | None = None,
+    *,
+    tones: tuple[float, float] | None = None,
+) -> UInt8[ndarray, "row col 3"]:
+    """Lay the colours of a map over pixels; where the map is NaN nobody looked, and it is white.
+
+    Args:
+        picture: the pixels.
+        values: of each of them, 0 saying neither yes nor no.
+        limit: see `colours_of`; `colours` and `ends` likewise.
+        colours: "signed" or "heat".
+        ends: lowest and highest value.
+        tones: what is dark and light in the whole picture, where this is a piece of it; see `pale`.
+    """
+    rgba = colours_of(values, limit, colours, ends).astype(np.float32)
+    base = pale(picture, tones) if colours == "signed" else picture
     share = rgba[..., 3:] / 255
     out = base * (1 - share) + rgba[..., :3] * share
     unseen = values.isnan().numpy()
     out[unseen] = 0.22 * base[unseen] + 0.78 * 255
-    return Image.fromarray(np.clip(np.rint(out), 0, 255).astype(np.uint8))
+    return np.clip(np.rint(out), 0, 255).astype(np.uint8)

@@ -13,6 +13,7 @@ from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.map_set import MapSet
 from clip_anatomy.maps.registry import METHODS, RESNET
 from clip_anatomy.maps.thresholds import UNSEEN
+from clip_anatomy.maps.word_weights import WordWeights
 from clip_anatomy.report.contact_sheet import Cell, fitted
 from clip_anatomy.report.html import data_uri, encoded, fragment, page
 from clip_anatomy.report.map_overlay import ShadedSet, Shades, colour_range, colours_of
@@ -71,8 +72,9 @@ def maps_section(picture: ShownPicture, maps: MapSet, colours: str, shaded: Shad
     """
     first, shaded = maps.first, shaded or ShadedSet.of(maps)
     blocks = [_block(one, shades, colours) for one, shades in zip(maps.methods, shaded.methods, strict=True)]
-    each = zip(first.texts, maps.words, shaded.words, strict=False)
-    word_blocks = [_words(text, one, shades, colours) for text, one, shades in each]
+    weights = maps.weights or (None,) * len(first.texts)
+    each = zip(first.texts, maps.words, shaded.words, weights, strict=False)
+    word_blocks = [_words(text, one, shades, colours, weighed) for text, one, shades, weighed in each]
     patches = tuple(first.values.shape[2:])
     layers = _layers(shaded, colours) if shaded.layers else []
     return fragment("maps_section.html", "maps_section", picture, patches, blocks, word_blocks, layers)
@@ -118,7 +120,7 @@ def _block(maps: Maps, shades: Shades, colours: str) -> dict[str, Any]:
     }
 
 
-def _words(text: str, maps: Maps, shades: Shades, colours: str) -> dict[str, Any]:
+def _words(text: str, maps: Maps, shades: Shades, colours: str, weighed: WordWeights | None) -> dict[str, Any]:
     """Draw one sentence: each word with its share of the cosine over all patches, and the maps of sentence, words and rest."""
     shares = maps.values[0, 1:-1].sum((1, 2))
     limit = max(float(shares.abs().max()), 1e-12) if len(shares) else 1.0
@@ -127,7 +129,8 @@ def _words(text: str, maps: Maps, shades: Shades, colours: str) -> dict[str, Any
     figures = _figures(maps, shades, colours)
     figures[0]["text"] = "the whole text"
     scales = [colour_range(shades, at, colours) for at in (0, min(1, len(figures) - 1))]
-    return {"text": text, "words": marked, "figures": figures, "scales": scales}
+    hangs = [] if weighed is None else list(zip(names, weighed.values[0].tolist(), strict=True))
+    return {"text": text, "words": marked, "figures": figures, "scales": scales, "weights": hangs}
 
 
 def _layers(shaded: ShadedSet, colours: str) -> list[dict[str, Any]]:

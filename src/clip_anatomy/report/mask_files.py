@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from clip_anatomy.maps.masks import Masks
 from clip_anatomy.maps.thresholds import UNSEEN
 
-__all__ = ["VOID", "class_colours", "painted", "pale", "png", "write_npz"]
+__all__ = ["VOID", "class_colours", "painted", "pale", "png", "tones_of", "write_npz"]
 
 VOID = 255
 """What a PNG holds where the model did not look: the value that PASCAL VOC and most evaluations ignore."""
@@ -94,7 +94,12 @@ def write_npz(file: str | Path | BytesIO, masks: Masks) -> None:
 
 
 def painted(
-    picture: Image.Image, labels: Int16[ndarray, "row col"], count: int, *, opacity: float = 0.6
+    picture: Image.Image,
+    labels: Int16[ndarray, "row col"],
+    count: int,
+    *,
+    opacity: float = 0.6,
+    tones: tuple[float, float] | None = None,
 ) -> UInt8[ndarray, "row col 3"]:
     """Paint a picture's labels over it: each text in its colour with a firm outline, what belongs to none pale.
 
@@ -103,9 +108,10 @@ def painted(
         labels: see `Masks`.
         count: how many texts there are.
         opacity: of the paint.
+        tones: see `pale`.
     """
     base = np.asarray(picture.convert("RGB"), dtype=np.float32)
-    ghost = pale(base)
+    ghost = pale(base, tones)
     out = ghost.copy()
     colours = np.array(class_colours(max(count, 1)), dtype=np.float32)
     held = labels > 0
@@ -119,16 +125,30 @@ def painted(
     return np.clip(np.rint(out), 0, 255).astype(np.uint8)
 
 
-def pale(picture: Float[ndarray, "row col 3"]) -> Float[ndarray, "row col 3"]:
+def pale(picture: Float[ndarray, "row col 3"], tones: tuple[float, float] | None = None) -> Float[ndarray, "row col 3"]:
     """Make a picture as what is drawn on it is seen best: nearly grey, and light.
 
     Its colours would be taken for those of the map or the mask, its shadows would make them muddy. Light and dark are stretched
     to the same narrow range in every picture, so that a night is as readable as a day.
+
+    Args:
+        picture: levels from 0 to 255.
+        tones: what is dark and what is light; by default of this picture (`tones_of`).
     """
-    grey = picture @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    low, high = np.percentile(grey, (2, 98))
+    grey = _grey(picture)
+    low, high = tones or tones_of(picture)
     share = ((grey - low) / max(float(high - low), 48.0)).clip(-0.1, 1.1)[..., None]
     return 0.92 * (154 + 92 * share) + 0.08 * picture
+
+
+def tones_of(picture: Float[ndarray, "row col 3"]) -> tuple[float, float]:
+    """Return the grey levels below and above which a fiftieth of a picture lies."""
+    low, high = np.percentile(_grey(picture), (2, 98))
+    return float(low), float(high)
+
+
+def _grey(picture: Float[ndarray, "row col 3"]) -> Float[ndarray, "row col"]:
+    return picture @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def _outline(labels: ndarray, thick: int) -> ndarray:
