@@ -60,6 +60,7 @@ MAY_NAME = {
         "report/mutual_figure.py",
         "report/pairs_figure.py",
         "report/pairs_page.py",
+        "report/paths_figure.py",
         "report/repair_figure.py",
         "report/refer_folder.py",
         "report/text_page.py",

@@ -39,6 +39,8 @@ from clip_anatomy.naming.atlas import Atlas as Atlas
 from clip_anatomy.naming.build_atlas import atlas as atlas
 from clip_anatomy.naming.concepts import Concepts as Concepts
 from clip_anatomy.naming.concepts import concepts as concepts
+from clip_anatomy.naming.paths import Paths as Paths
+from clip_anatomy.naming.paths import paths as paths
 from clip_anatomy.naming.text_explanation import TextExplanation as TextExplanation
 from clip_anatomy.naming.text_explanation import explain_text as explain_text
 from clip_anatomy.naming.textspan import textspan as textspan
@@ -77,6 +79,7 @@ from clip_anatomy.studies.probe_table import ProbeTable as ProbeTable
 from clip_anatomy.studies.repair import RepairResult as RepairResult
 from clip_anatomy.studies.repair import repair as repair
 from clip_anatomy.studies.study_result import Study as Study
+from clip_anatomy.studies.typo_repair import TypoRepair as TypoRepair
 from clip_anatomy.studies.waterbirds_protocol import paper_protocol as paper_protocol
 
 __version__: str

@@ -61,6 +61,10 @@ VERBS = {  # name → (where its function is, what it answers)
         "clip_anatomy.cli.mutual:mutual",
         "Say which details a picture and its label share, and which they do not.",
     ),
+    "paths": (
+        "clip_anatomy.cli.paths:paths",
+        "Say what neurons, heads and MLPs do through later heads.",
+    ),
     "ablate": (
         "clip_anatomy.cli.ablate:ablate",
         "Say which layers, heads and MLPs the answers hang on.",

@@ -19,6 +19,7 @@ def repair(
     templates: Templates = None,
     select: Annotated[str | None, Parameter(alias="-s")] = None,
     effect: str = "direct",
+    registers: int = 0,
     yes: Annotated[bool, Parameter(alias="-y")] = False,
     split: str | None = None,
     seed: int = 0,
@@ -40,16 +41,18 @@ def repair(
         clip-anatomy repair world:4000                  birds are fish over water
         clip-anatomy repair world:4000 --label count    a digit is read as the count
         clip-anatomy repair STORE --group place --cue "forest, sea"
+        clip-anatomy repair photos/ --cue typo --classes "dog, cat, bird" --model MODEL     words in the picture are read
 
     Args:
-        source: a store that `clip-anatomy index` made (--keep heads,mlps lets it ablate MLPs too), or world:COUNT, which is indexed first.
+        source: a store that `clip-anatomy index` made (--keep heads,mlps lets it ablate MLPs too), or world:COUNT, which is indexed first; for --cue typo any folder or collection.
         label: column of the right answers.
         classes: class names "a, b, c", or a text file of one a line; by default the values of the column. Labels that are numbers count them from 0.
         group: column of the groups, or of what misleads; by default group.
-        cue: what may mislead the model, in words: "sky, water"; by default the words of the groups.
+        cue: what may mislead the model, in words: "sky, water"; by default the words of the groups. typo: writing in the picture (a wrong class is printed over each, and heads that look at it are held).
         also: columns of other tasks that must be kept: colour,size.
         select: ablate these without asking: 7.0,7.3 | role=background | mlp=2 | several joined by +. With 'along cue' behind them, of heads only what they write along the cue's texts.
         effect: direct | rerun (parts are held inside the forward and later blocks feel it; the pictures are read again).
+        registers: for --cue typo: measure as well what so many test-time registers do.
         yes: ablate what is suggested without asking.
         split: column that says test for the pictures to report on; by default split, else halves by id.
         seed: of these halves.
@@ -75,21 +78,22 @@ def repair(
             from clip_anatomy.studies.repair import RepairResult
             from clip_anatomy.studies.repair import repair as run
             from clip_anatomy.studies.waterbirds_protocol import PROTOCOL_OUT
+            from clip_anatomy.studies.waterbirds_table import PaperTable
 
             result = run(
-                source, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates, select=select, effect=effect, split=split,
-                seed=seed, images=images, heads_only=heads_only, cost=cost, most=most, atlas=atlas, protocol=protocol, out=output.out,
+                source, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates, select=select, effect=effect, registers=registers,
+                split=split, seed=seed, images=images, heads_only=heads_only, cost=cost, most=most, atlas=atlas, protocol=protocol, out=output.out,
                 **vars(opening), progress=progress,
             )  # fmt: skip
-        if isinstance(result, RepairResult):
-            if not output.as_json:
-                result = show(result, asking=select is None and not yes, words=in_cli_words)
+        if isinstance(result, RepairResult) and not output.as_json:
+            result = show(result, asking=select is None and not yes, words=in_cli_words)
+        if not isinstance(result, PaperTable):
             write(result)
     if output.as_json:
         print_json(result.to_dict())
-    if not isinstance(result, RepairResult):
-        if not output.as_json:
-            say(result.summary())
+    elif not isinstance(result, RepairResult):
+        say(result.summary())
+    if isinstance(result, PaperTable):
         if folder is not None:
             note(f"the same as JSON: {result.save(PROTOCOL_OUT if output.out is None else output.out)}")
         return 0

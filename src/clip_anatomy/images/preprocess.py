@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -120,6 +120,11 @@ class Preprocess:
         """Turn levels of 0 to 255 into what the model takes."""
         mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (self.mean, self.std))
         return (levels.to(torch.float32) / 255).sub_(mean).div_(std)
+
+    def levels(self, pixels: Float[Tensor, "3 row col"]) -> UInt8[Tensor, "3 row col"]:
+        """Turn what the model takes back into levels of 0 to 255: invert `normalised`, exactly where it came from levels."""
+        mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (self.mean, self.std))
+        return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     @property
     def _filter(self) -> Image.Resampling:

@@ -134,6 +134,7 @@ def concepts(
     over: "Store | str | Path | Float[Tensor, 'embed'] | None" = None,
     penalty: int | float = 0.25,
     count: int | None = None,
+    released: bool = False,
     allow_urls: bool = False,
     skip_bad: bool = False,
     progress: Progress | None = None,
@@ -151,6 +152,8 @@ def concepts(
             images given, if there are eight or more; else nothing is taken off, and a note says so.
         penalty: of the l1 norm; larger is sparser. 0.25 is the paper's.
         count: take exactly so many texts instead, by matching pursuit.
+        released: normalise the vocabulary over its texts, number by number of the joint space, as the released code of second-order effects
+            does, instead of each text.
         allow_urls: fetch pictures given as http(s) addresses.
         skip_bad: report pictures that cannot be used in `failed`, instead of raising at the first.
         progress: told as it goes.
@@ -180,7 +183,7 @@ def concepts(
             "a vocabulary of one text leaves nothing when its mean is taken off. Type pool=FILE with many texts"
         )
     dictionary, text_mean = _dictionary(
-        normalize(embed_texts(clip, vocabulary.texts, progress=tell).double().cpu(), dim=-1)
+        normalize(embed_texts(clip, vocabulary.texts, progress=tell).double().cpu(), dim=-1), released=released
     )
     pictures: tuple[NamedPicture, ...] | None = None
     if directions is not None:
@@ -277,9 +280,11 @@ def _explained(x: Float64[Tensor, "row embed"], back: Float64[Tensor, "row embed
     return 1 - (x - back).square().sum(-1) / x.square().sum(-1)
 
 
-def _dictionary(unit: Float64[Tensor, "text embed"]) -> tuple[Float64[Tensor, "text embed"], Float64[Tensor, " embed"]]:
+def _dictionary(
+    unit: Float64[Tensor, "text embed"], *, released: bool = False
+) -> tuple[Float64[Tensor, "text embed"], Float64[Tensor, " embed"]]:
     mean = unit.mean(0)
-    return normalize(unit - mean, dim=-1), mean
+    return normalize(unit - mean, dim=0 if released else -1), mean
 
 
 def _directions(given: Tensor, embed: int) -> Float64[Tensor, "row embed"]:

@@ -6,7 +6,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw
 
-from clip_anatomy.report.fonts import Font, font_for
+from clip_anatomy.images.fonts import Font, font_for
 
 __all__ = ["Cell", "SheetRow", "colour_bar", "contact_sheets", "fit", "fitted", "write_line"]
 

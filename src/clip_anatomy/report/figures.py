@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import MissingExtra
-from clip_anatomy.report.fonts import known_families
+from clip_anatomy.images.fonts import known_families
 from clip_anatomy.report.palette import NO, YES, colour
 
 if TYPE_CHECKING:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from clip_anatomy.studies.repair import RepairResult
+    from clip_anatomy.studies.typo_repair import TypoRepair
+
+    Repaired = RepairResult | TypoRepair
 
 __all__ = ["EDIT", "figure", "html", "repair_folder", "save"]
 
@@ -22,7 +25,7 @@ KIND = Kind("repair", NUMBERS, "clip-anatomy/repair/", (EDIT, FIGURE, NUMBERS))
 
 
 @contextmanager
-def repair_folder(folder: Path | None) -> "Generator[Callable[[RepairResult], None]]":
+def repair_folder(folder: Path | None) -> "Generator[Callable[[Repaired], None]]":
     """Make sure that a folder can be written before any work is done, and fill it whole or not at all.
 
     Args:
@@ -46,39 +49,43 @@ def repair_folder(folder: Path | None) -> "Generator[Callable[[RepairResult], No
     remove_unnamed(folder / EDIT)
 
 
-def save(result: "RepairResult", folder: Path) -> Path:
+def save(result: "Repaired", folder: Path) -> Path:
     """Write edit, figure and numbers into a folder."""
     with repair_folder(folder) as write:
         write(result)
     return folder
 
 
-def figure(result: "RepairResult") -> "Image.Image":
+def figure(result: "Repaired") -> "Image.Image":
     """Draw the repair as one picture."""
     from PIL import Image
 
     return Image.open(BytesIO(_png(result)))
 
 
-def html(result: "RepairResult") -> str:
+def html(result: "Repaired") -> str:
     """Return the figure and the summary for a notebook."""
     return notebook_figures([(_png(result), "repair", result.summary())])
 
 
-def _write(result: "RepairResult", output: AtomicOutput) -> None:
+def _write(result: "Repaired", output: AtomicOutput) -> None:
     output.write(FIGURE, _png(result))
     result.edit.save(output.folder / EDIT)
     output.write(NUMBERS, as_json(result.to_dict()))
 
 
-def _png(result: "RepairResult") -> bytes:
-    """Fetch the pictures behind the ablated parts and draw the figure."""
+def _png(result: "Repaired") -> bytes:
+    """Draw the figure, with the pictures behind the ablated parts or those that were attacked."""
     from clip_anatomy.progress import shown
     from clip_anatomy.report.repair_figure import draw_repair
     from clip_anatomy.report.thumbnails import thumbnails
+    from clip_anatomy.report.typo_figure import draw_typo
     from clip_anatomy.studies.example_images import changed_answers, cue_examples
     from clip_anatomy.studies.repair_ablations import checked_parts
+    from clip_anatomy.studies.typo_repair import TypoRepair
 
+    if isinstance(result, TypoRepair):
+        return draw_typo(result)
     store, cue_search, effect = result.store, result.cue, result.effect
     with shown("drawing"):
         examples = cue_examples(store, cue_search, checked_parts(store, effect.ablation))

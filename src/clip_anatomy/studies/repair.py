@@ -1,5 +1,6 @@
 """`repair`: find what misleads a model, ablate the parts that carry it, measure on images that had no part in the choice."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,14 +17,17 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.store.index import index
+from clip_anatomy.store.manifest import NAME
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.store_model import model_of, model_to_index
 from clip_anatomy.studies.cue_scores import MOST, Budget, Score
 from clip_anatomy.studies.find_cue import CueSearch, find_cue
+from clip_anatomy.studies.find_typo import TYPO
 from clip_anatomy.studies.image_split import halves_of
 from clip_anatomy.studies.repair_ablations import ALONG, PartAblation, checked_parts
 from clip_anatomy.studies.repair_effect import RepairEffect, measure_repair, repair_edit
 from clip_anatomy.studies.repair_task import TaskSettings
+from clip_anatomy.studies.typo_repair import TypoRepair, repair_typo
 from clip_anatomy.studies.waterbirds_protocol import PROTOCOL_OUT, run_protocol
 from clip_anatomy.studies.waterbirds_table import PaperTable
 
@@ -130,6 +134,7 @@ def repair(
     templates: Sequence[str] | str | None = None,
     select: str | None = None,
     effect: str = "direct",
+    registers: int = 0,
     split: str | None = None,
     seed: int = 0,
     images: int = IMAGES,
@@ -143,23 +148,26 @@ def repair(
     weights: str | Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-) -> RepairResult | PaperTable:
+) -> RepairResult | TypoRepair | PaperTable:
     """Find the heads and MLPs that a wrong answer hangs on, ablate them, and measure what that is worth.
 
     Parts are chosen on validation images; accuracies are of test images that had no part in the choice. Nothing is trained.
 
     Args:
-        source: a store (made with `keep="heads,mlps"` its MLPs can be ablated too), or "world:COUNT", which is indexed into `out` first.
+        source: a store (made with `keep="heads,mlps"` its MLPs can be ablated too); or a collection ("world:COUNT", a folder), which is indexed into
+            `out` first.
         label: column of the right answers.
         classes: class names, "a, b, c", or a text file of one a line; by default the values of the column.
         group: column of the groups, or of what misleads; by default "group".
-        cue: what may mislead the model, in words: "sky, water"; by default the words of the groups.
+        cue: what may mislead the model, in words: "sky, water"; by default the words of the groups. "typo": writing in the picture; a wrong
+            class is printed over each picture, and heads that look at prints are held inside the forward (`find_typo`).
         also: columns of other tasks that must be kept: "colour,size"; for the demo world, by default, all that it knows.
         templates: prompts with one {}; several are averaged.
         select: ablate these: "7.0,7.3", "role=background", "mlp=2", several joined by +. With " along cue" behind them, of heads only
             what they write along the cue's texts. By default the parts that are found.
         effect: "direct": the parts' terms of the embedding are replaced. "rerun": they are held inside the forward and later blocks feel it:
-            parts are found by direct effects, and measured by running the model again on the pictures.
+            parts are found by direct effects, and measured by running the model again on the pictures. Always so for cue="typo".
+        registers: for cue="typo": measure as well what so many test-time registers do, with nothing held (`registered`).
         split: column that says test for the images to report on; by default "split", else halves by id.
         seed: of these halves.
         images: images of each half, at most.
@@ -175,7 +183,7 @@ def repair(
         progress: told as it goes.
 
     Returns:
-        RepairResult; with a protocol its PaperTable.
+        RepairResult; for cue="typo" a TypoRepair; with a protocol its PaperTable.
 
     Raises:
         BadInput: labels without classes, one class, empty groups, numbers that are not finite, settings that make no sense.
@@ -201,10 +209,19 @@ def repair(
     if effect not in EFFECTS:
         raise BadSpec(f"effect={effect!r} is not known. Type one of: {', '.join(map(repr, EFFECTS))}")
     budget = Budget(cost / 100, most)
-    store, clip = _opened(source, Path(out or OUT), model, progress or silent, weights=weights, device=device)
+    store, clip = _opened(
+        source, Path(out or OUT), model, progress or silent, collection=cue == TYPO, weights=weights, device=device
+    )
+    settings = TaskSettings(label, classes, group, cue, also, templates)
+    if cue == TYPO:
+        choice = {"select": select, "split": split, "images": images, "budget": budget}
+        return repair_typo(store, clip, settings, seed=seed, registers=registers, progress=progress, **choice)
+    if registers:
+        raise BadSpec(
+            f"registers={registers}: a repair measures them for writing in pictures. Type cue='typo', or registers=0"
+        )
     if select is not None and "role=" not in select and "words=" not in select:
         ablation_in(select, store)  # refused before the search; names of heads are known only after it
-    settings = TaskSettings(label, classes, group, cue, also, templates)
     halves = halves_of(store, split, seed, images)
     cue_search = find_cue(
         store, clip, settings, halves, budget=budget, heads_only=heads_only, atlas=atlas, progress=progress
@@ -262,16 +279,24 @@ def _repaired(
 
 
 def _opened(
-    source: "Store | str | Path", out: Path, model: "Clip | str | None", progress: Progress, **options: Any
+    source: "Store | str | Path",
+    out: Path,
+    model: "Clip | str | None",
+    progress: Progress,
+    *,
+    collection: bool,
+    **options: Any,
 ) -> tuple[Store, Clip]:
-    """Open the store and its model; a world is indexed first."""
-    if isinstance(source, Store) or not str(source).startswith("world:") or Path(source).is_dir():
+    """Open the store and its model; a world is indexed first, and any collection where one may be given."""
+    is_world = str(source).startswith("world:") and not Path(str(source)).is_dir()
+    if isinstance(source, Store) or (Path(source) / NAME).is_file() or not (is_world or collection):
         store = source if isinstance(source, Store) else Store.open(source)
         return store, model_of(store, model, **options)
     # A repair needs groups of some size: unseen pictures, where either background is as likely, if nothing else is said.
-    spec = str(source) if str(source).count(":") > 1 else f"{source}:val:balanced"
-    pictures, place = open_dataset(spec), out / spec.replace(":", "-")
-    clip = model_to_index(place, model or "demo", **options)
+    spec = str(source)
+    spec = f"{spec}:val:balanced" if is_world and spec.count(":") == 1 else spec
+    pictures, place = open_dataset(spec), out / re.sub(r"[^\w.]+", "-", spec).strip("-.")
+    clip = model_to_index(place, model, **options)
     index(clip, pictures, place, keep="heads,mlps", progress=progress)
     return Store.open(place, clip), clip
 

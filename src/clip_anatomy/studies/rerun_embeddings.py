@@ -18,7 +18,7 @@ from clip_anatomy.store.rows import ImageRow
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.reread_pictures import pictures_again, refuse_changed
 
-__all__ = ["rerun_embeddings", "rerun_means", "written_means"]
+__all__ = ["read_again", "rerun_embeddings", "rerun_means", "written_means"]
 
 WHY = "a re-run is not in a store, so the pictures are read again"
 MEASURED = 2000  # images whose mean is what all of them have, to a fiftieth of what they vary
@@ -46,7 +46,7 @@ def rerun_embeddings(
     towers = [rerun_tower(clip.image_tower, one) for one in sets]
     embeddings = torch.empty(len(sets), len(rows), store.manifest.embed)
     tell, at = progress or silent, 0
-    for some, pixels in _batches(store, clip, rows):
+    for some, pixels in read_again(store, clip, rows):
         whole = clip.image_tower.encode(pixels).float()
         refuse_changed(store, some, whole.cpu(), WHY)
         here = slice(at, at + len(some))
@@ -68,7 +68,7 @@ def written_means(store: Store, clip: Clip, rows: np.ndarray, progress: Progress
 
     def stream() -> Iterator[Tensor]:
         nonlocal done
-        for batch, pixels in _batches(store, clip, some):
+        for batch, pixels in read_again(store, clip, some):
             done += len(batch)
             tell("measuring means", done, len(some))
             yield pixels
@@ -93,7 +93,12 @@ def rerun_means(store: Store, clip: Clip, over: object, progress: Progress | Non
     return written_means(source, clip, np.arange(len(source)), progress)
 
 
-def _batches(store: Store, clip: Clip, rows: np.ndarray) -> Iterator[tuple[list[ImageRow], Tensor]]:
+def read_again(store: Store, clip: Clip, rows: np.ndarray) -> Iterator[tuple[list[ImageRow], Tensor]]:
+    """Read some pictures of a store again, in batches.
+
+    Raises:
+        StoreError: a picture is gone.
+    """
     known = {row.index: row for row in store.rows()}
     for first in range(0, len(rows), BATCH):
         some = [known[int(at)] for at in rows[first : first + BATCH]]

@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 
 from clip_anatomy.data.world.attribute_names import PALETTE, SHAPES, TEXTURES
 from clip_anatomy.data.world.attributes import LABEL, SceneAttributes
@@ -43,7 +44,7 @@ def render(
                     _draw_objects(
                         canvas, masks, facts, rows, slot=slot, shape=shape, kind=kind[rows], size=size, pad=pad
                     )
-    _draw_labels(canvas, facts, size, pad)
+    _draw_labels(canvas, facts.digit, facts.corner, pad)
     inner = slice(pad, -pad)
     return (canvas[:, inner, inner] * 255 + 0.5).astype(np.uint8), masks[:, :, inner, inner]
 
@@ -127,22 +128,42 @@ def _texture(codes: np.ndarray, x: np.ndarray, y: np.ndarray, size: int) -> Floa
     return tone
 
 
-def _draw_labels(canvas: np.ndarray, facts: SceneAttributes, size: int, pad: int) -> None:
-    """Print the digits on white labels in their corners."""
-    width, height = LABEL
-    for digit in (1, 2, 3, 4):
-        images = np.flatnonzero(facts.digit == digit)
+def print_label(
+    image: Image.Image, digit: str, random: np.random.Generator
+) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """Print a digit over a picture as this world prints them: on a white label in one of the corners; the label alone for what is no digit.
+
+    Returns:
+        The picture with the label, and the box that it covers: left, top, right, bottom.
+    """
+    size, pad, corner = image.width, int(np.ceil(0.12 * image.width)) + 2, int(random.integers(4))
+    canvas = np.pad(np.asarray(image, np.float32)[None] / 255, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    _draw_labels(canvas, np.array([int(digit) if digit.isdecimal() else -1]), np.array([corner]), pad)
+    made = (canvas[0, pad:-pad, pad:-pad] * 255 + 0.5).astype(np.uint8)
+    (left, top), wide, high = _label_centres(np.array([corner]))[0] * size, LABEL[0] / 2 * size, LABEL[1] / 2 * size
+    box = int(left - wide), int(top - high), int(np.ceil(left + wide)), int(np.ceil(top + high))
+    return Image.fromarray(made), (max(box[0], 0), max(box[1], 0), min(box[2], size), min(box[3], size))
+
+
+def _label_centres(corner: np.ndarray) -> np.ndarray:
+    """Return x and y of the labels' middles, in picture widths."""
+    x0, y0 = 0.02 + LABEL[0] / 2, 0.02 + LABEL[1] / 2
+    return np.stack([np.where(corner % 2 == 1, 1 - x0, x0), np.where(corner >= 2, 1 - y0, y0)], axis=1)
+
+
+def _draw_labels(canvas: np.ndarray, digits: np.ndarray, corners: np.ndarray, pad: int) -> None:
+    """Print the digits on white labels in their corners; −1 is a label without a digit, 0 none."""
+    (width, height), size = LABEL, canvas.shape[1] - 2 * pad
+    for digit in (-1, 1, 2, 3, 4):
+        images = np.flatnonzero(digits == digit)
         if not len(images):
             continue
-        corner = facts.corner[images]
-        x0, y0 = 0.02 + width / 2, 0.02 + height / 2
-        centre = np.stack([np.where(corner % 2 == 1, 1 - x0, x0), np.where(corner >= 2, 1 - y0, y0)], axis=1)
-        rows, cols, x, y = _window(centre, int(np.ceil(height / 2 * size)) + 1, size, pad)
+        rows, cols, x, y = _window(_label_centres(corners[images]), int(np.ceil(height / 2 * size)) + 1, size, pad)
         plate = np.clip(0.5 - box(x, y, width / 2, height / 2) * size, 0, 1)[..., None]
-        glyph = digit_strokes(digit, x / (0.30 * width), y / (0.32 * height)) * 0.31 * width
-        stroke = np.clip(0.5 - (glyph - 0.017) * size, 0, 1)[..., None]
         at = images[:, None, None]
         under = canvas[at, rows, cols]
         under += plate * (_LIGHT - under)
-        under += stroke * (_DARK - under)
+        if digit > 0:
+            glyph = digit_strokes(digit, x / (0.30 * width), y / (0.32 * height)) * 0.31 * width
+            under += np.clip(0.5 - (glyph - 0.017) * size, 0, 1)[..., None] * (_DARK - under)
         canvas[at, rows, cols] = under

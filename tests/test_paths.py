@@ -1,0 +1,120 @@
+"""Rankings of what parts do through later heads: against sums built in full, in words, on the command line."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+import clip_anatomy as ca
+from clip_anatomy.cli.main import main
+from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.naming.pool import Pool
+from clip_anatomy.split.second_order import principal_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return ca.load(
+        tiny.open_clip_model(layers=3, heads=2), tokenizer=lambda t: torch.tensor([[98, 5 + len(x), 7, 99] for x in t])
+    )
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("source", ["neurons", "heads"])
+def test_strengths_are_those_of_effects_built_in_full(clip, pixels, source):
+    followed = ca.second_order(clip, pixels, 0, source=source)
+    effects = torch.stack([followed.effects(at) for at in range(len(followed))], 1)
+    spread = (effects - effects.mean(0)).square().sum(-1).mean(0).sqrt()
+    torch.testing.assert_close(followed.strengths(), spread, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(followed.total().sum(0), effects.sum(1), atol=1e-6, rtol=1e-4)
+    for number in (0, len(followed) - 1):
+        direction, share = followed.principal(number)
+        other, other_share = principal_of(effects[:, number])
+        assert float(direction @ other) == pytest.approx(1, abs=1e-4)
+        assert share == pytest.approx(other_share, abs=1e-5)
+    assert (len(followed), followed.scalars.shape[2]) == ((64, 64) if source == "neurons" else (2, 16))
+
+
+def test_heads_do_what_the_host_makes_of_them_through_frozen_values(clip, pixels):
+    """All heads of layer 1 through layer 2: what changes in the class row when their writes are taken from the values alone."""
+    tower = clip.image_tower
+    from clip_anatomy.towers.embedding import embed_inputs
+    from clip_anatomy.towers.forward import walk
+    from clip_anatomy.towers.readout import readout_of
+
+    with torch.no_grad():
+        x = embed_inputs(tower, pixels)
+        readout = readout_of(tower, pixels, x.shape[1])
+        one, two = list(walk(tower, x, readout, fold_last=False))[1:]
+        block = tower.blocks[2]
+        attention = ((two.query @ two.key.transpose(-1, -2)) * tower.d**-0.5).softmax(-1)
+        z = (
+            (((one.query @ one.key.transpose(-1, -2)) * tower.d**-0.5).softmax(-1) @ one.value)
+            .transpose(1, 2)
+            .flatten(2)
+        )
+        write = z @ tower.blocks[1].out.weight.T  # without the bias, which belongs to no head
+        sigma = (two.before.var(-1, unbiased=False, keepdim=True) + block.ln1.eps).sqrt()
+        value = (
+            (((write - write.mean(-1, keepdim=True)) / sigma * block.ln1.weight) @ block.value.weight.T)
+            .unflatten(-1, (2, 8))
+            .transpose(1, 2)
+        )
+        row = (attention @ value)[:, :, 0].flatten(1) @ block.out.weight.T
+        last = (two.readout.var(-1, unbiased=False, keepdim=True) + tower.ln_post.eps).sqrt()
+        expected = ((row - row.mean(-1, keepdim=True)) / last * tower.ln_post.weight) @ tower.projection
+        expected = expected / clip.encode_image(pixels).norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(
+        ca.second_order(clip, pixels, 1, source="heads").total().sum(0), expected, atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("part", ["neurons", "heads", "mlps"])
+def test_the_strongest_come_first_with_their_words(clip, pixels, part):
+    pool = Pool(tuple(f"word{'s' * at}" for at in range(9)), tuple([""] * 9), "test")
+    found = ca.paths(clip, pixels, part, pool=pool, top=3, count=2, texts=["a", "bb"])
+    strengths = [one.strength for one in found.sources]
+    assert strengths == sorted(strengths, reverse=True)
+    assert found.ranked == {"neurons": 128, "heads": 4, "mlps": 2}[part]
+    assert len(found) == min(3, found.ranked)
+    for one in found.sources:
+        later = int(one.name.split()[1].split(".")[0]) + 1
+        assert bool((one.through[:later] == 0).all())
+        assert bool((one.through[later:] > 0).all())
+        assert len(one.words) <= 2
+        assert len(one.toward) == 2
+    assert "median" in found.summary()
+
+
+def test_the_command_line_writes_figure_and_numbers(tmp_path, capsys):
+    assert (
+        main(["paths", "world:12:test", "--layers", "3", "--top", "2", "--text", "a bird", "-o", str(tmp_path / "out")])
+        == 0
+    )
+    assert "a bird" in capsys.readouterr().out
+    told = json.loads((tmp_path / "out" / "paths.json").read_text())
+    assert told["schema"] == "clip-anatomy/paths/1"
+    assert len(told["sources"]) == 2
+    with Image.open(tmp_path / "out" / "paths.png") as figure:
+        assert figure.width > 500
+
+
+def test_odd_input_is_refused(clip, pixels):
+    with pytest.raises(BadSpec, match="'neurons', 'heads', 'mlps'"):
+        ca.paths(clip, pixels, "eyes")
+    with pytest.raises(BadSpec, match="layers='0-1'"):
+        ca.paths(clip, pixels, layers=2)
+    with pytest.raises(BadInput, match="two or more"):
+        ca.paths(clip, pixels[:1])
+    with pytest.raises(BadInput, match="top=0"):
+        ca.paths(clip, pixels, top=0)
+    with pytest.raises(BadSpec, match="Type 'neurons'"):
+        ca.second_order(clip, pixels, 0, source="heads", convention="official")
