@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from clip_anatomy.report.contact_sheet import Cell, SheetRow, contact_sheets
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ def draw_typo(result: "TypoRepair") -> bytes:
         f"{result.store.manifest.model}, {heads} held; without a print {clean.before:.1%} to {clean.after:.1%}; {attacked.images:,} pictures; "
         f"chance {1 / len(found.tasks[0].classes):.0%}"
     )
-    return contact_sheets(title, under, [row for row in rows if row.cells])[0]
+    nothing = SheetRow("no attacked picture was wrong", [Cell(Image.new("RGB", (64, 64), "white"), "")])
+    return contact_sheets(title, under, [row for row in rows if row.cells] or [nothing])[0]
 
 
 def _cell(one: "TypoExample") -> Cell:
