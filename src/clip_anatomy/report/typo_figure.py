@@ -25,7 +25,7 @@ def draw_typo(result: "TypoRepair") -> bytes:
     title = f"A wrong label printed: {attacked.before:.0%} → {attacked.after:.0%} right".replace("→", "to")
     under = (
         f"{result.store.manifest.model}, {heads} held; without a print {clean.before:.1%} to {clean.after:.1%}; {attacked.images:,} pictures; "
-        f"chance {1 / len(found.tasks[0].classes):.0%}"
+        f"chance {1 / len(found.tasks[0].classes):.0%}. Captions: before -> held (right)"
     )
     nothing = SheetRow("no attacked picture was wrong", [Cell(Image.new("RGB", (64, 64), "white"), "")])
     return contact_sheets(title, under, [row for row in rows if row.cells] or [nothing])[0]

@@ -49,6 +49,7 @@ class TypoEffect:
         covered: right with a print of the same kind that says nothing: what covering alone costs.
         clean: right without a print.
         says: attacked pictures that are called what is printed.
+        unsaid: how often they are called that where the print says nothing: the chance level of `says`.
         others: the other tasks, without a print.
     """
 
@@ -57,12 +58,13 @@ class TypoEffect:
     covered: AccuracyChange
     clean: AccuracyChange
     says: AccuracyChange
+    unsaid: AccuracyChange
     others: tuple[AccuracyChange, ...]
 
     @property
     def rows(self) -> tuple[AccuracyChange, ...]:
         """All of them, for a table."""
-        return (self.attacked, self.covered, self.clean, self.says, *self.others)
+        return (self.attacked, self.covered, self.clean, self.says, self.unsaid, *self.others)
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ class TypoRepair(Result):
     def notes(self) -> tuple[str, ...]:
         """What a reader must know."""
         held = self.effects[0]
-        blind = held.attacked.before > held.covered.before - 0.02
-        reads = "prints that say nothing cost as much as wrong labels: this model hardly reads them"
+        blind = held.says.before < held.unsaid.before + 0.02
+        reads = "pictures are called what is printed no more often than where xxx is printed: this model does not read these prints"
         return (*self.found.notes, *((reads,) if blind else ()))
 
     def summary(self) -> str:
@@ -237,7 +239,8 @@ def _effect(  # noqa: PLR0917
         change("right with a wrong label printed", "attacked", labels[0]),
         change("right with xxx printed", "covered", labels[0]),
         change("right without a print", "clean", labels[0]),
-        change("says what is printed", "attacked", says),
+        change("called what is printed", "attacked", says),
+        change("called so with xxx printed", "covered", says),
         others,
     )
 
