@@ -196,16 +196,9 @@ def concepts(
         vectors, mean, names = clip.encode_text(list(texts)).double().cpu(), text_mean, tuple(texts)
     else:
         assert images is not None
-        rows: list[tuple[int, Tensor, NamedPicture | None]] = []
-        for batch in picture_batches(
-            clip, images, allow_urls=allow_urls, failed=failed if skip_bad else None, notes=notes, progress=tell
-        ):
-            known = batch.pictures or (None,) * len(batch.pixels)
-            rows += zip(batch.places, clip.vision.encode(batch.pixels).double().cpu(), known, strict=True)
-        rows.sort(key=lambda row: row[0])
-        vectors = torch.stack([vector for _, vector, _ in rows])
-        names = tuple(f"image {at}" if one is None else one.name for at, (_, _, one) in enumerate(rows))
-        pictures = tuple(one for _, _, one in rows if one is not None) or None
+        vectors, names, pictures = _embedded(
+            clip, images, allow_urls=allow_urls, failed=failed if skip_bad else None, notes=notes, tell=tell
+        )
         mean = _image_mean(over, vectors, clip, notes)
     unit = normalize(vectors, dim=-1)
     centred = normalize(unit - mean, dim=-1)
@@ -221,6 +214,19 @@ def concepts(
         names, vocabulary.texts, weights, (unit * rebuilt).sum(-1), _explained(centred, back), chance,
         None if count else penalty, pictures, tuple(notes), tuple(failed),
     )  # fmt: skip
+
+
+def _embedded(
+    clip: Clip, images: Pictures, *, allow_urls: bool, failed: list[Failed] | None, notes: list[str], tell: Progress
+) -> tuple[Float64[Tensor, "row embed"], tuple[str, ...], tuple[NamedPicture, ...] | None]:
+    rows: list[tuple[int, Tensor, NamedPicture | None]] = []
+    for batch in picture_batches(clip, images, allow_urls=allow_urls, failed=failed, notes=notes, progress=tell):
+        known = batch.pictures or (None,) * len(batch.pixels)
+        rows += zip(batch.places, clip.vision.encode(batch.pixels).double().cpu(), known, strict=True)
+    rows.sort(key=lambda row: row[0])
+    names = tuple(f"image {at}" if one is None else one.name for at, (_, _, one) in enumerate(rows))
+    pictures = tuple(one for _, _, one in rows if one is not None) or None
+    return torch.stack([vector for _, vector, _ in rows]), names, pictures
 
 
 def sparse_weights(
