@@ -44,8 +44,8 @@ def agreed(
 
 
 def line(name: str, told: Agreement, clear: int) -> str:
-    rate = f"{100 * told.rate:6.1f} %" if told.asked else "       –"
-    return f"{name:<44}{told.right:>6} of {told.asked:<5}{rate}{clear - told.asked:>12}"
+    rate = f"{100 * told.rate:6.1f} %" if told.tested else "       –"
+    return f"{name:<44}{told.right:>6} of {told.tested:<5}{rate}{clear - told.tested:>12}"
 
 
 def main() -> None:
@@ -110,12 +110,12 @@ def main() -> None:
         "images": len(store),
         "heads": len(found.heads),
         "clear": clear,
-        "asked": told.asked,
+        "asked": told.tested,
         "right": told.right,
-        "rate": told.rate if told.asked else None,
+        "rate": told.rate if told.tested else None,
         "third_opinion": [agreed(found, truth, third).right, clear],
         "bar": BAR,
-        "holds": bool(told.asked and told.rate >= BAR),
+        "holds": bool(told.tested and told.rate >= BAR),
         "roles": found.roles,
         "explained": found.explained,
         "curve": [[one.texts, one.explained] for one in grown.curve],

@@ -60,7 +60,7 @@ def atlas() -> Atlas:
         threshold=0.3,
         heads=heads,
         curve=(PoolRound(50, 0.4), PoolRound(100, 0.45)),
-        agreement={"bar": 0.5, "clear": 4, "asked": 3, "right": 2, "mixed": 1},
+        agreement={"bar": 0.5, "clear": 4, "tested": 3, "right": 2, "mixed": 1},
         cues=(("colour", "yes", f"why {NASTY}"),),
         task="counting",
         notes=("a note",),
