@@ -8,7 +8,7 @@ from operator import or_
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from clip_anatomy.argument_kinds import described
@@ -212,20 +212,35 @@ def study(
             opened, question.texts, [one for _, one in sets], baseline, rows=question.rows, tokens=tokens, progress=tell
         )
     else:
-        rerun_replacements(model(), union, None, "zero", effect)  # refused before pictures are read
-        means = over if by != "mean" else rerun_means(opened, model(), over, tell)
-        held = [rerun_replacements(model(), one, means, by, effect) for _, one in sets]
-        embeddings = rerun_embeddings(opened, model(), held, question.rows, tell)
-        picks, described = (embeddings @ question.texts.float().T).argmax(-1).int(), f"{by}, felt by later blocks"
-    biases = (
-        [BIASES.replace("a store keeps no biases", "no biases are kept") if of_texts else BIASES]
-        if union.input_embedding and opened.manifest.convention == "centered"
-        else []
-    )
+        picks = _rerun_predictions(
+            opened, model(), question, [one for _, one in sets], by=by, effect=effect, over=over, tell=tell
+        )
+        described = f"{by}, felt by later blocks"
+    biases: list[str] = []
+    if union.input_embedding and opened.manifest.convention == "centered":
+        biases = [BIASES.replace("a store keeps no biases", "no biases are kept") if of_texts else BIASES]
     seconds = time.perf_counter() - begun - model.seconds
     return _result(
         opened, question, effects_of(picks, question, sets), (kind, title, by, described), notes=biases, seconds=seconds
     )
+
+
+def _rerun_predictions(
+    store: Store,
+    clip: Clip,
+    question: ZeroShotTask,
+    sets: Sequence[Selection],
+    *,
+    by: str,
+    effect: str,
+    over: "Store | Moments | Means | None",
+    tell: Progress,
+) -> Int[Tensor, "set image"]:
+    rerun_replacements(clip, reduce(or_, sets, Selection()), None, "zero", effect)  # refused before pictures are read
+    means = over if by != "mean" else rerun_means(store, clip, over, tell)
+    held = [rerun_replacements(clip, one, means, by, effect) for one in sets]
+    embeddings = rerun_embeddings(store, clip, held, question.rows, tell)
+    return (embeddings @ question.texts.float().T).argmax(-1).int()
 
 
 def _result(
