@@ -31,7 +31,7 @@ KINDS = {
 
 @dataclass(frozen=True, repr=False)
 class Transformer(Compact, TransformerWeights):
-    """A pre-LN transformer as a `Tower`: every block writes into one residual stream, which the readout row is read from."""
+    """A transformer as a `Tower`: every block writes into one residual stream, which the readout row is read from (BERT's goes on normalised)."""
 
     @property
     def architecture(self) -> Architecture:
