@@ -58,7 +58,22 @@ def sam() -> Any:
     return tiny.shake(SamVisionModel(config))
 
 
-@pytest.mark.parametrize(("how", "model"), [("dino", dinov2), ("dino", dinov3), ("sam", sam)])
+def sam2() -> Any:
+    from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
+
+    backbone = Sam2HieraDetConfig(
+        hidden_size=8, image_size=[64, 64], blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[8, 16, 24, 32],
+        num_attention_heads_per_stage=[1, 1, 2, 2], window_size_per_stage=[4, 4, 2, 2], global_attention_blocks=[3],
+        window_positional_embedding_background_size=[4, 4],
+    )  # fmt: skip
+    config = Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=[32, 24, 16, 8], fpn_hidden_size=8,
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+    )  # fmt: skip
+    return tiny.shake(Sam2VisionModel(config))
+
+
+@pytest.mark.parametrize(("how", "model"), [("dino", dinov2), ("dino", dinov3), ("sam", sam), ("sam2", sam2)])
 def test_a_guide_of_another_model(how: str, model: Any, clip: ca.Clip) -> None:
     guides, guide = run("guides.py"), model()
     pixels, text = torch.randn(3, 3, 32, 40), torch.randn(2, 12)
