@@ -49,7 +49,7 @@ def measured(texts: list[str], about: dict[str, str], facts: dict[str, str]) -> 
 
 def draw(path: str) -> None:
     """Draw the first bird of one object that stands on water."""
-    world = World(seed=7, split="test", length=4000)
+    world = World(split="test", length=4000)
     facts = world.facts(np.arange(len(world)))
     bird, water = SHAPES.index("bird"), BACKGROUNDS.index("water")
     at = np.flatnonzero((facts.count == 1) & (facts.shape[:, 0] == bird) & (facts.background == water))[:1]
