@@ -256,7 +256,7 @@ def test_what_cannot_be_meant_says_what_to_type(clip: ca.Clip, scene: tuple[Imag
         ca.refer(clip, scene[0], "a dog", method="sam")
     with pytest.raises(BadImage, match="preprocessed tensor"):
         ca.refer(clip, clip.pixels([scene[0]]), "a dog")  # pyright: ignore
-    with pytest.raises(BadInput, match="is empty"):
+    with pytest.raises(BadInput, match="holds no word"):
         ca.refer(clip, scene[0], " ")
 
 

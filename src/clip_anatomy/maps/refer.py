@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clip_anatomy.data.picture_batches import NamedPicture, PictureBatch, picture_batches
 from clip_anatomy.data.typed_pictures import named_picture
-from clip_anatomy.errors import BadImage, BadSpec
+from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.images.decode import ImageLike
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
@@ -173,6 +173,8 @@ def refer(
         ((64, 64), 2)
     """
     clip, method = as_clip(clip), checked_method(method)
+    if not phrase.strip():
+        raise BadText("the phrase holds no word. Type: refer(clip, 'photo.jpg', 'the dog left of the tree')")
     typed = checked_texts([phrase], clip.tokenizer)[0]
     words, parts, unit = _directions(clip, typed.text)
     batch = _one_picture(clip, image, allow_urls=allow_urls)
