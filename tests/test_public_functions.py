@@ -254,62 +254,11 @@ def test_one_odd_argument_among_good_ones_is_read_or_named(
     assert "\n".join(found) == ""
 
 
-@pytest.fixture(scope="module")
-def made(valid: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """One of each class whose methods people call."""
-    clip, store = valid["search"]["clip"], valid["search"]["store"]
-    found = {name: FUNCTIONS[name](**valid[name]) for name in MAKERS}
-    maps, parts = found["heatmap"], found["decompose"]
-    edit, means = valid["apply"]["edit"], ca.Means.of(clip, examples()[:2])
-    return {
-        **{type(one).__name__: one for one in found.values()},
-        "Clip": clip, "Store": store, "Moments": store.moments(), "Means": means, "Edit": edit, "Contributions": parts.toward(clip.encode_text(["a bird"])),
-        "Selection": ca.Selection.parse("7.0", clip.image_tower.layers, clip.image_tower.heads), "Texts": ca.Texts.of(clip, ["a bird"]), "Atlas": valid["repair"]["atlas"], "Maps": maps,
-    }  # fmt: skip
-
-
-MAKERS = ["decompose", "explain", "heatmap", "segment", "pairs", "align", "study", "search", "probe", "ablate", "repair", "concepts", "second_order", "tiled_maps"]  # fmt: skip
-GIVEN = {
-    "view": "heads",
-    "layer": 7,
-    "head": 0,
-    "text": "a bird",
-    "texts": ["a bird"],
-    "layers": 8,
-    "heads": 6,
-    "name": "shape",
-}
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_one_odd_argument_of_a_method_is_read_or_named(
-    made: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    found: list[str] = []
-    for name, method in METHODS.items():
-        kind, called = name.split(".")
-        if kind not in made or not hasattr(method, "__wrapped__"):
-            continue
-        named = [
-            one
-            for one in inspect.signature(getattr(made[kind], called)).parameters.values()
-            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
-        ]
-        good = {one.name: GIVEN[one.name] for one in named if one.default is one.empty and one.name in GIVEN}
-        for one in named:
-            for odd in ODD if one.name not in ("progress", "compute") else ():
-                try:
-                    returned = getattr(made[kind], called)(**{**good, one.name: odd})
-                    if inspect.isgenerator(returned):
-                        next(returned, None)
-                except ca.errors.ClipAnatomyError:
-                    pass
-                except Exception as error:
-                    found.append(f"{name}({one.name}={odd!r:.40}): {error!r:.120}")
-    assert "\n".join(found) == ""
+def test_methods_name_what_they_cannot_take(valid: dict[str, dict[str, Any]]) -> None:
+    with pytest.raises(ca.errors.BadInput, match=r"rows are \[2, 3\]; \[stimulus, 128\] were expected"):
+        ca.align(**valid["align"]).predict(torch.zeros(2, 3))
+    with pytest.raises(ca.errors.BadInput, match="no maps to join"):
+        ca.Maps.joined([])
 
 
 def test_a_dense_attention_of_ones_own_is_held_to_its_kinds_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, NamedPicture
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
@@ -190,7 +190,13 @@ class Maps(Result):
 
     @staticmethod
     def joined(several: Sequence["Maps"]) -> "Maps":
-        """Join several maps of the same texts; grids of different shapes are padded with NaN."""
+        """Join several maps of the same texts; grids of different shapes are padded with NaN.
+
+        Raises:
+            BadInput: there are none.
+        """
+        if not several:
+            raise BadInput("there are no maps to join. Type: Maps.joined([maps, more])")
         rows, cols = (max(m.values.shape[axis] for m in several) for axis in (2, 3))
         values: list[Tensor] = []
         known: list[Geometry] = []

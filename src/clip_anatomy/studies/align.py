@@ -120,7 +120,15 @@ class Alignment(Result):
         )
 
     def predict(self, x: Tensor) -> Float64[Tensor, "stimulus channel"]:
-        """Predict the channels from rows of the space that was aligned from."""
+        """Predict the channels from rows of the space that was aligned from.
+
+        Raises:
+            BadInput: rows of another width.
+        """
+        if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
+            raise BadInput(
+                f"rows are {list(x.shape)}; [stimulus, {self.weight.shape[1]}] were expected, of the space that was aligned from"
+            )
         return x.double().cpu() @ self.weight.T + self.intercept
 
     @property
