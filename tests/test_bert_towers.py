@@ -141,3 +141,8 @@ def test_open_clips_own_coca_config_with_roberta_is_split() -> None:
     text = {k: v for k, v in given.items() if k in ("hf_proj_type", "hf_pooler_type")}
     clip = ca.load(with_text("roberta", **text))
     assert split_kind(clip.text_tower) == "every block, 2 × 2 heads; through the mean of the words"
+
+
+def test_a_mean_of_words_in_double_precision_is_exact_to_its_last_digits() -> None:
+    model = with_text("roberta", hf_pooler_type="mean_pooler", hf_proj_type="linear").double()
+    assert ca.load(model).proof.holds  # each precision is compared with its own rounding

@@ -67,7 +67,7 @@ def readout_of(tower: TransformerWeights, inputs: Tensor, tokens: int) -> Readou
         weights = torch.full((n, tokens), 1 / (tokens - first), device=inputs.device)
         weights[:, :first] = 0
         if visible is not None and tower.pool == "mean":
-            counted = visible.float()
+            counted = visible.to(torch.promote_types(tower.dtype, torch.float32))
             weights = counted / counted.sum(1, keepdim=True)
         return Readout(None, weights, None, tower.weighs_late, visible, rotation)
     if tower.pool == "argmax":
