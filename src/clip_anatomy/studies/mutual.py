@@ -283,6 +283,7 @@ def named_parts(relevance: Float64[Tensor, "part detail"], words: int) -> dict[i
     """Name each part by its most relevant details: detail → its parts, the most relevant first.
 
     Example:
+        >>> import torch
         >>> named_parts(torch.tensor([[0.9, 0.1, 0.5], [0.0, 0.2, 0.6]]).double(), 1)
         {0: (0,), 2: (1,)}
     """
