@@ -18,6 +18,7 @@ export async function measure() {
   $("accuracy").classList.remove("waiting");
   if (!found) return;
   draw(found);
+  $("suggest").disabled = partsOf(suggestion).every(part => state.off.includes(part));
   if (felt && took < LIVE) await again(facts.store.sample);
 }
 async function again(images) { // parts felt by later blocks: no store holds that

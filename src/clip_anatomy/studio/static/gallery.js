@@ -19,7 +19,7 @@ export async function send(files) {
       const held = await upload(file);
       thumbnail(held);
       choose(held);
-    } catch (error) { say(new Error(`${file.name}: ${error.message}`)); }
+    } catch (error) { say(error.message.includes(file.name) ? error : new Error(`${file.name}: ${error.message}`)); }
   }
 }
 export function drawGallery() {

@@ -29,7 +29,11 @@ export function drawMap() {
   const limit = other ? Math.max(...values.flat().map(Math.abs)) : maps.limit, off = headsOff().length;
   draw(values, limit, maps.method === "decomposition" ? "of the cosine" : "");
   const which = maps.head ? `head ${maps.head} alone, ` : maps.method === "decomposition" && off ? `without ${off} head${off > 1 ? "s" : ""}, ` : "";
-  $("shown").textContent = `${which}for ${about()}`;
+  $("shown").textContent = asked && look.pairs?.values.length ? met() : `${which}for ${about()}`;
+}
+function met() { // which words the patch meets that is pointed at
+  const [row, col] = at(), words = look.pairs.words.map((one, n) => [one, look.pairs.values[n][row][col]]).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
+  return `patch ${row}, ${col} meets ${words.slice(0, 3).map(([one, value]) => `“${one}” ${signed(value)}`).join(", ")}`;
 }
 function draw(values, limit, unit) {
   paint($("map"), values, limit);
@@ -99,8 +103,7 @@ export function pointAt(row, col) { // a patch: which heads read it, and which w
   const mine = asked = `${row},${col}`;
   if (look.pairs?.values.length) {
     drawWords();
-    const met = look.pairs.words.map((one, n) => [one, look.pairs.values[n][row][col]]).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1]));
-    $("shown").textContent = `patch ${row}, ${col} meets ${met.slice(0, 3).map(([one, value]) => `“${one}” ${signed(value)}`).join(", ")}`;
+    $("shown").textContent = met();
   }
   setTimeout(async () => {
     if (asked !== mine) return;
