@@ -44,7 +44,8 @@ function draw(values, limit, unit) {
 
 export async function readPairs() { // which patch meets which word, for the chosen text
   const text = state.texts[state.focus], { picture } = state;
-  if (look.pairs?.text !== text || look.pairs.picture !== picture) {
+  if (!complete()) { look.pairs = null; drawWords(); return; }
+  if (!look.pairs || look.pairs.text !== text || look.pairs.picture !== picture) {
     look.pairs = null;
     drawWords();
     const found = await latest("pairs", signal => post("pairs", { picture, text }, signal).catch(error => {
