@@ -18,7 +18,7 @@ export async function measure() {
   $("accuracy").classList.remove("waiting");
   if (!found) return;
   draw(found);
-  $("suggest").disabled = partsOf(suggestion).every(part => state.off.includes(part));
+  drawSuggestion();
   if (felt && took < LIVE) await again(facts.store.sample);
 }
 async function again(images) { // parts felt by later blocks: no store holds that
@@ -52,6 +52,7 @@ function change(before, now, big = false) {
   value.append(...(way ? [percent(before) + " → ", el("span", { className: way, textContent: percent(now) })] : [percent(now)]));
   return value;
 }
+const drawSuggestion = () => { $("suggest").disabled = partsOf(suggestion).every(part => state.off.includes(part)); };
 function drawSuspects(found) {
   suggestion = found.suggestion;
   look.suspects = new Set(found.suspects.map(one => one.part));
@@ -59,6 +60,7 @@ function drawSuspects(found) {
   $("suggest").hidden = !some;
   $("suggest").textContent = `Switch off ${many} suggested part${many > 1 ? "s" : ""}`;
   $("suggest").title = suggestion;
+  drawSuggestion();
   $("lead").hidden = true;
   $("suspect").classList.remove("strong");
   $("suspect-box").hidden = false;
