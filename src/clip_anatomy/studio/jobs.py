@@ -122,8 +122,8 @@ class Jobs:
 
     def cancel(self, number: int) -> Job:
         """Stop a job where it stands; what it finished stays."""
-        job = self.job(number)
         with self._change:
+            job = self.job(number)
             if job.state == "waiting":
                 self._set(number, state="cancelled")
             elif job.state == "running":
