@@ -131,8 +131,9 @@ class Session:
         """Encode a picture that is decoded already, once; those of other requests that wait are encoded with it."""
         with self._held:
             known = self.pictures.get(digest)
-        if known is not None:
-            return known
+            if known is not None:
+                self.pictures.move_to_end(digest)
+                return known
         pixels = self.clip.pixels(image)
         file = BytesIO()
         model_view(image, self.clip.preprocess.geometry(*image.size), SHOWN).save(file, "PNG")
