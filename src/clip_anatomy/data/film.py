@@ -53,7 +53,7 @@ def film_of(frames: Any, rate: float | None = None) -> Film:
             f"{rate} frames a second: more than none, and at most 1,000, were expected. Type a number such as 10"
         )
     if isinstance(frames, Sequence) and not isinstance(frames, str | Path) and len(frames) == 1:
-        frames = frames[0]
+        frames = frames[0] if isinstance(frames[0], str | Path | Source) else frames
     if isinstance(frames, str | Path):
         path = path_of(frames)
         if is_video(path) or is_animation(path):
