@@ -40,7 +40,7 @@ def write_gif(frames: Sequence[Path], file: Path, rate: float) -> int:
     for at, one in enumerate(strip):
         together.paste(one, (0, at * one.height))
     palette = together.quantize(255, method=Image.Quantize.MAXCOVERAGE)
-    hundredths = max(2, round(100 * step / rate))
+    hundredths = min(0xFFFF, max(2, round(100 * step / rate)))  # two bytes
     with file.open("wb") as out:
         for number, path in enumerate(some):
             head, blocks = _blocks(_small(path).quantize(palette=palette, dither=Image.Dither.NONE))
@@ -65,7 +65,7 @@ def write_mp4(frames: Sequence[Path], file: Path, rate: float) -> None:
     with Image.open(frames[0]) as image:
         wide, high = (side - side % 2 for side in image.size)  # chroma of two by two pixels
     with av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as out:
-        stream = out.add_stream(codec, rate=Fraction(rate).limit_denominator(1001))
+        stream = out.add_stream(codec, rate=max(Fraction(rate).limit_denominator(1001), Fraction(1, 1001)))
         stream.width, stream.height, stream.pix_fmt = wide, high, "yuv420p"
         stream.bit_rate = max(400_000, int(0.2 * wide * high * rate))
         for path in frames:
