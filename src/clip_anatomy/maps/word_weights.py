@@ -78,7 +78,7 @@ def word_weights(
     Raises:
         BadText: a sentence without a word.
         BadSpec: no block, or a number of heads that does not divide the width.
-        UnsupportedModel: a text tower that is not read out at one token.
+        UnsupportedModel: a text tower that is not read out at one token, or that normalises its stream (BERT).
 
     Example:
         >>> import clip_anatomy as ca
@@ -122,7 +122,7 @@ class _LastBlocks:
         readout, first = readout_of(tower, ids, x.shape[1]), tower.layers - layers
         if readout.index is None:
             raise UnsupportedModel(
-                "word weights are read at the end-of-text token, and this text tower averages its tokens. Type: word_maps"
+                "word weights are read at the end-of-text token, and this text tower is read out another way. Type: word_maps"
             )
         with torch.no_grad():
             for step in walk(replace(tower, blocks=tower.blocks[:first]), x, readout, fold_last=False):
