@@ -38,7 +38,7 @@ def printed(
     names: Sequence[str],
     seed: int = 0,
     *,
-    draw: "Printer | None" = None,
+    draw: Printer | None = None,
 ) -> tuple[Float[Tensor, "image 3 row col"], Bool[Tensor, "image patch"]]:
     """Print one word over each of some pictures that are preprocessed already.
 

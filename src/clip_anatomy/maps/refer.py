@@ -47,10 +47,8 @@ METHODS = {
 }
 SHOWN = 10
 PLACE = 1.0  # what half a picture's side counts, in standard deviations of the scores of its regions
-APART, NOWHERE = (
-    0.1,
-    -3.0,
-)  # how far beside another region's middle counts, in half sides; the score of having none beside
+APART = 0.1  # how far beside another region's middle counts, in half sides
+NOWHERE = -3.0  # the score of a region with none beside it
 
 
 @public
@@ -192,7 +190,7 @@ def refer(
     by_word = by_word - by_word.mean(0)
     beside = [at in read.other for at in range(by_word.shape[1])]
     by_word = torch.where(torch.tensor(beside, dtype=torch.bool), by_word / _spread(other), by_word / _spread(thing))
-    scores = _standard(thing) + _place(_standard(other), read, centres(regions))
+    scores = _standard(thing) + _place(_standard(other), read, _centres(regions))
     order = scores.argsort(descending=True, stable=True)
     at = order.tolist()
     return Referred(
@@ -286,7 +284,7 @@ def _standard(scores: Float64[Tensor, " mask"]) -> Float64[Tensor, " mask"]:
     return (scores - scores.mean()) / _spread(scores)
 
 
-def centres(masks: Bool[np.ndarray, "mask row col"]) -> Float64[Tensor, "mask 2"]:
+def _centres(masks: Bool[np.ndarray, "mask row col"]) -> Float64[Tensor, "mask 2"]:
     """Return (row, col) of the middle of each mask, from −1 (first) to 1 (last)."""
     found = [
         [float(2 * at.mean() / size - 1) for at, size in zip(np.nonzero(one), one.shape, strict=True)] for one in masks

@@ -22,7 +22,7 @@ def draw_typo(result: "TypoRepair") -> bytes:
     ]
     attacked, clean = held.attacked, held.clean
     heads = ", ".join(f"{layer}.{head}" for layer, head in found.heads) or "no head"
-    title = f"A wrong label printed: {attacked.before:.0%} → {attacked.after:.0%} right".replace("→", "to")
+    title = f"A wrong label printed: {attacked.before:.0%} to {attacked.after:.0%} right"
     under = (
         f"{result.store.manifest.model}, {heads} held; without a print {clean.before:.1%} to {clean.after:.1%}; {attacked.images:,} pictures; "
         f"chance {1 / len(found.tasks[0].classes):.0%}. Captions: before -> held (right)"
@@ -33,4 +33,4 @@ def draw_typo(result: "TypoRepair") -> bytes:
 
 def _cell(one: "TypoExample") -> Cell:
     """Return one picture with both answers above it; what is printed can be read in it."""
-    return Cell(one.picture, f"{one.before} → {one.after}".replace("→", "->") + f" ({one.right})")
+    return Cell(one.picture, f"{one.before} -> {one.after} ({one.right})")

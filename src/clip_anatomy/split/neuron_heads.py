@@ -52,7 +52,7 @@ class NeuronHeads(Compact):
         out = nothing if pool.out.bias is None else pool.out.bias.float()
         return out if pool.value.bias is None else out + pool.out.weight.float() @ pool.value.bias.float()
 
-    def directions(self, pairs: "Sequence[tuple[int, int]]") -> Float[Tensor, "pair embed"]:
+    def directions(self, pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "pair embed"]:
         """Return D of some (head, neuron) pairs, from weights alone.
 
         Raises:
@@ -113,7 +113,7 @@ class NeuronHeads(Compact):
             moved += ((self.scalars[:, head] - mean[head]) * keep) @ value.T @ out.T
         return self.embedding.mean(0) + moved
 
-    def _checked(self, pairs: "Sequence[tuple[int, int]]") -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
+    def _checked(self, pairs: Sequence[tuple[int, int]]) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
         _, heads, neurons = self.scalars.shape
         for head, neuron in pairs:
             if not (0 <= head < heads and 0 <= neuron < neurons):
@@ -192,7 +192,7 @@ def written_by_pairs(tower: ResNet, unit: Float[Tensor, "text embed"]) -> Float[
 
 
 def direction_lengths(tower: ResNet) -> Float[Tensor, "head neuron"]:
-    """‖D‖ of every pair, head by head: ‖W_c w‖² = wᵀ (W_cᵀ W_c) w."""
+    """Return ‖D‖ of every pair, head by head: ‖W_c w‖² = wᵀ (W_cᵀ W_c) w."""
     rows = []
     for head in range(tower.heads):
         value, out = _weights(tower, head)
@@ -201,6 +201,6 @@ def direction_lengths(tower: ResNet) -> Float[Tensor, "head neuron"]:
 
 
 def _weights(tower: ResNet, head: int) -> tuple[Float[Tensor, "d neuron"], Float[Tensor, "embed d"]]:
-    """W_V^h and W_c^h of one head."""
+    """Return W_V^h and W_c^h of one head."""
     rows = slice(head * tower.d, (head + 1) * tower.d)
     return tower.pool.value.weight[rows].float(), tower.pool.out.weight[:, rows].float()
