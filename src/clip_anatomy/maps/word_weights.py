@@ -97,11 +97,13 @@ def word_weights(
     ids, names, spans, cut = split_words(clip, sentence)
     last = _LastBlocks.of(tower, ids, min(layers, tower.layers), heads)
     rows: list[Tensor] = []
+    places: list[int] = []
     for batch in picture_batches(clip, images, None, BATCH):
         unit = F.normalize(widened(clip.vision.encode(batch.pixels)), dim=-1)
         tokens = last.weights(unit.to(tower.device), key_similarity=key_similarity)
         rows.append(torch.stack([tokens[:, span].sum(1) for span in spans], 1))
-    values = torch.cat(rows)
+        places += batch.places
+    values = torch.cat(rows)[torch.tensor(places).argsort()]  # batches are of one shape each, not in order
     return WordWeights(names, (values / values.sum(1, keepdim=True).clamp_min(1e-30)).cpu(), cut)
 
 
