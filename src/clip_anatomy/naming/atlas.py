@@ -159,7 +159,7 @@ class Atlas(Result):
         threshold: heads whose first `top_k` texts explain less are unnamed.
         heads: the heads, by layer and number.
         curve: explained variance against size of the pool, if it was grown.
-        agreement: how often roles agree with the truth, where that is known: asked, right, mixed, bar.
+        agreement: how often roles agree with the truth, where that is known: tested, right, mixed, bar.
         cues: (cue, "yes" | "no" | "unclear", reason) for a task, if a language model was asked.
         task: that task.
         llm_usage: questions, tokens and cost of the language model, in words.

@@ -12,7 +12,7 @@ from clip_anatomy.report.figures import FAINT, INK, LINE, Canvas, canvas, png
 from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.report.shown_picture import model_view
 from clip_anatomy.split.picture_explanation import signed
-from clip_anatomy.studies.mutual import SCHEMA, Detail, LabelDetails, Mutual, said
+from clip_anatomy.studies.mutual import SCHEMA, Detail, LabelDetails, Mutual, overlap_in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +88,7 @@ def _tints(found: Mutual) -> Image.Image:
 def _draw_label(sheet: Canvas, label: LabelDetails, measure: str, left: float, top: float, *, best: bool) -> None:
     rank = "best" if best else "second-best"
     sheet.text(left, top + 0.2, f"{shorten(label.label, 50)} {signed(label.cosine)}", 11.5, weight="bold")
-    sheet.text(left, top + 0.42, f"{rank} class: {said(label, measure)}", 8, color=FAINT)
+    sheet.text(left, top + 0.42, f"{rank} class: {overlap_in_words(label, measure)}", 8, color=FAINT)
     titles = ("only the picture", "both", "only the label")
     for column, (title, details) in enumerate(zip(titles, _lists(label), strict=True)):
         x = left + column * COLUMN

@@ -35,7 +35,7 @@ from clip_anatomy.studies.overlap import ListOverlap, deletion_curve
 from clip_anatomy.studies.picture_parts import circled, clustered
 from clip_anatomy.studies.store_columns import classes_of
 
-__all__ = ["Detail", "LabelDetails", "Mutual", "mutual", "named_parts", "said", "without_classes"]
+__all__ = ["Detail", "LabelDetails", "Mutual", "mutual", "named_parts", "overlap_in_words", "without_classes"]
 
 How = Literal["split", "circle"]
 Measure = Literal["information", "released"]
@@ -143,13 +143,13 @@ class Mutual(Result):
         labels = [f"{one.label} {signed(one.cosine)}" for one in self.labels]
         title = f"{shorten(Path(self.name).name, 40)}: what the picture and a label both know"
         table = text_table(("", *labels), rows, title=title, groups=True)
-        return "\n".join([table, *(f"{one.label}: {said(one, self.measure)}" for one in self.labels)])
+        return "\n".join([table, *(f"{one.label}: {overlap_in_words(one, self.measure)}" for one in self.labels)])
 
 
 WORDS = {"shared": "both", "only_label": "only the label", "only_picture": "only the picture"}
 
 
-def said(label: LabelDetails, measure: str = "information") -> str:
+def overlap_in_words(label: LabelDetails, measure: str = "information") -> str:
     """Say what a label shares with the picture, measured, in one line."""
     it = label.overlap
     area = (
