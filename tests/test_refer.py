@@ -169,6 +169,8 @@ def test_words_of_place(clip: ca.Clip, scene: tuple[Image.Image, np.ndarray]) ->
     ):
         assert ca.refer(clip, picture, phrase, scene[1]).names[0] == f"mask {wanted}", phrase
     two = scene[1][[0, 3]]
+    read = ca.refer(clip, picture, "a thing left of a thing", two).to_dict()["read"]
+    assert (read["thing"], read["other"]) == (["thing"], ["thing (2)"])  # the second "a" is an article too
     assert ca.refer(clip, picture, "a thing left of a thing", two).names[0] == "mask 0"
     assert ca.refer(clip, picture, "a thing below a thing", two).names[0] == "mask 1"
 

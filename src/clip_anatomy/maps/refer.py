@@ -33,7 +33,7 @@ from clip_anatomy.maps.global_local import global_local
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.phrases import ReadPhrase, read_phrase
 from clip_anatomy.maps.regions import Regions, coverage, proposals, read_masks
-from clip_anatomy.maps.word_maps import word_directions
+from clip_anatomy.maps.word_maps import as_typed, word_directions
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.tokens import token_map
@@ -179,13 +179,14 @@ def refer(
     assert batch.pictures is not None
     named = batch.pictures[0]
     regions, names, cover = _regions(clip, batch, torch.cat([unit, parts]), masks)
-    read = read_phrase(words) if places else ReadPhrase(tuple(range(len(words))))
+    typed_words = as_typed(words)
+    read = read_phrase(typed_words) if places else ReadPhrase(tuple(range(len(words))))
     if method == "split":
         by_word = _region_vectors(clip, batch, cover) @ parts.T
         thing, other = (by_word[:, list(some)].sum(1) for some in (read.thing, read.other))
     else:
         vectors = global_local(clip, named.read(), batch.pixels, regions, cover)
-        thing, other = (vectors @ _texts(clip, typed.text, words, read).T).T
+        thing, other = (vectors @ _texts(clip, typed.text, typed_words, read).T).T
         by_word = vectors.new_zeros(len(vectors), 0)
     by_word = by_word - by_word.mean(0)
     beside = [at in read.other for at in range(by_word.shape[1])]

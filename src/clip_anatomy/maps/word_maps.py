@@ -133,3 +133,14 @@ def _apart(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(
         name if name not in names[:at] else f"{name} ({names[:at].count(name) + 1})" for at, name in enumerate(names)
     )
+
+
+def as_typed(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Take the numbers of repeated words off again.
+
+    Example:
+        >>> as_typed(("a", "star", "left", "of", "a (2)", "circle"))
+        ('a', 'star', 'left', 'of', 'a', 'circle')
+    """
+    plain = (name.rpartition(" (")[0] for name in names)
+    return tuple(word if word in names[:at] else names[at] for at, word in enumerate(plain))
