@@ -235,7 +235,8 @@ def _laid_out(
 
 def _between(span: slice, of: int, cells: int) -> tuple[int, int, Float[Tensor, "pixel cell"]]:
     """Tell which cells some pixels lie between, along one axis, and the share of each cell in every pixel."""
-    at = ((torch.arange(span.start, span.stop, dtype=torch.float64) + 0.5) / of - 0.5).clamp(0, cells - 1)
+    start, stop = span.start or 0, of * cells if span.stop is None else span.stop
+    at = ((torch.arange(start, stop, dtype=torch.float64) + 0.5) / of - 0.5).clamp(0, cells - 1)
     first, last = int(at[0]), min(int(at[-1]) + 2, cells)
     near = (at[:, None] - torch.arange(first, last, dtype=torch.float64)).abs()
     return first, last, (1 - near).clamp_min(0).float()
