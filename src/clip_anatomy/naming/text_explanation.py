@@ -172,6 +172,8 @@ def explain_text(
         order = [
             at for at in (embedded.cpu() @ unit).argsort(descending=True).tolist() if known.texts[at] != typed.text
         ]
+        if not order:
+            raise BadText("the pool holds no text beside the sentence itself. Type texts=[...], or another pool=")
         labels, vectors = [known.texts[at] for at in order[:NEAREST]], embedded[order[:NEAREST]].cpu()
         notes = (*notes, f"nothing was given to compare it with: these are the nearest of {len(known.texts):,} texts")
     words, shares = _split(clip, typed.text, vectors)
