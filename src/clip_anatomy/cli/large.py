@@ -91,7 +91,7 @@ class LargeRequest:
 
 
 def is_large(images: Sequence[str], film: float | None, tiles: int | None) -> bool:
-    """Whether a film or a picture in tiles was asked for.
+    """Tell whether a film or a picture in tiles was asked for.
 
     Raises:
         BadSpec: both at once, or a video among other pictures.

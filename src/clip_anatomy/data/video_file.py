@@ -19,12 +19,12 @@ MILLISECONDS = 100  # of a frame whose animation does not say
 
 
 def is_video(name: str | Path) -> bool:
-    """Whether a name ends as those of videos do."""
+    """Tell whether a name ends as those of videos do."""
     return str(name).lower().endswith(VIDEOS)
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a file is a picture that moves (GIF, WebP, PNG)."""
+    """Tell whether a file is a picture that moves (GIF, WebP, PNG)."""
     if path.suffix.lower() not in ANIMATIONS or not path.is_file():
         return False
     try:
@@ -84,7 +84,7 @@ class Video:
                 yield Picture(f"{self.file.name}#{number:06d}", image, str(number))
 
     def count(self) -> int | None:
-        """Unknown: what a file says of it is often wrong."""
+        """Leave it unknown: what a file says of it is often wrong."""
         return None
 
     def check(self) -> None:

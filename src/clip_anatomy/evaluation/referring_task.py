@@ -110,5 +110,5 @@ class ReferringTask:
         return self.measured.figures()
 
     def per_class(self) -> dict[str, float]:
-        """Nothing: there are no classes."""
+        """Return nothing: there are no classes."""
         return {}

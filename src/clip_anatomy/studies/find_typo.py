@@ -225,7 +225,7 @@ def _asked(
 
 
 def _of_digits(store: Store, task: ZeroShotTask) -> bool:
-    """Whether these are counts of the demo world, over which it prints digits."""
+    """Tell whether these are counts of the demo world, over which it prints digits."""
     return is_world(store) and task.column == "count"
 
 
