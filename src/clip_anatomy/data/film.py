@@ -26,10 +26,12 @@ class Film:
     Attributes:
         frames: in order.
         rate: how many a second.
+        allow_urls: whether frames at http(s) addresses are fetched when they are read again.
     """
 
     frames: Source
     rate: float
+    allow_urls: bool = False
 
     def __iter__(self) -> Iterator[NamedPicture]:
         """Walk the frames."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clip_anatomy.data.film import Film, film_of
 from clip_anatomy.data.picture_batches import Failed, picture_batches
+from clip_anatomy.data.typed_pictures import is_address
 from clip_anatomy.errors import BadImage, BadSpec
 from clip_anatomy.files import written_whole
 from clip_anatomy.images.geometry import Geometry
@@ -81,6 +82,9 @@ class FilmMaps(Result):
                 continue
             if at == len(self):
                 return
+            if is_address(picture.image):
+                image = picture.read(keep_mode=True, allow_urls=self.film.allow_urls)
+                picture = replace(picture, image=image)  # noqa: PLW2901
             values = torch.from_numpy(np.array(self.values[at : at + 1]))
             yield Maps(values, self.method, self.texts, (self.geometry,), (picture,), self.run, self.subtracted)
             at += 1
@@ -186,7 +190,7 @@ def film_maps(
     clip, path = as_clip(clip), Path(file)
     if path.suffix != ".npy":
         raise BadSpec(f"{path} is no .npy file. Type: file='maps.npy'")
-    film, wanted = film_of(frames, rate), Texts.of(clip, texts, templates)
+    film, wanted = replace(film_of(frames, rate), allow_urls=allow_urls), Texts.of(clip, texts, templates)
     failed: list[Failed] | None = [] if skip_bad else None
     notes: list[str] = []
     first: Maps | None = None
