@@ -169,8 +169,8 @@ def test_files_that_are_no_atlas_are_named(tmp_path: Path) -> None:
         ("", "is no atlas"),
         ("[1]", "is no atlas"),
         ("{}", "is no atlas"),
-        ('{"schema": "clip-anatomy/explain/1"}', "not 'clip-anatomy/atlas/2'"),
-        ('{"schema": "clip-anatomy/atlas/2", "heads": 3}', "is no atlas"),
+        ('{"schema": "clip-anatomy/explain/1"}', "not 'clip-anatomy/atlas/3'"),
+        ('{"schema": "clip-anatomy/atlas/3", "heads": 3}', "is no atlas"),
     ):
         if text is not None:
             (tmp_path / "atlas.json").write_text(text)

@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_the_old_atlas_and_nothing_else(demo: SimpleNamespace, tmp
     environment = {**os.environ, "CLIP_ANATOMY_CACHE": str(demo.texts.parent), "OMP_NUM_THREADS": "1"}
     words = ["atlas", str(demo.store.path), "--out", str(tmp_path / "out"), "--texts", "4", "--resamples", "0"]
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "atlas.json").write_text('{"schema": "clip-anatomy/atlas/2"}')
+    (tmp_path / "out" / "atlas.json").write_text('{"schema": "clip-anatomy/atlas/3"}')
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
     ) as process:

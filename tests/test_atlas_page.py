@@ -225,5 +225,5 @@ def test_pages_stand_without_a_network_or_a_path_of_this_machine(folder: Path, a
         assert "http:" not in text
         assert "https:" not in text
         assert str(folder) not in text
-    assert json.loads((folder / "atlas.json").read_text())["schema"] == "clip-anatomy/atlas/2"
+    assert json.loads((folder / "atlas.json").read_text())["schema"] == "clip-anatomy/atlas/3"
     assert index_page(atlas, {}).count('<article class="card') == 6

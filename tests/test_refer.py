@@ -236,7 +236,7 @@ def test_real_architectures_with_and_without_word_pieces(pool: str) -> None:
         letters = [[ord(c) % 90 for c in text[-10:]] for text in texts]
         return torch.tensor([[1, *row, *[2] * (10 - len(row)), 99] for row in letters])
 
-    clip = ca.load(tiny.open_clip_model(layers=2), tokenizer=tokenizer)
+    clip = ca.load(tiny.open_clip_model(layers=2, vision={"pool_type": pool}), tokenizer=tokenizer)
     before = (
         {name: value.clone() for name, value in clip.host.state_dict().items()}
         if hasattr(clip, "host") and clip.host is not None

@@ -15,7 +15,7 @@ from clip_anatomy.results import Result
 
 __all__ = ["Atlas", "AtlasHead", "AtlasImage", "AtlasText", "PoolRound"]
 
-SCHEMA = "clip-anatomy/atlas/2"
+SCHEMA = "clip-anatomy/atlas/3"
 
 
 @dataclass(frozen=True)

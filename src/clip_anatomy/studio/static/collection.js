@@ -23,8 +23,9 @@ export async function measure() {
 }
 async function again(images) { // parts felt by later blocks: no store holds that
   const asked = JSON.stringify(edited());
-  const job = await waited("ablate", $("rerun"), $("rerun").dataset.label, { ...edited(), images }, id => { running = id; });
-  running = null;
+  let own = null;
+  const job = await waited("ablate", $("rerun"), $("rerun").dataset.label, { ...edited(), images }, id => { running = own = id; });
+  if (running === own) running = null;
   if (!job || JSON.stringify(edited()) !== asked) return;
   took = job.seconds;
   draw(job.result);

@@ -26,6 +26,7 @@ export async function poll() {
     }
   } catch (error) { say(error); }
   polling = false;
+  if ([...known.values()].some(active)) setTimeout(poll, 2000); // the server did not answer: it may start again
 }
 function draw(jobs) {
   $("jobs").hidden = !jobs.length;
