@@ -138,14 +138,12 @@ def test_a_block_that_may_not_be_read_is_one_error(
 ) -> None:
     store = tmp_path / "store"
     index(clip, photos, store)
-    opened, plain = Store.open(store), Path.open
+    opened = Store.open(store)
 
-    def refused(self: Path, *more: Any, **options: Any) -> Any:
-        if "blocks" in self.parts:
-            raise PermissionError(13, "Permission denied")
-        return plain(self, *more, **options)
+    def refused(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr("clip_anatomy.store.blocks.opened", refused)
     with pytest.raises(
         StoreError, match=r"cannot be read \(PermissionError.*Type|cannot be read \(PermissionError.*type: clip"
     ):

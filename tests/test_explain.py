@@ -210,7 +210,7 @@ SQUARE = Preprocess(size=(32, 32), mean=OPENAI_MEAN, std=OPENAI_STD)
 
 def test_what_the_model_sees_of_a_wide_picture() -> None:
     picture = view_of(Image.new("RGB", (60, 30)), "x", SQUARE.geometry(60, 30))
-    assert (picture.seen.left, picture.seen.right) == (15.0, 45.0)
+    assert (picture.visible.left, picture.visible.right) == (15.0, 45.0)
     assert picture.cropped
     assert picture.canvas == picture.view == (0.0, 0.0, 30.0, 60.0)
 

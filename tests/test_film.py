@@ -158,6 +158,7 @@ def resident() -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_frames(clip: ca.Clip, tmp_path: Path) -> None:
     grown = {}
     for count in (40, 240):  # the first also warms up

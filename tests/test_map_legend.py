@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 import clip_anatomy as ca
+from clip_anatomy.images import fonts
 from clip_anatomy.loading.demo import examples
-from clip_anatomy.report import fonts
 from clip_anatomy.report.contact_sheet import fit
 from clip_anatomy.report.map_legend import LEAST, with_legend
 from clip_anatomy.report.map_overlay import overlay, shades_of

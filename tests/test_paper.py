@@ -171,7 +171,7 @@ def test_what_cannot_be_measured_is_named(small, tmp_path):
         paper_protocol(Store.open(tmp_path / "gone"), other, published=LIST)
     index(small, f"waterbirds:{mini.waterbirds(tmp_path / 'v', each=1)}:partial", tmp_path / "own")
     assert any(
-        "--convention official" in n for n in paper_protocol(Store.open(tmp_path / "own"), small, published=LIST).notes
+        "convention='official'" in n for n in paper_protocol(Store.open(tmp_path / "own"), small, published=LIST).notes
     )
 
 

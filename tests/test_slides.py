@@ -208,6 +208,7 @@ def resident() -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_size_of_the_picture(clip: ca.Clip, tmp_path: Path) -> None:
     grown = {}
     for rows in (1024, 16384):  # the first also warms up; of the second the pixels alone are 6 MB, as floats 25

@@ -8,7 +8,7 @@ __all__ = ["LARGEST", "finite", "moderate", "whole"]
 
 LARGEST = 10**9
 """The largest number that any option takes."""
-LEAST, MOST = 1e-6, 10_000  # of a setting of a method
+LEAST, MOST = 1e-12, 10_000  # of a setting of a method
 
 
 def whole(name: str, value: object, low: int, high: int = LARGEST) -> int:
@@ -49,7 +49,7 @@ def moderate(name: str, value: object) -> None:
     Example:
         >>> moderate("temperature", 1e300)
         Traceback (most recent call last):
-        clip_anatomy.errors.BadSpec: temperature=1e+300: 0, or a number from 1e-06 to 10,000 in size was expected. Type temperature=1
+        clip_anatomy.errors.BadSpec: temperature=1e+300: 0, or a number from 1e-12 to 10,000 in size was expected. Type temperature=1
     """
     if isinstance(value, int | float) and value and not LEAST <= abs(value) <= MOST:
         raise BadSpec(

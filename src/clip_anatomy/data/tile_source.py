@@ -68,7 +68,7 @@ class Slide:
         levels = np.asarray(self.pixels[place])
         return np.repeat(levels[..., None], 3, axis=-1) if self.axes == "YX" else levels
 
-    def place(self, x: float, y: float) -> tuple[float, float] | None:
+    def place(self, x: int | float, y: int | float) -> tuple[float, float] | None:
         """Return where a pixel lies in the file's coordinates.
 
         Example:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from clip_anatomy.data.film import Film, film_of
-from clip_anatomy.data.picture_batches import Failed, picture_batches
+from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
 from clip_anatomy.data.typed_pictures import is_address
 from clip_anatomy.errors import BadImage, BadSpec
 from clip_anatomy.files import written_whole
@@ -144,7 +144,7 @@ class FilmMaps(Result):
 @public
 def film_maps(
     clip: Clip | ModelSource,
-    frames: Any,
+    frames: Pictures,
     texts: Sequence[str] | Tensor | Texts,
     file: str | Path,
     method: str = AUTO,

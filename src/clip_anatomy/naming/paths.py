@@ -199,7 +199,7 @@ def paths(
         >>> from clip_anatomy.loading.demo import examples
         >>> found = paths(ca.load("demo"), examples(), layers=4, top=2)
         >>> len(found), found.ranked, found.sources[0].strength > found.median
-        (2, 384, True)
+        (2, 768, True)
     """
     if part not in PARTS:
         raise BadSpec(f"part={part!r} is not known. Type one of: {', '.join(map(repr, PARTS))}")
