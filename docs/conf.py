@@ -25,6 +25,7 @@ napoleon_google_docstring, napoleon_numpy_docstring, napoleon_use_rtype = True, 
 suppress_warnings = [
     "myst.xref_missing",
     "docutils",
+    "ref.python",
 ]  # links to files of the repository; docstrings are plain text, not reStructuredText
 
 HERE = Path(__file__).parent
