@@ -42,13 +42,12 @@ def opened(name: str) -> ca.Clip:
 
 
 def serve(name: str) -> None:
-    import socket
 
     import uvicorn
 
-    from clip_anatomy.studio.server import create_app
+    from clip_anatomy.studio.server import create_app, listen
 
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listen("127.0.0.1", 0)
     print(listening.getsockname()[1], flush=True)
     app = create_app(Session(opened(name)))
     uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listening])

@@ -24,7 +24,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.demo import examples
 from clip_anatomy.studio import encoder
 from clip_anatomy.studio.jobs import Jobs
-from clip_anatomy.studio.server import check_host, create_app
+from clip_anatomy.studio.server import check_host, create_app, listen
 from clip_anatomy.studio.session import WAITING, Session
 
 __all__ = ["clip"]  # fixtures
@@ -179,3 +179,12 @@ def test_a_damaged_record_of_jobs_is_no_record(tmp_path: Path) -> None:
         jobs = Jobs({"slow": lambda _: {}}, tmp_path)
         assert jobs.start("slow").id == 1
         jobs.close()
+
+
+def test_answers_leave_at_once() -> None:
+    """With Nagle's algorithm the second packet of each answer waits 40 ms for the first one's acknowledgement."""
+    with listen("127.0.0.1", 0) as server, socket.create_connection(server.getsockname()) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert client

@@ -41,7 +41,6 @@ def serve(
         Exit code 0.
     """
     import importlib
-    import socket
     import webbrowser
 
     from clip_anatomy.errors import BadInput, MissingExtra
@@ -50,7 +49,7 @@ def serve(
 
     try:
         uvicorn = importlib.import_module("uvicorn")
-        from clip_anatomy.studio.server import check_host, create_app
+        from clip_anatomy.studio.server import check_host, create_app, listen
     except ImportError as error:
         raise MissingExtra("fastapi", "studio") from error
     from clip_anatomy.studio.session import Session
@@ -69,7 +68,7 @@ def serve(
             clip = model_of(opened, model, weights=weights, device=device)
         app = create_app(Session(clip, opened), host=host, token=token, page=not no_ui)
     try:
-        listening = socket.create_server((host, port))
+        listening = listen(host, port)
     except (OSError, UnicodeError) as error:  # a name that can be none of a machine
         raise BadInput(f"{host}:{port} cannot be listened at ({error}). Type another port: --port 0") from error
     address = f"http://{host}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")

@@ -131,23 +131,24 @@ class Edit:
         _check_parts(clip, chosen, directions or {}, by, span)
         if moments is not None and not isinstance(moments, Moments | Means):
             raise BadInput(f"means of type {type(moments).__name__}: Moments or Means were expected. {MEASURE}")
+        nothing = Edit.empty(clip)  # its digest is the model's: whether weights are as they were is looked at once
         for measured in (moments, span):
             if measured is not None and effect == "direct":
-                check_source(measured, chosen, model=(clip.name, clip.digest), convention="centered")
+                check_source(measured, chosen, model=(clip.name, nothing.digest), convention="centered")
         if effect != "direct":
             if directions:
                 raise BadSpec("directions are of the joint space, where a re-run holds nothing. Type effect='direct'")
             made = rerun_replacements(clip, chosen, moments, by, effect)
             many = moments.count if isinstance(moments, Means) and by == "mean" and made else 0
             over = measured_on or (f"{many:,} images" if many else "")
-            return replace(Edit.empty(clip), replacements=made, measured_on=over, notes=notes)
+            return replace(nothing, replacements=made, measured_on=over, notes=notes)
         source = moments or span
         if by != "zero" and source is None and chosen:
             raise BadInput(f"by={by!r} needs means, and none are given. {MEASURE}, or by='zero'")
         made = replacements_of(chosen, moments, by, embed=tower.embed, span=span, directions=directions)
         count = 0 if by == "zero" or source is None or not chosen else source.count
         over = measured_on or (f"{count:,} images" if count else "")
-        return replace(Edit.empty(clip), replacements=made, measured_on=over, notes=notes)
+        return replace(nothing, replacements=made, measured_on=over, notes=notes)
 
     @staticmethod
     def empty(clip: Clip) -> "Edit":
