@@ -52,7 +52,7 @@ def main() -> None:
             assert isinstance(found, ca.TypoRepair)
             print(f"\nwhich {label}? {time.perf_counter() - began:.0f} s\n{found.summary()}", flush=True)
             told[label] = {
-                "heads": [f"{layer}.{head}" for layer, head in found.found.heads],
+                "heads": [f"{layer}.{head}" for layer, head in found.search.heads],
                 **{
                     one.name: {row.name: [round(100 * row.before, 1), round(100 * row.after, 1)] for row in one.rows}
                     for one in found.effects

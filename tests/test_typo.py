@@ -96,7 +96,7 @@ def test_attention_on_prints_equals_attention_by_hand():
 
 
 def test_figures_are_those_of_the_edited_encoder_on_the_same_prints(store, repaired):
-    found, clip = repaired.found, repaired.clip
+    found, clip = repaired.search, repaired.clip
     model = EditedClip(clip, repaired.edit)
     task, rows = found.tasks[0], found.split.test
     assert not set(found.split.validation) & set(rows)
@@ -124,14 +124,14 @@ def test_figures_are_those_of_the_edited_encoder_on_the_same_prints(store, repai
 
 
 def test_the_choice_helps_and_costs_no_more_than_allowed(repaired):
-    best, clean = repaired.found.before
-    for one in repaired.found.tried:
+    best, clean = repaired.search.before
+    for one in repaired.search.tried:
         assert one.kept == (one.attacked > best and one.clean >= clean - 0.02 - 1e-9)
         best = one.attacked if one.kept else best
-    assert [one.head for one in repaired.found.tried if one.kept] == list(repaired.found.heads) or sorted(
-        one.head for one in repaired.found.tried if one.kept
-    ) == sorted(repaired.found.heads)
-    order = [one.attention for one in repaired.found.tried]
+    assert [one.head for one in repaired.search.tried if one.kept] == list(repaired.search.heads) or sorted(
+        one.head for one in repaired.search.tried if one.kept
+    ) == sorted(repaired.search.heads)
+    order = [one.attention for one in repaired.search.tried]
     assert order == sorted(order, reverse=True)
 
 

@@ -13,8 +13,12 @@ from clip_anatomy.files import opened, path_of, read_json, written_whole
 from clip_anatomy.partial_output import held_folder, sweep
 
 REPORT = "index.html"
-MARKS = (
-    "explain.json", "heatmap.json", "film.json", "tiles.json", "segment.json", "search.json", "ablate.json", "atlas.json", "repair.json",
+MARKS = tuple(
+    f"{name}.json"
+    for name in (
+        "ablate", "align", "atlas", "concepts", "explain", "explain-text", "film", "heatmap", "mutual", "pairs", "paths", "refer", "repair",
+        "search", "segment", "tiles",
+    )
 )  # fmt: skip
 """Files that mark folders with drawings in them."""
 

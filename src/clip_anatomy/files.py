@@ -197,10 +197,10 @@ def read_json(
         if size > largest:
             raise kind(f"{path} has {size:,} bytes, {largest:,} are read. {instead}")
         with opened(path) as file:
-            found = json.loads(file.read().decode("utf-8-sig"))
-        if not isinstance(found, of):
-            raise kind(f"{path} holds a JSON {type(found).__name__}; a {of.__name__} was expected. {instead}")
-        return found
+            content = json.loads(file.read().decode("utf-8-sig"))
+        if not isinstance(content, of):
+            raise kind(f"{path} holds a JSON {type(content).__name__}; a {of.__name__} was expected. {instead}")
+        return content
 
 
 def text_lines(

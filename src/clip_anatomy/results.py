@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from clip_anatomy.atomic_output import atomic_output
 from clip_anatomy.errors import BadInput, visible
 from clip_anatomy.progress import say
 
@@ -22,8 +23,8 @@ class Result:
     """Give a dataclass of numbers the same verbs as every other result. Declare it with `@dataclass(frozen=True, repr=False)`.
 
     Attributes:
-        presenter: module of `clip_anatomy.report` that draws it: `save(result, folder)`, `figure(result)`, `html(result)`, those
-            that make sense. Empty where there is nothing to draw.
+        presenter: module of `clip_anatomy.report` that draws it: `write(result, output)` into a folder of its `KIND` (or `save(result,
+            folder)`, where that is not all), `figure(result)`, `html(result)`, those that make sense. Empty where there is nothing to draw.
     """
 
     presenter: ClassVar[str] = ""
@@ -47,7 +48,12 @@ class Result:
         Raises:
             OutputError: the folder cannot be written, or holds something else.
         """
-        return self._drawn_by("save", Path(folder), **options)
+        write = self._drawing("write")
+        if write is None or self._drawing("save") is not None:
+            return self._drawn_by("save", Path(folder), **options)
+        with atomic_output(Path(folder), self._drawing("KIND")) as output:
+            write(self, output, **options)
+        return Path(folder)
 
     def figure(self) -> Any:
         """Draw it (extra `figures`)."""

@@ -110,14 +110,14 @@ def _text_tower(
             figures.need_matplotlib()
         target = stack.enter_context(output_beside(folder, text_page.KIND, images))
         clip = opening.load()
-        found = run(
+        result = run(
             clip, typed[0], pictures, texts=typed[1:] or None, allow_urls=reading.allow_urls, progress=progress
         )  # fmt: skip
-        found = replace(found, notes=(*demo_notes(opening.model, images), *found.notes))
+        result = replace(result, notes=(*demo_notes(opening.model, images), *result.notes))
         if target is not None:
-            text_page.write(found, target)
-    print_notes(found.notes)
-    output.show(found)
+            text_page.write(result, target)
+    print_notes(result.notes)
+    output.show(result)
     if folder is not None:
         note(f"report: {folder / 'index.html'}")
     return 0

@@ -107,7 +107,7 @@ def is_large(images: Sequence[str], film: float | None, tiles: int | None) -> bo
     return film is not None or tiles is not None or bool(videos)
 
 
-def draw_large(asked: LargeRequest, opening: ModelOptions, output: OutputOptions, reading: ReadingOptions) -> int:
+def draw_large(request: LargeRequest, opening: ModelOptions, output: OutputOptions, reading: ReadingOptions) -> int:
     """Draw maps or masks of a film or of a large picture into a folder.
 
     Returns:
@@ -122,32 +122,32 @@ def draw_large(asked: LargeRequest, opening: ModelOptions, output: OutputOptions
     from clip_anatomy.progress import note, say, shown
     from clip_anatomy.report import film_folder, tiles_folder
 
-    folder = output.folder("film" if asked.tiles is None else "tiles")
-    asked.chosen()
+    folder = output.folder("film" if request.tiles is None else "tiles")
+    request.chosen()
     if folder is None:
         raise BadSpec("--json alone writes nothing, and these maps lie in a file. Type also: --out FOLDER")
-    if not asked.texts:
+    if not request.texts:
         raise BadText('no text was given. Type also: --text "a dog"')
-    module = film_folder if asked.tiles is None else tiles_folder
+    module = film_folder if request.tiles is None else tiles_folder
     with ExitStack() as stack:
         progress = stack.enter_context(shown(f"opening {opening.model}"))
-        target = stack.enter_context(output_beside(folder, module.KIND, asked.images))
+        target = stack.enter_context(output_beside(folder, module.KIND, request.images))
         assert target is not None
         clip = opening.load()
-        typed, notes = typed_texts(asked.texts, clip.tokenizer)
-        behind = [one.text for one in typed_texts(asked.background, clip.tokenizer)[0]] if asked.background else []
-        found = _mapped(clip, asked, [*(one.text for one in typed), *behind], target, progress, reading=reading)
-        drawing = {"colours": asked.colours, "threshold": asked.threshold, "background": len(behind)}
-        module.write(found, target, progress, pictures=asked.pictures, **drawing)  # pyright: ignore[reportArgumentType]
-    print_notes([*notes, *found.run.notes], found.run.failed)
-    print_json(found.to_dict()) if output.as_json else say(found.summary())
-    note(f"{asked.verb}: {folder / 'index.html'}")
-    return reading.exit_code(found.run.failed)
+        typed, notes = typed_texts(request.texts, clip.tokenizer)
+        behind = [one.text for one in typed_texts(request.background, clip.tokenizer)[0]] if request.background else []
+        result = _mapped(clip, request, [*(one.text for one in typed), *behind], target, progress, reading=reading)
+        drawing = {"colours": request.colours, "threshold": request.threshold, "background": len(behind)}
+        module.write(result, target, progress, pictures=request.pictures, **drawing)  # pyright: ignore[reportArgumentType]
+    print_notes([*notes, *result.run.notes], result.run.failed)
+    print_json(result.to_dict()) if output.as_json else say(result.summary())
+    note(f"{request.verb}: {folder / 'index.html'}")
+    return reading.exit_code(result.run.failed)
 
 
 def _mapped(
     clip: "Clip",
-    asked: LargeRequest,
+    request: LargeRequest,
     texts: list[str],
     target: "AtomicOutput",
     progress: "Progress",
@@ -159,19 +159,19 @@ def _mapped(
     from clip_anatomy.maps.segment import method_for_masks
     from clip_anatomy.maps.tiled_maps import tiled_maps
 
-    options, file = asked.chosen(), target.folder / "maps.npy"
-    methods = checked_methods(clip, [asked.method])
+    options, file = request.chosen(), target.folder / "maps.npy"
+    methods = checked_methods(clip, [request.method])
     if len(methods) != 1:
         raise BadSpec("a film or a large picture is drawn by one method. Type --method decomposition")
     chosen: Any = methods[0]
-    if asked.threshold is not None:
-        wanted = asked.method if asked.method == "auto" else methods[0]
+    if request.threshold is not None:
+        wanted = request.method if request.method == "auto" else methods[0]
         _, chosen, given = method_for_masks(clip, wanted, len(texts) > 1, {})
         options = {**given, **options}
-    if asked.tiles is not None:
+    if request.tiles is not None:
         return tiled_maps(
-            clip, Path(asked.images[0]), texts, file, chosen, level=asked.tiles, progress=progress, **options
+            clip, Path(request.images[0]), texts, file, chosen, level=request.tiles, progress=progress, **options
         )
     return film_maps(
-        clip, list(asked.images), texts, file, chosen, rate=asked.film, allow_urls=reading.allow_urls, skip_bad=True, progress=progress, **options,
+        clip, list(request.images), texts, file, chosen, rate=request.film, allow_urls=reading.allow_urls, skip_bad=True, progress=progress, **options,
     )  # fmt: skip

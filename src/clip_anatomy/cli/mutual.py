@@ -58,15 +58,15 @@ def mutual(
             figures.need_matplotlib()
         target = stack.enter_context(output_beside(folder, mutual_figure.KIND, (image,)))
         clip = opening.load()
-        found = run(
+        result = run(
             clip, image, classes, descriptors, how=cast("Any", how), parts=parts, details=details, expected=expected, measure=cast("Any", measure),
             templates=templates, allow_urls=allow_urls, progress=progress,
         )  # fmt: skip
-        found = replace(found, notes=(*demo_notes(opening.model, (image,)), *found.notes))
+        result = replace(result, notes=(*demo_notes(opening.model, (image,)), *result.notes))
         if target is not None:
-            mutual_figure.write(found, target)
-    print_notes(found.notes)
-    output.show(found)
+            mutual_figure.write(result, target)
+    print_notes(result.notes)
+    output.show(result)
     if folder is not None:
         note(f"figure: {folder / mutual_figure.FIGURE}")
     return 0

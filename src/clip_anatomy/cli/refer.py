@@ -52,12 +52,12 @@ def refer(
         if folder is not None:
             figures.need_matplotlib()
         target = stack.enter_context(output_beside(folder, refer_folder.KIND, [image]))
-        found = run(opening.load(), image, phrase, masks, method=method, places=places, allow_urls=allow_urls)
-        found = replace(found, notes=(*demo_notes(opening.model, [image]), *found.notes))
+        result = run(opening.load(), image, phrase, masks, method=method, places=places, allow_urls=allow_urls)
+        result = replace(result, notes=(*demo_notes(opening.model, [image]), *result.notes))
         if target is not None:
-            refer_folder.write(found, target)
-    print_notes(found.notes)
-    output.show(found)
+            refer_folder.write(result, target)
+    print_notes(result.notes)
+    output.show(result)
     if folder is not None:
         note(f"figure: {folder / refer_folder.FIGURE}")
     return 0

@@ -149,8 +149,8 @@ def _solution(copy: DatasetCopy, path: Path) -> dict[int, str]:
 def _meta(path: Path) -> dict[int, str]:
     """Read the development kit's class numbers (which are not in the order of synsets) → synset."""
     try:
-        found = matlab_records(path, "synsets")
-        return {int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in found if int(one["num_children"]) == 0}
+        synsets = matlab_records(path, "synsets")
+        return {int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets if int(one["num_children"]) == 0}
     except (BadInput, KeyError, TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"{path} is not the development kit's meta.mat ({error}). Unpack the kit again") from error
 

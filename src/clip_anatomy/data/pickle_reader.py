@@ -92,12 +92,12 @@ def read_safe_pickle(path: Path, kind: type = dict, *, most: int = MOST) -> Any:
     """
     try:
         with opened(path) as file:
-            found = _run(file, most)
-        if not isinstance(found, kind):
-            raise _Refused(f"it holds a {type(found).__name__}, a {kind.__name__} was expected")
-        if not isinstance(found, dict):
-            return found
-        return {_text(key): value.value if isinstance(value, _Array) else value for key, value in found.items()}
+            content = _run(file, most)
+        if not isinstance(content, kind):
+            raise _Refused(f"it holds a {type(content).__name__}, a {kind.__name__} was expected")
+        if not isinstance(content, dict):
+            return content
+        return {_text(key): value.value if isinstance(value, _Array) else value for key, value in content.items()}
     except _Refused as error:
         raise BadInput(
             f"{path} is not read: {error}. Nothing of it was run. Fetch a fresh copy from the data set's own page"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from clip_anatomy.data.open_dataset import STDIN, is_collection
@@ -24,7 +24,7 @@ from clip_anatomy.images.prefetch import batches_ahead
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.progress import Progress, silent
 
-__all__ = ["Failed", "NamedPicture", "PictureBatch", "Pictures", "no_picture", "picture_batches"]
+__all__ = ["Failed", "NamedPicture", "PictureBatch", "Pictures", "embedded_pictures", "no_picture", "picture_batches"]
 
 Failed = tuple[str, str]
 """Name and error of a picture that could not be used."""
@@ -185,3 +185,26 @@ def _none_of(failed: list[Failed]) -> BadImage:
     return BadImage(
         f"none of the {len(failed)} pictures could be read ({why}{more}). Type the paths of pictures: photo.jpg"
     )
+
+
+def embedded_pictures(
+    clip: Clip, images: Pictures, **how: Any
+) -> tuple[Float64[Tensor, "image embed"], tuple[str, ...], tuple[NamedPicture, ...] | None]:
+    """Embed pictures, in the order in which they were handed in.
+
+    Args:
+        clip: an opened model.
+        images: as for `picture_batches`.
+        **how: options of that.
+
+    Returns:
+        Embeddings as the model gives them, the pictures' names, and the pictures; None for tensors that came preprocessed.
+    """
+    rows: list[tuple[int, Tensor, NamedPicture | None]] = []
+    for batch in picture_batches(clip, images, **how):
+        known = batch.pictures or (None,) * len(batch.pixels)
+        rows += zip(batch.places, clip.vision.encode(batch.pixels).double().cpu(), known, strict=True)
+    rows.sort(key=lambda row: row[0])
+    names = tuple(f"image {at}" if one is None else one.name for at, (_, _, one) in enumerate(rows))
+    pictures = tuple(one for _, _, one in rows if one is not None) or None
+    return torch.stack([vector for _, vector, _ in rows]), names, pictures

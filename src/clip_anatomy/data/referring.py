@@ -95,9 +95,9 @@ def open_refcoco(path: Path, *, split: str, by: str = "unc") -> ReferringDataset
         raise BadInput(f"{path} has no pictures: train2014 is not there. {REFCOCO_WHERE}")
     instead = f"It is no file of the refer project. {REFCOCO_WHERE}"
     with reading(path / "instances.json", instead):
-        found = read_json(path / "instances.json", instead, largest=LARGEST)
-        images = {one["id"]: image_entry(one) for one in found["images"]}
-        objects = {one["id"]: one for one in found["annotations"]}
+        content = read_json(path / "instances.json", instead, largest=LARGEST)
+        images = {one["id"]: image_entry(one) for one in content["images"]}
+        objects = {one["id"]: one for one in content["annotations"]}
         of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for one in objects.values():
             of_image[one["image_id"]].append(one)

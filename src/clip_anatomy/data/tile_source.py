@@ -127,10 +127,10 @@ def _tiff(path: Path, level: int) -> Slide:
 
 def _zarr(path: Path, level: int) -> Slide:
     _, zarr = _libraries()
-    found = zarr.open(str(path), mode="r")
-    if level and hasattr(found, "shape"):
+    opened = zarr.open(str(path), mode="r")
+    if level and hasattr(opened, "shape"):
         raise BadImage(f"{path.name} has level 0 alone, and no level {level}. Type 0")
-    pixels = found if hasattr(found, "shape") else found[str(level)]
+    pixels = opened if hasattr(opened, "shape") else opened[str(level)]
     return Slide(pixels, _axes(pixels.shape, path), path.name, level)
 
 

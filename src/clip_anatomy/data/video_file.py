@@ -94,10 +94,10 @@ class Video:
 
     def fetch(self, path: str) -> ImageData:
         """Decode one frame again, by its number."""
-        found = next((one.data for one in Video(self.file, self.rate) if one.path == path), None)
-        if found is None or isinstance(found, BadImage):
+        frame = next((one.data for one in Video(self.file, self.rate) if one.path == path), None)
+        if frame is None or isinstance(frame, BadImage):
             raise BadImage(f"{self.file} has no frame {path}. Type one that it has: {self.file.name}#000000")
-        return found
+        return frame
 
 
 def _av() -> Any:

@@ -44,11 +44,11 @@ class Overlap:
     best: list[float] = field(default_factory=list[float])
 
     def add(
-        self, found: Bool[np.ndarray, "row col"], truth: Bool[np.ndarray, "row col"], proposals: list[float]
+        self, predicted: Bool[np.ndarray, "row col"], truth: Bool[np.ndarray, "row col"], proposals: list[float]
     ) -> None:
         """Count one phrase: what was found, what is right, and the IoU of every proposal."""
-        self.inside.append(int((found & truth).sum()))
-        self.either.append(int((found | truth).sum()))
+        self.inside.append(int((predicted & truth).sum()))
+        self.either.append(int((predicted | truth).sum()))
         self.chance.append(float(np.mean(proposals)))
         self.best.append(max(proposals))
 
@@ -89,9 +89,11 @@ class ReferringTask:
                 f"its mask has {truth.shape[0]} × {truth.shape[1]} pixels (row × col), the picture {image.height} × {image.width}. "
                 "Bring back the original files"
             )
-        found = refer(self.clip, NamedPicture(image, entry.file), entry.phrase, self._masks(entry), method=self.method)
-        each = [float((mask & truth).sum() / max(1, (mask | truth).sum())) for mask in found.masks]
-        self.measured.add(found.mask, truth, each)
+        referred = refer(
+            self.clip, NamedPicture(image, entry.file), entry.phrase, self._masks(entry), method=self.method
+        )
+        each = [float((mask & truth).sum() / max(1, (mask | truth).sum())) for mask in referred.masks]
+        self.measured.add(referred.mask, truth, each)
 
     def _masks(self, entry: ReferredPicture) -> Regions | None:
         if self.proposals == OWN:

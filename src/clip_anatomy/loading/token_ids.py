@@ -90,8 +90,8 @@ def _longest(tower: Tower, ids: Tensor) -> int:
         return ids.shape[1]
     if not tower.causal:  # padding that nothing looks at
         assert isinstance(tower.embedding, WordEmbedding)
-        seen = (ids != tower.embedding.pad).any(0).nonzero()
-        return int(seen.max()) + 1 if len(seen) else 1
+        used = (ids != tower.embedding.pad).any(0).nonzero()
+        return int(used.max()) + 1 if len(used) else 1
     return int(_ends(tower, ids).max()) + 1
 
 

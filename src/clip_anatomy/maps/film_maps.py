@@ -194,7 +194,7 @@ def film_maps(
     failed: list[Failed] | None = [] if skip_bad else None
     notes: list[str] = []
     first: Maps | None = None
-    done, seen, skipped = 0, 0, set[int]()
+    done, walked, skipped = 0, 0, set[int]()
     with written_whole(path) as temporary, temporary.open("r+b") as out:
         for batch in picture_batches(
             clip, film.frames, options.get("size"), BATCH, own=options.get("window") is not None, allow_urls=allow_urls, failed=failed, notes=notes, progress=progress
@@ -205,8 +205,8 @@ def film_maps(
             if not done:
                 _write_header(out, (0, *maps.values.shape[1:]))
             out.write(maps.values.float().cpu().numpy().astype("<f4").tobytes())
-            skipped |= set(range(seen, batch.places[-1] + 1)) - set(batch.places)
-            done, seen = done + len(maps), batch.places[-1] + 1
+            skipped |= set(range(walked, batch.places[-1] + 1)) - set(batch.places)
+            done, walked = done + len(maps), batch.places[-1] + 1
         assert first is not None
         _write_header(out, (done, *first.values.shape[1:]))
     assert first.run is not None

@@ -59,14 +59,14 @@ def global_local(
     inside = (cover >= 0.5) | (cover == cover.amax(1, keepdim=True))
     kept = F.pad(inside, (tower.own, 0), value=True).to(pixels.device)
     crops = [clip.preprocess.squashed()(_cut_out(picture, mask, clip.preprocess.mean)) for mask in masks]
-    found: list[Tensor] = []
+    embeddings: list[Tensor] = []
     with torch.no_grad():
         for first in range(0, len(masks), BATCH):
             of_picture = _masked(tower, pixels, kept[first : first + BATCH])
             alone = clip.encode_image(torch.stack(crops[first : first + BATCH]))
             unit = [F.normalize(x.double().cpu(), dim=-1) for x in (of_picture, alone)]
-            found.append(F.normalize(GLOBAL * unit[0] + (1 - GLOBAL) * unit[1], dim=-1))
-    return torch.cat(found)
+            embeddings.append(F.normalize(GLOBAL * unit[0] + (1 - GLOBAL) * unit[1], dim=-1))
+    return torch.cat(embeddings)
 
 
 def _masked(tower: Transformer, pixels: Tensor, kept: Bool[Tensor, "mask token"]) -> Float[Tensor, "mask embed"]:

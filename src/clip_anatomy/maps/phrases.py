@@ -73,15 +73,15 @@ def read_phrase(words: tuple[str, ...]) -> ReadPhrase:
     """
     plain = [re.sub(r"\W", "", word.lower()) for word in words]
     everything = tuple(range(len(words)))
-    found = [at for at, word in enumerate(plain) if word in PLACES]
-    if not found:
+    of_place = [at for at, word in enumerate(plain) if word in PLACES]
+    if not of_place:
         return ReadPhrase(everything)
-    places = tuple(dict.fromkeys(PLACES[plain[at]] for at in found))
-    first, last = found[0], found[-1]
+    places = tuple(dict.fromkeys(PLACES[plain[at]] for at in of_place))
+    first, last = of_place[0], of_place[-1]
     linked = plain[last] in OF_ANOTHER or (last + 1 < len(plain) and plain[last + 1] in LINKS)
     rest = tuple(at for at in everything if at > last + (plain[last] not in OF_ANOTHER))
     before, behind = ([at for at in some if plain[at] not in FILLING] for some in (everything[:first], rest))
     if linked and before and behind:
         return ReadPhrase(tuple(before), places, tuple(behind))
-    thing = tuple(at for at in everything if at not in found and plain[at] not in FILLING)
+    thing = tuple(at for at in everything if at not in of_place and plain[at] not in FILLING)
     return ReadPhrase(thing or everything, places)

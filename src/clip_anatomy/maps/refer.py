@@ -235,10 +235,10 @@ def _regions(
     else:
         regions, names = read_masks(masks, named.name, where.picture)
     cover = coverage(regions, where, patch_grid(batch.pixels.shape, clip.patch))
-    seen = np.flatnonzero(cover.any(1).numpy()).tolist()
-    if not seen:
+    covered = np.flatnonzero(cover.any(1).numpy()).tolist()
+    if not covered:
         raise BadImage(f"the model sees none of the {len(regions)} masks of {named.name}. Type masks of another place")
-    return regions[seen], tuple(names[at] for at in seen), cover[seen]
+    return regions[covered], tuple(names[at] for at in covered), cover[covered]
 
 
 def _directions(
@@ -287,10 +287,10 @@ def _standard(scores: Float64[Tensor, " mask"]) -> Float64[Tensor, " mask"]:
 
 def _centres(masks: Bool[np.ndarray, "mask row col"]) -> Float64[Tensor, "mask 2"]:
     """Return (row, col) of the middle of each mask, from −1 (first) to 1 (last)."""
-    found = [
+    centres = [
         [float(2 * at.mean() / size - 1) for at, size in zip(np.nonzero(one), one.shape, strict=True)] for one in masks
     ]
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor(centres, dtype=torch.float64)
 
 
 def _place(

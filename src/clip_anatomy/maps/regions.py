@@ -47,12 +47,12 @@ def read_masks(
         BadInput: no mask, masks of another size, or a file that is none.
     """
     if isinstance(masks, str | Path):
-        found = _of_folder(path_of(masks)) if path_of(masks).is_dir() else _of_file(path_of(masks), name, size)
+        named = _of_folder(path_of(masks)) if path_of(masks).is_dir() else _of_file(path_of(masks), name, size)
     else:
-        found = {f"mask {at}": one for at, one in enumerate(masks)}
-    _refuse_many(len(found), size)
+        named = {f"mask {at}": one for at, one in enumerate(masks)}
+    _refuse_many(len(named), size)
     read: dict[str, np.ndarray] = {}
-    for label, one in found.items():
+    for label, one in named.items():
         mask = np.asarray(one)
         if mask.shape != size or mask.dtype.kind not in "biu":
             raise BadInput(
@@ -82,14 +82,14 @@ def _of_folder(folder: Path) -> dict[str, np.ndarray]:
 def _of_file(file: Path, name: str, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Read COCO's format, or the bare list of annotations that SAM's generator of masks writes."""
     with reading(file, f"It is no list of masks. {TYPE}"):
-        found = read_json(file, f"It is no list of masks. {TYPE}", of=object)
-        annotations = found["annotations"] if isinstance(found, Mapping) else found
-        if isinstance(found, Mapping) and "images" in found:
-            images = {one["id"]: Path(str(one["file_name"])).name for one in found["images"]}
+        content = read_json(file, f"It is no list of masks. {TYPE}", of=object)
+        annotations = content["annotations"] if isinstance(content, Mapping) else content
+        if isinstance(content, Mapping) and "images" in content:
+            images = {one["id"]: Path(str(one["file_name"])).name for one in content["images"]}
             chosen = {number for number, file_name in images.items() if file_name == Path(name).name}
             chosen = set(images) if len(images) == 1 else chosen
             annotations = [one for one in annotations if one["image_id"] in chosen]
-            names = {one["id"]: str(one["name"]) for one in found.get("categories", ())}
+            names = {one["id"]: str(one["name"]) for one in content.get("categories", ())}
         else:
             names = {}
         _refuse_many(len(annotations), size)
@@ -112,15 +112,15 @@ def proposals(maps: Maps, picture: Image.Image | None) -> Bool[np.ndarray, "mask
     values = maps.on_picture(0)
     side = min(a / b for a, b in zip(values.shape[1:], maps.values.shape[2:], strict=True))
     values = values if picture is None else refined(values.cpu(), np.asarray(picture.convert("RGB")), patch=side)
-    found: list[np.ndarray] = []
+    areas_found: list[np.ndarray] = []
     for one in values.cpu().numpy():
         low, high = np.nanmin(one), np.nanmax(one)
         for level in LEVELS if high > low else ():
             numbered = components(np.nan_to_num(one, nan=low) >= low + level * (high - low))
             areas = np.bincount(numbered.ravel())
-            found += [numbered == at for at in range(1, len(areas)) if areas[at] >= SMALLEST * side**2]
+            areas_found += [numbered == at for at in range(1, len(areas)) if areas[at] >= SMALLEST * side**2]
     kept: list[np.ndarray] = []
-    for one in sorted(found, key=lambda mask: -int(mask.sum())):
+    for one in sorted(areas_found, key=lambda mask: -int(mask.sum())):
         if all(_iou(one, other) < SAME for other in kept):
             kept.append(one)
     return np.stack(kept) if kept else np.ones((1, *values.shape[1:]), dtype=bool)

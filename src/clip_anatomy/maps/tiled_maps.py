@@ -123,8 +123,8 @@ class TiledMaps(Result):
                 high, place = float(band[row, col]), (first + row, col)
         x, y = (place[1] + 0.5) * self.patch[1], (place[0] + 0.5) * self.patch[0]
         world = self.source.place(x, y) if isinstance(self.source, Slide) else None
-        found = {"text": self.texts[text], "lowest": round(low, 6), "highest": round(high, 6), "peak": [x, y]}
-        return found if world is None else {**found, "peak_in_coordinates": list(world)}
+        ends = {"text": self.texts[text], "lowest": round(low, 6), "highest": round(high, 6), "peak": [x, y]}
+        return ends if world is None else {**ends, "peak_in_coordinates": list(world)}
 
     def summary(self) -> str:
         """Return how large the picture is, and the range of each text."""

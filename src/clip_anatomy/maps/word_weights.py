@@ -83,8 +83,8 @@ def word_weights(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = word_weights(ca.load("demo"), examples()[:2], "a bird on the water")
-        >>> found.words, [round(share, 3) for share in found.values.sum(1).tolist()]
+        >>> result = word_weights(ca.load("demo"), examples()[:2], "a bird on the water")
+        >>> result.words, [round(share, 3) for share in result.values.sum(1).tolist()]
         (('a', 'bird', 'on', 'the', 'water'), [1.0, 1.0])
     """
     clip = as_clip(clip)

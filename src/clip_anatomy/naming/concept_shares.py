@@ -52,8 +52,8 @@ def concept_shares(
     Example:
         >>> x = torch.tensor([[3.0, 0.1, 0.0], [-3.0, 0.1, 0.0], [0.0, -0.2, 0.0]])
         >>> moments = Moments.of(torch.stack([x, x.roll(1, 1)], 1)[:, None])
-        >>> found = concept_shares(moments, torch.eye(3)[:2], ["colour", "size"])
-        >>> [(one.concept, round(one.share, 2), round(one.others, 2)) for one in found[0, 0]]
+        >>> result = concept_shares(moments, torch.eye(3)[:2], ["colour", "size"])
+        >>> [(one.concept, round(one.share, 2), round(one.others, 2)) for one in result[0, 0]]
         [('colour', 1.0, 0.0), ('size', 0.0, 1.0)]
     """
     pool = check_pool(pool_embeddings, moments)
@@ -66,30 +66,32 @@ def concept_shares(
         texts = pool[[at for at, given in enumerate(properties) if given == name]]
         for layer in range(layers):
             inside = texts.T if moments.basis is None else moments.basis.rows[layer] @ texts.T  # [head, d, text]
-            seen = inside.mT @ covariance[layer] @ inside
-            shares[layer, :, place] = pursuit_shares(seen, texts @ texts.T, words) / total[layer].clamp_min(1e-300)
-    found: dict[tuple[int, int], tuple[ConceptShare, ...]] = {}
+            second_moment = inside.mT @ covariance[layer] @ inside
+            shares[layer, :, place] = pursuit_shares(second_moment, texts @ texts.T, words) / total[layer].clamp_min(
+                1e-300
+            )
+    by_head: dict[tuple[int, int], tuple[ConceptShare, ...]] = {}
     for layer in range(layers):
         others = (shares[layer].sum(0) - shares[layer]) / max(heads - 1, 1)
         for head in range(heads):
             order = (shares[layer, head] - others[head]).argsort(descending=True, stable=True).tolist()
-            found[moments.layers[layer], head] = tuple(
+            by_head[moments.layers[layer], head] = tuple(
                 ConceptShare(names[at], float(shares[layer, head, at]), float(others[head, at]) if heads > 1 else None)
                 for at in order
             )
-    return found
+    return by_head
 
 
 def pursuit_shares(
-    seen: Float64[Tensor, "head text text"], gram: Float64[Tensor, "text text"], words: int
+    second_moment: Float64[Tensor, "head text text"], gram: Float64[Tensor, "text text"], words: int
 ) -> Float64[Tensor, " head"]:
     """Sum what each pick adds: tr(M) − tr(R M R), from T M Tᵀ and T Tᵀ alone, of all heads side by side.
 
     Both are deflated by each pick: with q = R t_j / ‖R t_j‖, g = R T q and b = R T M q,  T R M R Tᵀ loses g bᵀ + b gᵀ − (qᵀMq) g gᵀ.
     """
-    left, lengths = seen.clone(), gram.expand_as(seen).clone()
-    explained = torch.zeros(len(seen), dtype=torch.float64)
-    rows = torch.arange(len(seen))
+    left, lengths = second_moment.clone(), gram.expand_as(second_moment).clone()
+    explained = torch.zeros(len(second_moment), dtype=torch.float64)
+    rows = torch.arange(len(second_moment))
     floor = 1e-9 * gram.diagonal().max()
     for _ in range(min(words, len(gram))):
         free = lengths.diagonal(dim1=-2, dim2=-1)

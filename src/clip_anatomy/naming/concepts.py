@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
+from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, embedded_pictures
 from clip_anatomy.errors import BadInput, BadSpec, MissingExtra
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
@@ -196,8 +196,8 @@ def concepts(
         vectors, mean, names = clip.encode_text(list(texts)).double().cpu(), text_mean, tuple(texts)
     else:
         assert images is not None
-        vectors, names, pictures = _embedded(
-            clip, images, allow_urls=allow_urls, failed=failed if skip_bad else None, notes=notes, tell=tell
+        vectors, names, pictures = embedded_pictures(
+            clip, images, allow_urls=allow_urls, failed=failed if skip_bad else None, notes=notes, progress=tell
         )
         mean = _image_mean(over, vectors, clip, notes)
     unit = normalize(vectors, dim=-1)
@@ -214,19 +214,6 @@ def concepts(
         names, vocabulary.texts, weights, (unit * rebuilt).sum(-1), _explained(centred, back), chance,
         None if count else penalty, pictures, tuple(notes), tuple(failed),
     )  # fmt: skip
-
-
-def _embedded(
-    clip: Clip, images: Pictures, *, allow_urls: bool, failed: list[Failed] | None, notes: list[str], tell: Progress
-) -> tuple[Float64[Tensor, "row embed"], tuple[str, ...], tuple[NamedPicture, ...] | None]:
-    rows: list[tuple[int, Tensor, NamedPicture | None]] = []
-    for batch in picture_batches(clip, images, allow_urls=allow_urls, failed=failed, notes=notes, progress=tell):
-        known = batch.pictures or (None,) * len(batch.pixels)
-        rows += zip(batch.places, clip.vision.encode(batch.pixels).double().cpu(), known, strict=True)
-    rows.sort(key=lambda row: row[0])
-    names = tuple(f"image {at}" if one is None else one.name for at, (_, _, one) in enumerate(rows))
-    pictures = tuple(one for _, _, one in rows if one is not None) or None
-    return torch.stack([vector for _, vector, _ in rows]), names, pictures
 
 
 def sparse_weights(
@@ -298,10 +285,10 @@ def _directions(given: Tensor, embed: int) -> Float64[Tensor, "row embed"]:
         raise BadInput(
             f"directions are {list(given.shape)}; finite [row, {embed}] were expected. Type: direction[None]"
         )
-    found = given.detach().double().cpu()
-    if not bool(found.any(1).all()):
-        raise BadInput(f"direction {int((~found.any(1)).int().argmax())} is zero: it points nowhere. Leave it out")
-    return found
+    directions = given.detach().double().cpu()
+    if not bool(directions.any(1).all()):
+        raise BadInput(f"direction {int((~directions.any(1)).int().argmax())} is zero: it points nowhere. Leave it out")
+    return directions
 
 
 def _image_mean(over: object, vectors: Tensor, clip: Clip, notes: list[str]) -> Float64[Tensor, " embed"]:

@@ -197,8 +197,8 @@ def paths(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = paths(ca.load("demo"), examples(), layers=4, top=2)
-        >>> len(found), found.ranked, found.sources[0].strength > found.median
+        >>> result = paths(ca.load("demo"), examples(), layers=4, top=2)
+        >>> len(result), result.ranked, result.sources[0].strength > result.median
         (2, 768, True)
     """
     if part not in PARTS:

@@ -7,7 +7,7 @@ The text tower splits as exactly as the image tower, with the end-of-text token 
 Its heads are named by TextSpan over what they write for many texts: by texts, or by pictures, whose embeddings are the pool then.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.data.masked import spread
-from clip_anatomy.data.picture_batches import NamedPicture, Pictures, picture_batches
+from clip_anatomy.data.picture_batches import NamedPicture, Pictures, embedded_pictures
 from clip_anatomy.errors import BadText
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
@@ -117,8 +117,8 @@ class TextExplanation(Result):
     def called(self, part: str) -> str:
         """Return what a part is about, " (a; b)", or nothing."""
         layer_head = part.removeprefix("layer ").replace(" head ", ".")
-        said = self.names.get(layer_head, ())
-        return f" ({'; '.join(said)})" if said else ""
+        texts = self.names.get(layer_head, ())
+        return f" ({'; '.join(texts)})" if texts else ""
 
 
 @public
@@ -220,17 +220,10 @@ def text_moments(clip: Clip, texts: Sequence[str], *, progress: Progress | None 
 def _pictures(
     clip: Clip, images: Pictures | None, allow_urls: bool, tell: Progress
 ) -> tuple[tuple[NamedPicture, ...] | None, tuple[str, ...], Float[Tensor, "picture embed"]]:
-    rows: list[tuple[int, Tensor, NamedPicture | None]] = []
-    batches: Iterator[Any] = (
-        iter(()) if images is None else picture_batches(clip, images, allow_urls=allow_urls, progress=tell)
-    )
-    for batch in batches:
-        known = batch.pictures or (None,) * len(batch.pixels)
-        rows += zip(batch.places, clip.vision.encode(batch.pixels).float().cpu(), known, strict=True)
-    rows.sort(key=lambda row: row[0])
-    names = tuple(f"picture {at}" if one is None else one.name for at, (_, _, one) in enumerate(rows))
-    vectors = torch.stack([one for _, one, _ in rows]) if rows else torch.zeros(0, clip.text_tower.embed)
-    return tuple(one for _, _, one in rows if one is not None) or None, names, F.normalize(vectors, dim=-1)
+    if images is None:
+        return None, (), torch.zeros(0, clip.text_tower.embed)
+    vectors, names, pictures = embedded_pictures(clip, images, allow_urls=allow_urls, progress=tell)
+    return pictures, names, F.normalize(vectors.float(), dim=-1)
 
 
 def _split(

@@ -1,9 +1,8 @@
 """Figure and folder of an alignment: each channel's correlation, with chance and the noise ceiling beside it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_output
+from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, PLAIN, YES_INK, canvas, png
 from clip_anatomy.report.html import notebook_figures
@@ -12,18 +11,11 @@ from clip_anatomy.studies.align import MAP, MAP_FORMAT, NUMBERS, SCHEMA, Alignme
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURE", "KIND", "figure", "html", "save", "write"]
+__all__ = ["FIGURE", "KIND", "figure", "html", "write"]
 
 FIGURE = "align.png"
 KIND = Kind("alignment", NUMBERS, SCHEMA, (NUMBERS, MAP, FIGURE))
 MOST, BAR, WIDE = 30, 0.28, 8.0  # channels drawn; inches
-
-
-def save(result: Alignment, folder: Path) -> Path:
-    """Write align.json, the map and align.png into a folder; see `Result.save`."""
-    with atomic_output(folder, KIND) as output:
-        write(result, output)
-    return folder
 
 
 def write(result: Alignment, output: AtomicOutput) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_output
+from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.naming.concepts import SCHEMA, Concepts
 from clip_anatomy.report.figures import FAINT, INK, PLAIN, YES_INK, Canvas, canvas, png
@@ -13,19 +13,12 @@ from clip_anatomy.report.thumbnails import small
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["KIND", "figure", "html", "save", "write"]
+__all__ = ["KIND", "figure", "html", "write"]
 
 NUMBERS, FIGURE = "concepts.json", "concepts.png"
 KIND = Kind("concepts", NUMBERS, SCHEMA, (NUMBERS, FIGURE))
 ROWS, BARS, SIDE = 8, 8, 240  # rows and texts drawn; pixels of a picture
 WIDE, ROW, HEAD = 9.0, 2.1, 0.9  # inches
-
-
-def save(result: Concepts, folder: Path) -> Path:
-    """Write concepts.json and concepts.png into a folder; see `Result.save`."""
-    with atomic_output(folder, KIND) as output:
-        write(result, output)
-    return folder
 
 
 def write(result: Concepts, output: AtomicOutput) -> None:

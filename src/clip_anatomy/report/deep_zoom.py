@@ -21,7 +21,7 @@ Draw = Callable[[slice, slice], UInt8[ndarray, "row col 3"]]
 """Rows and columns of the picture → its pixels there."""
 
 
-def write_pyramid(file: Path, size: tuple[int, int], draw: Draw, told: Callable[[int], None] | None = None) -> None:
+def write_pyramid(file: Path, size: tuple[int, int], draw: Draw, progress: Callable[[int], None] | None = None) -> None:
     """Write a pyramid.
 
     Args:
@@ -46,8 +46,8 @@ def write_pyramid(file: Path, size: tuple[int, int], draw: Draw, told: Callable[
                 slice(row * TILE, min((row + 1) * TILE, high)), slice(col * TILE, min((col + 1) * TILE, wide))
             )
             image = Image.fromarray(pixels)
-            if told is not None:
-                told(next(done))
+            if progress is not None:
+                progress(next(done))
         else:
             image = _halved([tile(level + 1, 2 * row + i, 2 * col + j) for i in (0, 1) for j in (0, 1)])
         image.save(folder / str(level) / f"{col}_{row}.jpg", quality=90)

@@ -70,6 +70,7 @@ class Canvas:
 @contextmanager
 def canvas(wide: int | float, high: int | float) -> Generator[Canvas]:
     """Yield an empty figure of `wide` × `high` inches; what is drawn inside has the style of all figures."""
+    need_matplotlib()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.font_manager import fontManager

@@ -2,11 +2,10 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from PIL import Image
 
-from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output, slug
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, slug
 from clip_anatomy.errors import MissingExtra
 from clip_anatomy.images.input_size import describe_size
 from clip_anatomy.maps.film_maps import SCHEMA, FilmMaps
@@ -21,25 +20,10 @@ from clip_anatomy.report.map_overlay import Shades, colour_range, overlay, shade
 from clip_anatomy.report.mask_files import class_colours, painted, png
 from clip_anatomy.report.model_facts import model_facts
 
-__all__ = ["KIND", "save", "write"]
+__all__ = ["KIND", "write"]
 
 KIND = Kind("film", "film.json", SCHEMA)
 MASKS, PAINTED = "masks", "painted"
-
-
-def save(
-    film: FilmMaps,
-    folder: Path,
-    *,
-    colours: str = "signed",
-    threshold: str | float | None = None,
-    background: int = 0,
-    pictures: bool | None = None,
-) -> Path:
-    """Draw a film into a folder, whole or not at all; see `write`."""
-    with atomic_output(folder, KIND) as output:
-        write(film, output, colours=colours, threshold=threshold, background=background, pictures=pictures)
-    return folder
 
 
 def write(

@@ -6,7 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
-from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json
 from clip_anatomy.errors import BadInput
 from clip_anatomy.evaluation.method_checks import MethodChecks
 from clip_anatomy.images.input_size import describe_size
@@ -35,7 +35,7 @@ from clip_anatomy.report.palette import NO, YES
 from clip_anatomy.report.shown_picture import ShownPicture, view_of
 from clip_anatomy.split.picture_explanation import signed
 
-__all__ = ["KIND", "figure", "html", "overlaid", "save", "write"]
+__all__ = ["KIND", "figure", "html", "overlaid", "write"]
 
 KIND = Kind("maps", "heatmap.json", SCHEMA)
 EMPTY = ": nothing to show"
@@ -52,15 +52,8 @@ LEGENDS = {
 }
 
 
-def save(map_set: MapSet | Maps, folder: Path, *, pictures: bool | None = None) -> Path:
-    """Write overlays, sheets, page and numbers into a folder, whole or not at all."""
-    with atomic_output(folder, KIND) as output:
-        write(_as_set(map_set), output, pictures=pictures)
-    return folder
-
-
 def write(
-    map_set: MapSet,
+    maps: MapSet | Maps,
     output: AtomicOutput,
     progress: Progress | None = None,
     *,
@@ -70,12 +63,13 @@ def write(
     """Draw every picture, one after the other, into an atomic output.
 
     Args:
-        map_set: what is drawn.
+        maps: what is drawn.
         output: where to; see `atomic_output`.
         progress: told how many pictures are drawn.
         checks: whether the maps mean anything, if that was asked for.
         pictures: whether overlays and contact sheets are written too, as they are by default.
     """
+    map_set = _as_set(maps)
     tell, run = progress or silent, _run(map_set)
     sections: list[Markup] = []
     rows: list[SheetRow] = []

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from numpy import ndarray
 from PIL import Image
 
-from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json
 from clip_anatomy.errors import BadInput, OutputError
 from clip_anatomy.loading.typed_texts import TypedText, shorten
 from clip_anatomy.maps.masks import SCHEMA, Masks
@@ -33,18 +33,11 @@ from clip_anatomy.report.mask_files import class_colours, painted, png, write_np
 from clip_anatomy.report.model_facts import model_facts
 from clip_anatomy.report.point_marks import marked
 
-__all__ = ["KIND", "figure", "html", "overlaid", "save", "write"]
+__all__ = ["KIND", "figure", "html", "overlaid", "write"]
 
 KIND = Kind("masks", "segment.json", SCHEMA)
 COCO, NPZ, PROMPTS = "masks.coco.json", "masks.npz", "prompts.json"
 LONGEST = 2048  # side of the paintings
-
-
-def save(masks: Masks, folder: Path, *, pictures: bool | None = None) -> Path:
-    """Write masks, prompts, paintings and page into a folder, whole or not at all."""
-    with atomic_output(folder, KIND) as output:
-        write(masks, output, pictures=pictures)
-    return folder
 
 
 def write(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_output
+from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.figures import FAINT, INK, LINE, Canvas, canvas, png
 from clip_anatomy.report.html import notebook_figures
@@ -17,7 +17,7 @@ from clip_anatomy.studies.mutual import SCHEMA, Detail, LabelDetails, Mutual, ov
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["KIND", "figure", "html", "save", "write"]
+__all__ = ["KIND", "figure", "html", "write"]
 
 NUMBERS, FIGURE = "mutual.json", "mutual.png"
 KIND = Kind("mutual", NUMBERS, SCHEMA, (NUMBERS, FIGURE))
@@ -27,37 +27,30 @@ PANEL, LIST, COLUMN, LINES = 2.6, 0.24, 2.75, 9  # inches, inches of a line, of 
 SIDE, GAP, HEAD = 320, 0.35, 0.95
 
 
-def save(found: Mutual, folder: Path) -> Path:
-    """Write mutual.json and mutual.png into a folder; see `Result.save`."""
-    with atomic_output(folder, KIND) as output:
-        write(found, output)
-    return folder
-
-
-def write(found: Mutual, output: AtomicOutput) -> None:
+def write(mutual: Mutual, output: AtomicOutput) -> None:
     """Write the same into an atomic output."""
-    output.write(FIGURE, png(figure(found)))
-    output.write(NUMBERS, as_json(found.to_dict()))
+    output.write(FIGURE, png(figure(mutual)))
+    output.write(NUMBERS, as_json(mutual.to_dict()))
 
 
-def html(found: Mutual) -> str:
+def html(mutual: Mutual) -> str:
     """Return the figure above the lists, for notebooks."""
-    return notebook_figures([(png(figure(found)), "mutual knowledge", found.summary())])
+    return notebook_figures([(png(figure(mutual)), "mutual knowledge", mutual.summary())])
 
 
-def figure(found: Mutual) -> "Figure":
+def figure(mutual: Mutual) -> "Figure":
     """Draw the parts, and for each of the two labels three lists: only the picture, both, only the label."""
-    lines = max(2, *(min(LINES, len(one)) for label in found.labels for one in _lists(label)))
+    lines = max(2, *(min(LINES, len(one)) for label in mutual.labels for one in _lists(label)))
     block = 1.05 + LIST * (lines + 1)
     left = 2 * GAP + PANEL
     with canvas(left + 3 * COLUMN + 0.1, HEAD + max(2 * block, PANEL + 1.6)) as sheet:
-        name = shorten(Path(found.name).name, 60)
+        name = shorten(Path(mutual.name).name, 60)
         sheet.text(GAP, 0.4, f"{name}: what the picture and a label both know", 13, weight="bold")
-        how = "what their patches wrote into the embedding" if found.how == "split" else "red circles"
+        how = "what their patches wrote into the embedding" if mutual.how == "split" else "red circles"
         sheet.text(GAP, 0.68, f"parts of the picture by {how}; squares say which part shows a detail", 8.5, color=FAINT)
-        _draw_parts(sheet, found)
-        for at, label in enumerate(found.labels):
-            _draw_label(sheet, label, found.measure, left, HEAD + at * block, best=not at)
+        _draw_parts(sheet, mutual)
+        for at, label in enumerate(mutual.labels):
+            _draw_label(sheet, label, mutual.measure, left, HEAD + at * block, best=not at)
     return sheet.figure
 
 
@@ -65,24 +58,24 @@ def _lists(label: LabelDetails) -> tuple[tuple[Detail, ...], ...]:
     return label.only_picture, label.shared, label.only_label
 
 
-def _draw_parts(sheet: Canvas, found: Mutual) -> None:
+def _draw_parts(sheet: Canvas, mutual: Mutual) -> None:
     """Draw the picture as the model saw it, each patch tinted by its part."""
-    rows, cols = found.parts.shape
+    rows, cols = mutual.parts.shape
     for place, tinted in enumerate((False, True)):
         axes = sheet.axes(GAP, HEAD + place * (PANEL / 1.3 + 0.2), PANEL / 1.3, PANEL / 1.3)
         axes.set_xticks([])
         axes.set_yticks([])
         extent = (0, cols, rows, 0)
-        if found.picture is not None and found.geometry is not None:
-            seen = model_view(found.picture.read(keep_mode=True), found.geometry, SIDE)
-            axes.imshow(np.asarray(seen), extent=extent, interpolation="nearest")
-        if tinted or found.picture is None:
-            axes.imshow(np.array(_tints(found)), extent=extent, interpolation="nearest", alpha=0.72)
+        if mutual.picture is not None and mutual.geometry is not None:
+            view = model_view(mutual.picture.read(keep_mode=True), mutual.geometry, SIDE)
+            axes.imshow(np.asarray(view), extent=extent, interpolation="nearest")
+        if tinted or mutual.picture is None:
+            axes.imshow(np.array(_tints(mutual)), extent=extent, interpolation="nearest", alpha=0.72)
 
 
-def _tints(found: Mutual) -> Image.Image:
+def _tints(mutual: Mutual) -> Image.Image:
     rgb = [tuple(bytes.fromhex(colour[1:])) for colour in COLOURS]
-    return Image.fromarray(np.array(rgb, dtype=np.uint8)[found.parts.numpy() % len(COLOURS)])
+    return Image.fromarray(np.array(rgb, dtype=np.uint8)[mutual.parts.numpy() % len(COLOURS)])
 
 
 def _draw_label(sheet: Canvas, label: LabelDetails, measure: str, left: float, top: float, *, best: bool) -> None:

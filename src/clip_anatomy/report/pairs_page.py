@@ -1,13 +1,12 @@
 """What `pairs` writes: a page where a word lights up its patches and a patch its words, a figure, all numbers as JSON."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
-from clip_anatomy.report.figures import need_matplotlib, png
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json
+from clip_anatomy.report.figures import png
 from clip_anatomy.report.html import framed, page
 from clip_anatomy.report.pairs_figure import pairs_figure
 from clip_anatomy.report.palette import NO, STRONGEST, YES, ValueGrid, limit_of
@@ -18,18 +17,10 @@ from clip_anatomy.split.pairs import SCHEMA, Pairs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURE", "KIND", "figure", "html", "save", "write"]
+__all__ = ["FIGURE", "KIND", "figure", "html", "write"]
 
 NUMBERS, FIGURE = "pairs.json", "pairs.png"
 KIND = Kind("pairs", NUMBERS, SCHEMA, (NUMBERS, FIGURE, REPORT))
-
-
-def save(pairs: Pairs, folder: Path) -> Path:
-    """Write page, figure and numbers into a folder; see `Result.save`."""
-    need_matplotlib()
-    with atomic_output(folder, KIND) as output:
-        write(pairs, output)
-    return folder
 
 
 def write(pairs: Pairs, output: AtomicOutput) -> None:

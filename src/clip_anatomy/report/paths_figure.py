@@ -1,11 +1,10 @@
 """Figure and folder of second-order paths: a source, the later heads that it goes through, and what arrives in the embedding."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json, atomic_output
+from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.naming.paths import SCHEMA, Paths
 from clip_anatomy.report.figures import FAINT, INK, PLAIN, YES_INK, Canvas, canvas, draw_grid, png
@@ -15,19 +14,12 @@ from clip_anatomy.report.thumbnails import small
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["KIND", "figure", "html", "save", "write"]
+__all__ = ["KIND", "figure", "html", "write"]
 
 NUMBERS, FIGURE = "paths.json", "paths.png"
 KIND = Kind("paths", NUMBERS, SCHEMA, (NUMBERS, FIGURE))
 ROWS, WORDS, SIDE = 8, 4, 160  # sources and texts drawn; pixels of a picture
 WIDE, ROW, HEAD = 12.2, 1.55, 1.35  # inches
-
-
-def save(result: Paths, folder: Path) -> Path:
-    """Write paths.json and paths.png into a folder; see `Result.save`."""
-    with atomic_output(folder, KIND) as output:
-        write(result, output)
-    return folder
 
 
 def write(result: Paths, output: AtomicOutput) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.naming.text_explanation import SCHEMA, TextExplanation
 from clip_anatomy.report.figures import FAINT, INK, LINE, PLAIN, Canvas, canvas, draw_grid, ink, png, ticks
@@ -18,7 +18,7 @@ from clip_anatomy.split.picture_explanation import signed
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURE", "KIND", "figure", "html", "save", "write"]
+__all__ = ["FIGURE", "KIND", "figure", "html", "write"]
 
 NUMBERS, FIGURE = "explain-text.json", "explain-text.png"
 KIND = Kind("explain-text", NUMBERS, SCHEMA, (NUMBERS, FIGURE, REPORT))
@@ -27,40 +27,33 @@ WIDE, HEAD, ROW, SIDE = 11.0, 1.0, 1.75, 240  # inches; pixels of a picture
 ON_PAGE = 24  # targets on the page
 
 
-def save(found: TextExplanation, folder: Path) -> Path:
-    """Write page, figure and numbers into a folder; see `Result.save`."""
-    with atomic_output(folder, KIND) as output:
-        write(found, output)
-    return folder
-
-
-def write(found: TextExplanation, output: AtomicOutput) -> None:
+def write(explanation: TextExplanation, output: AtomicOutput) -> None:
     """Write the same into an atomic output."""
-    output.write(FIGURE, png(figure(found)))
-    output.write(NUMBERS, as_json(found.to_dict()))
-    output.write(REPORT, _page(found))
+    output.write(FIGURE, png(figure(explanation)))
+    output.write(NUMBERS, as_json(explanation.to_dict()))
+    output.write(REPORT, _page(explanation))
 
 
-def html(found: TextExplanation) -> str:
+def html(explanation: TextExplanation) -> str:
     """Return the page, in a frame for notebooks."""
-    return framed(_page(found))
+    return framed(_page(explanation))
 
 
-def _page(found: TextExplanation) -> str:
+def _page(explanation: TextExplanation) -> str:
     return page(
         "text.html",
         kind="explain-text",
         script=None,
         title="Why this sentence means that to CLIP",
-        found=found,
-        targets=[_target(found, at) for at in range(min(len(found.targets), ON_PAGE))],
+        explanation=explanation,
+        targets=[_target(explanation, at) for at in range(min(len(explanation.targets), ON_PAGE))],
     )
 
 
-def _target(found: TextExplanation, at: int) -> dict[str, Any]:
-    shares, words = found.shares, found.by_word
+def _target(explanation: TextExplanation, at: int) -> dict[str, Any]:
+    shares, words = explanation.shares, explanation.by_word
     limit, heads, layers = limit_of(words), shares.heads[..., at], shares.layers(at)
-    picture = _picture(found, found.targets[at])
+    picture = _picture(explanation, explanation.targets[at])
     cosine, rest = (
         float(shares.cosine[at]),
         [
@@ -71,39 +64,39 @@ def _target(found: TextExplanation, at: int) -> dict[str, Any]:
         ],
     )
     return {
-        "name": found.targets[at],
+        "name": explanation.targets[at],
         "picture": None if picture is None else data_uri(encoded(small(picture, SIDE))),
         "cosine": cosine,
         "words": [
             (word, value, css_colour(value, limit))
-            for word, value in zip(found.words, words[:, at].tolist(), strict=True)
+            for word, value in zip(explanation.words, words[:, at].tolist(), strict=True)
         ],
         "rest": rest,
         "heads": ValueGrid(heads, limit_of(shares.heads)),
-        "layers": ValueGrid(layers, limit_of(torch.stack([shares.layers(k) for k in range(len(found.targets))]))),
-        "loudest": [(name, value, found.called(name)) for name, value in found.loudest(at, LOUDEST)],
+        "layers": ValueGrid(layers, limit_of(torch.stack([shares.layers(k) for k in range(len(explanation.targets))]))),
+        "loudest": [(name, value, explanation.called(name)) for name, value in explanation.loudest(at, LOUDEST)],
     }
 
 
-def _picture(found: TextExplanation, name: str) -> Any:
-    return next((one.read() for one in found.pictures or () if one.name == name), None)
+def _picture(explanation: TextExplanation, name: str) -> Any:
+    return next((one.read() for one in explanation.pictures or () if one.name == name), None)
 
 
-def figure(found: TextExplanation) -> "Figure":
+def figure(explanation: TextExplanation) -> "Figure":
     """Draw the sentence once for each of its first targets, coloured by word, with the heads of the text tower and the loudest of them."""
-    rows = min(DRAWN, len(found.targets))
+    rows = min(DRAWN, len(explanation.targets))
     with canvas(WIDE, HEAD + ROW * rows + 0.15) as sheet:
-        sheet.text(0.3, 0.38, f"Why “{shorten(found.sentence, 70)}” means that to CLIP", 13, weight="bold")
-        told = "shares of the cosine by the text tower's exact split; orange raises it, blue lowers it"
-        sheet.text(0.3, 0.66, told, 9, color=FAINT)
+        sheet.text(0.3, 0.38, f"Why “{shorten(explanation.sentence, 70)}” means that to CLIP", 13, weight="bold")
+        caption = "shares of the cosine by the text tower's exact split; orange raises it, blue lowers it"
+        sheet.text(0.3, 0.66, caption, 9, color=FAINT)
         for at in range(rows):
-            _draw_target(sheet, found, at, HEAD + ROW * at)
+            _draw_target(sheet, explanation, at, HEAD + ROW * at)
     return sheet.figure
 
 
-def _draw_target(sheet: Canvas, found: TextExplanation, at: int, top: float) -> None:
-    target, left = found.targets[at], 0.3
-    picture = _picture(found, target)
+def _draw_target(sheet: Canvas, explanation: TextExplanation, at: int, top: float) -> None:
+    target, left = explanation.targets[at], 0.3
+    picture = _picture(explanation, target)
     if picture is not None:
         view = sheet.axes(left, top + 0.05, 1.2, 1.2)
         view.imshow(small(picture, SIDE))
@@ -111,29 +104,33 @@ def _draw_target(sheet: Canvas, found: TextExplanation, at: int, top: float) -> 
         left = 1.7
     name = Path(target).name if picture is not None else f"“{target}”"
     sheet.text(
-        left, top + 0.15, f"{shorten(name, 52)}: cosine {signed(float(found.shares.cosine[at]))}", 10, weight="bold"
+        left,
+        top + 0.15,
+        f"{shorten(name, 52)}: cosine {signed(float(explanation.shares.cosine[at]))}",
+        10,
+        weight="bold",
     )
-    _draw_words(sheet, found, at, left, top + 0.4)
+    _draw_words(sheet, explanation, at, left, top + 0.4)
     grid = sheet.axes(6.5, top + 0.08, 1.4, 1.25)
-    draw_grid(grid, found.shares.heads[..., at], limit_of(found.shares.heads))
-    grid.set_yticks(ticks(len(found.shares.heads)))
+    draw_grid(grid, explanation.shares.heads[..., at], limit_of(explanation.shares.heads))
+    grid.set_yticks(ticks(len(explanation.shares.heads)))
     grid.set_ylabel("layer", fontsize=7, color=FAINT)
     grid.tick_params(labelsize=6, colors=FAINT)
-    for line, (part, value) in enumerate(found.loudest(at, 4)):
+    for line, (part, value) in enumerate(explanation.loudest(at, 4)):
         sheet.text(8.1, top + 0.2 + 0.31 * line, f"{part} {signed(value)}", 8.5, color=ink(value))
-        sheet.text(8.1, top + 0.34 + 0.31 * line, shorten(found.called(part).strip(" ()"), 52), 7, color=FAINT)
+        sheet.text(8.1, top + 0.34 + 0.31 * line, shorten(explanation.called(part).strip(" ()"), 52), 7, color=FAINT)
 
 
-def _draw_words(sheet: Canvas, found: TextExplanation, at: int, left: float, top: float) -> None:
+def _draw_words(sheet: Canvas, explanation: TextExplanation, at: int, left: float, top: float) -> None:
     """Draw a bar a word, in the order of the sentence, and one for all that is no word."""
-    values = found.by_word[:, at].tolist()
-    rest = float(found.shares.cosine[at]) - sum(values)
+    values = explanation.by_word[:, at].tolist()
+    rest = float(explanation.shares.cosine[at]) - sum(values)
     most = max(map(abs, (*values, rest)))
     axes = sheet.axes(left, top, 6.1 - left, 0.95)
     axes.bar(range(len(values) + 1), [*values, rest], color=[ink(value) for value in (*values, rest)], width=0.7)
     axes.axhline(0, color=LINE, linewidth=0.8)
     axes.set_ylim(-1.25 * most if min(*values, rest) < 0 else 0, 1.35 * most)
-    labels = [*(shorten(word, 14) for word in found.words), "(rest)"]
+    labels = [*(shorten(word, 14) for word in explanation.words), "(rest)"]
     axes.set_xticks(range(len(labels)), labels, fontsize=8, **PLAIN)
     if len(labels) > 9:
         axes.tick_params(axis="x", rotation=45)

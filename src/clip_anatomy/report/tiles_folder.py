@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, atomic_output, slug
+from clip_anatomy.atomic_output import REPORT, AtomicOutput, Kind, as_json, slug
 from clip_anatomy.data.tile_source import Slide
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.thresholds import checked_rule, labels_above, level_of
@@ -24,26 +24,11 @@ from clip_anatomy.report.map_overlay import blended, colour_range, shades_of
 from clip_anatomy.report.mask_files import class_colours, painted, tones_of
 from clip_anatomy.report.model_facts import model_facts
 
-__all__ = ["KIND", "save", "write"]
+__all__ = ["KIND", "write"]
 
 KIND = Kind("slide", "tiles.json", SCHEMA)
 MASKS, LABELS = "masks", "labels.npy"
 PLACES = 8  # along each side, at which the picture's tones are looked at
-
-
-def save(
-    tiled: TiledMaps,
-    folder: Path,
-    *,
-    colours: str = "signed",
-    threshold: str | float | None = None,
-    background: int = 0,
-    pictures: bool | None = None,
-) -> Path:
-    """Draw a large picture into a folder, whole or not at all; see `write`."""
-    with atomic_output(folder, KIND) as output:
-        write(tiled, output, colours=colours, threshold=threshold, background=background, pictures=pictures)
-    return folder
 
 
 def write(
@@ -151,13 +136,13 @@ def _write_labels(tiled: TiledMaps, count: int, level: float, file: Path) -> dic
     """Write the label of every patch (0 for none), some rows at a time, and return each text's share of them."""
     rows, cols = tiled.values.shape[1:]
     labels = np.lib.format.open_memmap(file, "w+", np.int16, (rows, cols))
-    found = np.zeros(count + 1, np.int64)
+    pixels = np.zeros(count + 1, np.int64)
     for first in range(0, rows, BAND):
         band = labels_above(torch.from_numpy(np.array(tiled.values[:, first : first + BAND])), count, level)
         labels[first : first + BAND] = band
-        found += np.bincount(band.ravel(), minlength=count + 1)
+        pixels += np.bincount(band.ravel(), minlength=count + 1)
     labels.flush()
-    return {text: round(float(n) / (rows * cols), 6) for text, n in zip(tiled.texts[:count], found[1:], strict=True)}
+    return {text: round(float(n) / (rows * cols), 6) for text, n in zip(tiled.texts[:count], pixels[1:], strict=True)}
 
 
 def _write_place(tiled: TiledMaps, wide: int, output: AtomicOutput, name: str) -> None:

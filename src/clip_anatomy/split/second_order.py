@@ -215,8 +215,8 @@ def second_order(
             f"a norm stands behind the neurons of MLP {layer}, so that what one writes depends on the others. Type another layer"
         )
     pairs = tuple((at, head) for at in range(layer + 1, tower.layers) for head in range(tower.heads))
-    found = [_followed(tower, some, layer, source, convention) for some in clip.pixels(images).split(BATCH)]
-    scalars, shared = (torch.cat(one) for one in zip(*found, strict=True))
+    pieces = [_followed(tower, some, layer, source, convention) for some in clip.pixels(images).split(BATCH)]
+    scalars, shared = (torch.cat(one) for one in zip(*pieces, strict=True))
     return SecondOrder(layer, pairs, scalars, convention, shared, tower, source)
 
 

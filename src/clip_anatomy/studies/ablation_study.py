@@ -339,9 +339,9 @@ def _text_tower(tower: str, clip: Callable[[], Clip], refused: Mapping[str, bool
         raise BadSpec(f"tower={tower!r} is not known. Type tower='image' or tower='text'")
     if tower == "image":
         return None
-    if asked := [what for what, given in refused.items() if given]:
+    if impossible := [what for what, given in refused.items() if given]:
         raise BadSpec(
-            f"{asked[0]} is for the image tower. Type study='layers', 'last', 'heads', 'mlps' or select='9.3+mlp=4' of the text tower"
+            f"{impossible[0]} is for the image tower. Type study='layers', 'last', 'heads', 'mlps' or select='9.3+mlp=4' of the text tower"
         )
     return TextTower.of(clip())
 

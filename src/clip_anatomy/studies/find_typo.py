@@ -231,14 +231,14 @@ def _of_digits(store: Store, task: ZeroShotTask) -> bool:
 
 def _askable(store: Store, task: ZeroShotTask, rows: np.ndarray) -> np.ndarray:
     """Keep the pictures that have a right answer, and (of the demo world's counts) no digit yet."""
-    asked = (right_answers(store, task, rows) >= 0).numpy()
+    labelled = (right_answers(store, task, rows) >= 0).numpy()
     if _of_digits(store, task):
-        asked &= np.array([not value for value in text_column(store, "digit", rows)])
-    if int(asked.sum()) < LEAST:
+        labelled &= np.array([not value for value in text_column(store, "digit", rows)])
+    if int(labelled.sum()) < LEAST:
         raise BadInput(
-            f"{int(asked.sum())} pictures of a half of {store.path} have a right answer; {LEAST} or more are needed. Index more pictures"
+            f"{int(labelled.sum())} pictures of a half of {store.path} have a right answer; {LEAST} or more are needed. Index more pictures"
         )
-    return rows[asked]
+    return rows[labelled]
 
 
 def read_prints(  # noqa: PLR0917

@@ -213,8 +213,8 @@ def mutual(
     Example:
         >>> import clip_anatomy as ca
         >>> from clip_anatomy.loading.demo import examples
-        >>> found = ca.mutual(ca.load("demo"), examples()[0], "bird, fish, star, flower")
-        >>> found.labels[0].label, found.labels[0].overlap.shown == len(found.details)
+        >>> result = ca.mutual(ca.load("demo"), examples()[0], "bird, fish, star, flower")
+        >>> result.labels[0].label, result.labels[0].overlap.shown == len(result.details)
         ('bird', True)
     """
     _check(how, measure, parts=parts, details=details, expected=expected)
@@ -232,8 +232,8 @@ def mutual(
     grouped = clustered(patches, parts).view(side.grid)
     relevance = _vectors(clip, side, grouped, patches, how) @ (texts - texts.mean(0)).T
     shown = tuple(
-        Detail(pool[at], seen, float(relevance[list(seen), at].sum()), 0)
-        for at, seen in named_parts(relevance, details).items()
+        Detail(pool[at], named, float(relevance[list(named), at].sum()), 0)
+        for at, named in named_parts(relevance, details).items()
     )
     cosines = labels @ side.views["layers"].vectors.sum(0).double().cpu()
     near = (labels @ texts.T).argsort(dim=1, descending=True, stable=True)[:, :expected]
@@ -256,14 +256,14 @@ class Label(NamedTuple):
 def _against(label: Label, details: tuple[Detail, ...], pool: int, measure: str) -> LabelDetails:
     """Part both lists into what is shared and what is not, and measure it."""
     places = {text: at for at, text in enumerate(label.expects, 1)}
-    seen = {one.text: one for one in details}
-    shared = [replace(seen[text], place=at) for text, at in places.items() if text in seen]
+    by_text = {one.text: one for one in details}
+    shared = [replace(by_text[text], place=at) for text, at in places.items() if text in by_text]
     matches = [one.text in places for one in details]
     return LabelDetails(
         label.name,
         label.cosine,
         tuple(shared),
-        tuple(Detail(text, (), 0.0, at) for text, at in places.items() if text not in seen),
+        tuple(Detail(text, (), 0.0, at) for text, at in places.items() if text not in by_text),
         tuple(one for one in details if one.text not in places),
         ListOverlap(len(shared), len(details), len(places), pool),
         deletion_curve(matches, len(places), pool, released=measure == "released"),
@@ -287,11 +287,11 @@ def named_parts(relevance: Float64[Tensor, "part detail"], words: int) -> dict[i
         >>> named_parts(torch.tensor([[0.9, 0.1, 0.5], [0.0, 0.2, 0.6]]).double(), 1)
         {0: (0,), 2: (1,)}
     """
-    found: dict[int, tuple[int, ...]] = {}
+    named: dict[int, tuple[int, ...]] = {}
     for part, row in enumerate(relevance.topk(words, dim=1).indices.tolist()):
         for detail in row:
-            found[detail] = (*found.get(detail, ()), part)
-    return dict(sorted(found.items(), key=lambda one: -float(relevance[list(one[1]), one[0]].sum())))
+            named[detail] = (*named.get(detail, ()), part)
+    return dict(sorted(named.items(), key=lambda one: -float(relevance[list(one[1]), one[0]].sum())))
 
 
 def _details_of(

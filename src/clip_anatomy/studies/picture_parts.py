@@ -64,8 +64,8 @@ def circled(
         parts: of each patch.
     """
     mean, std = (torch.tensor(one).view(3, 1, 1) for one in (clip.preprocess.mean, clip.preprocess.std))
-    seen = ((pixels[0].float().cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    view = Image.fromarray(seen.permute(1, 2, 0).numpy())
+    levels = ((pixels[0].float().cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    view = Image.fromarray(levels.permute(1, 2, 0).numpy())
     grey = view.convert("L").convert("RGB")
     blurred = view.filter(ImageFilter.GaussianBlur(BLUR))
     drawn: list[UInt8[np.ndarray, "row col 3"]] = []

@@ -97,13 +97,13 @@ def class_parts(clip: Clip, prompts: Sequence[Sequence[str]], *, progress: Progr
     """
     tell, rows = progress or silent, list[tuple[Tensor, Tensor, Tensor]]()
     for done, some in enumerate(prompts):
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        pieces: list[tuple[Tensor, Tensor, Tensor]] = []
         for first in range(0, len(some), BATCH):
             parts = decompose_text(clip, list(some[first : first + BATCH]))
             each = parts.heads, parts.mlps, parts.input_embedding + parts.bias
             length = parts.embedding.norm(dim=-1)
-            found += zip(*((x / length.view(-1, *[1] * (x.dim() - 1))).cpu() for x in each), strict=True)
-        heads, mlps, start = (torch.stack(one).mean(0) for one in zip(*found, strict=True))
+            pieces += zip(*((x / length.view(-1, *[1] * (x.dim() - 1))).cpu() for x in each), strict=True)
+        heads, mlps, start = (torch.stack(one).mean(0) for one in zip(*pieces, strict=True))
         whole = (heads.sum((0, 1)) + mlps.sum(0) + start).norm()
         rows.append((heads / whole, mlps / whole, start / whole))
         tell("splitting class texts", done + 1, len(prompts))
@@ -159,8 +159,8 @@ def text_predictions(
 
 
 def _change(parts: ClassParts, selection: Selection, by: str) -> Float[Tensor, "text embed"]:
-    found: list[Replacement] = []
+    replacements: list[Replacement] = []
     for one in replacements_of(selection, by="zero", embed=parts.start.shape[1]):
         mean = None if by == "zero" else parts.of(one).mean(0, keepdim=True)
-        found.append(one if mean is None else replace(one, by="mean", baseline=mean))
-    return embedding_change(found, parts.of)
+        replacements.append(one if mean is None else replace(one, by="mean", baseline=mean))
+    return embedding_change(replacements, parts.of)

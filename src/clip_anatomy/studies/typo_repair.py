@@ -87,7 +87,7 @@ class TypoRepair(Result):
     Attributes:
         store: of the pictures.
         clip: its model, unedited.
-        found: heads by their attention on prints, and those that are held.
+        search: heads by their attention on prints, and those that are held.
         effects: what holding them does to the other half; then as many random heads, and registers where they were asked for.
         examples: attacked pictures that were put right, then some that were not.
     """
@@ -95,14 +95,14 @@ class TypoRepair(Result):
     presenter: ClassVar[str] = "repair_folder"
     store: Store = field(repr=False)
     clip: Clip = field(repr=False)
-    found: TypoSearch
+    search: TypoSearch
     effects: tuple[TypoEffect, ...]
     examples: tuple[TypoExample, ...] = ()
 
     @property
     def edit(self) -> Edit:
         """Heads held at their mean, felt by later blocks: an edit like any other."""
-        return self.found.edit
+        return self.search.edit
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -110,13 +110,13 @@ class TypoRepair(Result):
         held = self.effects[0]
         blind = held.says.before < held.unsaid.before + 0.02
         reads = "pictures are called what is printed no more often than where xxx is printed: this model does not read these prints"
-        return (*self.found.notes, *((reads,) if blind else ()))
+        return (*self.search.notes, *((reads,) if blind else ()))
 
     def summary(self) -> str:
         """Return accuracies before and after, and the heads with their attention on prints."""
-        found, held = self.found, self.effects[0]
-        heads = ", ".join(f"{layer}.{head} ({found.attention[layer, head]:.0%})" for layer, head in found.heads)
-        chance = 1 / len(found.tasks[0].classes)
+        search, held = self.search, self.effects[0]
+        heads = ", ".join(f"{layer}.{head} ({search.attention[layer, head]:.0%})" for layer, head in search.heads)
+        chance = 1 / len(search.tasks[0].classes)
         rows = [
             (one.name if at == 0 else "", change.name, f"{change.before:.1%}", f"{change.after:.1%}",
              f"{100 * change.change_interval[0]:+.1f} to {100 * change.change_interval[1]:+.1f}")
@@ -126,25 +126,25 @@ class TypoRepair(Result):
             ("with", "percent", ">before", ">after", ">change, 95 %"), rows, groups=True,
             title=f"{held.attacked.images:,} pictures that had no part in the choice; chance {chance:.1%}",
         )  # fmt: skip
-        which = f"held: {heads or found.edit.parts.description}; share of attention on the print, which covers {found.area:.0%}"
+        which = f"held: {heads or search.edit.parts.description}; share of attention on the print, which covers {search.area:.0%}"
         return "\n".join([table, which])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON."""
-        found = self.found
+        search = self.search
         return {
             "schema": SCHEMA,
             "store": str(self.store.path),
             "model": self.store.manifest.model,
             "cue": TYPO,
-            "task": {"column": found.tasks[0].column, "classes": list(found.tasks[0].classes), "printed": list(found.words)},
-            "split": {"source": found.split.source, "validation": len(found.split.validation), "test": len(found.split.test)},
-            "heads": [list(one) for one in found.heads],
+            "task": {"column": search.tasks[0].column, "classes": list(search.tasks[0].classes), "printed": list(search.words)},
+            "split": {"source": search.split.source, "validation": len(search.split.validation), "test": len(search.split.test)},
+            "heads": [list(one) for one in search.heads],
             "effect": "rerun",
-            "chance": {"accuracy": 1 / len(found.tasks[0].classes), "attention": found.area},
-            "attention": [[round(float(x), 6) for x in row] for row in found.attention],
-            "validation_before": dict(zip(("attacked", "clean"), found.before, strict=True)),
-            "tried": [asdict(one) for one in found.tried],
+            "chance": {"accuracy": 1 / len(search.tasks[0].classes), "attention": search.area},
+            "attention": [[round(float(x), 6) for x in row] for row in search.attention],
+            "validation_before": dict(zip(("attacked", "clean"), search.before, strict=True)),
+            "tried": [asdict(one) for one in search.tried],
             "effects": [
                 {"with": one.name, **{change.name: {**asdict(change), "change": change.change} for change in one.rows}}
                 for one in self.effects
@@ -180,22 +180,22 @@ def repair_typo(
     extra = (
         {f"{registers} register{'s'[: registers > 1]}": registered(clip, registers).image_tower} if registers else {}
     )
-    found = find_typo(store, clip, settings, seed=seed, progress=progress, **choice)
-    tell, rows, (main, *_) = progress or silent, found.split.test, found.tasks
-    towers = {"": clip.image_tower, HELD: rerun_tower(clip.image_tower, found.edit.replacements)}
-    if found.heads:
-        towers[RANDOM] = _random_heads(clip, found, seed)
+    search = find_typo(store, clip, settings, seed=seed, progress=progress, **choice)
+    tell, rows, (main, *_) = progress or silent, search.split.test, search.tasks
+    towers = {"": clip.image_tower, HELD: rerun_tower(clip.image_tower, search.edit.replacements)}
+    if search.heads:
+        towers[RANDOM] = _random_heads(clip, search, seed)
     towers |= extra
-    labels = torch.stack([right_answers(store, one, rows) for one in found.tasks])
+    labels = torch.stack([right_answers(store, one, rows) for one in search.tasks])
     answers: dict[str, list[dict[str, Tensor]]] = {name: [] for name in towers}
     says, examples, done = list[Tensor](), list[TypoExample](), 0
     names = store.column("id")
-    for one in read_prints(store, clip, main, found.words, rows, seed):
+    for one in read_prints(store, clip, main, search.words, rows, seed):
         here = slice(done, done + len(one.clean))
         for name, tower in towers.items():
-            answers[name].append(_answered(tower, one, found))
+            answers[name].append(_answered(tower, one, search))
         if len(examples) < 20 * EXAMPLES:
-            examples += _examples(clip, found, one, labels[0, here], answers, [names[at] for at in rows[here]])
+            examples += _examples(clip, search, one, labels[0, here], answers, [names[at] for at in rows[here]])
         says.append(one.says)
         done += len(one.clean)
         tell("measuring", done, len(rows))
@@ -203,22 +203,22 @@ def repair_typo(
         name: {key: torch.cat([batch[key] for batch in some], -1) for key in some[0]} for name, some in answers.items()
     }
     before, printed = joined.pop(""), torch.cat(says)
-    effects = tuple(_effect(name, found, before, after, labels, printed, seed) for name, after in joined.items())
+    effects = tuple(_effect(name, search, before, after, labels, printed, seed) for name, after in joined.items())
     put_right = [one for one in examples if one.after == one.right != one.before][:EXAMPLES]
     wrong = [one for one in examples if one.after != one.right][:EXAMPLES]
-    return TypoRepair(store, clip, found, effects, (*put_right, *wrong))
+    return TypoRepair(store, clip, search, effects, (*put_right, *wrong))
 
 
-def _answered(tower: Transformer, one: Attacked, found: TypoSearch) -> dict[str, Tensor]:
+def _answered(tower: Transformer, one: Attacked, search: TypoSearch) -> dict[str, Tensor]:
     """Return the class given to each picture: as it is (in every task), attacked, and covered."""
     with torch.no_grad():
-        attacked, covered = (answers_of(tower, pixels, found.tasks[:1])[0] for pixels in (one.attacked, one.covered))
-        return {"clean": answers_of(tower, one.clean, found.tasks), "attacked": attacked, "covered": covered}
+        attacked, covered = (answers_of(tower, pixels, search.tasks[:1])[0] for pixels in (one.attacked, one.covered))
+        return {"clean": answers_of(tower, one.clean, search.tasks), "attacked": attacked, "covered": covered}
 
 
 def _effect(  # noqa: PLR0917
     name: str,
-    found: TypoSearch,
+    search: TypoSearch,
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
     labels: Int64[Tensor, "task image"],
@@ -227,12 +227,12 @@ def _effect(  # noqa: PLR0917
 ) -> TypoEffect:
     def change(label: str, key: str, wanted: Tensor, task: int = 0) -> AccuracyChange:
         was, now = (one[key][task] if key == "clean" else one[key] for one in (before, after))
-        asked = wanted >= 0
-        pair = ((was == wanted)[asked].numpy(), (now == wanted)[asked].numpy())
+        labelled = wanted >= 0
+        pair = ((was == wanted)[labelled].numpy(), (now == wanted)[labelled].numpy())
         return accuracy_changes({label: pair}, seed=seed)[0][0]
 
     others = tuple(
-        change(one.column, "clean", labels[at], at) for at, one in enumerate(found.tasks) if at and bool((labels[at] >= 0).any())
+        change(one.column, "clean", labels[at], at) for at, one in enumerate(search.tasks) if at and bool((labels[at] >= 0).any())
     )  # fmt: skip
     return TypoEffect(
         name,
@@ -245,22 +245,22 @@ def _effect(  # noqa: PLR0917
     )
 
 
-def _random_heads(clip: Clip, found: TypoSearch, seed: int) -> Transformer:
+def _random_heads(clip: Clip, search: TypoSearch, seed: int) -> Transformer:
     """Hold as many other heads, drawn at random."""
     tower = clip.image_tower
     rest = [
         (layer, head)
         for layer in range(tower.layers)
         for head in range(tower.heads)
-        if (layer, head) not in found.heads
+        if (layer, head) not in search.heads
     ]
-    drawn = np.random.default_rng(seed).permutation(len(rest))[: len(found.heads)]
-    return held_tower(clip, found.means, [rest[at] for at in drawn])
+    drawn = np.random.default_rng(seed).permutation(len(rest))[: len(search.heads)]
+    return held_tower(clip, search.means, [rest[at] for at in drawn])
 
 
 def _examples(  # noqa: PLR0917
     clip: Clip,
-    found: TypoSearch,
+    search: TypoSearch,
     one: Attacked,
     labels: Tensor,
     answers: Mapping[str, list[dict[str, Tensor]]],
@@ -268,7 +268,7 @@ def _examples(  # noqa: PLR0917
 ) -> list[TypoExample]:
     """Keep a few attacked pictures of a batch that were wrong before, with the answers."""
     was, now = (answers[name][-1]["attacked"] for name in ("", HELD))
-    classes, made = found.tasks[0].classes, list[TypoExample]()
+    classes, made = search.tasks[0].classes, list[TypoExample]()
     for put_right in (True, False):
         places = [
             at for at in (was != labels).nonzero()[:, 0].tolist() if (int(now[at]) == int(labels[at])) == put_right
@@ -276,6 +276,6 @@ def _examples(  # noqa: PLR0917
         for at in places[:EXAMPLES]:
             levels = clip.preprocess.levels(one.attacked[at].float().cpu()).permute(1, 2, 0)
             picture = Image.fromarray(levels.contiguous().numpy())
-            said = [classes[int(k)] for k in (labels[at], was[at], now[at])]
-            made.append(TypoExample(names[at], picture, found.words[int(one.says[at])], *said))
+            labels_shown = [classes[int(k)] for k in (labels[at], was[at], now[at])]
+            made.append(TypoExample(names[at], picture, search.words[int(one.says[at])], *labels_shown))
     return made

@@ -135,12 +135,12 @@ def zero_shot_task(
         names = tuple(sorted({str(value) for value in values if value not in (None, "")}))
     labels = codes_in(values, names, column)
     notes = () if own or texts is not None else _number_notes(values, names, column)
-    asked: tuple[tuple[str, ...], ...] = ()
+    prompts: tuple[tuple[str, ...], ...] = ()
     if texts is None:
-        asked = class_prompts(names, templates, column if own else "")
-        texts = embed_prompts(clip(), asked)
+        prompts = class_prompts(names, templates, column if own else "")
+        texts = embed_prompts(clip(), prompts)
     unit = torch.nn.functional.normalize(torch.as_tensor(texts).detach().cpu().float(), dim=-1)
-    return ZeroShotTask(column, names, unit, rows, labels, notes=notes, one_object=one_object, prompts=asked)
+    return ZeroShotTask(column, names, unit, rows, labels, notes=notes, one_object=one_object, prompts=prompts)
 
 
 def _number_notes(values: Sequence[Any], names: Sequence[str], column: str) -> tuple[str, ...]:
@@ -302,7 +302,7 @@ def class_prompts(
     return tuple(tuple(fill_templates(name.replace("_", " "), given)) for name in names)
 
 
-def embed_prompts(clip: Clip, asked: Sequence[Sequence[str]]) -> Float[Tensor, "text embed"]:
+def embed_prompts(clip: Clip, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "text embed"]:
     """Embed each class as the mean of its prompts' unit embeddings, made unit again."""
-    embeddings = embed_texts(clip, [text for some in asked for text in some]).cpu()
-    return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in asked])])
+    embeddings = embed_texts(clip, [text for some in prompts for text in some]).cpu()
+    return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in prompts])])
