@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 import clip_anatomy as ca
-from clip_anatomy.atomic_output import MARKS
 from clip_anatomy.cli.main import main
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_files import passed_over_note
@@ -191,13 +190,6 @@ def test_a_folder_that_may_not_be_read_is_counted(photos: Path, monkeypatch: pyt
     assert source.passed_over["not to be read"] == 1  # pyright: ignore
     with pytest.raises(BadInput, match="cannot be read"):
         list(open_dataset(photos / "dogs/young"))
-
-
-def test_marks_are_those_of_all_folders_with_drawings() -> None:
-    kinds = ["explain_folder", "maps_folder", "masks_folder", "search_folder", "ablation_figure", "repair_folder"]
-    kinds += ["film_folder", "tiles_folder"]
-    marks = {importlib.import_module(f"clip_anatomy.report.{kind}").KIND.mark for kind in kinds}
-    assert marks | {"atlas.json"} == set(MARKS)
 
 
 def test_reasons_in_one_line() -> None:
