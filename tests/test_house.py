@@ -25,6 +25,7 @@ ORDER = [
     "progress",
     "partial_output",
     "files",
+    "objects",
     "atomic_output",
     "results",
     "images",
@@ -66,6 +67,7 @@ MAY_NAME = {
         "report/text_page.py",
     },
     "ray": set(),
+    "obstore": {"objects.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 HIDDEN = """from typing import TYPE_CHECKING

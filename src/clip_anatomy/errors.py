@@ -10,6 +10,7 @@ ClipAnatomyError
 │   ├── BadCheckpoint        a file that is not these weights
 │   └── ParityError          our forward and the host library's disagree
 ├── StoreError               a store on disk: wrong model, damaged, in use
+├── ObjectStoreError         a bucket that does not answer as it should: no credentials, no such bucket, 503
 ├── EndpointError            a language model that does not answer as it should
 ├── OutputError              a place that cannot be written
 └── MissingExtra             an optional library is not installed
@@ -81,6 +82,10 @@ class ParityError(ModelError):
 
 class StoreError(ClipAnatomyError):
     """A store on disk that cannot be used as asked."""
+
+
+class ObjectStoreError(ClipAnatomyError):
+    """An object store (a bucket, or a folder used as one) that cannot be read or written."""
 
 
 class EndpointError(ClipAnatomyError):

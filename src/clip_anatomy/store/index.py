@@ -21,7 +21,7 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.split.basis import basis_of
 from clip_anatomy.store.index_run import IndexRun, IndexSummary, StopRequest
-from clip_anatomy.store.manifest import NAME, Manifest, layers_of, parts_of
+from clip_anatomy.store.manifest import NAME, Manifest, manifest_for
 from clip_anatomy.store.writer import Writer
 
 __all__ = ["IndexSummary", "index"]
@@ -90,7 +90,8 @@ def index(
     """
     opened = open_dataset(source, labels)
     folder = Path(store)
-    manifest = _settings(clip, folder, layers, keep, convention)
+    old = Manifest.load(folder) if (folder / NAME).exists() else None
+    manifest = manifest_for(clip, old, folder, layers=layers, keep=keep, convention=convention)
     if not (folder / NAME).exists() and opened.count() == 0:  # nothing is left behind where nothing is found
         raise no_picture(opened)
     if batch is not None:
@@ -107,27 +108,6 @@ def index(
             f"none of the {summary.failed:,} pictures could be used.{first} {folder} keeps their names; type the same again when they are mended"
         )
     return summary
-
-
-def _settings(
-    clip: Clip,
-    folder: Path,
-    layers: str | int | Sequence[int] | None,
-    keep: str | Sequence[str] | None,
-    convention: str | None,
-) -> Manifest:
-    """Tell what the store is to be: as asked for; where nothing was asked, as it is; where nothing is, all heads."""
-    old = Manifest.load(folder) if (folder / NAME).exists() else None
-    if old is not None:
-        old.refuse_other(clip.name, clip.digest, folder)
-    kept = layers_of("all" if layers is None else layers, clip.vision.layers)
-    return Manifest.of(
-        clip,
-        old.layers if old is not None and layers is None else kept,
-        old.keep if old is not None and keep is None else parts_of("heads" if keep is None else keep),
-        old.convention if old is not None and convention is None else convention or "centered",
-        folder,
-    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clip_anatomy.errors import BadInput, BadSpec, StoreError, reading
 from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, written_whole
@@ -19,7 +20,7 @@ from clip_anatomy.split.layernorm import check_convention
 from clip_anatomy.store.fixed_point import fixed_point_arrays
 from clip_anatomy.towers.protocol import has_pool_mlp
 
-__all__ = ["Manifest", "layers_of", "parts_of"]
+__all__ = ["Manifest", "layers_of", "manifest_for", "parts_of"]
 
 FORMAT = "clip-anatomy store 3"
 HALF = "clip-anatomy store 2"  # embeddings in float16; read, and continued as it is
@@ -117,7 +118,7 @@ class Manifest:
         """Bytes of the moments of all heads over one set of images."""
         return 8 * len(self.layers) * self.heads * self.d * (self.d + 1) + 8
 
-    def refuse_other(self, model: str, digest: str, where: Path) -> None:
+    def refuse_other(self, model: str, digest: str, where: Path | str) -> None:
         """Raise StoreError, naming both, unless the digest is this store's."""
         if digest != self.digest:
             raise StoreError(
@@ -125,7 +126,7 @@ class Manifest:
                 f"Type model={self.model!r}, or the path of another store"
             )
 
-    def refuse_unlike(self, other: "Manifest", where: Path) -> None:
+    def refuse_unlike(self, other: "Manifest", where: Path | str) -> None:
         """Raise StoreError when a store that is to be continued was made in another way; names the difference."""
         self.refuse_other(other.model, other.digest, where)
         for name in ("layers", "keep", "convention", "preprocess"):
@@ -164,10 +165,18 @@ class Manifest:
             there = path.exists()
         if not there:
             raise StoreError(f"{folder} is no store. Make one: clip-anatomy index SOURCE {folder}")
-        fields = read_json(path, again, kind=StoreError, largest=LARGEST)
+        return Manifest.read(read_json(path, again, kind=StoreError, largest=LARGEST), folder)
+
+    @staticmethod
+    def read(fields: Mapping[str, Any], where: Path | str) -> "Manifest":
+        """Read what stands in `store.json`.
+
+        Raises:
+            StoreError: it is of another version, or damaged.
+        """
         if fields.get("format") not in (FORMAT, HALF):
-            raise StoreError(f"{folder} is {fields.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
-        with reading(path, again, StoreError):
+            raise StoreError(f"{where} is {fields.get('format')!r}, this version reads {FORMAT!r}. Index it anew")
+        with reading(f"{where}/{NAME}", "It is damaged: index anew, or put its copy back", StoreError):
             return _checked(
                 Manifest(
                     model=str(fields["model"]),
@@ -189,6 +198,41 @@ class Manifest:
             )
 
 
+def manifest_for(
+    clip: Clip,
+    old: Manifest | None,
+    where: Path | str,
+    *,
+    layers: str | int | Sequence[int] | None,
+    keep: str | Sequence[str] | None,
+    convention: str | None,
+) -> Manifest:
+    """Tell what a store is to be: as asked for; where nothing was asked, as it is; where nothing is, all heads.
+
+    Args:
+        clip: the model.
+        old: what is there.
+        where: its folder, or the address of a sharded store.
+        layers: as typed.
+        keep: as typed.
+        convention: as typed.
+
+    Raises:
+        StoreError: what is there is of another model.
+        BadSpec: no such layers, parts or convention.
+    """
+    if old is not None:
+        old.refuse_other(clip.name, clip.digest, where)
+    kept = layers_of("all" if layers is None else layers, clip.vision.layers)
+    return Manifest.of(
+        clip,
+        old.layers if old is not None and layers is None else kept,
+        old.keep if old is not None and keep is None else parts_of("heads" if keep is None else keep),
+        old.convention if old is not None and convention is None else convention or "centered",
+        where if isinstance(where, Path) else None,
+    )
+
+
 def _checked(manifest: Manifest) -> Manifest:
     """Refuse numbers that no model has."""
     numbers = (manifest.heads, manifest.d, manifest.embed, manifest.depth)
@@ -201,11 +245,19 @@ def _checked(manifest: Manifest) -> Manifest:
 
 def save_basis(basis: HeadBasis, folder: Path) -> None:
     """Write the frames of the kept heads in float32 (their error, 6e-8, is far below that of float16 coordinates)."""
-    write_safetensors(
-        folder / BASIS,
-        {name: tensor.float() for name, tensor in basis.tensors().items()},
-        {"format": BASIS_FORMAT, "axes": "rows: layer head d embed; factor: layer head source d"},
-    )
+    write_safetensors(folder / BASIS, *_basis_tensors(basis))
+
+
+def basis_bytes(basis: HeadBasis) -> bytes:
+    """Return what `save_basis` writes."""
+    from safetensors.torch import save
+
+    return save(*_basis_tensors(basis))
+
+
+def _basis_tensors(basis: HeadBasis) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors = {name: tensor.float().contiguous() for name, tensor in basis.tensors().items()}
+    return tensors, {"format": BASIS_FORMAT, "axes": "rows: layer head d embed; factor: layer head source d"}
 
 
 def load_basis(manifest: Manifest, folder: Path) -> HeadBasis:
