@@ -2,13 +2,16 @@
 
     python bench/search.py                                        1,000,000 images × 144 heads: 19 GB in a temporary folder, about 10 minutes
     python bench/search.py --images 100000 --layers 3 --heads 4   a tenth of it, 12 heads
-    python bench/search.py --only quality | --only speed
+    python bench/search.py --only quality | --only speed | --only threads
     python bench/search.py --store FOLDER                         makes the generated store there once, and keeps it
 
 Speed. A process of its own opens the store and asks for the top 100 by cosine in 3 heads, centred, by a stored id: rows, folding
 and reasons included. Cold: the page cache of the store's arrays is dropped first (posix_fadvise), opening counted. Beside it: the
 same bytes read from the same files one after the other, and faiss's flat exact search on the same vectors (float32, in memory).
 Bars: warm ≤ 100 ms, cold ≤ 1.5 s, memory ≤ 1 GB, ≤ 1.5 × reading, not slower than faiss, the same results as float32 brute force.
+
+Threads. The same search with torch's threads as the scan chooses them by measuring, with all of them, and with one; as the machine is, and
+beside one busy process for each core. Median and longest of some rounds in turn; all ways must find the same.
 
 Quality. `world:N:test` is indexed, an atlas is made, and for pictures of one kind of object: the share of the ten results that have
 the property of the query, by the heads that the atlas names for it (`property=`), by those alone whose role it is (`role=`), by the whole embedding, and by the
@@ -37,12 +40,12 @@ BARS = {"warm": 0.100, "cold": 1.5, "memory": 1e9, "reading": 1.5, "points": 0.2
 def main() -> None:
     asked = arguments()
     if asked.child:
-        print(json.dumps({"ask": child_ask, "faiss": child_faiss}[asked.child](asked)))
+        print(json.dumps({"ask": child_ask, "faiss": child_faiss, "threads": child_threads}[asked.child](asked)))
         return
     found = {"bench": "search", "cores": os.cpu_count()}
-    if asked.only != "quality":
-        found["speed"] = speed(asked)
-    if asked.only != "speed":
+    if asked.only in (None, "speed", "threads"):
+        found |= speed(asked)
+    if asked.only in (None, "quality"):
         found["quality"] = quality(asked)
     print(json.dumps(found))
 
@@ -55,8 +58,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--store", type=Path, default=None, help="folder of the generated store; kept if given")
     parser.add_argument("--worlds", type=int, default=2000, help="pictures of the demo world")
     parser.add_argument("--queries", type=int, default=150, help="pictures asked for in the demo world")
-    parser.add_argument("--only", choices=("speed", "quality"), default=None)
-    parser.add_argument("--child", choices=("ask", "faiss"), default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=("speed", "threads", "quality"), default=None)
+    parser.add_argument("--child", choices=("ask", "faiss", "threads"), default=None, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -64,16 +67,25 @@ def arguments() -> argparse.Namespace:
 
 
 def speed(asked: argparse.Namespace) -> dict:
+    found: dict = {}
     folder = asked.store or Path(tempfile.mkdtemp(prefix="bench-search-")) / "store"
     try:
         if not (folder / "store.json").exists():
             began = time.perf_counter()
             generate(folder, asked.images, asked.layers, asked.heads, random_arrays(asked.layers, asked.heads))
             print(f"store made in {time.perf_counter() - began:.0f} s: {folder}", file=sys.stderr)
-        ours, flat = (run_child(asked, folder, name) for name in ("ask", "faiss"))
+        if asked.only != "speed":
+            found["threads"] = run_child(asked, folder, "threads")
+            print_threads(found["threads"])
+        if asked.only != "threads":
+            found["speed"] = timed(*(run_child(asked, folder, name) for name in ("ask", "faiss")))
     finally:
         if asked.store is None:
             shutil.rmtree(folder.parent, ignore_errors=True)
+    return found
+
+
+def timed(ours: dict, flat: dict) -> dict:
     same = ours["places"] == flat["places"]
     found = {
         **{name: value for name, value in ours.items() if name not in ("places", "scores")},
@@ -192,6 +204,59 @@ def child_ask(asked: argparse.Namespace) -> dict:
         "places": [hit.row.index for hit in found.hits],
         "scores": [hit.score for hit in found.hits],
     }
+
+
+def child_threads(asked: argparse.Namespace) -> dict:
+    """Search in turn with the scan's own choice, all threads, and one; then the same beside busy processes."""
+    import torch
+
+    from clip_anatomy.retrieval import scan
+    from clip_anatomy.retrieval.search import search
+    from clip_anatomy.store.store import Store
+
+    opened = Store.open(asked.store)
+    pairs = asked_heads(len(opened.manifest.layers), opened.manifest.heads)
+    name, most = str(len(opened) // 2), torch.get_num_threads()
+    chosen = scan.MeasuredThreads.run
+    ways = {
+        "measured": (chosen, most),
+        "all": (lambda _, __, work: work(), most),
+        "one": (lambda _, __, work: work(), 1),
+    }
+    found: dict = {"images": len(opened), "threads": most, "load_before": os.getloadavg()[0]}
+    for state, count in (("as it is", 0), ("busy", os.cpu_count() or 1)):
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        results = set()
+        try:
+            for turn in range(ROUNDS + 1):
+                for way, (run, threads) in ways.items():
+                    scan.MeasuredThreads.run = run
+                    torch.set_num_threads(threads)
+                    began = time.perf_counter()
+                    hits = search(opened, name, pairs, k=K).hits
+                    if turn:  # the first warms up
+                        seconds[way].append(time.perf_counter() - began)
+                    results.add(tuple(hit.row.index for hit in hits))
+        finally:
+            for one in busy:
+                one.kill()
+                one.wait()
+        found[state] = {way: [statistics.median(took), max(took)] for way, took in seconds.items()}
+        found[state]["same"] = len(results) == 1
+    return found
+
+
+def print_threads(found: dict) -> None:
+    print(
+        f"{found['images']:,} images, warm, {found['threads']} threads at most, load before {found['load_before']:.1f}: median (longest), ms"
+    )
+    for state in ("as it is", "busy"):
+        cells = (
+            f"{way} {1e3 * found[state][way][0]:.0f} ({1e3 * found[state][way][1]:.0f})"
+            for way in ("measured", "all", "one")
+        )
+        print(f"  {state:<10}{'   '.join(cells)}   same results: {found[state]['same']}")
 
 
 BUFFER = memoryview(bytearray(1 << 20))

@@ -1,4 +1,4 @@
-"""`clip-anatomy bench`: figures of a published protocol with everything that decides them, and all map methods in one table."""
+"""`clip-anatomy bench`: figures of a published protocol with everything that decides them, all map methods in one table, what every step costs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,11 +39,12 @@ def bench(
     device: Device = "auto",
     dtype: Dtype = "float32",
 ) -> int:
-    """Measure a model by a published protocol, or all map methods on pictures whose objects are known.
+    """Measure a model by a published protocol, all map methods on pictures whose objects are known, or what every step costs.
 
     Every result is printed with its whole configuration. Without a name, or with "maps": the table of all map methods on unseen
     pictures of the demo world; with a path too, on the photographs and masks of a folder. A picture that cannot be measured is
-    named and counted, the others are done. Ctrl-C prints what was measured so far, marked as partial.
+    named and counted, the others are done. With "speed": the time of every step beside the model's own plain encode_image, with
+    quartiles over rounds in which all take turns. Ctrl-C prints what was measured so far, marked as partial.
 
         clip-anatomy bench --list
         clip-anatomy bench voc20 VOC2012 --model MODEL --method sclip
@@ -51,15 +52,16 @@ def bench(
         clip-anatomy bench voc20 VOC2012 --model MODEL --method all --pictures 200
         clip-anatomy bench maps --pictures 500
         clip-anatomy bench maps FOLDER --model MODEL
+        clip-anatomy bench speed --model MODEL
 
     Args:
-        name: a protocol of --list, or maps.
+        name: a protocol of --list, or maps, or speed.
         path: where its data set lies; NAME:PATH in one word works too.
         list_them: print the protocols, and where their data sets come from.
         method: how maps are drawn; by default the protocol's. Several (repeat it, or separate by commas), or all, give a table under one protocol.
         like: take the settings that a paper released for this protocol: sclip | clearclip | naclip | scclip | rfclip | resclip | pearl. Other options go before them.
         names: a file with a line of texts per class, separated by commas, in the data set's order, the background first where there is one: the form of the lists that papers publish. By default the data set's own names.
-        pictures: measure this many, evenly spread over the data set; for maps of the demo world 500 by default.
+        pictures: measure this many, evenly spread over the data set; for maps of the demo world 500 by default, for speed a batch of 8.
         prompts: 80 (CLIP's own templates) or 1 (a photo of a …).
         threshold: least probability of a class before a pixel is background, or none; for maps: mean | half | otsu.
         area: least share of what is not background; a class with less is not there.
@@ -95,7 +97,8 @@ def bench(
     from clip_anatomy.evaluation import bench as library
     from clip_anatomy.evaluation.run_protocol import ProtocolResult
 
-    library.check_options(name, path, pictures, {key: value for key, value in given.items() if value is not None})
+    refused = given | ({"method": method, "threshold": threshold} if name == "speed" else {})
+    library.check_options(name, path, pictures, {key: value for key, value in refused.items() if value is not None})
     with shown(f"opening {model}") as progress:
         from clip_anatomy.loading.load import load
 

@@ -1,4 +1,4 @@
-"""`bench`: a model's figures by a published protocol, or all map methods on pictures whose objects are known."""
+"""`bench`: a model's figures by a published protocol, all map methods on pictures whose objects are known, or what every step costs."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -12,6 +12,8 @@ from clip_anatomy.evaluation.known_objects import BATCH, masked_objects, world_o
 from clip_anatomy.evaluation.map_table import THRESHOLDS, MapTable, map_table
 from clip_anatomy.evaluation.protocols import PROTOCOLS, SemanticSettings
 from clip_anatomy.evaluation.run_protocol import MethodComparison, ProtocolResult, methods_for, run_protocol
+from clip_anatomy.evaluation.speed import PICTURES as AT_ONCE
+from clip_anatomy.evaluation.speed import SpeedTable, speed
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
 from clip_anatomy.progress import Progress
@@ -46,23 +48,23 @@ def bench(
     calibrate: int | None = None,
     proposals: str | None = None,
     progress: Progress | None = None,
-) -> ProtocolResult | MethodComparison | MapTable:
-    """Measure a model by a published protocol, or all map methods on pictures whose objects are known.
+) -> ProtocolResult | MethodComparison | MapTable | SpeedTable:
+    """Measure a model by a published protocol, all map methods on pictures whose objects are known, or what every step costs.
 
     A picture that cannot be measured is named in the result and the others are done. Ctrl-C gives what was measured so far,
     marked as partial.
 
     Args:
         clip: an opened model, or what `load` opens.
-        name: a protocol of PROTOCOLS, or "maps": the table of all methods, on unseen pictures of the demo world, or with `path`
-            on a folder of photographs and masks.
+        name: a protocol of PROTOCOLS; or "maps": the table of all methods, on unseen pictures of the demo world, or with `path`
+            on a folder of photographs and masks; or "speed": the time of every step beside plain `encode_image`.
         path: where the data set lies.
         method: how maps are drawn; by default the protocol's. Several (a list, or separated by commas), or "all", give a table
             under one protocol.
         like: take the settings that a paper released for this protocol, a name of PAPERS; other options go before them.
         names: a file with a line of texts per class, separated by commas, in the data set's order, the background first where
             there is one.
-        pictures: measure this many, evenly spread over the data set; for maps of the demo world 500 by default.
+        pictures: measure this many, evenly spread over the data set; for maps of the demo world 500 by default, for speed a batch of 8.
         prompts: 80 (CLIP's own templates) or 1 ("a photo of a …").
         threshold: least probability of a class before a pixel is background, or "none"; for maps "mean", "half" or "otsu".
         area: least share of what is not background; a class with less is not there.
@@ -97,13 +99,18 @@ def bench(
         "names": names, "draws": draws, "calibrate": calibrate, "proposals": proposals,
     }  # fmt: skip
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    check_options(name, path, pictures, settings)
+    maps_only = {"method": method, "threshold": threshold} if name == "speed" else {}
+    check_options(
+        name, path, pictures, settings | {key: value for key, value in maps_only.items() if value is not None}
+    )
     if name != "maps" and threshold is not None:
         settings["threshold"] = _number(threshold)
     methods = [
         one for each in ([method] if isinstance(method, str) else method or []) for one in each.split(",") if one
     ]
     opened = as_clip(clip)
+    if name == "speed":
+        return speed(opened, pictures or AT_ONCE, progress=progress)
     if name == "maps":
         chosen, cut = None if methods in ([], ["all"]) else methods, str(threshold or "mean")
         return _table(opened, path, chosen, pictures=pictures, prompts=prompts or 80, threshold=cut, progress=progress)
@@ -125,9 +132,13 @@ def check_options(name: str, path: str | Path | None, pictures: int | None, sett
     """
     if pictures is not None and pictures < 1:
         raise BadInput(f"pictures={pictures}: at least one. Type pictures=100")
-    if name not in ("maps", *PROTOCOLS):
-        raise BadInput(f"the protocol {name!r} is not known. Type one of: maps, {', '.join(PROTOCOLS)}")
-    if name == "maps":  # the demo world has prompts of its own
+    if name not in ("maps", "speed", *PROTOCOLS):
+        raise BadInput(f"the protocol {name!r} is not known. Type one of: maps, speed, {', '.join(PROTOCOLS)}")
+    if name == "speed":
+        if path is not None:
+            raise BadInput(f"speed draws its own pictures and reads none of {path}. Type: clip-anatomy bench speed")
+        known, further = list[str](), ["pictures"]
+    elif name == "maps":  # the demo world has prompts of its own
         known, further = ["prompts"] if path is not None else [], ["method", "pictures", "threshold"]
     else:
         known, further = [f.name for f in fields(PROTOCOLS[name].settings)], ["pictures"]
@@ -137,7 +148,7 @@ def check_options(name: str, path: str | Path | None, pictures: int | None, sett
         raise BadInput(
             f"{other}= is not an option of {name}. Type one of: {', '.join(f'{one}=' for one in (*known, *further))}"
         )
-    if name != "maps" and path is None:
+    if name not in ("maps", "speed") and path is None:
         where = READERS[PROTOCOLS[name].dataset].where
         raise BadInput(f"{name} needs its data set: clip-anatomy bench {name} PATH. {where}")
 

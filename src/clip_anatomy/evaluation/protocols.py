@@ -360,6 +360,7 @@ def protocol_summary() -> str:
 
     maps = "all map methods in one table: the demo world (nothing to get), or a folder as for coco-sample"
     lines = [described("maps", maps, 22)]
+    lines.append(described("speed", "what every step costs beside plain encode_image (nothing to get)", 22))
     lines += [described(name, protocol.description, 22) for name, protocol in PROTOCOLS.items()]
     lines += ["", "Settings of a paper (like)"]
     for name, paper in PAPERS.items():
