@@ -102,7 +102,7 @@ def test_bench_compares_methods_under_one_protocol(capsys: Any, mini: Any) -> No
     ("words", "says"),
     [
         (["voc20"], "voc20 needs its data set: clip-anatomy bench voc20 PATH. Get VOCtrainval"),
-        (["imagenet"], "'imagenet' is not known. Type one of: maps, imagenet-seg-paper"),
+        (["imagenet"], "'imagenet' is not known. Type one of: maps, speed, imagenet-seg-paper"),
         (["maps", "--pictures", "0"], "--pictures 0: at least one"),
         (["maps", "--side", "9"], "--side is not an option of maps. Type one of: --method, --pictures, --threshold"),
         (["cod10k", "nowhere", "--like", "sclip"], "--like is not an option of cod10k. Type one of: --method"),
