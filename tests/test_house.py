@@ -28,6 +28,7 @@ ORDER = [
     "objects",
     "atomic_output",
     "results",
+    "engine",
     "images",
     "towers",
     "loading",
@@ -66,8 +67,12 @@ MAY_NAME = {
         "report/refer_folder.py",
         "report/text_page.py",
     },
+<<<<<<< HEAD
     "ray": set(),
     "obstore": {"objects.py"},
+=======
+    "ray": {"engine/ray_engine.py"},
+>>>>>>> 6cb3c01 (Engine: one function over many tasks, here or on Ray; heatmap and segment on it)
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 HIDDEN = """from typing import TYPE_CHECKING

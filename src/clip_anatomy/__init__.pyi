@@ -7,6 +7,7 @@ from clip_anatomy.edits.edited_clip import EditedClip as EditedClip
 from clip_anatomy.edits.export import export as export
 from clip_anatomy.edits.replace_parts import replace_parts as replace_parts
 from clip_anatomy.edits.selection import Selection as Selection
+from clip_anatomy.engine.engine import open_engine as open_engine
 from clip_anatomy.evaluation.bench import bench as bench
 from clip_anatomy.evaluation.faithfulness import Faithfulness as Faithfulness
 from clip_anatomy.evaluation.faithfulness import faithfulness as faithfulness

@@ -12,6 +12,7 @@ ClipAnatomyError
 ├── StoreError               a store on disk: wrong model, damaged, in use
 ├── ObjectStoreError         a bucket that does not answer as it should: no credentials, no such bucket, 503
 ├── EndpointError            a language model that does not answer as it should
+├── EngineError              work that no worker could do
 ├── OutputError              a place that cannot be written
 └── MissingExtra             an optional library is not installed
 
@@ -92,6 +93,10 @@ class EndpointError(ClipAnatomyError):
     """A language model's endpoint that does not answer as it should."""
 
 
+class EngineError(ClipAnatomyError):
+    """Work that no worker could do: names the task, and what the last one said."""
+
+
 class OutputError(ClipAnatomyError, OSError):
     """A place that cannot be written."""
 
@@ -108,6 +113,11 @@ class MissingExtra(ClipAnatomyError, ImportError):
     def __init__(self, library: str, extra: str) -> None:
         """Write the install line."""
         super().__init__(f"{library} is not installed. Type: pip install 'clip-anatomy[{extra}]'")
+        self.named = (library, extra)
+
+    def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
+        """Let another process say the same."""
+        return MissingExtra, self.named
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from clip_anatomy.cli.large import FilmRate, LargeRequest, TilesLevel, draw_large, is_large
 from clip_anatomy.cli.options import (
+    EngineOptions,
     Images,
     ModelOptions,
     OutputOptions,
@@ -47,6 +48,7 @@ def heatmap(
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
     reading: ReadingOptions = ReadingOptions(),
+    where: EngineOptions = EngineOptions(),
 ) -> int:
     """Show where in pictures texts match: overlays on the original pixels, contact sheets, one page with everything.
 
@@ -101,6 +103,7 @@ def heatmap(
 
         wanted = parse_size(size)
         target = stack.enter_context(output_beside(folder, maps_folder.KIND, images))
+        engine = stack.enter_context(where.open())
         clip = opening.load()
         if registers:
             clip = registered(clip, registers)
@@ -108,7 +111,7 @@ def heatmap(
         given = {"window": window, "stride": stride, "replace_sinks": replace_sinks or None}
         result = map_set(
             clip, collection, [text.text for text in typed], checked_methods(clip, method or []), against=against, templates=templates, size=wanted, layers=layers,
-            words=words, allow_urls=reading.allow_urls, skip_bad=True, progress=progress,
+            words=words, allow_urls=reading.allow_urls, skip_bad=True, engine=engine, progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
         result = replace(

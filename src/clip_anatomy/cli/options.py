@@ -10,6 +10,7 @@ A group is typed like its members: `--model`, `--weights`, `--device`.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from clip_anatomy.engine.engine import Engine
     from clip_anatomy.loading.clip import Clip
     from clip_anatomy.results import Result
 
@@ -86,6 +88,15 @@ Strict = Annotated[
 ]
 BatchSize = Annotated[int | None, Parameter(name="--batch", help="images at once; by default found while working.")]
 Workers = Annotated[int | None, Parameter(help="threads that decode.")]
+
+# ---- many machines
+EngineName = Annotated[
+    str, Parameter(help="local (this process) | ray (every GPU, else every processor, of this machine or of a cluster).")
+]
+Address = Annotated[
+    str | None,
+    Parameter(help="of a Ray cluster: auto (the one this machine belongs to) | HOST:PORT | ray://HOST:PORT; by default one is started here."),
+]
 
 # ---- texts
 Texts = Annotated[
@@ -165,6 +176,25 @@ class StoreModelOptions:
     model: StoreModel = None
     weights: Weights = None
     device: Device = "auto"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where the work runs."""
+
+    engine: EngineName = "local"
+    address: Address = None
+
+    def open(self) -> "AbstractContextManager[Engine]":
+        """Open it, for as long as the verb runs.
+
+        Raises:
+            ClipAnatomyError: what `open_engine` raises.
+        """
+        from clip_anatomy.engine.engine import open_engine
+
+        return open_engine(self.engine, address=self.address)
 
 
 @Parameter(name="*")

@@ -2,6 +2,7 @@
 
 from clip_anatomy.cli.large import FilmRate, LargeRequest, TilesLevel, draw_large, is_large
 from clip_anatomy.cli.options import (
+    EngineOptions,
     Images,
     ModelOptions,
     OutputOptions,
@@ -37,6 +38,7 @@ def segment(
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
     reading: ReadingOptions = ReadingOptions(),
+    where: EngineOptions = EngineOptions(),
 ) -> int:
     """Cut out of pictures what texts name: masks, and points and boxes for SAM.
 
@@ -83,6 +85,7 @@ def segment(
 
         wanted = parse_size(size)
         target = stack.enter_context(output_beside(folder, masks_folder.KIND, images))
+        engine = stack.enter_context(where.open())
         clip = opening.load()
         typed, notes = typed_texts(texts or descriptions, clip.tokenizer)
         names = tuple(text.text for text in typed)
@@ -92,7 +95,7 @@ def segment(
             raise BadSpec("masks are cut from one method's maps. Type --method decomposition")
         result = run(
             clip, collection, names, methods[0], threshold=threshold, background=behind, templates=templates, size=wanted, window=window, stride=stride, registers=registers,
-            refine=refine, together=groups_of(together or [], names), allow_urls=reading.allow_urls, skip_bad=True, progress=progress,
+            refine=refine, together=groups_of(together or [], names), allow_urls=reading.allow_urls, skip_bad=True, engine=engine, progress=progress,
         )  # fmt: skip
         result = replace(result, typed=tuple(typed), notes=(*demo_notes(opening.model, images), *notes))
         result = replace(result, maps=result.maps.with_failed(named_failures(result.failed)))

@@ -1,9 +1,10 @@
 """The one picture loop: read pictures, name those that cannot be used, hand out the others in batches of one shape."""
 
-from collections.abc import Generator, Iterable, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from clip_anatomy.data.picture import Source, failure_text
 from clip_anatomy.data.picture_files import passed_over_note, passed_over_of
 from clip_anatomy.data.typed_pictures import NamedPicture, is_address, named_picture, typed_pictures
 from clip_anatomy.errors import BadImage, BadInput, BadSpec
+from clip_anatomy.files import path_of
 from clip_anatomy.images.batch_size import BatchSize
 from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.images.input_size import Size, sized
@@ -24,7 +26,7 @@ from clip_anatomy.images.prefetch import batches_ahead
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.progress import Progress, silent
 
-__all__ = ["Failed", "NamedPicture", "PictureBatch", "Pictures", "embedded_pictures", "no_picture", "picture_batches"]
+__all__ = ["Failed", "NamedPicture", "PictureBatch", "Pictures", "embedded_pictures", "named_pictures", "no_picture", "picture_batches"]
 
 Failed = tuple[str, str]
 """Name and error of a picture that could not be used."""
@@ -131,6 +133,29 @@ def picture_batches(
         raise _none_of(bad) if bad else no_picture(collection)
     if notes is not None and (passed_over := passed_over_note(passed_over_of(collection))):
         notes.append(passed_over)
+
+
+def named_pictures(images: Pictures) -> tuple[Iterator[NamedPicture], Source | None]:
+    """Return pictures one after the other as another process can read them, paths absolute; and their collection, if they are one.
+
+    Raises:
+        BadInput: a collection cannot be opened or reached (any more).
+    """
+    images = _opened(images)
+    collection = images if isinstance(images, Source) else None
+    if collection is not None:
+        collection.check()
+    if isinstance(images, PictureBatch):
+        return iter(images.pictures or ()), None
+    pictures: Iterable[Any] = [images] if isinstance(images, NamedPicture) else listed(images)[1]
+    return (_anywhere(named_picture(place, one)) for place, one in enumerate(pictures)), collection
+
+
+def _anywhere(picture: NamedPicture) -> NamedPicture:
+    image = picture.image
+    if not isinstance(image, str | PathLike) or is_address(image):
+        return picture
+    return replace(picture, image=path_of(Path(image)).absolute())
 
 
 def _tensor_batches(pixels: Tensor, size: Size, most: int, tell: Progress) -> Generator[PictureBatch]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
+from clip_anatomy.engine.engine import Engine
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
@@ -20,6 +21,7 @@ from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
+from clip_anatomy.maps.maps_on_workers import maps_on_workers, works_here
 from clip_anatomy.maps.proxyclip import ProxyOptions
 from clip_anatomy.maps.registry import CUSTOM, METHODS, Method, dense_method, method_of
 from clip_anatomy.maps.windows import Windows, WindowSize, slid
@@ -47,6 +49,7 @@ def heatmap(
     registers: int = 0,
     allow_urls: bool = False,
     skip_bad: bool = False,
+    engine: Engine | str = "local",
     progress: Progress | None = None,
     **options: Any,
 ) -> Maps:
@@ -77,6 +80,7 @@ def heatmap(
             `registered`.
         allow_urls: fetch http(s) addresses.
         skip_bad: leave out pictures that cannot be used (`maps.run.failed` names them) instead of raising at the first.
+        engine: "local", "ray", or an opened one (`open_engine`), whose workers look at 64 pictures at a time.
         progress: told how many pictures are done.
         **options: of the method.
 
@@ -97,6 +101,13 @@ def heatmap(
         torch.Size([1, 2, 8, 8])
     """
     clip = as_clip(clip)
+    if not works_here(engine):
+        same = {"against": against, "size": size, "window": window, "stride": stride, "replace_sinks": replace_sinks, "registers": registers}
+        made = maps_on_workers(
+            engine, clip, heatmap, _without_run, images, [Texts.of(clip, texts, templates)], method=method, skip_bad=skip_bad, allow_urls=allow_urls,
+            progress=progress, **same, **options,
+        )  # fmt: skip
+        return made.joined(made.parts)
     clip = registered(clip, registers) if registers else clip
     chosen, name, option = _chosen(clip, method, options)
     wanted = Texts.of(clip, texts, templates)
@@ -134,6 +145,11 @@ def heatmap(
     return replace(
         Maps.joined(parts).in_order(places), run=replace(run, failed=tuple(failed or ()), notes=tuple(notes))
     )
+
+
+def _without_run(maps: Maps) -> tuple[Maps, MapRun]:
+    assert maps.run is not None
+    return replace(maps, values=maps.values.cpu(), run=None), maps.run
 
 
 def _contrasted(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, PictureBatch, Pictures, picture_batches
+from clip_anatomy.engine.engine import Engine
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
@@ -18,8 +19,9 @@ from clip_anatomy.maps.automatic import AUTO, chosen_method
 from clip_anatomy.maps.contrast import NEUTRAL, Against
 from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.layer_maps import layer_maps
-from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
+from clip_anatomy.maps.maps_on_workers import WorkersMaps, maps_on_workers, works_here
 from clip_anatomy.maps.registry import method_of, methods_of
 from clip_anatomy.maps.word_maps import word_maps
 from clip_anatomy.maps.word_weights import WordWeights, word_weights
@@ -173,6 +175,7 @@ def map_set(
     words: bool = False,
     allow_urls: bool = False,
     skip_bad: bool = False,
+    engine: Engine | str = "local",
     progress: Progress | None = None,
     **options: Any,
 ) -> MapSet:
@@ -190,6 +193,7 @@ def map_set(
         words: also a map for every word of each text, and how much the cosine hangs on it.
         allow_urls: fetch http(s) addresses.
         skip_bad: leave out pictures that cannot be used (`failed` names them) instead of raising at the first.
+        engine: as for `heatmap`.
         progress: told how many pictures are done.
         **options: window, stride, replace_sinks, as for `heatmap`.
 
@@ -207,6 +211,12 @@ def map_set(
     given = {name: {"against": against} if method_of(clip, name).contrasts else {} for name in methods}
     if not any(given.values()) and not (layers or against == NEUTRAL):
         raise BadSpec(f"none of {', '.join(methods)} compares texts with anything. Type also: method='decomposition'")
+    if not works_here(engine):
+        same = {"methods": methods, "against": against, "size": size, "layers": layers, "words": words, **options}
+        made = maps_on_workers(
+            engine, clip, map_set, _without_run, images, [wanted], skip_bad=skip_bad, allow_urls=allow_urls, progress=progress, **same
+        )  # fmt: skip
+        return _joined(made)
     failed: list[Failed] | None = [] if skip_bad else None
     notes: list[str] = []
     places: list[int] = []
@@ -236,6 +246,24 @@ def map_set(
     )
     methods_run = tuple(replace(maps, run=run) for maps in joined["methods"])
     return MapSet(methods_run, joined["layers"], joined["words"], weights)
+
+
+def _without_run(one: MapSet) -> tuple[MapSet, MapRun]:
+    assert one.first.run is not None
+    parts = ([replace(maps, run=None) for maps in each] for each in (one.methods, one.layers, one.words))
+    return replace(one, **dict(zip(("methods", "layers", "words"), map(tuple, parts), strict=True))), one.first.run
+
+
+def _joined(made: WorkersMaps) -> MapSet:
+    methods, layers, words = (
+        tuple(made.joined(each) for each in zip(*several, strict=True))
+        for several in zip(*((part.methods, part.layers, part.words) for part in made.parts), strict=True)
+    )
+    weights = tuple(
+        replace(each[0], values=torch.cat([one.values for one in each]))
+        for each in zip(*(part.weights for part in made.parts), strict=True)
+    )
+    return MapSet(methods, layers, words, weights)
 
 
 def checked_methods(clip: Clip, names: Sequence[str]) -> tuple[str, ...]:

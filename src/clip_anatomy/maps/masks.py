@@ -45,6 +45,13 @@ class PackedLabels(Sequence[Int16[np.ndarray, "..."]]):
             (zlib.compress(np.ascontiguousarray(labels).tobytes(), 1), (labels.shape[0], labels.shape[1]))
         )
 
+    @staticmethod
+    def joined(several: "Sequence[PackedLabels]") -> "PackedLabels":
+        """Return those of several, one after the other, without unpacking them."""
+        whole = PackedLabels()
+        whole._packed = [one for labels in several for one in labels._packed]
+        return whole
+
     def in_order(self, order: Sequence[int]) -> "PackedLabels":
         """Return the same in another order, without unpacking them."""
         ordered = PackedLabels()

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
+from clip_anatomy.engine.engine import Engine
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.images.batch_size import is_out_of_memory
 from clip_anatomy.images.input_size import Size
@@ -22,8 +23,9 @@ from clip_anatomy.maps.automatic import AUTO, chosen_method
 from clip_anatomy.maps.contrast import NOTHING
 from clip_anatomy.maps.dense_attention import VARIANTS
 from clip_anatomy.maps.heatmap import BATCH, heatmap
-from clip_anatomy.maps.map_result import Maps
+from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
+from clip_anatomy.maps.maps_on_workers import WorkersMaps, maps_on_workers, works_here
 from clip_anatomy.maps.masks import Masks, MaskSettings, PackedLabels
 from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
@@ -60,6 +62,7 @@ def segment(
     together: Sequence[Sequence[str]] = (),
     allow_urls: bool = False,
     skip_bad: bool = False,
+    engine: Engine | str = "local",
     progress: Progress | None = None,
     **options: Any,
 ) -> Masks:
@@ -93,6 +96,7 @@ def segment(
         together: groups of texts whose points for SAM are also wanted together.
         allow_urls: fetch http(s) addresses.
         skip_bad: leave out pictures that cannot be used (`masks.maps.run.failed` names them) instead of raising at the first.
+        engine: "local", "ray", or an opened one (`open_engine`), whose workers look at 64 pictures at a time.
         progress: told how many pictures are done.
         **options: of the method.
 
@@ -111,6 +115,15 @@ def segment(
         maps: decomposition; looked at: whole; threshold: lenient; at picture resolution, not refined
     """
     clip, rule = as_clip(clip), checked_rule(threshold)
+    if not works_here(engine):
+        texts = Texts.of(clip, texts, templates)
+        behind = _background(clip, background, templates, texts)
+        made = maps_on_workers(
+            engine, clip, _segment_part, _without_run, images, [texts] if behind is None else [texts, behind], method=method, threshold=threshold,
+            size=size, window=window, stride=stride, registers=registers, at=at, refine=refine, together=together, skip_bad=skip_bad,
+            allow_urls=allow_urls, progress=progress, **options,
+        )  # fmt: skip
+        return _joined(made)
     clip = registered(clip, registers) if registers else clip
     _checked(refine, at)
     wanted = Texts.of(clip, texts, templates)
@@ -149,6 +162,21 @@ def segment(
     how = MaskSettings(name, options, rule, () if behind is None else behind.names, looked_at, resolution, refine)
     thresholds = tuple(levels[i] for i in order)
     return Masks(labels.in_order(order), wanted.names, maps, thresholds, how, tuple(map(tuple, together)))
+
+
+def _segment_part(clip: Clip, images: Pictures, texts: Texts, background: Texts | None = None, **options: Any) -> Masks:
+    return segment(clip, images, texts, background=() if background is None else background, **options)
+
+
+def _without_run(masks: Masks) -> tuple[Masks, MapRun]:
+    assert masks.maps.run is not None
+    return replace(masks, maps=replace(masks.maps, values=masks.maps.values.cpu(), run=None)), masks.maps.run
+
+
+def _joined(made: WorkersMaps) -> Masks:
+    labels = PackedLabels.joined([part.labels for part in made.parts])
+    levels = tuple(level for part in made.parts for level in part.thresholds)
+    return replace(made.parts[0], labels=labels, maps=made.joined([part.maps for part in made.parts]), thresholds=levels)
 
 
 def _background(
