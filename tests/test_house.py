@@ -67,12 +67,8 @@ MAY_NAME = {
         "report/refer_folder.py",
         "report/text_page.py",
     },
-<<<<<<< HEAD
-    "ray": set(),
-    "obstore": {"objects.py"},
-=======
     "ray": {"engine/ray_engine.py"},
->>>>>>> 6cb3c01 (Engine: one function over many tasks, here or on Ray; heatmap and segment on it)
+    "obstore": {"objects.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 HIDDEN = """from typing import TYPE_CHECKING

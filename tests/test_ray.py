@@ -1,8 +1,10 @@
 """The same work on Ray as here, and what happens when workers, nodes and drivers die: nothing is lost, nothing is done twice."""
 
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 import clip_anatomy as ca
 from clip_anatomy.engine.engine import LocalEngine, reduced
 from clip_anatomy.errors import BadImage, BadSpec, EngineError, MissingExtra, ModelError
+from clip_anatomy.loading.demo import examples
 from clip_anatomy.loading.model_setup import ModelSetup
 
 ray = pytest.importorskip("ray", reason="needs pip install '.[ray]'")
@@ -137,3 +140,44 @@ def test_an_engine_that_is_not_known_and_a_cluster_that_is_not_there() -> None:
         pass
     with pytest.raises(BadSpec, match="of a Ray cluster. Type also: engine='ray'"), ca.open_engine(address="auto"):
         pass
+
+
+def test_a_store_made_by_workers_is_the_store_made_here(engine: Any, tmp_path: Path, one_thread: None) -> None:
+    clip = ca.load("demo")
+    here = ca.index(clip, "world:60:test", tmp_path / "here", shard_size=16)
+    there = ca.index(clip, "world:60:test", tmp_path / "there", shard_size=16, engine=engine)
+    assert (here.shards, here.done, there.shards, there.done, there.workers) == (4, 60, 4, 60, 2)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+    again = ca.index(clip, "world:60:test", tmp_path / "there", engine=engine)
+    assert (again.shards, again.known, again.done) == (0, 4, 0)
+
+
+def test_maps_and_masks_of_workers_are_those_made_here(engine: Any, tmp_path: Path, one_thread: None) -> None:
+    clip, texts = ca.load("demo"), ["a red thing", "a circle"]
+    sources = ca.segment(clip, "world:70:test", texts), ca.segment(clip, "world:70:test", texts, engine=engine)
+    assert torch.equal(sources[0].maps.values, sources[1].maps.values)
+    assert all((one == other).all() for one, other in zip(sources[0].labels, sources[1].labels, strict=True))
+    assert sources[0].to_dict() == sources[1].to_dict()
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    maps = [ca.heatmap(clip, [bad, *examples()], texts, skip_bad=True, engine=one) for one in ("local", engine)]
+    assert torch.equal(maps[0].values, maps[1].values)
+    assert maps[0].to_dict() == maps[1].to_dict()
+    assert [name for name, _ in maps[1].run.failed] == [str(bad)]
+
+
+def contents(place: Path) -> dict[str, Any]:
+    """What a sharded store holds: per shard its rows, and the bytes of its arrays and moments."""
+    import json
+
+    found: dict[str, Any] = {}
+    for path in sorted((place / "commits").iterdir()):
+        commit = json.loads(path.read_text())
+        folder = place / "shards" / f"{commit['shard']:06d}-{commit['attempt']}"
+        assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {*commit["files"]}
+        arrays = {name: (folder / name).read_bytes() for name in commit["files"] if name != "rows.sqlite"}
+        with closing(sqlite3.connect(folder / "rows.sqlite")) as rows:
+            images = rows.execute("SELECT * FROM images ORDER BY key").fetchall()
+        found[path.name] = (arrays, images, commit["ids"])
+    assert len(found) == len(list((place / "shards").iterdir()))
+    return found

@@ -23,7 +23,7 @@ HERE_ONLY = {  # what only a command line needs
     "through": "likewise; in Python `Alignment.load(folder).read(vit)`",
     "dtype": "likewise",
     "demo": "the bundled pictures",
-    "address": "which cluster; in Python open_engine(\"ray\", address=...)",
+    "address": 'which cluster; in Python open_engine("ray", address=...)',
     "pictures": "which files are written; in Python found.save(folder, pictures=...)",
 }
 HERE_ONLY_OF_VERB: dict[str, set[str]] = {

@@ -91,11 +91,14 @@ Workers = Annotated[int | None, Parameter(help="threads that decode.")]
 
 # ---- many machines
 EngineName = Annotated[
-    str, Parameter(help="local (this process) | ray (every GPU, else every processor, of this machine or of a cluster).")
+    str,
+    Parameter(help="local (this process) | ray (every GPU, else every processor, of this machine or of a cluster)."),
 ]
 Address = Annotated[
     str | None,
-    Parameter(help="of a Ray cluster: auto (the one this machine belongs to) | HOST:PORT | ray://HOST:PORT; by default one is started here."),
+    Parameter(
+        help="of a Ray cluster: auto (the one this machine belongs to) | HOST:PORT | ray://HOST:PORT; by default one is started here."
+    ),
 ]
 
 # ---- texts

@@ -26,7 +26,16 @@ from clip_anatomy.images.prefetch import batches_ahead
 from clip_anatomy.loading.clip import Clip, Images
 from clip_anatomy.progress import Progress, silent
 
-__all__ = ["Failed", "NamedPicture", "PictureBatch", "Pictures", "embedded_pictures", "named_pictures", "no_picture", "picture_batches"]
+__all__ = [
+    "Failed",
+    "NamedPicture",
+    "PictureBatch",
+    "Pictures",
+    "embedded_pictures",
+    "named_pictures",
+    "no_picture",
+    "picture_batches",
+]
 
 Failed = tuple[str, str]
 """Name and error of a picture that could not be used."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.public_functions import public
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "Setup", "engine_of", "open_engine", "reduced"]
+__all__ = ["ENGINES", "Engine", "LocalEngine", "Setup", "engine_of", "open_engine", "reduced", "works_here"]
 
 ENGINES = ("local", "ray")
 FAN = 64
@@ -107,6 +107,11 @@ def open_engine(engine: str = "local", *, address: str | None = None) -> Generat
 
     with ray_engine(address) as opened:
         yield opened
+
+
+def works_here(engine: Engine | str) -> bool:
+    """Tell whether an engine is this process, where nothing has to be cut into parts."""
+    return engine == "local" or isinstance(engine, LocalEngine)
 
 
 @contextmanager

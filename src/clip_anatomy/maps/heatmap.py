@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, Pictures, picture_batches
-from clip_anatomy.engine.engine import Engine
+from clip_anatomy.engine.engine import Engine, works_here
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.images.input_size import Size
@@ -21,7 +21,7 @@ from clip_anatomy.maps.contrast import NEUTRAL, Against, Contrast
 from clip_anatomy.maps.dense_attention import DenseAttention
 from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
-from clip_anatomy.maps.maps_on_workers import maps_on_workers, works_here
+from clip_anatomy.maps.maps_on_workers import maps_on_workers
 from clip_anatomy.maps.proxyclip import ProxyOptions
 from clip_anatomy.maps.registry import CUSTOM, METHODS, Method, dense_method, method_of
 from clip_anatomy.maps.windows import Windows, WindowSize, slid
@@ -102,9 +102,16 @@ def heatmap(
     """
     clip = as_clip(clip)
     if not works_here(engine):
-        same = {"against": against, "size": size, "window": window, "stride": stride, "replace_sinks": replace_sinks, "registers": registers}
+        same = {
+            "against": against,
+            "size": size,
+            "window": window,
+            "stride": stride,
+            "replace_sinks": replace_sinks,
+            "registers": registers,
+        }
         made = maps_on_workers(
-            engine, clip, heatmap, _without_run, images, [Texts.of(clip, texts, templates)], method=method, skip_bad=skip_bad, allow_urls=allow_urls,
+            engine, clip, heatmap, _without_run, images=images, texts=[Texts.of(clip, texts, templates)], method=method, skip_bad=skip_bad, allow_urls=allow_urls,
             progress=progress, **same, **options,
         )  # fmt: skip
         return made.joined(made.parts)

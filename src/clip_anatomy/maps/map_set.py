@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, PictureBatch, Pictures, picture_batches
-from clip_anatomy.engine.engine import Engine
+from clip_anatomy.engine.engine import Engine, works_here
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
@@ -21,7 +21,7 @@ from clip_anatomy.maps.heatmap import heatmap
 from clip_anatomy.maps.layer_maps import layer_maps
 from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
-from clip_anatomy.maps.maps_on_workers import WorkersMaps, maps_on_workers, works_here
+from clip_anatomy.maps.maps_on_workers import WorkersMaps, maps_on_workers
 from clip_anatomy.maps.registry import method_of, methods_of
 from clip_anatomy.maps.word_maps import word_maps
 from clip_anatomy.maps.word_weights import WordWeights, word_weights
@@ -214,7 +214,7 @@ def map_set(
     if not works_here(engine):
         same = {"methods": methods, "against": against, "size": size, "layers": layers, "words": words, **options}
         made = maps_on_workers(
-            engine, clip, map_set, _without_run, images, [wanted], skip_bad=skip_bad, allow_urls=allow_urls, progress=progress, **same
+            engine, clip, map_set, _without_run, images=images, texts=[wanted], skip_bad=skip_bad, allow_urls=allow_urls, progress=progress, **same
         )  # fmt: skip
         return _joined(made)
     failed: list[Failed] | None = [] if skip_bad else None

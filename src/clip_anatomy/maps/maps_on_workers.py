@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, named_pictures
 from clip_anatomy.data.picture_files import passed_over_note, passed_over_of
-from clip_anatomy.engine.engine import Engine, LocalEngine, engine_of
+from clip_anatomy.engine.engine import Engine, engine_of
 from clip_anatomy.errors import BadImage, BadSpec
 from clip_anatomy.images.pixels import is_preprocessed
 from clip_anatomy.loading.clip import Clip
@@ -18,14 +18,9 @@ from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
 from clip_anatomy.progress import Progress, silent
 
-__all__ = ["WorkersMaps", "maps_on_workers", "works_here"]
+__all__ = ["WorkersMaps", "maps_on_workers"]
 
 PART = 64  # pictures: a whole number of every batch, so that batches hold what they hold in one process
-
-
-def works_here(engine: Engine | str) -> bool:
-    """Tell whether an engine is this process, where nothing has to be cut into parts."""
-    return engine == "local" or isinstance(engine, LocalEngine)
 
 
 @dataclass(frozen=True)
@@ -72,9 +67,9 @@ def maps_on_workers(
     clip: Clip,
     function: Callable[..., Any],
     without_run: Callable[[Any], tuple[Any, MapRun]],
+    *,
     images: Pictures,
     texts: Sequence[Texts],
-    *,
     skip_bad: bool,
     allow_urls: bool,
     progress: Progress | None,
@@ -117,7 +112,9 @@ def maps_on_workers(
     run = next((run for _, run, _ in ordered if run is not None), None)
     if run is None:
         first = f" The first, {failed[0][0]}: {failed[0][1]}" if failed else ""
-        raise BadImage(f"none of the {len(failed)} pictures could be used.{first} Type the paths of pictures: photo.jpg")
+        raise BadImage(
+            f"none of the {len(failed)} pictures could be used.{first} Type the paths of pictures: photo.jpg"
+        )
     note = passed_over_note(passed_over_of(collection))
     run = MapRun(clip, run[0], run[1], failed, (note,) if note else ())
     return WorkersMaps(tuple(part for part, run, _ in ordered if run is not None), run)

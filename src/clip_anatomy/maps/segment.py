@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, picture_batches
-from clip_anatomy.engine.engine import Engine
+from clip_anatomy.engine.engine import Engine, works_here
 from clip_anatomy.errors import BadImage, BadSpec, BadText
 from clip_anatomy.images.batch_size import is_out_of_memory
 from clip_anatomy.images.input_size import Size
@@ -25,7 +25,7 @@ from clip_anatomy.maps.dense_attention import VARIANTS
 from clip_anatomy.maps.heatmap import BATCH, heatmap
 from clip_anatomy.maps.map_result import MapRun, Maps
 from clip_anatomy.maps.map_texts import Texts
-from clip_anatomy.maps.maps_on_workers import WorkersMaps, maps_on_workers, works_here
+from clip_anatomy.maps.maps_on_workers import WorkersMaps, maps_on_workers
 from clip_anatomy.maps.masks import Masks, MaskSettings, PackedLabels
 from clip_anatomy.maps.pamr import REFINERS, refined
 from clip_anatomy.maps.registry import methods_of
@@ -119,7 +119,7 @@ def segment(
         texts = Texts.of(clip, texts, templates)
         behind = _background(clip, background, templates, texts)
         made = maps_on_workers(
-            engine, clip, _segment_part, _without_run, images, [texts] if behind is None else [texts, behind], method=method, threshold=threshold,
+            engine, clip, _segment_part, _without_run, images=images, texts=[texts] if behind is None else [texts, behind], method=method, threshold=threshold,
             size=size, window=window, stride=stride, registers=registers, at=at, refine=refine, together=together, skip_bad=skip_bad,
             allow_urls=allow_urls, progress=progress, **options,
         )  # fmt: skip
@@ -176,7 +176,9 @@ def _without_run(masks: Masks) -> tuple[Masks, MapRun]:
 def _joined(made: WorkersMaps) -> Masks:
     labels = PackedLabels.joined([part.labels for part in made.parts])
     levels = tuple(level for part in made.parts for level in part.thresholds)
-    return replace(made.parts[0], labels=labels, maps=made.joined([part.maps for part in made.parts]), thresholds=levels)
+    return replace(
+        made.parts[0], labels=labels, maps=made.joined([part.maps for part in made.parts]), thresholds=levels
+    )
 
 
 def _background(

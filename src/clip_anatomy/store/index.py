@@ -13,7 +13,8 @@ from typing import Any
 
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_batches import no_picture
-from clip_anatomy.errors import BadImage
+from clip_anatomy.engine.engine import Engine, engine_of, works_here
+from clip_anatomy.errors import BadImage, BadSpec
 from clip_anatomy.images.prefetch import MOST_WORKERS
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.number_ranges import whole
@@ -22,6 +23,8 @@ from clip_anatomy.public_functions import public
 from clip_anatomy.split.basis import basis_of
 from clip_anatomy.store.index_run import IndexRun, IndexSummary, StopRequest
 from clip_anatomy.store.manifest import NAME, Manifest, manifest_for
+from clip_anatomy.store.sharded_index import ShardedIndexSummary, index_sharded
+from clip_anatomy.store.shards import is_sharded
 from clip_anatomy.store.writer import Writer
 
 __all__ = ["IndexSummary", "index"]
@@ -44,18 +47,24 @@ def index(
     prune_all: bool = False,
     batch: int | None = None,
     workers: int | None = None,
+    shard_size: int | None = None,
+    part: str | None = None,
+    engine: Engine | str = "local",
     progress: Progress | None = None,
     commit_seconds: float = COMMIT_SECONDS,
-) -> IndexSummary:
+) -> IndexSummary | ShardedIndexSummary:
     """Index a collection: store the parts of every image: head coordinates, embeddings, rows, moments.
 
     Run it again to go on after a stop, to add images, or to try again those that could not be read: what is in the store
     is not done twice. A kill or a full disk costs at most the last half minute.
 
+    With an address of object storage, `shard_size`, `part` or another engine than "local" it makes a sharded store: pieces of some thousand
+    pictures, each committed once, by any number of workers and processes at the same time. Type the same again to go on.
+
     Args:
         clip: an opened model.
         source: a folder, list, table, tars, dataset, `world:COUNT` or Python list; see `open_dataset`.
-        store: folder of the store, made if it is not there.
+        store: folder of the store, made if it is not there; of a sharded one also s3://, gs:// or az:// and a place.
         layers: "all", "last:4", "8-11", "0,3" or numbers: whose heads (and MLPs) are kept. All by default; a store that
             is there is continued as it was made.
         keep: "heads", or "heads,mlps" to keep what the MLPs wrote too.
@@ -67,6 +76,9 @@ def index(
         prune_all: take them out all the same.
         batch: images at once; found by itself when None, halved when memory runs out.
         workers: threads that decode; as many as there are cores by default.
+        shard_size: pictures in a shard; 4096 by default.
+        part: "3/8": only the shards whose number leaves 3 when divided by 8, for processes that share the work by themselves (Slurm, torchrun).
+        engine: "local", "ray", or an opened one (`open_engine`).
         progress: called a few times a second: "images", with how many were known or not used, and "moments".
         commit_seconds: how often finished images are made safe.
 
@@ -89,6 +101,20 @@ def index(
         (12, 0)
     """
     opened = open_dataset(source, labels)
+    if shard_size is not None or part is not None or not works_here(engine) or is_sharded(store):
+        if prune or prune_all or workers is not None:
+            raise BadSpec(
+                "a sharded store is only added to, and its workers decode by themselves. Leave prune= and workers= out"
+            )
+        kept: dict[str, Any] = {
+            "layers": layers,
+            "keep": keep,
+            "convention": convention,
+            "size": shard_size,
+            "batch": batch,
+        }
+        with engine_of(engine) as running:
+            return index_sharded(clip, opened, store, running, part=part, progress=progress or silent, **kept)
     folder = Path(store)
     old = Manifest.load(folder) if (folder / NAME).exists() else None
     manifest = manifest_for(clip, old, folder, layers=layers, keep=keep, convention=convention)

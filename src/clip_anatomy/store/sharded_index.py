@@ -132,7 +132,7 @@ def index_sharded(
 
     mine = None if shards is None else len(range(first, shards, step))
     there = sum(number % step == first for number in known)
-    counts = dict.fromkeys(("shards", "others", "done", "failed", "bytes"), 0)
+    counts: dict[str, int] = dict.fromkeys(("shards", "others", "done", "failed", "bytes"), 0)
     errors: list[tuple[str, str]] = []
     progress("shards", there, mine)
     for _, one in engine.map(_index, missing(), setup=_Setup(ModelSetup.of(clip), source, store)):
@@ -146,7 +146,12 @@ def index_sharded(
         errors += one.errors[: FIRST_ERRORS - len(errors)]
         progress("shards", there + counts["shards"] + counts["others"], mine)
     return ShardedIndexSummary(
-        store.place, known=there, workers=engine.workers, seconds=time.monotonic() - began, errors=tuple(errors), **counts
+        store.place,
+        known=there,
+        workers=engine.workers,
+        seconds=time.monotonic() - began,
+        errors=tuple(errors),
+        **counts,
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.reopen_model import opened_again
 from clip_anatomy.store.manifest import NAME, Manifest
+from clip_anatomy.store.shards import ShardedStore, is_sharded
 from clip_anatomy.store.store import Store
 
 __all__ = ["model_of", "model_to_index"]
@@ -32,10 +33,12 @@ def model_of(
 
 
 def model_to_index(
-    folder: Path, model: Clip | str | None = None, *, weights: str | Path | None = None, device: str = "auto"
+    store: str | Path, model: Clip | str | None = None, *, weights: str | Path | None = None, device: str = "auto"
 ) -> Clip:
     """Open the model to index with: the one that is named, else that of the store that is there, else the bundled one."""
-    if model is None and (folder / NAME).exists():
-        manifest = Manifest.load(folder)
+    folder = Path(store)
+    sharded = ShardedStore.load(store) if model is None and is_sharded(store) else None
+    if sharded is not None or (model is None and (folder / NAME).exists()):
+        manifest = Manifest.load(folder) if sharded is None else sharded.manifest
         return opened_again(manifest.origin, folder, manifest.model, None, weights, device=device)
     return opened_again({}, folder, "demo", model or "demo", weights, device=device)
