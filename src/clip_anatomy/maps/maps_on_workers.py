@@ -41,7 +41,7 @@ class WorkersMaps:
 
 
 @dataclass(frozen=True)
-class _Setup:
+class _MapsSetup:
     """A model, a function, and what is the same for all pictures: sent to a worker once."""
 
     model: ModelSetup
@@ -55,7 +55,7 @@ class _Setup:
         """Where the model wants to be."""
         return self.model.device
 
-    def open(self) -> "tuple[Clip, _Setup]":
+    def open(self) -> "tuple[Clip, _MapsSetup]":
         """Open the model, and bring the texts to it."""
         clip = self.model.open()
         texts = tuple(replace(one, embeddings=one.embeddings.to(clip.device)) for one in self.texts)
@@ -99,7 +99,7 @@ def maps_on_workers(
     tell, total = progress or silent, None if collection is None else collection.count()
     here = tuple(replace(one, embeddings=one.embeddings.cpu(), contrasts={}) for one in texts)
     options = {**options, "skip_bad": skip_bad, "allow_urls": allow_urls}
-    setup = _Setup(ModelSetup.of(clip), function, without_run, here, options)
+    setup = _MapsSetup(ModelSetup.of(clip), function, without_run, here, options)
     results: dict[int, tuple[Any, tuple[Any, Any] | None, tuple[Failed, ...]]] = {}
     done = 0
     with engine_of(engine) as opened:
@@ -121,7 +121,7 @@ def maps_on_workers(
 
 
 def _part(
-    state: tuple[Clip, _Setup], pictures: list[NamedPicture]
+    state: tuple[Clip, _MapsSetup], pictures: list[NamedPicture]
 ) -> tuple[Any, tuple[Any, Any] | None, tuple[Failed, ...]]:
     """Return the result of some pictures, size and options of its run, and pictures that could not be used; no run where none could."""
     clip, setup = state
@@ -134,7 +134,7 @@ def _part(
     return result, (run.size, run.options), run.failed
 
 
-def _why(picture: NamedPicture, setup: _Setup) -> str:
+def _why(picture: NamedPicture, setup: _MapsSetup) -> str:
     """Say why a picture cannot be read; "" where it can."""
     try:
         picture.read(allow_urls=setup.options["allow_urls"])

@@ -63,7 +63,7 @@ class ShardedIndexSummary(Result):
 
 
 @dataclass(frozen=True)
-class _Setup:
+class _ShardsSetup:
     """What a worker opens once: the model, and one walk over the source."""
 
     model: ModelSetup
@@ -135,7 +135,7 @@ def index_sharded(
     counts: dict[str, int] = dict.fromkeys(("shards", "others", "done", "failed", "bytes"), 0)
     errors: list[tuple[str, str]] = []
     progress("shards", there, mine)
-    for _, one in engine.map(_index, missing(), setup=_Setup(ModelSetup.of(clip), source, store)):
+    for _, one in engine.map(_index, missing(), setup=_ShardsSetup(ModelSetup.of(clip), source, store)):
         if not one.pictures:
             ended = True
             continue
