@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from clip_anatomy.cli.options import (
     AtlasFile,
+    EngineOptions,
     OutputOptions,
     StoreFolder,
     StoreModelOptions,
@@ -33,6 +34,7 @@ def ablate(
     tower: str = "image",
     output: OutputOptions = OutputOptions(),
     opening: StoreModelOptions = StoreModelOptions(),
+    where: EngineOptions = EngineOptions(),
 ) -> int:
     """Replace parts of the model in all images of a store, and see how many answers change: which layers, heads, MLPs matter.
 
@@ -84,7 +86,7 @@ def ablate(
             target = stack.enter_context(atomic_output(folder, KIND))
         result = run(
             store, study=study, select=select, by=by, effect=effect, means=means, other=other, pool=pool, texts=texts, label=label, classes=classes,
-            templates=templates, group=group, atlas=atlas, tower=tower, **vars(opening), progress=progress,
+            templates=templates, group=group, atlas=atlas, tower=tower, **vars(opening), engine=stack.enter_context(where.open()), progress=progress,
         )  # fmt: skip
         if target is not None:
             write(result, target)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import AsJson, Device, Dtype, Model, Weights, print_json
+from clip_anatomy.cli.options import AsJson, Device, Dtype, EngineOptions, Model, Weights, print_json
 
 STOPPED = 130
 
@@ -38,6 +38,7 @@ def bench(
     as_json: AsJson = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    where: EngineOptions = EngineOptions(),
 ) -> int:
     """Measure a model by a published protocol, all map methods on pictures whose objects are known, or what every step costs.
 
@@ -99,12 +100,20 @@ def bench(
 
     refused = given | ({"method": method, "threshold": threshold} if name == "speed" else {})
     library.check_options(name, path, pictures, {key: value for key, value in refused.items() if value is not None})
-    with shown(f"opening {model}") as progress:
+    with shown(f"opening {model}") as progress, where.open() as engine:
         from clip_anatomy.loading.load import load
 
         clip = load(model, weights=weights, device=device, dtype=dtype)
         result = library.bench(
-            clip, name, path, method=method, pictures=pictures, threshold=threshold, progress=progress, **given
+            clip,
+            name,
+            path,
+            method=method,
+            pictures=pictures,
+            threshold=threshold,
+            engine=engine,
+            progress=progress,
+            **given,
         )
     if as_json:
         print_json(result.to_dict())

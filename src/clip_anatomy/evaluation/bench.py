@@ -7,6 +7,7 @@ from typing import Any
 
 from clip_anatomy.data.masked import MaskedDataset
 from clip_anatomy.data.masked_datasets import READERS, open_masked
+from clip_anatomy.engine.engine import Engine, works_here
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.known_objects import BATCH, masked_objects, world_objects
 from clip_anatomy.evaluation.map_table import THRESHOLDS, MapTable, map_table
@@ -47,6 +48,7 @@ def bench(
     draws: int | None = None,
     calibrate: int | None = None,
     proposals: str | None = None,
+    engine: Engine | str = "local",
     progress: Progress | None = None,
 ) -> ProtocolResult | MethodComparison | MapTable | SpeedTable:
     """Measure a model by a published protocol, all map methods on pictures whose objects are known, or what every step costs.
@@ -79,6 +81,7 @@ def bench(
         calibrate: choose logit scale and threshold on so many pictures, which are held out and not measured.
         proposals: of refcoco and phrasecut, the regions to choose from: "maps" (our own), "objects" (all that are annotated), or a folder with
             NAME.json (COCO's format) or NAME/*.png for each picture.
+        engine: of protocols: "local", "ray", or an opened one (`open_engine`).
         progress: told texts, pictures and maps.
 
     Returns:
@@ -109,6 +112,8 @@ def bench(
         one for each in ([method] if isinstance(method, str) else method or []) for one in each.split(",") if one
     ]
     opened = as_clip(clip)
+    if name in ("maps", "speed") and not works_here(engine):
+        raise BadSpec(f"{name} is measured in one process. Leave engine= out, or type a protocol")
     if name == "speed":
         return speed(opened, pictures or AT_ONCE, progress=progress)
     if name == "maps":
@@ -118,7 +123,7 @@ def bench(
     outcomes: list[ProtocolResult] = []
     for one in methods_for(opened, name) if methods == ["all"] else methods or [None]:
         further: dict[str, Any] = settings if one is None else {**settings, "method": one}
-        outcomes.append(run_protocol(opened, name, path, limit=pictures, progress=progress, **further))
+        outcomes.append(run_protocol(opened, name, path, limit=pictures, engine=engine, progress=progress, **further))
         if outcomes[-1].partial:
             break
     return MethodComparison(tuple(outcomes)) if len(outcomes) > 1 else outcomes[0]

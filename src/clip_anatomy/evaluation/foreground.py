@@ -60,6 +60,10 @@ class Foreground:
             precision=self.precision.add(pair_average_precision(map_, mask)),
         )
 
+    def merge(self, other: "Foreground") -> "Foreground":
+        """Both together."""
+        return Foreground(self.confusion.merge(other.confusion), self.precision.merge(other.precision))
+
 
 def predicted_class(clip: Clip, pixels: Float[Tensor, "1 3 row col"], classifier: Float[Tensor, "text embed"]) -> int:
     """Return the class that the model itself says, among a classifier's."""

@@ -145,6 +145,10 @@ class Mean:
         """With one more picture."""
         return self if isnan(value) else Mean(self.total + value, self.count + 1)
 
+    def merge(self, other: "Mean") -> "Mean":
+        """Both together."""
+        return Mean(self.total + other.total, self.count + other.count)
+
     @property
     def value(self) -> float:
         """The mean, NaN of nothing."""
@@ -218,6 +222,10 @@ class MultiLabel:
         if scores.shape != labels.shape or (self.scores and scores.shape != self.scores[0].shape):
             raise BadInput(f"{len(scores)} scores and {len(labels)} labels do not match. Type one of each per class")
         return MultiLabel((*self.scores, scores.float().cpu()), (*self.labels, labels.cpu()))
+
+    def merge(self, other: "MultiLabel") -> "MultiLabel":
+        """Both together, the other's pictures behind."""
+        return MultiLabel((*self.scores, *other.scores), (*self.labels, *other.labels))
 
     @property
     def class_ap(self) -> Float[Tensor, " text"]:

@@ -1,6 +1,6 @@
 """The region that a phrase names, measured as RefCOCO is: overall IoU, mean IoU, and how many are found at an IoU of .5 to .9."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,11 @@ class Overlap:
         self.chance.append(float(np.mean(proposals)))
         self.best.append(max(proposals))
 
+    def merge(self, other: "Overlap") -> "Overlap":
+        """Both together, the other's phrases behind."""
+        both = ((*getattr(self, one.name), *getattr(other, one.name)) for one in fields(self))
+        return Overlap(*map(list, both))
+
     def figures(self) -> dict[str, float]:
         """Return all figures: overall IoU favours large regions, mean IoU counts every phrase alike."""
         inside, either = np.array(self.inside, dtype=np.float64), np.array(self.either, dtype=np.float64)
@@ -94,6 +99,10 @@ class ReferringTask:
         )
         each = [float((mask & truth).sum() / max(1, (mask | truth).sum())) for mask in referred.masks]
         self.measured.add(referred.mask, truth, each)
+
+    def blank(self) -> "ReferringTask":
+        """Return the same task with nothing measured."""
+        return replace(self, measured=Overlap())
 
     def _masks(self, entry: ReferredPicture) -> Regions | None:
         if self.proposals == OWN:

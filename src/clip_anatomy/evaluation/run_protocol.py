@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 
 from clip_anatomy.data.masked import MaskedDataset, MaskedPicture, spread
 from clip_anatomy.data.masked_datasets import open_masked
+from clip_anatomy.engine.engine import Engine, works_here
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.calibrate import calibrated, held_out
 from clip_anatomy.evaluation.class_lists import OFFICIAL
+from clip_anatomy.evaluation.measure_on_workers import measure_on_workers
 from clip_anatomy.evaluation.metrics import RESAMPLES
 from clip_anatomy.evaluation.protocol_settings import chosen_settings, class_texts, configuration_of, task_of
 from clip_anatomy.evaluation.protocols import PROTOCOLS, LabelsSettings, ReferringSettings, SemanticSettings
@@ -195,6 +197,7 @@ def run_protocol(
     names: str | Path | None = None,
     limit: int | None = None,
     calibrate: int | None = None,
+    engine: Engine | str = "local",
     progress: Progress | None = None,
     **settings: Any,
 ) -> ProtocolResult:
@@ -211,6 +214,7 @@ def run_protocol(
         names: a file with the texts of each class, see `class_texts`; by default the data set's own names.
         limit: take this many pictures only, evenly spread over the data set; the outcome says so.
         calibrate: choose logit scale and threshold on so many pictures, which are held out; the outcome says so.
+        engine: what measures the pictures.
         progress: told the texts that are embedded and the pictures that are measured.
         **settings: instead of the protocol's own and the paper's (method="sclip", stride=224…).
 
@@ -245,7 +249,11 @@ def run_protocol(
         task, known["calibrated"] = calibrated(task, held, progress)
         chosen = task.settings
     start = perf_counter()
-    done, skipped = _measure(task, entries, data.name, tell)
+    if works_here(engine):
+        done, skipped = _measure(task, entries, data.name, tell)
+    else:
+        what = f"measuring {data.name}"
+        done, skipped = measure_on_workers(engine, clip, task, entries, lambda so_far: tell(what, so_far, len(entries)))
     seconds = perf_counter() - start
     if len(skipped) == done:
         name, why = skipped[0]

@@ -47,6 +47,10 @@ class Saliency:
         """Return the measures with one more picture; arguments as of `saliency_measures`."""
         return Saliency((*self.pictures, saliency_measures(map_, mask)))
 
+    def merge(self, other: "Saliency") -> "Saliency":
+        """Both together, the other's pictures behind."""
+        return Saliency((*self.pictures, *other.pictures))
+
     def figures(self) -> dict[str, float]:
         """Return the measures so far, means over pictures."""
         return {name: float(np.mean([one[name] for one in self.pictures])) for name in self.pictures[0]}

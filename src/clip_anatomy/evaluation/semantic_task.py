@@ -3,7 +3,7 @@
 Where a method draws each text's map by itself, all namings are scored by one pass over the windows; else each by its own.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,18 @@ class _Count:
 
 
 @dataclass
+class _Counts:
+    """Under every naming."""
+
+    each: tuple[_Count, ...]
+
+    def merge(self, other: "_Counts") -> "_Counts":
+        """Both together, the other's pictures behind."""
+        pairs = zip(self.each, other.each, strict=True)
+        return _Counts(tuple(_Count(one.total.merge(two.total), [*one.pictures, *two.pictures]) for one, two in pairs))
+
+
+@dataclass
 class SemanticTask:
     """A class for every pixel.
 
@@ -79,20 +91,24 @@ class SemanticTask:
     lists: tuple[TextList, ...]
     settings: SemanticSettings
     background: int | None
-    counts: tuple[_Count, ...] = field(init=False)
+    measured: _Counts = field(init=False)
 
     def __post_init__(self) -> None:
         """Start counting."""
-        self.counts = tuple(_Count(Confusion.empty(one.classes)) for one in self.lists)
+        self.measured = _Counts(tuple(_Count(Confusion.empty(one.classes)) for one in self.lists))
         self.embeddings = self.embeddings.to(self.clip.device)
         self._rows = [torch.tensor([self.texts.index(t) for t in one.words.texts]) for one in self.lists]
+
+    def blank(self) -> "SemanticTask":
+        """Return the same task with nothing measured."""
+        return replace(self)
 
     def measure(self, entry: MaskedPicture | LabelledPicture | ReferredPicture) -> None:
         """Score windows, decide per original pixel under each naming, count."""
         assert not isinstance(entry, ReferredPicture)
         scores, truth = self.scored(entry, len(self.lists))
         settings, size = self.settings, (truth.shape[0], truth.shape[1])
-        for one, own, counted in zip(self.lists, scores, self.counts, strict=True):
+        for one, own, counted in zip(self.lists, scores, self.measured.each, strict=True):
             predicted = classes_of(
                 own, size, one.words.owner, logit_scale=settings.logit_scale, threshold=settings.threshold, area=settings.area,
                 background=self.background,
@@ -145,7 +161,7 @@ class SemanticTask:
 
     def figures(self) -> dict[str, float]:
         """Return mean IoU over classes, pixel accuracy, mean class accuracy."""
-        total = self.counts[0].total
+        total = self.measured.each[0].total
         return {
             "mIoU": total.mean_iou,
             "pixel accuracy": total.pixel_accuracy,
@@ -154,11 +170,11 @@ class SemanticTask:
 
     def per_class(self) -> dict[str, float]:
         """IoU of each class."""
-        return dict(zip(self.classes, self.counts[0].total.iou.tolist(), strict=True))
+        return dict(zip(self.classes, self.measured.each[0].total.iou.tolist(), strict=True))
 
     def names(self) -> tuple[NamesScore, ...]:
         """Return what each naming gave: as asked, plain, the worst draw of synonyms, and the smaller vocabularies."""
-        scores = [_score(one, counted) for one, counted in zip(self.lists, self.counts, strict=True)]
+        scores = [_score(one, counted) for one, counted in zip(self.lists, self.measured.each, strict=True)]
         draws = [one for one in scores if one.names.startswith("synonyms")]
         if draws:
             worst = min(draws, key=lambda one: one.mean_iou)

@@ -3,8 +3,8 @@
 Each holds the state of one run: `measure` a picture, ask for `figures` at any time.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +33,20 @@ __all__ = ["ForegroundTask", "LabelTask", "ProtocolTask", "SaliencyTask"]
 
 @runtime_checkable
 class ProtocolTask(Protocol):
-    """One run of one protocol."""
+    """One run of one protocol.
+
+    Attributes:
+        measured: what is known so far; two of them merge.
+    """
+
+    measured: Any
 
     def measure(self, entry: MaskedPicture | LabelledPicture | ReferredPicture) -> None:
         """Measure one picture. Raises BadInput when it cannot be."""
+        ...
+
+    def blank(self) -> "ProtocolTask":
+        """Return the same task with nothing measured."""
         ...
 
     def figures(self) -> dict[str, float]:
@@ -76,6 +86,10 @@ class ForegroundTask:
         chosen = predicted_class(self.clip, pixels, self.classifier)
         values = class_map(self.clip, pixels, self.classifier, chosen, self.method).cpu()
         self.measured = self.measured.add(stretched_map(values, where.size), truth)
+
+    def blank(self) -> "ForegroundTask":
+        """Return the same task with nothing measured."""
+        return replace(self, measured=Foreground.empty())
 
     def figures(self) -> dict[str, float]:
         """Pixel accuracy, mean IoU and mean average precision."""
@@ -128,6 +142,10 @@ class LabelTask:
         labels[list(entry.labels)] = True
         self.measured = self.measured.add(scores.cpu(), labels)
 
+    def blank(self) -> "LabelTask":
+        """Return the same task with nothing measured."""
+        return replace(self, measured=MultiLabel())
+
     def figures(self) -> dict[str, float]:
         """Return mean average precision over classes."""
         return {"mAP": self.measured.mean_ap}
@@ -173,6 +191,10 @@ class SaliencyTask:
         map_ = (values - low) / (high - low).clamp_min(1e-12)
         large = F.interpolate(map_, mask.shape, mode="bilinear", align_corners=False)[0, 0]
         self.measured = self.measured.add(large.numpy(), mask == 1)
+
+    def blank(self) -> "SaliencyTask":
+        """Return the same task with nothing measured."""
+        return replace(self, measured=Saliency())
 
     def figures(self) -> dict[str, float]:
         """S-, E- and F-measures, mean absolute error."""

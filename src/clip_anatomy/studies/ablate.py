@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from clip_anatomy.engine.engine import Engine
 from clip_anatomy.errors import BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
@@ -69,6 +70,7 @@ def ablate(
     model: "Clip | str | None" = None,
     weights: str | None = None,
     device: str = "auto",
+    engine: Engine | str = "local",
     progress: Progress | None = None,
 ) -> Ablation:
     """Replace parts of the model in all images of a store, and see which answers change (direct effects; Gandelsman et al. 2024, §3.2).
@@ -93,6 +95,7 @@ def ablate(
         model: the store's model; by default as it was indexed.
         weights: a checkpoint file for open_clip:NAME.
         device: auto, cpu, cuda, cuda:1, mps.
+        engine: "local", "ray", or an opened one (`open_engine`), whose workers take some thousand images at a time.
         progress: called with what is being done, how much is done, how much there is.
 
     Returns:
@@ -129,7 +132,7 @@ def ablate(
 
     options: dict[str, Any] = {
         "clip": opened_model, "by": by, "effect": effect, "over": _means(means), "other": other, "pool": pool, "texts_per_head": texts or 20,
-        "atlas": atlas, "label": label, "classes": classes, "group": group, "tower": tower, "progress": progress,
+        "atlas": atlas, "label": label, "classes": classes, "group": group, "tower": tower, "engine": engine, "progress": progress,
         "templates": templates[0] if templates and len(templates) == 1 else templates,
     }  # fmt: skip
     results: list[Study] = []

@@ -14,6 +14,7 @@ from torch import Tensor
 from clip_anatomy.argument_kinds import described
 from clip_anatomy.edits.rerun import rerun_replacements
 from clip_anatomy.edits.selection import Selection
+from clip_anatomy.engine.engine import Engine
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
@@ -31,7 +32,8 @@ from clip_anatomy.store.store import Store
 from clip_anatomy.store.store_model import model_of
 from clip_anatomy.studies.ablated_predictions import predictions
 from clip_anatomy.studies.baseline import baseline_of, refuse_missing
-from clip_anatomy.studies.rerun_embeddings import rerun_embeddings, rerun_means
+from clip_anatomy.studies.predictions_on_workers import predictions_by, rerun_picks
+from clip_anatomy.studies.rerun_embeddings import rerun_means
 from clip_anatomy.studies.study_result import Effect, Study, effects_of
 from clip_anatomy.studies.text_ablation import TextTower, text_predictions
 from clip_anatomy.studies.token_parts import tokens_of
@@ -132,6 +134,7 @@ def study(
     texts_per_head: int = 20,
     atlas: "Atlas | str | Path | None" = None,
     tower: str = "image",
+    engine: Engine | str = "local",
     progress: Progress | None = None,
 ) -> Study:
     """Replace parts of every image of a store and see which answers change (direct effects; Gandelsman et al. 2024, §3.2).
@@ -158,6 +161,7 @@ def study(
         texts_per_head: how many of them.
         atlas: names of the heads, for "role=" and "words="; by default the one kept in the store, or a quick one.
         tower: "image", or "text": parts of the text tower are replaced in every class text, by their mean over the classes or by zero.
+        engine: "local", "ray", or an opened one (`open_engine`), whose workers take some thousand images at a time.
         progress: called with what is being done, how much is done, and how much there is.
 
     Returns:
@@ -208,12 +212,20 @@ def study(
         tokens = tokens_of(opened, model, union, tell)
         baseline = baseline_of(opened, union, by, over=over, other=_place(opened, other), span=span, tokens=tokens)
         described = baseline.description
-        picks = predictions(
-            opened, question.texts, [one for _, one in sets], baseline, rows=question.rows, tokens=tokens, progress=tell
-        )
+        picks = predictions_by(
+            engine, opened, None, predictions, question.texts, [one for _, one in sets], baseline, rows=question.rows, tokens=tokens, progress=tell
+        )  # fmt: skip
     else:
         picks = _rerun_predictions(
-            opened, model(), question, [one for _, one in sets], by=by, effect=effect, over=over, tell=tell
+            opened,
+            model(),
+            question,
+            [one for _, one in sets],
+            by=by,
+            effect=effect,
+            over=over,
+            engine=engine,
+            tell=tell,
         )
         described = f"{by}, felt by later blocks"
     biases: list[str] = []
@@ -234,13 +246,15 @@ def _rerun_predictions(
     by: str,
     effect: str,
     over: "Store | Moments | Means | None",
+    engine: Engine | str,
     tell: Progress,
 ) -> Int[Tensor, "set image"]:
     rerun_replacements(clip, reduce(or_, sets, Selection()), None, "zero", effect)  # refused before pictures are read
     means = over if by != "mean" else rerun_means(store, clip, over, tell)
     held = [rerun_replacements(clip, one, means, by, effect) for one in sets]
-    embeddings = rerun_embeddings(store, clip, held, question.rows, tell)
-    return (embeddings @ question.texts.float().T).argmax(-1).int()
+    return predictions_by(
+        engine, store, clip, rerun_picks, held, question.texts.cpu(), rows=question.rows, progress=tell
+    )
 
 
 def _result(
