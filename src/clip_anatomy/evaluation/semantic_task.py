@@ -59,15 +59,17 @@ class _Count:
 
 
 @dataclass
-class _Counts:
+class _NamingCounts:
     """Under every naming."""
 
     each: tuple[_Count, ...]
 
-    def merge(self, other: "_Counts") -> "_Counts":
+    def merge(self, other: "_NamingCounts") -> "_NamingCounts":
         """Both together, the other's pictures behind."""
         pairs = zip(self.each, other.each, strict=True)
-        return _Counts(tuple(_Count(one.total.merge(two.total), [*one.pictures, *two.pictures]) for one, two in pairs))
+        return _NamingCounts(
+            tuple(_Count(one.total.merge(two.total), [*one.pictures, *two.pictures]) for one, two in pairs)
+        )
 
 
 @dataclass
@@ -91,11 +93,11 @@ class SemanticTask:
     lists: tuple[TextList, ...]
     settings: SemanticSettings
     background: int | None
-    measured: _Counts = field(init=False)
+    measured: _NamingCounts = field(init=False)
 
     def __post_init__(self) -> None:
         """Start counting."""
-        self.measured = _Counts(tuple(_Count(Confusion.empty(one.classes)) for one in self.lists))
+        self.measured = _NamingCounts(tuple(_Count(Confusion.empty(one.classes)) for one in self.lists))
         self.embeddings = self.embeddings.to(self.clip.device)
         self._rows = [torch.tensor([self.texts.index(t) for t in one.words.texts]) for one in self.lists]
 
