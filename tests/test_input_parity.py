@@ -307,7 +307,7 @@ def test_transformers_with_any_context(context: int, tmp_path: Path) -> None:
     clip_words().save_pretrained(tmp_path)
     ids = clip_words()(list(TEXTS), padding=True, truncation=True, max_length=context, return_tensors="pt")
     with torch.no_grad():
-        theirs = made.get_text_features(**ids).pooler_output
+        theirs = tiny.features(made.get_text_features(**ids))
     for clip in (ca.load(tmp_path), ca.load(made, tokenizer=clip_words())):
         assert relative(clip.encode_text(list(TEXTS)), theirs) < 1e-5
 

@@ -63,8 +63,8 @@ def test_transformers(name: str) -> None:
     model = CLIPModel(config).eval()
     agree(
         ca.load(model),
-        lambda x: model.get_image_features(pixel_values=x).pooler_output,
-        lambda x: model.get_text_features(input_ids=x).pooler_output,
+        lambda x: tiny.features(model.get_image_features(pixel_values=x)),
+        lambda x: tiny.features(model.get_text_features(input_ids=x)),
         224,
     )
 
@@ -76,7 +76,7 @@ def test_any_resolution_without_touching_the_model(grid: tuple[int, int]) -> Non
     before = model.vision_model.embeddings.position_embedding.weight.clone()
     pixels = torch.randn(2, 3, grid[0] * 8, grid[1] * 8)
     with torch.no_grad():
-        theirs = model.get_image_features(pixel_values=pixels, interpolate_pos_encoding=True).pooler_output
+        theirs = tiny.features(model.get_image_features(pixel_values=pixels, interpolate_pos_encoding=True))
     parts = ca.decompose(ca.load(model), pixels)
     assert relative(parts.total(), theirs) <= 1e-5
     assert torch.equal(before, model.vision_model.embeddings.position_embedding.weight)

@@ -89,3 +89,8 @@ def transformers_model(
     )
     torch.set_rng_state(state)
     return shake(model)
+
+
+def features(output: Any) -> torch.Tensor:
+    """Return the embedding of transformers' `get_image_features`: the tensor itself before 5.0, a field of an output since."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
