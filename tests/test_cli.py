@@ -95,20 +95,16 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     seconds = min(float(r.stderr.split()[-1]) for r in runs)
-    bare = (
-        "import sys, time; from cyclopts import App; app = App(name='bare', help='One verb.'); app.command(print, name='verb'); "
-        "app.help_print([]); "
-        "print(time.process_time(), file=sys.stderr)"
-    )
+    bare = "import sys, time; import cyclopts; print(time.process_time(), file=sys.stderr)"
     least = min(
         float(
             subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True).stderr.split()[-1]
         )
         for _ in runs
     )
-    print(f"clip-anatomy --help: {seconds:.3f} s of CPU time, a program of one verb {least:.3f} s")
+    print(f"clip-anatomy --help: {seconds:.3f} s of CPU time, importing cyclopts alone {least:.3f} s")
     assert runs[0].stderr.startswith("0 [] ")
-    assert seconds < 1.6 * least, "help of all verbs costs more than that of a program without any"
+    assert seconds < least, "help of all verbs costs more than the import of the library that reads options"
     for verb, (_, answers) in cli.VERBS.items():
         assert verb in runs[0].stdout
         assert answers.split()[0] in runs[0].stdout

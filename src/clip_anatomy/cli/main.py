@@ -1,4 +1,4 @@
-"""The command line: one verb per question. `clip-anatomy --help` imports no verb, so it answers at once.
+"""The command line: one verb per question. `clip-anatomy --help` imports no verb and no library, so it answers at once.
 
 A verb is a function in a file of its own; its signature and its docstring are the command and its help. To add one, add a line
 to VERBS.
@@ -7,8 +7,10 @@ to VERBS.
 import inspect
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
@@ -92,6 +94,7 @@ EPILOGUE = (
     "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback. "
     "A store, an edit and a folder never reach the network, unless you add --allow-network."
 )
+ABOUT = "Open up a CLIP model: what each layer, head, MLP and patch adds to the match of a picture and a text."
 BAD_INPUT, BROKEN, STOPPED, ENDED = 2, 3, 130, 143
 SIGNALS: dict[int, tuple[type[BaseException], int, str]] = {
     signal.SIGINT: (KeyboardInterrupt, STOPPED, "stopped"),
@@ -112,7 +115,7 @@ def app(verb: str = "") -> Any:
 
     built = App(
         name="clip-anatomy",
-        help="Open up a CLIP model: what each layer, head, MLP and patch adds to the match of a picture and a text.",
+        help=ABOUT,
         help_epilogue=EPILOGUE,
         version=__version__,
         help_format="plaintext",
@@ -123,6 +126,25 @@ def app(verb: str = "") -> Any:
     for place, (name, (where, answers)) in enumerate(VERBS.items()):
         built.command(where, name=name, help=_page(where) if name == verb else answers, sort_key=place)
     return built
+
+
+def front_page(width: int) -> str:
+    """List what can be typed, without the library that reads the options."""
+    column = max(map(len, VERBS)) + 4
+    lines = [f"Usage: clip-anatomy VERB [OPTIONS]\n\n{textwrap.fill(ABOUT, width)}\n"]
+    for verb, (_, answers) in VERBS.items():
+        lines.append(
+            textwrap.fill(answers, width, initial_indent=f"  {verb:{column - 2}}", subsequent_indent=" " * column)
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"  {'--version':{column - 2}}Print the version.",
+            "",
+            textwrap.fill(EPILOGUE, width, break_on_hyphens=False),
+        ]
+    )
 
 
 def _page(where: str) -> str:
@@ -226,6 +248,9 @@ def _stop_of(error: BaseException) -> int | None:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments in ([], ["--help"], ["-h"]):
+        print(front_page(min(shutil.get_terminal_size((100, 24)).columns, 120)))
+        return 0
     from cyclopts import CycloptsError
 
     arguments = [
