@@ -188,3 +188,34 @@ def test_answers_leave_at_once() -> None:
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert client
+
+
+def test_metrics_count_requests_by_route_and_forwards(clip: ca.Clip) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    api = TestClient(create_app(Session(clip), token="secret"), base_url="http://127.0.0.1:7860")
+    assert api.get("/metrics").status_code == 401
+    api.headers["authorization"] = "Bearer secret"
+    sent = api.post("/api/v1/pictures", content=examples()[0].read_bytes()).json()["id"]
+    for _ in range(2):
+        assert api.get(f"/api/v1/pictures/{sent}").status_code == 200
+    assert api.get("/api/v1/pictures/unknown").status_code == 400
+    assert api.get("/no/such/page").status_code == 404
+    answer = api.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    values = {
+        (one.name, tuple(one.labels.values())): one.value
+        for family in text_string_to_metric_families(answer.text)
+        for one in family.samples
+    }
+    route = "/api/v1/pictures/{picture}"
+    assert values["clip_anatomy_requests_total", (route, "200")] == 2
+    assert values["clip_anatomy_requests_total", (route, "400")] == 1
+    assert values["clip_anatomy_requests_total", ("other", "404")] == 1
+    assert values["clip_anatomy_requests_total", ("other", "401")] == 1
+    assert values["clip_anatomy_request_seconds_count", (route,)] == 3
+    assert values["clip_anatomy_forwards_total", ()] == 1
+    assert values["clip_anatomy_pictures_held", ()] == 1
+    assert values["clip_anatomy_waiting", ()] == 0
+    assert values["process_resident_memory_bytes", ()] > 1e7
+    assert sent not in answer.text

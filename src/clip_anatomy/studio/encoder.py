@@ -29,10 +29,14 @@ class Encoder:
     Attributes:
         clip: the model.
         model: held while the model runs.
+        forwards: how often it ran.
+        pictures: how many were split in these runs.
     """
 
     clip: Clip
     model: threading.Lock
+    forwards: int = 0
+    pictures: int = 0
     _waiting: list[_Waiting] = field(default_factory=list[_Waiting], repr=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -54,6 +58,7 @@ class Encoder:
             alike = [one for one in self._waiting if one is not first and one.pixels.shape == first.pixels.shape]
             together = [first, *alike[: MOST - 1]]
             self._waiting = [one for one in self._waiting if one not in together]
+        self.forwards, self.pictures = self.forwards + 1, self.pictures + len(together)
         try:
             parts = decompose(self.clip, cat([one.pixels for one in together]))
             for at, one in enumerate(together):

@@ -3,6 +3,7 @@
 import hmac
 import secrets
 import socket
+import time
 from asyncio import CancelledError
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,12 +13,14 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clip_anatomy import __version__
 from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.studio.jobs import Jobs
+from clip_anatomy.studio.metrics import Metrics
 from clip_anatomy.studio.routes import router
 from clip_anatomy.studio.session import Busy, Session
 from clip_anatomy.studio.store_answers import jobs_of
@@ -61,7 +64,8 @@ def create_app(session: Session, *, host: str = "127.0.0.1", token: str | None =
         lifespan=running,
     )
     app.state.session, app.state.jobs = session, jobs
-    app.add_middleware(_Guard, host=host, token=token)
+    metrics = Metrics(session, jobs)
+    app.add_middleware(_Guard, host=host, token=token, metrics=metrics)
 
     @app.exception_handler(ClipAnatomyError)
     async def refused(_: Request, error: ClipAnatomyError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
@@ -70,6 +74,11 @@ def create_app(session: Session, *, host: str = "127.0.0.1", token: str | None =
         return JSONResponse({"error": str(error)}, 400)
 
     app.include_router(router)
+
+    @app.get("/metrics", include_in_schema=False)
+    def measured() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
     if page:
         index = HERE.joinpath("static", "index.html").read_text("utf-8")
 
@@ -86,10 +95,10 @@ def create_app(session: Session, *, host: str = "127.0.0.1", token: str | None =
 
 
 class _Guard:
-    """Turn away who may not ask; put the headers on every answer; end a request that is cut off with an answer, not a traceback."""
+    """Turn away who may not ask; put the headers on every answer, count it; end a request that is cut off with an answer, not a traceback."""
 
-    def __init__(self, app: ASGIApp, *, host: str, token: str | None) -> None:
-        self.app, self.host, self.token = app, host, token
+    def __init__(self, app: ASGIApp, *, host: str, token: str | None, metrics: Metrics) -> None:
+        self.app, self.host, self.token, self.metrics = app, host, token, metrics
         self.cookie = secrets.token_urlsafe(16)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +107,7 @@ class _Guard:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        started = False
+        started, began = False, time.perf_counter()
 
         async def answer(message: Message) -> None:
             nonlocal started
@@ -109,6 +118,8 @@ class _Guard:
                     headers.setdefault(name, value)
                 if self.token is not None and request.query_params.get("token") and message["status"] < 400:
                     headers.append("set-cookie", f"studio={self.cookie}; HttpOnly; Path=/; SameSite=strict")
+                route = getattr(scope.get("route"), "path", "other")  # of a route, so that there are only so many
+                self.metrics.answered(route, message["status"], time.perf_counter() - began)
             await send(message)
 
         refused = _refusal(request, self.host, self.token, self.cookie)

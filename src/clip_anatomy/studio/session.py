@@ -77,11 +77,14 @@ class Session:
     Attributes:
         clip: the model.
         store: a collection that it indexed, for means, accuracies and names of heads; None without one.
+        pictures: that were sent, by their digest.
+        waiting: how many requests have the model or wait for it.
     """
 
     clip: Clip
     store: Store | None = None
     pictures: "OrderedDict[str, HeldPicture]" = field(default_factory=OrderedDict[str, HeldPicture])
+    waiting: int = 0
     _texts: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
     _kept: "OrderedDict[Hashable, Any]" = field(default_factory=OrderedDict[Hashable, Any], repr=False)
     _model: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -105,8 +108,12 @@ class Session:
         if not self._places.acquire(blocking=False):
             raise Busy(f"{WAITING} requests wait for the model. Try again in a moment")
         try:
+            with self._held:
+                self.waiting += 1
             yield
         finally:
+            with self._held:
+                self.waiting -= 1
             self._places.release()
 
     @cached_property
