@@ -42,7 +42,7 @@ def test_commands_in_the_pages_have_verbs_and_options_that_exist(page: Path) -> 
         assert words[0] in VERBS, command
         known = {name for argument in built[words[0]].assemble_argument_collection() for name in argument.names}
         given = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-        assert given <= known | {"--help", "--debug", "--allow-network"}, command
+        assert given <= known | {"--help", "--debug", "--allow-network", "--log"}, command
 
 
 def test_commands_are_found() -> None:

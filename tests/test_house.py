@@ -26,6 +26,7 @@ ORDER = [
     "partial_output",
     "files",
     "objects",
+    "run_record",
     "atomic_output",
     "results",
     "engine",

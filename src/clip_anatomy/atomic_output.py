@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from clip_anatomy import run_record
 from clip_anatomy.errors import ClipAnatomyError, OutputError
 from clip_anatomy.files import opened, path_of, read_json, written_whole
 from clip_anatomy.partial_output import held_folder, sweep
@@ -131,6 +132,7 @@ def atomic_output(out: Path, kind: Kind) -> Generator[AtomicOutput]:
         try:
             yield AtomicOutput(out, folder)
             _publish(folder, out, kind)
+            run_record.write(out)
         except OutputError:
             raise
         except OSError as error:

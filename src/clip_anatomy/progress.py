@@ -3,6 +3,7 @@
 Short work shows its progress at a terminal only, long work also in a log, a line every ten seconds.
 """
 
+import logging
 import re
 import sys
 import time
@@ -13,7 +14,10 @@ from typing import Any
 
 from clip_anatomy.errors import visible
 
-__all__ = ["Progress", "ask", "note", "say", "say_drawn", "shown", "silent"]
+__all__ = ["LOG", "Progress", "ask", "log", "note", "say", "say_drawn", "shown", "silent"]
+
+LOG = logging.getLogger("clip_anatomy")
+"""Where everything that is noted or under way goes too; programs attach handlers of their own."""
 
 LOG_SECONDS = 10.0
 _COLOUR = re.compile("(\x1b\\[[0-9;]*m)")
@@ -22,7 +26,14 @@ Progress = Callable[[str, int, int | None], None]
 
 
 def silent(what: str, done: int, total: int | None) -> None:
-    """Say nothing: the `Progress` of a function that was given none."""
+    """Say nothing but to a log that listens to details: the `Progress` of a function that was given none."""
+    if LOG.isEnabledFor(logging.DEBUG):
+        log(what, logging.DEBUG, done=done, total=total)
+
+
+def log(message: str, level: int = logging.INFO, **fields: Any) -> None:
+    """Log an event under the name `clip_anatomy`; what programs read is in the record's `fields`."""
+    LOG.log(level, "%s", message, extra={"fields": fields})
 
 
 @dataclass
@@ -32,6 +43,7 @@ class _Rate:
     what: str = ""
     began: float = 0.0
     first: int = 0
+    logged: float = 0.0
 
     def line(self, what: str, done: int, total: int | None) -> str:
         """Return one line: step, how far, rate, remaining time.
@@ -42,9 +54,15 @@ class _Rate:
         """
         now, what = time.monotonic(), visible(what)
         step = what.partition(" (")[0]  # counts in brackets may change within a step
-        if step != self.what:
+        began = step != self.what
+        if began:
             self.what, self.began, self.first = step, now, done
         spent, fresh = now - self.began, done - self.first
+        if began or now - self.logged >= LOG_SECONDS or done == total:
+            rate = fresh / spent if fresh > 0 and spent > 0 else None
+            left = (total - done) / rate if rate and total is not None else None
+            log(what, done=done, total=total, per_second=rate, seconds_left=left)
+            self.logged = now
         if total is not None and total <= 1:
             return what
         line = f"{what}: {done:,}" + ("" if total is None else f" of {total:,}")
@@ -115,6 +133,7 @@ def say_drawn(console: Any, drawing: Any) -> None:
 
 def note(message: object) -> None:
     """Print one line for people on stderr, so that stdout stays what was asked for."""
+    log(str(message))
     print(visible(" ".join(str(message).split())), file=sys.stderr)
 
 

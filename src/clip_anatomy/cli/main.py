@@ -15,14 +15,16 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from clip_anatomy import __version__
 from clip_anatomy.cli.wording import in_cli_words
-from clip_anatomy.errors import ClipAnatomyError, Ended
+from clip_anatomy.errors import BadInput, ClipAnatomyError, Ended
 from clip_anatomy.network import allow_network
 from clip_anatomy.progress import note
+from clip_anatomy.run_record import recorded
 
 VERBS = {  # name → (where its function is, what it answers)
     "demo": (
@@ -91,7 +93,7 @@ VERBS = {  # name → (where its function is, what it answers)
     ),
 }
 EPILOGUE = (
-    "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback. "
+    "Help on one of them: clip-anatomy VERB --help. Every message ends with what to type instead; --debug adds the traceback, --log FILE a log. "
     "A store, an edit and a folder never reach the network, unless you add --allow-network."
 )
 ABOUT = "Open up a CLIP model: what each layer, head, MLP and patch adds to the match of a picture and a text."
@@ -176,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [word for word in arguments if word not in ("--debug", "--allow-network")]
     _asked.clear()
     try:
-        with allow_network() if network else nullcontext():
+        arguments, file = _log_file(arguments)
+        with allow_network() if network else nullcontext(), recorded(arguments, file):
             code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `clip-anatomy … | head`
@@ -200,6 +203,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _say(f"error: {in_cli_words(str(error))}", BAD_INPUT)
         return _say(f"a defect of clip-anatomy: {type(error).__name__}: {error}. To see where, add --debug", BROKEN)
     return SIGNALS[_asked[0]][1] if _asked else code
+
+
+def _log_file(words: list[str]) -> tuple[list[str], Path | None]:
+    """Take `--log FILE` out of what was typed."""
+    for at, word in enumerate(words):
+        if word.startswith("--log="):
+            return words[:at] + words[at + 1 :], Path(word.removeprefix("--log="))
+        if word == "--log":
+            if at + 1 == len(words):
+                raise BadInput("--log needs a file. Type --log run.jsonl")
+            return words[:at] + words[at + 2 :], Path(words[at + 1])
+    return words, None
 
 
 def _listen() -> None:

@@ -22,6 +22,7 @@ from clip_anatomy.loading.parity import prove
 from clip_anatomy.loading.tokenizer import own_tokenizer
 from clip_anatomy.network import named_by_a_file
 from clip_anatomy.public_functions import public
+from clip_anatomy.run_record import opened
 from clip_anatomy.towers.protocol import Tower
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -95,7 +96,7 @@ def load(
     refuse_stray_weights(spec, weights)
     own = Preprocess.from_dict(preprocess) if isinstance(preprocess, Mapping) else preprocess
     if isinstance(spec, nn.Module):
-        return _opened(unwrapped(spec), tokenizer, own, parity)
+        return opened(_opened(unwrapped(spec), tokenizer, own, parity))
     place = device_of(device)
     name = str(spec)
     if name == "demo":
@@ -103,7 +104,7 @@ def load(
             raise BadSpec("the bundled model has its own tokenizer and preprocessing. Type: load('demo')")
         from clip_anatomy.loading.demo import load_demo
 
-        return load_demo(place, DTYPES[dtype], parity=parity)
+        return opened(load_demo(place, DTYPES[dtype], parity=parity))
     loaded = model_from(name, weights)
     module = loaded.module.to(device=place, dtype=DTYPES[dtype]).eval()
     check_finite(tensors_of(module), name)
@@ -111,7 +112,7 @@ def load(
     if tokenizer is not None:
         words = own_tokenizer(tokenizer, host.text_tower.grid[1])
         loaded = replace(loaded, tokenizer=words, inputs=replace(loaded.inputs, ids=None))
-    return replace(_clip(name, host, loaded, own, parity), origin=Origin.of(name, weights))
+    return opened(replace(_clip(name, host, loaded, own, parity), origin=Origin.of(name, weights)))
 
 
 def refuse_stray_weights(spec: "str | Path | nn.Module | Clip", weights: str | Path | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from clip_anatomy import run_record
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_batches import no_picture
 from clip_anatomy.engine.engine import Engine, engine_of, works_here
@@ -128,6 +129,7 @@ def index(
     with Writer.open(folder, manifest, basis) as writer, _stop_on_signal() as stopped:
         run = IndexRun(writer, clip, basis, opened, stopped, progress or silent, commit_seconds, workers)
         summary = run.run(batch, prune=prune or prune_all, most=prune_all)
+    run_record.write(folder)
     if summary.failed and not summary.images:
         first = "".join(f" The first: {name}: {error}." for name, error in summary.errors[:1])
         raise BadImage(

@@ -4,17 +4,16 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from clip_anatomy.errors import BadInput, BadSpec, StoreError, reading
 from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, written_whole
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.run_record import versions
 from clip_anatomy.split.basis import HeadBasis, coordinate_count
 from clip_anatomy.split.layernorm import check_convention
 from clip_anatomy.store.fixed_point import fixed_point_arrays
@@ -91,7 +90,7 @@ class Manifest:
             depth=tower.layers,
             keep=keep,
             pool_mlp=has_pool_mlp(tower),
-            versions=_versions(),
+            versions=versions(),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             origin={} if folder is None or clip.origin is None else clip.origin.to_dict(folder),
         )
@@ -328,13 +327,3 @@ def parts_of(keep: str | Sequence[str]) -> tuple[str, ...]:
 
 def _in_words(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
-def _versions() -> dict[str, str]:
-    versions: dict[str, str] = {"torch": str(torch.__version__)}
-    for name in ("clip-anatomy", "zarr", "numpy", "pillow", "open_clip_torch", "transformers"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
