@@ -45,7 +45,7 @@ def test_a_table_a_figure_and_json(main: Main, store: Path, tmp_path: Path) -> N
     assert "worst group" in out
     assert "by group" in out
     folder = tmp_path / "clip-anatomy-ablate"
-    assert sorted(path.name for path in folder.iterdir()) == ["ablate.json", "layers.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["ablate.json", "layers.png", "run.json"]
     with Image.open(folder / "layers.png") as figure:
         assert figure.width > 1000
     told = json.loads((folder / "ablate.json").read_text())
@@ -58,7 +58,7 @@ def test_a_table_a_figure_and_json(main: Main, store: Path, tmp_path: Path) -> N
     assert main("ablate", store, "--study", "mlps,layers", "--by", "zero")[0] == 0
     assert main("ablate", store, "--study", "layers", "--label", "count")[0] == 0
     assert main("ablate", store, "--study", "layers", "--label", "count")[0] == 0
-    names = ["ablate.json", "layers-2.png", "layers-zero.png", "layers.png", "mine.txt", "mlps-zero.png"]
+    names = ["ablate.json", "layers-2.png", "layers-zero.png", "layers.png", "mine.txt", "mlps-zero.png", "run.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
     studies = json.loads((folder / "ablate.json").read_text())["studies"]
     assert sorted((one["name"], one["by"], one["column"]) for one in studies) == [

@@ -54,6 +54,7 @@ def test_the_verb_writes_pages_json_and_parquet(main: Any, demo: SimpleNamespace
         "heads",
         "images",
         "index.html",
+        "run.json",
     ]
     found = Atlas.load(folder)
     table = pq.read_table(folder / "atlas.parquet")

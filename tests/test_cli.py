@@ -145,7 +145,7 @@ def test_explain_writes_report_figures_and_numbers(main: Main, model: str, photo
     assert "cosine" in printed
     assert f"report: {out / 'index.html'}" in err
     held = json.loads((out / "explain.json").read_text())
-    assert sorted(p.name for p in out.iterdir()) == sorted([*held["files"], "explain.json"])
+    assert sorted(p.name for p in out.iterdir()) == sorted([*held["files"], "explain.json", "run.json"])
     assert [name for name in held["files"] if name.endswith(".png")] == [
         "000-photo-00-a-dog.png",
         "000-photo-01-a-cat.png",

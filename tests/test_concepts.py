@@ -117,7 +117,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert "chance" in out
     folder = tmp_path / "clip-anatomy-concepts"
     numbers = json.loads((folder / "concepts.json").read_text())
-    assert {p.name for p in folder.iterdir()} == {"concepts.json", "concepts.png"}
+    assert {p.name for p in folder.iterdir()} == {"concepts.json", "concepts.png", "run.json"}
     assert all(1 <= len(row["texts"]) <= 4 for row in numbers["rows"])
     assert main(["concepts", "--text", "a red star", "--json", "--penalty", "0.1"]) == 0
     printed = json.loads(capsys.readouterr().out)

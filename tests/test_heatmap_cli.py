@@ -46,7 +46,7 @@ def test_a_folder_of_pictures_is_drawn_and_counted(folder: Path, tmp_path: Path,
     assert f"maps: {out / 'index.html'}" in told.err
     held = json.loads((out / "heatmap.json").read_text())
     assert [Path(one["image"]).name for one in held["images"]] == ["bird_on_water.png", "two_kinds.png", "wide.png"]
-    assert sorted(p.name for p in out.iterdir()) == sorted([*held["files"], "heatmap.json"])
+    assert sorted(p.name for p in out.iterdir()) == sorted([*held["files"], "heatmap.json", "run.json"])
     overlays = [name for name in held["files"] if name[:3].isdecimal()]
     assert len(overlays) == 6
     for name in overlays:  # on the original pixels, small ones as squares, with a legend below
@@ -215,7 +215,8 @@ def test_a_second_run_leaves_nothing_of_the_first_and_nothing_else_is_touched(fo
     (out / "heatmap.json").write_text(json.dumps(held))
     assert main(["heatmap", str(folder / "wide.png"), "-t", "a moon", "--out", str(out)]) == 0
     names = {p.name for p in out.iterdir()}
-    assert names == {"000-wide-00-a-moon.jpg", "contact-sheet.png", "index.html", "heatmap.json", "mine.png"}
+    drawn = {"000-wide-00-a-moon.jpg", "contact-sheet.png", "index.html"}
+    assert names == {*drawn, "heatmap.json", "run.json", "mine.png"}
     assert (tmp_path / "beside.png").read_bytes() == b"beside"
 
 

@@ -205,7 +205,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     out = capsys.readouterr().out
     assert "only the label" in out
     folder = tmp_path / "clip-anatomy-mutual"
-    assert {one.name for one in folder.iterdir()} == {"mutual.json", "mutual.png"}
+    assert {one.name for one in folder.iterdir()} == {"mutual.json", "mutual.png", "run.json"}
     numbers = json.loads((folder / "mutual.json").read_text())
     assert [len(one["shared"]) for one in numbers["labels"]] == [one["overlap"]["shared"] for one in numbers["labels"]]
     assert main(["mutual", str(examples()[0]), "-c", "bird, fish", "--measure", "released", "--json"]) == 0

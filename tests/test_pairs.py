@@ -240,7 +240,7 @@ def test_command_line_and_page(
     monkeypatch.chdir(tmp_path)
     assert main(["pairs", "--demo"]) == 0
     folder = tmp_path / "clip-anatomy-pairs"
-    assert {one.name for one in folder.iterdir()} == {"index.html", "pairs.json", "pairs.png"}
+    assert {one.name for one in folder.iterdir()} == {"index.html", "pairs.json", "pairs.png", "run.json"}
     page = pages.read((folder / "index.html").read_text(encoding="utf-8"))
     assert not page.open
     assert all(address.startswith("data:") for address in page.loads)

@@ -273,7 +273,7 @@ def test_the_command_line(
     words = ["refer", str(tmp_path / "photo.png"), "a red thing at the top left", str(tmp_path / "masks")]
     assert main([*words, "--out", str(tmp_path / "o")]) == 0
     assert "q0" in capsys.readouterr().out
-    assert {one.name for one in (tmp_path / "o").iterdir()} == {"refer.png", "mask.png", "refer.json"}
+    assert {one.name for one in (tmp_path / "o").iterdir()} == {"refer.png", "mask.png", "refer.json", "run.json"}
     told = json.loads((tmp_path / "o" / "refer.json").read_text())
     assert told["read"] == {"thing": ["red", "thing"], "places": [[0, -1], [1, -1]], "other": []}
     assert told["regions"][0]["name"] == "q0"

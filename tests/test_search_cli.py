@@ -58,7 +58,12 @@ def test_a_folder_is_searchable_in_two_commands(store, pictures, here, capsys):
     assert "page: clip-anatomy-search/index.html" in told.err
     assert "knows only a small drawn world" in told.err, "these are files: they may be photographs"
     folder = here / "clip-anatomy-search"
-    assert sorted(path.name for path in folder.iterdir()) == ["contact-sheet.png", "index.html", "search.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "contact-sheet.png",
+        "index.html",
+        "run.json",
+        "search.json",
+    ]
     page = (folder / "index.html").read_text()
     aside, results = page.split("<main>")
     assert "Same colour as 05.png" in page

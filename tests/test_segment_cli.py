@@ -39,7 +39,7 @@ def done(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_file_says_the_same(folder: Path, done: Path) -> None:
     held = json.loads((done / "segment.json").read_text())
-    assert sorted(p.name for p in done.iterdir()) == sorted([*held["files"], "segment.json"])
+    assert sorted(p.name for p in done.iterdir()) == sorted([*held["files"], "segment.json", "run.json"])
     arrays = np.load(done / "masks.npz", allow_pickle=False)
     assert [Path(name).name for name in arrays["images"]] == ["two_kinds.png", "wide.png"]
     assert arrays["texts"].tolist() == ["a green circle", "a yellow moon"]
