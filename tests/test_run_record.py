@@ -36,7 +36,7 @@ def test_a_store_says_it_too_and_stays_sound(tmp_path: Path) -> None:
     store = tmp_path / "store"
     assert main(["index", "world:4:test", str(store)]) == 0
     assert json.loads((store / "run.json").read_text())["command"][1] == "index"
-    assert ca.verify(store).sound
+    assert ca.verify(store).holds
     ca.index(ca.load("demo"), "world:6:test", store)
     assert not (store / "run.json").exists()  # the last who wrote was no command
 
