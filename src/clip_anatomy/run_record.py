@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.progress import LOG, log
@@ -26,21 +26,14 @@ SECRET = "--token"
 _run: ContextVar["_Run | None"] = ContextVar("run", default=None)
 
 
-class _Model(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-
-
-Model = TypeVar("Model", bound=_Model)
+Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
 class _Run:
     command: tuple[str, ...]
     began: float = field(default_factory=time.time)
-    models: list[_Model] = field(default_factory=list[_Model])
+    models: list[Any] = field(default_factory=list[Any])  # `Clip`s, which are of a later room
 
     def to_dict(self) -> dict[str, Any]:
         return {
