@@ -101,11 +101,11 @@ class JsonLines(logging.Formatter):
 
 
 def opened(model: Model) -> Model:
-    """Note a model that was opened, and return it."""
+    """Note a model that was opened (a `Clip`), and return it."""
     run = _run.get()
     if run is not None:
         run.models.append(model)
-        log("opened", model=model.name)
+        log("opened", model=run.models[-1].name)
     return model
 
 
