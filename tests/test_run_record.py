@@ -64,7 +64,8 @@ def test_the_log_tells_steps_notes_and_the_end(tmp_path: Path) -> None:
     assert [line["message"] for line in lines].count("began") == 2
     assert {"opened", "wrote", "ended"} <= {line["message"] for line in lines}
     assert any(line.get("total") for line in lines)
-    assert "no-such.jpg" in lines[-2]["message"] + lines[-1]["message"]
+    assert lines[-2]["level"] == "error"
+    assert "no-such.jpg" in lines[-2]["message"]
     assert all({"time", "level", "message"} <= set(line) for line in lines)
     assert logging.getLogger("clip_anatomy").handlers == []
 

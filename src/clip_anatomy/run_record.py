@@ -82,6 +82,9 @@ def recorded(words: Sequence[str], file: Path | None = None) -> Generator[None]:
     log("began", command=run.command)
     try:
         yield
+    except BaseException as error:
+        log(f"{type(error).__name__}: {error}", logging.ERROR)
+        raise
     finally:
         log("ended", seconds=round(time.time() - run.began, 3))
         _run.reset(token)

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clip_anatomy import __version__
 from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.studio.jobs import Jobs
-from clip_anatomy.studio.metrics import Metrics
+from clip_anatomy.studio.prometheus_metrics import Metrics
 from clip_anatomy.studio.routes import router
 from clip_anatomy.studio.session import Busy, Session
 from clip_anatomy.studio.store_answers import jobs_of
