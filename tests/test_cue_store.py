@@ -170,7 +170,7 @@ def test_along_the_cue_only_what_a_head_says_of_it_is_ablated(found, store, demo
     assert torch.allclose(gone @ frame.T @ frame, gone, atol=1e-5)
 
     rows, heads = found.split.test[:40], ((7, 0), (7, 3))
-    ablation = PartAblation(Selection(heads), along_cue=True)
+    ablation = PartAblation(Selection(heads), "cue")
     slow = store.embeddings(rows, unit=True).double()
     for layer, head in heads:
         row = store.basis.rows[store.layer_at(layer), head]
@@ -187,7 +187,7 @@ def test_along_the_cue_only_what_a_head_says_of_it_is_ablated(found, store, demo
     cosines = (live / demo.encode_image(pixels).norm(dim=-1, keepdim=True)) @ found.task.texts.T
     assert torch.allclose(stored, cosines.detach(), atol=2e-3)
     with pytest.raises(BadSpec, match=r"7.0\+mlp=2 along cue: .* Type 7.0\+mlp=2"):
-        measure_repair(store, found, PartAblation(Selection(((7, 0),), mlps=(2,)), along_cue=True))
+        measure_repair(store, found, PartAblation(Selection(((7, 0),), mlps=(2,)), "cue"))
 
 
 def test_pictures_whose_answer_changed_are_shown_from_the_worst_groups(found, store):

@@ -20,7 +20,7 @@ from clip_anatomy.cli.main import main
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, BadText
 from clip_anatomy.loading.demo import examples
-from clip_anatomy.studies.mutual import named_parts
+from clip_anatomy.studies.mutual import named_parts, shared_out
 from clip_anatomy.studies.overlap import ListOverlap, deletion_curve
 from clip_anatomy.studies.picture_parts import circled, clustered, largest_piece
 
@@ -54,6 +54,17 @@ def test_parts_are_named_by_the_texts_that_the_released_code_names_without_trans
     found = named_parts(unit @ F.normalize(torch.from_numpy(oracle["descriptors"]).double(), dim=-1).T, 3)
     for part in range(4):
         assert {at for at, parts in found.items() if part in parts} == set(oracle["concepts_plain"][part].tolist())
+
+
+def test_texts_are_shared_out_between_parts_as_by_the_released_code(oracle: dict[str, np.ndarray]) -> None:
+    logits = torch.from_numpy(oracle["sinkhorn_logits"]).double()
+    plan = shared_out(logits / 2.5, logits.shape[1])
+    assert np.abs(plan.numpy() - oracle["sinkhorn"]).max() < 1e-5
+    unit = F.normalize(torch.from_numpy(oracle["part_features"]).double(), dim=-1).mean(0)
+    cosines = unit @ F.normalize(torch.from_numpy(oracle["descriptors"]).double(), dim=-1).T
+    found = named_parts(cosines, 3, shared_out(cosines, 150, 3))
+    for part in range(4):
+        assert {at for at, parts in found.items() if part in parts} == set(oracle["concepts_transport"][part].tolist())
 
 
 def test_information_and_p_are_those_of_counting() -> None:
@@ -176,7 +187,7 @@ def test_other_towers_and_circles(demo: ca.Clip) -> None:
     words = [letter * at for at, letter in enumerate("abcdefghij", 1)]
     found = ca.mutual(resnet, torch.randn(1, 3, size, size), ["x", "yyyyyyyyyyyyyy"], words, expected=4)
     assert found.parts.shape == (size // 32, size // 32)
-    circle = ca.mutual(demo, examples()[0], "bird, fish", how="circle", measure="released")
+    circle = ca.mutual(demo, examples()[0], "bird, fish", how="circle", measure="released", transport=100)
     assert torch.equal(circle.parts, ca.mutual(demo, examples()[0], "bird, fish").parts)
     assert circle.labels[0].curve[0] == pytest.approx(circle.labels[0].overlap.released)
 

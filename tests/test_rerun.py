@@ -1,6 +1,7 @@
 """Edits that later blocks feel: against the host's own forward with hooks, in every place where an edit is used."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadInput, BadSpec, UnsupportedModel
 from clip_anatomy.split.basis import basis_of
 from clip_anatomy.split.means import Means
+from clip_anatomy.studies.repair_effect import best_rerun, validation_score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -168,6 +170,42 @@ def test_saved_loaded_applied_and_exported(clip: ca.Clip, pixels: Tensor, tmp_pa
     )
 
 
+def test_along_directions_only_that_much_of_the_rerun_is_taken(
+    host: Any, clip: ca.Clip, pixels: Tensor, tmp_path: Path
+) -> None:
+    rows = torch.randn(3, clip.vision.embed, generator=torch.Generator().manual_seed(2))
+    basis, _ = torch.linalg.qr(rows.T)
+    with torch.no_grad():
+        plain, held = host.encode_image(pixels), hooked(host, pixels, {(1, 0): torch.zeros(8)}, {2: torch.zeros(24)})
+    wanted = plain + (held - plain) @ basis @ basis.T
+    edit = Edit.of(clip, "1.0+mlp=2", by="zero", effect="rerun", along=rows)
+    assert (
+        edit.descriptions[0]
+        == "head 1.0 by zero, felt by later blocks, and of what that changes only along 3 directions"
+    )
+    again = Edit.load(edit.save(tmp_path / "edit.json"))
+    for one in (edit, again):
+        torch.testing.assert_close(EditedClip(clip, one).encode_image(pixels), wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one.apply(ca.decompose(clip, pixels)), wanted, atol=1e-5, rtol=1e-4)
+    both = edit + Edit.of(clip, "3.1", by="zero")
+    torch.testing.assert_close(
+        EditedClip(clip, both).encode_image(pixels), both.apply(ca.decompose(clip, pixels)), atol=1e-5, rtol=1e-4
+    )
+    with pytest.raises(BadInput, match="different directions"):
+        edit + Edit.of(clip, "1.1", by="zero", effect="rerun")
+    with pytest.raises(BadSpec, match="effect='rerun'"):
+        Edit.of(clip, "1.0", by="zero", along=rows)
+    ca.export(edit, out=tmp_path / "out", model=clip)
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("edited_clip_along", tmp_path / "out" / "edited_clip.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.testing.assert_close(module.load(tmp_path / "out").encode_image(pixels), wanted, atol=1e-5, rtol=1e-4)
+
+
 def test_what_cannot_be_felt_is_refused(clip: ca.Clip, pixels: Tensor) -> None:
     with pytest.raises(BadSpec, match="effect='direct'"):
         Edit.of(clip, "class-to-class=1", by="zero", effect="rerun")
@@ -218,14 +256,38 @@ def test_repair_by_rerun_measures_the_edit_that_it_writes(store: ca.Store) -> No
     assert not direct.edit.reruns
     assert not torch.equal(found.effect.predicted[1], direct.effect.predicted[1])
     assert torch.equal(found.effect.predicted[0], direct.effect.predicted[0])
-    with pytest.raises(BadSpec, match="holds parts whole"):
+    with pytest.raises(BadSpec, match="0.1 along classes"):
         ca.repair(store, label="count", select="0.1 along cue", effect="rerun", also=[])
+    with pytest.raises(BadSpec, match="effect='rerun'"):
+        ca.repair(store, label="count", select="0.1 along classes", also=[])
+
+
+def test_felt_along_the_classes_other_questions_are_answered_as_before(store: ca.Store) -> None:
+    whole = ca.repair(store, label="count", select="0.1,1.2,2.4", effect="rerun", also=["colour"])
+    found = whole.selecting("0.1,1.2,2.4 along classes")
+    assert found.effect.ablation.spec == "0.1,1.2,2.4 along classes"
+    assert torch.equal(found.effect.predicted, whole.effect.predicted)  # the answer hangs on these directions alone
+    model, task = EditedClip(found.clip, found.edit), found.cue.task
+    before, after = model.encode_both(found.clip.pixels(torch.randn(4, 3, 64, 64)))
+    assert float((after - before).norm()) > 1e-3
+    frame = task.class_frame
+    outside = (after - before) - (after - before) @ frame.T @ frame
+    torch.testing.assert_close(outside, torch.zeros_like(outside), atol=1e-5, rtol=0)
+    tried = {one.ablation for one in found.cue.candidates if one.parts and not one.along_cue}
+    scores = {
+        one: validation_score(store, found.cue, replace(one, along="classes", effect="rerun"), found.clip).objective
+        for one in tried
+    }
+    best = best_rerun(store, found.clip, found.cue)
+    reached = scores[replace(best, along="", effect="direct")] if best.selection else found.cue.before.objective
+    assert reached == pytest.approx(max(found.cue.before.objective, *scores.values()))
 
 
 def test_onnx_holds_them_for_any_batch(clip: ca.Clip, host: Any, pixels: Tensor, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    edit = Edit.of(clip, "1.0+mlp=2", by="zero", effect="rerun")
+    rows = torch.eye(clip.vision.embed)  # along all directions: the same, by the other path
+    edit = Edit.of(clip, "1.0+mlp=2", by="zero", effect="rerun", along=rows)
     folder = ca.export(edit, out=tmp_path / "out", onnx=True, model=clip).folder
     session = onnxruntime.InferenceSession(str(folder / "image.onnx"), providers=["CPUExecutionProvider"])
     wanted = hooked(host, pixels, {(1, 0): torch.zeros(8)}, {2: torch.zeros(24)})

@@ -17,6 +17,7 @@ def mutual(
     details: int = 3,
     expected: int = 15,
     measure: str = "information",
+    transport: int = 0,
     templates: Templates = None,
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
@@ -37,6 +38,7 @@ def mutual(
         details: of each part.
         expected: details of each label.
         measure: of the deletion curve: information | released (log N + log M + log k, as the released code has it; no mutual information).
+        transport: name parts as published: texts among so many nearest of every part (100 there) are shared out between the parts. 0: each by its own.
 
     Returns:
         Exit code: 0 done.
@@ -59,7 +61,7 @@ def mutual(
         target = stack.enter_context(output_beside(folder, mutual_figure.KIND, (image,)))
         clip = opening.load()
         result = run(
-            clip, image, classes, descriptors, how=cast("Any", how), parts=parts, details=details, expected=expected, measure=cast("Any", measure),
+            clip, image, classes, descriptors, how=cast("Any", how), parts=parts, details=details, expected=expected, measure=cast("Any", measure), transport=transport,
             templates=templates, allow_urls=allow_urls, progress=progress,
         )  # fmt: skip
         result = replace(result, notes=(*demo_notes(opening.model, (image,)), *result.notes))

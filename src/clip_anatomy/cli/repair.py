@@ -50,7 +50,7 @@ def repair(
         group: column of the groups, or of what misleads; by default group.
         cue: what may mislead the model, in words: "sky, water"; by default the words of the groups. typo: writing in the picture (a wrong class is printed over each, and heads that look at it are held).
         also: columns of other tasks that must be kept: colour,size.
-        select: ablate these without asking: 7.0,7.3 | role=background | mlp=2 | several joined by +. With 'along cue' behind them, of heads only what they write along the cue's texts.
+        select: ablate these without asking: 7.0,7.3 | role=background | mlp=2 | several joined by +. With 'along cue' behind them, of heads only what they write along the cue's texts; with 'along classes', of a re-run only what it changes along the class texts.
         effect: direct | rerun (parts are held inside the forward and later blocks feel it; the pictures are read again).
         registers: for --cue typo: measure as well what so many test-time registers do.
         yes: ablate what is suggested without asking.

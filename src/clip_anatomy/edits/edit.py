@@ -10,7 +10,7 @@ from torch import Tensor
 from clip_anatomy.edits.edit_files import read_edit, write_edit
 from clip_anatomy.edits.measured_replacements import MEASURE, check_options, check_source, replacements_of
 from clip_anatomy.edits.replacement import EDIT_BYS, EditBy, Effect, Replacement
-from clip_anatomy.edits.rerun import direct_only, rerun_replacements, rerun_tower
+from clip_anatomy.edits.rerun import direct_only, rerun_frame, rerun_replacements, rerun_tower
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.edits.split_contributions import change_of_coordinates, change_of_parts
 from clip_anatomy.errors import BadInput, BadSpec
@@ -70,15 +70,14 @@ class Edit:
         for one in self.replacements:
             rows = self.heads if one.kind == "class-to-class" else 1
             for what, tensor in (("mean", one.baseline), ("directions", one.frame)):
-                if (
-                    tensor is None or one.effect == "rerun"
-                ):  # held in the part's own space: `rerun_tower` knows its width
-                    continue
+                if tensor is None or (one.effect == "rerun" and what == "mean"):
+                    continue  # held in the part's own space: `rerun_tower` knows its width
                 if tensor.shape[1] != self.embed or (what == "mean" and len(tensor) != rows):
                     expected = f"[{rows if what == 'mean' else 'any'}, {self.embed}]"
                     raise BadInput(
                         f"{one.name}: its {what} are {list(tensor.shape)}, {expected} was expected. Make the edit with Edit.of"
                     )
+        rerun_frame(self.replacements)
 
     # ---- making
 
@@ -92,6 +91,7 @@ class Edit:
         effect: Effect | str = "direct",
         span: TextSpanResult | None = None,
         directions: Mapping[tuple[int, int], Tensor] | None = None,
+        along: Tensor | None = None,
         measured_on: str = "",
         notes: str = "",
     ) -> "Edit":
@@ -108,6 +108,7 @@ class Edit:
             span: the reconstruction of "texts"; its mean is taken where no moments are given.
             directions: (layer, head) → vectors [k, embed] (or [k, d], head coordinates of the moments' basis): of these heads
                 only the subspace that they span is replaced, the rest is left alone. They need not be orthonormal.
+            along: for "rerun": vectors [k, embed]; of what the re-run changes, only what lies in their span is taken (two forwards).
             measured_on: what the means were taken over; by default the number of images.
             notes: anything.
 
@@ -137,11 +138,15 @@ class Edit:
                 check_source(measured, chosen, model=(clip.name, nothing.digest), convention="centered")
         if effect != "direct":
             if directions:
-                raise BadSpec("directions are of the joint space, where a re-run holds nothing. Type effect='direct'")
-            made = rerun_replacements(clip, chosen, moments, by, effect)
+                raise BadSpec(
+                    "directions of single heads are of the joint space, where a re-run holds nothing. Type along=VECTORS, or effect='direct'"
+                )
+            made = rerun_replacements(clip, chosen, moments, by, effect, along=along)
             many = moments.count if isinstance(moments, Means) and by == "mean" and made else 0
             over = measured_on or (f"{many:,} images" if many else "")
             return replace(nothing, replacements=made, measured_on=over, notes=notes)
+        if along is not None:
+            raise BadSpec("along= is for effect='rerun'. Type directions={(layer, head): rows}, or effect='rerun'")
         source = moments or span
         if by != "zero" and source is None and chosen:
             raise BadInput(f"by={by!r} needs means, and none are given. {MEASURE}, or by='zero'")
@@ -303,11 +308,15 @@ class Edit:
                 f"parts {list(parts.heads.shape[1:])} under {parts.convention!r}: an edit of {self.model} needs [layer, head, embed] = "
                 f"{[self.layers, self.heads, self.embed]}. Type decompose(clip, images, 'centered')"
             )
+        whole, frame = parts.embedding, rerun_frame(self.replacements)
         if self.reruns:
             tower = rerun_tower(as_transformer(parts.source.network), self.replacements)
             parts = decompose_tower(tower, parts.source.inputs, "centered")
         change = change_of_parts(direct_only(self.replacements), parts)
-        return parts.embedding + parts.embedding.norm(dim=-1, keepdim=True) * change
+        felt = parts.embedding
+        if frame is not None:
+            felt = whole + (felt - whole) @ frame.to(whole).T @ frame.to(whole)
+        return felt + parts.embedding.norm(dim=-1, keepdim=True) * change
 
     def shift(
         self, coordinates: Mapping[tuple[int, int], Float[Tensor, "image d"]], basis: HeadBasis

@@ -45,7 +45,7 @@ def write_edit(fields: Mapping[str, Any], path: Path) -> Path:
         for what, tensor in (("mean", one.baseline), ("directions", one.frame)):
             if tensor is not None:
                 row[what] = f"{one.name} {what}"
-                tensors[row[what]] = tensor
+                tensors[row[what]] = tensor.clone()  # parts of one re-run share their directions
         rows.append(row)
     digest = _hash(tensors)
     beside = path.with_name(f"{path.stem}-{digest[:12]}.safetensors")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.replacement import embedding_change
-from clip_anatomy.edits.rerun import direct_only, rerun_tower
+from clip_anatomy.edits.rerun import direct_only, rerun_frame, rerun_tower
 from clip_anatomy.edits.selection_parser import POOL
 from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, UnsupportedModel
@@ -76,7 +76,7 @@ class EditedClip(EditedModel):
         """
         self.refuse_odd(image)
         own = not self.edit and self._unmoved() and self._fits(image)
-        y = self._unedited(image) if own else self.replaced.encode_both(self.image_tower.weights(), image)[1]
+        y = self._unedited(image) if own else self._edited(image)
         return F.normalize(y, dim=-1) if normalize else y
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Any:
@@ -122,6 +122,8 @@ def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors |= {f"{kind}_tower.{name}": tensor for name, tensor in own.items()}
     if clip.logit_bias is not None:
         tensors["logit_bias"] = torch.tensor(clip.logit_bias, device=clip.device)
+    if (frame := rerun_frame(edit.replacements)) is not None:
+        tensors["felt_along"] = frame.to(clip.device)
     maps, constant, parts = _replacement(clip.image_tower, replace(edit, replacements=direct_only(edit.replacements)))
     wide = torch.promote_types(clip.image_tower.dtype, torch.float32)
     tensors["replaced.maps"] = maps.to(clip.device, wide)

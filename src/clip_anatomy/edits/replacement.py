@@ -46,7 +46,8 @@ class Replacement:
     With the frame F (orthonormal rows) and the baseline μ, a contribution x becomes
 
         mean, zero, swap without a frame:  μ
-        mean, zero, swap with a frame:     x − (x − μ) FᵀF      only the subspace is replaced
+        mean, zero, swap with a frame:     x − (x − μ) FᵀF      only the subspace is replaced; of a re-run: only what it changes of the
+                                                                embedding within the subspace
         texts:                             μ + (x − μ) FᵀF      TextSpan's reconstruction: only the subspace is kept
 
     Attributes:
@@ -68,7 +69,7 @@ class Replacement:
     head: int = -1
     by: By = "mean"
     baseline: Float[Tensor, "head embed"] | None = None
-    frame: Float[Tensor, "direction embed"] | None = None
+    frame: Float[Tensor, "direction joint"] | None = None
     tokens: tuple[int, ...] = ()
     effect: Effect = "direct"
 
@@ -80,11 +81,9 @@ class Replacement:
             raise BadSpec(f"replaced by {self.by!r}? That is not known. Type one of: {', '.join(BYS)}")
         if self.effect not in EFFECTS:
             raise BadSpec(f"effect {self.effect!r} is not known. Type one of: {', '.join(EFFECTS)}")
-        if self.effect == "rerun" and (
-            self.kind not in ("head", "mlp") or self.by not in ("mean", "zero") or self.frame is not None
-        ):
+        if self.effect == "rerun" and (self.kind not in ("head", "mlp") or self.by not in ("mean", "zero")):
             raise BadSpec(
-                f"{self.name} by {self.by}: a re-run holds heads and MLPs, whole, at their mean or zero. Type effect='direct'"
+                f"{self.name} by {self.by}: a re-run holds heads and MLPs at their mean or zero. Type effect='direct'"
             )
         if (self.by == "zero") != (self.baseline is None):
             lacks = (
@@ -93,7 +92,7 @@ class Replacement:
                 else "by zero, but with a mean"
             )
             raise BadInput(f"{self.name}: {lacks}. Make the edit with Edit.of(clip, selection, moments)")
-        if self.frame is not None and self.kind != "head":
+        if self.frame is not None and self.kind != "head" and self.effect != "rerun":
             raise BadInput(f"{self.name}: directions are for heads only. Leave them away")
         if self.by == "texts" and self.frame is None:
             raise BadInput(f"{self.name}: replaced by its texts, but without their directions. Type by='mean'")
@@ -137,13 +136,14 @@ class Replacement:
     @property
     def description(self) -> str:
         """What is done to it, in words."""
+        felt = ", felt by later blocks" if self.effect == "rerun" else ""
         if self.frame is None:
-            felt = ", felt by later blocks" if self.effect == "rerun" else ""
             return f"{self.name} by {'its mean' if self.by == 'mean' else self.by}{felt}"
         many = f"{len(self.frame)} direction{'s'[: len(self.frame) != 1]}"
         if self.by == "texts":
             return f"{self.name} by its texts ({many} kept)"
-        return f"{self.name} by {'its mean' if self.by == 'mean' else self.by} along {many}"
+        along = f"{felt}, and of what that changes only" if felt else ""
+        return f"{self.name} by {'its mean' if self.by == 'mean' else self.by}{along} along {many}"
 
     def replaced_part(self, x: Float[Tensor, "*part embed"]) -> Float[Tensor, "*part embed"]:
         """Project a contribution on what of it is replaced: all of it, or what lies in (for "texts": outside of) the frame.

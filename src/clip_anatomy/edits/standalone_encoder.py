@@ -11,7 +11,8 @@ This file is a part of clip-anatomy, and `clip-anatomy export` writes it beside 
 It replaces direct effects (Gandelsman, Efros, Steinhardt, ICLR 2024, §3.2): with the last LayerNorm frozen at the image's own
 statistics, the embedding is a sum of what each part wrote. The chosen parts' terms are taken out and constants are put in, so that
 only rows of z = Σ_token a·v that the forward computes anyway are read: the price is one small matrix product. Where an edit runs the
-model again, the parts' writes into the class token's row are held while the forward runs (`FixedWrites`), and later blocks see it.
+model again, the parts' writes into the class token's row are held while the forward runs (`FixedWrites`), and later blocks see it; where
+that is to be felt along some directions alone, the rest of the embedding is that of a second forward with nothing held.
 
 Weights are buffers: `.to(...)` makes new tensors, so a live model whose weights are borrowed here is never moved or changed.
 """
@@ -230,6 +231,7 @@ class EditedModel(nn.Module):
 
     logit_scale: Tensor
     logit_bias: Tensor | None
+    felt_along: Tensor | None
     refusal: type[ValueError] = ValueError  # what is raised for pixels that are none
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -241,19 +243,33 @@ class EditedModel(nn.Module):
         self.replaced = ReplacedParts(config["edit"], under(tensors, "replaced"))
         self.register_buffer("logit_scale", tensors["logit_scale"])  # its logarithm, as in both libraries
         self.register_buffer("logit_bias", tensors.get("logit_bias"))
+        self.register_buffer("felt_along", tensors.get("felt_along"))
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Preprocessed pixels [image, 3, row, col] → edited embeddings [image, embed]."""
         self.refuse_odd(image)
-        y = self.replaced.encode_both(self.image_tower.weights(), image)[1]
+        y = self._edited(image)
         return F.normalize(y, dim=-1) if normalize else y
+
+    def _edited(self, image: Tensor) -> Tensor:
+        return (
+            self.replaced.encode_both(self.image_tower.weights(), image)[1]
+            if self.felt_along is None
+            else self.encode_both(image)[1]
+        )
 
     def encode_both(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images [image, embed] without and with the edit: from one forward, or two where writes are held in it."""
         self.refuse_odd(image)
         weights = self.image_tower.weights()
-        before, after = self.replaced.encode_both(weights, image)
-        return (before if all(block.fixed is None for block in weights.blocks) else self.image_tower(image)), after
+        held, after = self.replaced.encode_both(weights, image)
+        if all(block.fixed is None for block in weights.blocks):
+            return held, after
+        before = self.image_tower(image)
+        if self.felt_along is not None:
+            rows = self.felt_along.to(held.dtype)
+            after = before + (held - before) @ rows.T @ rows + (after - held)
+        return before, after
 
     def refuse_odd(self, image: Tensor) -> None:
         """Raise for what is no batch of pixels, or smaller than a patch."""

@@ -97,7 +97,7 @@ class TextExplanation(Result):
             "notes": list(self.notes),
         }  # fmt: skip
 
-    def loudest(self, target: int, count: int = NEAREST) -> list[tuple[str, float]]:
+    def strongest_parts(self, target: int, count: int = NEAREST) -> list[tuple[str, float]]:
         """Return the heads and MLPs with the largest shares of one cosine, by absolute value."""
         ranked = sorted(self.shares.ranked_parts(target), key=lambda one: -abs(one.value))
         return [(one.name, one.value) for one in ranked[:count]]
@@ -110,11 +110,11 @@ class TextExplanation(Result):
             words, marks = self.by_word[:, at].tolist(), float(self.shares.class_token[at])
             cosine = float(self.shares.cosine[at])
             rows.append([shorten(target, 40), *map(signed, (cosine, *words, marks, cosine - sum(words) - marks))])
-        heads = [f"  {name} {signed(value)}{self.called(name)}" for name, value in self.loudest(0)]
+        heads = [f"  {name} {signed(value)}{self.named(name)}" for name, value in self.strongest_parts(0)]
         table = text_table(columns, rows, title=f"“{shorten(self.sentence)}”, word by word", wide=160)
-        return "\n".join([table, f"loudest parts of the text tower for “{shorten(self.targets[0], 40)}”:", *heads])
+        return "\n".join([table, f"strongest parts of the text tower for “{shorten(self.targets[0], 40)}”:", *heads])
 
-    def called(self, part: str) -> str:
+    def named(self, part: str) -> str:
         """Return what a part is about, " (a; b)", or nothing."""
         layer_head = part.removeprefix("layer ").replace(" head ", ".")
         texts = self.names.get(layer_head, ())

@@ -1,7 +1,6 @@
 """A repair at the terminal: one screen, and a person in the loop who tries parts until one choice is kept."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -63,9 +62,7 @@ def _chosen(result: RepairResult, words: Callable[[str], str]) -> RepairResult:
         answer = _answer(question) or chosen
         try:
             current = result.effect.ablation
-            ablation = (
-                replace(ablation_in(answer, result.store, result.cue), effect=current.effect) if answer else current
-            )
+            ablation = ablation_in(answer, result.store, result.cue, current.effect) if answer else current
             after = validation_score(result.store, result.cue, ablation, result.clip)
         except ClipAnatomyError as error:
             note(words(str(error)))

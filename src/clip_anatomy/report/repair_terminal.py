@@ -169,7 +169,7 @@ def after(cue_search: CueSearch, effect: RepairEffect, others: Sequence[tuple[st
         view.add_row(f"… {len(shown) - GROUPS} more, in the JSON")
     row(effect.worst, "worst group", "bold")
     row(effect.average, f"average ({cue_search.task.main.column})", "bold")
-    what = " along the cue" if effect.ablation.along_cue else ""
+    what = f" along the {effect.ablation.along}" if effect.ablation.along else ""
     lines: list[Piece] = [
         Text(),
         *_beside("AFTER", f"With {effect.selection.spec}{what} at their mean, on the pictures kept back"),

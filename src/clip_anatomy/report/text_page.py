@@ -22,7 +22,7 @@ __all__ = ["FIGURE", "KIND", "figure", "html", "write"]
 
 NUMBERS, FIGURE = "explain-text.json", "explain-text.png"
 KIND = Kind("explain-text", NUMBERS, SCHEMA, (NUMBERS, FIGURE, REPORT))
-LOUDEST, DRAWN = 6, 4  # parts that are listed; targets in the figure
+STRONGEST, DRAWN = 6, 4  # parts that are listed; targets in the figure
 WIDE, HEAD, ROW, SIDE = 11.0, 1.0, 1.75, 240  # inches; pixels of a picture
 ON_PAGE = 24  # targets on the page
 
@@ -74,7 +74,9 @@ def _target(explanation: TextExplanation, at: int) -> dict[str, Any]:
         "rest": rest,
         "heads": ValueGrid(heads, limit_of(shares.heads)),
         "layers": ValueGrid(layers, limit_of(torch.stack([shares.layers(k) for k in range(len(explanation.targets))]))),
-        "loudest": [(name, value, explanation.called(name)) for name, value in explanation.loudest(at, LOUDEST)],
+        "strongest": [
+            (name, value, explanation.named(name)) for name, value in explanation.strongest_parts(at, STRONGEST)
+        ],
     }
 
 
@@ -116,9 +118,9 @@ def _draw_target(sheet: Canvas, explanation: TextExplanation, at: int, top: floa
     grid.set_yticks(ticks(len(explanation.shares.heads)))
     grid.set_ylabel("layer", fontsize=7, color=FAINT)
     grid.tick_params(labelsize=6, colors=FAINT)
-    for line, (part, value) in enumerate(explanation.loudest(at, 4)):
+    for line, (part, value) in enumerate(explanation.strongest_parts(at, 4)):
         sheet.text(8.1, top + 0.2 + 0.31 * line, f"{part} {signed(value)}", 8.5, color=ink(value))
-        sheet.text(8.1, top + 0.34 + 0.31 * line, shorten(explanation.called(part).strip(" ()"), 52), 7, color=FAINT)
+        sheet.text(8.1, top + 0.34 + 0.31 * line, shorten(explanation.named(part).strip(" ()"), 52), 7, color=FAINT)
 
 
 def _draw_words(sheet: Canvas, explanation: TextExplanation, at: int, left: float, top: float) -> None:

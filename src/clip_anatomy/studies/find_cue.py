@@ -82,7 +82,7 @@ class Candidate:
     @property
     def ablation(self) -> PartAblation:
         """What is ablated."""
-        return PartAblation(selection_of(self.parts), self.along_cue)
+        return PartAblation(selection_of(self.parts), "cue" if self.along_cue else "")
 
 
 @dataclass(frozen=True)

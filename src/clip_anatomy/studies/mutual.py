@@ -2,7 +2,8 @@
 
 After Sammani & Deligiannis, "Interpreting and Analysing CLIP's Zero-Shot Image Classification via Mutual Knowledge" (NeurIPS 2024): the
 picture's details are texts of a pool named part by part, a label's details are the texts nearest to it. Here parts are read off
-the exact split (one forward) unless circles are asked for, and what the two lists share is measured as `ListOverlap` does.
+the exact split (one forward) unless circles are asked for, and what the two lists share is measured as `ListOverlap` does. As published, texts that
+are near to all parts can be shared out between them (`shared_out`).
 """
 
 import re
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
+import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -35,11 +37,21 @@ from clip_anatomy.studies.overlap import ListOverlap, deletion_curve
 from clip_anatomy.studies.picture_parts import circled, clustered
 from clip_anatomy.studies.store_columns import classes_of
 
-__all__ = ["Detail", "LabelDetails", "Mutual", "mutual", "named_parts", "overlap_in_words", "without_classes"]
+__all__ = [
+    "Detail",
+    "LabelDetails",
+    "Mutual",
+    "mutual",
+    "named_parts",
+    "overlap_in_words",
+    "shared_out",
+    "without_classes",
+]
 
 How = Literal["split", "circle"]
 Measure = Literal["information", "released"]
 SCHEMA = "clip-anatomy/mutual/1"
+SHARPNESS, ROUNDS = 2.5, 1000  # of the transport, as in the released code
 SHOWN = 8  # details of a list in the summary
 SMALL = frozenset(["a", "an", "the", "of", "in", "on", "at", "with", "and", "photo", "picture", "image"])
 
@@ -175,6 +187,7 @@ def mutual(
     details: int = 3,
     expected: int = 15,
     measure: str = "information",
+    transport: int = 0,
     templates: Sequence[str] | str | None = None,
     allow_urls: bool = False,
     progress: Progress | None = None,
@@ -196,6 +209,8 @@ def mutual(
         expected: details of each label: the nearest texts (the paper does not say how many).
         measure: of the deletion curve: "information", or "released": log N + log M + log k, as the released code has it, which is no mutual
             information.
+        transport: name parts as published: of the texts among the so many nearest of every part (100 in the released code), shared out between the
+            parts by optimal transport, so that two parts rarely get the same name. 0: each part by its own most relevant texts.
         templates: prompts of the classes, with one {} each, or "imagenet"; by default the labels as they are.
         allow_urls: fetch a picture given as an http(s) address.
         progress: told as it goes.
@@ -218,6 +233,7 @@ def mutual(
         ('bird', True)
     """
     _check(how, measure, parts=parts, details=details, expected=expected)
+    whole("transport", transport, 0, 10_000)
     names = classes_of(classes)
     pool, notes = _details_of(clip, descriptors, names, max(expected, details))
     picture = Path(image) if isinstance(image, str) and not is_address(image) else image  # never a text
@@ -230,10 +246,12 @@ def mutual(
     labels = normalize(clip.encode_text(list(names), templates=read_templates(templates)).double().cpu(), dim=-1)
     patches = side.views["tokens"].vectors[: len(side.parts)].double().cpu()
     grouped = clustered(patches, parts).view(side.grid)
-    relevance = _vectors(clip, side, grouped, patches, how) @ (texts - texts.mean(0)).T
+    vectors = _vectors(clip, side, grouped, patches, how)
+    relevance = vectors @ (texts - texts.mean(0)).T
+    shares = shared_out(vectors @ texts.T, transport, details) if transport else None
     shown = tuple(
         Detail(pool[at], named, float(relevance[list(named), at].sum()), 0)
-        for at, named in named_parts(relevance, details).items()
+        for at, named in named_parts(relevance, details, shares).items()
     )
     cosines = labels @ side.views["layers"].vectors.sum(0).double().cpu()
     near = (labels @ texts.T).argsort(dim=1, descending=True, stable=True)[:, :expected]
@@ -279,8 +297,50 @@ def _vectors(
     return patches.new_zeros(int(parts.max()) + 1, patches.shape[1]).index_add(0, parts.flatten(), patches)
 
 
-def named_parts(relevance: Float64[Tensor, "part detail"], words: int) -> dict[int, tuple[int, ...]]:
-    """Name each part by its most relevant details: detail → its parts, the most relevant first.
+def shared_out(cosines: Float64[Tensor, "part detail"], nearest: int, least: int = 1) -> Float64[Tensor, "part detail"]:
+    """Share texts that are near to all parts out between them: entropic optimal transport with equal shares of parts and of texts (Sinkhorn).
+
+    Args:
+        cosines: of parts and texts.
+        nearest: a text takes part if it is among so many nearest of every part.
+        least: how many such texts are needed.
+
+    Returns:
+        The plan, with 1 a text; −1 for texts that take no part.
+
+    Raises:
+        BadSpec: too few texts are near to all parts.
+
+    Example:
+        >>> import torch
+        >>> shared_out(torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.2, 0.1]]).double(), 2).round(decimals=2).tolist()
+        Traceback (most recent call last):
+        ...
+        clip_anatomy.errors.BadSpec: 1 text is among the 2 nearest of every part; 2 or more are needed to be shared out. Type transport=4, or transport=0
+        >>> shared_out(torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.2, 0.1]]).double(), 3).argmax(0).tolist()
+        [1, 0, 1]
+    """
+    near = torch.zeros_like(cosines, dtype=torch.bool)
+    near.scatter_(1, cosines.topk(min(nearest, cosines.shape[1]), dim=1).indices, True)
+    common = near.all(0)
+    if (count := int(common.sum())) < max(least, 2):
+        raise BadSpec(
+            f"{count} {'text is' if count == 1 else 'texts are'} among the {nearest} nearest of every part; {max(least, 2)} or more are needed to be "
+            f"shared out. Type transport={2 * nearest}, or transport=0"
+        )
+    plan = (SHARPNESS * cosines[:, common]).exp()
+    for _ in range(ROUNDS):
+        plan = plan / plan.sum(1, keepdim=True) * (count / len(plan))
+        plan = plan / plan.sum(0, keepdim=True)
+    shares = torch.full_like(cosines, -1.0)
+    shares[:, common] = plan
+    return shares
+
+
+def named_parts(
+    relevance: Float64[Tensor, "part detail"], words: int, shares: Float64[Tensor, "part detail"] | None = None
+) -> dict[int, tuple[int, ...]]:
+    """Name each part by its most relevant details (or by those of which it has the largest shares): detail → its parts, the most relevant first.
 
     Example:
         >>> import torch
@@ -288,7 +348,7 @@ def named_parts(relevance: Float64[Tensor, "part detail"], words: int) -> dict[i
         {0: (0,), 2: (1,)}
     """
     named: dict[int, tuple[int, ...]] = {}
-    for part, row in enumerate(relevance.topk(words, dim=1).indices.tolist()):
+    for part, row in enumerate((relevance if shares is None else shares).topk(words, dim=1).indices.tolist()):
         for detail in row:
             named[detail] = (*named.get(detail, ()), part)
     return dict(sorted(named.items(), key=lambda one: -float(relevance[list(one[1]), one[0]].sum())))

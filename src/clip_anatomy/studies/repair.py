@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
-from clip_anatomy.edits.replacement import EFFECTS
+from clip_anatomy.edits.replacement import EFFECTS, Effect
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
@@ -24,8 +24,8 @@ from clip_anatomy.studies.cue_scores import MOST, Budget, Score
 from clip_anatomy.studies.find_cue import CueSearch, find_cue
 from clip_anatomy.studies.find_typo import TYPO
 from clip_anatomy.studies.image_split import halves_of
-from clip_anatomy.studies.repair_ablations import ALONG, PartAblation, checked_parts
-from clip_anatomy.studies.repair_effect import RepairEffect, measure_repair, repair_edit
+from clip_anatomy.studies.repair_ablations import Along, PartAblation, checked_parts
+from clip_anatomy.studies.repair_effect import RepairEffect, best_rerun, measure_repair, repair_edit
 from clip_anatomy.studies.repair_task import TaskSettings
 from clip_anatomy.studies.typo_repair import TypoRepair, repair_typo
 from clip_anatomy.studies.waterbirds_protocol import PROTOCOL_OUT, run_protocol
@@ -70,7 +70,7 @@ class RepairResult(Result):
             BadInput: a cue that was not said in words.
             StoreError: MLPs that the store does not hold.
         """
-        ablation = replace(ablation_in(select, self.store, self.cue), effect=self.effect.ablation.effect)
+        ablation = ablation_in(select, self.store, self.cue, self.effect.ablation.effect)
         return _repaired(self.store, self.clip, self.cue, ablation, select)
 
     @property
@@ -164,9 +164,11 @@ def repair(
         also: columns of other tasks that must be kept: "colour,size"; for the demo world, by default, all that it knows.
         templates: prompts with one {}; several are averaged.
         select: ablate these: "7.0,7.3", "role=background", "mlp=2", several joined by +. With " along cue" behind them, of heads only
-            what they write along the cue's texts. By default the parts that are found.
+            what they write along the cue's texts; with " along classes", of a re-run only what it changes along the class texts, so that
+            other questions are answered as before. By default the parts that are found.
         effect: "direct": the parts' terms of the embedding are replaced. "rerun": they are held inside the forward and later blocks feel it:
-            parts are found by direct effects, and measured by running the model again on the pictures. Always so for cue="typo".
+            parts are found by direct effects, and chosen (along the classes) and measured by running the model again on the pictures. Always
+            so for cue="typo".
         registers: for cue="typo": measure as well what so many test-time registers do, with nothing held (`registered`).
         split: column that says test for the images to report on; by default "split", else halves by id.
         seed: of these halves.
@@ -208,6 +210,7 @@ def repair(
         raise BadInput(f"images={images!r} of each half: type images=20000")
     if effect not in EFFECTS:
         raise BadSpec(f"effect={effect!r} is not known. Type one of: {', '.join(map(repr, EFFECTS))}")
+    felt = cast("Effect", effect)
     budget = Budget(cost / 100, most)
     store, clip = _opened(
         source, Path(out or OUT), model, progress or silent, collection=cue == TYPO, weights=weights, device=device
@@ -221,30 +224,28 @@ def repair(
             f"registers={registers}: a repair measures them for writing in pictures. Type cue='typo', or registers=0"
         )
     if select is not None and "role=" not in select and "words=" not in select:
-        ablation_in(select, store)  # refused before the search; names of heads are known only after it
+        ablation_in(select, store, effect=felt)  # refused before the search; names of heads are known only after it
     halves = halves_of(store, split, seed, images)
     cue_search = find_cue(
         store, clip, settings, halves, budget=budget, heads_only=heads_only, atlas=atlas, progress=progress
     )
-    ablation = _suggested(cue_search, effect) if select is None else ablation_in(select, store, cue_search)
-    return _repaired(store, clip, cue_search, replace(ablation, effect=cast("Any", effect)), select)
+    if select is not None:
+        ablation = ablation_in(select, store, cue_search, felt)
+    else:
+        ablation = cue_search.best.ablation if felt == "direct" else best_rerun(store, clip, cue_search)
+    return _repaired(store, clip, cue_search, ablation, select)
 
 
-def _suggested(cue_search: CueSearch, effect: str) -> PartAblation:
-    """Return what is suggested; of what a re-run can hold: parts that are whole."""
-    if effect == "direct" or not cue_search.best.along_cue:
-        return cue_search.best.ablation
-    whole = [one for one in cue_search.candidates if one.parts and not one.along_cue]
-    return max(whole, key=lambda one: one.score.worst).ablation if whole else PartAblation(Selection())
-
-
-def ablation_in(select: str, store: Store, cue_search: CueSearch | None = None) -> PartAblation:
-    """Read what was typed as what to ablate: "7.0,7.3+mlp=2", "role=background", "7.0,7.3 along cue".
+def ablation_in(
+    select: str, store: Store, cue_search: CueSearch | None = None, effect: Effect = "direct"
+) -> PartAblation:
+    """Read what was typed as what to ablate: "7.0,7.3+mlp=2", "role=background", "7.0,7.3 along cue", "7.0 along classes".
 
     Args:
         select: as it was typed.
         store: that holds the parts.
         cue_search: the search, for names of heads and for the cue.
+        effect: whether later blocks feel it.
 
     Raises:
         BadSpec: parts that do not exist, or that cannot be ablated along a cue.
@@ -252,12 +253,13 @@ def ablation_in(select: str, store: Store, cue_search: CueSearch | None = None) 
         StoreError: MLPs that the store does not hold.
     """
     spec = " ".join(select.split())
-    along_cue = spec.endswith(ALONG)
-    if along_cue and cue_search is not None and len(cue_search.task.cue) < 2:
-        raise BadInput(f"{select}: the cue is not known in words. Type cue='sky, water', or leave{ALONG} away")
+    typed, _, last = spec.rpartition(" along ")
+    along: Along = "cue" if typed and last == "cue" else "classes" if typed and last == "classes" else ""
+    if along == "cue" and cue_search is not None and len(cue_search.task.cue) < 2:
+        raise BadInput(f"{select}: the cue is not known in words. Type cue='sky, water', or leave ' along cue' away")
     atlas = None if cue_search is None else cue_search.atlas
-    parts = Selection.parse(spec.removesuffix(ALONG), store.manifest.layers, store.manifest.heads, atlas)
-    ablation = PartAblation(parts, along_cue)
+    parts = Selection.parse(typed if along else spec, store.manifest.layers, store.manifest.heads, atlas)
+    ablation = PartAblation(parts, along, effect)
     checked_parts(store, ablation)
     return ablation
 

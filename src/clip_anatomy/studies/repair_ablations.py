@@ -1,11 +1,13 @@
 """Parts of a store one at a time, and the answers of its images with some parts at their mean.
 
 Nothing is run again (direct effects only): a part's contribution x, minus its mean, is taken off the embedding; along the cue only
-(x − mean) FᵀF is, with an orthonormal basis F of what tells the cue's texts apart.
+(x − mean) FᵀF is, with an orthonormal basis F of what tells the cue's texts apart. By re-run, along the classes only, F is that of the class
+texts, and what the re-run changes of the embedding is projected on it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from clip_anatomy.studies.cue_scores import AblatedLogits
 from clip_anatomy.studies.repair_task import RepairTask
 
 __all__ = [
+    "Along",
     "HeadOrMlp",
     "PartAblation",
     "ablated_logits",
@@ -36,7 +39,7 @@ __all__ = [
 ]
 
 BYTES = 1_500_000_000  # of changed answers held at a time
-ALONG = " along cue"
+Along = Literal["", "cue", "classes"]
 
 
 @dataclass(frozen=True, order=True)
@@ -54,22 +57,28 @@ class HeadOrMlp:
 
 @dataclass(frozen=True)
 class PartAblation:
-    """What is ablated: parts, whole, or (heads only) what they write along the cue's texts.
+    """What is ablated: parts, whole, or what they do along some texts.
 
     Attributes:
         selection: the parts.
-        along_cue: only along the cue's texts.
+        along: "" (whole), "cue": only what they write along the cue's texts (heads only), "classes": only what a re-run changes along the
+            class texts, so that other questions are answered as before.
         effect: "direct", or "rerun": held inside the forward, so that later blocks feel it.
     """
 
     selection: Selection
-    along_cue: bool = False
+    along: Along = ""
     effect: Effect = "direct"
+
+    @property
+    def along_cue(self) -> bool:
+        """Whether only what the heads write along the cue's texts is ablated."""
+        return self.along == "cue"
 
     @property
     def spec(self) -> str:
         """As it is typed: "2.0,7.3 along cue"."""
-        return self.selection.spec + (ALONG if self.along_cue and self.selection else "")
+        return self.selection.spec + (f" along {self.along}" if self.along and self.selection else "")
 
 
 def parts_of(store: Store) -> tuple[HeadOrMlp, ...]:
@@ -112,7 +121,11 @@ def checked_parts(store: Store, what: PartAblation | Selection) -> tuple[HeadOrM
             "NEW-STORE --keep heads,mlps"
         )
     if ablation.along_cue and ablation.effect == "rerun":
-        raise BadSpec(f"{ablation.spec}: a re-run holds parts whole. Type {selection.spec}, or effect='direct'")
+        raise BadSpec(
+            f"{ablation.spec}: a re-run is felt whole, or along the classes. Type {selection.spec} along classes, or effect='direct'"
+        )
+    if ablation.along == "classes" and ablation.effect != "rerun":
+        raise BadSpec(f"{ablation.spec}: that is for a re-run. Type effect='rerun', or {selection.spec} along cue")
     if ablation.along_cue and selection.mlps:
         raise BadSpec(
             f"{ablation.spec}: only heads can be ablated along a cue, MLPs are ablated whole. Type {selection.spec}"

@@ -3,7 +3,7 @@
 Nothing is printed. Only `measure_repair` reads the test split.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.split.means import Means
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.bootstrap import AccuracyChange, accuracy_changes
 from clip_anatomy.studies.cue_scores import AblatedLogits, Score, right, score
@@ -23,8 +24,9 @@ from clip_anatomy.studies.repair_ablations import PartAblation, ablation_of, ans
 from clip_anatomy.studies.rerun_embeddings import rerun_embeddings, written_means
 from clip_anatomy.studies.store_columns import few
 
-__all__ = ["RepairEffect", "measure_repair", "repair_edit", "validation_score"]
+__all__ = ["RepairEffect", "best_rerun", "measure_repair", "repair_edit", "validation_score"]
 
+CHOSEN_ON = 600  # validation images on which candidates are run again, at most
 FEW = 10  # test images in a group: fewer say little
 
 
@@ -79,7 +81,7 @@ class RepairEffect:
         """Return everything as plain values, ready for JSON."""
         return {
             "ablated": self.ablation.spec,
-            "along_cue": self.ablation.along_cue,
+            "along": self.ablation.along,
             "effect": self.ablation.effect,
             "selection": self.selection.to_dict(),
             "average": _plain(self.average),
@@ -156,7 +158,31 @@ def validation_score(
     return score(*_logits(store, cue_search, ablation_of(what), cue_search.split.validation, clip))
 
 
-def repair_edit(store: Store, clip: Clip, cue_search: CueSearch, what: PartAblation | Selection) -> Edit:
+def best_rerun(store: Store, clip: Clip, cue_search: CueSearch) -> PartAblation:
+    """Choose the candidate of whole parts that is best when it is run again and felt along the classes; perhaps no part at all.
+
+    On the validation images, evenly spread `CHOSEN_ON` of them at most.
+    """
+    rows, task = cue_search.split.validation, cue_search.task
+    rows = rows[np.linspace(0, len(rows) - 1, min(CHOSEN_ON, len(rows))).astype(int)]
+    whole = dict.fromkeys(one.ablation for one in cue_search.candidates if one.parts and not one.along_cue)
+    tried = [replace(one, along="classes", effect="rerun") for one in whole]
+    if not tried:
+        return PartAblation(Selection(), effect="rerun")
+    means = written_means(store, clip, rows)
+    held = [repair_edit(store, clip, cue_search, one, means).replacements for one in tried]
+    logits = rerun_embeddings(store, clip, [(), *held], rows) @ task.texts.float().T
+    labels = task.labels(store, rows)
+    ablated = AblatedLogits(
+        logits[0], logits[1:] - logits[0], task.ends, labels, task.groups(store, rows, labels[0]), task.group_names, task.cue_task
+    )  # fmt: skip
+    scores = [score(ablated, one).objective for one in logits]
+    return [PartAblation(Selection(), effect="rerun"), *tried][scores.index(max(scores))]
+
+
+def repair_edit(
+    store: Store, clip: Clip, cue_search: CueSearch, what: PartAblation | Selection, means: Means | None = None
+) -> Edit:
     """Make the edit that replaces the parts by their means over the validation images, for any use of the model.
 
     Args:
@@ -164,15 +190,17 @@ def repair_edit(store: Store, clip: Clip, cue_search: CueSearch, what: PartAblat
         clip: its model.
         cue_search: what `find_cue` found.
         what: the parts.
+        means: of what the parts write, for a re-run; by default measured.
     """
     rows, ablation, task = cue_search.split.validation, ablation_of(what), cue_search.task
     parts, rerun = checked_parts(store, ablation), ablation.effect == "rerun"
     return Edit.of(
         clip,
         ablation.selection,
-        written_means(store, clip, rows) if rerun else means_of(store, rows, parts),
+        (means or written_means(store, clip, rows)) if rerun else means_of(store, rows, parts),
         effect=ablation.effect,
         directions=dict.fromkeys(ablation.selection.heads, task.cue_frame) if ablation.along_cue else None,
+        along=task.class_frame if ablation.along == "classes" else None,
         measured_on=f"{len(rows):,} images of {store.path.name}, the validation half",
         notes=f"{task.main.column}, cue: {', '.join(task.cue)}",
     )

@@ -93,11 +93,12 @@ class RepairTask:
     @property
     def cue_frame(self) -> Float[Tensor, "direction embed"]:
         """An orthonormal basis of what tells the cue's texts apart: their span after their mean is taken off."""
-        if len(self.cue) < 2:
-            return self.cue_texts[:0]
-        centred = self.cue_texts.double() - self.cue_texts.double().mean(0)
-        _, size, rows = torch.linalg.svd(centred, full_matrices=False)
-        return rows[size > FLAT * size[0]].float()
+        return _differences(self.cue_texts) if len(self.cue) > 1 else self.cue_texts[:0]
+
+    @property
+    def class_frame(self) -> Float[Tensor, "direction embed"]:
+        """The same of the classes of the task to repair: the answer to its question depends on nothing else of an embedding."""
+        return _differences(self.main.texts)
 
     @property
     def along_cue(self) -> Float[Tensor, "text embed"]:
@@ -237,6 +238,12 @@ def _without_few(task: RepairTask, groups: Sequence[str]) -> RepairTask:
     dropped = [name for name in task.group_names if name not in names and groups.count(name)]
     note = f"groups of fewer than {FEW} validation images are left out: {few(dropped)}"
     return replace(task, group_names=names, notes=(*task.notes, note) if dropped else task.notes)
+
+
+def _differences(texts: Float[Tensor, "text embed"]) -> Float[Tensor, "direction embed"]:
+    centred = texts.double() - texts.double().mean(0)
+    _, size, rows = torch.linalg.svd(centred, full_matrices=False)
+    return rows[size > FLAT * size[0]].float()
 
 
 def _crossed(classes: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clip_anatomy.edits.replacement import Replacement
-from clip_anatomy.edits.rerun import rerun_tower
+from clip_anatomy.edits.rerun import rerun_encode
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.progress import Progress, silent
@@ -43,15 +43,15 @@ def rerun_embeddings(
     Raises:
         StoreError: a picture is gone, or another one now.
     """
-    towers = [rerun_tower(clip.image_tower, one) for one in sets]
     embeddings = torch.empty(len(sets), len(rows), store.manifest.embed)
     tell, at = progress or silent, 0
     for some, pixels in read_again(store, clip, rows):
         whole = clip.image_tower.encode(pixels).float()
         refuse_changed(store, some, whole.cpu(), WHY)
         here = slice(at, at + len(some))
-        for row, (tower, held) in enumerate(zip(towers, sets, strict=True)):
-            embeddings[row, here] = normalize(tower.encode(pixels).float() if held else whole, dim=-1).cpu()
+        for row, held in enumerate(sets):
+            again = rerun_encode(clip.image_tower, held, pixels, whole) if held else whole
+            embeddings[row, here] = normalize(again, dim=-1).cpu()
         at += len(some)
         tell("running the model again", at, len(rows))
     return embeddings

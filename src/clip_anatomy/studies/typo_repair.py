@@ -48,8 +48,8 @@ class TypoEffect:
         attacked: right with a wrong label printed.
         covered: right with a print of the same kind that says nothing: what covering alone costs.
         clean: right without a print.
-        says: attacked pictures that are called what is printed.
-        unsaid: how often they are called that where the print says nothing: the chance level of `says`.
+        called_printed: attacked pictures that are called what is printed.
+        called_by_chance: how often they are called that where the print says nothing: the chance level of it.
         others: the other tasks, without a print.
     """
 
@@ -57,14 +57,14 @@ class TypoEffect:
     attacked: AccuracyChange
     covered: AccuracyChange
     clean: AccuracyChange
-    says: AccuracyChange
-    unsaid: AccuracyChange
+    called_printed: AccuracyChange
+    called_by_chance: AccuracyChange
     others: tuple[AccuracyChange, ...]
 
     @property
     def rows(self) -> tuple[AccuracyChange, ...]:
         """All of them, for a table."""
-        return (self.attacked, self.covered, self.clean, self.says, self.unsaid, *self.others)
+        return (self.attacked, self.covered, self.clean, self.called_printed, self.called_by_chance, *self.others)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class TypoRepair(Result):
     def notes(self) -> tuple[str, ...]:
         """What a reader must know."""
         held = self.effects[0]
-        blind = held.says.before < held.unsaid.before + 0.02
+        blind = held.called_printed.before < held.called_by_chance.before + 0.02
         reads = "pictures are called what is printed no more often than where xxx is printed: this model does not read these prints"
         return (*self.search.notes, *((reads,) if blind else ()))
 
