@@ -97,12 +97,12 @@ def rerun_frame(replacements: Sequence[Replacement]) -> Float[Tensor, "direction
         BadInput: parts that are felt along different directions, which one re-run cannot tell apart.
     """
     frames = [one.frame for one in replacements if one.effect == "rerun"]
-    first = frames[0] if frames else None
-    if any((one is None) != (first is None) or (one is not None and not torch.equal(one, first)) for one in frames):
+    given = [one for one in frames if one is not None]
+    if given and (len(given) < len(frames) or not all(torch.equal(one, given[0]) for one in given)):
         raise BadInput(
             "parts of one re-run are felt along different directions, which cannot be told apart. Type one edit for each"
         )
-    return first
+    return given[0] if given else None
 
 
 def rerun_encode(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
@@ -210,7 +210,6 @@ def repair(
         raise BadInput(f"images={images!r} of each half: type images=20000")
     if effect not in EFFECTS:
         raise BadSpec(f"effect={effect!r} is not known. Type one of: {', '.join(map(repr, EFFECTS))}")
-    felt = cast("Effect", effect)
     budget = Budget(cost / 100, most)
     store, clip = _opened(
         source, Path(out or OUT), model, progress or silent, collection=cue == TYPO, weights=weights, device=device
@@ -224,15 +223,15 @@ def repair(
             f"registers={registers}: a repair measures them for writing in pictures. Type cue='typo', or registers=0"
         )
     if select is not None and "role=" not in select and "words=" not in select:
-        ablation_in(select, store, effect=felt)  # refused before the search; names of heads are known only after it
+        ablation_in(select, store, effect=effect)  # refused before the search; names of heads are known only after it
     halves = halves_of(store, split, seed, images)
     cue_search = find_cue(
         store, clip, settings, halves, budget=budget, heads_only=heads_only, atlas=atlas, progress=progress
     )
     if select is not None:
-        ablation = ablation_in(select, store, cue_search, felt)
+        ablation = ablation_in(select, store, cue_search, effect)
     else:
-        ablation = cue_search.best.ablation if felt == "direct" else best_rerun(store, clip, cue_search)
+        ablation = cue_search.best.ablation if effect == "direct" else best_rerun(store, clip, cue_search)
     return _repaired(store, clip, cue_search, ablation, select)
 
 
