@@ -20,9 +20,9 @@ from clip_anatomy.cli.main import main
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.errors import BadImage, BadInput, BadSpec, BadText
 from clip_anatomy.loading.demo import examples
-from clip_anatomy.studies.mutual import named_parts, shared_out
+from clip_anatomy.studies.mutual import named_parts
 from clip_anatomy.studies.overlap import ListOverlap, deletion_curve
-from clip_anatomy.studies.picture_parts import circled, clustered, largest_piece
+from clip_anatomy.studies.picture_parts import circled, clustered, largest_piece, shared_out
 
 ORACLE = Path(__file__).parents[2] / "shared" / "oracles" / "mutual_knowledge"
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
-import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -34,7 +33,7 @@ from clip_anatomy.results import Result, text_table
 from clip_anatomy.split.pair_sides import Side, read_side
 from clip_anatomy.split.picture_explanation import signed
 from clip_anatomy.studies.overlap import ListOverlap, deletion_curve
-from clip_anatomy.studies.picture_parts import circled, clustered
+from clip_anatomy.studies.picture_parts import circled, clustered, shared_out
 from clip_anatomy.studies.store_columns import classes_of
 
 __all__ = [
@@ -44,14 +43,12 @@ __all__ = [
     "mutual",
     "named_parts",
     "overlap_in_words",
-    "shared_out",
     "without_classes",
 ]
 
 How = Literal["split", "circle"]
 Measure = Literal["information", "released"]
 SCHEMA = "clip-anatomy/mutual/1"
-SHARPNESS, ROUNDS = 2.5, 1000  # of the transport, as in the released code
 SHOWN = 8  # details of a list in the summary
 SMALL = frozenset(["a", "an", "the", "of", "in", "on", "at", "with", "and", "photo", "picture", "image"])
 
@@ -295,46 +292,6 @@ def _vectors(
     if how == "circle":
         return circled(clip, side.inputs, parts)
     return patches.new_zeros(int(parts.max()) + 1, patches.shape[1]).index_add(0, parts.flatten(), patches)
-
-
-def shared_out(cosines: Float64[Tensor, "part detail"], nearest: int, least: int = 1) -> Float64[Tensor, "part detail"]:
-    """Share texts that are near to all parts out between them: entropic optimal transport with equal shares of parts and of texts (Sinkhorn).
-
-    Args:
-        cosines: of parts and texts.
-        nearest: a text takes part if it is among so many nearest of every part.
-        least: how many such texts are needed.
-
-    Returns:
-        The plan, with 1 a text; −1 for texts that take no part.
-
-    Raises:
-        BadSpec: too few texts are near to all parts.
-
-    Example:
-        >>> import torch
-        >>> shared_out(torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.2, 0.1]]).double(), 2).round(decimals=2).tolist()
-        Traceback (most recent call last):
-        ...
-        clip_anatomy.errors.BadSpec: 1 text is among the 2 nearest of every part; 2 or more are needed to be shared out. Type transport=4, or transport=0
-        >>> shared_out(torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.2, 0.1]]).double(), 3).argmax(0).tolist()
-        [1, 0, 1]
-    """
-    near = torch.zeros_like(cosines, dtype=torch.bool)
-    near.scatter_(1, cosines.topk(min(nearest, cosines.shape[1]), dim=1).indices, True)
-    common = near.all(0)
-    if (count := int(common.sum())) < max(least, 2):
-        raise BadSpec(
-            f"{count} {'text is' if count == 1 else 'texts are'} among the {nearest} nearest of every part; {max(least, 2)} or more are needed to be "
-            f"shared out. Type transport={2 * nearest}, or transport=0"
-        )
-    plan = (SHARPNESS * cosines[:, common]).exp()
-    for _ in range(ROUNDS):
-        plan = plan / plan.sum(1, keepdim=True) * (count / len(plan))
-        plan = plan / plan.sum(0, keepdim=True)
-    shares = torch.full_like(cosines, -1.0)
-    shares[:, common] = plan
-    return shares
 
 
 def named_parts(

@@ -16,11 +16,13 @@ from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
 
-__all__ = ["circled", "clustered", "largest_piece"]
+__all__ = ["circled", "clustered", "largest_piece", "shared_out"]
 
 ROUNDS = 100
+SHARPNESS, SCALINGS = 2.5, 1000  # of the transport, as in the released code
 RED, BLUR = (255, 0, 0), 2.0  # of the ellipse; deviation of an 11 × 11 Gaussian in OpenCV
 
 
@@ -112,3 +114,43 @@ def _ellipse(mask: Bool[Tensor, "row col"], size: tuple[int, int]) -> list[tuple
     around = torch.stack([torch.tensor([cos(turn), sin(turn)]) for turn in turns.tolist()]).double()
     points = centre + (around * 2 * values.sqrt()) @ axes.T
     return [(float(x), float(y)) for x, y in points]
+
+
+def shared_out(cosines: Float64[Tensor, "part detail"], nearest: int, least: int = 1) -> Float64[Tensor, "part detail"]:
+    """Share texts that are near to all parts out between them: entropic optimal transport with equal shares of parts and of texts (Sinkhorn).
+
+    Args:
+        cosines: of parts and texts.
+        nearest: a text takes part if it is among so many nearest of every part.
+        least: how many such texts are needed.
+
+    Returns:
+        The plan, with 1 a text; −1 for texts that take no part.
+
+    Raises:
+        BadSpec: too few texts are near to all parts.
+
+    Example:
+        >>> import torch
+        >>> shared_out(torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.2, 0.1]]).double(), 2).round(decimals=2).tolist()
+        Traceback (most recent call last):
+        ...
+        clip_anatomy.errors.BadSpec: 1 text is among the 2 nearest of every part; 2 or more are needed to be shared out. Type transport=4, or transport=0
+        >>> shared_out(torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.2, 0.1]]).double(), 3).argmax(0).tolist()
+        [1, 0, 1]
+    """
+    near = torch.zeros_like(cosines, dtype=torch.bool)
+    near.scatter_(1, cosines.topk(min(nearest, cosines.shape[1]), dim=1).indices, True)
+    common = near.all(0)
+    if (count := int(common.sum())) < max(least, 2):
+        raise BadSpec(
+            f"{count} {'text is' if count == 1 else 'texts are'} among the {nearest} nearest of every part; {max(least, 2)} or more are needed to be "
+            f"shared out. Type transport={2 * nearest}, or transport=0"
+        )
+    plan = (SHARPNESS * cosines[:, common]).exp()
+    for _ in range(SCALINGS):
+        plan = plan / plan.sum(1, keepdim=True) * (count / len(plan))
+        plan = plan / plan.sum(0, keepdim=True)
+    shares = torch.full_like(cosines, -1.0)
+    shares[:, common] = plan
+    return shares
