@@ -58,7 +58,7 @@ for name, page in (("api.md", api_page()), ("cli.md", cli_page())):
 
 
 FIRST, LAST = (
-    ["tutorial", "gallery", "explain", "studio", "maps", "atlas", "repair"],
+    ["tutorial", "how-to", "gallery", "explain", "studio", "maps", "atlas", "repair"],
     ["cli", "api", "architecture", "decisions", "reliability"],
 )
 """Pages at the two ends of the site's list; all others stand between them by name."""

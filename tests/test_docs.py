@@ -73,4 +73,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert "clip_anatomy.explain\n" in (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    api, cli = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("api.md", "cli.md"))
+    assert not [name for name in ca.__all__ if f"clip_anatomy.{name}\n" not in api]
+    assert not [verb for verb in VERBS if f"\n## {verb}\n" not in cli]

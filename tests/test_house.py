@@ -43,6 +43,7 @@ ORDER = [
     "studies",
     "evaluation",
     "report",
+    "integrations",
     "studio",
     "cli",
 ]
@@ -68,6 +69,7 @@ MAY_NAME = {
         "report/refer_folder.py",
         "report/text_page.py",
     },
+    "captum": {"integrations/captum_attribution.py"},
     "ray": {"engine/ray_engine.py"},
     "obstore": {"objects.py"},
 }

@@ -13,6 +13,11 @@ from clip_anatomy.evaluation.faithfulness import Faithfulness as Faithfulness
 from clip_anatomy.evaluation.faithfulness import faithfulness as faithfulness
 from clip_anatomy.evaluation.sanity import Sanity as Sanity
 from clip_anatomy.evaluation.sanity import sanity as sanity
+from clip_anatomy.integrations.captum_attribution import to_captum as to_captum
+from clip_anatomy.integrations.fiftyone_dataset import to_fiftyone as to_fiftyone
+from clip_anatomy.integrations.grad_cam_layers import to_grad_cam as to_grad_cam
+from clip_anatomy.integrations.store_parquet import to_parquet as to_parquet
+from clip_anatomy.integrations.vision_language import with_edited_tower as with_edited_tower
 from clip_anatomy.loading.clip import Clip as Clip
 from clip_anatomy.loading.imagenet_texts import imagenet_templates as imagenet_templates
 from clip_anatomy.loading.load import load as load

@@ -73,7 +73,7 @@ def gradcam(
     normed = before_attention(tower.blocks[first], x)
 
     def rest(normed: Tensor) -> Tensor:
-        return embed_unit(tower, _run(tower, first, x, readout, normed=normed)[0], readout)
+        return embed_unit(tower, run_last_blocks(tower, first, x, readout, normed=normed)[0], readout)
 
     vjp, _ = vjp_of(rest, normed)
     maps: list[Tensor] = []
@@ -92,10 +92,12 @@ def chefer(
     first = tower.layers - min(options.layers, tower.layers)
     tower, x, readout = stream_into(tower, pixels, first)
     with torch.no_grad():
-        _, attention = _run(tower, first, x, readout)
+        _, attention = run_last_blocks(tower, first, x, readout)
     # A zero is added to each attention: the gradient with respect to it is ∂logit/∂A, what flows through later blocks included.
     zeros = tuple(torch.zeros_like(a) for a in attention)
-    vjp, _ = vjp_of(lambda *added: embed_unit(tower, _run(tower, first, x, readout, added)[0], readout), *zeros)
+    vjp, _ = vjp_of(
+        lambda *added: embed_unit(tower, run_last_blocks(tower, first, x, readout, added)[0], readout), *zeros
+    )
     maps: list[Tensor] = []
     for some in unit.split(at_once(sum(a.numel() for a in attention), len(unit))):
         gradients = text_gradients(vjp, some, len(x))  # per block [text, image, head, query, token]
@@ -161,7 +163,7 @@ def stream_into(
     return replace(tower, blocks=blocks, **wide), x.float(), readout
 
 
-def _run(
+def run_last_blocks(
     tower: Transformer,
     first: int,
     x: Float[Tensor, "image token width"],
