@@ -30,7 +30,14 @@ from clip_anatomy.evaluation.referring_task import Overlap
 SIZE, SEED, TIED = 64, 11, 4
 KINDS = ("thing", "named and placed", "placed")
 THING = "split, the thing's words alone"
-METHODS = ("split", "split, no places", "global-local", "global-local, no places")
+METHODS = (
+    "split",
+    "split, words weighed",
+    "split, no places",
+    "split, no places, words weighed",
+    "global-local",
+    "global-local, no places",
+)
 SIDES = (("left of", "right of"), ("above", "below"))
 CLEAR = 0.12  # of the picture's side, between two middles of which one is said to lie beside the other
 
@@ -102,14 +109,24 @@ def main() -> None:
         for name in METHODS:
             method, _, rest = name.partition(",")
             start = time.perf_counter()
-            found = ca.refer(clip, picture, one.phrase, masks[one.scene, :count], method=method, places=not rest)
+            found = ca.refer(
+                clip,
+                picture,
+                one.phrase,
+                masks[one.scene, :count],
+                method=method,
+                places="no places" not in rest,
+                weigh="weighed" in rest,
+            )
             seconds[name] += time.perf_counter() - start
             right[name, one.kind].append(float(found.names[0] == f"mask {one.target}"))
             if name == METHODS[0]:  # the words that name the thing, without where it lies
                 best = int(found.by_word[:, list(found.read.thing)].sum(1).argmax())
                 right[THING, one.kind].append(float(found.names[best] == f"mask {one.target}"))
             if one.scene < asked.own:
-                found = ca.refer(clip, picture, one.phrase, method=method, places=not rest)
+                found = ca.refer(
+                    clip, picture, one.phrase, method=method, places="no places" not in rest, weigh="weighed" in rest
+                )
                 truth = masks[one.scene, one.target]
                 ious = [float((mask & truth).sum() / (mask | truth).sum()) for mask in found.masks]
                 own[name, one.kind].add(found.mask, truth, ious)

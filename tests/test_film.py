@@ -104,6 +104,8 @@ def test_what_is_written(film: Any, tmp_path: Path) -> None:
         high, wide = played[number].shape[:2]
         assert np.abs(played[number] - own[:high, :wide]).mean() < 6
     page = (tmp_path / "drawn" / "index.html").read_text()
+    assert page.count('<p class="player" hidden>') == page.count("<video controls") == len(texts)
+    assert "video.controls = false" in page  # the browser's lie over the legend
     assert f'src="{texts[0]}.mp4"' in page
     film.save(tmp_path / "drawn", pictures=False, colours="heat")  # takes the place of the first
     assert not (tmp_path / "drawn" / texts[0]).exists()

@@ -281,3 +281,21 @@ def test_the_command_line(
     assert main([*words[:3], "--no-places", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["read"]["places"] == []
     assert main(["refer", str(tmp_path / "photo.png"), "a", "nowhere"]) == 2
+
+
+def test_words_are_weighed_by_their_share_of_the_phrase() -> None:
+    from clip_anatomy.maps.refer import _directions
+
+    clip, masks = ca.load("demo"), np.zeros((3, 64, 64), bool)
+    for at in range(3):
+        masks[at, 8 * at : 8 * at + 24, 10 * at : 10 * at + 30] = True
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    plain = ca.refer(clip, picture, "a red circle", masks)
+    weighed = ca.refer(clip, picture, "a red circle", masks, weigh=True)
+    _, parts, unit = _directions(clip, "a red circle")
+    shares = (parts @ unit[0]).clamp_min(0)
+    order = [plain.names.index(name) for name in weighed.names]
+    raw = plain.by_word[order] * shares
+    ratio = weighed.by_word.sum(1) / raw.sum(1)
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), atol=1e-6, rtol=1e-5)  # but for one scale
+    assert not torch.allclose(weighed.scores, plain.scores[order], atol=1e-3)

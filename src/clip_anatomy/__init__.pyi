@@ -85,6 +85,7 @@ from clip_anatomy.studies.probe_table import ProbeTable as ProbeTable
 from clip_anatomy.studies.repair import RepairResult as RepairResult
 from clip_anatomy.studies.repair import repair as repair
 from clip_anatomy.studies.study_result import Study as Study
+from clip_anatomy.studies.text_repair import TextRepair as TextRepair
 from clip_anatomy.studies.typo_repair import TypoRepair as TypoRepair
 from clip_anatomy.studies.waterbirds_protocol import paper_protocol as paper_protocol
 

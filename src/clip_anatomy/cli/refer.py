@@ -15,6 +15,7 @@ def refer(
     *,
     method: str = "split",
     places: Annotated[bool, Parameter(negative="--no-places")] = True,
+    weigh: Annotated[bool, Parameter(negative="--no-weigh")] = False,
     opening: ModelOptions = ModelOptions(),
     output: OutputOptions = OutputOptions(),
     allow_urls: AllowUrls = False,
@@ -33,6 +34,7 @@ def refer(
         masks: regions to choose from: a folder of PNGs of the picture's size, or a JSON file in COCO's format or as SAM's generator of masks writes it.
         method: split (one forward for all regions) | global-local (crop-and-mask CLIP: two forwards a region).
         places: answer left, right, above and below by where the regions lie; --no-places leaves them to CLIP.
+        weigh: of split: count each word by its share of the phrase's own embedding, besides.
 
     Returns:
         Exit code: 0 done.
@@ -52,7 +54,9 @@ def refer(
         if folder is not None:
             figures.need_matplotlib()
         target = stack.enter_context(output_beside(folder, refer_folder.KIND, [image]))
-        result = run(opening.load(), image, phrase, masks, method=method, places=places, allow_urls=allow_urls)
+        result = run(
+            opening.load(), image, phrase, masks, method=method, places=places, weigh=weigh, allow_urls=allow_urls
+        )
         result = replace(result, notes=(*demo_notes(opening.model, [image]), *result.notes))
         if target is not None:
             refer_folder.write(result, target)

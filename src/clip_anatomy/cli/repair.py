@@ -27,6 +27,7 @@ def repair(
     heads_only: bool = False,
     cost: float = 2.0,
     most: int = 10,
+    tower: str = "image",
     atlas: Path | None = None,
     protocol: str | None = None,
     output: OutputOptions = OutputOptions(),
@@ -60,6 +61,7 @@ def repair(
         heads_only: leave MLPs alone.
         cost: points that the average, and each other task, may lose.
         most: parts to ablate, at most.
+        tower: image | text (heads of the text tower that put the cue into the class texts: a bird in the sky).
         atlas: atlas.json, or folder of an atlas, that names the heads; by default they are named from the pictures to choose on.
         protocol: paper: run the published Waterbirds table instead, on a folder with Waterbirds or a store of it.
 
@@ -82,7 +84,7 @@ def repair(
 
             result = run(
                 source, label=label, classes=classes, group=group, cue=cue, also=also, templates=templates, select=select, effect=effect, registers=registers,
-                split=split, seed=seed, images=images, heads_only=heads_only, cost=cost, most=most, atlas=atlas, protocol=protocol, out=output.out,
+                split=split, seed=seed, images=images, heads_only=heads_only, cost=cost, most=most, tower=tower, atlas=atlas, protocol=protocol, out=output.out,
                 **vars(opening), progress=progress,
             )  # fmt: skip
         if isinstance(result, RepairResult) and not output.as_json:

@@ -154,8 +154,8 @@ def apply(
     prompts = None
     if texts:
         with torch.no_grad():
-            prompts = edited.clip.encode_text(texts, templates).to(edited.logit_scale.device)
-            prompts = torch.nn.functional.normalize(prompts, dim=-1)
+            prompts = torch.stack([edited.clip.encode_text(texts, templates), edited.embed_texts(texts, templates)])
+            prompts = torch.nn.functional.normalize(prompts.to(edited.logit_scale.device), dim=-1)
     failed: list[Failed] = []
     batch_size = BatchSize.fixed(batch)
     changes = _Changes(texts)
@@ -248,7 +248,9 @@ def _embed(
     ]
     usable = [picture for picture, good in rows if good]
     unedited, edited = unedited[finite], edited[finite]
-    before, after = (None if prompts is None else _chances(model, x, prompts) for x in (unedited, edited))
+    before, after = (
+        None if prompts is None else _chances(model, x, prompts[at]) for at, x in enumerate((unedited, edited))
+    )
     return _Batch(
         [picture.name for picture in usable], [picture.path or "" for picture in usable], edited.cpu(), unedited.cpu(), before, after
     )  # fmt: skip

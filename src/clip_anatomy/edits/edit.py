@@ -1,8 +1,9 @@
-"""`Edit`: which parts of a model are replaced, and by what. A value: it composes, is undone, is saved as a small readable file."""
+"""`Edit`: which parts of one tower of a model are replaced, and by what. A value: it composes, is undone, is saved as a small readable file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,16 +23,19 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.split.parts import Parts, decompose_tower
-from clip_anatomy.towers.protocol import has_pool_mlp
+from clip_anatomy.towers.protocol import Tower, has_pool_mlp
 from clip_anatomy.towers.transformer import as_transformer
 
-__all__ = ["Edit"]
+__all__ = ["TOWERS", "Edit"]
+
+EditTower = Literal["image", "text"]
+TOWERS: tuple[EditTower, ...] = get_args(EditTower)
 
 
 @public
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """Parts of one model's image embeddings that are replaced (Gandelsman et al. 2024, §3.2: direct effects only).
+    """Parts of one model's image embeddings (or text embeddings) that are replaced (Gandelsman et al. 2024, §3.2: direct effects only).
 
     Contributions are divided by ‖embedding‖ of the unedited image, so are the means, and the result is scaled back by that
     length: the other parts keep exactly the size they had. (Its direction, and so every ranking, does not depend on that.)
@@ -40,13 +44,14 @@ class Edit:
         model: what the model was loaded as.
         digest: hash of its weights; the edit is refused for another one.
         dtype: in which precision its weights were then.
-        layers: of the image tower.
+        layers: of the tower.
         heads: in each of them.
         embed: width of the joint space.
         replacements: the parts, each once, in order.
         measured_on: what the means were taken over.
         notes: anything.
         origin: where the model lies, so that it is opened again from anywhere; None for a live one.
+        tower: "image", or "text": heads of the text tower in every text embedding.
     """
 
     model: str
@@ -59,9 +64,14 @@ class Edit:
     measured_on: str = ""
     notes: str = ""
     origin: Origin | None = None
+    tower: EditTower = "image"
 
     def __post_init__(self) -> None:
         """Sort the parts; refuse those that do not exist, stand twice, or do not fit."""
+        if self.tower not in TOWERS:
+            raise BadSpec(f"tower={self.tower!r} is not known. Type one of: {', '.join(map(repr, TOWERS))}")
+        if self.tower == "text" and any(one.kind != "head" or one.effect != "direct" for one in self.replacements):
+            raise BadSpec("an edit of the text tower replaces direct effects of heads. Type 2.0,3.1, or tower='image'")
         object.__setattr__(self, "replacements", tuple(sorted(self.replacements, key=lambda one: one.key)))
         self.parts.checked(self.layers, self.heads, pool=True)
         for one, after in zip(self.replacements, self.replacements[1:], strict=False):
@@ -92,6 +102,7 @@ class Edit:
         span: TextSpanResult | None = None,
         directions: Mapping[tuple[int, int], Tensor] | None = None,
         along: Tensor | None = None,
+        tower: EditTower = "image",
         measured_on: str = "",
         notes: str = "",
     ) -> "Edit":
@@ -109,6 +120,7 @@ class Edit:
             directions: (layer, head) → vectors [k, embed] (or [k, d], head coordinates of the moments' basis): of these heads
                 only the subspace that they span is replaced, the rest is left alone. They need not be orthonormal.
             along: for "rerun": vectors [k, embed]; of what the re-run changes, only what lies in their span is taken (two forwards).
+            tower: "image", or "text": heads of the text tower, their means from `text_moments(clip, texts)`.
             measured_on: what the means were taken over; by default the number of images.
             notes: anything.
 
@@ -123,16 +135,18 @@ class Edit:
             ['head 1.0 by zero', 'head 1.1 by zero']
         """
         check_options(by, EDIT_BYS, span=span)
-        tower = clip.vision
-        pool = has_pool_mlp(tower)
+        of = clip.vision if tower == "image" else as_transformer(clip.text_tower)
+        pool = has_pool_mlp(of)
         if isinstance(selection, str):
-            chosen = Selection.parse(selection, tower.layers, tower.heads, pool=pool)
+            chosen = Selection.parse(selection, of.layers, of.heads, pool=pool)
         else:
-            chosen = selection.checked(tower.layers, tower.heads, pool=pool)
-        _check_parts(clip, chosen, directions or {}, by, span)
+            chosen = selection.checked(of.layers, of.heads, pool=pool)
+        _check_parts(of, chosen, directions or {}, by, span)
         if moments is not None and not isinstance(moments, Moments | Means):
             raise BadInput(f"means of type {type(moments).__name__}: Moments or Means were expected. {MEASURE}")
-        nothing = Edit.empty(clip)  # its digest is the model's: whether weights are as they were is looked at once
+        nothing = Edit.empty(
+            clip, tower
+        )  # its digest is the model's: whether weights are as they were is looked at once
         for measured in (moments, span):
             if measured is not None and effect == "direct":
                 check_source(measured, chosen, model=(clip.name, nothing.digest), convention="centered")
@@ -150,18 +164,17 @@ class Edit:
         source = moments or span
         if by != "zero" and source is None and chosen:
             raise BadInput(f"by={by!r} needs means, and none are given. {MEASURE}, or by='zero'")
-        made = replacements_of(chosen, moments, by, embed=tower.embed, span=span, directions=directions)
+        made = replacements_of(chosen, moments, by, embed=of.embed, span=span, directions=directions)
         count = 0 if by == "zero" or source is None or not chosen else source.count
         over = measured_on or (f"{count:,} images" if count else "")
         return replace(nothing, replacements=made, measured_on=over, notes=notes)
 
     @staticmethod
-    def empty(clip: Clip) -> "Edit":
+    def empty(clip: Clip, tower: EditTower = "image") -> "Edit":
         """Make the edit of a model that changes nothing."""
-        tower = clip.vision
-        return Edit(
-            clip.name, clip.digest, str(tower.dtype).removeprefix("torch."), tower.layers, tower.heads, tower.embed, origin=clip.origin
-        )  # fmt: skip
+        of = clip.text_tower if tower == "text" else clip.vision
+        dtype = str(clip.vision.dtype).removeprefix("torch.")
+        return Edit(clip.name, clip.digest, dtype, of.layers, of.heads, of.embed, origin=clip.origin, tower=tower)
 
     @staticmethod
     def load(path: str | Path) -> "Edit":
@@ -202,7 +215,8 @@ class Edit:
     @property
     def descriptions(self) -> list[str]:
         """Each part and what is done to it, in words."""
-        return [one.description for one in self.replacements]
+        of = "text tower's " if self.tower == "text" else ""
+        return [of + one.description for one in self.replacements]
 
     @property
     def reruns(self) -> bool:
@@ -267,6 +281,8 @@ class Edit:
         return replace(self, replacements=remaining)
 
     def _refuse_unlike(self, other: "Edit") -> None:
+        if self.tower != other.tower:
+            raise BadInput("one edit is of the image tower, the other of the text tower. Type one after the other")
         if self.digest != other.digest:
             raise BadInput(
                 f"the edits are of two models: {self.model} (digest {self.digest[:8]}…) and {other.model} (digest "
@@ -338,14 +354,13 @@ class Edit:
 
 
 def _check_parts(
-    clip: Clip,
+    tower: Tower,
     selection: Selection,
     directions: Mapping[tuple[int, int], Tensor],
     by: str,
     span: TextSpanResult | None,
 ) -> None:
-    """Refuse parts and directions that an edit of this model cannot have."""
-    tower = clip.vision
+    """Refuse parts and directions that an edit of this tower cannot have."""
     if selection.tokens:
         raise BadSpec(
             "source tokens are places in one image, an edit is for all images. Type heads, MLPs, class-to-class=LAYERS or "

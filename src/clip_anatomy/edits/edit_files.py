@@ -22,9 +22,7 @@ from clip_anatomy.loading.model_origin import Origin
 __all__ = ["SCHEMA", "read_edit", "remove_unnamed", "write_edit"]
 
 SCHEMA = "clip-anatomy/edit/1"
-RERUN_SCHEMA = (
-    "clip-anatomy/edit/2"  # parts that are felt by later blocks: an older reader must not take them for direct ones
-)
+RERUN_SCHEMA = "clip-anatomy/edit/2"  # parts that later blocks feel, or of the text tower: an older reader must not take them for others
 FORMAT = "clip-anatomy edit 1"
 LARGEST = 2**20  # bytes of a JSON file that is looked into; an edit of every head of an H/14 has 40 kB
 NAMED = re.compile(r".+-([0-9a-f]{12})\.safetensors")  # means, by what they hold
@@ -52,11 +50,12 @@ def write_edit(fields: Mapping[str, Any], path: Path) -> Path:
     if tensors:
         write_safetensors(beside, tensors, {"format": FORMAT, "unit": "contribution / ‖embedding‖", "blake2b": digest})
     content = {
-        "schema": RERUN_SCHEMA if any("effect" in row for row in rows) else SCHEMA,
+        "schema": RERUN_SCHEMA if any("effect" in row for row in rows) or fields["tower"] != "image" else SCHEMA,
         "made_by": f"clip-anatomy {__version__}",
         "model": {
             "name": fields["model"],
             **{name: fields[name] for name in ("digest", "dtype", "layers", "heads", "embed")},
+            **({} if fields["tower"] == "image" else {"tower": fields["tower"]}),
             **({} if fields["origin"] is None else {"origin": fields["origin"].to_dict(path.parent)}),
         },
         "parts": rows,
@@ -127,6 +126,7 @@ def read_edit(path: Path) -> dict[str, Any]:
             "measured_on": str(content["measured_on"]),
             "notes": str(content.get("notes", "")),
             "origin": _origin(model, path.parent),
+            "tower": str(model.get("tower", "image")),
         }
     except (BadInput, BadSpec) as error:
         raise BadInput(f"{path}: {error}") from error

@@ -1,7 +1,7 @@
 """`EditedClip`: the encoder that an `Edit` makes of a model, usable wherever the model was."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -16,8 +16,9 @@ from clip_anatomy.edits.rerun import direct_only, rerun_frame, rerun_tower
 from clip_anatomy.edits.selection_parser import POOL
 from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, UnsupportedModel
-from clip_anatomy.loading.clip import Clip
+from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.loading.live_models import read_host
+from clip_anatomy.loading.tokenizer import average_prompts, fill_templates
 from clip_anatomy.split.layernorm import pull_back
 from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.layers import Stem, TransformerWeights
@@ -79,6 +80,17 @@ class EditedClip(EditedModel):
         y = self._unedited(image) if own else self._edited(image)
         return F.normalize(y, dim=-1) if normalize else y
 
+    def embed_texts(self, texts: Sequence[str], templates: Sequence[str] | None = None) -> Float[Tensor, "text embed"]:
+        """Embed texts as typed, each alone or as the mean of its prompts: `Clip.encode_text` of the edited text tower."""
+        if self.replaced_text is None:
+            return self.clip.encode_text(texts, templates)
+        prompts = [fill_templates(one, templates) if templates else [one] for one in texts]
+        ids = self.clip.ids([text for some in prompts for text in some])
+        embeddings = torch.cat([self.encode_text(some) for some in ids.split(BATCH)]).float()
+        if templates is None:
+            return embeddings
+        return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in prompts])])
+
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Any:
         """`encode_image` in the form of the user's transformers: a tensor until version 4, since 5 an object with `pooler_output`."""
         return self._as_host(self.encode_image(pixel_values))
@@ -115,7 +127,7 @@ def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and tensors of the edited model, as `EditedModel` takes them and `export` writes them. Nothing is copied."""
     tensors = {"logit_scale": torch.tensor(clip.logit_scale, device=clip.device).log()}
     towers: dict[str, Any] = {}
-    edited = rerun_tower(clip.image_tower, edit.replacements)
+    edited = rerun_tower(clip.image_tower, edit.replacements)  # those of the text tower never are
     for kind, tower in (("image", edited), ("text", as_transformer(clip.text_tower))):
         own: dict[str, Tensor] = {}
         towers[kind] = _described(tower, "", own)
@@ -124,16 +136,22 @@ def pack(clip: Clip, edit: Edit) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors["logit_bias"] = torch.tensor(clip.logit_bias, device=clip.device)
     if (frame := rerun_frame(edit.replacements)) is not None:
         tensors["felt_along"] = frame.to(clip.device)
-    maps, constant, parts = _replacement(clip.image_tower, replace(edit, replacements=direct_only(edit.replacements)))
     wide = torch.promote_types(clip.image_tower.dtype, torch.float32)
-    tensors["replaced.maps"] = maps.to(clip.device, wide)
-    tensors["replaced.constant"] = constant.to(clip.device, wide)
+    parts: dict[str, Any] = {}
+    for name, kind, tower in (("replaced", "image", clip.image_tower), ("replaced_text", "text", clip.text_tower)):
+        if edit.tower != kind and kind == "text":
+            continue
+        direct = direct_only(edit.replacements) if edit.tower == kind else ()
+        maps, constant, parts[name] = _replacement(as_transformer(tower), replace(edit, replacements=direct))
+        tensors[f"{name}.maps"] = maps.to(clip.device, wide)
+        tensors[f"{name}.constant"] = constant.to(clip.device, wide)
     config = {
         "schema": SCHEMA,
         "model": {"name": edit.model, "digest": edit.digest},
         "replacements": edit.descriptions,
         "preprocess": clip.preprocess.to_dict(),
-        "edit": parts,
+        "edit": parts["replaced"],
+        **({"edit_text": parts["replaced_text"]} if "replaced_text" in parts else {}),
         "image": towers["image"],
         "text": towers["text"],
     }

@@ -241,6 +241,8 @@ class EditedModel(nn.Module):
         self.image_tower = HeldTower(config["image"], under(tensors, "image_tower"))
         self.text_tower = HeldTower(config["text"], under(tensors, "text_tower"))
         self.replaced = ReplacedParts(config["edit"], under(tensors, "replaced"))
+        text = config.get("edit_text")
+        self.replaced_text = None if text is None else ReplacedParts(text, under(tensors, "replaced_text"))
         self.register_buffer("logit_scale", tensors["logit_scale"])  # its logarithm, as in both libraries
         self.register_buffer("logit_bias", tensors.get("logit_bias"))
         self.register_buffer("felt_along", tensors.get("felt_along"))
@@ -279,8 +281,11 @@ class EditedModel(nn.Module):
             raise self.refusal(f"pixels are {list(image.shape)}; {expected}")
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """Token ids [text, token] → embeddings [text, embed]; the text tower is not edited."""
-        y = self.text_tower(text)
+        """Token ids [text, token] → embeddings [text, embed], edited where the edit is of the text tower."""
+        if self.replaced_text is None:
+            y = self.text_tower(text)
+        else:
+            y = self.replaced_text.encode_both(self.text_tower.weights(), text)[1]
         return F.normalize(y, dim=-1) if normalize else y
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Any:

@@ -139,6 +139,7 @@ def refer(
     *,
     method: str = "split",
     places: bool = True,
+    weigh: bool = False,
     allow_urls: bool = False,
 ) -> Referred:
     """Find the region of a picture that a phrase names.
@@ -152,6 +153,8 @@ def refer(
         method: "split", or "global-local": crop-and-mask CLIP, two forwards a region, to compare with.
         places: answer words of place (left, right, above, below, of the picture or of another thing) by where the regions lie, by rules for
             English; CLIP hardly reads them.
+        weigh: of "split": count each word by its share of the phrase's own embedding, ⟨t_word, t⟩ of the text tower's split, besides; by default all
+            count alike, so that scores are shares of the cosine.
         allow_urls: fetch an http(s) address.
 
     Returns:
@@ -179,6 +182,8 @@ def refer(
     assert batch.pictures is not None
     named = batch.pictures[0]
     regions, names, cover = _regions(clip, batch, torch.cat([unit, parts]), masks)
+    if weigh:
+        parts = parts * (parts @ unit[0]).clamp_min(0)[:, None]
     typed_words = as_typed(words)
     read = read_phrase(typed_words) if places else ReadPhrase(tuple(range(len(words))))
     if method == "split":

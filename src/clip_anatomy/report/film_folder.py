@@ -121,4 +121,6 @@ def _page(film: FilmMaps, figures: Sequence[dict[str, object]], notes: Sequence[
     facts += [("subtracted from every text", film.subtracted)] if film.subtracted else []
     title = f"Where {listed_texts(film.texts)} {'is' if len(film.texts) == 1 else 'are'} answered, frame by frame"
     failed = [error for _, error in run.failed]
-    return page("film.html", kind="maps", script="", title=title, figures=figures, notes=[*notes, *failed], facts=facts)
+    return page(
+        "film.html", kind="maps", script="film.js", title=title, figures=figures, notes=[*notes, *failed], facts=facts
+    )

@@ -16,7 +16,7 @@ from clip_anatomy.studies.repair_effect import RepairEffect
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_repair", "lines_of"]
+__all__ = ["draw_accuracies", "draw_legend", "draw_repair", "lines_of"]
 
 WIDE, HEAD, FOOT = 13.4, 1.3, 0.5  # inches: the figure, its title, its last line
 STRIP = 2.0  # of the strip of pictures
@@ -70,8 +70,8 @@ def draw_repair(
         if strip and changed is not None:
             _draw_changed_answers(sheet.axes(0.25, HEAD + 0.05, WIDE - 0.5, 1.75), changed, pictures, WIDE - 0.5)
         top = HEAD + strip + 0.15
-        _draw_legend(sheet.axes(2.15, top, 2.75, 0.25))
-        _draw_accuracies(sheet.axes(2.15, top + 0.3, 2.75, row * len(lines)), lines)
+        draw_legend(sheet.axes(2.15, top, 2.75, 0.25))
+        draw_accuracies(sheet.axes(2.15, top + 0.3, 2.75, row * len(lines)), lines)
         few = f" ({PARTS} of {len(ablated)})" if len(ablated) > PARTS else ""
         heading = f"What was ablated{few}, and pictures for which it writes most toward the cue"
         sheet.text(7.1, top + 0.15, heading, fontweight="bold")
@@ -148,7 +148,7 @@ def lines_of(cue_search: CueSearch, effect: RepairEffect) -> list[Line]:
     return lines
 
 
-def _draw_accuracies(axes: "Axes", lines: Sequence[Line]) -> None:
+def draw_accuracies(axes: "Axes", lines: Sequence[Line]) -> None:
     """Draw a line for each group: from the accuracy before to that after, both with 95 % intervals."""
     beside = axes.get_yaxis_transform()
 
@@ -183,7 +183,7 @@ def _draw_accuracies(axes: "Axes", lines: Sequence[Line]) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _draw_legend(axes: "Axes") -> None:
+def draw_legend(axes: "Axes") -> None:
     """Tell what the marks of the accuracies mean; the axes are one line high and as wide as those of the accuracies."""
     axes.set_axis_off()
     axes.set_xlim(-2, 102)

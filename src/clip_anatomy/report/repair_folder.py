@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from clip_anatomy.studies.repair import RepairResult
+    from clip_anatomy.studies.text_repair import TextRepair
     from clip_anatomy.studies.typo_repair import TypoRepair
 
-    Repaired = RepairResult | TypoRepair
+    Repaired = RepairResult | TypoRepair | TextRepair
 
 __all__ = ["EDIT", "figure", "html", "repair_folder", "save"]
 
@@ -78,14 +79,18 @@ def _png(result: "Repaired") -> bytes:
     """Draw the figure, with the pictures behind the ablated parts or those that were attacked."""
     from clip_anatomy.progress import shown
     from clip_anatomy.report.repair_figure import draw_repair
+    from clip_anatomy.report.text_repair_figure import draw_text_repair
     from clip_anatomy.report.thumbnails import thumbnails
     from clip_anatomy.report.typo_figure import draw_typo
     from clip_anatomy.studies.example_images import changed_answers, cue_examples
     from clip_anatomy.studies.repair_ablations import checked_parts
+    from clip_anatomy.studies.text_repair import TextRepair
     from clip_anatomy.studies.typo_repair import TypoRepair
 
     if isinstance(result, TypoRepair):
         return draw_typo(result)
+    if isinstance(result, TextRepair):
+        return draw_text_repair(result)
     store, cue_search, effect = result.store, result.cue, result.effect
     with shown("drawing"):
         examples = cue_examples(store, cue_search, checked_parts(store, effect.ablation))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from clip_anatomy.data.open_dataset import open_dataset
-from clip_anatomy.edits.edit import Edit
+from clip_anatomy.edits.edit import TOWERS, Edit
 from clip_anatomy.edits.replacement import EFFECTS, Effect
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
@@ -27,6 +27,7 @@ from clip_anatomy.studies.image_split import halves_of
 from clip_anatomy.studies.repair_ablations import Along, PartAblation, checked_parts
 from clip_anatomy.studies.repair_effect import RepairEffect, best_rerun, measure_repair, repair_edit
 from clip_anatomy.studies.repair_task import TaskSettings
+from clip_anatomy.studies.text_repair import TextRepair, repair_text
 from clip_anatomy.studies.typo_repair import TypoRepair, repair_typo
 from clip_anatomy.studies.waterbirds_protocol import PROTOCOL_OUT, run_protocol
 from clip_anatomy.studies.waterbirds_table import PaperTable
@@ -141,6 +142,7 @@ def repair(
     heads_only: bool = False,
     cost: float = 2.0,
     most: int = MOST,
+    tower: str = "image",
     atlas: "Atlas | str | Path | None" = None,
     protocol: str | None = None,
     out: str | Path | None = None,
@@ -148,7 +150,7 @@ def repair(
     weights: str | Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-) -> RepairResult | TypoRepair | PaperTable:
+) -> RepairResult | TypoRepair | TextRepair | PaperTable:
     """Find the heads and MLPs that a wrong answer hangs on, ablate them, and measure what that is worth.
 
     Parts are chosen on validation images; accuracies are of test images that had no part in the choice. Nothing is trained.
@@ -176,6 +178,7 @@ def repair(
         heads_only: leave MLPs alone.
         cost: points that the average, and each other task, may lose on the validation images.
         most: parts to ablate, at most.
+        tower: "image", or "text": heads of the text tower that put the cue into the class texts ("a bird in the sky"), whole or along the cue.
         atlas: names of the heads: an atlas, its JSON file, or its folder; by default made from the validation images.
         protocol: "paper": run the published Waterbirds table instead, on a folder with Waterbirds or a store of it.
         out: folder for the store of a world or of Waterbirds; by default clip-anatomy-repair.
@@ -185,7 +188,7 @@ def repair(
         progress: told as it goes.
 
     Returns:
-        RepairResult; for cue="typo" a TypoRepair; with a protocol its PaperTable.
+        RepairResult; for cue="typo" a TypoRepair; for tower="text" a TextRepair; with a protocol its PaperTable.
 
     Raises:
         BadInput: labels without classes, one class, empty groups, numbers that are not finite, settings that make no sense.
@@ -215,6 +218,16 @@ def repair(
         source, Path(out or OUT), model, progress or silent, collection=cue == TYPO, weights=weights, device=device
     )
     settings = TaskSettings(label, classes, group, cue, also, templates)
+    if tower not in TOWERS:
+        raise BadSpec(f"tower={tower!r} is not known. Type one of: {', '.join(map(repr, TOWERS))}")
+    if tower == "text":
+        if cue == TYPO or effect != "direct" or registers:
+            raise BadSpec(
+                "heads of the text tower are ablated by direct effects, and no print is in a text. Type tower='text' with neither cue='typo' nor "
+                "effect= nor registers="
+            )
+        halves = halves_of(store, split, seed, images)
+        return repair_text(store, clip, settings, halves, budget=budget, select=select, progress=progress)
     if cue == TYPO:
         choice = {"select": select, "split": split, "images": images, "budget": budget}
         return repair_typo(store, clip, settings, seed=seed, registers=registers, progress=progress, **choice)

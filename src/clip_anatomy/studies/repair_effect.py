@@ -21,10 +21,11 @@ from clip_anatomy.studies.bootstrap import AccuracyChange, accuracy_changes
 from clip_anatomy.studies.cue_scores import AblatedLogits, Score, right, score
 from clip_anatomy.studies.find_cue import CueSearch
 from clip_anatomy.studies.repair_ablations import PartAblation, ablation_of, answers, checked_parts, means_of
+from clip_anatomy.studies.repair_task import RepairTask
 from clip_anatomy.studies.rerun_embeddings import rerun_embeddings, written_means
 from clip_anatomy.studies.store_columns import few
 
-__all__ = ["RepairEffect", "best_rerun", "measure_repair", "repair_edit", "validation_score"]
+__all__ = ["RepairEffect", "best_rerun", "effect_of", "measure_repair", "repair_edit", "validation_score"]
 
 CHOSEN_ON = 600  # validation images on which candidates are run again, at most
 FEW = 10  # test images in a group: fewer say little
@@ -117,7 +118,32 @@ def measure_repair(
         BadInput: scores that are not numbers, no group with a test image.
     """
     ablation, task, rows = ablation_of(what), cue_search.task, cue_search.split.test
-    ablated, after = _logits(store, cue_search, ablation, rows, clip)
+    return effect_of(store, task, ablation, rows, _logits(store, cue_search, ablation, rows, clip), seed=seed)
+
+
+def effect_of(
+    store: Store,
+    task: RepairTask,
+    ablation: PartAblation,
+    rows: np.ndarray,
+    logits: tuple[AblatedLogits, Float[Tensor, "image text"]],
+    *,
+    seed: int = 0,
+) -> RepairEffect:
+    """Compare the answers of some images before and after.
+
+    Args:
+        store: of the images.
+        task: what is asked.
+        ablation: what was ablated.
+        rows: which images.
+        logits: as they are (`base`), and with the parts ablated.
+        seed: of the bootstrap.
+
+    Raises:
+        BadInput: no group with an image.
+    """
+    ablated, after = logits
     labels, groups = ablated.labels, ablated.groups
     has_label = labels[0] >= 0
     by_group = {
