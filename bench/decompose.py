@@ -4,6 +4,7 @@
     python bench/decompose.py --models ViT-B-16 --batches 1     # a quick look
     python bench/decompose.py --models                          # one model of each family, batch 8, each with its bars
     python bench/decompose.py --models --memory                 # and their peak memory at their own size and at twice its sides
+    python bench/decompose.py --models --memory --batches       # that memory alone
     python bench/decompose.py --device cuda --dtype bfloat16 --models ViT-L-14 --batches 256
 
 Prints a table and one line of JSON. `heads` is `decompose` (heads and MLPs of all layers); `tokens` adds heads × tokens toward
@@ -121,7 +122,7 @@ def memory(name: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["ViT-B-16", "ViT-L-14"])
-    parser.add_argument("--batches", nargs="+", type=int)
+    parser.add_argument("--batches", nargs="*", type=int, help="none: no times, with --memory")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--repeat", type=int, default=0, help="timed rounds; 0: more for quick cases")
@@ -132,7 +133,10 @@ def main() -> None:
         child(args.child[0], int(args.child[1]), args.child[2])
         return
     dtype = getattr(torch, args.dtype)
-    models, batches = args.models or FAMILIES, args.batches or ([1, 8, 32] if args.models else [8])
+    models, batches = (
+        args.models or FAMILIES,
+        args.batches if args.batches is not None else [1, 8, 32] if args.models else [8],
+    )
     print(f"torch {torch.__version__}, {args.device}, {args.dtype}, {torch.get_num_threads()} threads\n")
     print(
         f"{'model':<28}{'batch':>6}{'plain':>10}{'images/s':>10}{'heads':>8}{'bar':>6}{'tokens':>8}{'bar':>6}{'residue':>10}"
@@ -148,16 +152,19 @@ def main() -> None:
                 f"{row['tokens_ratio']:>8}{row['tokens_bar']:>6}{row['residue']:>10.1e}",
                 flush=True,
             )
-    mem = [row for name in (models if not args.models else models[:1]) for row in memory(name)] if args.memory else []
-    if mem:
+    mem: list[dict[str, Any]] = []
+    if args.memory:
         print(
             "\npeak memory beyond what opening the model had already taken (0: less than that), one image, ten texts; last column: [token, token, head, d] of one layer"
         )
         print(f"{'model':<28}{'tokens':>8}{'forward':>10}{'split':>10}{'official':>10}")
-        for row in mem:
-            print(
-                f"{row['model']:<28}{row['tokens']:>8}{row['forward_mb']:>7} MB{row['split_mb']:>7} MB{row['official_mb']:>7} MB"
-            )
+        for name in models if not (args.models and batches) else models[:1]:
+            for row in memory(name):
+                mem.append(row)
+                print(
+                    f"{row['model']:<28}{row['tokens']:>8}{row['forward_mb']:>7} MB{row['split_mb']:>7} MB{row['official_mb']:>7} MB",
+                    flush=True,
+                )
     print(json.dumps({"bench": "decompose", "dtype": args.dtype, "device": args.device, "rows": rows, "memory": mem}))
 
 
