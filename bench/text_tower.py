@@ -39,17 +39,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         table = ["file,label,group"]
+        (place / "photos").mkdir()
         for at, one in enumerate(open_dataset(f"world:{40 * args.pictures}:val:balanced")):
-            name = str(one.meta.get("shape", ""))
-            if not one.meta.get("group") or name not in NAMES or counts[name] == args.pictures:
+            name = one.label
+            if not one.group or name not in NAMES or counts[name] == args.pictures:
                 continue
             counts[name] += 1
-            Image.fromarray(one.data).save(place / f"{at}.png")
-            table.append(f"{at}.png,{NAMES[name]},{one.meta['group']}")
+            Image.fromarray(one.data).save(place / "photos" / f"{at}.png")
+            table.append(f"{at}.png,{NAMES[name]},{one.group}")
             if min(counts.values()) == args.pictures:
                 break
-        (place / "labels.csv").write_text("\n".join(table) + "\n")
-        ca.index(clip, place / "labels.csv", place / "store")
+        (place / "photos" / "labels.csv").write_text("\n".join(table) + "\n")
+        ca.index(clip, place / "photos", place / "store")
         store = ca.Store.open(place / "store", clip)
         found = ca.repair(store, classes=list(NAMES.values()), cue=CUE, tower="text", cost=args.cost)
         assert isinstance(found, TextRepair)
