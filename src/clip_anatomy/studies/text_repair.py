@@ -160,7 +160,7 @@ def repair_text(
         raise UnsupportedModel(
             "this model's library runs its text tower as one part: it has no heads to ablate. Type tower='image'"
         )
-    task = repair_task(store, clip, settings, halves.validation)
+    task = repair_task(store, clip, halves.validation, settings)
     prompts = [some for one in task.tasks for some in one.prompts]
     moments = text_moments(clip, [text for some in prompts for text in some], progress=progress)
     parts = class_parts(clip, prompts, progress=progress)
