@@ -130,6 +130,21 @@ def test_names_begin_as_the_released_codes_do(found: ca.NeuronHeads, oracle: dic
     assert all(int(ours[at]) in official[at] for at in positive.nonzero()[:, 0].tolist())
 
 
+@pytest.mark.parametrize("name", ["unit_rows", "official"])
+def test_texts_of_a_pursuit_with_either_sign_are_the_released_codes(
+    found: ca.NeuronHeads, oracle: dict[str, Tensor], name: str
+) -> None:
+    """Eight texts each, of a vocabulary normalised text by text, and over its texts as released."""
+    pool = oracle["pool"].double()
+    dictionary = F.normalize(pool - pool.mean(0), dim=-1 if name == "unit_rows" else 0)
+    pairs = [(h, n) for h in range(4) for n in range(0, 256, 16)]
+    directions = F.normalize(found.directions(pairs).double(), dim=-1)
+    weights = sparse_weights(directions, dictionary, count=8, signed=True)
+    picked = [set(row.nonzero()[:, 0].tolist()) for row in weights]
+    equal = [one == set(oracle[f"picks_{name}"][pair].tolist()) for one, pair in zip(picked, pairs, strict=True)]
+    assert sum(equal) == len(pairs)
+
+
 def test_maps_of_chosen_pairs_are_the_released_codes(clip: ca.Clip, oracle: dict[str, Tensor]) -> None:
     """Pairs as they were chosen there; the last place apart, where the released code writes the mean of three around it."""
     tower = as_resnet(clip.vision)

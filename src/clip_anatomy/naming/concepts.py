@@ -47,7 +47,7 @@ class Concepts(Result):
     Attributes:
         names: what each row is called.
         texts: the vocabulary.
-        weights: non-negative, most of them zero, in units of the centred embedding's length.
+        weights: non-negative (but under `released`), most of them zero, in units of the centred embedding's length.
         cosine: of each embedding with its reconstruction.
         explained: 1 − ‖z − w C‖² of the centred embedding z.
         chance: what the same texts explain of random directions, mean; and how many texts they take.
@@ -76,8 +76,9 @@ class Concepts(Result):
 
     def of(self, row: int) -> tuple[tuple[str, float], ...]:
         """List the texts of a row with their weights, the largest first."""
-        order = self.weights[row].argsort(descending=True, stable=True).tolist()
-        return tuple((self.texts[at], float(self.weights[row, at])) for at in order if self.weights[row, at] > LEAST)
+        size = self.weights[row].abs()
+        order = size.argsort(descending=True, stable=True).tolist()
+        return tuple((self.texts[at], float(self.weights[row, at])) for at in order if size[at] > LEAST)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the texts of every row and what they explain, ready for JSON."""
@@ -152,8 +153,8 @@ def concepts(
             images given, if there are eight or more; else nothing is taken off, and a note says so.
         penalty: of the l1 norm; larger is sparser. 0.25 is the paper's.
         count: take exactly so many texts instead, by matching pursuit.
-        released: normalise the vocabulary over its texts, number by number of the joint space, as the released code of second-order effects
-            does, instead of each text.
+        released: as the released code of second-order effects and of neuron–head pairs: the vocabulary is normalised over its texts, number by number of
+            the joint space, instead of each text; and with `count` a text may be taken with a negative weight.
         allow_urls: fetch pictures given as http(s) addresses.
         skip_bad: report pictures that cannot be used in `failed`, instead of raising at the first.
         progress: told as it goes.
@@ -202,14 +203,17 @@ def concepts(
         mean = _image_mean(over, vectors, clip, notes)
     unit = normalize(vectors, dim=-1)
     centred = normalize(unit - mean, dim=-1)
-    weights = sparse_weights(centred, dictionary, penalty=penalty, count=count, progress=tell)
+    weights = sparse_weights(centred, dictionary, penalty=penalty, count=count, signed=released, progress=tell)
     back = weights @ dictionary
     rebuilt = normalize(normalize(back, dim=-1) + mean, dim=-1)
     random = normalize(
         torch.randn(DRAWS, dictionary.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=-1
     )
-    by_chance = sparse_weights(random, dictionary, penalty=penalty, count=count)
-    chance = float(_explained(random, by_chance @ dictionary).mean()), float((by_chance > LEAST).sum(1).double().mean())
+    by_chance = sparse_weights(random, dictionary, penalty=penalty, count=count, signed=released)
+    chance = (
+        float(_explained(random, by_chance @ dictionary).mean()),
+        float((by_chance.abs() > LEAST).sum(1).double().mean()),
+    )
     return Concepts(
         names, vocabulary.texts, weights, (unit * rebuilt).sum(-1), _explained(centred, back), chance,
         None if count else penalty, pictures, tuple(notes), tuple(failed),
@@ -222,9 +226,10 @@ def sparse_weights(
     *,
     penalty: int | float = 0.25,
     count: int | None = None,
+    signed: bool = False,
     progress: Progress | None = None,
 ) -> Float64[Tensor, "row text"]:
-    """Solve min ‖x − w C‖² + penalty · ‖w‖₁ with w ≥ 0 for each row, or choose `count` texts greedily.
+    """Solve min ‖x − w C‖² + penalty · ‖w‖₁ with w ≥ 0 for each row, or choose `count` texts greedily; `signed` of either sign.
 
     Example:
         >>> sparse_weights(torch.tensor([[0.75, 0.5]]).double(), torch.eye(2).double(), penalty=0.25).tolist()
@@ -233,9 +238,9 @@ def sparse_weights(
     tell, matrix = progress or silent, np.asfortranarray(dictionary.numpy().T)
     gram, weights = matrix.T @ matrix if count is None else None, np.zeros((len(vectors), len(dictionary)))
     for row, x in enumerate(vectors.numpy()):
-        weights[row] = _pursuit(x, matrix, count) if count else _lasso(x, matrix, gram, penalty)
+        weights[row] = _pursuit(x, matrix, count, signed=signed) if count else _lasso(x, matrix, gram, penalty)
         tell("writing embeddings as texts", row + 1, len(vectors))
-    weights[weights < LEAST] = 0
+    weights[np.abs(weights) < LEAST] = 0
     return torch.from_numpy(weights)
 
 
@@ -251,19 +256,19 @@ def _lasso(x: np.ndarray, matrix: np.ndarray, gram: "np.ndarray | None", penalty
     return model.fit(matrix, x).coef_
 
 
-def _pursuit(x: np.ndarray, matrix: np.ndarray, count: int) -> np.ndarray:
+def _pursuit(x: np.ndarray, matrix: np.ndarray, count: int, *, signed: bool = False) -> np.ndarray:
     try:
         nnls = importlib.import_module("scipy.optimize").nnls
     except ImportError as error:
         raise MissingExtra("scipy", "measure") from error
     weights, chosen, rest = np.zeros(matrix.shape[1]), list[int](), x
     for _ in range(min(count, *matrix.shape)):
-        fit = matrix.T @ rest
+        fit = np.abs(matrix.T @ rest) if signed else matrix.T @ rest
         fit[chosen] = -np.inf
         if fit.max() <= 0:
             break
         chosen.append(int(fit.argmax()))
-        values, _ = nnls(matrix[:, chosen], x)
+        values = np.linalg.lstsq(matrix[:, chosen], x, rcond=None)[0] if signed else nnls(matrix[:, chosen], x)[0]
         rest = x - matrix[:, chosen] @ values
         weights[chosen] = values
     return weights
