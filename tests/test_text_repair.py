@@ -81,7 +81,7 @@ def test_an_edit_of_the_text_tower_is_the_split_without_its_heads(demo, tmp_path
 
 
 def test_a_planted_context_is_found_and_taken_out(demo, planted, tmp_path, capsys):
-    found = ca.repair(planted, classes=list(NAMES.values()), cue=CUE, tower="text", cost=5)
+    found = ca.repair(planted, classes=list(NAMES.values()), cue=CUE, tower="text", cost=5.0)
     assert isinstance(found, ca.TextRepair)
     effect = found.effect
     assert effect.selection
