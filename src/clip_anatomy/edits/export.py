@@ -171,7 +171,7 @@ def _write_onnx(model: EditedClip, part: Path) -> None:
                 verbose=False,
                 input_names=[name],
                 output_names=[f"{name}_embedding"],
-                dynamic_shapes={name: {0: torch.export.Dim("batch")}},
+                dynamic_shapes={name: {0: torch.export.Dim("batch", max=2**31 - 1)}},
                 external_data=_bytes(side) > LARGEST_IN_ONE_FILE,
             )
         _prove(path, name, side, example)

@@ -88,7 +88,7 @@ def rebuilt(facts: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[facts["tensor"]]
     fields = {name: rebuilt(one, tensors) for name, one in facts.items() if name != "is"}
     if fields.get("qkv") is not None:  # query, key and value are views of it
-        fields |= dict(zip(("query", "key", "value"), split_qkv(fields["qkv"]), strict=True))
+        fields.update(zip(("query", "key", "value"), split_qkv(fields["qkv"]), strict=True))
     return KINDS[facts["is"]](**fields)
 
 
