@@ -145,6 +145,10 @@ def test_onnx_agrees_for_any_batch_says_nothing_and_is_not_kept_where_it_disagre
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    if torch.__version__ < "2.7":  # its exporter fixes the batch, which the proof notices
+        with pytest.raises(ModelError, match="Type: pip install -U torch onnxscript; or leave ONNX out"):
+            export(edit, out=tmp_path / "out", onnx=True, model=clip)
+        return
     folder = export(edit, out=tmp_path / "out", onnx=True, model=clip).folder
     said = capfd.readouterr()
     assert said.out + said.err == ""

@@ -19,7 +19,7 @@ from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.open_edited import open_edited
 from clip_anatomy.edits.packed_source import packed_source
-from clip_anatomy.errors import MissingExtra, ModelError, OutputError
+from clip_anatomy.errors import MissingExtra, ModelError, OutputError, reading
 from clip_anatomy.files import path_of, write_safetensors
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.parity import random_ids, random_pixels
@@ -162,7 +162,8 @@ def _write_onnx(model: EditedClip, part: Path) -> None:
     ids = _texts(random_ids(model.clip.text_tower).cpu())
     for name, side, example in (("image", _Image(plain), pixels), ("text", _Text(plain), ids)):
         path = part / f"{name}.onnx"
-        with torch.no_grad(), _quiet():
+        too_old = f"torch {torch.__version__} exports no batch of any size here. Type: pip install -U torch onnxscript; or leave ONNX out"
+        with torch.no_grad(), _quiet(), reading(path.name, too_old, ModelError):
             torch.onnx.export(
                 side.eval(),
                 (example,),
@@ -171,10 +172,10 @@ def _write_onnx(model: EditedClip, part: Path) -> None:
                 verbose=False,
                 input_names=[name],
                 output_names=[f"{name}_embedding"],
-                dynamic_shapes={name: {0: torch.export.Dim("batch", max=2**31 - 1)}},
+                dynamic_shapes={name: {0: torch.export.Dim.DYNAMIC}},
                 external_data=_bytes(side) > LARGEST_IN_ONE_FILE,
             )
-        _prove(path, name, side, example)
+            _prove(path, name, side, example)
 
 
 def _texts(ids: Tensor) -> Tensor:
