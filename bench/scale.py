@@ -4,6 +4,7 @@
     python bench/scale.py --only workers                one process against two by --part, one thread each (minutes; wants a quiet machine)
     python bench/scale.py --only images --images 1000000    a tiny real model at 16 × 16 pixels: cost of an image from 1,000 to so many
     python bench/scale.py --only demo --images 100000       the bundled model on pictures of its world
+    python bench/scale.py --only moments                    moments of 10,000 shards merged
 
 Workers. `clip-anatomy index world:N:test --part K/2` in two processes at once, against one process; the time in which no picture is read is taken
 out of neither. Bar: 1.7 times.
@@ -43,7 +44,7 @@ RATE = {"B/16": 2500.0, "L/14": 900.0, "H/14": 450.0}  # pictures a second of a 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--only", choices=("plan", "workers", "images", "demo"), default=None)
+    asked.add_argument("--only", choices=("plan", "workers", "images", "demo", "moments"), default=None)
     asked.add_argument("--images", type=int, default=100_000)
     asked.add_argument("--size", type=int, default=58_500, help="pictures in a shard of the plan: 100,000 shards")
     asked.add_argument("--gpus", type=int, default=256)
@@ -61,6 +62,8 @@ def main() -> None:
         found["plan"] = plan(args)
     if args.only in (None, "workers"):
         found["workers"] = workers()
+    if args.only in (None, "moments"):
+        found["moments"] = [merging("the bundled model", 8, 6, 32), merging("B/16", 12, 12, 64)]
     for kind in ("images", "demo"):
         if args.only == kind or (args.only is None and kind == "images"):
             found[kind] = growing(kind, args.images)
@@ -220,6 +223,22 @@ def indexed(kind: str, images: int) -> dict[str, Any]:
     assert done.done == images
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"images": images, "seconds": seconds, "processor_ms": 1e3 * processor / images, "ms": 1e3 * seconds / images, "bytes": size / images, "peak_mb": peak / 2**20}  # fmt: skip
+
+
+def merging(name: str, layers: int, heads: int, d: int, shards: int = 10_000) -> dict[str, Any]:
+    """Merge moments of so many shards, one after the other, on one thread."""
+    import torch
+
+    from clip_anatomy.split.moments import Moments
+
+    torch.set_num_threads(1)
+    kinds = [Moments.of(torch.randn(100, layers, heads, d), layers=tuple(range(layers))) for _ in range(16)]
+    began = time.perf_counter()
+    total = Moments.merged(kinds[at % len(kinds)] for at in range(shards))
+    seconds = time.perf_counter() - began
+    assert total.count == 100 * shards
+    print(f"{name}: moments of {shards:,} shards merged in {seconds:.1f} s by one thread")
+    return {"model": name, "shards": shards, "seconds": seconds}
 
 
 def growing(kind: str, most: int) -> list[dict[str, Any]]:

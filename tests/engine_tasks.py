@@ -90,3 +90,33 @@ def slow_on_one_node(folder: Path, task: int) -> str:
 def letters(folder: Path, task: str) -> str:
     time.sleep(0.2 if task == "a" else 0.0)  # the first is the last to come
     return f"{task}."
+
+
+@dataclass(frozen=True)
+class Full:
+    """A model and a sharded store, for `shard_on_a_full_disk`."""
+
+    model: Any
+    store: Any
+    source: str
+    folder: str
+
+    def open(self) -> Any:
+        return self.model.open(), self
+
+
+def shard_on_a_full_disk(state: Any, number: int) -> bool:
+    """Index a shard; the first time with room for 20 kB in a file, as on a disk that is full."""
+    import resource
+
+    from clip_anatomy.store.index_shard import index_shard
+
+    clip, full = state
+    first, limits = Path(full.folder) / f"full-{number}", resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if not first.exists():
+            first.touch()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        return index_shard(clip, full.source, full.store, number).committed
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

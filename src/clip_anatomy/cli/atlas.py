@@ -4,7 +4,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import OutputOptions, StoreFolder, StoreModelOptions, print_json, print_notes
+from clip_anatomy.cli.options import (
+    EngineOptions,
+    OutputOptions,
+    StoreFolder,
+    StoreModelOptions,
+    print_json,
+    print_notes,
+)
 
 
 def atlas(
@@ -24,6 +31,7 @@ def atlas(
     images: int = 6,
     resamples: int = 50,
     opening: StoreModelOptions = StoreModelOptions(),
+    where: EngineOptions = EngineOptions(),
 ) -> int:
     """Name every head of an indexed collection: a browsable report with texts, pictures and doubts, and the same as JSON and Parquet.
 
@@ -67,10 +75,10 @@ def atlas(
             opened = Store.open(store)
             part = None if folder is None else stack.enter_context(atomic_output(folder, ATLAS)).folder
             clip = model_of(opened, **vars(opening))
-        with shown() as tell:
+        with shown() as tell, where.open() as engine:
             result = build_atlas(
-                opened, clip, pool, texts=texts, adaptive=adaptive, rounds=rounds, llm=llm_client, task=task, truth=truth,
-                images=images, resamples=resamples, progress=tell,
+                opened if where.engine == "local" else store, clip, pool, texts=texts, adaptive=adaptive, rounds=rounds, llm=llm_client, task=task, truth=truth,
+                images=images, resamples=resamples, engine=engine, progress=tell,
             )  # fmt: skip
             missing: list[str] = []
             if part is not None:

@@ -42,7 +42,7 @@ def ray_engine(address: str | None) -> Generator["RayEngine"]:
     if ours:
         own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise BadSpec(
                 f"address={address!r}: no Ray cluster answers ({error}). Start one with: ray start --head; or leave the address out"
@@ -59,9 +59,9 @@ def ray_engine(address: str | None) -> Generator["RayEngine"]:
 class Worker:
     """What an actor holds: the state of the last setup, so that a model is opened once for many calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         """Begin with nothing: what goes wrong with a model is an error of the task that needs it."""
-        self.setup, self.state = "", None
+        self.threads, self.setup, self.state = threads, "", None
 
     def ready(self) -> None:
         """Answer once the process is there."""
@@ -74,7 +74,7 @@ class Worker:
             import ray
             import torch
 
-            torch.set_num_threads(1)  # there is a worker for every processor
+            torch.set_num_threads(self.threads)
             self.state, self.setup = None, ""  # one model at a time
             described: Any = ray.get(reference[0])
             self.state, self.setup = described.open(), name
@@ -99,7 +99,7 @@ class RayEngine:
         self.starting: dict[Any, Any] = {}  # answer that is waited for → actor
         self.working: dict[Any, tuple[Any, _Try]] = {}
         self.idle: deque[Any] = deque()
-        self.failed_starts, self.gpu = 0, 0
+        self.failed_starts, self.gpu, self.threads = 0, 0, 1
 
     @property
     def workers(self) -> int:
@@ -111,10 +111,12 @@ class RayEngine:
         self, function: Callable[[Any, Any], Any], tasks: Iterable[Any], *, setup: Any
     ) -> Generator[tuple[int, Any]]:
         """Run a function over tasks; see `Engine.map`."""
-        gpu = 1 if getattr(setup, "device", "auto") != "cpu" and self.ray.cluster_resources().get("GPU", 0) else 0
+        there = self.ray.cluster_resources()
+        gpu = 1 if getattr(setup, "device", "auto") != "cpu" and there.get("GPU", 0) else 0
         if gpu != self.gpu:
             self.close()
-        self.gpu = gpu
+        # A worker of a GPU has its share of the processors, to decode with.
+        self.gpu, self.threads = gpu, max(1, int(there.get("CPU", 1) // there["GPU"])) if gpu else 1
         sent = (uuid4().hex, [self.ray.put(setup)])  # in a list: a worker takes it when it has another
         waiting, again = (_Try(number, task) for number, task in enumerate(tasks)), deque[_Try]()
         following, last = next(waiting, None), time.monotonic()
@@ -159,7 +161,7 @@ class RayEngine:
         self.idle.clear()
 
     def _start(self) -> None:
-        actor = self.ray.remote(num_cpus=1, num_gpus=self.gpu, max_restarts=0)(Worker).remote()
+        actor = self.ray.remote(num_cpus=self.threads, num_gpus=self.gpu, max_restarts=0)(Worker).remote(self.threads)
         self.starting[actor.ready.remote()] = actor
 
     def _begun(self, answer: Any) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy import __version__
+from clip_anatomy.engine.engine import Engine, works_here
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
@@ -34,6 +35,8 @@ from clip_anatomy.naming.top_images import rows_at, top_images
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.split.moments import Moments
+from clip_anatomy.store.shard_moments import moments_of_shards
+from clip_anatomy.store.shards import is_sharded
 from clip_anatomy.store.store import Store
 from clip_anatomy.towers.untrained import looks_untrained
 
@@ -62,6 +65,7 @@ def atlas(
     resamples: int = 50,
     picks: int = 6,
     cache: "str | Path | bool" = True,
+    engine: Engine | str = "local",
     progress: Progress | None = None,
 ) -> Atlas:
     """Name every head of a store, with figures, images and doubts.
@@ -88,6 +92,7 @@ def atlas(
         resamples: bootstrap resamples for the stability of each pick; 0 for none.
         picks: for how many texts of each head images are looked up.
         cache: where text embeddings are kept, see `embed_texts`.
+        engine: of a sharded store: "local", "ray", or an opened one (`open_engine`), whose workers merge the moments of the shards.
         progress: called as work goes on.
 
     Returns:
@@ -112,7 +117,10 @@ def atlas(
     llm_client = language_model(llm, llm_model, llm_price, llm_timeout, task)
     opened = _checked(store, clip)
     _refuse_numbers(texts, images, resamples, rounds if adaptive else 1, picks)
-    moments = _moments(opened, resamples, tell)
+    if isinstance(store, Store) or works_here(engine) or not is_sharded(store):
+        moments = _moments(opened, resamples, tell)
+    else:
+        moments = replace(moments_of_shards(store, engine), basis=opened.basis)
     first, grammar = pool_of(pool, clip)
 
     def embed(given: Pool) -> Float[Tensor, "text embed"]:

@@ -81,8 +81,10 @@ class _ShardsSetup:
 
 
 def _index(state: tuple[Clip, ShardWalk, ShardedStore], number: int) -> ShardSummary:
+    import torch
+
     clip, walk, store = state
-    return index_shard(clip, walk, store, number)
+    return index_shard(clip, walk, store, number, workers=torch.get_num_threads())  # as many decode as compute
 
 
 def index_sharded(
