@@ -90,6 +90,11 @@ def blip() -> Any:
     return transformers.BlipForConditionalGeneration(transformers.BlipConfig(**towers)).eval()
 
 
+def blip_model() -> Any:
+    towers = {"text_config": {**TEXT, "encoder_hidden_size": 48}, "vision_config": dict(VISION)}
+    return transformers.BlipModel(transformers.BlipConfig(**towers)).eval()
+
+
 def segmenter() -> Any:
     towers = {"text_config": dict(TEXT), "vision_config": dict(VISION)}
     return transformers.CLIPSegForImageSegmentation(transformers.CLIPSegConfig(**towers, extract_layers=[0])).eval()
@@ -100,6 +105,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "a live `Dinov2ForImageClassification`": classifier,
     "a live `CLIPSegForImageSegmentation`": segmenter,
     "a live `BlipForConditionalGeneration`": blip,
+    "a live `BlipModel`": blip_model,
 }
 
 
