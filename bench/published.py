@@ -1,7 +1,7 @@
 """The published algorithms of this field, written out in our own words: their arithmetic, and what they hold in memory.
 
 Each function does what a paper's released code does, in the same order and with tensors of the same shapes, on the modules of an open_clip
-model. They are what `against_published.py` measures beside ours. Sources: Gandelsman, Efros, Steinhardt (ICLR 2024; heads, tokens), the same (ICLR
+model. Where an order is not fixed by what is held in memory, the cheaper one is taken. They are what `against_published.py` measures beside ours. Sources: Gandelsman, Efros, Steinhardt (ICLR 2024; heads, tokens), the same (ICLR
 2025; second order), Bu, Gandelsman (NeurIPS 2025; neurons × heads), Li et al. (2023; CLIP Surgery), Baniecki et al. (NeurIPS 2025; FIxLIP).
 TextSpan is transcribed in `textspan.py`.
 """
@@ -38,12 +38,12 @@ def decomposition(visual: Any, pixels: Tensor, *, tokens: bool) -> Tensor:
         weights = softmax_of(q, k)
         if tokens:
             read = torch.einsum("ihqt,ihtd->iqthd", weights, v)
-            wrote = torch.einsum("iqthd,whd->iqthw", read, out) + bias / (x.shape[1] * heads)
-            x = x + wrote.sum((2, 3))
+            wrote = torch.einsum("iqthd,whd->iqthw", read, out)
+            x = x + wrote.sum((2, 3)) + bias
         else:
-            wrote = torch.einsum("ihqd,whd->iqhw", weights @ v, out) + bias / heads
-            x = x + wrote.sum(2)
-        kept.append(wrote[:, 0].clone())
+            wrote = torch.einsum("ihqd,whd->iqhw", weights @ v, out)
+            x = x + wrote.sum(2) + bias
+        kept.append(wrote[:, 0] + bias / (heads * (x.shape[1] if tokens else 1)))
         x = x + block.mlp(block.ln_2(x))
     parts, last = torch.stack(kept, 1), visual.ln_post
     shares = (2 * len(blocks) + 1) * heads * (x.shape[1] if tokens else 1)
