@@ -1,6 +1,7 @@
 """`clip-anatomy explain photo.jpg --text … --model hf:FOLDER` on SigLIP 2 as transformers saves it, of a fixed size and of any."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny_transformers import TEXT, tiny_transformers
 
 from clip_anatomy.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LETTERS = "abcdefghijklmnopqrstuvwxyz "
 
 
@@ -31,10 +33,8 @@ def trained_tokenizer() -> Any:
     )
 
 
-@pytest.mark.parametrize("naflex", [False, True])
-def test_explain_a_photo_from_a_folder_with_sigmoid_scores(
-    naflex: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def saved(naflex: bool, place: Path) -> tuple[Any, Any]:
+    """Save a model, its processor and a tokenizer as transformers does."""
     model = tiny_transformers("Siglip2Model" if naflex else "SiglipModel")
     model.logit_scale.data.fill_(1.5)
     model.logit_bias.data.fill_(-2.0)
@@ -44,7 +44,15 @@ def test_explain_a_photo_from_a_folder_with_sigmoid_scores(
         else transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
     )
     for part in (model, processor, trained_tokenizer()):
-        part.save_pretrained(tmp_path / "model")
+        part.save_pretrained(place)
+    return model, processor
+
+
+@pytest.mark.parametrize("naflex", [False, True])
+def test_explain_a_photo_from_a_folder_with_sigmoid_scores(
+    naflex: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, processor = saved(naflex, tmp_path / "model")
     # Of the model's own size, so that no filter rounds a level: filters are compared in the proof of pixels.
     levels = np.random.default_rng(0).integers(0, 256, (*((16, 48) if naflex else (32, 32)), 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "photo.png")
@@ -62,3 +70,54 @@ def test_explain_a_photo_from_a_folder_with_sigmoid_scores(
         assert one["probability"] == pytest.approx(logit, abs=1e-5)
         assert abs(one["residue"]) < 1e-5
         assert np.shape(one["patches"]) == ((2, 6) if naflex else (4, 4))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["fixed", "naflex"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model, photos of several shapes beside it, and a store of them."""
+    place = tmp_path_factory.mktemp("naflex" if request.param else "fixed")
+    saved(request.param, place / "model")
+    (place / "photos").mkdir()
+    random = np.random.default_rng(1)
+    for at in range(12):
+        high, wide = ((32, 32), (24, 48), (50, 30))[at % 3]
+        Image.fromarray(random.integers(0, 256, (high, wide, 3), dtype=np.uint8)).save(
+            place / "photos" / f"{at:02}.png"
+        )
+    assert (
+        main(["index", f"{place}/photos", f"{place}/store", "--model", f"hf:{place}/model", "--keep", "heads,mlps"])
+        == 0
+    )
+    return place
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check --model hf:model",
+        "heatmap photos/00.png photos/01.png --text dog --text bird --model hf:model",
+        "heatmap photos/01.png --text dog --text bird --model hf:model --method surgery",
+        "heatmap photos/01.png --text dog --method legrad --model hf:model",
+        "segment photos/01.png photos/02.png --text dog --text bird --model hf:model",
+        "pairs photos/01.png --text dog --model hf:model",
+        "pairs photos/01.png photos/02.png --model hf:model",
+        "refer photos/01.png dog --model hf:model",
+        "mutual photos/01.png --classes dog,bird --descriptors details.txt --model hf:model",
+        "search store photos/01.png --model hf:model",
+        "search store dog --model hf:model",
+        "atlas store --pool details.txt",
+        "concepts photos/01.png --pool details.txt --model hf:model",
+        "verify store",
+    ],
+)
+def test_every_verb_runs_on_such_a_folder(
+    place: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    details = ["red", "blue", "green", "big", "small", "sky", "sea", "old", "new", "far", "near", "wet", "dry", "hot", "cold", "wood", "sand"]  # fmt: skip
+    Path("details.txt").write_text("\n".join(details))
+    out = [] if command.split(maxsplit=1)[0] in ("check", "verify") else ["--out", str(tmp_path / "out")]
+    assert main([*command.split(), *out]) == 0
+    said = capsys.readouterr()
+    assert not re.search(r"\b(nan|inf)\b", said.out)
+    assert "Traceback" not in said.err

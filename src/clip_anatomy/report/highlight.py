@@ -17,7 +17,7 @@ BLUEST = 0.72  # and over the one that spoke most against it
 OWN = 0.35  # a picture is lit by its own best patch, if that reaches this share of all pictures' limit
 
 
-def limits_of(*maps: Float[Tensor, "row col"] | None) -> list[float]:
+def limits_of(*maps: Float[Tensor, "_ _"] | None) -> list[float]:
     """Return the value that is fully lit in each map: its own largest one, so that the eye finds it; but weak maps stay dark.
 
     Example:

@@ -81,10 +81,11 @@ def patch_attributions(
     joint = query.space.joint(query.direction, ranking.store)
     average = query.space.average(query.direction)
     attributions: list[PatchAttribution] = []
-    for first in range(0, len(pictures), BATCH):
-        some = pictures[first : first + BATCH]
+    batch = BATCH if clip.preprocess.patches is None else 1  # NaFlex: each picture has a shape of its own
+    for first in range(0, len(pictures), batch):
+        some = pictures[first : first + batch]
         patches, rest = _along(ranking, clip, joint, clip.pixels([*some]))
-        lengths = vectors[first : first + BATCH].norm(dim=-1).clamp_min(1e-12).tolist()
+        lengths = vectors[first : first + batch].norm(dim=-1).clamp_min(1e-12).tolist()
         attributions += [
             PatchAttribution(patches[at], rest[at], average, lengths[at] if query.measure == "cosine" else 1.0, one)
             for at, one in enumerate(some)
@@ -96,13 +97,13 @@ def _along(
     ranking: Ranking, clip: Clip, joint: Float64[Tensor, "part embed"], pixels: Tensor
 ) -> tuple[Float[Tensor, "image row col"], list[float]]:
     """Tell what patches, and what is none, wrote along the direction."""
-    mode, pairs = ranking.query.mode, ranking.query.space.pairs
+    mode, pairs, own = ranking.query.mode, ranking.query.space.pairs, clip.vision.own
     convention = "official" if ranking.store.manifest.convention == "official" else "centered"
     shares, trace = token_contributions(TokenSource(clip.vision, pixels), joint.float(), convention)
     written = shares.double().cpu() * joint.norm(dim=-1).clamp_min(1e-30)  # [image, layer, head, token, part]
     if mode == "heads":
         tokens = torch.stack([written[:, layer, head, :, at] for at, (layer, head) in enumerate(pairs)]).sum(0)
-        rest = tokens[:, 0]
+        rest = tokens[:, :own].sum(1)
     else:
         compared = torch.ones(written.shape[1:3], dtype=torch.float64)
         for layer, head in pairs:
@@ -111,6 +112,6 @@ def _along(
         left_out = (written[..., 0] * (1 - compared)[..., None]).sum((1, 2, 3))
         tokens = by_head.sum((1, 2))
         unit = torch.nn.functional.normalize(trace.embedding.double(), dim=-1).cpu()
-        rest = unit @ joint[0] - left_out - tokens[:, 1:].sum(-1)
+        rest = unit @ joint[0] - left_out - tokens[:, own:].sum(-1)
     grid = patch_grid(pixels.shape, clip.patch)
-    return tokens[:, 1:].unflatten(1, grid).float(), rest.tolist()
+    return tokens[:, own:].unflatten(1, grid).float(), rest.tolist()
