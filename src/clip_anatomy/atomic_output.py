@@ -212,7 +212,7 @@ def made_here(folder: Path, files: Sequence[str]) -> bool:
         folder: where.
         files: the names in it.
     """
-    if "store.json" in files and "rows.sqlite" in files:
+    if {"store.json", "rows.sqlite"} <= {*files} or {"shards.json", "basis.safetensors"} <= {*files}:
         return True
     return any(Kind("", name, "clip-anatomy/").owns(folder) for name in MARKS if name in files)
 

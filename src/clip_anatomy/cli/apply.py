@@ -38,7 +38,7 @@ def apply(
 
     Args:
         edit: an edit's .json file, as `clip-anatomy repair` and `Edit.save` write it; several joined by + are all applied.
-        source: a folder (with all folders in it) | - for paths on standard input | a .txt list | a table .csv, .json or .jsonl | tar files | hf-dataset:NAME[:SPLIT] | world:COUNT[:SPLIT] | one picture | a published data set such as waterbirds:FOLDER[:SPLIT].
+        source: a folder (with all folders in it) | - for paths on standard input | a .txt list | a table .csv, .json or .jsonl | tar files | Parquet | s3://, gs:// or az:// with any of these | hf-dataset:NAME[:SPLIT] or hf-stream: | world:COUNT[:SPLIT] | one picture | a published data set such as waterbirds:FOLDER[:SPLIT].
         out: file to write: .npz, .safetensors or .jsonl. It holds ids and embeddings, and with texts the probabilities without and with the edit.
         texts: what to choose between; repeat it for several texts.
         batch: images at once.

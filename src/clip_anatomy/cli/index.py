@@ -56,7 +56,7 @@ def index(
         clip-anatomy index photos/ store --part 3/8              the fourth of eight processes
 
     Args:
-        source: a folder (with all folders in it; class folders give labels) | - for paths on standard input | a .txt list | a table .csv, .json or .jsonl | tar files | hf-dataset:NAME[:SPLIT] | world:COUNT[:SPLIT] | imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial].
+        source: a folder (with all folders in it; class folders give labels) | - for paths on standard input | a .txt list | a table .csv, .json or .jsonl | tar files | Parquet | s3://, gs:// or az:// with any of these | hf-dataset:NAME[:SPLIT] or hf-stream: | world:COUNT[:SPLIT] | imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial].
         store: folder of the store; made if it is not there. s3://, gs:// or az:// and a place, --shard-size, --part or --engine ray make a sharded store: pieces that any number of workers write at the same time.
         layers: all | last:4 | 8-11 | 0,3.
         keep: heads | heads,mlps. Embeddings are always kept.

@@ -23,16 +23,18 @@ class HubDataset:
         split: which split.
         rows: the dataset, images not decoded.
         column: its image column.
+        streamed: whether its rows are fetched while they are walked, and nothing is kept.
     """
 
     name: str
     split: str
     rows: Any = field(repr=False)
     column: str
+    streamed: bool = False
 
     @staticmethod
-    def of(rest: str) -> "HubDataset":
-        """Open `NAME[:SPLIT]`, or a folder written by `save_to_disk` (`FOLDER[:SPLIT]`).
+    def of(rest: str, *, streamed: bool = False) -> "HubDataset":
+        """Open `NAME[:SPLIT]`, or a folder written by `save_to_disk` (`FOLDER[:SPLIT]`); `streamed` without downloading it first.
 
         Raises:
             MissingExtra: datasets is not installed.
@@ -50,22 +52,26 @@ class HubDataset:
         )
         # Typed, it is asked for; a folder of that name has files of its own.
         with reaching(requested=not Path(name).exists()), reading(f"the dataset {name!r}", instead):
-            opened = library.load_from_disk(name) if saved else library.load_dataset(name)
+            opened = library.load_from_disk(name) if saved else library.load_dataset(name, streaming=streamed)
         if hasattr(opened, "keys"):
             splits = list(opened.keys())
             split = split or (splits[0] if len(splits) == 1 else "")
             if split not in splits:
-                raise BadInput(f"{name} has the splits {', '.join(splits)}. Type: hf-dataset:{name}:{splits[0]}")
+                raise BadInput(
+                    f"{name} has the splits {', '.join(splits)}. Type: {'hf-stream' if streamed else 'hf-dataset'}:{name}:{splits[0]}"
+                )
             opened = opened[split]
+        if streamed and opened.features is None:  # known once a row has been read
+            opened = opened._resolve_features()
         column = next((k for k, kind in opened.features.items() if isinstance(kind, library.Image)), None)
         if column is None:
             raise BadInput(f"{name} has no image column, only: {', '.join(opened.features)}. Type another dataset")
-        return HubDataset(name, split, opened.cast_column(column, library.Image(decode=False)), column)
+        return HubDataset(name, split, opened.cast_column(column, library.Image(decode=False)), column, streamed)
 
     @property
     def spec(self) -> str:
         """The spec that opens it again."""
-        return f"hf-dataset:{self.name}{':' + self.split if self.split else ''}"
+        return f"{'hf-stream' if self.streamed else 'hf-dataset'}:{self.name}{':' + self.split if self.split else ''}"
 
     def __iter__(self) -> Iterator[Picture]:
         """Walk the rows."""
@@ -86,9 +92,9 @@ class HubDataset:
                 {k: v for k, v in values.items() if k not in used and isinstance(v, str | int | float | bool)},
             )
 
-    def count(self) -> int:
-        """Count the rows."""
-        return len(self.rows)
+    def count(self) -> int | None:
+        """Count the rows; not known of a stream."""
+        return None if self.streamed else len(self.rows)
 
     def check(self) -> None:
         """Raise BadInput when its files have gone."""
@@ -97,7 +103,8 @@ class HubDataset:
 
     def fetch(self, path: str) -> ImageData:
         """Read the image of a row."""
-        return _data(self.rows[int(path)][self.column])
+        at = int(path)
+        return _data((next(iter(self.rows.skip(at))) if self.streamed else self.rows[at])[self.column])
 
 
 _KINDS = {"label": LABEL, "group": GROUP, "captions": CAPTIONS}

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,19 @@ from PIL import Image
 
 from clip_anatomy.data.picture import Source, read_data
 from clip_anatomy.data.picture_files import head_of, is_picture
+from clip_anatomy.data.tables import TABLES
+from clip_anatomy.data.tars import TARS
 from clip_anatomy.data.video_file import VIDEOS, Video
 from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.files import LARGEST_TEXT, path_of
 from clip_anatomy.network import named_by_a_file
+from clip_anatomy.objects import ObjectPlace, is_object_url
 
 STDIN = ("-", "/dev/stdin")
-TABLES, LISTS = (".csv", ".tsv", ".json", ".jsonl"), (".txt", ".lst")
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+LISTS = (".txt", ".lst")
 FORMS = (
     "a folder | - for paths on standard input | a list of paths in a .txt | a table .csv, .json or .jsonl | tar files (one, a folder "
-    "of them, or 'a-*.tar') | a video | hf-dataset:NAME[:SPLIT] or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list | published data sets: "
+    "of them, or 'a-*.tar') | Parquet | s3://, gs:// or az:// with pictures, tars, a table or Parquet | a video | hf-dataset:NAME[:SPLIT] (hf-stream: without downloading it first) or a folder saved by datasets | world:COUNT[:SPLIT] | a Python list | published data sets: "
     "imagenet:, waterbirds:, cub:, cifar10: or cifar100: and FOLDER[:SPLIT][:partial]"
 )
 
@@ -32,7 +34,8 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     Args:
         source: a folder (class folders give the labels; a `metadata.csv`, `.json` or `.jsonl` in it gives more); "-" (paths on
             standard input, one a line); a text file with one path a line; a table (CSV, JSON, JSONL) with a column of paths; webdataset-style tars: one
-            file, a folder that holds nothing else, or a pattern such as `train-*.tar`; a video, frame by frame; `hf-dataset:NAME[:SPLIT]` or a
+            file, a folder that holds nothing else, or a pattern such as `train-*.tar`; Parquet files with pictures or paths; an address of object
+            storage (`s3://bucket/photos`, `gs://`, `az://`): pictures below it, tars (`{000..010}.tar`), a table or Parquet; a video, frame by frame; `hf-dataset:NAME[:SPLIT]` (`hf-stream:` without downloading it first) or a
             folder that `save_to_disk` wrote; `world:COUNT[:SPLIT]`, the demo world; `imagenet:FOLDER`,
             `waterbirds:FOLDER`, `cub:FOLDER`, `cifar10:FOLDER` or `cifar100:FOLDER`, each also with a split and `partial`
             behind; a list of paths, images or `Picture`s; or any object that is a `Source` itself.
@@ -49,9 +52,10 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
         >>> [picture.id for picture in source]
         ['world-0-test-0', 'world-0-test-1', 'world-0-test-2']
     """
-    from clip_anatomy.data import folders, tars
+    from clip_anatomy.data import folders, object_pictures, tars
     from clip_anatomy.data import hugging_face as datasets
     from clip_anatomy.data.labelled_source import LabelledSource
+    from clip_anatomy.data.parquet import ParquetFiles
 
     if labels is not None:
         return LabelledSource.of(open_dataset(source), path_of(labels))
@@ -67,6 +71,11 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     scheme, _, rest = name.partition(":")
     if rest and (opener := _named_collections().get(scheme)) is not None:
         return opener(rest)
+    if is_object_url(name):
+        place = ObjectPlace.of(name)
+        if place.folder is None:
+            return object_pictures.opened_object(place) or ParquetFiles.of(place)
+        name = place.url
     path = path_of(name)
     if path.is_dir():
         if datasets.is_saved(path):
@@ -74,6 +83,8 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
         if tars.only_tars(path):
             return tars.Tars.of(path / "*.tar")
         return folders.Folder.of(path)
+    if path.suffix.lower() == ".parquet":
+        return ParquetFiles.of(ObjectPlace.of(path))
     if any(c in path.name for c in "*?[") or path.name.lower().endswith(TARS):
         return tars.Tars.of(path)
     if not path.exists():
@@ -93,10 +104,10 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
 def is_collection(name: str | Path) -> bool:
     """Whether a name as typed stands for many pictures, not for one: `open_dataset` opens it."""
     scheme, _, rest = str(name).partition(":")
-    if rest and scheme in _named_collections():
+    if (rest and scheme in _named_collections()) or is_object_url(name):
         return True
     path = path_of(name)
-    return path.is_dir() or path.name.lower().endswith((*TABLES, *LISTS, *TARS, *VIDEOS))
+    return path.is_dir() or path.name.lower().endswith((*TABLES, *LISTS, *TARS, *VIDEOS, ".parquet"))
 
 
 def typed_lines() -> list[str]:
@@ -124,6 +135,7 @@ def _named_collections() -> dict[str, Callable[[str], Source]]:
     return {
         "world": worlds.WorldSource.of,
         "hf-dataset": datasets.HubDataset.of,
+        "hf-stream": partial(datasets.HubDataset.of, streamed=True),
         "imagenet": imagenet.imagenet,
         "waterbirds": waterbirds.waterbirds,
         "cub": cub.cub,

@@ -20,8 +20,40 @@ from clip_anatomy.errors import BadImage, BadInput
 from clip_anatomy.files import digest, digest_of_file
 from clip_anatomy.images.decode import need_plugins
 from clip_anatomy.images.pixels import Preprocess, read_image
+from clip_anatomy.objects import ObjectPlace
 
-ImageData = Path | bytes | Image.Image | np.ndarray | Tensor
+
+@dataclass(frozen=True)
+class ObjectFile:
+    """An image file in object storage, read when it is decoded: what is known already costs no download.
+
+    Attributes:
+        place: address of what it lies under.
+        name: below it.
+        size: bytes, if they are known.
+    """
+
+    place: str
+    name: str
+    size: int = 0
+
+    def read(self) -> bytes:
+        """Read it.
+
+        Raises:
+            BadImage: it is not there any more, or larger than a picture is.
+            ObjectStoreError: the bucket does not answer as it should.
+        """
+        if self.size > LARGEST:
+            raise BadImage(f"{self.name} has {self.size:,} bytes, {LARGEST:,} are allowed. Take it out")
+        content = ObjectPlace.of(self.place).get(self.name)
+        if content is None:
+            raise BadImage(f"{self.place}/{self.name} is not there. Put it back, or take its name out")
+        return content
+
+
+LARGEST = 2**29  # bytes of a picture in object storage
+ImageData = Path | bytes | Image.Image | np.ndarray | Tensor | ObjectFile
 NO_TEXT = re.compile("[\ud800-\udfff]")  # a byte of another encoding, as Python keeps it in names of files
 
 
@@ -138,6 +170,8 @@ def read_data(
     """
     if isinstance(data, BadImage):
         raise data
+    if isinstance(data, ObjectFile):
+        data = data.read()
     if not isinstance(data, bytes):
         return read_image(data, keep_mode=keep_mode, allow_urls=allow_urls)
     if not data:
@@ -171,6 +205,8 @@ def decode(picture: Picture, preprocess: Preprocess) -> Decoded:
     data = picture.data
     if isinstance(data, BadImage):
         raise data
+    if isinstance(data, ObjectFile):
+        data = data.read()
     facts = facts_of_file(data) if isinstance(data, Path) and data.is_file() else None  # before it is read
     image = read_data(data, picture.id, keep_mode=True)
     pixels = preprocess(image)
@@ -199,6 +235,8 @@ def failure_text(error: Exception) -> str:
 
 
 def _bytes_of(data: ImageData) -> bytes:
+    if isinstance(data, ObjectFile):
+        return data.read()
     if isinstance(data, Path):
         return data.read_bytes()
     if isinstance(data, bytes):

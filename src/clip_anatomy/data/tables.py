@@ -11,8 +11,9 @@ from typing import Any, cast
 from clip_anatomy.errors import BadInput, reading
 from clip_anatomy.files import read_json, text_lines
 
-__all__ = ["Table", "TableRow", "normalised_path", "read_rows", "read_table", "row_for"]
+__all__ = ["TABLES", "Table", "TableRow", "normalised_path", "note_of_record", "read_rows", "read_table", "row_for"]
 
+TABLES = (".csv", ".tsv", ".json", ".jsonl")
 PATH = ("path", "file", "file_name", "filename", "img_filename", "image", "image_path", "filepath", "image_name")
 LABEL = ("label", "class", "class_name", "category", "target", "y")
 GROUP = ("group", "group_name")
@@ -129,7 +130,7 @@ def _of_json(path: Path, value: Any) -> Iterator[tuple[str, TableRow]]:
 
 def _note_of(entry: Any) -> TableRow:
     if isinstance(entry, dict):
-        return _note(cast("dict[str, Any]", entry))
+        return note_of_record(cast("dict[str, Any]", entry))
     if isinstance(entry, list):
         return TableRow(captions=tuple(str(s) for s in cast("list[Any]", entry)))
     return TableRow(label=str(entry))
@@ -156,10 +157,11 @@ def _of_records(path: Path, records: Iterable[Any]) -> Iterator[tuple[str, Table
             raise BadInput(
                 f"{path}, record {at + 1}: no path. One of {', '.join(PATH)} was expected, it has: {columns}"
             )
-        yield str(name), _note(known)
+        yield str(name), note_of_record(known)
 
 
-def _note(record: Mapping[str, Any]) -> TableRow:
+def note_of_record(record: Mapping[str, Any]) -> TableRow:
+    """Read label, group and captions of a record by the usual names of columns; all others are `meta`."""
     label, group = (_first(record, names) for names in (LABEL, GROUP))
     captions = _first(record, CAPTIONS)
     about = (

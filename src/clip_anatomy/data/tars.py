@@ -8,20 +8,21 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from clip_anatomy.data.picture import ImageData, Picture
 from clip_anatomy.data.picture_files import HEAD, HIDDEN, LINK, has_suffix, is_picture, not_a_picture
 from clip_anatomy.data.tables import CAPTIONS, GROUP, LABEL
-from clip_anatomy.errors import BadImage, BadInput, reading
+from clip_anatomy.errors import BadImage, BadInput, ObjectStoreError, reading
 from clip_anatomy.files import path_of
 
-__all__ = ["Tars", "only_tars"]
+__all__ = ["TARS", "Tars", "member_of", "only_tars", "samples"]
 
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ESCAPED = re.compile(r"\[([*?[])\]")  # what glob.escape writes
 TEXT_LIMIT = 2**20  # bytes of a .txt, .cls or .json member that are read
 NOTES = ("txt", "cls", "json")  # members that say something about the picture of their sample
@@ -81,7 +82,8 @@ class Tars:
         self.check()
         self.passed_over.clear()
         for file in self.files:
-            yield from _samples(file, file.relative_to(self.root).as_posix(), self.passed_over)
+            called = file.relative_to(self.root).as_posix()
+            yield from samples(lambda file=file: file.open("rb"), str(file), called, self.passed_over)
 
     def count(self) -> None:
         """Not known without reading the tars."""
@@ -97,14 +99,22 @@ class Tars:
     def fetch(self, path: str) -> ImageData:
         """Read the bytes of a member, from `tar#member`."""
         name, _, member = path.partition("#")
-        with (
-            reading(path, f"It should be in the tars of {self.pattern}: put a whole copy in its place"),
-            tarfile.open(self.root / name, "r:*") as tar,
-        ):
-            content = _read(tar, tar.getmember(member), IMAGE_LIMIT)
-        if isinstance(content, BadImage):
-            raise content
-        return content
+        with reading(path, f"It should be in the tars of {self.pattern}: put a whole copy in its place"):
+            return member_of((self.root / name).open("rb"), member, str(self.pattern))
+
+
+def member_of(file: BinaryIO, name: str, spec: str) -> bytes:
+    """Read one member of a tar, which is closed again.
+
+    Raises:
+        BadImage: it is not there, or too large for a picture.
+    """
+    with file, tarfile.open(fileobj=file, mode="r|*") as tar:
+        found = next((member for member in tar if member.name == name), None)
+        content = BadImage(f"{name} is not in {spec} any more") if found is None else _read(tar, found, IMAGE_LIMIT)
+    if isinstance(content, BadImage):
+        raise content
+    return content
 
 
 def only_tars(folder: Path) -> bool:
@@ -115,10 +125,18 @@ def only_tars(folder: Path) -> bool:
     )
 
 
-def _samples(file: Path, called: str, passed_over: Counter[str]) -> Iterator[Picture]:
+def samples(opened: Callable[[], BinaryIO], shown: str, called: str, passed_over: Counter[str]) -> Iterator[Picture]:
+    """Walk the samples of one tar, read once from its beginning to its end.
+
+    Args:
+        opened: opens it.
+        shown: what it is called in errors.
+        called: what it is called in ids.
+        passed_over: where members that are no pictures are counted.
+    """
     key, members = "", dict[str, tuple[str, bytes | BadImage]]()
     try:
-        with tarfile.open(file, "r|*") as tar:
+        with opened() as file, tarfile.open(fileobj=file, mode="r|*") as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
                 folder, _, base = name.rpartition("/")
@@ -138,9 +156,11 @@ def _samples(file: Path, called: str, passed_over: Counter[str]) -> Iterator[Pic
                     passed_over[not_a_picture(base)] += 1
                 else:
                     members[ending] = (member.name, part)
+    except ObjectStoreError:  # a bucket that does not answer is no damaged tar
+        raise
     except Exception as error:  # tarfile, gzip, zlib and lzma each fail in ways of their own
         # The sample under way may lack members: it waits for a whole copy. The other tars are walked all the same.
-        yield Picture(called, BadImage(f"{file} is not a whole tar file ({error}). Put a whole copy in its place"))
+        yield Picture(called, BadImage(f"{shown} is not a whole tar file ({error}). Put a whole copy in its place"))
         return
     yield from _sample(called, key, members, passed_over)
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from clip_anatomy.data.folders import Folder
 from clip_anatomy.data.open_dataset import STDIN, is_collection, open_dataset, typed_lines
-from clip_anatomy.data.picture import ImageData, Picture, Source, read_data
+from clip_anatomy.data.picture import ImageData, ObjectFile, Picture, Source, read_data
 from clip_anatomy.data.picture_files import passed_over_of
 from clip_anatomy.errors import BadImage
 from clip_anatomy.images.decode import ImageLike
+from clip_anatomy.objects import is_object_url
 
 __all__ = ["NamedPicture", "TypedPictures", "as_text", "is_address", "named_picture", "typed_pictures"]
 
@@ -32,7 +33,7 @@ class NamedPicture:
         path: where its collection finds it again.
     """
 
-    image: ImageLike | bytes | BadImage = field(repr=False)
+    image: ImageLike | bytes | ObjectFile | BadImage = field(repr=False)
     name: str
     caption: str = ""
     path: str | None = None
@@ -127,7 +128,7 @@ def as_text(path: Any) -> str:
 
 def is_address(source: Any) -> bool:
     """Whether it is an address of the web."""
-    return isinstance(source, str) and "://" in source
+    return isinstance(source, str) and "://" in source and not is_object_url(source)
 
 
 def _name_of(source: Any, place: int) -> str:

@@ -50,9 +50,9 @@ class Origin:
         """
         places: dict[str, str] = {}
         for name, option in (("place", "model"), ("weights", "weights")):
-            candidates = (
-                [saved[name], os.path.normpath(beside.absolute() / saved[f"{name}_from_here"])] if name in saved else []
-            )
+            candidates = [saved[name]] if name in saved else []
+            if f"{name}_from_here" in saved:  # a store in a bucket has none
+                candidates.append(os.path.normpath(beside.absolute() / saved[f"{name}_from_here"]))
             there = [way for way in dict.fromkeys(candidates) if Path(way).exists()]
             if candidates and not there:
                 looked = " and ".join(dict.fromkeys(candidates))

@@ -140,12 +140,21 @@ class Moments(Compact):
 
     @staticmethod
     def merged(parts: "Iterable[Moments]") -> "Moments":
-        """Merge any number of moments, in any order (a stream of batches, the shards of many machines)."""
-        total: Moments | None = None
+        """Merge any number of moments, in any order (a stream of batches, the shards of many machines).
+
+        They are merged in a tree, as sums of about equal sizes: rounding grows with the logarithm of their number, and so does what is held.
+        """
+        sums: list[tuple[int, Moments]] = []  # number of parts in each: falling powers of two
         for part in parts:
-            total = part if total is None else total.merge(part)
-        if total is None:
+            size, total = 1, part
+            while sums and sums[-1][0] == size:
+                total, size = sums.pop()[1].merge(total), 2 * size
+            sums.append((size, total))
+        if not sums:
             raise BadInput("no moments to merge: give at least one.")
+        total = sums.pop()[1]
+        while sums:
+            total = sums.pop()[1].merge(total)
         return total
 
     def merge(self, other: "Moments") -> "Moments":

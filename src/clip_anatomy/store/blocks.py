@@ -8,6 +8,8 @@ memory as it is. Reading therefore needs no zarr and copies nothing.
     blocks/000007/mlps/c/L/0/0         [image, embed] float16, if kept
     blocks/000007/embedding/c/0/0      [image, embed] int16, with embedding_low and embedding_scale: of unit length, see `fixed_point`
     blocks/000007/norm/c/0             [image] float32, ‖embedding‖
+
+Blocks of a sharded store lie in a bucket: a file is brought when it is first mapped, and with it those that will be mapped next.
 """
 
 import mmap
@@ -26,10 +28,19 @@ from clip_anatomy.errors import MissingExtra, StoreError, reading
 from clip_anatomy.files import opened
 from clip_anatomy.store.fixed_point import decode
 from clip_anatomy.store.manifest import Manifest
+from clip_anatomy.store.remote_blocks import FOLDER, RemoteBlock, folder_of, remote_blocks
 
-__all__ = ["StoreBlock", "folder_of", "mapped", "mapped_and_cached", "need_zarr", "read_blocks", "write_block"]
+__all__ = [
+    "FOLDER",
+    "StoreBlock",
+    "folder_of",
+    "mapped",
+    "mapped_and_cached",
+    "need_zarr",
+    "read_blocks",
+    "write_block",
+]
 
-FOLDER = "blocks"
 INDEX_ENTRY, INDEX_SUM = 16, 4  # bytes of zarr's shard index: offset and length of each chunk, a CRC at the end
 CACHE_BYTES = (
     512_000_000  # stay mapped between searches: mapping 384 MB anew costs 60 ms of page faults, twice the scan itself
@@ -37,11 +48,6 @@ CACHE_BYTES = (
 
 _CACHE: OrderedDict[tuple[object, ...], np.ndarray] = OrderedDict()
 _LOCK = threading.Lock()
-
-
-def folder_of(store: Path, key: int) -> Path:
-    """Tell where a block lies."""
-    return store / FOLDER / f"{key:06d}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class StoreBlock:
         key: its number.
         alive: places of the images that were not removed, ascending; None when all are there.
         start: index of its first image in the store.
+        remote: where its files are, if they are not all here.
     """
 
     folder: Path
@@ -63,6 +70,7 @@ class StoreBlock:
     key: int
     alive: Int64[np.ndarray, " image"] | None = None
     start: int = 0
+    remote: RemoteBlock | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Count the images that were not removed."""
@@ -133,6 +141,8 @@ class StoreBlock:
         """Refuse a file that is not there, cannot be read, or is not whole."""
         expected = size + (indexed * INDEX_ENTRY + INDEX_SUM if indexed else 0)
         with reading(path, f"To look for damage, type: clip-anatomy verify {self.folder.parents[1]}", StoreError):
+            if self.remote is not None and not path.exists():
+                self.remote.bring(path.relative_to(self.folder).as_posix())
             if not path.exists():
                 raise StoreError(
                     f"{path} is missing: the store was changed since it was opened, or is damaged. Open it again; to look for "
@@ -164,9 +174,10 @@ def read_blocks(rows: Any, folder: Path, manifest: Manifest) -> tuple[StoreBlock
         dead.setdefault(key, []).append(place)
     blocks: list[StoreBlock] = []
     start = 0
+    remote = remote_blocks(rows, folder)
     for key, count in rows.execute("SELECT key, count FROM blocks ORDER BY turn").fetchall():
         alive = np.setdiff1d(np.arange(count), dead[key]) if key in dead else None
-        blocks.append(StoreBlock(folder_of(folder, key), manifest, count, key, alive, start))
+        blocks.append(StoreBlock(folder_of(folder, key), manifest, count, key, alive, start, remote.get(key)))
         start += len(blocks[-1])
     return tuple(blocks)
 
@@ -210,8 +221,8 @@ def mapped_and_cached(
     try:
         now = os.stat(path)  # noqa: PTH116 (Path.stat costs more than the rest of this function)
     except OSError:
-        check(Path(path))
-        raise
+        check(Path(path))  # says what is wrong, or brings it
+        now = os.stat(path)  # noqa: PTH116
     key = (path, first, count, now.st_ino, now.st_mtime_ns, now.st_size)
     with _LOCK:
         if key in _CACHE:

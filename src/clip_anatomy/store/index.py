@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from clip_anatomy import run_record
+from clip_anatomy.data.labelled_source import LabelledSource
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.picture_batches import no_picture
 from clip_anatomy.engine.engine import Engine, engine_of, works_here
@@ -103,9 +104,10 @@ def index(
     """
     opened = open_dataset(source, labels)
     if shard_size is not None or part is not None or not works_here(engine) or is_sharded(store):
-        if prune or prune_all or workers is not None:
+        if prune or prune_all or workers is not None or isinstance(opened, LabelledSource):
             raise BadSpec(
-                "a sharded store is only added to, and its workers decode by themselves. Leave prune= and workers= out"
+                f"{store} is a sharded store, which is never written anew, and its workers decode by themselves. Leave prune=, labels= and workers= "
+                "out; labels belong into metadata.csv beside the pictures, or into the table that is the source"
             )
         kept: dict[str, Any] = {
             "layers": layers,

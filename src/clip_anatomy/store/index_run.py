@@ -18,7 +18,7 @@ from torch import Tensor
 from clip_anatomy.data.picture import Decoded, Picture, Source, decode, facts_of_file, failure_text
 from clip_anatomy.data.picture_batches import no_picture
 from clip_anatomy.data.picture_files import passed_over_note, passed_over_of
-from clip_anatomy.errors import BadInput, Ended
+from clip_anatomy.errors import BadInput, Ended, ObjectStoreError
 from clip_anatomy.files import digest, digest_of_file
 from clip_anatomy.images.batch_size import BatchSize, split_when_out_of_memory
 from clip_anatomy.images.prefetch import batches_ahead
@@ -139,7 +139,7 @@ class IndexRun:
             walked.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
             try:
                 self._all_passes(walked if prune else None)
-            except BadInput:  # the source has gone: what is finished is kept, then it is said
+            except (BadInput, ObjectStoreError):  # the source has gone: what is finished is kept, then it is said
                 self._commit()
                 raise
             self._commit()
@@ -282,6 +282,8 @@ class IndexRun:
         finite = np.concatenate([part.finite for part in arrays]) if arrays else np.zeros(0, bool)
         at = 0
         for picture, decoded in work:
+            if isinstance(decoded, ObjectStoreError):  # a bucket that does not answer is no bad picture
+                raise decoded
             if isinstance(decoded, Decoded):
                 error = "" if finite[at] else "the model's output is not finite. Load it with dtype='float32'"
                 at += 1

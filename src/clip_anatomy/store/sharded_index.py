@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from clip_anatomy.data.picture import Source
+from clip_anatomy.data.picture_batches import no_picture
 from clip_anatomy.engine.engine import Engine
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.model_setup import ModelSetup
+from clip_anatomy.objects import ObjectPlace
 from clip_anatomy.progress import Progress
 from clip_anatomy.results import Result
+from clip_anatomy.store.claims import claimed, sweep_attempts
 from clip_anatomy.store.index_shard import ShardSummary, ShardWalk, index_shard
-from clip_anatomy.store.shards import ShardedStore, committed_shards, open_sharded
+from clip_anatomy.store.shards import ShardedStore, committed_shards, open_sharded, read_commit
 
 __all__ = ["ShardedIndexSummary", "index_sharded", "part_of"]
 
@@ -108,12 +111,12 @@ def index_sharded(
         engine: what runs it.
         size: pictures in a shard.
         batch: pictures that the model takes at once.
-        part: "3/8": only the shards whose number leaves 3 when divided by 8. None for all.
+        part: "3/8": only the shards whose number leaves 3 when divided by 8. None for all; several processes share them by claims.
         progress: told shards.
         **settings: layers, keep and convention, as for `index`.
 
     Raises:
-        StoreError: the store is of another model, source or size.
+        StoreError: the store is of another model, source or size, or the source holds more or fewer pictures than when a shard was made.
         EngineError: a shard that no worker could do.
     """
     began = time.monotonic()
@@ -122,6 +125,11 @@ def index_sharded(
     known = committed_shards(store.place)
     pictures = source.count()
     shards = None if pictures is None else -(-pictures // store.size)
+    if shards == 0:
+        raise no_picture(source)
+    at = ObjectPlace.of(place)
+    if pictures is not None and known:
+        _refuse_changed(store, at, max(known), pictures)
     ended = False
 
     def missing() -> Iterator[int]:
@@ -137,7 +145,7 @@ def index_sharded(
     counts: dict[str, int] = dict.fromkeys(("shards", "others", "done", "failed", "bytes"), 0)
     errors: list[tuple[str, str]] = []
     progress("shards", there, mine)
-    for _, one in engine.map(_index, missing(), setup=_ShardsSetup(ModelSetup.of(clip), source, store)):
+    for _, one in engine.map(_index, claimed(at, missing()), setup=_ShardsSetup(ModelSetup.of(clip), source, store)):
         if not one.pictures:
             ended = True
             continue
@@ -147,6 +155,8 @@ def index_sharded(
                 counts[name] += number
         errors += one.errors[: FIRST_ERRORS - len(errors)]
         progress("shards", there + counts["shards"] + counts["others"], mine)
+    if first == 0:
+        sweep_attempts(at)
     return ShardedIndexSummary(
         store.place,
         known=there,
@@ -155,6 +165,16 @@ def index_sharded(
         errors=tuple(errors),
         **counts,
     )
+
+
+def _refuse_changed(store: ShardedStore, place: ObjectPlace, last: int, pictures: int) -> None:
+    """Refuse a source that has grown or shrunk since its last shard was made: pictures would be in two shards, or in none."""
+    before, now = read_commit(place, last).pictures, min(store.size, pictures - last * store.size)
+    if before != now:
+        raise StoreError(
+            f"{store.source} holds {pictures:,} pictures, others than when shard {last} of {store.place} was made. Shards are never written anew: "
+            "type the path of a new store"
+        )
 
 
 def part_of(part: str | None) -> tuple[int, int]:

@@ -23,8 +23,10 @@ from clip_anatomy.number_ranges import whole
 from clip_anatomy.objects import ObjectPlace, is_object_url
 from clip_anatomy.split.basis import HeadBasis, basis_of
 from clip_anatomy.store.manifest import BASIS, Manifest, basis_bytes, manifest_for
+from clip_anatomy.store.manifest import NAME as STORE
+from clip_anatomy.store.remote_blocks import folder_of_shard
 
-__all__ = ["Commit", "ShardedStore", "committed_shards", "frames_of", "is_sharded", "missing_shards", "open_sharded", "read_commit"]  # fmt: skip
+__all__ = ["Commit", "ShardedStore", "commit_name", "committed_shards", "frames_of", "is_sharded", "is_store", "missing_shards", "open_sharded", "read_commit"]  # fmt: skip
 
 FORMAT = "clip-anatomy shards 1"
 COMMIT_FORMAT = "clip-anatomy shard 1"
@@ -126,12 +128,12 @@ class Commit:
     @property
     def name(self) -> str:
         """The name of its object."""
-        return f"commits/{self.shard:06d}.json"
+        return commit_name(self.shard)
 
     @property
     def folder(self) -> str:
         """Where its files are."""
-        return f"shards/{self.shard:06d}-{self.attempt}"
+        return folder_of_shard(self.shard, self.attempt)
 
     @property
     def text(self) -> bytes:
@@ -139,9 +141,19 @@ class Commit:
         return (json.dumps({"format": COMMIT_FORMAT, **asdict(self)}) + "\n").encode()
 
 
+def commit_name(number: int) -> str:
+    """Return the name of the object that makes a shard count."""
+    return f"commits/{number:06d}.json"
+
+
 def is_sharded(name: Any) -> bool:
     """Whether a name as typed is an address of object storage, or a folder that holds a sharded store."""
     return is_object_url(name) or (isinstance(name, str | Path) and (Path(name) / NAME).is_file())
+
+
+def is_store(name: str | Path) -> bool:
+    """Whether a store lies at a path or address, of either kind."""
+    return (Path(name) / STORE).is_file() or (is_sharded(name) and ShardedStore.load(name) is not None)
 
 
 def open_sharded(
@@ -240,7 +252,7 @@ def read_commit(place: ObjectPlace, number: int) -> Commit:
     Raises:
         StoreError: it is damaged, or not there.
     """
-    name = f"commits/{number:06d}.json"
+    name = commit_name(number)
     content = place.get(name)
     with reading(f"{place.url}/{name}", f"To see what is damaged, type: clip-anatomy verify {place.url}", StoreError):
         fields = json.loads(content or b"")

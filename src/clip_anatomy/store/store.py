@@ -3,6 +3,8 @@
 STORE/store.json          what it is of (`Manifest`)          STORE/rows.sqlite   one row an image
 STORE/basis.safetensors   frames of the head coordinates   STORE/moments/      kept statistics
 STORE/blocks/000007/      zarr v3 arrays of some images    STORE/lock          held while writing
+
+Of a sharded store it is the local catalogue that is read (`store.catalogue`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +26,11 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import StoreBlock, read_blocks
+from clip_anatomy.store.catalogue import catalogue_of, merge_moments
 from clip_anatomy.store.fixed_point import decode
 from clip_anatomy.store.manifest import Manifest, load_basis
 from clip_anatomy.store.rows import ImageRow, row_of
+from clip_anatomy.store.shards import is_sharded
 from clip_anatomy.store.stored_moments import moments_of_store
 
 __all__ = ["Store"]
@@ -60,7 +64,7 @@ class Store(Result):
         """Open a store to read.
 
         Args:
-            path: its folder.
+            path: its folder; for a sharded store the folder or address (`s3://bucket/store`), whose catalogue is brought up to date.
             clip: the model you are going to use with it; refused, by name, if the store is of another.
 
         Returns:
@@ -68,8 +72,9 @@ class Store(Result):
 
         Raises:
             StoreError: no store, a damaged one, or one of another model.
+            ObjectStoreError: the address cannot be read.
         """
-        folder = Path(path)
+        folder = catalogue_of(path) if is_sharded(path) else Path(path)
         manifest = Manifest.load(folder)
         if clip is not None:
             manifest.refuse_other(clip.name, clip.digest, folder)
@@ -105,6 +110,11 @@ class Store(Result):
         with sql.reading_rows(self.path) as rows:
             sql.refuse_changed(rows, self.epoch, self.path)
             return sql.content_of(rows)
+
+    @property
+    def is_catalogue(self) -> bool:
+        """Whether it is the local catalogue of a sharded store, which is written shard by shard."""
+        return any(block.remote is not None for block in self.blocks)
 
     def beside(self, name: str) -> Path:
         """Make the folder of something that is kept beside the arrays.
@@ -313,6 +323,8 @@ class Store(Result):
     # ---- within
 
     def _moments(self, groups: str | None, chunks: int | None) -> Moments:
+        if self.is_catalogue and groups in (None, "group"):
+            merge_moments(self.path, self.manifest, groups)
         return moments_of_store(self.path, self.manifest, self.blocks, self.epoch, groups=groups, chunks=chunks)
 
     def _index_of(self, key: int | None, place: int | None) -> int:

@@ -9,14 +9,18 @@ from typing import Any
 
 from clip_anatomy.errors import BadInput
 from clip_anatomy.files import digest_of_file
+from clip_anatomy.objects import ObjectPlace
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, folder_of
+from clip_anatomy.store.catalogue import place_of
 from clip_anatomy.store.manifest import BASIS, NAME, Manifest
+from clip_anatomy.store.shards import is_sharded
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
 from clip_anatomy.store.stored_moments import moments_entry, read_stored_moments
+from clip_anatomy.store.verify_shards import verify_shards
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -68,17 +72,22 @@ def verify(store: str | Path, progress: Progress | None = None) -> VerifyReport:
     """Verify a store: read every file and compare it with the checksums taken when it was written.
 
     Args:
-        store: its folder.
-        progress: called after every file.
+        store: its folder; or the folder or address of a sharded store, whose objects are compared with the commits.
+        progress: called after every file, or every shard.
 
     Returns:
         What is wrong; its `holds` says whether all is well.
 
     Raises:
         StoreError: no store at all, or its description or rows cannot be read.
+        ObjectStoreError: the address cannot be read.
     """
-    folder = Path(store)
-    tell = progress or silent
+    folder, tell = Path(store), progress or silent
+    place = store if is_sharded(store) else place_of(folder)
+    if place is not None:
+        found = verify_shards(place, tell)
+        counts = found.images, found.errors, found.files, found.bytes
+        return VerifyReport(str(ObjectPlace.of(place).url), *counts, tuple(found.problems), tuple(found.notes))
     Manifest.load(folder)
     problems: list[str] = []
     count = size = 0

@@ -25,6 +25,8 @@ from clip_anatomy.store.blocks import FOLDER, StoreBlock, folder_of, need_zarr, 
 from clip_anatomy.store.durability import LOCK, flush, is_marked, one_clear_error, sole_writer
 from clip_anatomy.store.fixed_point import encode
 from clip_anatomy.store.manifest import BASIS, HALF, NAME, Manifest, save_basis
+from clip_anatomy.store.remote_blocks import catalogues
+from clip_anatomy.store.shards import is_sharded
 from clip_anatomy.store.stored_moments import FILE_NAME as MOMENTS_NAME
 from clip_anatomy.store.stored_moments import FOLDER as MOMENTS
 from clip_anatomy.store.stored_moments import (
@@ -69,6 +71,10 @@ class Writer:
             OutputError: it cannot be written.
         """
         need_zarr()
+        if is_sharded(folder) or folder.parent == catalogues():
+            raise StoreError(
+                f"{folder} is a sharded store, which is never written anew. Index what is to stay into a new store: clip-anatomy index SOURCE STORE"
+            )
         if not (folder / NAME).exists() and (manifest is None or basis is None):
             Manifest.load(folder)  # says what is missing
         refuse_foreign(folder)

@@ -10,6 +10,7 @@ from clip_anatomy.engine.engine import Engine
 from clip_anatomy.errors import BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.objects import is_object_url
 from clip_anatomy.progress import Progress
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
@@ -165,4 +166,4 @@ def _names(study: str | None) -> list[str]:
 def _means(given: "Store | Moments | Means | str | Path | None") -> "Store | Moments | Means | None":
     if not isinstance(given, str | Path):
         return given
-    return Store.open(given) if Path(given).is_dir() else Moments.load(given)
+    return Store.open(given) if Path(given).is_dir() or is_object_url(given) else Moments.load(given)

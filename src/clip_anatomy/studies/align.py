@@ -25,6 +25,7 @@ from clip_anatomy.files import path_of, read_json, read_safetensors
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import load_recorded
 from clip_anatomy.loading.model_origin import Origin
+from clip_anatomy.objects import is_object_url
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
@@ -272,7 +273,7 @@ def align(
 
 def _opened(given: Any) -> Any:
     """Open a store by its folder; anything else is left as it is."""
-    is_folder = isinstance(given, str | Path) and path_of(given).is_dir()
+    is_folder = isinstance(given, str | Path) and (path_of(given).is_dir() or is_object_url(given))
     return Store.open(given) if is_folder else given
 
 

@@ -17,7 +17,7 @@ from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.store.index import index
-from clip_anatomy.store.manifest import NAME
+from clip_anatomy.store.shards import is_store
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.store_model import model_of, model_to_index
 from clip_anatomy.studies.cue_scores import MOST, Budget, Score
@@ -303,7 +303,7 @@ def _opened(
 ) -> tuple[Store, Clip]:
     """Open the store and its model; a world is indexed first, and any collection where one may be given."""
     is_world = str(source).startswith("world:") and not Path(str(source)).is_dir()
-    if isinstance(source, Store) or (Path(source) / NAME).is_file() or not (is_world or collection):
+    if isinstance(source, Store) or is_store(source) or not (is_world or collection):
         store = source if isinstance(source, Store) else Store.open(source)
         return store, model_of(store, model, **options)
     # A repair needs groups of some size: unseen pictures, where either background is as likely, if nothing else is said.
