@@ -316,7 +316,7 @@ def test_from_the_command_line(photos, s3, saved, tmp_path, capsys):  # noqa: F8
     place, model = f"{s3}/typed", str(saved)
     assert main(["index", str(photos), place, "--model", model]) == 0
     assert f"{place}: 20 images in 1 shards added" in capsys.readouterr().out
-    assert main(["search", place, str(photos / "03.png"), "-k", "2"]) == 0
+    assert main(["search", place, str(photos / "03.png"), "--heads", "1.0,1.1", "-k", "2"]) == 0
     assert "03.png" in capsys.readouterr().out
     assert main(["verify", place]) == 0
     assert f"{place}: 20 images in" in capsys.readouterr().out
