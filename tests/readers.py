@@ -20,18 +20,23 @@ from tiny import open_clip_model, transformers_model
 
 import clip_anatomy as ca
 from clip_anatomy.data.coco import open_coco_object
+from clip_anatomy.data.imagenet_segmentation import open_imagenet_seg
 from clip_anatomy.data.mask_folder import open_sample
+from clip_anatomy.data.masked import read_ids
 from clip_anatomy.data.matlab import matlab_records, matlab_table
 from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.pickle_reader import read_safe_pickle
 from clip_anatomy.data.referring import open_phrasecut, open_refcoco
 from clip_anatomy.data.tables import read_table
+from clip_anatomy.data.tile_source import open_slide
+from clip_anatomy.data.video_file import Video
 from clip_anatomy.files import write_safetensors
 from clip_anatomy.images.decode import read_image
 from clip_anatomy.loading.checkpoint import read_state
 from clip_anatomy.loading.disk_cache import DiskCache
 from clip_anatomy.loading.typed_texts import read_texts
 from clip_anatomy.maps import regions
+from clip_anatomy.maps.tiled_maps import _tile
 from clip_anatomy.naming.language_model import _answer_of, _RetryableError
 from clip_anatomy.naming.pool import read_pool
 from clip_anatomy.report.ablation_figure import check_folder
@@ -243,6 +248,118 @@ def read_phrases(file: Path) -> None:
         entry.mask()
 
 
+def film(name: str) -> bytes:
+    """Return a film of three frames."""
+    frames = [noise(16, 16) for _ in range(3)]
+    if not name.endswith(".mp4"):
+        return written(lambda path: frames[0].save(path, save_all=True, append_images=frames[1:], duration=40), name)
+    import av
+
+    def write(path: Path) -> None:
+        with av.open(str(path), "w") as made:
+            stream = made.add_stream("mpeg4", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+            for frame in frames:
+                made.mux(stream.encode(av.VideoFrame.from_image(frame)))
+            made.mux(stream.encode())
+
+    return written(write, name)
+
+
+def read_film(file: Path) -> None:
+    """Walk the frames; a film that claims millions of them is left after a few."""
+    for _, _ in zip(range(8), Video.of(file), strict=False):
+        pass
+
+
+def slide() -> bytes:
+    import tifffile
+
+    return written(lambda path: tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), tile=(32, 32)), "s.tif")
+
+
+def read_pixels(file: Path) -> None:
+    """Read a corner of a large picture, as maps over tiles do."""
+    _tile(ca.load("demo", parity=False), open_slide(file), (0, 0), (1, 1))
+
+
+def pictures_and_masks() -> bytes:
+    """Return pictures and masks of ImageNet-Segmentation: cells that refer to arrays."""
+    import h5py
+
+    def write(path: Path) -> None:
+        with h5py.File(path, "w") as made:
+            made["p"], made["m"] = np.zeros((3, 8, 8), np.uint8), np.ones((8, 8), np.uint8)
+            made.create_dataset("cell", (1, 1), h5py.ref_dtype)[0, 0] = made["m"].ref
+            for name, end in (("img", "p"), ("gt", "cell")):
+                made.create_dataset(f"value/{name}", (1, 1), h5py.ref_dtype)[0, 0] = made[end].ref
+
+    return written(write, "gtsegs_ijcv.mat")
+
+
+def read_pictures_and_masks(file: Path) -> None:
+    from clip_anatomy.data import imagenet_segmentation
+
+    imagenet_segmentation._open.cache_clear()
+    for entry in open_imagenet_seg(file).entries[:2]:
+        entry.picture()
+        entry.mask()
+
+
+def word_tokenizer() -> bytes:
+    """Return the `tokenizer.json` of a small tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    ends = ("<|startoftext|>", 0), ("<|endoftext|>", 99)
+    made = Tokenizer(models.WordLevel({**dict(ends), "a": 2, "dog": 3}, unk_token="<|endoftext|>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A <|endoftext|>", special_tokens=[*ends]
+    )
+    return made.to_str().encode()
+
+
+def read_tokenizer(file: Path) -> None:
+    """Open the folder that transformers saved, with this tokenizer, and split a text."""
+    folder = Path(mkdtemp(dir=file.parent))
+    try:
+        for one in saved_model().iterdir():
+            (folder / one.name).symlink_to(one)
+        shutil.copy(file, folder / "tokenizer.json")
+        ca.load(folder, parity=False).encode_text(["a dog"])
+    finally:
+        shutil.rmtree(folder)
+
+
+def search_index() -> bytes:
+    """Return what is kept of an approximate index of the small store."""
+    return _kept_index().read_bytes()
+
+
+@cache
+def _kept_index() -> Path:
+    folder = Path(mkdtemp()) / "store"
+    shutil.copytree(store(), folder)
+    _search(folder)
+    return next(folder.glob("approximate/*/index.json"))
+
+
+def _search(folder: Path) -> None:
+    opened = Store.open(folder)
+    ca.search(opened, opened.rows()[0].id, heads="0.0", k=2, approximate=True)
+
+
+def read_search_index(file: Path) -> None:
+    """Search with a record that is damaged: the index is built anew."""
+    kept = _kept_index()
+    whole = kept.read_bytes()
+    try:
+        kept.write_bytes(file.read_bytes())
+        _search(kept.parents[2])
+    finally:
+        kept.write_bytes(whole)
+
+
 def moments() -> bytes:
     return written(lambda path: Store.open(store()).moments().save(path), "m.safetensors")
 
@@ -295,6 +412,14 @@ READERS = {
     "studies": Reader(text({"schema": "clip-anatomy/ablate/1", "studies": [{"name": "a", "by": "mean", "store": "s"}]}), lambda path: check_folder(path.parent, "s"), "ablate.json"),
     "pool": Reader(lambda: b"a red circle\tcolour\na star\n", read_pool, "pool.txt"),
     "answer": Reader(text({"choices": [{"message": {"content": "colour"}}], "usage": {"prompt_tokens": 3}}), read_answer),
+    "mask": Reader(lambda: encoded(noise(8, 8).convert("P"), "PNG"), read_ids, "m.png"),
+    "animation": Reader(partial(film, "a.gif"), read_film, "a.gif"),
+    "film": Reader(partial(film, "a.mp4"), read_film, "a.mp4"),
+    "slide": Reader(slide, read_pixels, "s.tif"),
+    "array": Reader(lambda: written(lambda path: np.save(path, np.zeros((8, 8, 3), np.uint8)), "a.npy"), read_pixels, "a.npy"),
+    "HDF5": Reader(pictures_and_masks, read_pictures_and_masks, "gtsegs_ijcv.mat"),
+    "tokenizer": Reader(word_tokenizer, read_tokenizer, "tokenizer.json"),
+    "search index": Reader(search_index, read_search_index, "index.json"),
     "cache": Reader(lambda: written(lambda path: DiskCache(path).put({"a": b"1" * 9}), "c.sqlite"), read_cache, "c.sqlite"),
 }  # fmt: skip
 

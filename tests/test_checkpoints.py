@@ -1,5 +1,6 @@
 """Checkpoints and models as training programs leave them: weights averaged beside a model, Lightning's, adapters, hooks of a launcher."""
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import clip_anatomy as ca
 from clip_anatomy.errors import BadCheckpoint, UnsupportedModel
+from clip_anatomy.loading.checkpoint import read_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,3 +109,47 @@ def test_hooks_of_a_launcher_change_nothing_and_weights_kept_elsewhere_are_named
     layer.weight = torch.nn.Parameter(layer.weight.to("meta"))
     with pytest.raises(UnsupportedModel, match=r"fc1\.weight' is kept elsewhere by accelerate.*Type: .*remove_hook"):
         ca.load(model)
+
+
+def test_a_state_dict_is_found_however_deep_and_several_are_named_by_their_keys(model: Any, tmp_path: Path) -> None:
+    state = model.state_dict()
+    deep = {
+        "trainer": {
+            "checkpoint": {"model": {f"module.{name}": one for name, one in state.items()}, "optimizer": stepped(model)}
+        }
+    }
+    assert {*read_state(written(tmp_path, deep))} == {*state}
+    with pytest.raises(
+        BadCheckpoint,
+        match=r"several state dicts: net\.student, net\.teacher\. .*torch\.load\(FILE\)\['net'\]\['student'\]",
+    ):
+        read_state(written(tmp_path, {"net": {"student": state, "teacher": state}}))
+
+
+def test_sizes_of_a_config_are_bounded_before_anything_is_built(model: Any, tmp_path: Path) -> None:
+    config = {**MODEL_CFG, "vision_cfg": {**MODEL_CFG["vision_cfg"], "layers": 10**9}}
+    path = written(tmp_path, model.state_dict())
+    (tmp_path / "mine.json").write_text(json.dumps(config))
+    with pytest.raises(BadCheckpoint, match=r"says layers=1000000000: at most 1,000 can be meant"):
+        ca.load(path)
+    tiny.transformers_model().save_pretrained(tmp_path / "saved")
+    saved = tmp_path / "saved" / "config.json"
+    saved.write_text(saved.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 999999999'))
+    with pytest.raises(BadCheckpoint, match=r"says num_hidden_layers=999999999: at most 1,000"):
+        ca.load(tmp_path / "saved")
+    with pytest.raises(BadCheckpoint, match=r"is a config, without weights. Type the folder that both are in"):
+        ca.load(saved)
+
+
+def test_a_model_that_cannot_run_itself_is_named(model: Any) -> None:
+    mixed, sparse = copy.deepcopy(model), copy.deepcopy(model)
+    mixed.visual.transformer.resblocks[0].half()
+    with pytest.raises(
+        UnsupportedModel,
+        match=r"open_clip .* itself fails on a random input of the image tower .* Type: load\(model.float\(\)\)",
+    ):
+        ca.load(mixed)
+    layer = sparse.visual.transformer.resblocks[0].mlp.c_fc
+    layer.weight = torch.nn.Parameter(layer.weight.detach().to_sparse())
+    with pytest.raises(UnsupportedModel, match=r"c_fc.weight' is a torch.float32, torch.sparse_coo, not plain"):
+        ca.load(sparse)

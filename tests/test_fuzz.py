@@ -3,6 +3,7 @@
     CLIP_ANATOMY_FUZZ_SECONDS=600 pytest -m slow tests/test_fuzz.py
 
 Ten minutes a reader by default. With `atheris` installed, `python tests/test_fuzz.py READER` searches by coverage until it is stopped.
+`bench/fuzz.py` does both for every reader and prints the table of docs/reliability.md.
 """
 
 import inspect
@@ -22,7 +23,7 @@ from readers import READERS
 from clip_anatomy.errors import ClipAnatomyError
 
 SECONDS = float(os.environ.get("CLIP_ANATOMY_FUZZ_SECONDS", "600"))
-AT_ONCE = 200
+AT_ONCE = 50
 NASTY = [
     b"", b"\0" * 64, b"[" * 20_000, b'{"a":' * 20_000, b"1e999", b"-1", b"NaN", b"9" * 5_000, b'"\\ud800"', b"\xff\xfe", b"null", b"[]", b"{}",
     b"99999999999999999999", b"../../x", b"%n%s", b"\x1b[2J",
@@ -89,13 +90,18 @@ def test_only_errors_of_the_project_come_out_of_a_reader(name: str, tmp_path: Pa
     record_property("inputs", search(name, tmp_path, SECONDS))
 
 
-def main(name: str) -> None:
-    """Search by coverage, with atheris, until stopped or something comes out."""
+def main(name: str, *options: str) -> None:
+    """Search by coverage, with atheris, until stopped or something comes out; or, with `--seconds N`, with hypothesis for so long."""
     import tempfile
 
+    place = Path(tempfile.mkdtemp())
+    if options[:1] == ("--seconds",):
+        for folder in ("images", "masks"):
+            (place / folder).mkdir()
+        print(f"{search(name, place, float(options[1]))} inputs")
+        return
     import atheris  # pyright: ignore[reportMissingImports]
 
-    place = Path(tempfile.mkdtemp())
     for folder in ("images", "masks", "corpus"):
         (place / folder).mkdir()
     (place / "corpus" / "whole").write_bytes(READERS[name].example())
@@ -104,9 +110,9 @@ def main(name: str) -> None:
         for thing in [*vars(module).values()]:
             if inspect.isfunction(thing) and thing.__module__ == module.__name__:
                 atheris.instrument_func(inspect.unwrap(thing))
-    atheris.Setup([sys.argv[0], str(place / "corpus"), *sys.argv[2:]], lambda data: attempt(name, data, place))
+    atheris.Setup([sys.argv[0], str(place / "corpus"), *options], lambda data: attempt(name, data, place))
     atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

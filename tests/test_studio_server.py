@@ -101,6 +101,25 @@ def test_jobs_are_cancelled_fail_in_one_sentence_and_outlive_a_restart(tmp_path:
         Jobs({"slow": slow}).start("magic")
 
 
+def test_a_job_gives_the_model_to_requests_between_its_steps(clip: ca.Clip) -> None:
+    session, told, answered = Session(clip), [], threading.Event()
+
+    def job() -> None:
+        with session.between(lambda *step: told.append(step)) as tell:
+            for at in range(5_000):
+                assert session._model.locked()
+                if answered.is_set():
+                    return
+                tell("counting", at, 5_000)
+
+    running = threading.Thread(target=job)
+    running.start()
+    session.run(answered.set)  # waits for the end of a step, not of the job
+    running.join()
+    assert len(told) < 5_000
+    assert not session._model.locked()
+
+
 def test_a_full_queue_says_when_to_come_again(api: TestClient) -> None:
     session: Session = api.app.state.session  # pyright: ignore[reportAttributeAccessIssue]
     question = {"picture": picture(api), "texts": ["a text that nobody asked before"]}

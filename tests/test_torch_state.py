@@ -58,6 +58,20 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+def test_a_transform_of_torch_func_around_is_named() -> None:
+    clip = ca.load("demo", parity=False)
+    for transform in (torch.func.vmap, torch.func.grad):
+        with pytest.raises(BadInput, match=r"torch.func .* runs around this call.* Call it outside"):
+            transform(lambda x: clip.encode_image(x[None]).sum())(torch.randn(3, 64, 64))
+
+
+def test_tensors_without_numbers_are_named() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), pytest.raises(BadInput, match="FakeTensorMode is on, where tensors have no numbers"):
+        ca.load("demo", parity=False)
+
+
 def maps(method: str, **options: Any) -> Callable[[ca.Clip], Any]:
     return lambda clip: ca.heatmap(clip, PICTURES, TEXTS, method, **options).values
 

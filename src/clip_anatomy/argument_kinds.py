@@ -189,6 +189,11 @@ def way_out(value: Any, hint: Any) -> str:
         if inside:
             return f"Type: its item {inside[0]}, the {type(value[inside[0]]).__name__}"
     names = {getattr(one, "__name__", "") for one in get_args(hint) or (hint,)}
+    if "Preprocess" in names:
+        return (
+            "Type: preprocess={'size': (224, 224), 'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)} with its numbers, or leave it away and "
+            "hand over pixels that it made, [image, 3, row, col], where pictures are taken"
+        )
     if "Module" in names and isinstance(value, Mapping):
         return "A state dict is only the weights. Type: model.load_state_dict(state), then load(model)"
     if "Module" in names and isinstance(value, type):

@@ -1,5 +1,6 @@
 """Names of files as people type them, the hash of the project, and the one way to read JSON and to write a file whole or not at all."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -8,6 +9,7 @@ import stat
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -19,7 +21,7 @@ from clip_anatomy.errors import BadInput, ClipAnatomyError, OutputError, reading
 from clip_anatomy.partial_output import held_file, sweep
 
 __all__ = [
-    "digest", "digest_of_file", "is_there", "mapped_array", "opened", "path_of", "random_number", "read_json", "read_lines", "read_safetensors", "text_lines",
+    "digest", "digest_of_file", "is_there", "mapped_array", "opened", "path_of", "random_number", "read_json", "read_lines", "read_safetensors", "resolved", "text_lines",
     "write_safetensors", "write_text", "written_whole",
 ]  # fmt: skip
 
@@ -40,6 +42,11 @@ def path_of(name: str | Path) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # no such user
         return Path(name)
+
+
+def resolved(path: Path) -> Path:
+    """Follow all links of a path; one that leads round in a circle stays a name, for whoever opens it to say what it is."""
+    return Path(os.path.realpath(path))
 
 
 def is_there(path: Path) -> bool:
@@ -197,7 +204,7 @@ def read_json(
         if size > largest:
             raise kind(f"{path} has {size:,} bytes, {largest:,} are read. {instead}")
         with opened(path) as file:
-            content = json.loads(file.read().decode("utf-8-sig"))
+            content = json.loads(file.read())  # UTF-8 or UTF-16, with or without a byte order mark
         if not isinstance(content, of):
             raise kind(f"{path} holds a JSON {type(content).__name__}; a {of.__name__} was expected. {instead}")
         return content
@@ -215,16 +222,18 @@ def text_lines(
         path: the file.
         instead: what to do or type instead, where it cannot be read.
         kind: the error to raise.
-        errors: what becomes of bytes that are no UTF-8, as for `open`.
+        errors: what becomes of bytes that are no UTF-8, as for `open`; a byte order mark says that it is UTF-16. NUL characters are left out.
 
     Raises:
         ClipAnatomyError: of that kind: no such file, not text, or a line without an end.
     """
-    with reading(path, instead, kind), path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
-        while line := file.readline(LONGEST_LINE + 1):
-            if len(line) > LONGEST_LINE:
-                raise kind(f"{path} has a line of more than {LONGEST_LINE:,} characters. {instead}")
-            yield line
+    with reading(path, instead, kind), path.open("rb") as raw:
+        marked = raw.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Excel and PowerShell write
+        with TextIOWrapper(raw, "utf-16" if marked else "utf-8-sig", errors, newline="") as file:
+            while line := file.readline(LONGEST_LINE + 1):
+                if len(line) > LONGEST_LINE:
+                    raise kind(f"{path} has a line of more than {LONGEST_LINE:,} characters. {instead}")
+                yield line.replace("\0", "")
 
 
 def read_lines(

@@ -4,7 +4,7 @@ import operator
 
 from clip_anatomy.errors import BadInput, BadSpec
 
-__all__ = ["LARGEST", "finite", "moderate", "whole"]
+__all__ = ["LARGEST", "finite", "moderate", "whole", "within"]
 
 LARGEST = 10**9
 """The largest number that any option takes."""
@@ -38,6 +38,22 @@ def whole(name: str, value: object, low: int, high: int = LARGEST) -> int:
             f"{name}={value!r}: a whole number from {low:,} to {high:,} was expected. Type {name}={nearest}, or leave it away"
         )
     return number
+
+
+def within(name: str, value: int, count: int) -> int:
+    """Check a place among some things; as everywhere in Python, -1 is the last.
+
+    Raises:
+        BadSpec: nothing is there.
+
+    Example:
+        >>> within("image", 3, 2)
+        Traceback (most recent call last):
+        clip_anatomy.errors.BadSpec: image=3: there are 2, counted from 0. Type image=1
+    """
+    if not -count <= value < count:
+        raise BadSpec(f"{name}={value!r}: there are {count:,}, counted from 0. Type {name}={max(0, count - 1)}")
+    return value % count
 
 
 def moderate(name: str, value: object) -> None:

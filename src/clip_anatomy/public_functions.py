@@ -90,7 +90,7 @@ def _check(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
             says = _said_of(function, name)
             raise BadInput(
                 f"{_name(function)}: {name} is {described(value)}; {expected(hints[name])} was expected"
-                f"{f' ({says})' if says else ''}. {way_out(value, hints[name]) or f'Type: help({_name(function)})'}"
+                f"{f' ({says})' if says else ''}. {way_out(value, hints[name]) or _instead(function, signature.parameters[name])}"
             )
         if name == "seed":
             whole(name, value, 0)
@@ -119,6 +119,13 @@ def _resolved(hint: Any, space: dict[str, Any]) -> Any:
         return get_type_hints(SimpleNamespace(__annotations__={"hint": hint}), space, include_extras=True)["hint"]
     except (NameError, TypeError):
         return hint
+
+
+def _instead(function: Callable[..., Any], parameter: inspect.Parameter) -> str:
+    """Say what to type where nothing better is known: the default, or where it is explained."""
+    if parameter.default is parameter.empty:
+        return f"Type: help({_name(function)})"
+    return f"Leave it away, or type its default: {parameter.name}={parameter.default!r}"
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib import import_module
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,10 +16,12 @@ from typing import Any, ClassVar, cast
 from clip_anatomy.atomic_output import atomic_output
 from clip_anatomy.errors import BadInput, visible
 from clip_anatomy.progress import say
+from clip_anatomy.public_functions import public
 
 LONGEST = 80  # letters of one field in a repr
 
 
+@public
 class Result:
     """Give a dataclass of numbers the same verbs as every other result. Declare it with `@dataclass(frozen=True, repr=False)`.
 
@@ -51,6 +54,7 @@ class Result:
         write = self._drawing("write")
         if write is None or self._drawing("save") is not None:
             return self._drawn_by("save", Path(folder), **options)
+        self._refuse_other(write, options)
         with atomic_output(Path(folder), self._drawing("KIND")) as output:
             write(self, output, **options)
         return Path(folder)
@@ -80,7 +84,16 @@ class Result:
         name, draw = type(self).__name__, self._drawing(verb)
         if draw is None:
             raise BadInput(f"a {name} has no {verb}. Its numbers are in {name}.to_dict()")
+        self._refuse_other(draw, options)
         return draw(self, *args, **options)
+
+    def _refuse_other(self, draw: Any, options: dict[str, Any]) -> None:
+        """Raise BadInput for an option that what draws this result does not take."""
+        known = [one.name for one in signature(draw).parameters.values() if one.default is not one.empty]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            takes = f"takes {', '.join(f'{name}=' for name in known)}" if known else "takes no options"
+            raise BadInput(f"{type(self).__name__}.save: {unknown[0]}= is not known, it {takes}. Leave it away")
 
 
 class Compact:

@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
+from clip_anatomy.errors import BadInput
+
 __all__ = ["plain_torch"]
 
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")
@@ -52,6 +54,9 @@ def plain_torch() -> Generator[None]:
 
     Without torch in the process there is nothing to put aside, and it is not imported for that.
 
+    Raises:
+        BadInput: a transform of `torch.func` runs around.
+
     Example:
         >>> import torch
         >>> with torch.autocast("cpu", dtype=torch.bfloat16), plain_torch():
@@ -62,7 +67,15 @@ def plain_torch() -> Generator[None]:
         yield
         return
     import torch
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack  # pyright: ignore[reportPrivateUsage]
 
+    # Inside, no_grad would make every gradient zero.
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+        raise BadInput(
+            "torch.func (vmap, grad, jvp) runs around this call, and cannot look into it. Call it outside, with real tensors"
+        )
+    if any(type(mode).__name__ == "FakeTensorMode" for mode in _get_current_dispatch_mode_stack()):
+        raise BadInput("a FakeTensorMode is on, where tensors have no numbers. Call it outside of that mode")
     if not _process:
         _process.append(_ProcessSetting(torch.get_default_dtype, torch.set_default_dtype, torch.float32))
         precision = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision

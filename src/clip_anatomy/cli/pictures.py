@@ -61,15 +61,15 @@ def output_beside(folder: Path | None, kind: "Kind", images: Sequence[str]) -> "
         OutputError: the folder cannot be written, or holds the pictures or something else.
     """
     from clip_anatomy.atomic_output import atomic_output
-    from clip_anatomy.files import path_of
+    from clip_anatomy.files import path_of, resolved
 
     if folder is None:
         yield None
         return
-    if "\0" not in str(folder) and _holds_some(path_of(folder).resolve(), images, kind):
+    if "\0" not in str(folder) and _holds_some(resolved(path_of(folder)), images, kind):
         raise OutputError(
             f"{folder} holds the pictures: what is drawn would be looked at as pictures the next time. "
-            f"Type another folder: --out {folder}-{kind.noun}"
+            f"Type another folder: --out {f'{folder}-{kind.noun}' if folder.name.strip('.') else kind.noun}"
         )
     with atomic_output(folder, kind) as target:
         yield target
@@ -78,9 +78,9 @@ def output_beside(folder: Path | None, kind: "Kind", images: Sequence[str]) -> "
 def _holds_some(folder: Path, images: Sequence[str], kind: "Kind") -> bool:
     """Whether typed pictures lie in a folder itself; what lies below it is left alone."""
     from clip_anatomy.data.picture_files import has_suffix
-    from clip_anatomy.files import path_of
+    from clip_anatomy.files import path_of, resolved
 
-    typed = [path_of(image).resolve() for image in images if "://" not in image and "\0" not in image]
+    typed = [resolved(path_of(image)) for image in images if "://" not in image and "\0" not in image]
     if any(path.parent == folder and not path.is_dir() for path in typed):
         return True
     if not folder.is_dir() or not any(path == folder or path in folder.parents for path in typed):

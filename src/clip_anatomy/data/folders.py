@@ -1,11 +1,14 @@
 """Pictures that lie about as files, and pictures that are in memory already."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image
@@ -15,12 +18,13 @@ from clip_anatomy.atomic_output import made_here
 from clip_anatomy.data.picture import ImageData, Picture, hash_of, unreachable
 from clip_anatomy.data.picture_files import HIDDEN, OURS, UNREADABLE, head_of, is_picture, not_a_picture
 from clip_anatomy.data.tables import NAMES, NOTHING, Table, TableRow, merged, read_rows, read_table, row_for
-from clip_anatomy.errors import BadInput
-from clip_anatomy.files import is_there, path_of, text_lines
+from clip_anatomy.errors import BadImage, BadInput
+from clip_anatomy.files import is_there, path_of, resolved, text_lines
 from clip_anatomy.partial_output import is_partial
 
 __all__ = ["PYTHON_LIST", "Folder", "ImageList", "PythonList", "pictures_under"]
 
+ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 PYTHON_LIST = "(a Python list)"
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -48,7 +52,7 @@ class Folder:
         Raises:
             BadInput: none of the paths in the table is there.
         """
-        given, root = root.absolute(), root.resolve()
+        given, root = root.absolute(), resolved(root)
         own = next((root / name for name in NAMES if (root / name).is_file()), None)
         table = {} if own is None else read_table(own)
         source = Folder(root, {_within(name, given, root): note for name, note in table.items()})
@@ -124,12 +128,12 @@ class ImageList:
     @staticmethod
     def of_lines(file: Path) -> "ImageList":
         """Open a plain list of paths."""
-        return ImageList(file.resolve())
+        return ImageList(resolved(file))
 
     @staticmethod
     def of_table(file: Path) -> "ImageList":
         """Open a table whose rows are the pictures."""
-        return ImageList(file.resolve(), tabular=True)
+        return ImageList(resolved(file), tabular=True)
 
     @property
     def spec(self) -> str:
@@ -140,7 +144,11 @@ class ImageList:
         """Walk the list in its own order."""
         self.check()
         for path, note in self._entries():
-            yield Picture(path, self.fetch(path), path, note.label, note.group, note.captions, note.meta, self.tabular)
+            try:
+                data = self.fetch(path)
+            except BadImage as error:
+                data = error
+            yield Picture(path, data, path, note.label, note.group, note.captions, note.meta, self.tabular)
 
     def _entries(self) -> Iterator[tuple[str, TableRow]]:
         if self.tabular:
@@ -162,10 +170,15 @@ class ImageList:
 
     def fetch(self, path: str) -> ImageData:
         """Read the file at `path`, beside the list or in `images/` beside it."""
+        if ADDRESS.match(path):
+            raise BadImage(
+                f"{path} is an address, and the pictures of a list are files. Download it, and list the file"
+            )
         base = self.file.parent
-        there = base / path_of(path)
-        inner = base / "images" / path
-        return inner if not is_there(there) and is_there(inner) else there
+        local = url2pathname(urlsplit(path).path) if path.startswith("file://") else path
+        names = dict.fromkeys((path, path.replace("\\", "/"), path.strip("\"'"), local))  # as other programs write them
+        places = (folder / path_of(name) for name in names for folder in (base, base / "images"))
+        return next((place for place in places if is_there(place)), base / path_of(path))
 
 
 @dataclass(frozen=True)
@@ -223,7 +236,7 @@ def _picture(image: Any) -> Picture:
     if isinstance(image, Picture):
         return image
     if isinstance(image, str | Path):
-        path = path_of(image).resolve()
+        path = resolved(path_of(image))
         return Picture(path.as_posix(), path, path.as_posix())
     if isinstance(image, Image.Image | np.ndarray | Tensor | bytes):
         return Picture(hash_of(image), image)

@@ -8,6 +8,7 @@ from clip_anatomy.data.picture import ImageData, Picture, Source
 from clip_anatomy.data.picture_files import passed_over_of
 from clip_anatomy.data.tables import NOTHING, Table, read_table, row_for
 from clip_anatomy.errors import BadInput
+from clip_anatomy.files import resolved
 
 __all__ = ["LabelledSource"]
 
@@ -34,7 +35,7 @@ class LabelledSource:
             BadInput: not a table.
         """
         table = read_table(file)
-        whole = {(file.parent / name).resolve().as_posix(): row for name, row in table.items()}
+        whole = {resolved(file.parent / name).as_posix(): row for name, row in table.items()}
         return LabelledSource(source, file, {**whole, **table})
 
     @property
@@ -57,7 +58,7 @@ class LabelledSource:
         for picture in self.source:
             row = row_for(self.table, picture.id)
             if row is NOTHING and isinstance(picture.data, Path):
-                row = self.table.get(picture.data.resolve().as_posix(), NOTHING)
+                row = self.table.get(resolved(picture.data).as_posix(), NOTHING)
             last, matched = picture.id, matched or row is not NOTHING
             yield replace(
                 picture,

@@ -15,7 +15,7 @@ from clip_anatomy.data.tables import TABLES
 from clip_anatomy.data.tars import TARS
 from clip_anatomy.data.video_file import VIDEOS, Video
 from clip_anatomy.errors import BadImage, BadInput
-from clip_anatomy.files import LARGEST_TEXT, path_of
+from clip_anatomy.files import LARGEST_TEXT, path_of, resolved
 from clip_anatomy.network import named_by_a_file
 from clip_anatomy.objects import ObjectPlace, is_object_url
 
@@ -79,7 +79,7 @@ def open_dataset(source: Any, labels: str | Path | None = None) -> Source:
     path = path_of(name)
     if path.is_dir():
         if datasets.is_saved(path):
-            return datasets.HubDataset.of(str(path.resolve()))
+            return datasets.HubDataset.of(str(resolved(path)))
         if tars.only_tars(path):
             return tars.Tars.of(path / "*.tar")
         return folders.Folder.of(path)

@@ -54,7 +54,7 @@ class ObjectFile:
 
 LARGEST = 2**29  # bytes of a picture in object storage
 ImageData = Path | bytes | Image.Image | np.ndarray | Tensor | ObjectFile
-NO_TEXT = re.compile("[\ud800-\udfff]")  # a byte of another encoding, as Python keeps it in names of files
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # a byte of another encoding, as Python keeps it in names of files; NUL
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ class Picture:
         )
         if NO_TEXT.search(self.id) or NO_TEXT.search(self.path or ""):
             name = _as_text(self.id)
-            error = BadImage(f"the name of {name} is not UTF-8, so nothing could be kept of it. Rename the file")
+            error = BadImage(
+                f"the name of {name} is not text in UTF-8, so nothing could be kept of it. Rename the file"
+            )
             for field_name, value in (("id", name), ("data", error), ("path", None)):
                 object.__setattr__(self, field_name, value)
         if any(NO_TEXT.search(word) for word in texts):

@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_anatomy.data.picture import ImageData, Picture, unreachable
 from clip_anatomy.errors import BadInput
-from clip_anatomy.files import path_of, read_lines, text_lines
+from clip_anatomy.files import path_of, read_lines, resolved, text_lines
 
 __all__ = ["DatasetCopy", "ImageEntry", "LabelledDataset", "PublishedDataset", "read_table_of", "read_words"]
 
@@ -62,7 +62,7 @@ class PublishedDataset:
             raise BadInput(
                 f"there is no folder {name!r} with {self.title}. It is to be had {self.where}. Type: {self.form}"
             )
-        return DatasetCopy(self, root.resolve(), tuple(sorted(options)))
+        return DatasetCopy(self, resolved(root), tuple(sorted(options)))
 
 
 @dataclass(frozen=True)

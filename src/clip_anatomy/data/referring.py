@@ -18,7 +18,7 @@ from clip_anatomy.data.coco import LARGEST, decoded, image_entry
 from clip_anatomy.data.masked import need, read_picture
 from clip_anatomy.data.pickle_reader import read_safe_pickle
 from clip_anatomy.errors import BadInput, reading
-from clip_anatomy.files import read_json
+from clip_anatomy.files import read_json, resolved
 
 __all__ = ["PHRASECUT_WHERE", "REFCOCO_WHERE", "ReferredPicture", "ReferringDataset", "open_phrasecut", "open_refcoco"]
 
@@ -121,7 +121,7 @@ def open_refcoco(path: Path, *, split: str, by: str = "unc") -> ReferringDataset
                 )
     if not entries:
         raise BadInput(f"{references} has no phrase of the split {split!r}. {REFCOCO_WHERE}")
-    return ReferringDataset(f"{path.resolve().name} {split} ({by})", tuple(entries))
+    return ReferringDataset(f"{resolved(path).name} {split} ({by})", tuple(entries))
 
 
 def open_phrasecut(path: Path, *, split: str = "test") -> ReferringDataset:

@@ -18,6 +18,7 @@ PATH = ("path", "file", "file_name", "filename", "img_filename", "image", "image
 LABEL = ("label", "class", "class_name", "category", "target", "y")
 GROUP = ("group", "group_name")
 CAPTIONS = ("captions", "caption", "texts", "text", "description", "comment")
+KNOWN = frozenset((*PATH, *LABEL, *GROUP, *CAPTIONS))
 NAMES = ("metadata.csv", "metadata.json", "metadata.jsonl", "labels.csv", "labels.json")
 
 
@@ -93,17 +94,28 @@ def read_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
             between = "\t" if kind == ".tsv" else _between(next(text_lines(path), ""))
             yield from _of_records(path, csv.DictReader(text_lines(path), delimiter=between, skipinitialspace=True))
         elif kind == ".jsonl":
-            yield from _of_records(path, (json.loads(line) for line in text_lines(path) if line.strip()))
+            yield from _of_records(path, _of_json_lines(path))
         elif kind == ".json":
             yield from _of_json(path, read_json(path, "Save it as CSV or JSON in UTF-8", of=object))
         else:
             raise BadInput(f"{path} is no table of labels. Type a .csv, .tsv, .json or .jsonl file")
 
 
+def _column(name: Any) -> str:
+    """Take a column by its usual name, however it is spelled: "Path ", "LABEL"."""
+    plain = str(name).strip()
+    return plain.casefold() if plain.casefold() in KNOWN else plain
+
+
 def _between(header: str) -> str:
     """Tell what stands between the columns: a comma, or what spreadsheets write where the comma is the decimal sign."""
     return next(
-        (sign for sign in ",;\t|" if any(name in PATH for name in next(csv.reader([header], delimiter=sign), []))), ","
+        (
+            sign
+            for sign in ",;\t|"
+            if any(_column(name) in PATH for name in next(csv.reader([header], delimiter=sign), []))
+        ),
+        ",",
     )
 
 
@@ -111,6 +123,13 @@ def row_for(table: Table, path: str) -> TableRow:
     """Tell what a table says about a path, by the whole path or else by the file's name."""
     path = normalised_path(path)
     return table.get(path) or table.get(path.rsplit("/", 1)[-1]) or NOTHING
+
+
+def _of_json_lines(path: Path) -> Iterator[Any]:
+    for at, line in enumerate(text_lines(path), 1):
+        with reading(f"{path}, line {at}", "Type one JSON object a line"):
+            if line.strip():
+                yield json.loads(line)
 
 
 def _of_json(path: Path, value: Any) -> Iterator[tuple[str, TableRow]]:
@@ -130,7 +149,7 @@ def _of_json(path: Path, value: Any) -> Iterator[tuple[str, TableRow]]:
 
 def _note_of(entry: Any) -> TableRow:
     if isinstance(entry, dict):
-        return note_of_record(cast("dict[str, Any]", entry))
+        return note_of_record({_column(key): one for key, one in entry.items()})
     if isinstance(entry, list):
         return TableRow(captions=tuple(str(s) for s in cast("list[Any]", entry)))
     return TableRow(label=str(entry))
@@ -142,22 +161,28 @@ def _of_coco(path: Path, value: dict[str, Any]) -> Iterator[tuple[str, TableRow]
         if isinstance(entry, dict) and "caption" in entry:
             captions.setdefault(entry.get("image_id"), []).append(str(entry["caption"]))
     images: list[Any] = value["images"]
-    for record, (name, note) in zip(images, _of_records(path, images), strict=True):
-        yield name, replace(note, captions=(*note.captions, *captions.get(record.get("id"), ())))
+    for at, record in enumerate(images):
+        for name, note in _of_records(path, [record], at):
+            of = captions.get(record.get("id"), ()) if isinstance(record, dict) else ()
+            yield name, replace(note, captions=(*note.captions, *of))
 
 
-def _of_records(path: Path, records: Iterable[Any]) -> Iterator[tuple[str, TableRow]]:
-    for at, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise BadInput(f"{path}, record {at + 1}: {type(record).__name__} instead of an object with a path")
-        known = cast("dict[str, Any]", record)
-        name = next((known[k] for k in PATH if known.get(k)), None)
+def _of_records(path: Path, records: Iterable[Any], first: int = 0) -> Iterator[tuple[str, TableRow]]:
+    for at, record in enumerate(records, first):
+        if not isinstance(record, dict | str):
+            raise BadInput(
+                f"{path}, record {at + 1}: {type(record).__name__} instead of a path, or of an object with one. Take it out"
+            )
+        known = {"path": record} if isinstance(record, str) else {_column(key): one for key, one in record.items()}
+        if not any(known.values()):  # an empty row, as spreadsheets leave at the end
+            continue
+        name = next((str(known[k]).strip() for k in PATH if str(known.get(k) or "").strip()), None)
         if name is None:
             columns = ", ".join(str(k) for k in known) or "none"
             raise BadInput(
-                f"{path}, record {at + 1}: no path. One of {', '.join(PATH)} was expected, it has: {columns}"
+                f"{path}, record {at + 1}: no path. A value in one of the columns {', '.join(PATH)} was expected, it has: {columns}"
             )
-        yield str(name), note_of_record(known)
+        yield name, note_of_record(known)
 
 
 def note_of_record(record: Mapping[str, Any]) -> TableRow:
@@ -170,7 +195,10 @@ def note_of_record(record: Mapping[str, Any]) -> TableRow:
     used = {*PATH, *(k for names in (LABEL, GROUP, CAPTIONS) for k in (_name(record, names),) if k)}
     meta = {str(k): v for k, v in record.items() if k not in used and _plain(v)}
     return TableRow(
-        "" if label is None else str(label), "" if group is None else str(group), tuple(map(str, about)), meta
+        "" if label is None else str(label).strip(),
+        "" if group is None else str(group).strip(),
+        tuple(map(str, about)),
+        meta,
     )
 
 

@@ -219,7 +219,7 @@ def _sample(
 
 def _text(members: dict[str, tuple[str, bytes | BadImage]], ending: str) -> str:
     data = members.get(ending, ("", b""))[1]
-    return data.decode("utf-8", "replace").strip() if isinstance(data, bytes) else ""
+    return data.decode("utf-8-sig", "replace").strip() if isinstance(data, bytes) else ""
 
 
 def _json(text: str) -> dict[str, Any]:

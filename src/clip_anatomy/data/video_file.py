@@ -10,6 +10,7 @@ from PIL import Image, ImageSequence
 
 from clip_anatomy.data.picture import ImageData, Picture, unreachable
 from clip_anatomy.errors import BadImage, BadInput, ClipAnatomyError, MissingExtra, reading
+from clip_anatomy.files import resolved
 
 __all__ = ["VIDEOS", "Video", "is_animation", "is_video"]
 
@@ -56,7 +57,7 @@ class Video:
             BadInput: it cannot be read as one.
             MissingExtra: PyAV is not installed.
         """
-        file = file.resolve()
+        file = resolved(file)
         try:
             with reading(file, "Type a film that plays elsewhere, or a folder of its frames"):
                 rate = _animation_rate(file) if file.suffix.lower() in ANIMATIONS else _video_rate(file)

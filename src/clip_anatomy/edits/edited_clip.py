@@ -15,10 +15,11 @@ from clip_anatomy.edits.replacement import embedding_change
 from clip_anatomy.edits.rerun import direct_only, rerun_frame, rerun_tower
 from clip_anatomy.edits.selection_parser import POOL
 from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
-from clip_anatomy.errors import BadImage, UnsupportedModel
+from clip_anatomy.errors import BadImage, BadText, UnsupportedModel
 from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.loading.live_models import read_host
 from clip_anatomy.loading.tokenizer import average_prompts, fill_templates
+from clip_anatomy.public_functions import public
 from clip_anatomy.split.layernorm import pull_back
 from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.layers import Stem, TransformerWeights
@@ -53,8 +54,9 @@ class EditedClip(EditedModel):
         torch.Size([2, 128])
     """
 
-    refusal = BadImage
+    refusal = (BadImage, BadText)
 
+    @public
     def __init__(self, clip: Clip, edit: Edit) -> None:
         """Borrow the weights and prepare the maps of what is replaced."""
         edit.check(clip)

@@ -20,7 +20,7 @@ from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.open_edited import open_edited
 from clip_anatomy.edits.packed_source import packed_source
 from clip_anatomy.errors import MissingExtra, ModelError, OutputError, reading
-from clip_anatomy.files import path_of, write_safetensors
+from clip_anatomy.files import path_of, resolved, write_safetensors
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.parity import random_ids, random_pixels
 from clip_anatomy.progress import Progress, silent
@@ -229,7 +229,7 @@ def _refuse(folder: Path) -> None:
     """Raise OutputError for a folder that is no place for an export: one with anything else in it, or the one where people are."""
     try:
         foreign = folder.exists() and not KIND.owns(folder) and (not folder.is_dir() or any(folder.iterdir()))
-        here = folder.resolve() in (Path.cwd(), *Path.cwd().parents)
+        here = resolved(folder) in (Path.cwd(), *Path.cwd().parents)
     except OSError as error:
         raise OutputError(f"{folder} cannot be read ({error}). Type another folder: out=NAME") from error
     if foreign:

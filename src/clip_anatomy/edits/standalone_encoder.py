@@ -232,7 +232,10 @@ class EditedModel(nn.Module):
     logit_scale: Tensor
     logit_bias: Tensor | None
     felt_along: Tensor | None
-    refusal: type[ValueError] = ValueError  # what is raised for pixels that are none
+    refusal: tuple[type[ValueError], ...] = (
+        ValueError,
+        ValueError,
+    )  # what is raised for pixels and for ids that are none
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Take what `export` wrote."""
@@ -276,12 +279,19 @@ class EditedModel(nn.Module):
     def refuse_odd(self, image: Tensor) -> None:
         """Raise for what is no batch of pixels, or smaller than a patch."""
         row, col = self.image_tower.get_buffer("embedding.weight").shape[2:]
+        if not isinstance(image, Tensor):
+            raise self.refusal[0](f"pixels are a {type(image).__name__}. Type a tensor [image, 3, row, col]")
         if image.dim() != 4 or image.shape[1] != 3 or image.shape[2] < row or image.shape[3] < col:
             expected = f"[image, 3, row, col] of at least {row} x {col} was expected. Type pixels[None] for one image"
-            raise self.refusal(f"pixels are {list(image.shape)}; {expected}")
+            raise self.refusal[0](f"pixels are {list(image.shape)}; {expected}")
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """Token ids [text, token] → embeddings [text, embed], edited where the edit is of the text tower."""
+        if not isinstance(text, Tensor) or text.dim() != 2 or text.is_floating_point() or not text.shape[1]:
+            given = f"{list(text.shape)} of {text.dtype}" if isinstance(text, Tensor) else f"a {type(text).__name__}"
+            raise self.refusal[1](
+                f"token ids are {given}. Type whole numbers [text, token], as the model's tokenizer gives them"
+            )
         if self.replaced_text is None:
             y = self.text_tower(text)
         else:

@@ -13,6 +13,8 @@ from clip_anatomy.errors import BadCheckpoint, reading
 from clip_anatomy.files import read_json as read_json_file
 
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # extra entries of OpenAI's own files
+MOST_LAYERS, LARGEST_SIZE = 1_000, 10**8
+DEEPEST = 5  # mappings around a state dict
 RESNET_MARK = "visual.attnpool.positional_embedding"
 
 
@@ -69,19 +71,35 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _state_inside(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Find the state dict of a checkpoint: the whole of it, or the one entry that is one (`state_dict`, `model`, `ema` …)."""
-    states = {"": loaded} if _is_state(loaded) else {}
-    if not states and isinstance(loaded, Mapping):
-        states = {str(key): value for key, value in loaded.items() if _is_state(value)}
+    """Find the state dict of a checkpoint: the whole of it, or the one entry that is one, however deep (`state_dict`, `model`, `ema` …)."""
+    states = _states(loaded)
     if not states:
-        raise BadCheckpoint(f"{path} holds no state dict (a {type(loaded).__name__} instead). Save model.state_dict().")
-    if len(states) > 1 and "state_dict" not in states:
-        raise BadCheckpoint(
-            f"{path} holds several state dicts: {', '.join(states)}. "
-            f"Save the one you mean: torch.save(torch.load(FILE)[{next(iter(states))!r}], 'weights.pt')"
+        others = (
+            [key for key, one in loaded.items() if not isinstance(one, Tensor)] if isinstance(loaded, Mapping) else []
         )
-    state = states.get("state_dict", next(iter(states.values())))
-    return {k: v if isinstance(v, Tensor) else torch.tensor(v) for k, v in state.items()}
+        among = f", with {others[0]!r} among its entries" if others and len(others) < len(loaded) else ""
+        raise BadCheckpoint(
+            f"{path} holds no state dict (a {type(loaded).__name__} instead{among}). Type: torch.save(model.state_dict(), 'weights.pt')"
+        )
+    chosen = next((keys for keys in states if keys[-1:] == ("state_dict",) or len(states) == 1), None)
+    if chosen is None:
+        first = "".join(f"[{key!r}]" for key in next(iter(states)))
+        raise BadCheckpoint(
+            f"{path} holds several state dicts: {', '.join('.'.join(map(str, keys)) for keys in states)}. "
+            f"Save the one you mean: torch.save(torch.load(FILE){first}, 'weights.pt')"
+        )
+    return {k: v if isinstance(v, Tensor) else torch.tensor(v) for k, v in states[chosen].items()}
+
+
+def _states(loaded: Any) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the state dicts that lie least deep in a checkpoint, by the keys that lead to them: trainers wrap what launchers wrapped."""
+    level: dict[tuple[Any, ...], Any] = {(): loaded}
+    for _ in range(DEEPEST):
+        if found := {keys: one for keys, one in level.items() if _is_state(one)}:
+            return found
+        inside = {keys: dict(enumerate(one)) if isinstance(one, list | tuple) else one for keys, one in level.items()}
+        level = {(*k, key): v for k, one in inside.items() if isinstance(one, Mapping) for key, v in one.items()}
+    return {}
 
 
 def _is_state(value: Any) -> bool:
@@ -139,6 +157,19 @@ def has_open_clip_names(state: Mapping[str, Tensor]) -> bool:
 def strip_marks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights without OpenAI's extra integers."""
     return {k: v for k, v in state.items() if k not in OPENAI_MARKS}
+
+
+def check_sizes(config: Mapping[Any, Any], what: object) -> None:
+    """Raise BadCheckpoint for a number of a config that no model has, before anything of that size is made."""
+    for key, value in config.items():
+        for one in value if isinstance(value, list | tuple) else (value,):
+            most = MOST_LAYERS if "layers" in str(key) or key == "depth" else LARGEST_SIZE
+            if isinstance(one, Mapping):
+                check_sizes(one, what)
+            elif isinstance(one, int) and abs(one) > most:
+                raise BadCheckpoint(
+                    f"the config of {what} says {key}={one}: at most {most:,} can be meant. Bring back the original config"
+                )
 
 
 def read_json(path: Path) -> dict[str, Any]:

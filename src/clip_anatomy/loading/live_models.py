@@ -110,8 +110,9 @@ def check_weights(module: nn.Module, what: str) -> None:
             )
         if is_quantised(tensor):
             continue
-        if type(tensor) not in (nn.Parameter, Tensor) or not tensor.is_floating_point():
-            kind = type(tensor).__name__ if type(tensor) not in (nn.Parameter, Tensor) else str(tensor.dtype)
+        plain = type(tensor) in (nn.Parameter, Tensor)
+        if not plain or not tensor.is_floating_point() or tensor.layout != torch.strided:
+            kind = type(tensor).__name__ if not plain else f"{tensor.dtype}, {tensor.layout}"
             raise UnsupportedModel(
                 f"{what}: '{name}' is a {kind}, not plain floating-point numbers. "
                 "Open the same model in float32, float16 or bfloat16, on one device"

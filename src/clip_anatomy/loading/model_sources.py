@@ -135,6 +135,8 @@ def _from_file(path: Path) -> LoadedModel:
     config_path = next((p for p in beside if p.is_file()), None)
     if config_path is not None:
         return _from_open_clip_config(config_path, config_path.stem, path)
+    if path.suffix.lower() == ".json":
+        raise BadCheckpoint(f"{path} is a config, without weights. Type the folder that both are in: {path.parent}")
     state = read_state(path)
     if is_openai(state):
         return openai_file(state, path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_anatomy.errors import BadCheckpoint, BadSpec, MissingExtra
-from clip_anatomy.loading.checkpoint import RESNET_MARK, is_openai, read_state, strip_marks
+from clip_anatomy.loading.checkpoint import RESNET_MARK, check_sizes, is_openai, read_state, strip_marks
 from clip_anatomy.loading.host import HostInputs, LoadedModel
 from clip_anatomy.loading.open_clip_inputs import (
     configured_tokenizer,
@@ -214,6 +214,7 @@ def _from_state(
 def open_clip_model(config: Mapping[str, Any]) -> nn.Module:
     """Build the model of a config with random weights, as open_clip's own factory does."""
     open_clip = need_open_clip()
+    check_sizes(config, "the model")
     known = {k: v for k, v in config.items() if k not in ("custom_text", "preprocess_cfg", "model_cfg")}
     known["vision_cfg"] = {k: v for k, v in config["vision_cfg"].items() if k != "timm_model_pretrained"}
     known["text_cfg"] = {

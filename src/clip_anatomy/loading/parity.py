@@ -5,14 +5,14 @@ little of the embedding it moves and however coarse or ill-conditioned the model
 own precision ours may err from the exact embedding as far as the host errs, times a few.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from clip_anatomy.errors import ParityError
+from clip_anatomy.errors import ParityError, UnsupportedModel
 from clip_anatomy.images.geometry import pixels_of_grid
 from clip_anatomy.loading.double_precision import in_double
 from clip_anatomy.loading.first_difference import first_difference
@@ -240,7 +240,11 @@ def prove(
         for tower, encode, draw in ((image_tower, encode_image, random_pixels), (text_tower, encode_text, random_texts))
         if tower.architecture != "absent"
     ]
-    proof = Proof.of([compare(*side, against=against, exactly=exactly) for side in sides], against=against)
+    try:
+        proof = Proof.of([compare(*side, against=against, exactly=exactly) for side in sides], against=against)
+    except RuntimeError:
+        _run_host(sides, against)  # says so where the host fails itself
+        raise
     if not proof.holds and not exactly:
         judge(
             proof, "Its layers compute otherwise than their dequantised weights say. Type: the same model in float32."
@@ -250,6 +254,18 @@ def prove(
         side = next(side for side in sides if side[0].kind == failed.tower)
         judge(proof, _diagnosis(*side, only_rounding=failed in proof.rounding))
     return proof
+
+
+def _run_host(sides: Iterable[tuple[Tower, Callable[[Tensor], Tensor], Tensor]], against: str) -> None:
+    """Raise UnsupportedModel where the host's own forward fails, as with layers in several precisions."""
+    for tower, encode, inputs in sides:
+        try:
+            with torch.no_grad():
+                encode(inputs)
+        except RuntimeError as error:
+            raise UnsupportedModel(
+                f"{against} itself fails on a random input of the {tower.kind} tower ({error}). Type: load(model.float()), or mend the model"
+            ) from error
 
 
 def judge(proof: Proof, why: str = "") -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from clip_anatomy.errors import BadCheckpoint, MissingExtra, UnsupportedModel
+from clip_anatomy.loading.checkpoint import check_sizes
 from clip_anatomy.loading.host import HostInputs, LoadedModel
 from clip_anatomy.loading.tokenizer import TOKENIZER_FILES, Tokenizer, default_tokenizer, transformers_tokenizer
 from clip_anatomy.loading.transformers_hosts import CLASSES, context_of, tower_configs
@@ -32,6 +33,7 @@ def transformers_named(name: str | Path) -> LoadedModel:
     except ImportError as e:
         raise MissingExtra("transformers", "transformers") from e
     config = _quiet(lambda: _config(name), f"transformers could not read {name}")
+    check_sizes(config.to_dict(), name)
     kind: Any = getattr(transformers, class_named(config, name))
     model, report = _quiet(lambda: _loaded(kind, name), f"transformers could not load {name}")
     _check_whole(name, config, kind.__name__, report)

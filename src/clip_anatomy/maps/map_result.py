@@ -15,6 +15,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.images.geometry import Geometry
 from clip_anatomy.images.input_size import Size
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.number_ranges import whole, within
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 
@@ -119,7 +120,7 @@ class Maps(Result):
 
     def cells(self, image: int) -> tuple[int, int]:
         """Return (row, col) of one picture's own grid: smaller than that of `values` where pictures have different shapes."""
-        empty = self.values[image].isnan().all(0)
+        empty = self.values[within("image", image, len(self))].isnan().all(0)
         return int((~empty).any(1).sum()), int((~empty).any(0).sum())
 
     def stretched(self) -> "Float[Tensor, 'image text row col']":
@@ -136,6 +137,8 @@ class Maps(Result):
         """
         if self.values.isnan().any():
             raise BadSpec(f"these pictures have grids of different shapes. Type: maps[0].resized({size}), one by one")
+        for side in size:
+            whole("size", side, 1, 100_000)
         values = F.interpolate(self.values, size, mode="bilinear", align_corners=False)
         return replace(self, values=values)
 
@@ -186,7 +189,7 @@ class Maps(Result):
                 "these images were preprocessed tensors: where they lie in a picture is not known. "
                 "Type: heatmap(clip, paths_or_pictures, ...), or maps.resized((rows, cols))"
             )
-        return self.geometries[image]
+        return self.geometries[within("image", image, len(self))]
 
     @staticmethod
     def joined(several: Sequence["Maps"]) -> "Maps":
@@ -230,7 +233,8 @@ class Maps(Result):
 
     def peak(self, image: int, text: int) -> tuple[float, float]:
         """Find where one text is answered most: (x, y) in pixels of the original, the middle of the patch with the highest value."""
-        values = self.values[image, text].nan_to_num(nan=-torch.inf)
+        at = within("image", image, len(self)), within("text", text, len(self.texts))
+        values = self.values[at].nan_to_num(nan=-torch.inf)
         row, col = divmod(int(values.argmax()), values.shape[1])
         box = self._geometry(image).patch_box(row, col, self._grid)
         return (box.left + box.right) / 2, (box.top + box.bottom) / 2
@@ -258,7 +262,8 @@ class Maps(Result):
             BadInput: the images were preprocessed tensors, which cannot be drawn.
         """
         selected = self[text] if isinstance(text, str) else self
-        return self._drawn_by("overlaid", image, self.texts.index(selected.texts[0]) if isinstance(text, str) else text)
+        at = self.texts.index(selected.texts[0]) if isinstance(text, str) else within("text", text, len(self.texts))
+        return self._drawn_by("overlaid", within("image", image, len(self)), at)
 
     def notes(self) -> list[str]:
         """Return the notes of the run, and name pictures smaller than one patch of the model: their maps say little about places."""

@@ -15,6 +15,7 @@ from clip_anatomy.maps.coco_masks import coco
 from clip_anatomy.maps.map_result import Maps
 from clip_anatomy.maps.point_prompts import Prompts, prompts
 from clip_anatomy.maps.thresholds import UNSEEN
+from clip_anatomy.number_ranges import within
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
 
@@ -151,7 +152,7 @@ class Masks(Result):
         Raises:
             BadSpec: there is no such text.
         """
-        return self.labels[image] == self._number(text) + 1
+        return self.labels[within("image", image, len(self))] == self._number(text) + 1
 
     def overlay(self, image: int = 0) -> Any:
         """Paint the masks over their picture, with the texts below: a Pillow image.
@@ -159,11 +160,11 @@ class Masks(Result):
         Raises:
             BadInput: the images were preprocessed tensors, which cannot be drawn.
         """
-        return self._drawn_by("overlaid", image)
+        return self._drawn_by("overlaid", within("image", image, len(self)))
 
     def shares(self, image: int) -> dict[str, float]:
         """Return the share of the pixels seen that each text holds."""
-        labels = self.labels[image]
+        labels = self.labels[within("image", image, len(self))]
         visible = max(1, int((labels != UNSEEN).sum()))
         return {text: int((labels == k + 1).sum()) / visible for k, text in enumerate(self.texts)}
 
@@ -176,7 +177,7 @@ class Masks(Result):
             BadSpec: there is no such text, or the images were preprocessed tensors, so that nobody knows the originals.
         """
         numbers = [self._number(text) for text in texts or (0,)]
-        one = self.maps[image]
+        one = self.maps[within("image", image, len(self))]
         if one.geometries is None:
             raise BadSpec("these images were preprocessed tensors: points lie nowhere. Type: segment(clip, paths, ...)")
         labels, where, names = self.labels[image], one.geometries[0], [self.texts[k] for k in numbers]
@@ -234,7 +235,7 @@ class Masks(Result):
 
     def entry(self, image: int) -> dict[str, Any]:
         """Return what is known of one image: its size, the share of each text, points and boxes."""
-        labels = self.labels[image]
+        labels = self.labels[within("image", image, len(self))]
         known: dict[str, Any] = {
             "image": self.names[image],
             "width": labels.shape[1],

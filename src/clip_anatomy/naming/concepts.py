@@ -25,6 +25,7 @@ from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.pool import Pool
+from clip_anatomy.number_ranges import within
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
@@ -76,6 +77,7 @@ class Concepts(Result):
 
     def of(self, row: int) -> tuple[tuple[str, float], ...]:
         """List the texts of a row with their weights, the largest first."""
+        row = within("row", row, len(self.names))
         size = self.weights[row].abs()
         order = size.argsort(descending=True, stable=True).tolist()
         return tuple((self.texts[at], float(self.weights[row, at])) for at in order if size[at] > LEAST)

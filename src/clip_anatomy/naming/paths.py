@@ -19,7 +19,7 @@ from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.concepts import concepts
 from clip_anatomy.naming.pool import Pool
-from clip_anatomy.number_ranges import whole
+from clip_anatomy.number_ranges import whole, within
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
@@ -104,7 +104,7 @@ class Paths(Result):
 
     def top_images(self, place: int) -> list[int]:
         """List the images in which a source does most along its direction."""
-        return self.sources[place].along.argsort(descending=True)[:SHOWN].tolist()
+        return self.sources[within("place", place, len(self.sources))].along.argsort(descending=True)[:SHOWN].tolist()
 
     def to_dict(self) -> dict[str, Any]:
         """Return every source with its paths and words, ready for JSON."""

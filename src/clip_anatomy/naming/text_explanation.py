@@ -28,7 +28,7 @@ from clip_anatomy.loading.word_pieces import word_tokens
 from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.naming.pool import Pool
 from clip_anatomy.naming.textspan import textspan
-from clip_anatomy.number_ranges import whole
+from clip_anatomy.number_ranges import whole, within
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
@@ -99,7 +99,9 @@ class TextExplanation(Result):
 
     def strongest_parts(self, target: int, count: int = NEAREST) -> list[tuple[str, float]]:
         """Return the heads and MLPs with the largest shares of one cosine, by absolute value."""
-        ranked = sorted(self.shares.ranked_parts(target), key=lambda one: -abs(one.value))
+        ranked = sorted(
+            self.shares.ranked_parts(within("target", target, len(self.targets))), key=lambda one: -abs(one.value)
+        )
         return [(one.name, one.value) for one in ranked[:count]]
 
     def summary(self) -> str:

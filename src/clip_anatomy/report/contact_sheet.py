@@ -6,6 +6,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw
 
+from clip_anatomy.errors import visible
 from clip_anatomy.images.fonts import Font, font_for
 
 __all__ = ["Cell", "SheetRow", "colour_bar", "contact_sheets", "fit", "fitted", "write_line"]
@@ -157,7 +158,7 @@ def fit(draw: ImageDraw.ImageDraw, text: str, room: int | float, size: int | flo
         room: pixels across.
         size: of the font.
     """
-    text = text.translate(
+    text = visible(" ".join(text.split())).translate(  # one line, whatever a text or a name of a file holds
         {0x2212: "-", 0x201C: '"', 0x201D: '"', 0x2026: "...", 0xD7: "x", 0xB7: "-", 0xA7: "section "}
     )
     text = text[: int(room / 3)]  # no letter but i and l is narrower: the rest is not measured

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clip_anatomy.data.open_dataset import picture_of
 from clip_anatomy.errors import ClipAnatomyError
-from clip_anatomy.files import path_of
+from clip_anatomy.files import path_of, resolved
 from clip_anatomy.images.pixels import read_image
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.report.shown_picture import model_view
@@ -134,6 +134,6 @@ def _row_link(row: ImageRow) -> str:
 def _link(given: object) -> str:
     try:
         path = path_of(given) if isinstance(given, str | Path) else None
-        return path.resolve().as_uri() if path is not None and path.is_file() else ""
+        return resolved(path).as_uri() if path is not None and path.is_file() else ""
     except (OSError, ValueError):
         return ""

@@ -66,7 +66,8 @@ class NeuronHeads(Compact):
 
     def effects(self, head: int, neuron: int) -> Float[Tensor, "image embed"]:
         """Return what one pair wrote into each embedding. Less its mean over images it is exactly of rank 1."""
-        return self.scalars[:, head, neuron, None] * self.directions([(head, neuron)])
+        direction = self.directions([(head, neuron)])  # refuses a pair that is not there
+        return self.scalars[:, head, neuron, None] * direction
 
     def toward(self, text: Float[Tensor, "text embed"]) -> Float[Tensor, "head neuron text"]:
         """Return how much of each text a pair writes per unit of its scalar: D · unit text, from weights alone.

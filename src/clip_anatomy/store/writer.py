@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from clip_anatomy.errors import OutputError, StoreError
-from clip_anatomy.files import digest_of_file
+from clip_anatomy.files import digest_of_file, is_there
 from clip_anatomy.partial_output import is_partial, sweep
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
@@ -337,7 +337,7 @@ def refuse_foreign(folder: Path) -> None:
         StoreError: a part of the store is a link.
     """
     try:
-        if folder.is_file():
+        if is_there(folder) and not folder.is_dir():
             raise OutputError(f"{folder} is a file. Type the path of a new folder")
         entries = list(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:

@@ -11,6 +11,7 @@ from clip_anatomy.edits.edit import TOWERS, Edit
 from clip_anatomy.edits.replacement import EFFECTS, Effect
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, BadSpec
+from clip_anatomy.files import digest
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
 from clip_anatomy.progress import Progress, silent
@@ -309,10 +310,21 @@ def _opened(
     # A repair needs groups of some size: unseen pictures, where either background is as likely, if nothing else is said.
     spec = str(source)
     spec = f"{spec}:val:balanced" if is_world and spec.count(":") == 1 else spec
-    pictures, place = open_dataset(spec), out / re.sub(r"[^\w.]+", "-", spec).strip("-.")
+    pictures, place = open_dataset(spec), out / _store_name(spec, plain=is_world)
     clip = model_to_index(place, model, **options)
     index(clip, pictures, place, keep="heads,mlps", progress=progress)
     return Store.open(place, clip), clip
+
+
+def _store_name(spec: str, *, plain: bool = False) -> str:
+    """Name the store of a collection; a hash tells apart those whose names read alike.
+
+    Example:
+        >>> _store_name("world:4000:val:balanced", plain=True), _store_name("photos/a") == _store_name("photos-a")
+        ('world-4000-val-balanced', False)
+    """
+    name = re.sub(r"[^\w.]+", "-", spec).strip("-.")[-80:]
+    return name if plain else f"{name}-{digest(str(Path(spec)), size=4)}".strip("-")
 
 
 def _plain(score: Score) -> dict[str, Any]:

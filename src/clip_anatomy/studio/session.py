@@ -1,6 +1,7 @@
 """What a running studio holds: one model, perhaps a store, and the pictures that were sent, each encoded once."""
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from clip_anatomy.loading.demo import examples
 from clip_anatomy.loading.text_cache import embed_texts
 from clip_anatomy.maps.contrast import NEUTRAL, contrast_of
 from clip_anatomy.naming.atlas import Atlas
+from clip_anatomy.progress import Progress
 from clip_anatomy.report.shown_picture import model_view
 from clip_anatomy.retrieval.store_atlas import kept_atlas
 from clip_anatomy.split.means import Means
@@ -101,6 +103,21 @@ class Session:
         """
         with self._place(), self._model:
             return work()
+
+    @contextmanager
+    def between(self, progress: Progress) -> Generator[Progress]:
+        """Hold the model for long work, and give it to the requests that wait at every step that is told."""
+
+        def step(what: str, done: int, total: int | None) -> None:
+            self._model.release()
+            try:
+                progress(what, done, total)
+                time.sleep(0.001)  # whoever waits is woken, and takes it before this thread asks again
+            finally:
+                self._model.acquire()
+
+        with self._model:
+            yield step
 
     @contextmanager
     def _place(self) -> Generator[None]:

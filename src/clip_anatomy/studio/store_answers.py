@@ -1,5 +1,6 @@
 """What the studio answers about a whole store: names of heads, similar images, accuracies, what misleads; and its long work."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from io import BytesIO
 from math import ceil
@@ -189,12 +190,18 @@ def _some(task: ZeroShotTask, images: int) -> ZeroShotTask:
 
 def jobs_of(session: Session) -> dict[str, Any]:
     """Return the long work that a studio with a store can do: verb → function."""
-    return {
-        "atlas": lambda progress: _name_heads(session, progress),
-        "ablate": lambda progress, **given: accuracy(session, **given, progress=progress),
-        "index": lambda progress: _index_again(session, progress),
-        "repair": lambda progress: _suspects(session, progress),
+    verbs: dict[str, Callable[..., dict[str, Any]]] = {
+        "atlas": _name_heads,
+        "ablate": lambda session, progress, **given: accuracy(session, **given, progress=progress),
+        "index": _index_again,
+        "repair": _suspects,
     }
+
+    def run(work: Callable[..., dict[str, Any]], progress: Progress, given: dict[str, Any]) -> dict[str, Any]:
+        with session.between(progress) as step:
+            return work(session, step, **given)
+
+    return {verb: lambda progress, work=work, **given: run(work, progress, given) for verb, work in verbs.items()}
 
 
 def _name_heads(session: Session, progress: Progress) -> dict[str, Any]:
