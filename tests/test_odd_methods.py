@@ -34,6 +34,7 @@ MADE: dict[str, Callable[[Values], Any]] = {
     "Moments": lambda valid: valid["search"]["store"].moments(),
     "Selection": lambda _: ca.Selection(heads=((7, 0),)),
     "Store": lambda valid: valid["search"]["store"],
+    "TextRepair": lambda valid: ca.repair(**{**valid["repair"], "tower": "text", "select": None, "atlas": None}),
     "Texts": lambda valid: ca.Texts.of(valid["explain"]["clip"], ["a bird"]),
     "TypoRepair": lambda valid: ca.repair(
         **{**valid["repair"], "cue": "typo", "label": "count", "select": "7.1", "images": 20}
@@ -67,6 +68,7 @@ CALLS: dict[str, Callable[[Any, Values], dict[str, Any]]] = {
     "EditedClip.encode_image": lambda *_: {"image": torch.randn(1, 3, 64, 64)},
     "EditedClip.encode_both": lambda *_: {"image": torch.randn(1, 3, 64, 64)},
     "EditedClip.refuse_odd": lambda *_: {"image": torch.randn(1, 3, 64, 64)},
+    "EditedClip.embed_texts": lambda *_: {"texts": ["a bird"]},
     "EditedClip.encode_text": lambda one, _: {"text": one.clip.ids(["a bird"])},
     "EditedClip.get_image_features": lambda *_: {"pixel_values": torch.randn(1, 3, 64, 64)},
     "EditedClip.get_text_features": lambda one, _: {"input_ids": one.clip.ids(["a bird"])},
