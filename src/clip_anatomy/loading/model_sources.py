@@ -131,12 +131,12 @@ def _from_folder(path: Path) -> LoadedModel:
 
 def _from_file(path: Path) -> LoadedModel:
     """Open one weights file: OpenAI's own state dict, or open_clip's with a JSON config of the same name beside it."""
+    if path.suffix.lower() == ".json":
+        raise BadCheckpoint(f"{path} is a config, without weights. Type the folder that both are in: {path.parent}")
     beside = [path.with_suffix(".json"), path.parent / "open_clip_config.json"]
     config_path = next((p for p in beside if p.is_file()), None)
     if config_path is not None:
         return _from_open_clip_config(config_path, config_path.stem, path)
-    if path.suffix.lower() == ".json":
-        raise BadCheckpoint(f"{path} is a config, without weights. Type the folder that both are in: {path.parent}")
     state = read_state(path)
     if is_openai(state):
         return openai_file(state, path)
