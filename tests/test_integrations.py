@@ -176,6 +176,7 @@ def test_a_map_lies_over_the_whole_picture_where_the_model_looked() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of its own libraries: mongoengine, pkg_resources
 def test_the_real_fiftyone_opens_what_we_wrote(clip: ca.Clip, tmp_path: Path) -> None:
     fiftyone = pytest.importorskip(
         "fiftyone", reason="FiftyOne is not installed. Type: pip install fiftyone, in an environment of its own"
