@@ -23,6 +23,7 @@ TRUNKS: dict[str, dict[str, Any]] = {
     "vit_small_patch14_reg4_dinov2": {**TINY, "img_size": 28},
     "vit_small_patch16_dinov3": TINY,
     "vit_base_patch16_siglip_224": TINY,
+    "vit_base_patch16_siglip_384": {**TINY, "img_size": 38},  # no multiple of the patch, as SO400M's 384 is none of 14
     "eva02_base_patch16_clip_224": TINY,
     "vit_tiny_patch16_224": {**TINY, "num_classes": 5},
 }

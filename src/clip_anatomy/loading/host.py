@@ -208,6 +208,16 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return {**held, **dequantised(module)}
 
 
+def with_remainder(image_tower: nn.Module, pixels: Tensor) -> Tensor:
+    """Pad pixels of whole patches to the size that timm insists on (384 for patches of 14): its convolution cuts what is added."""
+    embedding: Any = getattr(getattr(image_tower, "trunk", image_tower), "patch_embed", None)
+    if not getattr(embedding, "strict_img_size", False) or embedding.img_size is None:
+        return pixels
+    short = [whole - given for whole, given in zip(embedding.img_size, pixels.shape[-2:], strict=True)]
+    inside = all(0 <= lacking < side for lacking, side in zip(short, embedding.patch_size, strict=True))
+    return nn.functional.pad(pixels, (0, short[1], 0, short[0])) if inside and any(short) else pixels
+
+
 def unsupported(reason: str) -> UnsupportedModel:
     """Make the error that names what was found in a model, and what is supported."""
     return UnsupportedModel(f"found {reason}. {PLAIN}")

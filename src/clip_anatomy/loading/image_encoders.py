@@ -8,7 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from clip_anatomy.images.preprocess import Preprocess
-from clip_anatomy.loading.host import BorrowedTensors, Host, HostInputs, LoadedModel, library_version, tensors_of
+from clip_anatomy.loading.host import (
+    BorrowedTensors,
+    Host,
+    HostInputs,
+    LoadedModel,
+    library_version,
+    tensors_of,
+    with_remainder,
+)
 from clip_anatomy.loading.open_clip_inputs import open_clip_pixels, open_clip_preprocess
 from clip_anatomy.loading.open_clip_timm import size_of, timm_alone
 from clip_anatomy.loading.open_clip_towers import image_tower_of
@@ -83,5 +91,5 @@ def _alone(module: nn.Module, tower: Tower, library: str, instead: str) -> Host:
 
 
 def _encoded(module: nn.Module, pixels: Tensor) -> Tensor:
-    output = module(pixels)
+    output = module(with_remainder(module, pixels))
     return output[0] if isinstance(output, tuple) else output

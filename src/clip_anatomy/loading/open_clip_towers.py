@@ -4,7 +4,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clip_anatomy.loading.host import BorrowedTensors, Host, TowerConfig, library_version, tensors_of, unsupported
+from clip_anatomy.loading.host import (
+    BorrowedTensors,
+    Host,
+    TowerConfig,
+    library_version,
+    tensors_of,
+    unsupported,
+    with_remainder,
+)
 from clip_anatomy.loading.open_clip_foreign_text import foreign_text
 from clip_anatomy.loading.open_clip_resnet import open_clip_resnet
 from clip_anatomy.loading.open_clip_timm import open_clip_timm
@@ -46,7 +54,9 @@ def read_open_clip(model: Any) -> Host:
         module=model,
         image_tower=image_tower,
         text_tower=text_tower,
-        encode_image=lambda pixels: _embedding(model.encode_image(pixels, normalize=False)),
+        encode_image=lambda pixels: _embedding(
+            model.encode_image(with_remainder(model.visual, pixels), normalize=False)
+        ),
         encode_text=lambda ids: _embedding(model.encode_text(ids, normalize=False)),
         rule=ScoreRule(model.logit_scale, getattr(model, "logit_bias", None)),
     )
