@@ -147,6 +147,6 @@ def test_bench_is_a_function_whose_results_can_be_saved(tmp_path: Path) -> None:
 
 def test_bench_has_the_options_of_the_verb() -> None:
     verb, function = (inspect.signature(one).parameters for one in (cli_bench.bench, ca.bench))
-    own = {"list_them", "classes", "model", "weights", "as_json", "device", "dtype"}
-    assert set(verb) - own == set(function) - {"clip", "progress"}
+    own = {"where", "list_them", "classes", "model", "weights", "as_json", "device", "dtype"}
+    assert set(verb) - own == set(function) - {"clip", "progress", "engine"}
     assert all(verb[name].default == function[name].default for name in set(verb) - own)

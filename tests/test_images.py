@@ -104,7 +104,7 @@ def test_real_captions_reach_their_photographs(shared):
     ("text", "suffix", "says"),
     [
         ("a,b\n1,2\n", ".csv", "no path"),
-        ("[1, 2]", ".json", "instead of an object"),
+        ("[1, 2]", ".json", "instead of a path, or of an object"),
         ("{", ".json", "cannot be read"),
         ("3", ".json", "int"),
         ("path,label\nnowhere.jpg,x\n", ".csv", "names a picture of"),
@@ -267,7 +267,7 @@ def test_other_files_are_no_collection(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"film")
     with pytest.raises(BadInput, match="no collection"):
         open_dataset(tmp_path / "a.mp4")
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "b.txt").write_bytes(b"\xfa\x00\x80\xff")
     with pytest.raises(BadInput, match="text file"):
         list(open_dataset(tmp_path / "b.txt"))
 

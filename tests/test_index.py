@@ -207,7 +207,7 @@ def test_the_verb_index_and_the_verb_verify(saved, photos, tmp_path, capsys):
     from clip_anatomy.cli.verify import verify as check
 
     written(photos / "bad.png", b"")
-    store = tmp_path / "s"
+    store = str(tmp_path / "s")
     assert verb(str(photos), store, model=str(saved), layers="last:1", as_json=True) == 0
     told = capsys.readouterr()
     said = json.loads(told.out)
@@ -216,10 +216,10 @@ def test_the_verb_index_and_the_verb_verify(saved, photos, tmp_path, capsys):
     assert verb(str(photos), store, strict=True) == 1  # the model is the store's own
     told = capsys.readouterr()
     assert "20 images (0 images added, 20 known, 1 not used)" in told.out
-    assert check(store, as_json=True) == 0
+    assert check(Path(store), as_json=True) == 0
     assert json.loads(capsys.readouterr().out)["holds"] is True
-    shutil.rmtree(next((store / "blocks").iterdir()) / "norm")
-    assert check(store) == 1
+    shutil.rmtree(next((Path(store) / "blocks").iterdir()) / "norm")
+    assert check(Path(store)) == 1
     told = capsys.readouterr()
     assert "WRONG" in told.out
     assert "delete the store and index again" in told.err

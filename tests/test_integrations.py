@@ -293,7 +293,7 @@ def test_what_cannot_be_put_back_is_said() -> None:
         ca.with_edited_tower(model, ca.Edit.of(clip, "1.0", moments))
     with pytest.raises(BadSpec, match="whole heads by zero or mean"):
         ca.with_edited_tower(model, ca.Edit.of(clip, "mlp=1", by="zero"))
-    with pytest.raises(BadSpec, match="has no such module"):
+    with pytest.raises(BadSpec, match="has no module 'vision'"):
         ca.with_edited_tower(model, ca.Edit.of(clip, "1.0", by="zero"), "vision")
     other = ca.load(open_clip_model(layers=3), parity=False)
     with pytest.raises(BadInput):

@@ -74,8 +74,7 @@ class ObjectPlace:
             raise BadInput(f"{name} names no bucket. Type {scheme}://BUCKET/PREFIX")
         if not may_fetch(requested=True):
             raise BadInput(
-                f"{scheme}://{rest} is named by a file, not by you, and was not fetched. Put 'with clip_anatomy.allow_network():' "
-                "around it, or type: --allow-network"
+                f"{scheme}://{rest} is named by a file, not by you, and was not fetched. Put 'with clip_anatomy.allow_network():' around it"
             )
         return ObjectPlace(f"{scheme}://{rest}")
 

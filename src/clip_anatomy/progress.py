@@ -17,6 +17,9 @@ from clip_anatomy.errors import visible
 __all__ = ["LOG", "Progress", "ask", "log", "note", "say", "say_drawn", "shown", "silent"]
 
 LOG = logging.getLogger("clip_anatomy")
+LOG.addHandler(
+    logging.NullHandler()
+)  # else Python prints errors that no program listens to: they are said by their own means
 """Where everything that is noted or under way goes too; programs attach handlers of their own."""
 
 LOG_SECONDS = 10.0

@@ -73,7 +73,7 @@ def recorded(words: Sequence[str], file: Path | None = None) -> Generator[None]:
     try:
         handler = None if file is None else logging.FileHandler(file, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"the log {file} cannot be written: {error}. Type another file: --log FILE") from error
+        raise BadInput(f"the log {file} cannot be written: {error}. Type another file") from error
     token = _run.set(run)
     if handler is not None:
         handler.setFormatter(JsonLines())

@@ -23,7 +23,7 @@ from clip_anatomy import __version__
 from clip_anatomy.cli.wording import in_cli_words
 from clip_anatomy.errors import BadInput, ClipAnatomyError, Ended
 from clip_anatomy.network import allow_network
-from clip_anatomy.progress import note
+from clip_anatomy.progress import note, say
 from clip_anatomy.run_record import recorded
 
 VERBS = {  # name → (where its function is, what it answers)
@@ -264,7 +264,7 @@ def _stop_of(error: BaseException) -> int | None:
 
 def _run(arguments: list[str]) -> int:
     if arguments in ([], ["--help"], ["-h"]):
-        print(front_page(min(shutil.get_terminal_size((100, 24)).columns, 120)))
+        say(front_page(min(shutil.get_terminal_size((100, 24)).columns, 120)))
         return 0
     from cyclopts import CycloptsError
 

@@ -5,11 +5,11 @@ import shlex
 
 QUOTES = "'\""
 _NAMES = """
-adaptive against allow_urls also approximate area atlas background batch by calibrate classes colours convention cost count cue
-descriptors details device draws dtype effect epochs expected focus folds forwards group heads host how images k keep kept label
+adaptive address against allow_urls also approximate area atlas background batch by calibrate classes colours convention cost count cue
+descriptors details device draws dtype effect engine epochs expected focus folds forwards group heads host how images k keep kept label
 labels last layers like llm llm_model logit_scale masks means measure method mode model most names other out over part parts
-penalty pictures pool port prompts proposals protocol prune_all refine registers released resamples rounds sanity_pictures seed
-select side size split stride study task templates text texts threshold token top tower truth weights where window without yes
+penalty pictures pool port prompts proposals protocol prune prune_all refine registers released resamples rounds sanity_pictures seed
+select side size split stride study task templates text texts threshold token top tower transport truth weights where window without workers yes
 """
 OPTIONS = frozenset(_NAMES.split())  # keywords of Python that are options of some verb; a test holds the two together
 _HERE = {

@@ -88,7 +88,7 @@ def chosen_texts(target: Target, images: int, names: Sequence[str]) -> list[int]
 
     Example:
         >>> chosen_texts(1, 3, ["a bird", "a fish"]), chosen_texts([0, 1], 2, ["a bird", "a fish"])
-        ([1, 1], [0, 1])
+        ([1, 1, 1], [0, 1])
     """
     if target is None and len(names) == 1:
         target = 0

@@ -41,7 +41,9 @@ def with_edited_tower(model: nn.Module, edit: Edit, path: str = "model.vision_to
     for name in names:
         tower = getattr(tower, name, None)
         if not isinstance(tower, nn.Module):
-            raise BadSpec(f"path={path!r}: a {type(model).__name__} has no such module. Type path='model.vision_tower'")
+            raise BadSpec(
+                f"a {type(model).__name__} has no module {path!r}. Type the dotted name of its vision tower, such as 'model.vision_tower'"
+            )
     clip = load(tower)
     edit.check(clip)
     held = {(one.layer, one.head): _value(one) for one in edit.replacements}

@@ -132,7 +132,7 @@ def shared_out(cosines: Float64[Tensor, "part detail"], nearest: int, least: int
 
     Example:
         >>> import torch
-        >>> shared_out(torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.2, 0.1]]).double(), 2).round(decimals=2).tolist()
+        >>> shared_out(torch.tensor([[0.9, 0.8, 0.0], [0.8, 0.1, 0.2]]).double(), 2).round(decimals=2).tolist()
         Traceback (most recent call last):
         ...
         clip_anatomy.errors.BadSpec: 1 text is among the 2 nearest of every part; 2 or more are needed to be shared out. Type transport=4, or transport=0
