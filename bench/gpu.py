@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import search as search_bench
 import torch
 from against_published import SMALL, TEXT
+from generated import generate
 from textspan import batches, random_basis, unit_pool
 from torch import Tensor
 
@@ -228,8 +230,6 @@ def textspan(at: Setting) -> dict[str, Any]:
 
 def search(at: Setting) -> dict[str, Any]:
     """The nearest of a generated store, by three heads: seconds there and on the processor, same results."""
-    import search as search_bench
-    from generated import generate
 
     images, layers, heads = (600, 3, 2) if at.small else (300_000, 3, 4)
     with tempfile.TemporaryDirectory() as place:

@@ -27,6 +27,24 @@ NAMES = {
 CUE = "a thing in the sky, a thing in the water, a thing at night, a thing on the grass"
 
 
+def plant(clip: ca.Clip, place: Path, source: str, pictures: int) -> dict[str, int]:
+    """Make a store of pictures whose class text names a context that is wrong for half of them; how many there are of each class."""
+    counts, table = dict.fromkeys(NAMES, 0), ["file,label,group"]
+    (place / "photos").mkdir()
+    for at, one in enumerate(open_dataset(source)):
+        name = one.label
+        if not one.group or name not in NAMES or counts[name] == pictures:
+            continue
+        counts[name] += 1
+        Image.fromarray(one.data).save(place / "photos" / f"{at}.png")
+        table.append(f"{at}.png,{NAMES[name]},{one.group}")
+        if min(counts.values()) == pictures:
+            break
+    (place / "photos" / "labels.csv").write_text("\n".join(table) + "\n")
+    ca.index(clip, place / "photos", place / "store")
+    return counts
+
+
 def main() -> None:
     """Print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -35,22 +53,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of the figure")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    clip, counts = ca.load("demo"), dict.fromkeys(NAMES, 0)
+    clip = ca.load("demo")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        table = ["file,label,group"]
-        (place / "photos").mkdir()
-        for at, one in enumerate(open_dataset(f"world:{40 * args.pictures}:val:balanced")):
-            name = one.label
-            if not one.group or name not in NAMES or counts[name] == args.pictures:
-                continue
-            counts[name] += 1
-            Image.fromarray(one.data).save(place / "photos" / f"{at}.png")
-            table.append(f"{at}.png,{NAMES[name]},{one.group}")
-            if min(counts.values()) == args.pictures:
-                break
-        (place / "photos" / "labels.csv").write_text("\n".join(table) + "\n")
-        ca.index(clip, place / "photos", place / "store")
+        counts = plant(clip, place, f"world:{40 * args.pictures}:val:balanced", args.pictures)
         store = ca.Store.open(place / "store", clip)
         found = ca.repair(store, classes=list(NAMES.values()), cue=CUE, tower="text", cost=args.cost)
         assert isinstance(found, TextRepair)

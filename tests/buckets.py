@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from clip_anatomy import objects
+
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
     "AWS_SECRET_ACCESS_KEY": "secret",
@@ -48,6 +50,15 @@ def s3(s3_server, monkeypatch, tmp_path, request) -> str:
     ask = urllib.request.Request(f"{s3_server}/{bucket}", method="PUT")
     assert urllib.request.urlopen(ask).status == 200
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+def few_retries(monkeypatch) -> Iterator[None]:
+    """Give up soon: three retries instead of ten."""
+    monkeypatch.setattr(objects, "RETRIES", 3)
+    objects._opened.cache_clear()
+    yield
+    objects._opened.cache_clear()
 
 
 class Proxy(ThreadingHTTPServer):

@@ -1,11 +1,10 @@
 """All of open_clip's configurations: every one opens on the meta device, and real random instances prove themselves and sum."""
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
+from modules import BENCH, module_at
 
 LARGEST = 1e9  # parameters of a real instance: one at a time fits into 24 GB, in double precision too
 
@@ -13,12 +12,7 @@ LARGEST = 1e9  # parameters of a real instance: one at a time fits into 24 GB, i
 @pytest.fixture(scope="module")
 def bench() -> Any:
     """bench/models.py, which makes docs/models.md."""
-    spec = importlib.util.spec_from_file_location("models", Path(__file__).parent.parent / "bench" / "models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(BENCH / "models.py")
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """An edited model leaves the package: one file of torch code, or ONNX."""
 
-import importlib.util
 import json
 import runpy
 import shutil
@@ -14,6 +13,7 @@ import pytest
 import tiny
 import torch
 from edits import pixels
+from modules import module_at
 from torch import Tensor
 
 import clip_anatomy as ca
@@ -106,11 +106,7 @@ def test_the_file_reads_back_other_models_too(make: Any, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_the_file_compiles_whole(clip: Any, edit: Edit, exported: Path, backend: str) -> None:
-    spec = importlib.util.spec_from_file_location("exported_alone", exported / "edited_clip.py")
-    assert spec is not None
-    assert spec.loader is not None
-    alone = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(alone)
+    alone = module_at(exported / "edited_clip.py")
     model, images = alone.load(exported), pixels(3, 2)
     expected = EditedClip(clip, edit).encode_image(images)
     with warnings.catch_warnings(), torch.no_grad():

@@ -2,25 +2,18 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from modules import BENCH, module_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def bench() -> Any:
-    folder = str(Path(__file__).parents[1] / "bench")
-    sys.path.insert(0, folder)
-    try:
-        import gpu
-
-        yield gpu
-    finally:
-        sys.path.remove(folder)
+    return module_at(BENCH / "gpu.py")
 
 
 @pytest.mark.parametrize(

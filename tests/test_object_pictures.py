@@ -7,12 +7,11 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from buckets import proxy, s3, s3_server  # noqa: F401 (fixtures)
+from buckets import few_retries, proxy, s3, s3_server  # noqa: F401 (fixtures)
 from pictures import encoded, noise
 from stores import clip, photos, same  # noqa: F401 (fixtures)
 
 import clip_anatomy as ca
-from clip_anatomy import objects
 from clip_anatomy.data.object_pictures import expanded
 from clip_anatomy.data.open_dataset import is_collection, open_dataset, picture_of
 from clip_anatomy.data.picture import ObjectFile, read_data
@@ -24,13 +23,7 @@ from clip_anatomy.store.index_shard import ShardWalk, index_shard
 from clip_anatomy.store.shards import committed_shards, open_sharded
 from clip_anatomy.store.store import Store
 
-
-@pytest.fixture(autouse=True)
-def few_retries(monkeypatch):
-    monkeypatch.setattr(objects, "RETRIES", 2)
-    objects._opened.cache_clear()
-    yield
-    objects._opened.cache_clear()
+pytestmark = pytest.mark.usefixtures("few_retries")
 
 
 @pytest.fixture

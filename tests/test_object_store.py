@@ -4,6 +4,7 @@ import pytest
 from buckets import proxy, s3, s3_server  # noqa: F401 (fixtures)
 
 from clip_anatomy import network, objects
+from clip_anatomy.cli.wording import in_cli_words
 from clip_anatomy.errors import BadInput, ObjectStoreError
 from clip_anatomy.files import digest
 from clip_anatomy.objects import ObjectPlace
@@ -134,7 +135,8 @@ def test_missing_credentials_and_buckets_and_servers_are_said(place, s3, monkeyp
 
 def test_an_address_that_a_file_names_is_not_asked(s3):  # noqa: F811
     with network.named_by_a_file():
-        with pytest.raises(BadInput, match="named by a file, not by you, and was not fetched.*--allow-network"):
+        with pytest.raises(BadInput, match="named by a file, not by you, and was not fetched") as error:
             ObjectPlace.of(s3)
         with network.allow_network():
             assert ObjectPlace.of(s3).url == s3
+    assert in_cli_words(str(error.value)).endswith("was not fetched. Type: --allow-network")

@@ -1,24 +1,17 @@
 """The published algorithms, transcribed in `bench/published.py`, compute what ours do: each on a small random model."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from modules import BENCH, module_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def bench() -> Any:
-    folder = str(Path(__file__).parents[1] / "bench")
-    sys.path.insert(0, folder)
-    try:
-        import against_published
-    finally:
-        sys.path.remove(folder)
-    return against_published
+    return module_at(BENCH / "against_published.py")
 
 
 @pytest.mark.parametrize("job", ["heads", "tokens", "textspan", "second_order", "neuron_heads", "surgery", "fixlip"])

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import tiny_families
 import torch
+from modules import module_at
 from torch import Tensor
 
 import clip_anatomy as ca
@@ -158,13 +159,7 @@ def test_saved_loaded_applied_and_exported(clip: ca.Clip, pixels: Tensor, tmp_pa
     kept = np.load(tmp_path / "e.npz")
     torch.testing.assert_close(torch.from_numpy(kept["embedding"]).sum(0), wanted.sum(0), atol=1e-4, rtol=1e-4)
     ca.export(path, out=tmp_path / "export")
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("edited_clip_rerun", tmp_path / "export" / "edited_clip.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at(tmp_path / "export" / "edited_clip.py")
     torch.testing.assert_close(
         module.load(tmp_path / "export").encode_image(demo.pixels(pictures)), wanted, atol=1e-5, rtol=1e-4
     )
@@ -196,13 +191,7 @@ def test_along_directions_only_that_much_of_the_rerun_is_taken(
     with pytest.raises(BadSpec, match="effect='rerun'"):
         Edit.of(clip, "1.0", by="zero", along=rows)
     ca.export(edit, out=tmp_path / "out", model=clip)
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("edited_clip_along", tmp_path / "out" / "edited_clip.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at(tmp_path / "out" / "edited_clip.py")
     torch.testing.assert_close(module.load(tmp_path / "out").encode_image(pixels), wanted, atol=1e-5, rtol=1e-4)
 
 

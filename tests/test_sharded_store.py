@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from buckets import proxy, s3, s3_server  # noqa: F401 (fixtures)
+from buckets import few_retries, proxy, s3, s3_server  # noqa: F401 (fixtures)
 from stores import clip, photos, same, saved  # noqa: F401 (fixtures)
 
 import clip_anatomy as ca
-from clip_anatomy import objects
 from clip_anatomy.cli.main import main
 from clip_anatomy.data.picture import Picture
 from clip_anatomy.errors import BadSpec, ObjectStoreError, StoreError
@@ -28,13 +27,7 @@ from clip_anatomy.store.shards import committed_shards, open_sharded, read_commi
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.verify import verify
 
-
-@pytest.fixture(autouse=True)
-def few_retries(monkeypatch):
-    monkeypatch.setattr(objects, "RETRIES", 3)
-    objects._opened.cache_clear()
-    yield
-    objects._opened.cache_clear()
+pytestmark = pytest.mark.usefixtures("few_retries")
 
 
 @pytest.fixture

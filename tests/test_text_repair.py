@@ -4,25 +4,20 @@ import json
 
 import pytest
 import torch
+from modules import BENCH, module_at
 from PIL import Image
 from torch.nn.functional import normalize
 
 import clip_anatomy as ca
 from clip_anatomy.cli.main import main
-from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.naming.text_explanation import text_moments
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-NAMES = {
-    "bird": "a bird in the sky",
-    "fish": "a fish in the water",
-    "star": "a star at night",
-    "flower": "a flower on the grass",
-}
-CUE = "a thing in the sky, a thing in the water, a thing at night, a thing on the grass"
+planting = module_at(BENCH / "text_tower.py")
+NAMES, CUE = planting.NAMES, planting.CUE
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +28,8 @@ def demo() -> ca.Clip:
 @pytest.fixture(scope="module")
 def planted(demo, tmp_path_factory):
     """Pictures whose class text names a context that is wrong for half of them."""
-    place, counts, table = tmp_path_factory.mktemp("planted"), dict.fromkeys(NAMES, 0), ["file,label,group"]
-    (place / "photos").mkdir()
-    for at, one in enumerate(open_dataset("world:500:val:balanced")):
-        name = one.label
-        if one.group and name in NAMES and counts[name] < 24:
-            counts[name] += 1
-            Image.fromarray(one.data).save(place / "photos" / f"{at}.png")
-            table.append(f"{at}.png,{NAMES[name]},{one.group}")
-    (place / "photos" / "labels.csv").write_text("\n".join(table) + "\n")
-    ca.index(demo, place / "photos", place / "store")
+    place = tmp_path_factory.mktemp("planted")
+    planting.plant(demo, place, "world:500:val:balanced", 24)
     return place / "store"
 
 
@@ -66,13 +53,7 @@ def test_an_edit_of_the_text_tower_is_the_split_without_its_heads(demo, tmp_path
     each = normalize(model.encode_text(demo.ids(["a bird in the sky", "one bird"])), dim=-1).mean(0)
     torch.testing.assert_close(averaged[0], normalize(each, dim=0), atol=1e-5, rtol=1e-4)
     ca.export(edit, out=tmp_path / "out", model=demo)
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("edited_clip_text", tmp_path / "out" / "edited_clip.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at(tmp_path / "out" / "edited_clip.py")
     torch.testing.assert_close(module.load(tmp_path / "out").encode_text(demo.ids(texts)), wanted, atol=1e-5, rtol=1e-4)
     with pytest.raises(BadInput, match="text tower"):
         edit + Edit.of(demo, "1.0", by="zero")

@@ -1,12 +1,10 @@
 """TextSpan from moments equals the published procedure on the data themselves, pick by pick and figure by figure."""
 
 import copy
-import importlib.util
 import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from longhand import official_heads
+from modules import BENCH, module_at
 from tiny import open_clip_model
 
 import clip_anatomy as ca
@@ -24,19 +23,7 @@ from clip_anatomy.naming.textspan import RankWarning, textspan
 from clip_anatomy.split.basis import HeadBasis, basis_of
 from clip_anatomy.split.moments import Moments
 
-
-def _bench() -> ModuleType:
-    """The transcription of the published procedure lives beside the bench that times it."""
-    path = Path(__file__).resolve().parents[1] / "bench" / "textspan.py"
-    spec = importlib.util.spec_from_file_location("bench_textspan", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-transcribed = _bench().transcribed
+transcribed = module_at(BENCH / "textspan.py").transcribed  # lives beside the bench that times it
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from clip_anatomy.errors import BadInput, ClipAnatomyError, OutputError, reading
 from clip_anatomy.partial_output import held_file, sweep
 
 __all__ = [
-    "digest", "digest_of_file", "is_there", "mapped_array", "opened", "path_of", "random_number", "read_json", "read_lines", "read_safetensors", "resolved", "text_lines",
+    "digest", "digest_of_file", "flush", "is_there", "mapped_array", "opened", "path_of", "random_number", "read_json", "read_lines", "read_safetensors", "resolved", "text_lines",
     "write_safetensors", "write_text", "written_whole",
 ]  # fmt: skip
 
@@ -110,6 +110,18 @@ def digest_of_file(path: Path) -> str:
 def random_number(seed: int, name: str, *, size: int = 8) -> int:
     """Draw a number of `size` bytes that depends on the seed and the name alone: the same on every machine."""
     return int.from_bytes(bytes.fromhex(digest(f"{seed} {name}".encode("utf-8", "replace"), size=size)), "little")
+
+
+def flush(paths: Iterable[Path]) -> None:
+    """Wait until files and folders are on the disk."""
+    for path in paths:
+        if path.is_dir() and os.name == "nt":
+            continue
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

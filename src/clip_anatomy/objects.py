@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from clip_anatomy.errors import BadInput, MissingExtra, ObjectStoreError
-from clip_anatomy.files import digest, written_whole
+from clip_anatomy.files import digest, flush, written_whole
 from clip_anatomy.network import may_fetch
 
 __all__ = ["ObjectPlace", "difference", "is_object_url"]
@@ -74,7 +74,7 @@ class ObjectPlace:
             raise BadInput(f"{name} names no bucket. Type {scheme}://BUCKET/PREFIX")
         if not may_fetch(requested=True):
             raise BadInput(
-                f"{scheme}://{rest} is named by a file, not by you, and was not fetched. Put 'with clip_anatomy.allow_network():' around it"
+                f"{scheme}://{rest} is named by a file, not by you, and was not fetched. Type: 'with clip_anatomy.allow_network():' around it"
             )
         return ObjectPlace(f"{scheme}://{rest}")
 
@@ -120,15 +120,12 @@ class ObjectPlace:
         raise ObjectStoreError(f"{self.url}/{name} is neither there nor to be written. Wait a little, and {AGAIN}")
 
     def _put(self, name: str, content: "bytes | Path", mode: str) -> None:
-        obstore = _library()
-        if self.folder is not None:
-            with self._told(name, writing=True):
-                self.folder.mkdir(parents=True, exist_ok=True)
         with self._told(name, writing=True):
-            obstore.put(self._store, name, content, mode=mode, use_multipart=None if mode == "overwrite" else False)
             if self.folder is not None:
-                for path in (self.folder / name, (self.folder / name).parent):
-                    _flush(path)
+                self.folder.mkdir(parents=True, exist_ok=True)
+            _library().put(self._store, name, content, mode=mode, use_multipart=None if mode == "overwrite" else False)
+            if self.folder is not None:
+                flush([self.folder / name, (self.folder / name).parent])
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; those that are not there are no error."""
@@ -292,16 +289,6 @@ def _measured(pieces: Iterator[bytes], use: Any) -> tuple[int, str]:
 
     found = digest(counted())
     return total, found
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class _Anywhere(io.RawIOBase):

@@ -109,7 +109,8 @@ def member_of(file: BinaryIO, name: str, spec: str) -> bytes:
     Raises:
         BadImage: it is not there, or too large for a picture.
     """
-    with file, tarfile.open(fileobj=file, mode="r|*") as tar:
+    mode: Any = "r:*" if file.seekable() else "r|*"  # of a file here, what stands before the member is leapt over
+    with file, tarfile.open(fileobj=file, mode=mode) as tar:
         found = next((member for member in tar if member.name == name), None)
         content = BadImage(f"{name} is not in {spec} any more") if found is None else _read(tar, found, IMAGE_LIMIT)
     if isinstance(content, BadImage):

@@ -18,7 +18,7 @@ from clip_anatomy.edits.standalone_encoder import SCHEMA, EditedModel
 from clip_anatomy.errors import BadImage, BadText, UnsupportedModel
 from clip_anatomy.loading.clip import BATCH, Clip
 from clip_anatomy.loading.live_models import read_host
-from clip_anatomy.loading.tokenizer import average_prompts, fill_templates
+from clip_anatomy.loading.tokenizer import average_each, check_texts, fill_templates
 from clip_anatomy.public_functions import public
 from clip_anatomy.split.layernorm import pull_back
 from clip_anatomy.split.tokens import head_directions
@@ -86,12 +86,13 @@ class EditedClip(EditedModel):
         """Embed texts as typed, each alone or as the mean of its prompts: `Clip.encode_text` of the edited text tower."""
         if self.replaced_text is None:
             return self.clip.encode_text(texts, templates)
-        prompts = [fill_templates(one, templates) if templates else [one] for one in texts]
-        ids = self.clip.ids([text for some in prompts for text in some])
-        embeddings = torch.cat([self.encode_text(some) for some in ids.split(BATCH)]).float()
-        if templates is None:
-            return embeddings
-        return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in prompts])])
+        if templates is not None:
+            return self.embed_prompts([fill_templates(one, templates) for one in check_texts(texts)])
+        return torch.cat([self.encode_text(some) for some in self.clip.ids(check_texts(texts)).split(BATCH)]).float()
+
+    def embed_prompts(self, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "text embed"]:
+        """Embed each class as the mean of its prompts' unit embeddings, made unit again."""
+        return average_each(self.embed_texts([text for some in prompts for text in some]), prompts)
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> Any:
         """`encode_image` in the form of the user's transformers: a tensor until version 4, since 5 an object with `pooler_output`."""

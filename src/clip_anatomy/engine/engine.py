@@ -4,14 +4,15 @@ A worker builds its state once from a description (`Setup`: a model's name and d
 and gives a result. What it writes is committed by whoever computed it, so that a task that is done twice changes nothing.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from clip_anatomy.errors import BadSpec
 from clip_anatomy.public_functions import public
 
-__all__ = ["ENGINES", "Engine", "LocalEngine", "Setup", "engine_of", "open_engine", "reduced", "works_here"]
+__all__ = ["ENGINES", "Engine", "LocalEngine", "Setup", "engine_of", "in_order", "open_engine", "reduced", "works_here"]
 
 ENGINES = ("local", "ray")
 FAN = 64
@@ -124,6 +125,22 @@ def engine_of(engine: Engine | str) -> Generator[Engine]:
         yield engine
 
 
+def in_order(results: Iterable[tuple[int, Outcome]]) -> Iterator[Outcome]:
+    """Give results in the order of their tasks: one that comes before its turn waits.
+
+    Example:
+        >>> list(in_order([(1, "b"), (0, "a"), (2, "c")]))
+        ['a', 'b', 'c']
+    """
+    waiting: dict[int, Outcome] = {}
+    following = 0
+    for number, result in results:
+        waiting[number] = result
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
 def reduced(
     engine: Engine,
     function: Callable[[Any, Task], Outcome],
@@ -153,21 +170,9 @@ def reduced(
         36
     """
     groups = [(function, merge, tasks[first : first + fan]) for first in range(0, len(tasks), fan)]
-    waiting: dict[int, Outcome] = {}
-    merged: list[Outcome] = []
-    taken = 0
-    for number, result in engine.map(_merged, groups, setup=setup):
-        waiting[number] = result
-        while taken in waiting:
-            one = waiting.pop(taken)
-            merged = [merge(merged[0], one) if merged else one]
-            taken += 1
-    return merged[0]
+    return reduce(merge, in_order(engine.map(_merged, groups, setup=setup)))
 
 
 def _merged(state: Any, group: tuple[Callable[..., Any], Callable[..., Any], Sequence[Any]]) -> Any:
     function, merge, tasks = group
-    total = function(state, tasks[0])
-    for task in tasks[1:]:
-        total = merge(total, function(state, task))
-    return total
+    return reduce(merge, (function(state, task) for task in tasks))

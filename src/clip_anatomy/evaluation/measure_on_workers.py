@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from clip_anatomy.engine.engine import Engine, engine_of
+from clip_anatomy.engine.engine import Engine, engine_of, in_order
 from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.evaluation.tasks import ProtocolTask
 from clip_anatomy.loading.clip import Clip
@@ -72,22 +72,18 @@ def measure_on_workers(
     """
     own = {name: x.cpu() if isinstance(x, Tensor) else x for name, x in vars(task.blank()).items() if name != "clip"}
     setup = _TaskSetup(ModelSetup.of(clip), type(task), own)
-    rest, waiting = iter(entries), dict[int, list[Any]]()
+    rest, done = iter(entries), 0
     skipped: list[tuple[str, str]] = []
-    following = done = 0
     parts: Iterator[list[Any]] = iter(lambda: [*islice(rest, PART)], [])
     try:
         with engine_of(engine) as opened:
-            for number, found in opened.map(_measured, parts, setup=setup):
-                waiting[number] = found
-                while following in waiting:
-                    for one in waiting.pop(following):
-                        if isinstance(one, tuple):
-                            skipped.append(one)
-                        else:
-                            task.measured = task.measured.merge(one)
-                        done += 1
-                    following += 1
+            for found in in_order(opened.map(_measured, parts, setup=setup)):
+                for one in found:
+                    if isinstance(one, tuple):
+                        skipped.append(one)
+                    else:
+                        task.measured = task.measured.merge(one)
+                    done += 1
                 tell(done)
     except KeyboardInterrupt:
         if done == len(skipped):  # nothing to tell

@@ -148,6 +148,11 @@ def fill_templates(text: str, templates: Sequence[str]) -> list[str]:
     return [template.replace("{}", text) for template in templates]
 
 
+def average_each(embeddings: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """Average the embeddings of the prompts of several classes, which lie one after the other; see `average_prompts`."""
+    return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in prompts])])
+
+
 def average_prompts(embeddings: Tensor) -> Tensor:
     """Average several prompts of one text as CLIP does: normalise each, mean, normalise. [prompt, embed] → [embed]."""
     unit = torch.nn.functional.normalize(embeddings, dim=-1)

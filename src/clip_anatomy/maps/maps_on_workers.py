@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_anatomy.data.picture_batches import Failed, NamedPicture, Pictures, named_pictures
 from clip_anatomy.data.picture_files import passed_over_note, passed_over_of
-from clip_anatomy.engine.engine import Engine, engine_of
+from clip_anatomy.engine.engine import Engine, engine_of, in_order
 from clip_anatomy.errors import BadImage, BadSpec
 from clip_anatomy.images.pixels import is_preprocessed
 from clip_anatomy.loading.clip import Clip
@@ -100,14 +100,12 @@ def maps_on_workers(
     here = tuple(replace(one, embeddings=one.embeddings.cpu(), contrasts={}) for one in texts)
     options = {**options, "skip_bad": skip_bad, "allow_urls": allow_urls}
     setup = _MapsSetup(ModelSetup.of(clip), function, without_run, here, options)
-    results: dict[int, tuple[Any, tuple[Any, Any] | None, tuple[Failed, ...]]] = {}
-    done = 0
+    ordered: list[tuple[Any, tuple[Any, Any] | None, tuple[Failed, ...]]] = []
     with engine_of(engine) as opened:
-        for number, result in opened.map(_part, iter(lambda: [*islice(pictures, PART)], []), setup=setup):
-            results[number] = result
-            done += PART
+        for result in in_order(opened.map(_part, iter(lambda: [*islice(pictures, PART)], []), setup=setup)):
+            ordered.append(result)
+            done = PART * len(ordered)
             tell("looking at pictures", done if total is None else min(done, total), total)
-    ordered = [results[number] for number in sorted(results)]
     failed = tuple(one for _, _, bad in ordered for one in bad)
     run = next((run for _, run, _ in ordered if run is not None), None)
     if run is None:

@@ -5,7 +5,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from clip_anatomy.errors import MissingExtra, OutputError, StoreError
 from clip_anatomy.files import opened
 from clip_anatomy.store import rows as sql
 
-__all__ = ["LOCK", "flush", "is_marked", "one_clear_error", "sole_writer"]
+__all__ = ["LOCK", "is_marked", "one_clear_error", "sole_writer"]
 
 LOCK = "lock"
 MARK = "clip-anatomy"
@@ -93,15 +93,3 @@ def one_clear_error(folder: Path) -> Generator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{folder / sql.NAME} is damaged ({error}). Type: clip-anatomy verify {folder}") from error
-
-
-def flush(paths: Iterable[Path]) -> None:
-    """Wait until files and folders are on the disk."""
-    for path in paths:
-        if path.is_dir() and os.name == "nt":
-            continue
-        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from clip_anatomy.errors import OutputError, StoreError
-from clip_anatomy.files import digest_of_file, is_there
+from clip_anatomy.files import digest_of_file, flush, is_there
 from clip_anatomy.partial_output import is_partial, sweep
 from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import FOLDER, StoreBlock, folder_of, need_zarr, read_blocks, write_block
-from clip_anatomy.store.durability import LOCK, flush, is_marked, one_clear_error, sole_writer
+from clip_anatomy.store.durability import LOCK, is_marked, one_clear_error, sole_writer
 from clip_anatomy.store.fixed_point import encode
 from clip_anatomy.store.manifest import BASIS, HALF, NAME, Manifest, save_basis
 from clip_anatomy.store.remote_blocks import catalogues

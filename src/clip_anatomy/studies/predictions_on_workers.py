@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from clip_anatomy.edits.replacement import Replacement
-from clip_anatomy.engine.engine import Engine, engine_of, works_here
+from clip_anatomy.engine.engine import Engine, engine_of, in_order, works_here
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.model_setup import ModelSetup
 from clip_anatomy.progress import Progress
@@ -38,14 +38,13 @@ class _AnswerSetup:
         """Where the model wants to be; a store alone is read by processors."""
         return "cpu" if self.model is None else self.model.device
 
-    def open(self) -> "tuple[Store, _AnswerSetup]":
-        """Open the store."""
-        return Store.open(self.place), self
+    def open(self) -> "tuple[Store, tuple[Clip, ...], _AnswerSetup]":
+        """Open the store, and the model if there is one."""
+        return Store.open(self.place), () if self.model is None else (self.model.open(),), self
 
 
-def _answers(state: tuple[Store, _AnswerSetup], rows: np.ndarray) -> Tensor:
-    store, setup = state
-    opened = () if setup.model is None else (setup.model.open(),)
+def _answers(state: tuple[Store, tuple[Clip, ...], _AnswerSetup], rows: np.ndarray) -> Tensor:
+    store, opened, setup = state
     return setup.function(store, *opened, *setup.arguments, rows=rows, **setup.options)
 
 
@@ -79,13 +78,12 @@ def predictions_by(
         str(store.path.absolute()), None if clip is None else ModelSetup.of(clip), function, arguments, options
     )
     tasks = [images[first : first + ROWS] for first in range(0, len(images), ROWS)]
-    picks, done = dict[int, Tensor](), 0
+    picks: list[Tensor] = []
     with engine_of(engine) as running:
-        for number, answers in running.map(_answers, tasks, setup=setup):
-            picks[number] = answers
-            done += len(tasks[number])
-            progress("answering", done, len(images))
-    return torch.cat([picks[number] for number in range(len(tasks))], 1)
+        for answers in in_order(running.map(_answers, tasks, setup=setup)):
+            picks.append(answers)
+            progress("answering", sum(one.shape[1] for one in picks), len(images))
+    return torch.cat(picks, 1)
 
 
 def rerun_picks(

@@ -17,8 +17,7 @@ from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.edits.selection import Selection
 from clip_anatomy.errors import BadInput, UnsupportedModel
-from clip_anatomy.loading.clip import BATCH, Clip
-from clip_anatomy.loading.tokenizer import average_prompts
+from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.text_explanation import text_moments
 from clip_anatomy.progress import Progress
 from clip_anatomy.public_functions import public
@@ -182,7 +181,8 @@ def repair_text(
             gains.append(_worth(projected, choices[1], heads, budget))
         ablation = choices[gains.index(max(gains))]
     edit = _edit(clip, ablation, moments, frame, len(prompts), task)
-    after = _edited_texts(clip, edit, prompts)
+    with torch.no_grad():
+        after = EditedClip(clip, edit).embed_prompts(prompts).cpu()
     test = halves.test
     of_test = store.embeddings(test, unit=True)
     base, labels = of_test @ task.texts.T, task.labels(store, test)
@@ -250,12 +250,3 @@ def _edit(  # noqa: PLR0917
         measured_on=f"the prompts of {texts:,} class texts",
         notes=f"{task.main.column}, cue: {', '.join(task.cue)}",
     )
-
-
-def _edited_texts(clip: Clip, edit: Edit, prompts: list[tuple[str, ...]]) -> Float[Tensor, "text embed"]:
-    """Embed every class with the edited encoder, as `embed_prompts` does with the model's own."""
-    model = EditedClip(clip, edit)
-    with torch.no_grad():
-        ids = clip.ids([text for some in prompts for text in some])
-        embeddings = torch.cat([model.encode_text(some) for some in ids.split(BATCH)]).float().cpu()
-    return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in prompts])])

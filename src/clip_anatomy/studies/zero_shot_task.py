@@ -16,7 +16,7 @@ from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.imagenet_texts import imagenet_templates
 from clip_anatomy.loading.text_cache import embed_texts
-from clip_anatomy.loading.tokenizer import average_prompts, fill_templates
+from clip_anatomy.loading.tokenizer import average_each, fill_templates
 from clip_anatomy.naming.ground_truth import is_world
 from clip_anatomy.store.store import Store
 from clip_anatomy.studies.store_columns import (
@@ -305,4 +305,4 @@ def class_prompts(
 def embed_prompts(clip: Clip, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "text embed"]:
     """Embed each class as the mean of its prompts' unit embeddings, made unit again."""
     embeddings = embed_texts(clip, [text for some in prompts for text in some]).cpu()
-    return torch.stack([average_prompts(some) for some in embeddings.split([len(some) for some in prompts])])
+    return average_each(embeddings, prompts)
