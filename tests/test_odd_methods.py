@@ -69,6 +69,7 @@ CALLS: dict[str, Callable[[Any, Values], dict[str, Any]]] = {
     "EditedClip.encode_both": lambda *_: {"image": torch.randn(1, 3, 64, 64)},
     "EditedClip.refuse_odd": lambda *_: {"image": torch.randn(1, 3, 64, 64)},
     "EditedClip.embed_texts": lambda *_: {"texts": ["a bird"]},
+    "EditedClip.embed_prompts": lambda *_: {"prompts": [["a bird", "a photo of a bird"]]},
     "EditedClip.encode_text": lambda one, _: {"text": one.clip.ids(["a bird"])},
     "EditedClip.get_image_features": lambda *_: {"pixel_values": torch.randn(1, 3, 64, 64)},
     "EditedClip.get_text_features": lambda one, _: {"input_ids": one.clip.ids(["a bird"])},
