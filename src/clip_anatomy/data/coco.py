@@ -19,10 +19,10 @@ from clip_anatomy.data.masked import (
     MaskedDataset,
     MaskedPicture,
     TaggedDataset,
+    class_numbers,
     need,
     read_ids,
     read_picture,
-    relabel,
 )
 from clip_anatomy.errors import BadInput, MissingExtra, reading
 from clip_anatomy.files import read_json
@@ -123,16 +123,17 @@ _SAID = {
 def _mapped(path: Path, split: str, table: Mapping[int, int]) -> tuple[MaskedPicture, ...]:
     need(path, split, what="COCO", where=WHERE)
 
-    def entry(file: Path) -> MaskedPicture:
-        picture = path / split / f"{file.stem}.jpg"
-        return MaskedPicture(
-            file.stem, lambda: read_picture(picture), lambda: relabel(read_ids(file), table, str(file))
-        )
-
     files = sorted((path / MAPS / split).glob("*.png"))
     if not files:
         raise BadInput(f"{path / MAPS / split} holds no masks: it is empty. {WHERE}")
-    return tuple(entry(file) for file in files)
+    return tuple(
+        MaskedPicture(
+            file.stem,
+            partial(read_picture, path / split / f"{file.stem}.jpg"),
+            partial(class_numbers, file, table, read_ids),
+        )
+        for file in files
+    )
 
 
 def _read(path: Path, split: str, kinds: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:

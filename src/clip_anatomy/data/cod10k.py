@@ -1,5 +1,6 @@
 """COD10K: camouflaged animals, one mask of the object."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,13 @@ def open_cod10k(path: Path, *, split: str = "Test") -> MaskedDataset:
     if not files:
         raise BadInput(f"{root / pictures} holds no pictures: it is empty. {WHERE}")
 
-    def entry(file: Path) -> MaskedPicture:
-        mask = root / masks / f"{file.stem}.png"
+    entries = tuple(
+        MaskedPicture(file.stem, partial(read_picture, file), partial(_animal, root / masks / f"{file.stem}.png"))
+        for file in files
+    )
+    return MaskedDataset(f"COD10K {root.name}", ("background", "camouflaged animal"), entries, 0)
 
-        def read() -> "Int[np.ndarray, 'row col']":
-            ids = read_ids(mask, grey=True)
-            return (ids > (127 if ids.max() > 1 else 0)).astype(np.int32)
 
-        return MaskedPicture(file.stem, lambda: read_picture(file), read)
-
-    classes = ("background", "camouflaged animal")
-    return MaskedDataset(f"COD10K {root.name}", classes, tuple(entry(file) for file in files), 0)
+def _animal(mask: Path) -> "Int[np.ndarray, 'row col']":
+    ids = read_ids(mask, grey=True)
+    return (ids > (127 if ids.max() > 1 else 0)).astype(np.int32)

@@ -1,6 +1,6 @@
 """ImageNet-Segmentation: 4,276 pictures with one foreground mask, in `gtsegs_ijcv.mat`, a MATLAB 7.3 file (HDF5)."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +38,27 @@ def open_imagenet_seg(path: Path) -> MaskedDataset:
         count = min(opened["/value/img"].shape[0], opened["/value/gt"].shape[0])
     if not count:
         raise BadInput(f"{file} holds no pictures: it is empty. {WHERE}")
-    return MaskedDataset(
-        "ImageNet-Segmentation", ("background", "foreground"), tuple(_entry(file, at) for at in range(count)), 0
+    entries = tuple(
+        MaskedPicture(f"{at:04d}", partial(_picture, file, at), partial(_mask, file, at)) for at in range(count)
     )
+    return MaskedDataset("ImageNet-Segmentation", ("background", "foreground"), entries, 0)
 
 
-def _entry(file: Path, at: int) -> MaskedPicture:
-    def picture() -> Image.Image:
-        raw = _followed(file, "/value/img", at)
-        if raw.ndim == 2:  # a grey picture
-            raw = np.stack([raw] * 3)
-        if raw.ndim != 3 or raw.shape[0] != 3:
-            raise BadImage(f"picture {at} of {file} has the shape {raw.shape}: [3, col, row] was expected. {WHERE}")
-        return Image.fromarray(np.ascontiguousarray(raw.transpose(2, 1, 0).astype(np.uint8)))
+def _picture(file: Path, at: int) -> Image.Image:
+    raw = _followed(file, "/value/img", at)
+    if raw.ndim == 2:  # a grey picture
+        raw = np.stack([raw] * 3)
+    if raw.ndim != 3 or raw.shape[0] != 3:
+        raise BadImage(f"picture {at} of {file} has the shape {raw.shape}: [3, col, row] was expected. {WHERE}")
+    return Image.fromarray(np.ascontiguousarray(raw.transpose(2, 1, 0).astype(np.uint8)))
 
-    def mask() -> "Int[np.ndarray, 'row col']":
-        raw = _followed(file, "/value/gt", at).T
-        wrong = set(np.unique(raw).tolist()) - {0, 1}
-        if raw.ndim != 2 or wrong:
-            raise BadInput(f"mask {at} of {file} holds unknown ids: {sorted(wrong)}. Bring back the original file")
-        return raw.astype(np.int32)
 
-    return MaskedPicture(f"{at:04d}", picture, mask)
+def _mask(file: Path, at: int) -> "Int[np.ndarray, 'row col']":
+    raw = _followed(file, "/value/gt", at).T
+    wrong = set(np.unique(raw).tolist()) - {0, 1}
+    if raw.ndim != 2 or wrong:
+        raise BadInput(f"mask {at} of {file} holds unknown ids: {sorted(wrong)}. Bring back the original file")
+    return raw.astype(np.int32)
 
 
 @lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,7 +41,7 @@ class MaskedPicture:
 
     Attributes:
         id: its name in the data set.
-        picture: reads the picture, RGB. Raises BadImage.
+        picture: reads the picture, RGB. Raises BadImage. Like `mask` a `partial` of a module's function, so that a worker can be sent it.
         mask: reads the mask: class numbers, IGNORED where nothing is to be said. Raises BadInput.
     """
 
@@ -195,14 +196,22 @@ def paired(
     """
     numbers = read_ids if read is None else read
 
-    def entry(name: str) -> MaskedPicture:
-        picture, mask = picture_of(name), mask_of(name)
-        return MaskedPicture(name, lambda: read_picture(picture), lambda: relabel(numbers(mask), table, str(mask)))
-
-    pairs = tuple(entry(name) for name in ids)
+    pairs = tuple(
+        MaskedPicture(
+            name, partial(read_picture, picture_of(name)), partial(class_numbers, mask_of(name), table, numbers)
+        )
+        for name in ids
+    )
     if not pairs:
         raise BadInput(f"{what} lists no pictures: it is empty. Type the folder of the whole data set")
     return pairs
+
+
+def class_numbers(
+    path: Path, table: Mapping[int, int], read: "Callable[[Path], Int[np.ndarray, 'row col']]"
+) -> "Int[np.ndarray, 'row col']":
+    """Read a mask and turn its numbers into class numbers."""
+    return relabel(read(path), table, str(path))
 
 
 def read_picture(path: Path) -> Image.Image:

@@ -1,6 +1,6 @@
 """ISPRS Potsdam: aerial tiles of 6000 × 6000 pixels with labels in colours, cut into squares as everyone does."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +54,23 @@ def _squares(file: Path, labels: Path, tile: str) -> list[MaskedPicture]:
     with reading(file, "Bring back the original file"), Image.open(file) as opened:
         cols, rows = opened.size
 
-    def square(row: int, col: int) -> MaskedPicture:
-        def picture() -> Image.Image:
-            return _tile(file).crop((col, row, min(col + CUT, cols), min(row + CUT, rows)))
+    return [
+        MaskedPicture(
+            f"{tile} at {row}, {col}",
+            partial(_picture_of, file, (col, row, min(col + CUT, cols), min(row + CUT, rows))),
+            partial(_mask_of, labels, (rows, cols), row, col),
+        )
+        for row in window_starts(rows, CUT, CUT)
+        for col in window_starts(cols, CUT, CUT)
+    ]
 
-        def mask() -> "Int[np.ndarray, 'row col']":
-            return _classes(_tile(labels), (rows, cols), labels)[row : row + CUT, col : col + CUT]
 
-        return MaskedPicture(f"{tile} at {row}, {col}", picture, mask)
+def _picture_of(file: Path, box: tuple[int, int, int, int]) -> Image.Image:
+    return _tile(file).crop(box)
 
-    return [square(row, col) for row in window_starts(rows, CUT, CUT) for col in window_starts(cols, CUT, CUT)]
+
+def _mask_of(labels: Path, size: tuple[int, int], row: int, col: int) -> "Int[np.ndarray, 'row col']":
+    return _classes(_tile(labels), size, labels)[row : row + CUT, col : col + CUT]
 
 
 @lru_cache(maxsize=2)  # the tile and its labels, for its 144 squares
