@@ -5,6 +5,7 @@ does. In double precision rounding is about 1e-15, and what is left is a differe
 its own code and hooks included: nothing of it is copied, cast or switched, and one widened weight lives at a time.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,10 @@ class DoublePrecision(TorchDispatchMode):
     from the beginning. Views are handed on as they are, so that what is written through them is not lost.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to hide from its compiler torch would import it first, which takes three seconds
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -40,6 +45,18 @@ class DoublePrecision(TorchDispatchMode):
         if func is not torch.ops.aten.embedding.default:  # a whole vocabulary is not widened for a few of its rows
             args, named = tree_map_only(Tensor, _double, args), tree_map_only(Tensor, _double, named)
         return tree_map_only(Tensor, _double, func(*args, **named))
+
+
+class UncompiledDoublePrecision(DoublePrecision):
+    """The same in a program that has torch's compiler, which is to leave it alone."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run one operation."""
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 class WideConvolutions(TorchFunctionMode):
@@ -60,7 +77,8 @@ def in_double(encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     with torch.no_grad():
         if inputs.device.type == "mps":
             return encode(inputs)
-        with DoublePrecision(), WideConvolutions():
+        mode = UncompiledDoublePrecision if "torch._dynamo" in sys.modules else DoublePrecision
+        with mode(), WideConvolutions():
             return encode(_double(inputs))
 
 
