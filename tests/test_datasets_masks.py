@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -348,14 +347,3 @@ def test_records_of_a_matlab_file_are_what_scipy_reads(tmp_path: Path) -> None:
                 matlab_records(tmp_path / "b.mat", "x")
     with pytest.raises(BadInput, match="before is no structure"):
         matlab_records(tmp_path / "a.mat", "before")
-
-
-@pytest.mark.parametrize("name", [*minis.MASKED, *minis.LABELLED, *minis.REFERRING])
-def test_entries_can_be_sent_to_another_process(name: str, tmp_path: Path) -> None:
-    {**minis.MASKED, **minis.LABELLED, **minis.REFERRING}[name](tmp_path)
-    entry = open_masked(name, tmp_path).entries[0]
-    sent = pickle.loads(pickle.dumps(entry))
-    assert sent.id == entry.id
-    for read in ("picture", "mask"):
-        if hasattr(entry, read):
-            np.testing.assert_array_equal(np.asarray(getattr(sent, read)()), np.asarray(getattr(entry, read)()))

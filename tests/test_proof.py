@@ -319,13 +319,6 @@ def test_casts_to_less_stay_wide_and_views_stay_views() -> None:
     assert third.float().dtype == torch.float32
 
 
-def test_a_compiled_module_is_widened_as_well() -> None:
-    module = torch.compile(torch.nn.Linear(4, 4), backend="eager")
-    x = torch.randn(2, 4)
-    assert torch.equal(in_double(module, x), module._orig_mod.double()(x.double()))  # imports the compiler on its way
-    assert torch.equal(in_double(module, x), module(x.double()))
-
-
 class Overflowing(Transformer):
     """Computes the same, but not in half precision."""
 
