@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 # Property tests draw the same examples on every run, so that main is green or red for what a commit changed;
 # HYPOTHESIS_PROFILE=random draws new ones (docs/decisions.md).
@@ -21,7 +21,21 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ.setdefault("CLIP_ANATOMY_CACHE", tempfile.mkdtemp(prefix="clip-anatomy-tests-"))
 
 # Every `Float[Tensor, "image layer ..."]` of the package is checked at each call while tests run, and costs nothing otherwise.
-install_import_hook("clip_anatomy", "beartype.beartype")
+# Functions and classes that name no shape are left as they are: checking those too took two fifths of the suite's time, and
+# basedpyright does it without running them.
+checked = jaxtyping.jaxtyped
+
+
+def shapes_checked(*, typechecker: Any) -> Any:
+    def decorate(one: Any) -> Any:
+        named = repr(getattr(one, "__annotations__", {}))
+        return checked(one, typechecker=typechecker) if "jaxtyping" in named or "[Tensor, " in named else one
+
+    return decorate
+
+
+jaxtyping.jaxtyped = shapes_checked
+jaxtyping.install_import_hook("clip_anatomy", "beartype.beartype")
 
 import torch  # noqa: E402
 

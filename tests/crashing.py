@@ -6,7 +6,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-IMAGES = 360
+IMAGES = 200
 SOURCE = f"world:{IMAGES}:test"
 WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "sqlite3.connect"}
 

@@ -15,7 +15,7 @@ from clip_anatomy.store.remove import remove
 from clip_anatomy.store.store import Store
 from clip_anatomy.store.verify import verify
 
-FULL = 60  # images of a full block: blocks are merged several times in a run
+FULL = 40  # images of a full block: blocks are merged several times in a run
 
 
 @pytest.fixture(scope="module")
