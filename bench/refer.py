@@ -15,6 +15,7 @@ import json
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -130,7 +131,8 @@ def main() -> None:
                 truth = masks[one.scene, one.target]
                 ious = [float((mask & truth).sum() / (mask | truth).sum()) for mask in found.masks]
                 own[name, one.kind].add(found.mask, truth, ious)
-    report = {"bench": "refer", "scenes": asked.scenes, "phrases": {kind: len(right["chance", kind]) for kind in KINDS}}
+    report: dict[str, Any] = {"bench": "refer", "scenes": asked.scenes, "phrases": {kind: len(right["chance", kind]) for kind in KINDS}}
+    report["phrases with our own proposals"] = {kind: len(own[METHODS[0], kind].inside) for kind in KINDS}
     print("the right object among the masks of all objects; mIoU (P@0.5) among our own proposals; ms a phrase")
     print(f"{'':<36}" + "".join(f"{kind:>20}" for kind in KINDS) + "".join(f"{kind:>22}" for kind in KINDS))
     for name in (*METHODS, THING, "chance"):

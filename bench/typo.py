@@ -1,6 +1,6 @@
 """Does the demo model read what is printed over its pictures, and what does an edit do about it? `python bench/typo.py [--pictures 4000]`.
 
-For digits over counts, and for words over shapes, colours and backgrounds: accuracy with a wrong label printed, with a print of the same
+For digits over counts, and for words over shapes, colours and backgrounds (fewer pictures: the demo model does not read words): accuracy with a wrong label printed, with a print of the same
 kind that says nothing, and without a print; before and after the heads that `repair --cue typo` finds are held at their mean. Heads are
 found on one half of `world:PICTURES:val:balanced`, figures are of the other. The edit for digits is then put into the model, and what
 `bench/world.py` measures is measured again on the `test` split, where the world itself prints the digits. Prints a table and one line of JSON.
@@ -33,8 +33,9 @@ OF_WORLD = (
 def main() -> None:
     """Print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--pictures", type=int, default=4000, help="of the store")
-    parser.add_argument("--test", type=int, default=2000, help="pictures to report on, as in bench/world.py")
+    parser.add_argument("--pictures", type=int, default=1600, help="of the store")
+    parser.add_argument("--words", type=int, default=100, help="pictures of each half that words are printed over")
+    parser.add_argument("--test", type=int, default=1000, help="pictures to report on, as in bench/world.py")
     parser.add_argument(
         "--cost", type=float, default=1.0, help="points that clean pictures may lose on the half to choose on"
     )
@@ -48,7 +49,9 @@ def main() -> None:
         store = ca.Store.open(Path(folder) / "store", clip)
         for label in ASKED:
             began = time.perf_counter()
-            found = ca.repair(store, cue="typo", label=label, cost=args.cost)
+            found = ca.repair(
+                store, cue="typo", label=label, cost=args.cost, images=args.pictures if label == "count" else args.words
+            )
             assert isinstance(found, ca.TypoRepair)
             print(f"\nwhich {label}? {time.perf_counter() - began:.0f} s\n{found.summary()}", flush=True)
             told[label] = {

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tiny
+import tiny_resnet
 import torch
 from PIL import Image
 
@@ -118,3 +119,39 @@ def test_odd_input_is_refused(clip, pixels):
         ca.paths(clip, pixels, top=0)
     with pytest.raises(BadSpec, match="Type 'neurons'"):
         ca.second_order(clip, pixels, 0, source="heads", convention="official")
+
+
+def test_pairs_of_a_resnet_are_ranked_by_effects_built_in_full(tmp_path):
+    """Strength, principal direction, images and shares of the cosine, against sums over [image, embed]."""
+    clip = ca.load(tiny_resnet.resnet_model(), tokenizer=lambda t: torch.tensor([[98, 5 + len(x), 7, 99] for x in t]))
+    pixels = torch.randn(6, 3, *clip.preprocess.size, generator=torch.Generator().manual_seed(0))
+    pool = Pool(tuple(f"word{'s' * at}" for at in range(9)), tuple([""] * 9), "test")
+    found = ca.paths(clip, pixels, pool=pool, top=5, texts=["a"])
+    pairs, text = ca.neuron_heads(clip, pixels), clip.encode_text(["a"])
+    _, heads, neurons = pairs.scalars.shape
+    length = clip.encode_image(pixels).norm(dim=-1, keepdim=True)
+    spread = torch.zeros(heads, neurons)
+    for head in range(heads):
+        for neuron in range(neurons):
+            effects = pairs.effects(head, neuron) / length
+            spread[head, neuron] = (effects - effects.mean(0)).square().sum(-1).mean().sqrt()
+    order = spread.flatten().argsort(descending=True)[:5].tolist()
+    assert found.ranked == heads * neurons
+    assert found.median == pytest.approx(float(spread.median()), rel=1e-3)
+    for one, flat in zip(found.sources, order, strict=True):
+        head, neuron = divmod(flat, neurons)
+        effects = pairs.effects(head, neuron) / length
+        assert one.name == f"neuron {neuron} × head {head}"
+        assert one.strength == pytest.approx(float(spread[head, neuron]), rel=1e-4)
+        torch.testing.assert_close(one.through[0], spread[:, neuron], atol=1e-7, rtol=1e-4)
+        direction, share = principal_of(effects)
+        assert abs(float(direction @ one.direction)) == pytest.approx(1, abs=1e-4)
+        assert share == pytest.approx(one.share, abs=1e-5)
+        torch.testing.assert_close(one.along[:, None] * one.direction, effects.double(), atol=1e-6, rtol=1e-4)
+        assert one.toward[0] == pytest.approx(float((effects @ (text / text.norm()).T).mean()), abs=1e-6)
+    with pytest.raises(BadSpec, match="no other parts and layers"):
+        ca.paths(clip, pixels, layers=0)
+    with pytest.raises(BadInput, match="two or more"):
+        ca.paths(clip, pixels[:1])
+    found.save(tmp_path / "out")
+    assert (tmp_path / "out" / "paths.png").stat().st_size > 10_000

@@ -34,9 +34,10 @@ def paths(
         clip-anatomy paths photos/ --layers 9
         clip-anatomy paths photos/ --part mlps
         clip-anatomy paths world:100 --text "the number 3"
+        clip-anatomy paths photos/ --model open_clip:RN50-quickgelu/openai
 
     Args:
-        part: neurons (of MLPs) | heads | mlps: what is ranked.
+        part: neurons (of MLPs; of a CLIP-ResNet with the heads that read them) | heads | mlps: what is ranked.
         layers: of the sources: 9 | 8-10 | 0,3; by default all but the last, which no head reads.
         texts: also how much each source moves the cosine with these.
         pool: vocabulary of the words: general | world | a file of one text per line. By default the general one (the demo model: world).

@@ -2,7 +2,8 @@
 
 Neurons of an MLP, whole MLPs or heads are ranked by how much what they write through all later heads moves the embedding from image to
 image; each has a principal direction, its words (a sparse sum of texts), and the heads it goes through. Source: Gandelsman, Efros,
-Steinhardt, "Interpreting the Second-Order Effects of Neurons in CLIP" (ICLR 2025), §4 and §5; formulas in `split/second_order.py`.
+Steinhardt, "Interpreting the Second-Order Effects of Neurons in CLIP" (ICLR 2025), §4 and §5; formulas in `split/second_order.py`. Of a
+CLIP-ResNet the pairs (neuron of the last stage, head of the attention pool) are ranked, which write along one direction each (`split/neuron_heads.py`).
 """
 
 from collections.abc import Sequence
@@ -23,10 +24,12 @@ from clip_anatomy.number_ranges import whole, within
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result, text_table
+from clip_anatomy.split.neuron_heads import NeuronHeads, direction_lengths, neuron_heads
 from clip_anatomy.split.second_order import SecondOrder, Source, principal_of, second_order
 from clip_anatomy.split.tokens import unit_texts
 from clip_anatomy.store.manifest import layers_of
 from clip_anatomy.towers.ablated_writes import check_rerun
+from clip_anatomy.towers.resnet import ResNet
 
 __all__ = ["PathSource", "Paths", "paths"]
 
@@ -41,9 +44,9 @@ class PathSource:
     """One source, and what it does through later heads.
 
     Attributes:
-        name: "neuron 4.407", "head 4.2", "MLP 4".
+        name: "neuron 4.407", "head 4.2", "MLP 4"; of a CLIP-ResNet "neuron 407 × head 3".
         strength: √ mean over images of ‖effect − mean effect‖², in lengths of the embedding.
-        through: the same, head by head; 0 for heads that are not later.
+        through: the same, head by head; 0 for heads that are not later. Of a CLIP-ResNet: of this neuron, through every head.
         share: of the effect's variance along `direction`.
         direction: along which the effect varies most, a unit vector.
         along: each image's effect along it.
@@ -176,7 +179,7 @@ def paths(
     """Rank what parts of a model do through later heads, and say it in words: path source → head → embedding (second order).
 
     Args:
-        clip: an opened model, a transformer with a class token.
+        clip: an opened model: a transformer with a class token, or a CLIP-ResNet (pairs of neurons and heads of its pool).
         images: of any kind, two or more: a source is strong whose effect differs between them.
         part: "neurons" (of MLPs), "heads" or "mlps": what is ranked.
         layers: of the sources: "9", "8-10", "0,3", numbers; by default all but the last, which no head reads.
@@ -192,7 +195,7 @@ def paths(
     Raises:
         BadSpec: an unknown part, no such layer, or the last one.
         BadInput: one image alone.
-        UnsupportedModel: no transformer, no class token, or a norm behind the heads.
+        UnsupportedModel: no class token, or a norm behind the heads.
 
     Example:
         >>> import clip_anatomy as ca
@@ -205,46 +208,77 @@ def paths(
         raise BadSpec(f"part={part!r} is not known. Type one of: {', '.join(map(repr, PARTS))}")
     whole("top", top, 1, 1000)
     tell, failed, notes = progress or silent, list[Failed](), list[str]()
-    tower = check_rerun(clip.vision)
-    batches = list(
-        picture_batches(
-            clip, images, allow_urls=allow_urls, failed=failed if skip_bad else None, notes=notes, progress=tell
+    resnet = isinstance(clip.vision, ResNet)
+    if resnet and (part != "neurons" or layers is not None):
+        raise BadSpec(
+            "of a CLIP-ResNet the neurons of its last stage are ranked, with the heads of its pool: it has no other parts and layers. "
+            "Leave part= and layers= away"
         )
-    )
-    pixels = torch.cat([batch.pixels for batch in batches])
-    if len(pixels) < 2:
-        raise BadInput("one image: a source is ranked by how its effect differs between images. Give two or more")
-    known = [one for batch in batches for one in batch.pictures or ()]
+    tower = clip.vision if resnet else check_rerun(clip.vision)
+    read, known, images_read = list[Any](), list[NamedPicture](), 0
+    for some in picture_batches(
+        clip, images, allow_urls=allow_urls, failed=failed if skip_bad else None, notes=notes, progress=tell
+    ):
+        read.append(neuron_heads(clip, some.pixels) if resnet else some.pixels)
+        known += some.pictures or ()
+        images_read += len(some.places)
     unit = unit_texts(clip.encode_text(list(texts)), tower.embed).double().cpu() if texts else None
-    wanted = tuple(range(tower.layers - 1)) if layers is None else layers_of(layers, tower.layers)
-    if tower.layers - 1 in wanted:
-        raise BadSpec(f"layer {tower.layers - 1} is the last: no head reads it. Type layers='0-{tower.layers - 2}'")
+    if images_read < 2:
+        raise BadInput("one image: a source is ranked by how its effect differs between images. Give two or more")
+    if resnet:
+        every, made = _ranked_pairs(read, unit, top)
+    else:
+        every, made = _ranked_parts(clip, torch.cat(read), part, layers, unit, top, tell)
+    words = concepts(
+        clip, pool=pool, directions=torch.stack([one.direction for one in made]), count=count, released=released
+    )
+    sources = tuple(
+        replace(one, words=words.of(row), explained=float(words.explained[row])) for row, one in enumerate(made)
+    )
+    names = tuple(one.name for one in known) or tuple(f"image {at}" for at in range(images_read))
+    return Paths(
+        sources, len(every), float(every.median()), words.chance[0], names, tuple(texts or ()), tuple(known) or None, tuple(notes), tuple(failed)
+    )  # fmt: skip
+
+
+def _ranked_parts(
+    clip: Clip, pixels: Tensor, part: str, layers: str | int | Sequence[int] | None, unit: Tensor | None, top: int, tell: Progress,
+) -> tuple[Float[Tensor, " source"], list[PathSource]]:  # fmt: skip
+    """Return the strengths of all parts of a transformer's layers, and the strongest ones, without their words."""
+    last = clip.image_tower.layers - 1
+    wanted = tuple(range(last)) if layers is None else layers_of(layers, last + 1)
+    if last in wanted:
+        raise BadSpec(f"layer {last} is the last: no head reads it. Type layers='0-{last - 1}'")
     strengths = list[Tensor]()
     for done, at in enumerate(wanted):
         strengths.append(_strengths(second_order(clip, pixels, at, source=_source(part)), part))
         tell("following paths", done + 1, len(wanted))
-    every = torch.cat(strengths)
-    each = len(strengths[0])
+    every, each = torch.cat(strengths), len(strengths[0])
     chosen = every.argsort(descending=True, stable=True)[:top].tolist()
     made: dict[int, PathSource] = {}
     for at in sorted({wanted[flat // each] for flat in chosen}):
         followed = second_order(clip, pixels, at, source=_source(part))
         made |= {flat: _source_of(followed, part, flat % each, unit) for flat in chosen if wanted[flat // each] == at}
-    words = concepts(
-        clip,
-        pool=pool,
-        directions=torch.stack([made[flat].direction for flat in chosen]),
-        count=count,
-        released=released,
-    )
-    sources = tuple(
-        replace(made[flat], words=words.of(row), explained=float(words.explained[row]))
-        for row, flat in enumerate(chosen)
-    )
-    names = tuple(one.name for one in known) or tuple(f"image {at}" for at in range(len(pixels)))
-    return Paths(
-        sources, len(every), float(every.median()), words.chance[0], names, tuple(texts or ()), tuple(known) or None, tuple(notes), tuple(failed)
-    )  # fmt: skip
+    return every, [made[flat] for flat in chosen]
+
+
+def _ranked_pairs(
+    read: Sequence[NeuronHeads], unit: Tensor | None, top: int
+) -> tuple[Float[Tensor, " source"], list[PathSource]]:
+    """Do the same for the (head, neuron) pairs of a CLIP-ResNet: one number an image each, in lengths of the embedding."""
+    lengths = direction_lengths(read[0].tower)
+    scalars = torch.cat([one.scalars / one.embedding.norm(dim=-1)[:, None, None] for one in read])
+    strength = scalars.std(0, correction=0) * lengths
+    chosen = strength.flatten().topk(min(top, strength.numel())).indices.tolist()
+    pairs = [divmod(flat, strength.shape[1]) for flat in chosen]
+    made = list[PathSource]()
+    for (head, neuron), written in zip(pairs, read[0].directions(pairs).double().cpu(), strict=True):
+        along = scalars[:, head, neuron].double().cpu() * written.norm()
+        direction = written / written.norm()
+        toward = () if unit is None else tuple((along.mean() * (unit @ direction)).tolist())
+        name, through = f"neuron {neuron} × head {head}", strength[:, neuron].cpu()[None]
+        made.append(PathSource(name, float(strength[head, neuron]), through, 1.0, direction, along, (), 0.0, toward))
+    return strength.flatten(), made
 
 
 def _source(part: str) -> Source:

@@ -25,7 +25,7 @@ def draw_typo(result: "TypoRepair") -> bytes:
     title = f"A wrong label printed: {attacked.before:.0%} to {attacked.after:.0%} right"
     under = (
         f"{result.store.manifest.model}, {heads} held; without a print {clean.before:.1%} to {clean.after:.1%}; {attacked.images:,} pictures; "
-        f"chance {1 / len(search.tasks[0].classes):.0%}. Captions: before -> held (right)"
+        f"chance {1 / len(search.tasks[0].classes):.0%}"
     )
     nothing = SheetRow("no attacked picture was wrong", [Cell(Image.new("RGB", (64, 64), "white"), "")])
     return contact_sheets(title, under, [row for row in rows if row.cells] or [nothing])[0]
@@ -33,4 +33,4 @@ def draw_typo(result: "TypoRepair") -> bytes:
 
 def _cell(one: "TypoExample") -> Cell:
     """Return one picture with both answers above it; what is printed can be read in it."""
-    return Cell(one.picture, f"{one.before} -> {one.after} ({one.right})")
+    return Cell(one.picture, f"{one.right}: said {one.before}, now {one.after}")

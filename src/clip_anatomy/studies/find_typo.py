@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 TYPO = "typo"
-CHOSEN_ON = 300  # pictures, at most: every head that is tried takes two forwards of each
+CHOSEN_ON = 300  # pictures, at most: every head that is tried takes a forward of each, and where it helps two
 PATIENCE = 10  # heads in a row that do not help
 CONFIDENT = 1.645  # standard errors to the one-sided 95 % bound
 
@@ -69,16 +69,16 @@ class Tried:
         head: (layer, head).
         attention: T.
         attacked: share of attacked pictures that are right then, 0–1.
-        clean: share of clean ones.
-        lost: of clean ones, in the task that loses most: the upper 95 % bound.
+        clean: share of clean ones; None where attacked ones do not gain, so that it was not asked.
+        lost: of clean ones, in the task that loses most: the upper 95 % bound; None likewise.
         kept: whether it stays held.
     """
 
     head: tuple[int, int]
     attention: float
     attacked: float
-    clean: float
-    lost: float
+    clean: float | None
+    lost: float | None
     kept: bool
 
 
@@ -176,7 +176,7 @@ def find_typo(
     labels = torch.stack([right_answers(store, one, some) for one in tasks])
     probe = _Probe(clip, tasks, means, labels, list(read_prints(store, clip, tasks[0], words, some, seed=seed)))
     attention, area = probe.attention()
-    before = probe.shares(())
+    before = probe.attacked(()), probe.clean(())
     tried = () if given is not None else _chosen(probe, attention, before, budget or Budget(), progress or silent)
     chosen = Selection(tuple(one.head for one in tried if one.kept)) if given is None else given
     edit = Edit.of(
@@ -189,7 +189,7 @@ def find_typo(
         attention,
         area,
         tried,
-        (before[0], float(before[1][0][labels[0] >= 0].double().mean())),
+        (before[0], _share(before[1], labels)),
         Split(whole.train, validation, test, whole.source),
         edit,
         means,
@@ -290,12 +290,22 @@ class _Probe:
         return (total / len(where)).float(), float(where.double().mean())
 
     @torch.no_grad()
-    def shares(self, heads: Sequence[tuple[int, int]]) -> tuple[float, Bool[Tensor, "task image"]]:
-        """Measure with some heads held: the share of attacked pictures that is right, and which clean ones are in every task."""
+    def attacked(self, heads: Sequence[tuple[int, int]]) -> float:
+        """Measure the share of attacked pictures that is right with some heads held."""
         held = held_tower(self.clip, self.means, heads)
-        attacked = torch.cat([answers_of(held, one.attacked, self.tasks[:1])[0] for one in self.batches])
-        clean = torch.cat([answers_of(held, one.clean, self.tasks) for one in self.batches], 1)
-        return float((attacked == self.labels[0]).double().mean()), clean == self.labels
+        said = torch.cat([answers_of(held, one.attacked, self.tasks[:1])[0] for one in self.batches])
+        return float((said == self.labels[0]).double().mean())
+
+    @torch.no_grad()
+    def clean(self, heads: Sequence[tuple[int, int]]) -> Bool[Tensor, "task image"]:
+        """Say which clean pictures are right in every task with some heads held."""
+        held = held_tower(self.clip, self.means, heads)
+        return torch.cat([answers_of(held, one.clean, self.tasks) for one in self.batches], 1) == self.labels
+
+
+def _share(right: Bool[Tensor, "task image"], labels: Int64[Tensor, "task image"]) -> float:
+    """Return the share of the first task that is right."""
+    return float(right[0][labels[0] >= 0].double().mean())
 
 
 def loss_bound(
@@ -317,20 +327,21 @@ def _chosen(
     limits: Budget,
     tell: Progress,
 ) -> tuple[Tried, ...]:
-    """Hold one head after the other, by descending T, while that helps and costs little."""
+    """Hold one head after the other, by descending T, while that helps and costs little (asked only where it helps)."""
     best, kept, tried, idle = before[0], list[tuple[int, int]](), list[Tried](), 0
     for flat in attention.flatten().argsort(descending=True).tolist():
         if idle == PATIENCE or len(kept) == limits.most:
             break
         head = divmod(flat, attention.shape[1])
-        attacked, clean = probe.shares([*kept, head])
-        lost = loss_bound(probe.labels, before[1], clean)
-        keep = attacked > best and lost <= limits.cost + 1e-9
+        attacked, right, lost, keep = probe.attacked([*kept, head]), None, None, False
+        if attacked > best:
+            clean = probe.clean([*kept, head])
+            right, lost = _share(clean, probe.labels), loss_bound(probe.labels, before[1], clean)
+            keep = lost <= limits.cost + 1e-9
         idle = 0 if keep else idle + 1
         if keep:
             kept.append(head)
             best = attacked
-        right = float(clean[0][probe.labels[0] >= 0].double().mean())
         tried.append(Tried(head, float(attention[head]), attacked, right, lost, keep))
         tell("trying heads", len(tried), attention.numel())
     return tuple(tried)
