@@ -94,7 +94,7 @@ def phrases(facts: SceneAttributes, masks: np.ndarray) -> list[Asked]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--own", type=int, default=100, help="scenes with proposals from our own maps")
     parser.add_argument("--split", default="test")
@@ -131,7 +131,11 @@ def main() -> None:
                 truth = masks[one.scene, one.target]
                 ious = [float((mask & truth).sum() / (mask | truth).sum()) for mask in found.masks]
                 own[name, one.kind].add(found.mask, truth, ious)
-    report: dict[str, Any] = {"bench": "refer", "scenes": asked.scenes, "phrases": {kind: len(right["chance", kind]) for kind in KINDS}}
+    report: dict[str, Any] = {
+        "bench": "refer",
+        "scenes": asked.scenes,
+        "phrases": {kind: len(right["chance", kind]) for kind in KINDS},
+    }
     report["phrases with our own proposals"] = {kind: len(own[METHODS[0], kind].inside) for kind in KINDS}
     print("the right object among the masks of all objects; mIoU (P@0.5) among our own proposals; ms a phrase")
     print(f"{'':<36}" + "".join(f"{kind:>20}" for kind in KINDS) + "".join(f"{kind:>22}" for kind in KINDS))

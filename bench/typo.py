@@ -44,6 +44,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     clip = ca.load("demo")
     told: dict[str, object] = {}
+    digits = ca.Edit.empty(clip)
     with tempfile.TemporaryDirectory() as folder:
         ca.index(clip, f"world:{args.pictures}:val:balanced", Path(folder) / "store", keep="heads,mlps")
         store = ca.Store.open(Path(folder) / "store", clip)

@@ -1,12 +1,15 @@
 """Rankings of what parts do through later heads: against sums built in full, in words, on the command line."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import tiny_resnet
 import torch
 from PIL import Image
+from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.cli.main import main
@@ -30,7 +33,7 @@ def pixels():
 
 
 @pytest.mark.parametrize("source", ["neurons", "heads"])
-def test_strengths_are_those_of_effects_built_in_full(clip, pixels, source):
+def test_strengths_are_those_of_effects_built_in_full(clip: Any, pixels: Tensor, source: Any):
     followed = ca.second_order(clip, pixels, 0, source=source)
     effects = torch.stack([followed.effects(at) for at in range(len(followed))], 1)
     spread = (effects - effects.mean(0)).square().sum(-1).mean(0).sqrt()
@@ -44,9 +47,9 @@ def test_strengths_are_those_of_effects_built_in_full(clip, pixels, source):
     assert (len(followed), followed.scalars.shape[2]) == ((64, 64) if source == "neurons" else (2, 16))
 
 
-def test_heads_do_what_the_host_makes_of_them_through_frozen_values(clip, pixels):
+def test_heads_do_what_the_host_makes_of_them_through_frozen_values(clip: Any, pixels: Tensor):
     """All heads of layer 1 through layer 2: what changes in the class row when their writes are taken from the values alone."""
-    tower = clip.image_tower
+    tower: Any = clip.image_tower
     from clip_anatomy.towers.embedding import embed_inputs
     from clip_anatomy.towers.forward import walk
     from clip_anatomy.towers.readout import readout_of
@@ -54,8 +57,9 @@ def test_heads_do_what_the_host_makes_of_them_through_frozen_values(clip, pixels
     with torch.no_grad():
         x = embed_inputs(tower, pixels)
         readout = readout_of(tower, pixels, x.shape[1])
-        one, two = list(walk(tower, x, readout, fold_last=False))[1:]
-        block = tower.blocks[2]
+        steps: list[Any] = list(walk(tower, x, readout, fold_last=False))
+        one, two = steps[1:]
+        block: Any = tower.blocks[2]
         attention = ((two.query @ two.key.transpose(-1, -2)) * tower.d**-0.5).softmax(-1)
         z = (
             (((one.query @ one.key.transpose(-1, -2)) * tower.d**-0.5).softmax(-1) @ one.value)
@@ -79,7 +83,7 @@ def test_heads_do_what_the_host_makes_of_them_through_frozen_values(clip, pixels
 
 
 @pytest.mark.parametrize("part", ["neurons", "heads", "mlps"])
-def test_the_strongest_come_first_with_their_words(clip, pixels, part):
+def test_the_strongest_come_first_with_their_words(clip: Any, pixels: Tensor, part: str):
     pool = Pool(tuple(f"word{'s' * at}" for at in range(9)), tuple([""] * 9), "test")
     found = ca.paths(clip, pixels, part, pool=pool, top=3, count=2, texts=["a", "bb"])
     strengths = [one.strength for one in found.sources]
@@ -95,7 +99,7 @@ def test_the_strongest_come_first_with_their_words(clip, pixels, part):
     assert "median" in found.summary()
 
 
-def test_the_command_line_writes_figure_and_numbers(tmp_path, capsys):
+def test_the_command_line_writes_figure_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert (
         main(["paths", "world:12:test", "--layers", "3", "--top", "2", "--text", "a bird", "-o", str(tmp_path / "out")])
         == 0
@@ -108,7 +112,7 @@ def test_the_command_line_writes_figure_and_numbers(tmp_path, capsys):
         assert figure.width > 500
 
 
-def test_odd_input_is_refused(clip, pixels):
+def test_odd_input_is_refused(clip: Any, pixels: Tensor):
     with pytest.raises(BadSpec, match="'neurons', 'heads', 'mlps'"):
         ca.paths(clip, pixels, "eyes")
     with pytest.raises(BadSpec, match="layers='0-1'"):
@@ -121,7 +125,7 @@ def test_odd_input_is_refused(clip, pixels):
         ca.second_order(clip, pixels, 0, source="heads", convention="official")
 
 
-def test_pairs_of_a_resnet_are_ranked_by_effects_built_in_full(tmp_path):
+def test_pairs_of_a_resnet_are_ranked_by_effects_built_in_full(tmp_path: Path):
     """Strength, principal direction, images and shares of the cosine, against sums over [image, embed]."""
     clip = ca.load(tiny_resnet.resnet_model(), tokenizer=lambda t: torch.tensor([[98, 5 + len(x), 7, 99] for x in t]))
     pixels = torch.randn(6, 3, *clip.preprocess.size, generator=torch.Generator().manual_seed(0))

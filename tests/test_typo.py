@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,18 +18,18 @@ from clip_anatomy.data.open_dataset import open_dataset
 from clip_anatomy.data.printed_labels import STYLES, print_word, printed
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadInput, BadSpec
-from clip_anatomy.studies.find_typo import Attacked, _Probe, loss_bound, read_prints, right_answers
+from clip_anatomy.studies.find_typo import Attacked, _Probe, loss_bound, read_prints, right_answers  # pyright: ignore[reportPrivateUsage]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory: pytest.TempPathFactory):
     return ca.Store.open(balanced(tmp_path_factory))
 
 
 @pytest.fixture(scope="module")
-def repaired(store):
+def repaired(store: Any):
     return ca.repair(store, cue="typo", label="count", also=["shape"], images=60, most=2, registers=1)
 
 
@@ -66,7 +67,7 @@ def test_prints_are_on_the_patches_that_are_told_and_do_not_hang_on_the_others()
 
 def test_attention_on_prints_equals_attention_by_hand():
     """T of a host's own attention module, class row, over patches."""
-    host = tiny.open_clip_model(layers=3, heads=2)
+    host: Any = tiny.open_clip_model(layers=3, heads=2)
     clip = ca.load(host)
     pixels = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     where = torch.rand(5, 16, generator=torch.Generator().manual_seed(2)) < 0.3
@@ -95,7 +96,7 @@ def test_attention_on_prints_equals_attention_by_hand():
     assert area == pytest.approx(float(where.float().mean()))
 
 
-def test_figures_are_those_of_the_edited_encoder_on_the_same_prints(store, repaired):
+def test_figures_are_those_of_the_edited_encoder_on_the_same_prints(store: Any, repaired: Any):
     found, clip = repaired.search, repaired.clip
     model = EditedClip(clip, repaired.edit)
     task, rows = found.tasks[0], found.split.test
@@ -123,7 +124,7 @@ def test_figures_are_those_of_the_edited_encoder_on_the_same_prints(store, repai
     assert all(value == "" for value in [store.rows()[at].meta.get("digit", "") for at in rows])
 
 
-def test_the_choice_helps_and_costs_no_more_than_allowed(repaired):
+def test_the_choice_helps_and_costs_no_more_than_allowed(repaired: Any):
     best, clean = repaired.search.before
     assert any(one.kept for one in repaired.search.tried)
     for one in repaired.search.tried:
@@ -153,10 +154,12 @@ def test_what_clean_pictures_lose_is_bounded_as_by_a_paired_z_interval():
     assert loss_bound(labels, before, before) == 0
 
 
-def test_a_folder_without_labels_is_attacked_by_the_models_own_answers(tmp_path, capsys):
+def test_a_folder_without_labels_is_attacked_by_the_models_own_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "photos").mkdir()
     for at, one in enumerate(open_dataset("world:50:test")):
-        Image.fromarray(one.data).save(tmp_path / "photos" / f"{at}.png")
+        Image.fromarray(one.data).save(tmp_path / "photos" / f"{at}.png")  # pyright: ignore[reportArgumentType]
     command = ["repair", str(tmp_path / "photos"), "--cue", "typo", "--classes", "bird, fish, star", "--select", "7.1", "--out", str(tmp_path / "out"), "--model", "demo"]  # fmt: skip
     assert main(command) == 0
     said = capsys.readouterr()
@@ -171,7 +174,7 @@ def test_a_folder_without_labels_is_attacked_by_the_models_own_answers(tmp_path,
     assert ca.Edit.load(tmp_path / "out" / "edit.json").parts.spec == "7.1"
 
 
-def test_odd_input_is_refused(store, tmp_path: Path, repaired):
+def test_odd_input_is_refused(store: Any, tmp_path: Path, repaired: Any):
     with pytest.raises(BadSpec, match="cue='typo'"):
         ca.repair(store, registers=1)
     with pytest.raises(BadSpec, match="9.0"):
@@ -181,7 +184,7 @@ def test_odd_input_is_refused(store, tmp_path: Path, repaired):
         ca.repair(tmp_path / "empty", cue="typo", classes="a, b", out=tmp_path / "out")
     (tmp_path / "one").mkdir()
     for at, one in enumerate(open_dataset("world:40:test")):
-        Image.fromarray(one.data).save(tmp_path / "one" / f"{at}.png")
+        Image.fromarray(one.data).save(tmp_path / "one" / f"{at}.png")  # pyright: ignore[reportArgumentType]
     with pytest.raises(BadInput, match="classes='a, b, c'"):
         ca.repair(tmp_path / "one", cue="typo", out=tmp_path / "out")
     assert "chance" in repaired.summary()

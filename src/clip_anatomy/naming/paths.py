@@ -241,7 +241,7 @@ def paths(
     )  # fmt: skip
 
 
-def _ranked_parts(
+def _ranked_parts(  # noqa: PLR0917
     clip: Clip, pixels: Tensor, part: str, layers: str | int | Sequence[int] | None, unit: Tensor | None, top: int, tell: Progress,
 ) -> tuple[Float[Tensor, " source"], list[PathSource]]:  # fmt: skip
     """Return the strengths of all parts of a transformer's layers, and the strongest ones, without their words."""
