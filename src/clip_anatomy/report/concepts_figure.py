@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json
 from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.naming.concepts import SCHEMA, Concepts
-from clip_anatomy.report.figures import FAINT, INK, PLAIN, YES_INK, Canvas, canvas, png
+from clip_anatomy.report.figures import FAINT, Canvas, canvas, draw_text_bars, png
 from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.report.thumbnails import small
 
@@ -54,15 +54,4 @@ def _draw_row(sheet: Canvas, result: Concepts, row: int, top: float, most: float
     figures = f"{float(result.explained[row]):.0%} explained, cosine {float(result.cosine[row]):.2f}"
     sheet.text(2.2, top + 0.05, name, 9, weight="bold")
     sheet.text(5.9, top + 0.05, figures, 8.5, color=FAINT)
-    texts = result.of(row)[:BARS]
-    axes = sheet.axes(5.0, top + 0.15, 3.4, 1.55)
-    axes.barh(range(len(texts)), [weight for _, weight in texts], color=YES_INK, height=0.7)
-    axes.set_xlim(0, most * 1.15)
-    axes.set_ylim(BARS - 0.5, -0.5)
-    axes.set_yticks(range(len(texts)), [shorten(text, 40) for text, _ in texts], **PLAIN)
-    axes.tick_params(length=0)
-    axes.set_xticks([])
-    for side in axes.spines.values():
-        side.set_visible(False)
-    for at, (_, weight) in enumerate(texts):
-        axes.text(weight + most * 0.01, at, f"{weight:.2f}", va="center", fontsize=8, color=INK)
+    draw_text_bars(sheet.axes(5.0, top + 0.15, 3.4, 1.55), result.of(row)[:BARS], BARS, most, 40)

@@ -1,7 +1,7 @@
 """What all figures share: a canvas measured in inches, fonts, colours, a grid of heads, PNG. Matplotlib is imported when something is drawn."""
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from clip_anatomy.errors import MissingExtra
 from clip_anatomy.images.fonts import known_families
+from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.report.palette import NO, YES, colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "INK", "LINE", "NO_INK", "PLAIN", "YES_INK", "Canvas", "canvas", "draw_grid", "ink", "need_matplotlib", "png", "ticks"]  # fmt: skip
+__all__ = ["FAINT", "INK", "LINE", "NO_INK", "PLAIN", "YES_INK", "Canvas", "canvas", "draw_grid", "draw_text_bars", "ink", "need_matplotlib", "png", "ticks"]  # fmt: skip
 
 INK, FAINT, LINE = "#1f2328", "#6b7280", "#d8dbe0"
 YES_INK, NO_INK = ("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in (YES, NO))
@@ -101,6 +102,20 @@ def draw_grid(axes: "Axes", values: Float[Tensor, "layer head"], limit: float) -
     axes.hlines([y + 0.5 for y in range(layers - 1)], -0.5, heads - 0.5, color=LINE, linewidth=0.5)
     axes.set_xticks(ticks(heads))
     axes.tick_params(length=0)
+
+
+def draw_text_bars(axes: "Axes", texts: Sequence[tuple[str, float]], rows: int, most: float, length: int) -> None:
+    """Draw a sparse sum of texts: each shortened to `length`, then a bar of its weight; places for `rows`, `most` the sheet's largest weight."""
+    axes.barh(range(len(texts)), [weight for _, weight in texts], color=YES_INK, height=0.7)
+    axes.set_xlim(0, most * 1.25)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.set_yticks(range(len(texts)), [shorten(text, length) for text, _ in texts], **PLAIN)
+    axes.tick_params(length=0)
+    axes.set_xticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for at, (_, weight) in enumerate(texts):
+        axes.text(weight + most * 0.01, at, f"{weight:.2f}", va="center", fontsize=8, color=INK)
 
 
 def ticks(count: int) -> list[int]:

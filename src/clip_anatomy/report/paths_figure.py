@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json
-from clip_anatomy.loading.typed_texts import shorten
 from clip_anatomy.naming.paths import SCHEMA, Paths
-from clip_anatomy.report.figures import FAINT, INK, PLAIN, YES_INK, Canvas, canvas, draw_grid, png
+from clip_anatomy.report.figures import FAINT, Canvas, canvas, draw_grid, draw_text_bars, png
 from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.report.thumbnails import small
 
@@ -72,16 +71,5 @@ def _draw_row(sheet: Canvas, result: Paths, row: int, limit: float, most: float)
     axes.tick_params(labelsize=6.5)
     heads = ", ".join(f"{layer}.{head}" for layer, head, value in one.heads[:3] if value > 0)
     sheet.text(5.25, top + 1.4, f"most: {heads}", 7.5, color=FAINT)
-    bars = sheet.axes(9.6, top + 0.05, 2.1, 1.05)
-    words = one.words[:WORDS]
-    bars.barh(range(len(words)), [weight for _, weight in words], color=YES_INK, height=0.65)
-    bars.set_xlim(0, most * 1.25)
-    bars.set_ylim(WORDS - 0.5, -0.5)
-    bars.set_yticks(range(len(words)), [shorten(text, 26) for text, _ in words], **PLAIN)
-    bars.tick_params(length=0)
-    bars.set_xticks([])
-    for side in bars.spines.values():
-        side.set_visible(False)
-    for at, (_, weight) in enumerate(words):
-        bars.text(weight + most * 0.01, at, f"{weight:.2f}", va="center", fontsize=8, color=INK)
+    draw_text_bars(sheet.axes(9.6, top + 0.05, 2.1, 1.05), one.words[:WORDS], WORDS, most, 26)
     sheet.text(9.6, top + 1.4, f"{one.explained:.0%} of its direction explained", 7.5, color=FAINT)
