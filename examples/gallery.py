@@ -33,7 +33,7 @@ FIGURES = (
     "spurious_cue", "patch_maps", "segmentation_scores", "heads_and_patches", "segmented_pictures",
     "second_model", "pool_size", "linear_probe", "beside_maskclip", "through_later_heads", "text_tower",
     "opposite_maps", "kinds_of_attention", "redundant_features", "larger_picture", "one_text", "points_for_sam", "words_and_patches",
-    "several_classes",
+    "several_classes", "several_labels",
 )  # fmt: skip
 SHOWN = {
     "striped_circle": "a striped pink circle",

@@ -6,12 +6,17 @@ from functools import cached_property
 from io import BytesIO
 from typing import Any
 
-from jaxtyping import Float
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.data.open_dataset import picture_of
+from clip_anatomy.data.world.accuracy import classifier, pixels
+from clip_anatomy.data.world.attribute_names import COLOURS, SHAPES, TEXTURES
+from clip_anatomy.data.world.scenes import World
 from clip_anatomy.naming.bundled_pools import pool_of
 from clip_anatomy.report.contact_sheet import Cell, SheetRow, contact_sheets
 from clip_anatomy.report.figures import canvas
@@ -72,3 +77,19 @@ def curves(title: str, x: Sequence[Any], lines: Mapping[str, Sequence[float]], n
             axes.legend(frameon=False)
         drawing.text(0.2, 0.3, title, 11)
         return drawing.figure
+
+
+def world_of_two(
+    clip: ca.Clip, count: int
+) -> tuple[Float[Tensor, "image embed"], Float[Tensor, "text embed"], Bool[Tensor, "image text"]]:
+    """Embed unseen pictures of two kinds of objects, texts of all shapes, colours and textures; which of them each picture shows."""
+    world = World(split="test", length=12 * count)
+    facts = world.facts(np.arange(len(world)))
+    chosen = np.flatnonzero(facts.shape[:, 1] >= 0)[:count]
+    embeddings = torch.cat([clip.encode_image(pixels(world.batch(some).images)) for some in np.split(chosen, 6)])
+    texts, labels = [], []
+    for name, values in (("shape", SHAPES), ("colour", COLOURS), ("texture", TEXTURES)):
+        texts.append(classifier(clip.encode_text, name))
+        codes = torch.from_numpy(getattr(facts, name)[chosen])
+        labels.append((codes[:, :, None] == torch.arange(len(values))).any(1))
+    return embeddings, torch.cat(texts), torch.cat(labels, 1)

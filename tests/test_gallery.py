@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 import gallery  # noqa: E402
 
 PAGE = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
-LONG = {"second_model", "through_later_heads", "segmentation_scores", "linear_probe"}
+LONG = {"second_model", "through_later_heads", "segmentation_scores", "linear_probe", "several_labels"}
 DRAWN = [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in gallery.FIGURES]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
