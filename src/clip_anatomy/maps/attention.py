@@ -10,6 +10,7 @@ from clip_anatomy.errors import BadSpec
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.towers.embedding import embed_image
 from clip_anatomy.towers.forward import Step, readout_attention, walk
+from clip_anatomy.towers.operations import widened
 from clip_anatomy.towers.readout import readout_of
 from clip_anatomy.towers.transformer import Transformer
 
@@ -51,8 +52,8 @@ def all_attention(step: Step) -> Float[Tensor, "image head query token"]:
     """Compute the whole attention of a block that ran for all rows."""
     assert step.query is not None
     assert step.key is not None
-    scores = step.query @ step.key.transpose(-1, -2) * step.query.shape[-1] ** -0.5
-    return scores.float().softmax(-1)
+    scores = widened(step.query) @ widened(step.key).transpose(-1, -2) * step.query.shape[-1] ** -0.5
+    return scores.softmax(-1).float()
 
 
 def attention(

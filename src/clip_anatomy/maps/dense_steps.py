@@ -99,7 +99,7 @@ def attention_of(
     left: Float[Tensor, "image head query d"], right: Float[Tensor, "image head token d"], bias: Tensor | None = None
 ) -> Float[Tensor, "image head query token"]:
     """Take the softmax of left · right / √d + bias over the tokens, in float32 or better."""
-    scores = widened(left * left.shape[-1] ** -0.5) @ widened(right).transpose(-1, -2)
+    scores = widened(left) * left.shape[-1] ** -0.5 @ widened(right).transpose(-1, -2)
     return (scores if bias is None else scores + bias).softmax(-1)
 
 
@@ -119,11 +119,13 @@ def attention_moved(
         more: tokens that win.
         share: of their attention.
     """
-    q, k, v = qkv
+    q, k, v = (
+        widened(one) for one in qkv
+    )  # what is freed is divided by what the others had, which half precision may round to nothing
     lost, won = (mask.to(v)[:, None, :, None].expand(*v.shape[:3], 1) for mask in (share * less, more))
     mixed = F.scaled_dot_product_attention(q, k, torch.cat([(1 - lost) * v, won * v, lost, won], -1))
     own, shared, freed, had = mixed.split([v.shape[-1], v.shape[-1], 1, 1], -1)
-    return own + shared * freed / had.clamp_min(1e-30)
+    return (own + shared * freed / had.clamp_min(1e-30)).to(qkv[2].dtype)
 
 
 def attended(

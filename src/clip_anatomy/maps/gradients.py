@@ -153,14 +153,19 @@ def stream_into(
         for step in walk(replace(tower, blocks=tower.blocks[:first]), x, readout, fold_last=False):
             assert step.after is not None
             x = step.after
-    if x.dtype not in (torch.float16, torch.bfloat16):
-        return tower, x, readout
-    wide = {
-        name: map_tensors(getattr(tower, name), widened)
-        for name in ("ln_post", "projection", "projection_bias", "pooling")
-    }
-    blocks = (*tower.blocks[:first], *map_tensors(tower.blocks[first:], widened))
-    return replace(tower, blocks=blocks, **wide), x.float(), readout
+    return widened_from(tower, first), widened(x), readout
+
+
+def widened_from(tower: Transformer, first: int) -> Transformer:
+    """Take the weights of a tower in half precision to float32, from a block on; others stay."""
+    if tower.blocks[-1].query.weight.dtype not in (torch.float16, torch.bfloat16):
+        return tower
+
+    def wide(value: Any) -> Any:
+        return map_tensors(value, lambda x: widened(x) if x.is_floating_point() else x)
+
+    ends = {name: wide(getattr(tower, name)) for name in ("ln_post", "projection", "projection_bias", "pooling")}
+    return replace(tower, blocks=(*tower.blocks[:first], *wide(tower.blocks[first:])), **ends)
 
 
 def run_last_blocks(

@@ -20,7 +20,7 @@ Only one attention row reaches the embedding, so chefer's gradient is a closed f
 g = (t − cos ê)/‖e‖ the gradient of the cosine with text t, ∂cos/∂a[h, i] = v[h, i] · W_c^hᵀ g; the logit is the cosine × logit scale.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -37,7 +37,8 @@ from clip_anatomy.maps.dense_attention import DenseAttention, gaussian, similari
 from clip_anatomy.maps.gradients import text_gradients, vjp_of
 from clip_anatomy.maps.maskclip import check_probability, denoised, smoothed
 from clip_anatomy.split.tokens import head_directions
-from clip_anatomy.towers.operations import linear
+from clip_anatomy.towers.operations import linear, widened
+from clip_anatomy.towers.randomize_weights import map_tensors
 from clip_anatomy.towers.resnet import ResNet, as_resnet, features, pool_tokens, run_pool, run_resnet
 
 MOST_NUMBERS = 2**26  # of gradients at once: more texts are taken in turns
@@ -211,7 +212,8 @@ def gradcam(
     """Draw Grad-CAM on the last stage's map, which is what the method was made for."""
     resnet = as_resnet(clip.vision)
     with torch.no_grad():
-        stage = features(resnet, pixels)
+        stage = widened(features(resnet, pixels))
+    resnet = replace(resnet, pool=map_tensors(resnet.pool, widened))  # its gradients lie below what float16 holds
     unit = F.normalize(text.to(stage.dtype), dim=-1)
     vjp, _ = vjp_of(lambda x: F.normalize(run_pool(resnet, pool_tokens(resnet, x)).embedding, dim=-1), stage)
     maps: list[Tensor] = []

@@ -20,7 +20,7 @@ from clip_anatomy.data.picture_batches import Pictures, picture_batches
 from clip_anatomy.errors import BadSpec, UnsupportedModel
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.loading.load import ModelSource, as_clip
-from clip_anatomy.maps.gradients import text_gradients, vjp_of
+from clip_anatomy.maps.gradients import text_gradients, vjp_of, widened_from
 from clip_anatomy.maps.heatmap import BATCH
 from clip_anatomy.maps.word_maps import split_words
 from clip_anatomy.public_functions import public
@@ -130,6 +130,7 @@ class _LastBlocks:
             for step in walk(replace(tower, blocks=tower.blocks[:first]), x, readout, fold_last=False):
                 assert step.after is not None
                 x = step.after
+        tower, x = widened_from(tower, first), widened(x)
         here = torch.arange(x.shape[1], device=x.device) == readout.index[:, None]
         sees = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
         sees = sees.tril() if tower.causal else sees
@@ -143,7 +144,7 @@ class _LastBlocks:
                 q, k, v = (z.transpose(1, 2).flatten(2) for z in projected)
                 read.append((linear(block.out, q), linear(block.out, k), v))
                 split = [z.unflatten(2, (heads, -1)).transpose(1, 2) for z in (q, k, v)]
-                scores = widened(split[0] @ split[1].transpose(-1, -2)) * split[0].shape[-1] ** -0.5
+                scores = widened(split[0]) @ widened(split[1]).transpose(-1, -2) * split[0].shape[-1] ** -0.5
                 looks = scores.masked_fill(~sees, float("-inf")).softmax(-1).to(v.dtype)
                 mixed = (looks @ split[2]).transpose(1, 2).flatten(2)
                 middle = y + project_out(block, mixed + here[..., None] * one[:, None])

@@ -173,8 +173,9 @@ def _folded_step(tower: TransformerWeights, block: Block, layer: int, x: Tensor,
     if block.norm_key is None and readout.rotation is None:
         q = linear(block.query, readout.rows(normed)).unflatten(1, (tower.heads, tower.d))
         # q·(W_K x + b_K) = (W_Kᵀ q)·x + a constant that softmax removes: [head, width] instead of [token, width] keys.
-        folded = torch.einsum("bhd,hdw->bhw", q * tower.d**-0.5, block.key.weight.unflatten(0, (tower.heads, tower.d)))
-        scores = widened(folded @ normed.transpose(1, 2))
+        key = widened(block.key.weight).unflatten(0, (tower.heads, tower.d))
+        folded = torch.einsum("bhd,hdw->bhw", widened(q) * tower.d**-0.5, key)
+        scores = folded @ widened(normed).transpose(1, 2)
     else:  # keys are normalised or turned one by one
         q, k = project_query_and_keys(tower, block, readout.rows(normed), normed, readout.rotation)
         scores = (widened(q) * tower.d**-0.5 @ widened(k).transpose(-1, -2))[:, :, 0]

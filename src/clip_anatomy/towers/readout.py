@@ -126,13 +126,13 @@ def pool_attention(
 
     Keys are folded into the query (W_Kᵀ q) where nothing stands between them, as in the last block of one readout row.
     """
-    query = pool_query(pool) * pool.d**-0.5
+    query = widened(pool_query(pool)) * pool.d**-0.5
     if pool.norm_key is None:
-        folded = torch.einsum("rd,rdw->rw", query, pool.key.weight.unflatten(0, (pool.heads, pool.d)))
-        scores = widened(folded @ normed.transpose(1, 2))
+        folded = torch.einsum("rd,rdw->rw", query, widened(pool.key.weight).unflatten(0, (pool.heads, pool.d)))
+        scores = folded @ widened(normed).transpose(1, 2)
     else:
         key = norm(pool.norm_key, linear(pool.key, normed).unflatten(-1, (pool.heads, pool.d)))
-        scores = widened(torch.einsum("rd,bnrd->brn", query, key))
+        scores = torch.einsum("rd,bnrd->brn", query, widened(key))
     return (scores if visible is None else scores.masked_fill(~visible[:, None], float("-inf"))).softmax(-1)
 
 

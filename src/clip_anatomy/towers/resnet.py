@@ -23,7 +23,7 @@ from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.results import Compact
 from clip_anatomy.towers.layers import Linear, Norm, Resampling
-from clip_anatomy.towers.operations import linear
+from clip_anatomy.towers.operations import linear, widened
 from clip_anatomy.towers.positions import resample_position
 from clip_anatomy.towers.protocol import Architecture, Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
@@ -341,9 +341,8 @@ def run_pool(resnet: ResNet, tokens: Float[Tensor, "image token channel"]) -> Po
     """
     pool, heads, d = resnet.pool, resnet.heads, resnet.d
     query = F.linear(tokens[:, 0], pool.query.weight, pool.query.bias).unflatten(1, (heads, d))
-    folded = torch.einsum("bhd,hdc->bhc", query * d**-0.5, pool.key.weight.unflatten(0, (heads, d)))
-    scores = folded @ tokens.transpose(1, 2)
-    attention = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(-1)
+    folded = torch.einsum("bhd,hdc->bhc", widened(query) * d**-0.5, widened(pool.key.weight).unflatten(0, (heads, d)))
+    attention = (folded @ widened(tokens).transpose(1, 2)).softmax(-1)
     mean = attention.to(tokens.dtype) @ tokens
     mixed = torch.einsum("bhc,hdc->bhd", mean, pool.value.weight.unflatten(0, (heads, d)))
     if pool.value.bias is not None:
