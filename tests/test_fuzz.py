@@ -72,7 +72,7 @@ def search(name: str, place: Path, seconds: float, before: int = 0) -> int:
     while not tried or time.process_time() < end:
 
         @seed(before + tried)
-        @settings(max_examples=AT_ONCE, deadline=None, database=None, suppress_health_check=[*HealthCheck])
+        @settings(max_examples=AT_ONCE, deadline=None, database=None, suppress_health_check=[*HealthCheck])  # pyright: ignore[reportArgumentType]
         @given(damaged(whole))
         def once(content: bytes) -> None:
             attempt(name, content, place)

@@ -35,6 +35,7 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     ca.index(clip, "world:40:test", store)
     opened, picture, texts = ca.Store.open(store, clip), examples()[:1], ["a bird", "a fish"]
     maps = ca.heatmap(clip, picture, texts[:1])
+    assert maps.geometries is not None
     pool = store.with_name("pool.txt")
     pool.write_text("a red circle\na blue star\na photo of the night\n")
     named = ca.atlas(opened, clip, pool, texts=1, images=1, resamples=0, picks=1, cache=False)
@@ -117,7 +118,7 @@ def test_seeds_and_counts_below_their_least_are_named(valid: dict[str, dict[str,
         with pytest.raises(ca.errors.BadInput, match=f"{argument}=-1: a whole number from . to .* Type {argument}="):
             FUNCTIONS[name](**{**valid[name], argument: -1})
     with pytest.raises(ca.errors.BadInput, match="picks=-1: type .* picks=6"):
-        ca.atlas(**{**valid["atlas"], "picks": -1})
+        FUNCTIONS["atlas"](**{**valid["atlas"], "picks": -1})
 
 
 SOON = {
@@ -179,8 +180,9 @@ def test_a_dense_attention_of_ones_own_is_held_to_its_kinds_too(monkeypatch: pyt
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for name in vars(ca.DenseAttention()):
         for odd in (Foreign(), [[]], "x", {}, float("nan"), 1e300):
+            given: dict[str, Any] = {name: odd}
             with pytest.raises(ca.errors.BadSpec):
-                ca.DenseAttention(**{name: odd})
+                ca.DenseAttention(**given)
 
 
 @pytest.mark.slow
@@ -190,12 +192,13 @@ def test_odd_options_of_a_method_are_read_or_named(name: str, monkeypatch: pytes
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     clip, picture, texts = ca.load("demo"), examples()[:1], ["a bird", "a fish"]
     good = {"affinity": torch.rand(1, 64, 64)} if "affinity" in METHODS_OF_MAPS[name].needs else {}
-    ca.heatmap(clip, picture, texts, name, **good)
+    heatmap = FUNCTIONS["heatmap"]
+    heatmap(clip, picture, texts, name, **good)
     found: list[str] = []
     for one in fields(METHODS_OF_MAPS[name].options):
         for odd in (*ODD, 1e300, 1e-300, float("inf"), -(10**9), 1, 1e-5, 3000.0, "v", ("vv",)):
             try:
-                maps = ca.heatmap(clip, picture, texts, name, **{**good, one.name: odd})
+                maps = heatmap(clip, picture, texts, name, **{**good, one.name: odd})
                 if not bool(maps.values.isfinite().all()):
                     found.append(f"{one.name}={odd!r:.40}: not finite")
             except ca.errors.ClipAnatomyError:

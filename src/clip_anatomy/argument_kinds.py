@@ -5,7 +5,7 @@ Only kinds are told apart here, as deep as the items of a list: which values a f
 
 import inspect
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -20,6 +20,7 @@ OWN_CHECK = "whoever takes it says what is wrong with it"
 
 LARGEST = 2**63 - 1
 """The largest whole number that tensors and files hold; the functions have bounds of their own below it."""
+NUMERIC = "biufc"  # kinds of numbers and switches, as NumPy abbreviates them
 SHOWN = 60  # characters of a value that a message shows
 NAMES: dict[Any, str] = {
     str: "a string",
@@ -31,7 +32,7 @@ NAMES: dict[Any, str] = {
     "Clip": "an opened model (Clip)",
     "Module": "a live model",
     "Tensor": "a tensor",
-    "ndarray": "an array",
+    "ndarray": "an array of numbers",
     "Image": "a PIL image",
     "Store": "a Store",
 }
@@ -63,8 +64,10 @@ def fits(value: object, hint: Any) -> bool:
     return _is_a(value, kind) and _holds(value, kind, args)
 
 
-def _is_a(value: object, kind: type) -> bool:
+def _is_a(value: Any, kind: type) -> bool:
     wider: dict[type, type] = {int: Integral, float: Real, Path: PathLike}
+    if kind.__name__ == type(value).__name__ == "ndarray":
+        return value.dtype.kind in NUMERIC
     if isinstance(value, bool) and kind in (int, float):  # a switch where a number belongs is a mistake
         return False
     if kind in (int, float) and isinstance(value, Integral) and abs(int(value)) > LARGEST:
@@ -83,8 +86,12 @@ def _holds(value: Any, kind: type, args: tuple[Any, ...]) -> bool:
         return len(args) != 2 or all(
             _all_fit(some, one) for some, one in zip((value, value.values()), args, strict=True)
         )
-    if not args or not isinstance(value, Sequence):
+    if args and kind in (Iterable, Collection) and hasattr(value, "tolist"):  # an array, whose items are alike
+        value = value[:1].tolist() if value.ndim else []
+    if not args or not isinstance(value, Sequence | Set):
         return True
+    if isinstance(value, Set):
+        return _all_fit(value, args[0])
     value = value if isinstance(value, list | tuple) else value[:1]  # a range, whose items are alike
     if kind is tuple and Ellipsis not in args:
         return len(value) == len(args) and all(fits(item, one) for item, one in zip(value, args, strict=True))

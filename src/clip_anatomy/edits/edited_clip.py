@@ -82,6 +82,7 @@ class EditedClip(EditedModel):
         y = self._unedited(image) if own else self._edited(image)
         return F.normalize(y, dim=-1) if normalize else y
 
+    @public
     def embed_texts(self, texts: Sequence[str], templates: Sequence[str] | None = None) -> Float[Tensor, "text embed"]:
         """Embed texts as typed, each alone or as the mean of its prompts: `Clip.encode_text` of the edited text tower."""
         if self.replaced_text is None:
@@ -90,6 +91,7 @@ class EditedClip(EditedModel):
             return self.embed_prompts([fill_templates(one, templates) for one in check_texts(texts)])
         return torch.cat([self.encode_text(some) for some in self.clip.ids(check_texts(texts)).split(BATCH)]).float()
 
+    @public
     def embed_prompts(self, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "text embed"]:
         """Embed each class as the mean of its prompts' unit embeddings, made unit again."""
         return average_each(self.embed_texts([text for some in prompts for text in some]), prompts)

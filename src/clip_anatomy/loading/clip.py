@@ -261,6 +261,8 @@ def _weights_state(*towers: Tower) -> tuple[tuple[int, int], ...]:
     The count misses what is written through `.data` or by other libraries; the sum misses values that change places.
     """
     held = [t for tower in towers for t in tensors(tower)]
+    if not held:  # of nothing, which never changes
+        return ()
     sums = torch.stack([_bits(t).sum().cpu() for t in held]).tolist()
     return tuple((0 if t.is_inference() else t._version, total) for t, total in zip(held, sums, strict=True))
 

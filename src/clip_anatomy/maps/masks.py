@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int16
 
 from clip_anatomy.data.picture_batches import Failed
-from clip_anatomy.errors import BadSpec
+from clip_anatomy.errors import BadInput, BadSpec
 from clip_anatomy.loading.typed_texts import TypedText, shorten
 from clip_anatomy.maps.coco_masks import coco
 from clip_anatomy.maps.map_result import Maps
@@ -231,6 +231,8 @@ class Masks(Result):
 
     def to_coco(self, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the masks in COCO's format, under the pictures' own names or others."""
+        if names is not None and len(names) != len(self):
+            raise BadInput(f"{len(names)} names of {len(self)} pictures. Type one name for each, or leave them away")
         return coco(self.labels, self.texts, self.names if names is None else names, str(self.how))
 
     def entry(self, image: int) -> dict[str, Any]:
