@@ -19,10 +19,11 @@ SENTENCE = "ab c ab"
 
 
 class Letters:
-    """One token per letter."""
+    """One token per letter; behind the end mark stands padding."""
 
     def __call__(self, texts: list[str]) -> Tensor:
-        return torch.tensor([[1, *(2 + ord(c) % 90 for c in t.replace(" ", "")), 99, 0] for t in texts])
+        rows = [[1, *(2 + ord(c) % 90 for c in t.replace(" ", "")[:10]), 99] for t in texts]
+        return torch.tensor([[*row, *[0] * (12 - len(row))] for row in rows])
 
     def pieces(self, text: str) -> list[str]:
         return ["<s>", *text.replace(" ", ""), "<e>"]
