@@ -101,8 +101,6 @@ def read_processor(processor: Any) -> Preprocess:
     Raises:
         UnsupportedModel: it does what a `Preprocess` cannot; the message names the flag.
     """
-    import transformers
-
     settings: Mapping[str, Any] = processor.to_dict()
     more = [
         flag for flag, on in settings.items() if flag.startswith("do_") and on and flag not in _READ | _WITHOUT_EFFECT
@@ -123,10 +121,20 @@ def read_processor(processor: Any) -> Preprocess:
             "std": [float(x) / factor for x in std],
             "interpolation": _INTERPOLATION[settings.get("resample", 3)],
             "crop": "floor",
-            "transparent": "white" if int(transformers.__version__.split(".")[0]) >= 5 else "dropped",
+            "transparent": "white" if _puts_on_white(processor) else "dropped",
             **_shape(settings),
         }
     )
+
+
+def _puts_on_white(processor: Any) -> bool:
+    """Ask the processor what it sees where a picture is transparent: later releases of transformers 5 see white, those before drop it."""
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    try:
+        seen, black = (processor_pixels(processor, picture) for picture in (clear, clear.convert("RGB")))
+    except (ValueError, RuntimeError):  # it takes opaque pictures only
+        return True
+    return not torch.equal(seen, black)
 
 
 def _shape(settings: Mapping[str, Any]) -> dict[str, Any]:
