@@ -1,7 +1,7 @@
 """Build the documentation as a site: `python -m sphinx -W docs site`.
 
-The pages are the Markdown files beside this one. Two are made anew by each build, so that they cannot say something else than the code:
-the reference of the public names, from `__init__.pyi` and docstrings, and that of the command line, from its own help.
+The pages are the Markdown files beside this one, and the notebooks of examples/. Two are made anew by each build, so that they cannot say
+something else than the code: the reference of the public names, from `__init__.pyi` and docstrings, and that of the command line, from its help.
 """
 
 import io
@@ -22,11 +22,9 @@ root_doc, source_suffix, exclude_patterns = "index", {".md": "markdown"}, ["_bui
 myst_enable_extensions, myst_heading_anchors = ["colon_fence", "dollarmath"], 4
 autodoc_typehints, autodoc_member_order, autodoc_preserve_defaults = "description", "bysource", True
 napoleon_google_docstring, napoleon_numpy_docstring, napoleon_use_rtype = True, False, False
-suppress_warnings = [
-    "myst.xref_missing",
-    "docutils",
-    "ref.python",
-]  # links to files of the repository; docstrings are plain text, not reStructuredText
+suppress_warnings = ["myst.xref_missing", "ref.python"]  # links to files of the repository; names that two classes have
+default_role = "code"  # one backtick in a docstring, as in Markdown
+smartquotes = False  # two hyphens begin an option
 
 HERE = Path(__file__).parent
 
@@ -53,8 +51,19 @@ def cli_page() -> str:
     return "\n".join(pages)
 
 
-for name, page in (("api.md", api_page()), ("cli.md", cli_page())):
-    (HERE / name).write_text(page, encoding="utf-8")
+def notebook_page(notebook: Path) -> str:
+    """Show a notebook's cells as code, without the lines that only jupytext reads."""
+    text = notebook.read_text(encoding="utf-8").split("---\n", 2)[2]
+    return text.replace("{code-cell} python", "python")
+
+
+NOTEBOOKS = {f"notebook-{path.stem}": path for path in sorted((HERE.parent / "examples" / "notebooks").glob("*.md"))}
+for name, page in (
+    ("api", api_page()),
+    ("cli", cli_page()),
+    *((name, notebook_page(path)) for name, path in NOTEBOOKS.items()),
+):
+    (HERE / f"{name}.md").write_text(page, encoding="utf-8")
 
 
 FIRST, LAST = (
@@ -69,4 +78,9 @@ def setup(app: object) -> None:
     pages = sorted({page.stem for page in HERE.glob("*.md")} - {"index", *FIRST, *LAST})
     listed = "\n".join([*FIRST, *pages, *LAST])
     tree = f"\n\n```{{toctree}}\n:hidden:\n{listed}\n```\n"
-    app.connect("source-read", lambda _, name, source: source.append(source.pop() + tree) if name == "index" else None)  # type: ignore[attr-defined]
+
+    def read(_: object, name: str, source: list[str]) -> None:
+        if name == "index":
+            source[0] = source[0].replace("../examples/notebooks/", "notebook-") + tree
+
+    app.connect("source-read", read)  # type: ignore[attr-defined]

@@ -80,7 +80,7 @@ def bench(
         draws: of synonyms, which are measured beside the class names; 5 by default, 0 for none.
         calibrate: choose logit scale and threshold on so many pictures, which are held out and not measured.
         proposals: of refcoco and phrasecut, the regions to choose from: "maps" (our own), "objects" (all that are annotated), or a folder with
-            NAME.json (COCO's format) or NAME/*.png for each picture.
+            `NAME.json` (COCO's format) or `NAME/*.png` for each picture.
         engine: of protocols: "local", "ray", or an opened one (`open_engine`).
         progress: told texts, pictures and maps.
 

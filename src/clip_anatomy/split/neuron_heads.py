@@ -77,7 +77,7 @@ class NeuronHeads(Compact):
         return written_by_pairs(self.tower, unit_texts(text, self.tower.embed).to(self.tower.device))
 
     def strength(self, images: int = PUBLISHED) -> Float[Tensor, "head neuron"]:
-        """Tell how far each pair moves embeddings: mean of ‖D‖ |s − mean s| over the images that it moves most, as published."""
+        """Tell how far each pair moves embeddings: mean of ‖D‖ · ‖s − mean s‖ over the images that it moves most, as published."""
         if images < 1:
             raise BadSpec(f"images={images!r}: one or more were expected. Type: images=50")
         lengths = direction_lengths(self.tower)

@@ -143,7 +143,7 @@ def study(
         store: a store, or its folder.
         name: "layers" (all heads up to a layer: Figure 2 of the paper), "last" (all but those of the last k layers), "heads" (each
             alone), "mlps", "class-to-class", or "selected".
-        select: sets of your own in place of a named study: "role=background", "9.3,10.1+mlp=4", `Selection`s.
+        select: sets of your own in place of a named study: "role=background", "9.3,10.1+mlp=4", or a `Selection`.
         clip: the store's model, or what opens it; loaded by its name when needed.
         task: what is asked; by default made of the next five.
         label: column of the right answers.
