@@ -66,18 +66,22 @@ for name, page in (
     (HERE / f"{name}.md").write_text(page, encoding="utf-8")
 
 
-FIRST, LAST = (
-    ["tutorial", "how-to", "gallery", "explain", "studio", "maps", "atlas", "repair"],
-    ["cli", "api", "architecture", "decisions", "reliability"],
-)
-"""Pages at the two ends of the site's list; all others stand between them by name."""
+SHELVES = {
+    "Start": ["tutorial", "how-to", "gallery", "coming-from", "troubleshooting", *NOTEBOOKS],
+    "One picture, one text": ["explain", "studio", "maps", "segment", "pairs", "refer", "concepts", "second-order"],
+    "Many pictures": ["store", "atlas", "retrieval", "ablate", "repair", "edit", "align", "scale"],
+    "Measured": ["sanity", "protocols", "datasets"],
+    "Reference": ["cli", "api", "models", "resnet", "integrations", "reliability", "architecture", "decisions"],
+}
+"""The site's list of pages; a page that is on no shelf is a warning, and so fails the build."""
 
 
 def setup(app: object) -> None:
     """Give the index its list of pages, which on GitHub would show as code."""
-    pages = sorted({page.stem for page in HERE.glob("*.md")} - {"index", *FIRST, *LAST})
-    listed = "\n".join([*FIRST, *pages, *LAST])
-    tree = f"\n\n```{{toctree}}\n:hidden:\n{listed}\n```\n"
+    tree = "".join(
+        f"\n\n```{{toctree}}\n:hidden:\n:caption: {shelf}\n" + "\n".join(pages) + "\n```\n"
+        for shelf, pages in SHELVES.items()
+    )
 
     def read(_: object, name: str, source: list[str]) -> None:
         if name == "index":
