@@ -14,11 +14,11 @@ on the machine only ever adds. Bars: 1.00 and 1.08 where the readout is one row,
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,31 +91,37 @@ def measure(name: str, batch: int, device: str, dtype: torch.dtype, repeat: int)
     }  # fmt: skip
 
 
+def peak(reset: bool = False) -> int:
+    """Read the most memory that this process ever held, in kB; reset: since now (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+
 def child(name: str, times: int, what: str) -> None:
-    """Run once in this process and print the tokens and its peak memory in MB beyond what opening the model took."""
+    """Run once in this process and print the tokens and its peak memory in MB beyond what the opened model holds."""
     model = create(name, "cpu", torch.float32)
     clip = ca.load(model, parity=False)
     pixels, texts = torch.randn(1, 3, *own_size(clip, times)), torch.randn(10, clip.vision.embed)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak(reset=True)
     if what == "forward":
         clip.encode_image(pixels)  # our forward alone: most hosts take their own resolution only
     else:
         ca.decompose(clip, pixels, texts=texts)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(clip.vision.token_count(pixels), clip.vision.width, round(peak / 1024))
+    print(clip.vision.token_count(pixels), clip.vision.width, round((peak() - before) / 1024))
 
 
 def memory(name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for times in (1, 2):
-        peak: dict[str, int] = {}
+        most: dict[str, int] = {}
         n = width = 0
         for what in ("forward", "split"):
             command = [sys.executable, __file__, "--child", name, str(times), what]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-            n, width, peak[f"{what}_mb"] = (int(number) for number in said[-3:])
+            n, width, most[f"{what}_mb"] = (int(number) for number in said[-3:])
         official = n * n * width * 4 / 2**20  # [token, token, head, d] float32 per image and layer (field's own code)
-        rows.append({"model": name, "tokens": n, **peak, "official_mb": round(official)})
+        rows.append({"model": name, "tokens": n, **most, "official_mb": round(official)})
     return rows
 
 
@@ -155,7 +161,7 @@ def main() -> None:
     mem: list[dict[str, Any]] = []
     if args.memory:
         print(
-            "\npeak memory beyond what opening the model had already taken (0: less than that), one image, ten texts; last column: [token, token, head, d] of one layer"
+            "\npeak memory beyond what the opened model holds, one image, ten texts; last column: [token, token, head, d] of one layer"
         )
         print(f"{'model':<28}{'tokens':>8}{'forward':>10}{'split':>10}{'official':>10}")
         for name in models if not (args.models and batches) else models[:1]:

@@ -341,5 +341,5 @@ def test_mean_pooling_has_no_class_token_and_a_resnet_no_layers() -> None:
     close(edit.apply(parts), expected)
     with pytest.raises(BadSpec, match="which has heads only. Type heads"):
         Edit.of(resnet, "mlp=0", by="zero")
-    with pytest.raises(UnsupportedModel, match=r"is a CLIP-ResNet; .* Type edit\.apply\(decompose"):
+    with pytest.raises(UnsupportedModel, match=r"is a CLIP-ResNet: .*; .* Type edit\.apply\(decompose"):
         EditedClip(resnet, edit)

@@ -1,15 +1,18 @@
 """Trunks that their own library runs (convolutions, windows): each place has its exact share, and what needs heads says what to type."""
 
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
 from open_clip.timm_model import TimmModel
+from PIL import Image
+from test_family_methods import tokenizer
 from tiny_families import TEXT, VISION, randomized
 
 import clip_anatomy as ca
-from clip_anatomy.errors import ClipAnatomyError
+from clip_anatomy.errors import ClipAnatomyError, UnsupportedModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TRUNKS: dict[str, dict[str, Any]] = {
@@ -35,6 +38,13 @@ def live(trunk: str) -> Any:
 def test_places_sum_to_the_hosts_embedding(trunk: str) -> None:
     model = live(trunk)
     clip = ca.load(model)
+    digest = clip.digest
+    for name, state in model.visual.named_buffers():  # BatchNorm's count is a number without an axis
+        if name.endswith("running_mean"):
+            state.add_(1.0)
+            assert clip.digest != digest
+            state.sub_(1.0)
+            break
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.encode_image(pixels)
@@ -73,3 +83,41 @@ def test_what_needs_heads_says_what_to_type() -> None:
     for method in ("legrad", "sclip", "rollout"):
         with pytest.raises(ClipAnatomyError, match="Type"):
             ca.heatmap(clip, pixels, torch.randn(2, 40), method)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    return ca.load(live("convnext_atto"), tokenizer=tokenizer)
+
+
+def test_an_explanation_names_places_where_there_are_no_heads(clip: Any) -> None:
+    found = ca.explain(clip, Image.linear_gradient("L").convert("RGB"), ["a dog", "a cat"])
+    said = found.summary()
+    assert "head" not in said
+    assert said.count("patch row") == 4
+    each = found[0].contrast()
+    yes = each.ranked_parts(0)[0]
+    row, col = (int(part) for part in yes.name.split()[2::2])
+    assert float(each.patches[row, col, 0]) == yes.value == float(each.patches[..., 0].max())
+    assert "layers and heads" not in "".join(found._repr_html_())
+
+
+def test_a_store_without_heads_is_searched_whole_and_head_studies_say_what_to_type(clip: Any, tmp_path: Path) -> None:
+    rows = ["path,label"]
+    for at in range(6):
+        Image.linear_gradient("L").rotate(60 * at).convert("RGB").save(tmp_path / f"{at}.png")
+        rows.append(f"{at}.png,{'left' if at < 3 else 'right'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    ca.index(clip, tmp_path, tmp_path / "store", labels=tmp_path / "labels.csv")
+    found = ca.search(tmp_path / "store", tmp_path / "2.png", k=5, clip=clip)
+    unit = torch.nn.functional.normalize(clip.encode_image([tmp_path / f"{at}.png" for at in range(6)]), dim=-1)
+    expected = (unit @ unit[2]).argsort(descending=True).tolist()[1:]
+    assert [int(Path(hit.row.id).stem) for hit in found.hits] == expected
+    assert "whole embedding" in found.summary()
+    for needs, instead in (
+        (lambda: ca.atlas(tmp_path / "store", clip), "concepts"),
+        (lambda: ca.ablate(tmp_path / "store", study="heads", model=clip), "tower='text'"),
+        (lambda: ca.repair(tmp_path / "store", model=clip), "tower='text'"),
+    ):
+        with pytest.raises(UnsupportedModel, match=f"has no heads: all that it writes is one part. Type .*{instead}"):
+            needs()

@@ -1,11 +1,13 @@
 """Models that are one tower alone: what they can do works, and what needs the other tower says one sentence."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
 import transformers
+from PIL import Image
 from tiny_families import randomized
 
 import clip_anatomy as ca
@@ -43,7 +45,7 @@ def test_an_image_model_alone_reads_texts_of_its_other_half() -> None:
     assert maps.values.shape == (2, 3, 4, 4)
 
 
-def test_what_needs_the_other_tower_says_so_and_what_to_type() -> None:
+def test_what_needs_the_other_tower_says_so_and_what_to_type(tmp_path: Path) -> None:
     images, texts = ca.load(image_model()), ca.load(text_model())
     picture = torch.randn(1, 3, 32, 32)
     sentence = r"^CLIPVisionModelWithProjection has an image tower only and cannot embed texts\. Type: .*24"
@@ -55,12 +57,17 @@ def test_what_needs_the_other_tower_says_so_and_what_to_type() -> None:
     ):
         with pytest.raises(UnsupportedModel, match=sentence):
             needs()
+    ca.load(image_model(), tokenizer=lambda texts: ids()[: len(texts)])  # a tokenizer that nothing needs is no error
     sentence = r"^CLIPTextModelWithProjection has a text tower only and cannot embed pictures\. Type: "
     for needs in (
         lambda: texts.encode_image(picture),
         lambda: ca.decompose(texts, picture),
         lambda: ca.heatmap(texts, picture, torch.randn(1, 24)),
         lambda: texts.image_tower,
+        lambda: ca.replace_parts(texts, picture, "last=1"),
+        lambda: ca.Edit.of(texts, "0.0", by="zero"),
+        lambda: ca.neuron_heads(texts, picture),
+        lambda: ca.index(texts, tmp_path, tmp_path / "store"),
     ):
         with pytest.raises(UnsupportedModel, match=sentence):
             needs()
@@ -90,3 +97,15 @@ def test_where_one_tower_cannot_be_read_the_other_opens_and_the_first_says_why()
     towers["vision_config"]["hidden_act"] = "relu"
     with pytest.raises(UnsupportedModel, match=r"^found the activation 'relu'"):
         ca.load(randomized(transformers.CLIPModel(transformers.CLIPConfig(**towers, projection_dim=24))))
+
+
+def test_an_image_model_alone_searches_by_pictures(tmp_path: Path) -> None:
+    clip = ca.load(image_model(), tokenizer=lambda texts: ids()[: len(texts)])
+    for at in range(6):
+        Image.linear_gradient("L").rotate(60 * at).convert("RGB").save(tmp_path / f"{at}.png")
+    ca.index(clip, tmp_path, tmp_path / "store")
+    for heads in (None, "1.0"):
+        found = ca.search(tmp_path / "store", tmp_path / "2.png", heads=heads, k=3, clip=clip)
+        assert len(found.hits) == 3
+    maps = ca.heatmap(clip, tmp_path / "2.png", torch.randn(2, 24))
+    assert maps.values.shape == (1, 2, 4, 4)

@@ -23,6 +23,7 @@ from clip_anatomy.public_functions import public
 from clip_anatomy.split.layernorm import pull_back
 from clip_anatomy.split.tokens import head_directions
 from clip_anatomy.towers.layers import Stem, TransformerWeights
+from clip_anatomy.towers.protocol import KINDS
 from clip_anatomy.towers.transformer import Transformer, as_transformer
 
 __all__ = ["EditedClip", "pack"]
@@ -43,7 +44,7 @@ class EditedClip(EditedModel):
 
     Raises:
         BadInput: the edit was made for another model.
-        UnsupportedModel: a CLIP-ResNet.
+        UnsupportedModel: a CLIP-ResNet, or a tower that its own library runs.
 
     Example:
         >>> import clip_anatomy as ca
@@ -62,8 +63,8 @@ class EditedClip(EditedModel):
         edit.check(clip)
         if clip.vision.architecture != "transformer":
             raise UnsupportedModel(
-                f"{clip.name} is a CLIP-ResNet; the edited encoder needs a transformer. Type edit.apply(decompose(clip, images)), "
-                "which gives the same embeddings"
+                f"the image tower of {clip.name} is {KINDS[clip.vision.architecture]}; the edited encoder needs a transformer. "
+                "Type edit.apply(decompose(clip, images)), which gives the same embeddings"
             )
         config, tensors = pack(clip, edit)
         super().__init__(config, tensors)

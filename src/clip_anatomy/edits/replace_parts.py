@@ -83,10 +83,9 @@ def replace_parts(
     """
     check_convention(convention)
     tower = clip.vision
-    chosen, pool = selection, has_pool_mlp(tower)
+    chosen, pool, pixels = selection, has_pool_mlp(tower), clip.pixels(images)
     if isinstance(chosen, str):
         chosen = Selection.parse(chosen, tower.layers, tower.heads, atlas, pool=pool)
-    pixels = clip.pixels(images)
     chosen.checked(tower.layers, tower.heads, tower.token_count(pixels), pool=pool)
     check_options(by, BYS, over=over, other=other, span=span)
     check_class_token(clip, chosen)

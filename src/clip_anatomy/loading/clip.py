@@ -279,4 +279,4 @@ def _hashed_pieces(*towers: Tower) -> Iterator[str | memoryview]:
         )
         yield repr((tower.heads, *named))
         for t in tensors(tower):
-            yield t.detach().cpu().contiguous().view(torch.uint8).numpy().data
+            yield t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data

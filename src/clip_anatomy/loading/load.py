@@ -156,6 +156,8 @@ def _clip(name: str, host: Host, loaded: LoadedModel, preprocess: Preprocess | N
     """Put an opened model together; `preprocess` is the user's own, which is not compared with the host's."""
     if preprocess is not None:
         loaded = replace(loaded, preprocess=preprocess, inputs=replace(loaded.inputs, pixels=None))
+    if host.text_tower.architecture == "absent":
+        loaded = replace(loaded, tokenizer=None)  # nothing reads its ids
     proof = None
     if parity:
         towers, encoders = (host.image_tower, host.text_tower), (host.encode_image, host.encode_text)

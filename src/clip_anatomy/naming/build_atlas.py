@@ -223,6 +223,7 @@ def _with_doubts(store: Store, heads: Sequence[AtlasHead], grown: AdaptivePool) 
 def _checked(store: "Store | str | Path", clip: Clip) -> Store:
     opened = Store.open(store, clip) if isinstance(store, str | Path) else store
     opened.manifest.refuse_other(clip.name, clip.digest, opened.path)
+    opened.manifest.need_heads("concepts(clip, images), which reads whole embeddings, or search(store, query)")
     if len(opened) < 2:
         raise BadInput(
             f"{opened.path} holds {len(opened)} images; heads need two or more to differ. Type: clip-anatomy index SOURCE {opened.path}"

@@ -58,6 +58,8 @@ def explain_figure(
         for i, each in enumerate(rows):
             top = HEAD + i * (tall + 0.95)
             _map(sheet.axes(3.5, top, 3.25, min(tall, 2.95)), picture, each, text)
+            if each.one_part:
+                continue
             _heads(sheet.axes(7.35, top, 3.05, tall), each, text)
             _layers(sheet.axes(10.85, top, 2.2, tall), each, text)
         foot = (

@@ -111,6 +111,7 @@ def _image(each: ExplainedPicture, typed: Sequence[TypedText], limits: Mapping[s
         "caption": each.caption,
         "patches": patches,
         "sink": sink_patch(explanation),
+        "one_part": explanation.one_part,
         "texts": texts,
     }
 

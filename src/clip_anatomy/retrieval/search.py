@@ -104,6 +104,8 @@ def search(
         (5, False)
     """
     opened = _checked(store, clip, k)
+    if opened.manifest.one_part and mode == "heads" and heads is None:
+        mode = "whole"
     model = cache(lambda: clip if clip is not None else model_of(opened, device=device))
     prepared = prepare_query(
         opened, query, model, heads="auto" if heads is None else heads, negative=negative, mode=mode, focus=focus, measure=measure, atlas=atlas,

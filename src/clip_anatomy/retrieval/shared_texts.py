@@ -43,10 +43,11 @@ def explain_in_words(
         progress: called as an atlas is made.
     """
     store = ranking.store
-    needed = atlas is not None or ranking.query.choice == "auto"
+    reads = clip.text_tower.architecture != "absent"  # an image model alone has no words
+    needed = atlas is not None or (reads and ranking.query.choice == "auto")
     named_heads = atlas_of(store, lambda: clip, atlas, progress) if needed else kept_atlas(store)
     ranking = ranking if named_heads is None else with_meanings(ranking, named_heads)
-    return with_shared_texts(ranking, clip, candidate_texts(ranking, clip, named_heads))
+    return with_shared_texts(ranking, clip, candidate_texts(ranking, clip, named_heads)) if reads else ranking
 
 
 def with_shared_texts(ranking: Ranking, clip: Clip, texts: Sequence[str], cache: bool = True) -> Ranking:

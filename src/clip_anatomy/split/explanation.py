@@ -184,7 +184,7 @@ class Explanation(Result):
         each, several = self.images[image], len(self.texts) > 1
         parts = (each.contrast() if several else each).ranked_parts(text)
         share = [f"{float(each.probability[text]):.1%}"] if self._score else []
-        ends = [f"{part.name} {part.signed}" for part in (parts[0], parts[-1])]
+        ends = [f"{part.name} {part.signed}" for part in (parts[0], parts[-1])] if len(parts) > 1 else ["", ""]
         cosines = [each.cosine] if each.cosines is None else [*each.cosines, each.cosine]
         return [shorten(self.texts[text].text, 46), *(signed(float(one[text])) for one in cosines), *share, *ends]
 

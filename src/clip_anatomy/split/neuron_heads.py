@@ -151,7 +151,7 @@ def neuron_heads(
         >>> ca.neuron_heads(ca.load("demo"), "photo.jpg")
         Traceback (most recent call last):
         ...
-        clip_anatomy.errors.UnsupportedModel: a CLIP-ResNet was expected, and this is a transformer. Type load('open_clip:RN50/openai')
+        clip_anatomy.errors.UnsupportedModel: a CLIP-ResNet was expected, and this is a transformer, split block by block. Type load('open_clip:RN50/openai')
     """
     tower = as_resnet(clip.vision)
     if batch < 1:

@@ -75,6 +75,11 @@ class PictureExplanation(Compact):
         return heads + mlps + self.input_embedding.double() + self.bias.double()
 
     @property
+    def one_part(self) -> bool:
+        """Whether the tower has no heads: its places are averaged, or nothing of it is split."""
+        return self.heads.shape[:2] == (1, 1) and not len(self.mlps)
+
+    @property
     def residue(self) -> Float[Tensor, " text"]:
         """The cosine minus the sum of the parts: float error."""
         return self.cosine.double() - self.total
@@ -104,8 +109,11 @@ class PictureExplanation(Compact):
         )
 
     def ranked_parts(self, text: int) -> list[Share]:
-        """Rank heads and MLPs by their share of one cosine, the largest first."""
+        """Rank heads and MLPs by their share of one cosine, the largest first; where all is one part, the places that it sums."""
         layers, heads, _ = self.heads.shape
+        if self.one_part:
+            places = self.ranked_patches(text)
+            return places if len(places) > 1 else [Share("the whole embedding", places[0].value)]
         shares = [
             Share(f"layer {layer} head {head}", value)
             for layer, row in enumerate(self.heads[..., text].tolist())
@@ -222,17 +230,20 @@ def strongest_region(patches: Tensor) -> tuple[str, float]:
 def summands(explanation: PictureExplanation, text: int) -> list[Share]:
     """Return the sum that makes one cosine, in six lines or seven; in four for a CLIP-ResNet, where nothing but heads writes."""
     patches: Float[Tensor, "row col"] = explanation.patches[..., text].double()
+    reading = "" if explanation.one_part else "heads reading "
     places = [
-        Share("heads reading patches that say yes", float(patches.clamp(min=0).sum())),
-        Share("heads reading patches that say no", float(patches.clamp(max=0).sum())),
+        Share(f"{reading}patches that say yes", float(patches.clamp(min=0).sum())),
+        Share(f"{reading}patches that say no", float(patches.clamp(max=0).sum())),
     ]
     if explanation.other_patches is not None:
         places.append(
             Share(
-                "heads reading the other picture",
+                f"{reading}the other picture",
                 -float(explanation.other_patches[..., text].double().sum()),
             )
         )
+    if explanation.one_part:
+        return [*places, Share("biases", float(explanation.bias[text]))]
     if not len(explanation.mlps):
         mean = Share("heads reading the mean of all places", float(explanation.class_token[text]))
         return [*places, mean, Share("biases", float(explanation.bias[text]))]

@@ -9,6 +9,7 @@ from torch import Tensor
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.split.layernorm import centered_to_joint, shared_term, to_joint, write_heads, written_biases
 from clip_anatomy.split.parts import Parts
+from clip_anatomy.towers.protocol import KINDS
 from clip_anatomy.towers.trace import LayerReading
 
 __all__ = ["token_parts"]
@@ -26,7 +27,8 @@ def token_parts(parts: Parts, tokens: Mapping[int, Sequence[int]]) -> Float[Tens
     tower = parts.source.network
     if tower.architecture != "transformer":
         raise UnsupportedModel(
-            "source tokens and class-to-class attention are replaced in transformers only; this is a ResNet. Type heads, for example 0.3"
+            f"source tokens and class-to-class attention are replaced in transformers only; this is {KINDS[tower.architecture]}. "
+            "Type heads, for example 0.0"
         )
     every = tower.token_count(parts.source.inputs)
     wrote: list[Tensor] = []

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from clip_anatomy.errors import BadInput, BadSpec, StoreError, reading
+from clip_anatomy.errors import BadInput, BadSpec, StoreError, UnsupportedModel, reading
 from clip_anatomy.files import digest, read_json, read_safetensors, write_safetensors, written_whole
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.run_record import versions
 from clip_anatomy.split.basis import HeadBasis, coordinate_count
 from clip_anatomy.split.layernorm import check_convention
 from clip_anatomy.store.fixed_point import fixed_point_arrays
-from clip_anatomy.towers.protocol import has_pool_mlp
+from clip_anatomy.towers.absent_tower import refuse_absent
+from clip_anatomy.towers.protocol import KINDS, has_pool_mlp
 
 __all__ = ["Manifest", "layers_of", "manifest_for", "parts_of"]
 
@@ -77,7 +78,9 @@ class Manifest:
         check_convention(convention)
         tower = clip.vision
         if "mlps" in keep and not tower.has_mlps:
-            raise BadSpec("a CLIP-ResNet has no MLPs that write into the joint space. Type keep='heads'")
+            raise BadSpec(
+                f"this image tower is {KINDS[tower.architecture]}: no MLP of it writes into the joint space. Type keep='heads'"
+            )
         return Manifest(
             model=clip.name,
             digest=clip.digest,
@@ -116,6 +119,18 @@ class Manifest:
     def cell_bytes(self) -> int:
         """Bytes of the moments of all heads over one set of images."""
         return 8 * len(self.layers) * self.heads * self.d * (self.d + 1) + 8
+
+    @property
+    def one_part(self) -> bool:
+        """Whether all that the image tower writes is one part: its places are averaged, or nothing of it is split."""
+        return self.depth * self.heads == 1
+
+    def need_heads(self, instead: str) -> None:
+        """Raise UnsupportedModel where the image tower has no heads to tell apart; `instead` is what to type."""
+        if self.one_part:
+            raise UnsupportedModel(
+                f"the image tower of {self.model} has no heads: all that it writes is one part. Type {instead}"
+            )
 
     def refuse_other(self, model: str, digest: str, where: Path | str) -> None:
         """Raise StoreError, naming both, unless the digest is this store's."""
@@ -222,6 +237,7 @@ def manifest_for(
     """
     if old is not None:
         old.refuse_other(clip.name, clip.digest, where)
+    refuse_absent(clip.vision)
     kept = layers_of("all" if layers is None else layers, clip.vision.layers)
     return Manifest.of(
         clip,

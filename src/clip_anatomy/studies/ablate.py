@@ -123,6 +123,8 @@ def ablate(
     if (pool is not None or texts is not None) and by != "texts":
         raise BadSpec("pool= and texts= are for heads that are replaced by their texts. Type by='texts'")
     opened = store if isinstance(store, Store) else Store.open(store)
+    if tower == "image":
+        opened.manifest.need_heads("tower='text', for heads of the text tower; or probe(store)")
     names = [SELECTED] if select else _names(study)
     if tower == "text" and study == "all":
         names.remove("class-to-class")  # a text has no class token

@@ -166,7 +166,7 @@ def find_typo(
         BadSpec: heads that do not exist.
         StoreError: a picture is gone.
     """
-    tower = check_rerun(clip.vision)
+    tower = check_rerun(clip.vision, "repair(store), without cue='typo', which runs nothing again")
     given = None if select is None else Selection.parse(select, tower.layers, tower.heads)
     whole = halves_of(store, split, seed, images)
     tasks, words, notes = _asked(store, clip, settings, whole.validation)

@@ -236,6 +236,7 @@ def repair(
         raise BadSpec(
             f"registers={registers}: a repair measures them for writing in pictures. Type cue='typo', or registers=0"
         )
+    store.manifest.need_heads("tower='text', for heads of the text tower; or probe(store)")
     if select is not None and "role=" not in select and "words=" not in select:
         ablation_in(select, store, effect=effect)  # refused before the search; names of heads are known only after it
     halves = halves_of(store, split, seed, images)

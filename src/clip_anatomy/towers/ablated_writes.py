@@ -22,8 +22,8 @@ __all__ = ["check_rerun", "with_fixed", "without_fixed"]
 Weights = TypeVar("Weights", bound=TransformerWeights)
 
 
-def check_rerun(tower: Tower) -> Transformer:
-    """Return the tower where the writes of its parts into one row can be held.
+def check_rerun(tower: Tower, instead: str = "effect='direct'") -> Transformer:
+    """Return the tower where the writes of its parts into one row can be held; `instead` is what to type where they cannot.
 
     Raises:
         UnsupportedModel: it is no transformer, reads many rows, or a norm stands between what its heads compute and what they write.
@@ -31,11 +31,11 @@ def check_rerun(tower: Tower) -> Transformer:
     transformer = as_transformer(tower)
     if not transformer.has_class_token:
         raise UnsupportedModel(
-            "this tower reads all patches, it has no row of its own whose writes could be held. Type effect='direct'"
+            f"this tower reads all patches, it has no row of its own whose writes could be held. Type {instead}"
         )
     if any(block.norm_mixed is not None or block.norm_written is not None for block in transformer.blocks):
         raise UnsupportedModel(
-            "a norm stands behind this tower's heads, so that what one writes depends on the others. Type effect='direct'"
+            f"a norm stands behind this tower's heads, so that what one writes depends on the others. Type {instead}"
         )
     return transformer
 

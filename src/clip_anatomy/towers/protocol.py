@@ -21,6 +21,15 @@ from clip_anatomy.towers.trace import LayerReading, Trace
 Architecture = Literal["transformer", "resnet", "places", "whole", "absent"]
 """Split block by block; at CLIP's attention pool; at the mean over the places; not at all; not there."""
 
+KINDS: dict[Architecture, str] = {
+    "transformer": "a transformer, split block by block",
+    "resnet": "a CLIP-ResNet: one layer of heads, its attention pool, writes into the joint space",
+    "places": "split where its places are averaged: what lies before is run by its own library, as one part",
+    "whole": "one part that its own library runs, not split",
+    "absent": "not there",
+}
+"""What kind of split a tower gets, by its architecture."""
+
 
 @runtime_checkable
 class AttentionOutput(Protocol):

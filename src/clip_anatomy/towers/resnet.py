@@ -22,10 +22,11 @@ from torch import Tensor
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.results import Compact
+from clip_anatomy.towers.absent_tower import refuse_absent
 from clip_anatomy.towers.layers import Linear, Norm, Resampling
 from clip_anatomy.towers.operations import linear, widened
 from clip_anatomy.towers.positions import resample_position
-from clip_anatomy.towers.protocol import Architecture, Tower
+from clip_anatomy.towers.protocol import KINDS, Architecture, Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
 
 
@@ -254,9 +255,10 @@ def as_resnet(tower: Tower) -> ResNet:
     Raises:
         UnsupportedModel: it is another architecture.
     """
+    refuse_absent(tower)
     if not isinstance(tower, ResNet):
         raise UnsupportedModel(
-            f"a CLIP-ResNet was expected, and this is a {tower.architecture}. Type load('open_clip:RN50/openai')"
+            f"a CLIP-ResNet was expected, and this is {KINDS[tower.architecture]}. Type load('open_clip:RN50/openai')"
         )
     return tower
 

@@ -15,18 +15,9 @@ from clip_anatomy.towers.absent_tower import refuse_absent
 from clip_anatomy.towers.embedding import embed_inputs
 from clip_anatomy.towers.forward import encode, walk
 from clip_anatomy.towers.layers import TransformerWeights, WordEmbedding
-from clip_anatomy.towers.protocol import Architecture, Tower
+from clip_anatomy.towers.protocol import KINDS, Architecture, Tower
 from clip_anatomy.towers.readout import readout_of
 from clip_anatomy.towers.trace import LayerReading, Trace, read_step, record
-
-KINDS = {
-    "transformer": "a transformer, split block by block",
-    "resnet": "a CLIP-ResNet: one layer of heads, its attention pool, writes into the joint space",
-    "places": "split where its places are averaged: what lies before is run by its own library, as one part",
-    "whole": "one part that its own library runs, not split",
-    "absent": "not there",
-}
-"""What kind of split a tower gets, by its architecture."""
 
 
 @dataclass(frozen=True, repr=False)
