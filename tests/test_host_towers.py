@@ -121,3 +121,31 @@ def test_a_store_without_heads_is_searched_whole_and_head_studies_say_what_to_ty
     ):
         with pytest.raises(UnsupportedModel, match=f"has no heads: all that it writes is one part. Type .*{instead}"):
             needs()
+
+
+def test_a_tower_that_is_one_part_explains_and_says_what_it_has_not(tmp_path: Path) -> None:
+    model = live("convnext_atto")
+    visual: Any = model.visual
+    visual.head = torch.nn.Sequential()
+    mlp = torch.nn.Sequential(torch.nn.Linear(32, 16), torch.nn.GELU(), torch.nn.Linear(16, 40))
+    visual.head.add_module("mlp", mlp)
+    clip = ca.load(randomized(model), tokenizer=tokenizer)
+    picture = Image.linear_gradient("L").convert("RGB")
+    found = ca.explain(clip, picture, ["a dog", "a cat"])
+    assert [one.name for one in found[0].ranked_parts(0)] == ["the whole embedding"]
+    assert found[0].ranked_parts(0)[0].value == float(found[0].cosine[0])
+    assert abs(float(found[0].residue.abs().max())) < 1e-6
+    page = found._repr_html_()
+    assert "the whole embedding" in page
+    assert "patches’ yes" not in page
+    assert (found.save(tmp_path / "report", pictures=True) / "index.html").is_file()
+    for needs in (
+        lambda: ca.index(clip, tmp_path, tmp_path / "store"),
+        lambda: ca.Edit.of(clip, "0.0", by="zero"),
+        lambda: ca.replace_parts(clip, picture, "0.0", by="zero"),
+        lambda: ca.layer_maps(clip, picture, torch.randn(2, 40)),
+    ):
+        with pytest.raises(
+            UnsupportedModel, match=r"is one part .* it has no heads\. Type encode_image\(images\) or explain"
+        ):
+            needs()

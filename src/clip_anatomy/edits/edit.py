@@ -23,7 +23,7 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.split.parts import Parts, decompose_tower
-from clip_anatomy.towers.absent_tower import refuse_absent
+from clip_anatomy.towers.absent_tower import refuse_unsplit
 from clip_anatomy.towers.protocol import KINDS, Tower, has_pool_mlp
 from clip_anatomy.towers.transformer import as_transformer
 
@@ -137,7 +137,7 @@ class Edit:
         """
         check_options(by, EDIT_BYS, span=span)
         of = clip.vision if tower == "image" else as_transformer(clip.text_tower)
-        refuse_absent(of)
+        refuse_unsplit(of)
         pool = has_pool_mlp(of)
         if isinstance(selection, str):
             chosen = Selection.parse(selection, of.layers, of.heads, pool=pool)
@@ -373,9 +373,7 @@ def _check_parts(
             "this model has no class token that could read from itself. Type heads, MLPs or input-embedding instead"
         )
     if not tower.has_mlps and (selection.mlps or selection.input_embedding):
-        raise BadSpec(
-            f"this image tower is {KINDS[tower.architecture]}: no MLP of it writes into the joint space. Type heads, such as 0.0"
-        )
+        raise BadSpec(f"this image tower is {KINDS[tower.architecture]}, which has heads only. Type heads, such as 0.0")
     if strangers := [f"{layer}.{head}" for layer, head in directions if (layer, head) not in selection.heads]:
         raise BadSpec(f"directions for heads that are not selected: {', '.join(strangers[:5])}. Select them too")
     if by == "texts" and span is None:

@@ -27,6 +27,7 @@ from clip_anatomy.split.layernorm import Convention, check_convention
 from clip_anatomy.split.means import Means
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.split.parts import decompose
+from clip_anatomy.towers.absent_tower import refuse_unsplit
 from clip_anatomy.towers.protocol import has_pool_mlp
 
 __all__ = ["replace_parts"]
@@ -83,6 +84,7 @@ def replace_parts(
     """
     check_convention(convention)
     tower = clip.vision
+    refuse_unsplit(tower)
     chosen, pool, pixels = selection, has_pool_mlp(tower), clip.pixels(images)
     if isinstance(chosen, str):
         chosen = Selection.parse(chosen, tower.layers, tower.heads, atlas, pool=pool)

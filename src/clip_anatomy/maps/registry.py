@@ -272,8 +272,8 @@ def methods_of(clip: Clip) -> dict[str, Method]:
     by_kind: dict[str, dict[str, Method]] = {"transformer": METHODS, "resnet": RESNET, "places": PLACES}
     if clip.vision.architecture not in by_kind:
         raise UnsupportedModel(
-            f"{clip.name}'s image tower is {KINDS[clip.vision.architecture]}: no place has a share of its own. Type explain, search or "
-            "repair with another model, or encode_image"
+            f"{clip.name}'s image tower is {KINDS[clip.vision.architecture]}: no place has a share of its own. Type explain or "
+            "encode_image, or open another model"
         )
     return by_kind[clip.vision.architecture]
 

@@ -119,7 +119,8 @@ def _image(each: ExplainedPicture, typed: Sequence[TypedText], limits: Mapping[s
 def _view(name: str, explanation: PictureExplanation, text: int, limit: float) -> dict[str, Any]:
     """Tell what a card shows of one text, alone or against the others; the map's colours on the scale of the page."""
     parts, patches = explanation.ranked_parts(text), explanation.ranked_patches(text)
-    longest = max(float(explanation.layers(k).abs().max()) for k in range(explanation.cosine.shape[0])) or 1.0
+    layers = [explanation.layers(k).abs().flatten() for k in range(explanation.cosine.shape[0])]
+    longest = max((float(one.max()) for one in layers if len(one)), default=0.0) or 1.0
     return {
         "name": name,
         "cosine": float(explanation.cosine[text]),

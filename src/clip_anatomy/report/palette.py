@@ -36,6 +36,8 @@ def limit_of(*values: Tensor) -> float:
         2.0
     """
     flat = torch.cat([v.double().abs().flatten() for v in values])
+    if not len(flat):
+        return 0.0
     top, high = float(flat.max()), float(flat.quantile(0.995))
     return high if 0 < high < top / 2 else top
 

@@ -77,7 +77,7 @@ class PictureExplanation(Compact):
     @property
     def one_part(self) -> bool:
         """Whether the tower has no heads: its places are averaged, or nothing of it is split."""
-        return self.heads.shape[:2] == (1, 1) and not len(self.mlps)
+        return len(self.heads.flatten(0, 1)) <= 1 and not len(self.mlps)
 
     @property
     def residue(self) -> Float[Tensor, " text"]:
@@ -112,8 +112,7 @@ class PictureExplanation(Compact):
         """Rank heads and MLPs by their share of one cosine, the largest first; where all is one part, the places that it sums."""
         layers, heads, _ = self.heads.shape
         if self.one_part:
-            places = self.ranked_patches(text)
-            return places if len(places) > 1 else [Share("the whole embedding", places[0].value)]
+            return self.ranked_patches(text) or [Share("the whole embedding", float(self.cosine[text]))]
         shares = [
             Share(f"layer {layer} head {head}", value)
             for layer, row in enumerate(self.heads[..., text].tolist())
@@ -125,7 +124,9 @@ class PictureExplanation(Compact):
         return sorted(shares, key=lambda share: -share.value)
 
     def ranked_patches(self, text: int) -> list[Share]:
-        """Rank patches by what the heads read from them toward one text, the largest first."""
+        """Rank patches by what the heads read from them toward one text, the largest first; none where nothing is split."""
+        if not len(self.heads):
+            return []
         shares = [
             Share(f"patch row {row} col {col}", value)
             for row, values in enumerate(self.patches[..., text].tolist())
@@ -242,6 +243,8 @@ def summands(explanation: PictureExplanation, text: int) -> list[Share]:
                 -float(explanation.other_patches[..., text].double().sum()),
             )
         )
+    if not len(explanation.heads):
+        return [Share("the whole embedding", float(explanation.total[text]))]
     if explanation.one_part:
         return [*places, Share("biases", float(explanation.bias[text]))]
     if not len(explanation.mlps):

@@ -17,7 +17,7 @@ from clip_anatomy.run_record import versions
 from clip_anatomy.split.basis import HeadBasis, coordinate_count
 from clip_anatomy.split.layernorm import check_convention
 from clip_anatomy.store.fixed_point import fixed_point_arrays
-from clip_anatomy.towers.absent_tower import refuse_absent
+from clip_anatomy.towers.absent_tower import refuse_unsplit
 from clip_anatomy.towers.protocol import KINDS, has_pool_mlp
 
 __all__ = ["Manifest", "layers_of", "manifest_for", "parts_of"]
@@ -123,7 +123,7 @@ class Manifest:
     @property
     def one_part(self) -> bool:
         """Whether all that the image tower writes is one part: its places are averaged, or nothing of it is split."""
-        return self.depth * self.heads == 1
+        return self.depth * self.heads <= 1
 
     def need_heads(self, instead: str) -> None:
         """Raise UnsupportedModel where the image tower has no heads to tell apart; `instead` is what to type."""
@@ -237,7 +237,7 @@ def manifest_for(
     """
     if old is not None:
         old.refuse_other(clip.name, clip.digest, where)
-    refuse_absent(clip.vision)
+    refuse_unsplit(clip.vision)
     kept = layers_of("all" if layers is None else layers, clip.vision.layers)
     return Manifest.of(
         clip,

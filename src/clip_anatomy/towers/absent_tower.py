@@ -12,8 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clip_anatomy.errors import UnsupportedModel
-from clip_anatomy.towers.protocol import Architecture, AttentionOutput, Tower
+from clip_anatomy.towers.protocol import KINDS, Architecture, AttentionOutput, Tower
 from clip_anatomy.towers.trace import LayerReading, Trace
+
+WHOLE = {
+    "image": "encode_image(images) or explain, which need none; or open another model",
+    "text": "encode_text(texts), or what reads pictures: explain, heatmap, search",
+}
+"""What a tower that is one part can do."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,15 @@ def beside(tower: Tower, what: str, instead: str, why: str = "") -> AbsentTower:
     """Make the missing half of a model that is one tower alone, or of which one tower could not be read (`why`)."""
     kind: Literal["image", "text"] = "text" if tower.kind == "image" else "image"
     return AbsentTower(what, kind, tower.embed, tower.dtype, tower.device, instead, why)
+
+
+def refuse_unsplit(tower: Tower) -> None:
+    """Raise UnsupportedModel where a tower that something needs parts of is missing, or is one part."""
+    refuse_absent(tower)
+    if tower.architecture == "whole":
+        raise UnsupportedModel(
+            f"this {tower.kind} tower is {KINDS['whole']}: it has no heads. Type {WHOLE[tower.kind]}"
+        )
 
 
 def refuse_absent(tower: Tower) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from clip_anatomy.errors import UnsupportedModel
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.results import Compact
-from clip_anatomy.towers.absent_tower import refuse_absent
+from clip_anatomy.towers.absent_tower import refuse_unsplit
 from clip_anatomy.towers.embedding import embed_inputs
 from clip_anatomy.towers.forward import encode, walk
 from clip_anatomy.towers.layers import TransformerWeights, WordEmbedding
@@ -73,7 +73,7 @@ def as_transformer(tower: Tower) -> Transformer:
     Raises:
         UnsupportedModel: it is none.
     """
-    refuse_absent(tower)
+    refuse_unsplit(tower)
     if not isinstance(tower, Transformer):
         raise UnsupportedModel(
             f"this {tower.kind} tower is {KINDS[tower.architecture]}, and what was asked for needs a transformer's layers. Type one "
