@@ -10,6 +10,7 @@ from PIL import Image
 from tiny_families import TEXT, family
 
 import clip_anatomy as ca
+from clip_anatomy.edits import standalone_encoder
 from clip_anatomy.edits.edit import Edit
 from clip_anatomy.edits.edited_clip import EditedClip
 from clip_anatomy.errors import BadSpec, StoreError
@@ -111,6 +112,17 @@ def test_an_exported_encoder_runs_alone_and_agrees(clip: Any, tmp_path: Path) ->
     run = [sys.executable, "-I", str(tmp_path / "out" / "edited_clip.py")]
     said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert float(said.split(":")[-1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["parallel", "parallel-fused"])
+def test_an_encoder_of_parallel_blocks_is_edited_exported_and_opened_again(name: str, tmp_path: Path) -> None:
+    clip = ca.load(family(name), tokenizer=tokenizer)
+    edit, pixels = Edit.of(clip, "1.0+mlp=0", by="zero"), torch.randn(2, 3, *(16 * n for n in clip.vision.grid))
+    expected = ca.replace_parts(clip, pixels, "1.0+mlp=0", by="zero")
+    torch.testing.assert_close(EditedClip(clip, edit).encode_image(pixels), expected, atol=1e-5, rtol=1e-4)
+    ca.export(edit, model=clip, out=tmp_path / "out")
+    found = standalone_encoder.load(tmp_path / "out").encode_image(pixels)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_mlp_behind_a_pool_is_named_kept_and_undone(tmp_path: Path, pixels: torch.Tensor) -> None:

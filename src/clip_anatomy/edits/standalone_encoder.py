@@ -110,7 +110,7 @@ class HeldTower(nn.Module):
 
     def weights(self) -> TransformerWeights:
         """Return the tensors as the forward takes them, with the writes that are held."""
-        return rebuilt(self.config, dict(self.named_buffers()))
+        return rebuilt(self.config, dict(self.named_buffers(remove_duplicate=False)))  # parallel blocks share one norm
 
     def unedited(self) -> TransformerWeights:
         """Return the tensors of the tower as it is by itself."""

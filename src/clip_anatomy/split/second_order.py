@@ -206,6 +206,10 @@ def second_order(
     if source not in SOURCES or (source == "heads" and convention == "official"):
         raise BadSpec(f"paths from {source!r} under {convention!r}. Type 'neurons'; or 'heads' under 'centered'")
     tower = check_rerun(clip.vision, "decompose(clip, images), for what each part writes itself")
+    if tower.layers < 2:
+        raise UnsupportedModel(
+            "this tower has one layer, and no later one whose heads could read what it writes. Type decompose(clip, images)"
+        )
     if not 0 <= layer < tower.layers - 1:
         raise BadSpec(
             f"layer {layer}: heads read the MLPs of layers 0 to {tower.layers - 2}. Type layer={max(0, tower.layers - 2)}"

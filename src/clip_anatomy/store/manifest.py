@@ -79,7 +79,7 @@ class Manifest:
         tower = clip.vision
         if "mlps" in keep and not tower.has_mlps:
             raise BadSpec(
-                f"this image tower is {KINDS[tower.architecture]}: no MLP of it writes into the joint space. Type keep='heads'"
+                f"this image tower is {KINDS[tower.architecture]}, and no MLPs write into the joint space. Type keep='heads'"
             )
         return Manifest(
             model=clip.name,
