@@ -5,9 +5,10 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICTURES = "world:64:test"
 
@@ -24,9 +25,11 @@ class Number:
         return folder
 
 
-def embeddings(clip: Any, places: tuple[int, ...]) -> torch.Tensor:
+def embeddings(clip: Any, places: tuple[int, ...]) -> "Tensor":
     """Embed some pictures of the demo world."""
     from itertools import islice
+
+    import torch
 
     from clip_anatomy.data.open_dataset import open_dataset
     from clip_anatomy.data.picture import decode

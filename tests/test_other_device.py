@@ -1,20 +1,26 @@
 """Every function that works on a model's device, on one that is not the processor: nothing is mixed, and the numbers are the same."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from other_device import OTHER, OtherDevice, tensors, there
-from tiny_resnet import resnet_model
 from torch import Tensor
 
 import clip_anatomy as ca
 from clip_anatomy.loading.demo import examples
+from clip_anatomy.maps.registry import methods_of
 from clip_anatomy.split.basis import coordinates_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+BATCHED = {
+    "gradcam",
+    "legrad",
+    "chefer",
+    "grad_eclip",
+}  # torch's vmap forgets on which device its tensors are said to be
 PICTURES, TEXTS = examples()[:2], ["a bird", "a red circle"]
 
 
@@ -31,14 +37,6 @@ def on_both(work: Callable[[ca.Clip], Any], make: Callable[[str], ca.Clip]) -> N
 
 def demo(device: str) -> ca.Clip:
     return ca.load("demo", device=device, parity=False)
-
-
-def resnet(device: str) -> ca.Clip:
-    return ca.load(resnet_model().to(device), parity=False)
-
-
-def live(device: str) -> ca.Clip:
-    return ca.load(tiny.open_clip_model(layers=3, heads=2).to(device))
 
 
 def numbers(value: Any) -> Tensor:
@@ -74,6 +72,31 @@ def moments_of(clip: ca.Clip) -> list[Tensor]:
     return [own.means, own.scatters, ca.Moments.of(parts, basis=parts.basis).means, span.cumulative]
 
 
+def store_of(clip: ca.Clip, folder: Path) -> list[Tensor]:
+    """What is indexed, found, ablated and named on a device."""
+    place = folder / str(clip.device)
+    ca.index(clip, "world:24:test", place, batch=8)
+    store = ca.Store.open(place)
+    found = [
+        ca.search(store, query, heads=heads, k=5, mode=mode, clip=clip, device=str(clip.device))
+        for query, heads, mode in (
+            ("a red circle", "7.0,7.1", "heads"),
+            (PICTURES[0], "7.0", "heads"),
+            (PICTURES[0], "7.0", "without"),
+            ("a circle", None, "whole"),
+        )
+    ]
+    ablated = ca.ablate(store, study="heads", model=clip).to_dict()["studies"]
+    named = ca.textspan(store.moments(), clip.encode_text([*TEXTS, "the sky"]), 2, heads=[(7, 0), (6, 1)])
+    return [
+        torch.stack([store.heads(layer, 0).float() for layer in store.manifest.layers]),
+        store.moments().scatters,
+        *(torch.tensor([hit.score for hit in one.hits], dtype=torch.float64) for one in found),
+        numbers([{**one, "seconds": 0} for one in ablated]),
+        named.cumulative,
+    ]
+
+
 WORK: dict[str, Callable[[ca.Clip], Any]] = {
     "decompose": parts_of,
     "decompose, official": lambda clip: parts_of(clip, "official"),
@@ -82,6 +105,29 @@ WORK: dict[str, Callable[[ca.Clip], Any]] = {
     "moments and textspan": moments_of,
     "means": lambda clip: [(means := ca.Means.of(clip, PICTURES, class_to_class=True)).heads, means.mlps],
 }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_store_is_made_and_read_on_another_device(tmp_path: Path) -> None:
+    on_both(lambda clip: store_of(clip, tmp_path), demo)
+
+
+@pytest.mark.slow
+def test_maps_of_every_method_are_drawn_on_another_device() -> None:
+    def work(clip: ca.Clip) -> list[Tensor]:
+        found: list[Tensor] = []
+        for name, method in methods_of(clip).items():
+            if not method.needs and name not in BATCHED:
+                how: dict[str, Any] = {"against": None} if method.contrasts else {}
+                found.append(ca.heatmap(clip, PICTURES, TEXTS, name, **how).values)
+        assert len(found) > 15
+        return found
+
+    on_both(work, demo)
+
+
+def test_masks_are_made_on_another_device() -> None:
+    on_both(lambda clip: [ca.segment(clip, PICTURES, TEXTS).maps.values], demo)
 
 
 @pytest.mark.parametrize("name", WORK)

@@ -13,12 +13,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clip_anatomy.errors import BadInput, ClipAnatomyError
 from clip_anatomy.progress import LOG, log
 
-__all__ = ["NAME", "JsonLines", "opened", "recorded", "versions", "write"]
+if TYPE_CHECKING:
+    from clip_anatomy.objects import ObjectPlace
+
+__all__ = ["NAME", "JsonLines", "opened", "put", "recorded", "versions", "write"]
 
 NAME, SCHEMA = "run.json", "clip-anatomy/run/1"
 LIBRARIES = ("clip-anatomy", "zarr", "numpy", "pillow", "open_clip_torch", "transformers")
@@ -44,6 +47,10 @@ class _Run:
             "models": [{"name": model.name, "weights": model.digest} for model in self.models],
             "versions": {"python": sys.version.split()[0], **versions()},
         }
+
+    @property
+    def text(self) -> str:
+        return json.dumps(self.to_dict(), indent=1) + "\n"
 
 
 def versions() -> dict[str, str]:
@@ -130,8 +137,17 @@ def write(folder: Path) -> None:
         if run is None:
             place.unlink()
     if run is not None:
-        write_text(place, json.dumps(run.to_dict(), indent=1) + "\n")
+        write_text(place, run.text)
         log("wrote", folder=str(folder))
+
+
+def put(place: "ObjectPlace") -> None:
+    """Say in a sharded store which run went on with it last; see `write`."""
+    if place.folder is not None:
+        write(place.folder)
+    elif (run := _run.get()) is not None:
+        place.put(NAME, run.text.encode())
+        log("wrote", folder=place.url)
 
 
 def _utc(seconds: float) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from clip_anatomy.cli.options import AllowUrls, AtlasFile, OutputOptions, StoreFolder, StoreModelOptions
+from clip_anatomy.cli.options import AllowUrls, AtlasFile, EngineOptions, OutputOptions, StoreFolder, StoreModelOptions
 
 
 def search(
@@ -23,6 +23,7 @@ def search(
     output: OutputOptions = OutputOptions(),
     opening: StoreModelOptions = StoreModelOptions(),
     allow_urls: AllowUrls = False,
+    where_it_runs: EngineOptions = EngineOptions(),
 ) -> int:
     """Find the pictures of a store that share a property with a picture or a text: the same texture, not the same thing.
 
@@ -61,7 +62,7 @@ def search(
 
     if captions:
         ignored = {"--negative": negative, "--mode": mode != "heads", "--focus": focus, "--where": where, "--out": output.out,
-                   "--approximate": approximate, "--atlas": atlas}  # fmt: skip
+                   "--approximate": approximate, "--atlas": atlas, "--engine": where_it_runs.engine != "local"}  # fmt: skip
         _refuse_ignored("--captions", ignored)
     folder = None if captions else output.folder("search")
     with shown(f"opening {store}") as tell:
@@ -73,10 +74,11 @@ def search(
                 opened, [*query], heads, k, measure=measure, allow_urls=allow_urls, clip=clip, progress=tell
             )
         else:
-            result = find(
-                opened, [*query], heads, k, negative=negative, mode=mode, focus=focus, measure=measure, where=where,
-                atlas=atlas, approximate=approximate, allow_urls=allow_urls, clip=clip, device=opening.device, progress=tell,
-            )  # fmt: skip
+            with where_it_runs.open() as engine:
+                result = find(
+                    opened, [*query], heads, k, negative=negative, mode=mode, focus=focus, measure=measure, where=where,
+                    atlas=atlas, approximate=approximate, allow_urls=allow_urls, clip=clip, device=opening.device, engine=engine, progress=tell,
+                )  # fmt: skip
             result = replace(result, notes=tuple(map(in_cli_words, result.notes)))  # of the page too
             print_notes(result.notes)
     if folder is not None:

@@ -6,6 +6,7 @@ is done again by another, and another actor is asked for, which begins as soon a
 
 import logging
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -72,11 +73,11 @@ class Worker:
         name, reference = setup
         if self.setup != name:
             import ray
-            import torch
 
-            torch.set_num_threads(self.threads)
             self.state, self.setup = None, ""  # one model at a time
             described: Any = ray.get(reference[0])
+            if (torch := sys.modules.get("torch")) is not None:  # what is sent brings it, where a model is meant
+                torch.set_num_threads(self.threads)
             self.state, self.setup = described.open(), name
         return function(self.state, task)
 

@@ -6,13 +6,16 @@ are taken in the first scan of a set of heads and remembered while the process l
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from clip_anatomy.engine.engine import Engine, engine_of, works_here
+from clip_anatomy.errors import StoreError
 from clip_anatomy.loading.load import device_of
 from clip_anatomy.retrieval.subspace import Space
 from clip_anatomy.store.blocks import StoreBlock
@@ -23,6 +26,7 @@ __all__ = ["MeasuredThreads", "best", "scores"]
 PIECE = 16_384  # images at a time, a whole block: 4 MB of float32 a head, shared by the cores
 PREFETCH = 4  # blocks that the disk reads while one is computed
 RUN = 64
+PART = 2**20  # images that a worker scans at a time, at least a block
 AGAIN = 24  # blocks after which the number of threads is measured anew
 
 
@@ -33,6 +37,7 @@ def scores(
     *,
     cosine: bool,
     device: str = "auto",
+    engine: Engine | str = "local",
 ) -> Float32[Tensor, " image"]:
     """Score every image: ⟨x, direction⟩, or the cosine between them.
 
@@ -42,6 +47,7 @@ def scores(
         direction: what is looked for.
         cosine: divide by the lengths of both. An image whose vector is zero scores 0.
         device: "cpu", "cuda", …; "auto" takes a GPU if there is one.
+        engine: whose workers scan, each some blocks; they open the store by its place.
 
     Returns:
         Scores in the order of the store, float32 sums of the stored float16 numbers.
@@ -49,19 +55,62 @@ def scores(
     Raises:
         BadSpec: there is no such device.
     """
-    where = device_of(device)
     aim = direction / direction.norm() if cosine else direction
-    scan = _Scan(store, space, aim, cosine, where)
+    if works_here(engine):
+        scan = _Scan(store, space, aim, cosine, device_of(device))
+        values = scan.over(store.blocks)
+        scan.remember(store)
+        return values
     values = torch.zeros(len(store), dtype=torch.float32)
-    for block in store.blocks[:PREFETCH]:
-        scan.prefetch(block)
-    with MeasuredThreads() as threads:
-        for at, block in enumerate(store.blocks):
-            for later in store.blocks[at + PREFETCH : at + PREFETCH + 1]:
-                scan.prefetch(later)
-            threads.run(len(block), lambda block=block: scan.fill(values, block))
-    scan.remember(store)
+    bare = replace(space, parts=tuple(replace(part, text=None) for part in space.parts))  # of texts, by the whole store
+    setup = _ScanSetup(store.place, len(store), bare, aim, cosine, device)
+    with engine_of(engine) as running:
+        for _, (first, part) in running.map(_scanned, _parts(store), setup=setup):
+            values[first : first + len(part)] = part
     return values
+
+
+@dataclass(frozen=True)
+class _ScanSetup:
+    """A store by its place, and what its images are compared with."""
+
+    place: str
+    images: int
+    space: Space
+    aim: Tensor
+    cosine: bool
+    device: str
+
+    def open(self) -> "tuple[Store, _ScanSetup]":
+        """Open the store.
+
+        Raises:
+            StoreError: it holds other images here than where the search began.
+        """
+        store = Store.open(self.place)
+        if len(store) != self.images:
+            raise StoreError(
+                f"{self.place} holds {len(store):,} images on this worker, and {self.images:,} where the search began. Search again"
+            )
+        return store, self
+
+
+def _parts(store: Store) -> Iterator[tuple[int, int]]:
+    """Yield runs of blocks as (first, end)."""
+    first, images = 0, 0
+    for end, block in enumerate(store.blocks, 1):
+        images += len(block)
+        if images >= PART or end == len(store.blocks):
+            yield first, end
+            first, images = end, 0
+
+
+def _scanned(state: tuple[Store, _ScanSetup], part: tuple[int, int]) -> tuple[int, Tensor]:
+    """Return where a run of blocks begins, and the scores of its images."""
+    store, setup = state
+    blocks = store.blocks[part[0] : part[1]]
+    scan = _Scan(store, setup.space, setup.aim, setup.cosine, device_of(setup.device), blocks=blocks)
+    return scan.start, scan.over(blocks)
 
 
 class MeasuredThreads:
@@ -100,7 +149,18 @@ class MeasuredThreads:
 class _Scan:
     """Everything that is the same for each piece, in float32 on its device."""
 
-    def __init__(self, store: Store, space: Space, aim: Tensor, cosine: bool, where: torch.device) -> None:
+    def __init__(
+        self,
+        store: Store,
+        space: Space,
+        aim: Tensor,
+        cosine: bool,
+        where: torch.device,
+        *,
+        blocks: Sequence[StoreBlock] | None = None,
+    ) -> None:
+        """Prepare for all images, or for those of a run of blocks, whose lengths are not remembered."""
+
         def ready(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.to(where, torch.float32)
 
@@ -112,18 +172,32 @@ class _Scan:
         self.average = space.average(aim) if self.as_stored else 0.0
         whole = aim.to(where, torch.float32)
         self.aims = [whole] if space.summed else list(whole.split([part.size for part in space.parts]))
-        key = (*_name(store), space.pairs)
-        self.known = _LENGTHS.get(key) if cosine and self.as_stored else None
-        self.key = key if cosine and self.as_stored and self.known is None else None
-        self.lengths = torch.zeros(len(store)) if self.key is not None else None
+        self.key = (*_name(store), space.pairs)
+        self.start = blocks[0].start if blocks else 0
+        self.count = len(store) if blocks is None else sum(map(len, blocks))
+        takes_lengths = cosine and self.as_stored
+        self.known = _LENGTHS.get(self.key) if takes_lengths and blocks is None else None
+        self.lengths = torch.zeros(self.count) if takes_lengths and self.known is None else None
         self.buffer = torch.empty(0)
 
     def remember(self, store: Store) -> None:
         """Keep the lengths of these heads' vectors, so that the next search for the same heads need not take them again."""
-        if self.key is not None and self.lengths is not None and 4 * len(store) <= MOST_BYTES:
+        if self.lengths is not None and 4 * len(store) <= MOST_BYTES:
             while len(_LENGTHS) >= MOST_SETS:
                 _LENGTHS.pop(next(iter(_LENGTHS)), None)
             _LENGTHS[self.key] = self.lengths
+
+    def over(self, blocks: Sequence[StoreBlock]) -> Float32[Tensor, " image"]:
+        """Score the images of all these blocks."""
+        values = torch.zeros(self.count, dtype=torch.float32)
+        for block in blocks[:PREFETCH]:
+            self.prefetch(block)
+        with MeasuredThreads() as threads:
+            for at, block in enumerate(blocks):
+                for later in blocks[at + PREFETCH : at + PREFETCH + 1]:
+                    self.prefetch(later)
+                threads.run(len(block), lambda block=block: self.fill(values, block))
+        return values
 
     def prefetch(self, block: StoreBlock) -> None:
         """Have a block read from the disk beside what is computed."""
@@ -136,7 +210,7 @@ class _Scan:
         arrays = [part.read(block) for part in self.space.parts]
         for first in range(0, len(block), PIECE):
             last = min(first + PIECE, len(block))
-            here = slice(block.start + first, block.start + last)
+            here = slice(block.start - self.start + first, block.start - self.start + last)
             halves = [torch.from_numpy(array[first:last]) for array in arrays]
             values[here] = (self._stored(halves, here) if self.as_stored else self._made(halves)).cpu()
 

@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from clip_anatomy.engine.engine import Engine
 from clip_anatomy.errors import BadInput
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.naming.atlas import Atlas
@@ -51,6 +52,7 @@ def search(
     allow_urls: bool = False,
     clip: Clip | None = None,
     device: str = "auto",
+    engine: Engine | str = "local",
     progress: Progress | None = None,
 ) -> Ranking:
     """Find images that are alike in what some heads see.
@@ -81,6 +83,7 @@ def search(
         allow_urls: fetch http(s) addresses.
         clip: the store's model, if it is open; otherwise it is loaded when it is needed (not for stored ids and numbered heads).
         device: of the model and the scan: "auto" takes a GPU if there is one.
+        engine: "local", "ray", or an opened one (`open_engine`), whose workers scan the store's blocks; of a sharded store each brings its own.
         progress: called with what is being done, how much is done and how much there is, where that takes time.
 
     Returns:
@@ -117,7 +120,7 @@ def search(
     notes = [*prepared.notes]
     began = time.perf_counter()
     if not approximate:
-        all_scores = scores(opened, prepared.space, prepared.direction, cosine=cosine, device=device)
+        all_scores = scores(opened, prepared.space, prepared.direction, cosine=cosine, device=device, engine=engine)
         nearest = partial(best, all_scores, allowed=allowed)
     elif allowed is not None or prepared.choice == "auto":
         raise BadInput(

@@ -56,6 +56,9 @@ def contributions_of(
         basis: the frames, or None for joint-space vectors.
         convention: used when neither `x` nor `basis` says.
 
+    Returns:
+        They, on the device of `x`, and the convention.
+
     Raises:
         BadInput: not four axes, or numbers that are not finite.
     """
@@ -72,7 +75,9 @@ def contributions_of(
         convention = basis.convention if basis is not None else convention
     if data.ndim != 4:
         raise BadInput(f"contributions of shape {list(data.shape)}: give [image, layer, head, d], four axes.")
-    data = data.detach().to("cpu", torch.float64)
+    data = data.detach()
+    # On the device that it is on, but for Apple's, which have no float64: 0.3 GFLOP a batch of a B/16 are nothing there, and 40 ms of a processor.
+    data = (data.cpu() if data.device.type == "mps" else data).to(torch.float64)
     refuse_non_finite(data)
     return data, convention
 

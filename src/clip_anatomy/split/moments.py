@@ -130,12 +130,13 @@ class Moments(Compact):
             x.basis if basis is None and isinstance(x, HasFrames) else None,
         )
         for g, c in torch.unique(torch.stack([row, cell], 1), dim=0).tolist():
-            part = data[(row == g) & (cell == c)]
+            here = (row == g) & (cell == c)
+            part = data if bool(here.all()) else data[here.to(data.device)]
             mean = part.mean(0)
             centred = (part - mean).permute(1, 2, 0, 3)  # [layer, head, image, d]
             blank.counts[g, c] = len(part)
-            blank.means[g, c] = mean
-            blank.scatters[g, c] = centred.transpose(-1, -2) @ centred
+            blank.means[g, c] = mean.cpu()
+            blank.scatters[g, c] = (centred.transpose(-1, -2) @ centred).cpu()
         return blank
 
     @staticmethod

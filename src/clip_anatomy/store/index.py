@@ -20,6 +20,7 @@ from clip_anatomy.errors import BadImage, BadSpec
 from clip_anatomy.images.prefetch import MOST_WORKERS
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.number_ranges import whole
+from clip_anatomy.objects import ObjectPlace
 from clip_anatomy.progress import Progress, silent
 from clip_anatomy.public_functions import public
 from clip_anatomy.split.basis import basis_of
@@ -117,7 +118,9 @@ def index(
             "batch": batch,
         }
         with engine_of(engine) as running:
-            return index_sharded(clip, opened, store, running, part=part, progress=progress or silent, **kept)
+            done = index_sharded(clip, opened, store, running, part=part, progress=progress or silent, **kept)
+        run_record.put(ObjectPlace.of(store))
+        return done
     folder = Path(store)
     old = Manifest.load(folder) if (folder / NAME).exists() else None
     manifest = manifest_for(clip, old, folder, layers=layers, keep=keep, convention=convention)

@@ -26,7 +26,7 @@ from clip_anatomy.split.basis import HeadBasis
 from clip_anatomy.split.moments import Moments
 from clip_anatomy.store import rows as sql
 from clip_anatomy.store.blocks import StoreBlock, read_blocks
-from clip_anatomy.store.catalogue import catalogue_of, merge_moments
+from clip_anatomy.store.catalogue import catalogue_of, merge_moments, place_of
 from clip_anatomy.store.fixed_point import decode
 from clip_anatomy.store.manifest import Manifest, load_basis
 from clip_anatomy.store.rows import ImageRow, row_of
@@ -115,6 +115,11 @@ class Store(Result):
     def is_catalogue(self) -> bool:
         """Whether it is the local catalogue of a sharded store, which is written shard by shard."""
         return any(block.remote is not None for block in self.blocks)
+
+    @property
+    def place(self) -> str:
+        """Where other machines find it: the address or folder of the sharded store of which it is the catalogue, else its absolute path."""
+        return place_of(self.path) or str(self.path.absolute())
 
     def beside(self, name: str) -> Path:
         """Make the folder of something that is kept beside the arrays.

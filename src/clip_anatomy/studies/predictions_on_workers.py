@@ -74,9 +74,7 @@ def predictions_by(
         opened = () if clip is None else (clip,)
         return function(store, *opened, *arguments, rows=rows, progress=progress, **options)
     images = np.arange(len(store)) if rows is None else rows
-    setup = _AnswerSetup(
-        str(store.path.absolute()), None if clip is None else ModelSetup.of(clip), function, arguments, options
-    )
+    setup = _AnswerSetup(store.place, None if clip is None else ModelSetup.of(clip), function, arguments, options)
     tasks = [images[first : first + ROWS] for first in range(0, len(images), ROWS)]
     picks: list[Tensor] = []
     with engine_of(engine) as running:
