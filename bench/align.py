@@ -8,11 +8,13 @@ channel's direction. `--out align.png` writes the figure of docs/align.md. Print
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import clip_anatomy as ca
 from clip_anatomy.data.open_dataset import open_dataset
+from clip_anatomy.report.figures import png
 
 COUNTS = ("one", "two", "three", "four")
 CHANNELS = (
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of the figure")
     args = parser.parse_args()
     clip = ca.load("demo")
-    pictures = list(open_dataset(f"world:{args.pictures}:test"))
+    pictures: list[Any] = list(open_dataset(f"world:{args.pictures}:test"))
     x = clip.encode_image([one.data for one in pictures])
     x = x / x.norm(dim=-1, keepdim=True)
     answers = [[float(one.meta.get(column) == value) for one in pictures] for column, value in CHANNELS]
@@ -63,7 +65,7 @@ def main() -> None:
         }
         print(f"{name:<20}{values[0]:>7.2f}{values[1]:>9.2f}{values[2]:>8.2f}{values[3]:>8.3f}  {text}")
     if args.out:
-        args.out.write_bytes((found.save(args.out.parent / "clip-anatomy-align-bench") / "align.png").read_bytes())
+        args.out.write_bytes(png(found.figure()))
     print(json.dumps({"bench": "align", "pictures": len(pictures), "noise": args.noise, "channels": rows}))
 
 

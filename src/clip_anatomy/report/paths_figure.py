@@ -6,7 +6,7 @@ import torch
 
 from clip_anatomy.atomic_output import AtomicOutput, Kind, as_json
 from clip_anatomy.naming.paths import SCHEMA, Paths
-from clip_anatomy.report.figures import FAINT, Canvas, canvas, draw_grid, draw_text_bars, png
+from clip_anatomy.report.figures import FAINT, Canvas, canvas, draw_grid, draw_text_bars, png, ticks
 from clip_anatomy.report.html import notebook_figures
 from clip_anatomy.report.thumbnails import small
 
@@ -57,7 +57,9 @@ def figure(result: Paths) -> "Figure":
 
 def _draw_row(sheet: Canvas, result: Paths, row: int, limit: float, most: float) -> None:
     one, top = result.sources[row], HEAD + ROW * row
-    sheet.text(0.3, top + 0.35, one.name, 10, weight="bold")
+    name = one.name.replace(" × ", "\n× ").splitlines()  # a neuron of a CLIP-ResNet, and below it its head
+    for at, line in enumerate(name):
+        sheet.text(0.3, top + 0.35 + 0.18 * (at + 1 - len(name)), line, 10, weight="bold")
     sheet.text(0.3, top + 0.58, f"strength {one.strength:.4f}", 8.5, color=FAINT)
     sheet.text(0.3, top + 0.78, f"{one.share:.0%} along it", 8.5, color=FAINT)
     for at, place in enumerate(result.top_images(row) if result.pictures is not None else ()):
@@ -69,6 +71,7 @@ def _draw_row(sheet: Canvas, result: Paths, row: int, limit: float, most: float)
     axes = sheet.axes(5.25, top, 1.9, 1.15)
     draw_grid(axes, one.through.where(one.through > 0, torch.zeros(())), limit)
     axes.tick_params(labelsize=6.5)
+    axes.set_yticks(ticks(len(one.through)))
     heads = ", ".join(f"{layer}.{head}" for layer, head, value in one.heads[:3] if value > 0)
     sheet.text(5.25, top + 1.4, f"most: {heads}", 7.5, color=FAINT)
     draw_text_bars(sheet.axes(9.6, top + 0.05, 2.1, 1.05), one.words[:WORDS], WORDS, most, 26)

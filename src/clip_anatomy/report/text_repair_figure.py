@@ -38,7 +38,7 @@ def draw_text_repair(result: "TextRepair") -> bytes:
         sheet.text(
             8.3,
             TOP - 0.25,
-            "Worst group with one head alone at its mean, on the pictures to choose on",
+            "Worst group with one head alone at its mean",
             fontweight="bold",
         )
         axes = sheet.axes(9.2, TOP, 3.6, ROW * len(heads))
@@ -53,6 +53,6 @@ def draw_text_repair(result: "TextRepair") -> bytes:
         axes.set_xticks([0, 50, 100], ["0 %", "50", "100 %"])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        caption = f"{result.store.path.name}, model {result.store.manifest.model}; dotted: with no head ablated"
+        caption = f"{result.store.path.name}, model {result.store.manifest.model}; right, on the pictures to choose on; dotted: with no head ablated"
         sheet.text(0.25, high - 0.16, caption, 8.5, color=FAINT)
     return png(sheet.figure)
