@@ -144,15 +144,15 @@ def text_table(
          ────────────────
           a dog    +0.31
           a cat     +0.2
+        >>> print(text_table(["text", ">cosine"], [["a dog", "+0.31"]], title="a title that is longer than its table").splitlines()[0])
+        a title that is longer than its table
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    view = Table(
-        pad_edge=True, box=box.SIMPLE_HEAD, title=Text(visible(title)) if title else None, title_justify="left"
-    )
+    view = Table(pad_edge=True, box=box.SIMPLE_HEAD)
     for at, name in enumerate(columns):
         number = name.startswith(">")
         most = 30 if groups and at == 0 else None
@@ -165,5 +165,7 @@ def text_table(
         view.add_row(*(Text(visible(cell)) for cell in row))
     console = Console(file=StringIO(), width=wide, color_system=None, highlight=False, force_terminal=False)
     with console.capture() as printed:
+        if title:  # by itself: as the table's it would be folded where the table ends
+            console.print(Text(visible(title)))
         console.print(view)
     return "\n".join(line.rstrip() for line in printed.get().splitlines()).strip("\n")
