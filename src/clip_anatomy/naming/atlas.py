@@ -309,7 +309,8 @@ class Atlas(Result):
         place = Path(path)
         place = place / "atlas.json" if place.is_dir() else place
         if not place.exists():
-            raise BadInput(f"{place} does not exist. Make it: clip-anatomy atlas STORE --out {place.parent}")
+            folder = place.parent if place.suffix == ".json" else place
+            raise BadInput(f"{place} does not exist. Make it: clip-anatomy atlas STORE --out {folder}")
         again = "It is no atlas. Make one: clip-anatomy atlas STORE"
         with reading(place, again):
             return Atlas.of_dict(read_json(place, again))
