@@ -312,7 +312,7 @@ def test_a_writer_that_is_killed_or_stopped_is_gone_on_with(s3, proxy, photos, s
 def test_from_the_command_line(photos, s3, saved, tmp_path, capsys):  # noqa: F811
     place, model = f"{s3}/typed", str(saved)
     assert main(["index", str(photos), place, "--model", model]) == 0
-    assert f"{place}: 20 images in 1 shards added" in capsys.readouterr().out
+    assert f"{place}: 20 images in 1 shard added" in capsys.readouterr().out
     assert main(["search", place, str(photos / "03.png"), "--heads", "1.0,1.1", "-k", "2"]) == 0
     assert "03.png" in capsys.readouterr().out
     assert main(["verify", place]) == 0
