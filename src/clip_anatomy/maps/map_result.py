@@ -309,7 +309,7 @@ class Maps(Result):
         """Return how many maps of which method there are, and the range of each text."""
         images, _, rows, cols = self.values.shape
         less = f"; subtracted: {self.subtracted}" if self.subtracted else ""
-        lines = [f"{self.method}: maps of {images} {"image" if images == 1 else "images"}, {rows} × {cols} patches{less}"]
+        lines = [f"{self.method}: maps of {images} image{'' if images == 1 else 's'}, {rows} × {cols} patches{less}"]
         for text, values in zip(self.texts, self.values.unbind(1), strict=True):
             known = values[~values.isnan()]
             lines.append(f"  {text!r}: {float(known.min()):+.4f} to {float(known.max()):+.4f}")
