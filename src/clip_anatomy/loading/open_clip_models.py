@@ -101,7 +101,9 @@ def _from_hub(rest: str, name: str, tag: str | None) -> LoadedModel:
             if tag is None
             else f"load('open_clip:{rest}', weights=FILE), which keeps the preprocessing published with them"
         )
-        raise BadCheckpoint(f"open_clip could not load {rest!r}: {str(e).rstrip('. ')}. Without a network, type: {kept}") from e
+        raise BadCheckpoint(
+            f"open_clip could not load {rest!r}: {str(e).rstrip('. ')}. Without a network, type: {kept}"
+        ) from e
     configured, size = model.visual.preprocess_cfg, model.visual.image_size
     return LoadedModel(
         model,

@@ -60,7 +60,10 @@ class ShardedIndexSummary(Result):
     def summary(self) -> str:
         """Return the counts in one line."""
         counts = ((self.known, "shards known"), (self.others, "done elsewhere"), (self.failed, "pictures not used"))
-        parts = [f"{self.done:,} images in {self.shards:,} shard{'' if self.shards == 1 else 's'} added", *(f"{n:,} {what}" for n, what in counts if n)]
+        parts = [
+            f"{self.done:,} images in {self.shards:,} shard{'' if self.shards == 1 else 's'} added",
+            *(f"{n:,} {what}" for n, what in counts if n),
+        ]
         workers = f" by {self.workers:,} workers" if self.workers > 1 else ""
         return f"{self.store}: {', '.join(parts)}; {self.bytes / 1e6:,.1f} MB in {self.seconds:.0f} s{workers}"
 
