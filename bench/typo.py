@@ -33,9 +33,9 @@ OF_WORLD = (
 def main() -> None:
     """Print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--pictures", type=int, default=1600, help="of the store")
-    parser.add_argument("--words", type=int, default=100, help="pictures of each half that words are printed over")
-    parser.add_argument("--test", type=int, default=1000, help="pictures to report on, as in bench/world.py")
+    parser.add_argument("--pictures", type=int, default=800, help="of the store")
+    parser.add_argument("--words", type=int, default=60, help="pictures of each half that words are printed over")
+    parser.add_argument("--test", type=int, default=500, help="pictures to report on, as in bench/world.py")
     parser.add_argument(
         "--cost", type=float, default=1.0, help="points that clean pictures may lose on the half to choose on"
     )
