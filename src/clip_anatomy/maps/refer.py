@@ -127,7 +127,9 @@ class Referred(Result):
             rows.append([str(at + 1), self.names[at], f"{share:.1%}", f"{float(self.scores[at]):+.2f}", *each])
         more = f"\n… and {len(self) - SHOWN:,} more regions" if len(self) > SHOWN else ""
         title = f"“{shorten(self.phrase)}” in {shorten(self.picture.name, 40)}, of {len(self)} regions"
-        return text_table(["", "region", ">of the picture", ">score", *words], rows, title=title, wide=140) + more
+        table = text_table(["", "region", ">of the picture", ">score", *words], rows, title=title, wide=140)
+        each = ", each word's part of it" if split else ""
+        return f"{table}{more}\nscore: above the mean of these regions, in their standard deviations{each}"
 
 
 @public

@@ -63,7 +63,7 @@ def explain_page(
         several=len(typed) > 1,
         versus=explained[0].explanation.versus if explained else None,
         sigmoid=sigmoid,
-        rule="probability" if sigmoid else "share among these texts",
+        rule="probability" if sigmoid else f"share among these texts; {100 / max(1, len(typed)):.1f} % says nothing",
         many=len(explained) > OPEN,
         images=[_image(each, typed, limits) for each in explained],
         questions=typed,

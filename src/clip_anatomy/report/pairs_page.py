@@ -44,6 +44,8 @@ def _page(pairs: Pairs) -> str:
     values = pairs.values
     sums = (values.sum(1), values.sum(0))
     limits = [limit_of(one) if len(one) else 1.0 for one in sums]
+    if pairs.a.kind == pairs.b.kind:  # one scale for like parts; a word says as much as many patches
+        limits = [max(limits)] * 2
     layers = pairs.table("layers")[: pairs.a.views["layers"].count, : pairs.b.views["layers"].count]
     return page(
         "pairs.html",
@@ -73,9 +75,11 @@ def _side(side: Side, sums: Float[Tensor, " part"], limit: float) -> dict[str, A
 def _rest(pairs: Pairs) -> list[tuple[str, float]]:
     """Return what remains of each side, with its share of the cosine with all of the other."""
     table, rows = pairs.table(), []
-    for name, side, shares in (("a", pairs.a, table.sum(1)), ("b", pairs.b, table.sum(0))):
+    kinds = [side.kind for side in (pairs.a, pairs.b)]
+    names = kinds if kinds[0] != kinds[1] else [f"{order} {kinds[0]}" for order in ("first", "second")]
+    for name, side, shares in ((names[0], pairs.a, table.sum(1)), (names[1], pairs.b, table.sum(0))):
         view = side.views["tokens"]
-        rows += [(f"{view.labels[at]} of {name}", float(shares[at])) for at in range(view.count, len(view.labels))]
+        rows += [(f"{view.labels[at]} of the {name}", float(shares[at])) for at in range(view.count, len(view.labels))]
     return rows
 
 

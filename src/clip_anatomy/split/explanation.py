@@ -152,7 +152,9 @@ class Explanation(Result):
     def _rule(self) -> str:
         """Say how a cosine becomes a number between 0 and 1."""
         if self.clip.logit_bias is None:
-            return "share: softmax over these texts only"
+            return (
+                f"share: softmax over these texts only, {1 / max(1, len(self.texts)):.1%} each where they say nothing"
+            )
         return "probability: sigmoid(scale · cosine + bias), each text by itself"
 
     @property

@@ -22,7 +22,7 @@ from clip_anatomy.studies.image_split import Split, train_test_of
 from clip_anatomy.studies.linear_probe import METHODS, Batches, LinearProbe, fit_probe
 from clip_anatomy.studies.probe_table import ProbeRow, ProbeTable
 from clip_anatomy.studies.store_columns import columns_of, few, text_codes, text_column
-from clip_anatomy.studies.worst_group import large_groups, worst_group
+from clip_anatomy.studies.worst_group import large_groups, small_groups, worst_group
 
 __all__ = ["ProbeImages", "probe", "probe_images"]
 
@@ -108,12 +108,15 @@ def probe(
         right = _right(opened, feature, fitted, images)
         row = _row(feature.name, images, right, fitted, seed)
         rows.append(replace(row, trained=fitted.accuracy(train()), seconds=time.monotonic() - began))
+    labels = images.labels[parts.train]
+    commonest = float((images.labels[parts.test] == np.bincount(labels[labels >= 0]).argmax()).mean())
     notes = [*images.notes, *(f"Training on {row.name} stopped before its end." for row in rows if not row.converged)]
     counts = np.bincount(images.groups[parts.test] + 1, minlength=len(images.group_names) + 1)[1:].tolist()
     test_images = {name: count for name, count in zip(images.group_names, counts, strict=True) if count}
     return ProbeTable(
-        tuple(rows), label, images.classes, trained_on, len(parts.test), test_images, parts.source, tuple(notes)
-    )
+        tuple(rows), label, images.classes, trained_on, len(parts.test), test_images, parts.source, commonest,
+        (*notes, *small_groups(test_images)),
+    )  # fmt: skip
 
 
 # ---- images

@@ -58,6 +58,7 @@ class ProbeTable(Result):
         test: test images.
         images: test images of each group.
         split: where the split comes from, in words.
+        commonest: accuracy of naming the class that most training images have, whatever is seen.
         notes: what must be said about the figures.
     """
 
@@ -68,6 +69,7 @@ class ProbeTable(Result):
     test: int
     images: Mapping[str, int]
     split: str
+    commonest: float
     notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
@@ -76,7 +78,8 @@ class ProbeTable(Result):
             f"linear probes of {self.label!r} ({len(self.classes)} classes), {self.rows[0].method}: {self.train:,} training images, "
             f"{self.test:,} test images, split: {self.split}"
         )
-        return "\n".join([head, self.table(), *(f"note: {one}" for one in self.notes)])
+        commonest = f"the commonest class, whatever is seen: {100 * self.commonest:.1f}"
+        return "\n".join([head, self.table(), commonest, *(f"note: {one}" for one in self.notes)])
 
     def table(self) -> str:
         """Return percentages, one kind of feature a line, as plain text."""
@@ -101,6 +104,7 @@ class ProbeTable(Result):
             "test": self.test,
             "images": dict(self.images),
             "split": self.split,
+            "commonest": self.commonest,
             "rows": [
                 {**vars(row), "groups": dict(row.groups), "worst_group": row.worst[0], "worst": row.worst[1]}
                 for row in self.rows

@@ -141,7 +141,7 @@ class Study(Result):
                 "" if worst is None else f"{100 * worst['accuracy']:.1f} {worst['name']} ({worst['images']:,})"
             )
             lines.append([*line, worst_group] if self.groups else line)
-        setting = f"{self.images:,} images, {len(self.classes):,} classes ({self.column})"
+        setting = f"{self.images:,} images, {len(self.classes):,} classes ({self.column}, {100 / len(self.classes):.2f} by chance)"
         heading = f"{self.title}: replaced by {self.baseline}. Accuracy in percent of {setting}."
         left = len(self.effects) - len(self.shown)
         rest = [f"({left} more, between these, are in the JSON)"] if left > 0 else []

@@ -1,8 +1,10 @@
 """The worst group: of those that hold enough images for their accuracy to say something."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["LEAST_IMAGES", "large_groups", "worst_group"]
+from clip_anatomy.studies.store_columns import few
+
+__all__ = ["LEAST_IMAGES", "large_groups", "small_groups", "worst_group"]
 
 LEAST_IMAGES = 10  # of a group: the accuracy of one image is 0 or 100 percent
 
@@ -30,3 +32,25 @@ def worst_group(accuracies: Sequence[float], images: Sequence[int]) -> int | Non
         1
     """
     return min(large_groups(images), key=lambda at: accuracies[at], default=None)
+
+
+def small_groups(images: Mapping[str, int]) -> tuple[str, ...]:
+    """Say which groups hold too few images; nothing where none does.
+
+    Args:
+        images: how many each group holds.
+
+    Example:
+        >>> small_groups({"bird": 40, "fish": 3})
+        ('groups of fewer than 10 images say little, and are not called the worst: fish (3)',)
+        >>> small_groups({"fish": 3})
+        ('no group holds 10 images: what is called the worst says little',)
+    """
+    small = [f"{name} ({count})" for name, count in images.items() if count < LEAST_IMAGES]
+    if len(small) == len(images):
+        return (f"no group holds {LEAST_IMAGES} images: what is called the worst says little",) if small else ()
+    return (
+        (f"groups of fewer than {LEAST_IMAGES} images say little, and are not called the worst: {few(small)}",)
+        if small
+        else ()
+    )

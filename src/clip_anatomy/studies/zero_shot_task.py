@@ -29,7 +29,7 @@ from clip_anatomy.studies.store_columns import (
     text_codes,
     text_column,
 )
-from clip_anatomy.studies.worst_group import LEAST_IMAGES
+from clip_anatomy.studies.worst_group import small_groups
 
 __all__ = ["WORLD", "ZeroShotTask", "ablation_task", "class_texts", "values_of", "zero_shot_task"]
 
@@ -252,13 +252,7 @@ def _groups(
             f"group=COLUMN with one of: {columns_of(store)}"
         )
     codes, names = text_codes(crossed)
-    small = [f"{name} ({counts[name]})" for name in names if counts[name] < LEAST_IMAGES]
-    notes = (
-        [f"groups of fewer than {LEAST_IMAGES} images say little, and are not called the worst: {few(small)}"]
-        if small
-        else []
-    )
-    return names, torch.from_numpy(codes), notes
+    return names, torch.from_numpy(codes), [*small_groups({name: counts[name] for name in names})]
 
 
 # ---- class texts
