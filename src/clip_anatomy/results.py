@@ -162,7 +162,7 @@ def text_table(
     for at, row in enumerate(rows):
         if groups and at and row[0]:
             view.add_section()
-        view.add_row(*(Text(visible(cell)) for cell in row))
+        view.add_row(*(Text(visible(cell).replace("\n", "\\n")) for cell in row))  # as names of files may hold them
     console = Console(file=StringIO(), width=wide, color_system=None, highlight=False, force_terminal=False)
     with console.capture() as printed:
         if title:  # by itself: as the table's it would be folded where the table ends

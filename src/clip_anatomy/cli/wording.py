@@ -18,6 +18,10 @@ _HERE = {
     "Type: load(model, tokenizer=...), or put": "Put",
 }
 _OPENED = re.compile(r"(?:clip_anatomy\.)?load\('(?P<spec>[^']+)'(?:, weights=(?P<weights>'[^']+'|\w+))?\)")
+_CALL = re.compile(
+    r"(?:clip_anatomy\.)?\b(?P<verb>explain|heatmap|segment|refer|concepts|mutual)\(clip, (?P<given>\[?'[^']*'\]?(?:, '[^']*')*)\)"
+)
+_FILES = re.compile(r"the files in it: sorted\(Path\([^)]*\)\.glob\('\*\.jpg'\)\)")
 _NAMED = rf"(?P<name>{'|'.join(sorted(OPTIONS, key=len, reverse=True))})="
 _VALUE = r"""(?P<value>'[^']*'|"[^"]*"|[\w-](?:[\w./:+-]*\w)?(?![\w(\[]|\.\w)|(?=[\s.,;:)]|$))"""
 _OPTION = re.compile(rf"(?P<call>\w\([^()]*\))|(?<![\w.'\"“/=-]){_NAMED}{_VALUE}(?P<next>,(?= \w+=))?")
@@ -36,8 +40,10 @@ def in_cli_words(message: str) -> str:
         ('--study x is not known. Leave --where away', 'type: in Python load(..., parity=False)')
         >>> in_cli_words("Type cue='sky, water', most=10; or leave approximate=True away")
         "Type --cue 'sky, water' --most 10; or leave --approximate away"
+        >>> in_cli_words("one picture at a time. Type: refer(clip, 'photo.jpg', 'a dog')")
+        "one picture at a time. Type: clip-anatomy refer photo.jpg 'a dog'"
     """
-    message = _OPENED.sub(_opening_options, message)
+    message = _CALL.sub(_typed_call, _FILES.sub("one of its files", _OPENED.sub(_opening_options, message)))
     for there, here in _HERE.items():
         message = message.replace(there, here)
     message = _OPTION.sub(_option, message)
@@ -53,6 +59,11 @@ def _option(match: re.Match[str]) -> str:
         return flag if value else flag + (match["next"] or "")
     plain = value[1:-1] if value[0] in QUOTES else value
     return f"{flag} {plain if shlex.quote(plain) == plain else value}"
+
+
+def _typed_call(match: re.Match[str]) -> str:
+    """Put a call of a verb as it is typed: its pictures, then its text."""
+    return shlex.join(["clip-anatomy", match["verb"], *re.findall(r"'([^']*)'", match["given"])])
 
 
 def _opening_options(match: re.Match[str]) -> str:

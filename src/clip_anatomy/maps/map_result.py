@@ -1,5 +1,6 @@
 """`Maps`: one map per image and text, and where its cells lie in the original pictures."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
@@ -247,8 +248,16 @@ class Maps(Result):
 
     @property
     def short_names(self) -> tuple[str, ...]:
-        """The same without folders."""
-        return tuple(name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or name for name in self.names)
+        """The same without folders; with as many of them as tell two pictures of one name apart."""
+        parts = [(name.replace("\\", "/").rstrip("/") or name).split("/") for name in self.names]
+        shown, depth = [one[-1] for one in parts], 1
+        while depth < max(map(len, parts), default=0):
+            counts, depth = Counter(zip(shown, self.names, strict=True)), depth + 1
+            several = Counter(name for name, _ in counts)
+            shown = [
+                "/".join(one[-depth:]) if several[name] > 1 else name for one, name in zip(parts, shown, strict=True)
+            ]
+        return tuple(shown)
 
     def overlay(self, image: int = 0, text: int | str = 0) -> Any:
         """Draw one map over its picture, with its legend below: a Pillow image.

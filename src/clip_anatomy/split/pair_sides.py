@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clip_anatomy.data.picture_batches import NamedPicture, picture_batches
 from clip_anatomy.data.picture_files import has_suffix
-from clip_anatomy.data.typed_pictures import is_address
+from clip_anatomy.data.typed_pictures import is_address, named_picture
 from clip_anatomy.errors import BadImage, BadText
 from clip_anatomy.files import path_of
 from clip_anatomy.images.decode import ImageLike
@@ -129,7 +129,9 @@ def text_side(clip: Clip, text: str) -> Side:
 
 def _picture_side(clip: Clip, item: Any, *, allow_urls: bool) -> Side:
     given = item[None] if isinstance(item, Tensor) and item.dim() == 3 and item.is_floating_point() else item
-    batches = list(picture_batches(clip, given if isinstance(given, Tensor) else [given], allow_urls=allow_urls))
+    batches = list(
+        picture_batches(clip, given if isinstance(given, Tensor) else [named_picture(0, given)], allow_urls=allow_urls)
+    )
     if len(batches) != 1 or len(batches[0].pixels) != 1:
         raise BadImage("more than one picture was given for one side. Type: pairs(clip, 'photo.jpg', 'a dog')")
     batch, tower = batches[0], clip.vision
