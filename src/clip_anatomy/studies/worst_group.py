@@ -44,11 +44,11 @@ def small_groups(images: Mapping[str, int]) -> tuple[str, ...]:
         >>> small_groups({"bird": 40, "fish": 3})
         ('groups of fewer than 10 images say little, and are not called the worst: fish (3)',)
         >>> small_groups({"fish": 3})
-        ('no group holds 10 images: what is called the worst says little',)
+        ('groups of fewer than 10 images say little, and there are no others',)
     """
     small = [f"{name} ({count})" for name, count in images.items() if count < LEAST_IMAGES]
     if len(small) == len(images):
-        return (f"no group holds {LEAST_IMAGES} images: what is called the worst says little",) if small else ()
+        return (f"groups of fewer than {LEAST_IMAGES} images say little, and there are no others",) if small else ()
     return (
         (f"groups of fewer than {LEAST_IMAGES} images say little, and are not called the worst: {few(small)}",)
         if small
