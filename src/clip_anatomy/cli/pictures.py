@@ -55,7 +55,7 @@ def named_failures(failed: "Sequence[Failed]") -> "tuple[Failed, ...]":
 
 @contextmanager
 def output_beside(folder: Path | None, kind: "Kind", images: Sequence[str]) -> "Generator[AtomicOutput | None]":
-    """Stage the output folder, if one is written; it is refused where pictures lie.
+    """Stage the output folder, if one is written; it is refused where the typed pictures themselves lie.
 
     Raises:
         OutputError: the folder cannot be written, or holds the pictures or something else.
@@ -76,14 +76,14 @@ def output_beside(folder: Path | None, kind: "Kind", images: Sequence[str]) -> "
 
 
 def _holds_some(folder: Path, images: Sequence[str], kind: "Kind") -> bool:
-    """Whether pictures lie in a folder itself, those that were typed or others; what lies below it is left alone."""
+    """Whether typed pictures lie in a folder itself; what lies below it is left alone."""
     from clip_anatomy.data.picture_files import has_suffix
     from clip_anatomy.files import path_of, resolved
 
     typed = [resolved(path_of(image)) for image in images if "://" not in image and "\0" not in image]
     if any(path.parent == folder and not path.is_dir() for path in typed):
         return True
-    if not folder.is_dir():
+    if not folder.is_dir() or not any(path == folder or path in folder.parents for path in typed):
         return False
     mine = kind.written(folder)
     return any(has_suffix(path.name) and path.name not in mine for path in folder.iterdir())
