@@ -13,6 +13,7 @@ on the machine only ever adds. Bars: 1.00 and 1.08 where the readout is one row,
 """
 
 import argparse
+import ctypes
 import json
 import subprocess
 import sys
@@ -98,30 +99,35 @@ def peak(reset: bool = False) -> int:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
-def child(name: str, times: int, what: str) -> None:
-    """Run once in this process and print the tokens and its peak memory in MB beyond what the opened model holds."""
+def child(name: str) -> None:
+    """Run once at its own size and at twice its sides; print tokens, width and the peaks in MB beyond what the opened model holds."""
     model = create(name, "cpu", torch.float32)
     clip = ca.load(model, parity=False)
-    pixels, texts = torch.randn(1, 3, *own_size(clip, times)), torch.randn(10, clip.vision.embed)
-    before = peak(reset=True)
-    if what == "forward":
-        clip.encode_image(pixels)  # our forward alone: most hosts take their own resolution only
-    else:
-        ca.decompose(clip, pixels, texts=texts)
-    print(clip.vision.token_count(pixels), clip.vision.width, round((peak() - before) / 1024))
+    texts = torch.randn(10, clip.vision.embed)
+    actions = (
+        clip.encode_image,
+        lambda pixels: ca.decompose(clip, pixels, texts=texts),
+    )  # most hosts take their own size only
+    for times in (1, 2):
+        pixels = torch.randn(1, 3, *own_size(clip, times))
+        most: list[int] = []
+        for action in actions:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            before = peak(reset=True)
+            action(pixels)
+            most.append(round((peak() - before) / 1024))
+        print(clip.vision.token_count(pixels), clip.vision.width, *most)
 
 
 def memory(name: str) -> list[dict[str, Any]]:
+    command = [sys.executable, __file__, "--child", name]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-2:]
     rows: list[dict[str, Any]] = []
-    for times in (1, 2):
-        most: dict[str, int] = {}
-        n = width = 0
-        for what in ("forward", "split"):
-            command = [sys.executable, __file__, "--child", name, str(times), what]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-            n, width, most[f"{what}_mb"] = (int(number) for number in said[-3:])
+    for n, width, forward, split in (map(int, line.split()) for line in said):
         official = n * n * width * 4 / 2**20  # [token, token, head, d] float32 per image and layer (field's own code)
-        rows.append({"model": name, "tokens": n, **most, "official_mb": round(official)})
+        rows.append(
+            {"model": name, "tokens": n, "forward_mb": forward, "split_mb": split, "official_mb": round(official)}
+        )
     return rows
 
 
@@ -133,10 +139,10 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--repeat", type=int, default=0, help="timed rounds; 0: more for quick cases")
     parser.add_argument("--memory", action="store_true", help="also the peak memory, each case in a process of its own")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.child[0], int(args.child[1]), args.child[2])
+        child(args.child)
         return
     dtype = getattr(torch, args.dtype)
     models, batches = (

@@ -94,7 +94,7 @@ def test_pixels_that_no_patch_covers_are_cut_off_as_the_hosts_convolution_does()
 
 def test_gated_blocks_are_refused_by_what_is_left_over() -> None:
     model = tiny.open_clip_model(vision={"scale_heads": True, "block_type": "custom"})
-    with pytest.raises(ca.errors.UnsupportedModel, match=r"tensors that a plain CLIP does not have: .*head_scale"):
+    with pytest.raises(ca.errors.UnsupportedModel, match=r"tensors that the split does not read: .*head_scale"):
         ca.load(model)
 
 

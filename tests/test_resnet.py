@@ -129,7 +129,7 @@ def test_frozen_batchnorms_are_read_too() -> None:
 def test_what_is_left_over_or_not_a_number_is_named() -> None:
     model = resnet_model()
     model.visual.layer3[0].register_buffer("gate", torch.ones(1))
-    with pytest.raises(ca.errors.UnsupportedModel, match=r"a plain CLIP does not have: visual\.layer3\.0\.gate"):
+    with pytest.raises(ca.errors.UnsupportedModel, match=r"the split does not read: visual\.layer3\.0\.gate"):
         ca.load(model)
     model = resnet_model()
     model.visual.layer1[0].bn1.running_var[0] = float("nan")

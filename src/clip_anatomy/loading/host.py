@@ -21,8 +21,8 @@ from clip_anatomy.towers.layers import Activation, Linear, Norm, Pool
 from clip_anatomy.towers.protocol import Tower
 
 PLAIN = (
-    "Plain CLIPs are supported: open_clip's ViT-B-32, ViT-B-16, ViT-L-14, ViT-H-14 …, RN50, RN101, RN50x4 … and "
-    "transformers' CLIPModel."
+    "What opens is listed in docs/models.md: every configuration of open_clip, CLIPs, SigLIPs and vision transformers of transformers, "
+    "vision transformers, ConvNeXts and Swins of timm. Type: load('open_clip:ViT-B-16/openai'), or one of those"
 )
 NOT_OF_A_TOWER = {  # entries of a state dict that no tower reads
     "logit_scale",
@@ -184,10 +184,7 @@ class BorrowedTensors:
         left = [name for name in left if not name.endswith("position_ids") and not name.startswith(apart)]
         if left:
             shown = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
-            raise UnsupportedModel(
-                f"{model}: tensors that a plain CLIP does not have: {shown}. "
-                "Use a plain ViT or ResNet of open_clip (ViT-B-32, ViT-B-16, ViT-L-14, RN50, …) or a transformers CLIPModel."
-            )
+            raise UnsupportedModel(f"{model}: tensors that the split does not read: {shown}. {PLAIN}")
 
 
 def borrowed(tensor: Tensor) -> Tensor:

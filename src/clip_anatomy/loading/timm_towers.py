@@ -48,8 +48,14 @@ def timm_transformer(
     Raises:
         NotSplit: it holds something that cannot be split; the message names it.
     """
-    if type(trunk).__name__ not in SPLIT_TRUNKS:
-        raise NotSplit(f"a trunk of type {type(trunk).__name__}")
+    name = type(trunk).__name__
+    if name not in SPLIT_TRUNKS:
+        biased = (
+            "attention with a number added for each pair of places, in "
+            if name in ("VisionTransformerRelPos", "Beit")
+            else ""
+        )
+        raise NotSplit(f"{biased}a trunk of type {name}")
     read = _Reader(tensors, prefix)
     blocks = tuple(_block(read, block, f"blocks.{i}") for i, block in enumerate(trunk.blocks))
     pool, pooling = _pool(read, trunk)
