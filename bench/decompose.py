@@ -33,12 +33,13 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def clock(action: Callable[[], Any], device: str) -> float:
-    start = time.perf_counter()
+def clock(action: Callable[[], Any], device: str, busy: bool = False) -> float:
+    now = time.process_time if busy else time.perf_counter
+    start = now()
     action()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def create(name: str, device: str, dtype: torch.dtype) -> Any:
@@ -59,7 +60,7 @@ def own_size(clip: ca.Clip, times: int = 1) -> tuple[int, int]:
     return rows, cols
 
 
-def measure(name: str, batch: int, device: str, dtype: torch.dtype, repeat: int) -> dict[str, Any]:
+def measure(name: str, batch: int, device: str, dtype: torch.dtype, *, repeat: int, busy: bool) -> dict[str, Any]:
     model = create(name, device, dtype)
     clip = ca.load(model, parity=False)
     pixels = torch.randn(batch, 3, *own_size(clip), generator=torch.Generator().manual_seed(0)).to(device, dtype)
@@ -79,7 +80,7 @@ def measure(name: str, batch: int, device: str, dtype: torch.dtype, repeat: int)
     seconds: dict[str, list[float]] = {"plain": [], "heads": [], "tokens": []}
     for i in range(repeat + 1):
         for key, action in (("plain", plain), ("heads", heads), ("tokens", tokens)):
-            took = clock(action, device)
+            took = clock(action, device, busy)
             if i:  # the first round warms up
                 seconds[key].append(took)
     best = {key: min(took) for key, took in seconds.items()}
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--repeat", type=int, default=0, help="timed rounds; 0: more for quick cases")
+    parser.add_argument("--busy", action="store_true", help="processor time: other work on the machine counts less")
     parser.add_argument("--memory", action="store_true", help="also the peak memory, each case in a process of its own")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -157,7 +159,7 @@ def main() -> None:
     for name in models:
         for batch in batches:
             repeat = args.repeat or {1: 11, 8: 5}.get(batch, 2)
-            row = measure(name, batch, args.device, dtype, repeat)
+            row = measure(name, batch, args.device, dtype, repeat=repeat, busy=args.busy)
             rows.append(row)
             print(
                 f"{name:<28}{batch:>6}{row['plain_s']:>9.3f}s{row['images_per_s']:>10}{row['heads_ratio']:>8}{row['heads_bar']:>6}"
