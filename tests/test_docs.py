@@ -121,6 +121,25 @@ def fields_of_a_store() -> set[str]:
     return {*tables} | columns | arrays | {field.name for field in dataclasses.fields(Manifest)}
 
 
+def test_links_between_pages_lead_somewhere() -> None:
+    """Sphinx does not know files outside docs/, so it is not asked."""
+    broken = []
+    for page in [*PAGES, *(ROOT / "examples" / "notebooks").glob("*.md")]:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, anchor = target.partition("#")
+            file = page.parent / path if path else page
+            if not re.match(r"https?:", target) and (not file.exists() or (anchor and anchor not in anchors(file))):
+                broken.append(f"{page.name}: {target}")
+    assert not broken
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as GitHub and MyST name them in links."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_page_is_in_the_index_and_in_the_list_for_programs() -> None:
     index, listed = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("index.md", "llms.txt"))
     names = {page.stem for page in PAGES} - {"index", "README"}
