@@ -86,7 +86,7 @@ READ: dict[str, dict[str, Any]] = {
 def test_every_flag_of_a_processor_is_read(flags: dict[str, Any], tmp_path: Path) -> None:
     processor = processor_saved(tmp_path, **flags)
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 141, 3), np.uint8))
-    theirs = torch.as_tensor(np.array(processor(picture, return_tensors="np")["pixel_values"][0]))
+    theirs = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"][0])
     clip = ca.load(tmp_path)
     assert clip.proof is not None
     assert [(one.claim.split()[0], one.holds) for one in clip.proof.inputs] == [("pixels", True)]
