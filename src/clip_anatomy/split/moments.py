@@ -173,7 +173,9 @@ class Moments(Compact):
         gap = b.means - a.means
         mean = a.means + gap * weight
         pull = gap * (_cells(a.counts.double(), 3) * weight)
-        scatters = a.scatters + b.scatters + pull[..., None] * gap[..., None, :]
+        scatters = torch.add(a.scatters, b.scatters).addcmul_(
+            pull[..., None], gap[..., None, :]
+        )  # one new array, not three
         frames = None if b.frames is None else a.frames
         return replace(a, counts=n, means=mean, scatters=scatters, frames=frames)
 
