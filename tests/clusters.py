@@ -45,11 +45,22 @@ def cluster(bucket: tuple[str, Proxy], tmp_path_factory: pytest.TempPathFactory)
         cache = os.environ["CLIP_ANATOMY_CACHE"]
         patch.setenv("CLIP_ANATOMY_CACHE", str(tmp_path_factory.mktemp("caches")))  # not that of this process
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        running = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-        running.add_node(**NODE)
+        running = _started(lambda: Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False}))
+        _started(lambda: running.add_node(**NODE))
         patch.setenv("CLIP_ANATOMY_CACHE", cache)
         yield running
         running.shutdown()
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    """Start a node; on a busy machine it may take more than the half minute that Ray waits."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out" not in str(error):
+                raise
+    return start()
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,13 @@ def number(tmp_path: Path) -> engine_tasks.Number:
     return engine_tasks.Number(str(tmp_path))
 
 
+def test_where_ray_cannot_be_started_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first test: no cluster is there yet."""
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nothing")
+    with pytest.raises(EngineError, match="Ray could not be started on this machine .* else leave engine= out"), ca.open_engine("ray"):  # fmt: skip
+        pass
+
+
 def test_no_more_is_under_way_than_there_are_workers(engine: Any, number: engine_tasks.Number) -> None:
     taken: list[int] = []
     results = engine.map(engine_tasks.process, (taken.append(at) or at for at in range(1000)), setup=number)

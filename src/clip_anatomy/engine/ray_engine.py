@@ -33,6 +33,7 @@ def ray_engine(address: str | None) -> Generator["RayEngine"]:
     Raises:
         MissingExtra: Ray is not installed.
         BadSpec: nothing answers at the address.
+        EngineError: Ray cannot be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     try:
@@ -44,9 +45,14 @@ def ray_engine(address: str | None) -> Generator["RayEngine"]:
         own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a plain one where its processes take more than 30 seconds, as on a busy machine
+            ray.shutdown()
+            if address is None:
+                raise EngineError(
+                    f"Ray could not be started on this machine ({_said(error)}). If it is busy, wait a little and type the same again; else leave engine= out"
+                ) from error
             raise BadSpec(
-                f"address={address!r}: no Ray cluster answers ({error}). Start one with: ray start --head; or leave the address out"
+                f"address={address!r}: no Ray cluster answers ({_said(error)}). Start one with: ray start --head; or leave the address out"
             ) from error
     engine = RayEngine(ray)
     try:
