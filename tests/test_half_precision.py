@@ -29,6 +29,13 @@ class Letters:
         return ["<s>", *text.replace(" ", ""), "<e>"]
 
 
+def test_the_bundled_model_opens_in_any_precision() -> None:
+    exact = ca.load("demo", dtype="float64").encode_text(["a bird"])
+    for dtype, most in (("float32", 1e-6), ("bfloat16", 0.02), ("float16", 0.003)):
+        found = ca.load("demo", dtype=dtype).encode_text(["a bird"])
+        assert (found.double() - exact.double()).norm() < most * exact.double().norm()
+
+
 def drowned(blocks: Any, heads: int, d: int) -> None:
     """Make one channel of every query and key 100: a constant in every score, which softmax ignores and a product in half precision drowns in."""
     with torch.no_grad():
