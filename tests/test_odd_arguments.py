@@ -32,7 +32,7 @@ ODD = [
 def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """One good call of each."""
     clip, store = ca.load("demo"), tmp_path_factory.mktemp("swapped") / "store"
-    ca.index(clip, "world:40:test", store)
+    ca.index(clip, "world:40:test", store, keep="heads,mlps")
     opened, picture, texts = ca.Store.open(store, clip), examples()[:1], ["a bird", "a fish"]
     maps = ca.heatmap(clip, picture, texts[:1])
     assert maps.geometries is not None

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from clip_anatomy.errors import BadInput, BadSpec, StoreError
 from clip_anatomy.loading.clip import Clip
+from clip_anatomy.number_ranges import whole
 from clip_anatomy.public_functions import public
 from clip_anatomy.results import Result
 from clip_anatomy.split.basis import HeadBasis
@@ -171,6 +172,9 @@ class Store(Result):
         Yields:
             Index of the first image of the piece, and the coordinates.
         """
+        whole("size", size, 1)
+        if not pairs:
+            raise BadSpec("no head is asked for. Type pairs=[(layer, head)]")
         ats = [(self.layer_at(layer), head) for layer, head in pairs]
         if wrong := [pair for pair in pairs if not 0 <= pair[1] < self.manifest.heads]:
             raise BadSpec(f"(layer, head) {wrong[0]}: a layer has heads 0 to {self.manifest.heads - 1}")
@@ -192,7 +196,10 @@ class Store(Result):
         Yields:
             Index of the first image, and the coordinates.
         """
+        whole("size", size, 1)
         ats = [self.layer_at(layer) for layer in (self.manifest.layers if layers is None else layers)]
+        if not ats:
+            raise BadSpec(f"no layer is asked for. Type layers=[{self.manifest.layers[-1]}], or leave layers= away")
         for block in self.blocks:
             mapped = [block.heads(at) for at in ats]
             for first in range(0, len(block), size):
