@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.dense_steps import attended, dense_cosines, read_block, streams
@@ -55,6 +56,10 @@ def pearl(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: PearlOptions
 ) -> Float[Tensor, "image token text"]:
     """Compare every patch's token with every text by cosine."""
+    if options.logit_scale <= 0:
+        raise BadSpec(
+            f"logit_scale={options.logit_scale}: a number above 0 was expected. Type: logit_scale={PearlOptions.logit_scale}"
+        )
     tower = clip.image_tower
     with torch.no_grad():
         _, step, readout = streams(tower, pixels)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.dense_attention import gaussian
@@ -51,6 +52,10 @@ def resclip(
     clip: Clip, pixels: Float[Tensor, "image 3 row col"], text: Float[Tensor, "text embed"], options: ResclipOptions
 ) -> Float[Tensor, "image token text"]:
     """Compare every patch's token with every text by cosine, the second time with the first answer in mind."""
+    if options.neighbours <= 0:
+        raise BadSpec(
+            f"neighbours={options.neighbours}: a number above 0 was expected. Type: neighbours={ResclipOptions.neighbours}"
+        )
     tower, grid, attentions = clip.image_tower, patch_grid(pixels.shape, clip.patch), list[Tensor]()
     first, last = block_at(tower, options.first), block_at(tower, options.last)
 

@@ -46,7 +46,10 @@ def rfclip(
     """Compare every patch's token, of a forward without distractors, with every text by cosine."""
     tower, grid, own = clip.image_tower, patch_grid(pixels.shape, clip.patch), clip.image_tower.own
     count = options.channels
-    channels = list(extreme_channels(clip, count) if isinstance(count, int) else count)
+    if isinstance(count, int):
+        channels = list(extreme_channels(clip, count)) if 1 <= count <= tower.width else []
+    else:
+        channels = list(count)
     if not channels or not 0 <= min(channels) <= max(channels) < tower.width:
         raise BadSpec(f"channels={count!r}: some of 0 to {tower.width - 1} were expected. Type: channels=3")
     with torch.no_grad():

@@ -16,12 +16,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from clip_anatomy.errors import BadSpec
 from clip_anatomy.images.geometry import patch_grid
 from clip_anatomy.loading.clip import Clip
 from clip_anatomy.maps.dense_steps import alike, block_at, dense_cosines, gathered, keys_values, streams
 from clip_anatomy.maps.proxyclip import guide
 from clip_anatomy.maps.token_repair import local_outlier_factor, without_outliers
 from clip_anatomy.towers.operations import project_out
+
+ALIKE = 0.999  # a token's cosine with itself is 1, less its rounding
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,10 @@ def scclip(
 ) -> Float[Tensor, "image token text"]:
     """Compare every patch's repaired and gathered token with every text by cosine."""
     tower, grid = clip.image_tower, patch_grid(pixels.shape, clip.patch)
+    _check(options)
     middle, early, late = (block_at(tower, share) for share in (options.middle, options.early, options.late))
+    if late < early:
+        raise BadSpec(f"late={options.late} lies before early={options.early}. Type: late={ScclipOptions.late:.2f}")
     with torch.no_grad():
         held, step, readout = streams(tower, pixels, {middle, *range(early, late + 1)})
         block, own = tower.blocks[-1], tower.own
@@ -74,3 +80,17 @@ def scclip(
         earlier = torch.stack([held[number] for number in range(early, late + 1)]).sum(0)
         last, sums = readout.one_row(step.before), readout.one_row(earlier)
         return dense_cosines(tower, written(patches, last) + written(earlier[:, own:], sums), text)
+
+
+def _check(options: ScclipOptions) -> None:
+    """Raise BadSpec for shares that are none, and a similarity that no token would have, not even with itself."""
+    if not 0 <= options.outliers <= 1:
+        raise BadSpec(f"outliers={options.outliers} is no share of the tokens. Type: outliers={ScclipOptions.outliers}")
+    if options.least > ALIKE:
+        raise BadSpec(
+            f"least={options.least}: a cosine of at most {ALIKE} was expected. Type: least={ScclipOptions.least}"
+        )
+    if options.neighbours < 1:
+        raise BadSpec(
+            f"neighbours={options.neighbours}: 1 or more were expected. Type: neighbours={ScclipOptions.neighbours}"
+        )
