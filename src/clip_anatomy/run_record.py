@@ -76,7 +76,7 @@ def recorded(words: Sequence[str], file: Path | None = None) -> Generator[None]:
     """
     typed = tuple("…" if before == SECRET else word for before, word in zip(["", *words], words, strict=False))
     typed = tuple(f"{SECRET}=…" if word.startswith(f"{SECRET}=") else word for word in typed)
-    run, level = _Run(("clip-anatomy", *typed)), LOG.level
+    run, level, passed_on = _Run(("clip-anatomy", *typed)), LOG.level, LOG.propagate
     try:
         handler = None if file is None else logging.FileHandler(file, encoding="utf-8")
     except OSError as error:
@@ -86,6 +86,9 @@ def recorded(words: Sequence[str], file: Path | None = None) -> Generator[None]:
         handler.setFormatter(JsonLines())
         LOG.addHandler(handler)
         LOG.setLevel(logging.INFO)
+    LOG.propagate = (
+        False  # libraries attach handlers to the root when they log, and all would be said twice, in Python's words
+    )
     log("began", command=run.command)
     try:
         yield
@@ -95,6 +98,7 @@ def recorded(words: Sequence[str], file: Path | None = None) -> Generator[None]:
     finally:
         log("ended", seconds=round(time.time() - run.began, 3))
         _run.reset(token)
+        LOG.propagate = passed_on
         if handler is not None:
             LOG.setLevel(level)
             LOG.removeHandler(handler)
