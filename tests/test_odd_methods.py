@@ -50,7 +50,7 @@ CALLS: dict[str, Callable[[Any, Values], dict[str, Any]]] = {
     "Alignment.read": lambda _, valid: {"model": valid["explain"]["clip"]},
     "Alignment.predict": lambda one, _: {"x": torch.randn(2, one.weight.shape[1])},
     "Atlas.head": lambda *_: {"layer": 7, "head": 0},
-    "Atlas.with_role": lambda *_: {"name": "count"},
+    "Atlas.with_role": lambda one, _: {"name": next(iter(one.roles))},
     "Atlas.with_words": lambda *_: {"words": "red"},
     "Atlas.select": lambda *_: {"spec": "7.0"},
     "Atlas.of_dict": lambda one, _: {"given": one.to_dict()},
