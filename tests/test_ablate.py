@@ -250,5 +250,5 @@ def test_a_resnet_has_heads_but_no_mlps() -> None:
     )
     with pytest.raises(BadSpec, match="no MLPs"):
         replace_parts(clip, images, "mlp=all")
-    with pytest.raises(UnsupportedModel, match="Type heads, for example 0.3"):
+    with pytest.raises(UnsupportedModel, match="Type heads, for example 0.0"):
         replace_parts(clip, images, "token=1")

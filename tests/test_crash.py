@@ -88,7 +88,7 @@ def test_killed_at_random_moments(context, whole, tmp_path):
     dice = random.Random(0)
     kills, grew, path, before = 0, 0, tmp_path / "store", 0
     while kills < 12:
-        if not killed(context, path, after=dice.random() * seconds / 5):
+        if not killed(context, path, after=dice.random() * seconds / 2):
             shutil.rmtree(path)  # it ended: begin anew
             before = 0
             continue

@@ -110,7 +110,7 @@ def test_a_transformer_without_texts_is_read_in_the_space_of_a_clip(tmp_path: Pa
     stores = [ca.Store.open(tmp_path / "stores" / name) for name in ("vit", "clip")]
     found = ca.align(*stores, permutations=0)
     assert 0 < found.explained < 1  # two random models: some of it
-    assert f"R² {found.explained:.2f}, cosine {found.cosine:.2f}" in found.summary()
+    assert f"R² {found.explained:.2f}, cosine {found.cosine:.2f}" in " ".join(found.summary().split())
     read = vit.read_through(found, clip)
     pixels = vit.pixels([tmp_path / "00.png", tmp_path / "01.png"])
     expected = vit.encode_image(pixels).double() @ found.weight.T + found.intercept

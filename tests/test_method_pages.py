@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["explain", "maps", "segment", "atlas", "ablate", "repair", "pairs", "second-order", "concepts", "refer", "align", "sanity", "resnet", "search", "store", "protocols", "edit"]  # fmt: skip
+PAGES = ["explain", "maps", "segment", "atlas", "ablate", "repair", "pairs", "second-order", "concepts", "refer", "align", "sanity", "resnet", "retrieval", "store", "protocols", "edit"]  # fmt: skip
 SAYS = ("Equation", "Source", "Convention", "Proof", "Cost", "Limits")
 
 

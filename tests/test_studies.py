@@ -184,7 +184,9 @@ def test_the_numbers_of_a_study(clip: Any, store: Store) -> None:
     assert found.worst(effect) == {"name": name, "accuracy": worst, "images": images}
     kept = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert kept["effects"][5]["accuracy"] == effect.accuracy
-    assert found.summary().splitlines()[0].endswith(f"percent of {len(asked)} images, 4 classes (count).")
+    assert (
+        found.summary().splitlines()[0].endswith(f"percent of {len(asked)} images, 4 classes (count, 25.00 by chance).")
+    )
 
 
 def test_every_named_study_has_its_sets(clip: Any, store: Store, task: ZeroShotTask) -> None:
