@@ -1,12 +1,12 @@
 """Many machines: what two workers give, whether an image costs the same in large collections, and a collection as large as LAION-5B simulated.
 
     python bench/scale.py --only plan                   the figures of docs/scale.md, and a simulation of 100,000 shards (seconds)
-    python bench/scale.py --only workers                one process against two by --part, one thread each (minutes; wants a quiet machine)
+    python bench/scale.py --only workers                one process on one core against two on two, by --part (minutes; wants a quiet machine)
     python bench/scale.py --only images --images 1000000    a tiny real model at 16 × 16 pixels: cost of an image from 1,000 to so many
     python bench/scale.py --only demo --images 100000       the bundled model on pictures of its world
     python bench/scale.py --only moments                    moments of 10,000 shards merged
 
-Workers. `clip-anatomy index world:N:test --part K/2` in two processes at once, against one process; the time in which no picture is read is taken
+Workers. `clip-anatomy index world:N:test --part K/2` in two processes at once, each held to a core, against one process on one core; the time in which no picture is read is taken
 out of neither. Bar: 1.7 times.
 
 Images. Every run indexes a new sharded store; time, peak memory and bytes for each picture. Pictures are drawn by a hash as they are read.
@@ -46,7 +46,7 @@ RATE = {"B/16": 2500.0, "L/14": 900.0, "H/14": 450.0}  # pictures a second of a 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--only", choices=("plan", "workers", "images", "demo", "moments"), default=None)
-    asked.add_argument("--images", type=int, default=None, help="6,000 for workers, 100,000 else")
+    asked.add_argument("--images", type=int, default=None, help="15,000 for workers, 100,000 else")
     asked.add_argument("--size", type=int, default=58_500, help="pictures in a shard of the plan: 100,000 shards")
     asked.add_argument("--gpus", type=int, default=256)
     asked.add_argument("--rate", type=float, default=None, help="pictures a second of a GPU")
@@ -62,7 +62,7 @@ def main() -> None:
     if args.only in (None, "plan"):
         found["plan"] = plan(args)
     if args.only in (None, "workers"):
-        found["workers"] = workers(args.images or 6000)
+        found["workers"] = workers(args.images or 15_000)
     if args.only in (None, "moments"):
         found["moments"] = [merging("the bundled model", 8, 6, 32), merging("B/16", 12, 12, 64)]
     for kind in ("images", "demo"):
@@ -153,7 +153,7 @@ def workers(images: int) -> dict[str, Any]:
         for name, parts in (("one", ["0/1"]), ("two", ["0/2", "1/2"])):
             began, before = time.perf_counter(), children()
             store = f"{folder}/{name}"
-            running = [subprocess.Popen([*command, store, "--shard-size", "500", "--part", part], env=env, stdout=-3, stderr=-3) for part in parts]  # fmt: skip
+            running = [started([*command, store, "--shard-size", "500", "--part", part], env, at) for at, part in enumerate(parts)]  # fmt: skip
             assert not any(one.wait() for one in running)
             times[name], processor[name] = time.perf_counter() - began, children() - before
     print(
@@ -161,6 +161,16 @@ def workers(images: int) -> dict[str, Any]:
         f"of a processor {processor['one']:.1f} s and {processor['two']:.1f} s: {2 * processor['one'] / processor['two']:.2f} × where nothing else runs"
     )
     return {"images": images, **times, "factor": times["one"] / times["two"], "processor": processor}
+
+
+def started(command: list[str], env: dict[str, str], core: int) -> subprocess.Popen[bytes]:
+    """Start a process that is held to one core, its threads that read ahead too."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        return subprocess.Popen(command, env=env, stdout=-3, stderr=-3)
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def children() -> float:

@@ -66,7 +66,7 @@ def compared(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
     differences, same = 0.0, True
     for query in QUERIES:
         hits, others = (ca.search(store, query, clip=clip, k=20).hits for store in (one, sharded))
-        same &= [hit.id for hit in hits] == [hit.id for hit in others]
+        same &= [hit.row.id for hit in hits] == [hit.row.id for hit in others]
         differences = max(differences, *(abs(x.score - y.score) for x, y in zip(hits, others, strict=True)))
     _, opened_again = timed(lambda: Store.open(place))
     return {

@@ -121,6 +121,33 @@ def test_a_store_of_another_source_size_or_setting_is_refused_by_name(clip, phot
         open_sharded(tmp_path / "new", clip, spec, size=0)
 
 
+@pytest.mark.parametrize("left", [["basis.safetensors#1"], ["basis.safetensors"], ["basis.safetensors", "shards.json#2"]])
+def test_whoever_comes_while_another_makes_the_store_goes_on_with_it(left, clip, photos, tmp_path):  # noqa: F811
+    made = open_sharded(tmp_path / "made", clip, str(photos), size=8)
+    (tmp_path / "store").mkdir()
+    for name in left:
+        content = (tmp_path / "made" / "basis.safetensors").read_bytes()
+        (tmp_path / "store" / name).write_bytes(content if name == "basis.safetensors" else content[:9])
+    assert open_sharded(tmp_path / "store", clip, str(photos), size=8).basis == made.basis
+
+
+def test_makers_that_start_at_once_agree(clip, photos, tmp_path):  # noqa: F811
+    for turn in range(5):
+        stores, begin = [], threading.Barrier(4)
+
+        def make(place, begin=begin, stores=stores):
+            begin.wait()
+            stores.append(open_sharded(place, clip, str(photos), size=8))
+
+        makers = [threading.Thread(target=make, args=(tmp_path / f"{turn}",)) for _ in range(4)]
+        for one in makers:
+            one.start()
+        for one in makers:
+            one.join()
+        assert len(stores) == 4
+        assert len({*map(repr, stores)}) == 1
+
+
 def test_a_damaged_description_or_commit_is_said(clip, photos, place, tmp_path):  # noqa: F811
     index_shard(clip, photos, place, 0)
     commit = tmp_path / "store" / "commits" / "000000.json"

@@ -211,7 +211,9 @@ def open_sharded(
         "",
     )
     if old is None:
-        if at.folder is not None and at.folder.is_dir() and any(at.folder.iterdir()):
+        there = [] if at.folder is None or not at.folder.is_dir() else [one.name for one in at.folder.iterdir()]
+        strange = [name for name in there if not name.startswith((BASIS, NAME))]  # not what another maker has just put
+        if strange and ShardedStore.load(at) is None:
             raise StoreError(f"{at.url} is no sharded store and not empty. Type the path of a new folder")
         origin = {} if clip.origin is None else clip.origin.to_dict(Path())
         places = {name: value for name, value in origin.items() if not name.endswith("_from_here")}
