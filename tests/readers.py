@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from example_files import film, pictures_and_masks, slide, written
 from pictures import encoded, noise
 from tiny import open_clip_model, transformers_model
 
@@ -172,13 +173,6 @@ def of_store(name: str) -> bytes:
     return (store() / name).read_bytes()
 
 
-def written(write: Callable[[Path], Any], name: str = "a") -> bytes:
-    """Return what a function writes into a file."""
-    path = Path(mkdtemp()) / name
-    write(path)
-    return path.read_bytes()
-
-
 def tar() -> bytes:
     file = BytesIO()
     with tarfile.open(fileobj=file, mode="w") as made:
@@ -248,53 +242,15 @@ def read_phrases(file: Path) -> None:
         entry.mask()
 
 
-def film(name: str) -> bytes:
-    """Return a film of three frames."""
-    frames = [noise(16, 16) for _ in range(3)]
-    if not name.endswith(".mp4"):
-        return written(lambda path: frames[0].save(path, save_all=True, append_images=frames[1:], duration=40), name)
-    import av
-
-    def write(path: Path) -> None:
-        with av.open(str(path), "w") as made:
-            stream = made.add_stream("mpeg4", rate=25)
-            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
-            for frame in frames:
-                made.mux(stream.encode(av.VideoFrame.from_image(frame)))
-            made.mux(stream.encode())
-
-    return written(write, name)
-
-
 def read_film(file: Path) -> None:
     """Walk the frames; a film that claims millions of them is left after a few."""
     for _, _ in zip(range(8), Video.of(file), strict=False):
         pass
 
 
-def slide() -> bytes:
-    import tifffile
-
-    return written(lambda path: tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), tile=(32, 32)), "s.tif")
-
-
 def read_pixels(file: Path) -> None:
     """Read a corner of a large picture, as maps over tiles do."""
     _tile(ca.load("demo", parity=False), open_slide(file), (0, 0), (1, 1))
-
-
-def pictures_and_masks() -> bytes:
-    """Return pictures and masks of ImageNet-Segmentation: cells that refer to arrays."""
-    import h5py
-
-    def write(path: Path) -> None:
-        with h5py.File(path, "w") as made:
-            made["p"], made["m"] = np.zeros((3, 8, 8), np.uint8), np.ones((8, 8), np.uint8)
-            made.create_dataset("cell", (1, 1), h5py.ref_dtype)[0, 0] = made["m"].ref
-            for name, end in (("img", "p"), ("gt", "cell")):
-                made.create_dataset(f"value/{name}", (1, 1), h5py.ref_dtype)[0, 0] = made[end].ref
-
-    return written(write, "gtsegs_ijcv.mat")
 
 
 def read_pictures_and_masks(file: Path) -> None:

@@ -150,7 +150,7 @@ def test_makers_that_start_at_once_agree(clip, photos, tmp_path):  # noqa: F811
         for one in makers:
             one.join()
         assert len(stores) == 4
-        assert len({*map(repr, stores)}) == 1
+        assert all(one == stores[0] for one in stores)
 
 
 def test_a_damaged_description_or_commit_is_said(clip, photos, place, tmp_path):  # noqa: F811

@@ -48,7 +48,7 @@ class DoublePrecision(TorchDispatchMode):
 
 
 class UncompiledDoublePrecision(DoublePrecision):
-    """The same in a program that has torch's compiler, which is to leave it alone."""
+    """The same in a program that has torch's compiler, which is to leave it alone: torch wraps what a class itself defines, not what it inherits."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

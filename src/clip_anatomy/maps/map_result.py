@@ -250,10 +250,11 @@ class Maps(Result):
     def short_names(self) -> tuple[str, ...]:
         """The same without folders; with as many of them as tell two pictures of one name apart."""
         parts = [(name.replace("\\", "/").rstrip("/") or name).split("/") for name in self.names]
-        shown, depth = [one[-1] for one in parts], 1
-        while depth < max(map(len, parts), default=0):
-            counts, depth = Counter(zip(shown, self.names, strict=True)), depth + 1
-            several = Counter(name for name, _ in counts)
+        shown = [one[-1] for one in parts]
+        for depth in range(2, max(map(len, parts), default=0) + 1):
+            several = Counter(short for short, _ in {*zip(shown, self.names, strict=True)})
+            if max(several.values()) == 1:
+                break
             shown = [
                 "/".join(one[-depth:]) if several[name] > 1 else name for one, name in zip(parts, shown, strict=True)
             ]

@@ -148,14 +148,13 @@ class MapSet(Result):
         several = len(self.methods) > 1
         columns = ["picture", *(["method"] if several else []), "text", ">lowest", ">highest", ">at (x, y)"]
         rows: list[list[str]] = []
-        for i in range(min(len(self), MOST_ROWS)):
-            name = self.first.short_names[i]
+        for i, name in enumerate(self.first.short_names[:MOST_ROWS]):
             for maps in self[i].methods:
                 for one in maps.numbers():
                     peak = "" if one["peak"] is None else f"{one['peak'][0]:.0f}, {one['peak'][1]:.0f}"
                     ends = [f"{one[end]:+.4f}".replace("-", "−") for end in ("lowest", "highest")]
                     rows.append([name, *([maps.method] if several else []), shorten(one["text"], 40), *ends, peak])
-                    name = ""
+                    name = ""  # noqa: PLW2901
         more = len(self) - MOST_ROWS
         lines = "\n".join([text_table(columns, rows, groups=True), *self.subtracted])
         where = f":\n{file}" if file else ""

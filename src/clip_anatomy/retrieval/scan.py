@@ -58,7 +58,7 @@ def scores(
     aim = direction / direction.norm() if cosine else direction
     if works_here(engine):
         scan = _Scan(store, space, aim, cosine, device_of(device))
-        values = scan.over(store.blocks)
+        values = scan.run()
         scan.remember(store)
         return values
     values = torch.zeros(len(store), dtype=torch.float32)
@@ -110,7 +110,7 @@ def _scanned(state: tuple[Store, _ScanSetup], part: tuple[int, int]) -> tuple[in
     store, setup = state
     blocks = store.blocks[part[0] : part[1]]
     scan = _Scan(store, setup.space, setup.aim, setup.cosine, device_of(setup.device), blocks=blocks)
-    return scan.start, scan.over(blocks)
+    return scan.start, scan.run()
 
 
 class MeasuredThreads:
@@ -173,8 +173,9 @@ class _Scan:
         whole = aim.to(where, torch.float32)
         self.aims = [whole] if space.summed else list(whole.split([part.size for part in space.parts]))
         self.key = (*_name(store), space.pairs)
-        self.start = blocks[0].start if blocks else 0
-        self.count = len(store) if blocks is None else sum(map(len, blocks))
+        self.blocks = store.blocks if blocks is None else blocks
+        self.start = self.blocks[0].start if self.blocks else 0
+        self.count = sum(map(len, self.blocks))
         takes_lengths = cosine and self.as_stored
         self.known = _LENGTHS.get(self.key) if takes_lengths and blocks is None else None
         self.lengths = torch.zeros(self.count) if takes_lengths and self.known is None else None
@@ -187,14 +188,14 @@ class _Scan:
                 _LENGTHS.pop(next(iter(_LENGTHS)), None)
             _LENGTHS[self.key] = self.lengths
 
-    def over(self, blocks: Sequence[StoreBlock]) -> Float32[Tensor, " image"]:
-        """Score the images of all these blocks."""
+    def run(self) -> Float32[Tensor, " image"]:
+        """Score the images of all blocks."""
         values = torch.zeros(self.count, dtype=torch.float32)
-        for block in blocks[:PREFETCH]:
+        for block in self.blocks[:PREFETCH]:
             self.prefetch(block)
         with MeasuredThreads() as threads:
-            for at, block in enumerate(blocks):
-                for later in blocks[at + PREFETCH : at + PREFETCH + 1]:
+            for at, block in enumerate(self.blocks):
+                for later in self.blocks[at + PREFETCH : at + PREFETCH + 1]:
                     self.prefetch(later)
                 threads.run(len(block), lambda block=block: self.fill(values, block))
         return values
